@@ -1,0 +1,66 @@
+//! Text encodings, one accepted spelling each.
+//!
+//! A second spelling of the same bytes is a second name for the same thing, and caches, logs and
+//! signatures would disagree about it. So every decoder here refuses padding where none belongs,
+//! non-zero trailing bits, upper case where lower is written, and white space.
+
+use data_encoding::{BASE64, BASE64URL_NOPAD, Encoding, Specification};
+use std::sync::LazyLock;
+
+/// RFC 4648 §5 base64url without padding, as used in identifiers and headers.
+pub fn base64url(bytes: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(bytes)
+}
+
+/// Decodes [`base64url`]; `None` for any other spelling.
+pub fn base64url_decode(text: &str) -> Option<Vec<u8>> {
+    BASE64URL_NOPAD.decode(text.as_bytes()).ok()
+}
+
+/// RFC 4648 §4 base64 with padding, as DSSE and RFC 9421 write byte strings.
+pub fn base64(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
+/// Decodes [`base64`]; `None` for any other spelling.
+pub fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.as_bytes()).ok()
+}
+
+#[expect(clippy::expect_used, reason = "a constant specification, exercised by every test of this module")]
+static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = Specification::new();
+    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    specification.encoding().expect("the alphabet is well formed")
+});
+
+/// RFC 4648 §6 base32 in lower case without padding: ids that people read aloud.
+pub fn base32(bytes: &[u8]) -> String {
+    BASE32.encode(bytes)
+}
+
+/// Decodes [`base32`]; `None` for any other spelling.
+pub fn base32_decode(text: &str) -> Option<Vec<u8>> {
+    BASE32.decode(text.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spelling_each() {
+        assert_eq!(base64url_decode("_-8"), Some(vec![0xff, 0xef]));
+        for other in ["_-8=", "/+8", "_-9", " _-8", "_-8\n"] {
+            assert_eq!(base64url_decode(other), None, "{other:?}");
+        }
+        assert_eq!(base64_decode("/+8="), Some(vec![0xff, 0xef]));
+        assert_eq!(base64_decode("/+8"), None);
+        assert_eq!(base64_decode("/+9="), None);
+        assert_eq!(base32(&[0; 16]).len(), 26);
+        assert_eq!(base32_decode(&base32(&[7; 16])), Some(vec![7; 16]));
+        for other in ["AA", "ab=", "a1"] {
+            assert_eq!(base32_decode(other), None, "{other:?}");
+        }
+    }
+}

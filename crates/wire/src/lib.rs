@@ -1,0 +1,11 @@
+//! Bytes that client and server agree on.
+//!
+//! Everything here is a value: parsed once, strictly, from bytes that somebody else made, into types
+//! that cannot be wrong. There is no IO, no clock, no randomness and no cryptography; verifying what a
+//! type claims is the work of `bulla-crypto`.
+//!
+//! Every format has a page in `spec/`.
+
+pub mod encoding;
+pub mod id;
+pub mod name;
