@@ -6,6 +6,7 @@
 //!
 //! The physical layout is in `spec/storage.md`.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -79,6 +80,13 @@ impl StoreKey {
 
     /// The bytes of the key.
     pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A key compares and hashes as its bytes do, so maps by key can be asked with bytes.
+impl Borrow<[u8]> for StoreKey {
+    fn borrow(&self) -> &[u8] {
         &self.0
     }
 }
