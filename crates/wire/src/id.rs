@@ -231,7 +231,8 @@ mod tests {
         let id = KeyId::new([0xab; 32]);
         assert_eq!(id.to_string().parse(), Ok(id));
         let text = id.to_string();
-        for bad in [text.replace("sha256:", ""), text.replace("sha256:", "SHA256:"), format!("{text}="), String::new()] {
+        for bad in [text.replace("sha256:", ""), text.replace("sha256:", "SHA256:"), format!("{text}="), String::new()]
+        {
             assert!(bad.parse::<KeyId>().is_err(), "{bad}");
         }
         let wrap = WrapId::new([9; 16]);

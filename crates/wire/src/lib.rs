@@ -6,6 +6,15 @@
 //!
 //! Every format has a page in `spec/`.
 
+pub mod api;
+pub mod challenge;
+pub mod dsse;
 pub mod encoding;
+pub mod error;
+pub mod evidence;
 pub mod id;
+pub mod json;
 pub mod name;
+pub mod signature;
+pub mod state;
+pub mod wrap;

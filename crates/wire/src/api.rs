@@ -1,0 +1,578 @@
+//! JSON bodies of the HTTP API (`docs/openapi.json` is generated from these types).
+
+use crate::dsse::Envelope;
+use crate::evidence::{Bytes, Consent, MinKem, SealMode};
+use crate::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId, WrapId};
+use crate::json::StrictMap;
+use crate::name::{Name, SecretPath};
+use crate::wrap::Mode;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Largest page of any listing.
+pub const MAX_PAGE: usize = 1000;
+
+/// An answer that says nothing more than that it was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Done {}
+
+/// Whether a node serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SealState {
+    /// No cluster yet.
+    Uninitialised,
+    /// Keys are not in memory.
+    Sealed,
+    /// It serves.
+    Unsealed,
+}
+
+/// `GET /v1/health`. Status 200 unsealed, 501 uninitialised, 503 sealed or not able to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Whether it serves.
+    pub state: SealState,
+    /// The server's version.
+    pub version: String,
+    /// The node's key.
+    pub node: KeyId,
+    /// The cluster, once there is one.
+    pub cluster: Option<ClusterId>,
+    /// The cluster's name for people.
+    pub name: Option<Name>,
+    /// Whether the installation keeps nothing over a restart.
+    pub transient: bool,
+    /// The audit log takes lines.
+    pub audit_ok: bool,
+    /// The clock runs evenly; if not, deleting waits.
+    pub clock_ok: bool,
+    /// Shares given and needed, while sealed and a session is open.
+    pub unseal: Option<Progress>,
+}
+
+/// `POST /v1/challenge`: the challenge is in the response's header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChallengeReply {
+    /// The same as in the header.
+    pub challenge: String,
+    /// For how many milliseconds it may be used.
+    pub lifetime_ms: u64,
+}
+
+/// One history of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LineageEntry {
+    /// The epoch that began it.
+    pub epoch: u64,
+    /// Its id.
+    pub lineage: Lineage,
+    /// The first sequence in it.
+    pub first_sequence: u64,
+}
+
+/// `GET /v1/cluster`: everything a client needs to judge answers from its pin on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// The documents from number `from` of the query on, at most 100.
+    pub documents: Vec<Envelope>,
+    /// The number of the newest document.
+    pub newest: u32,
+    /// Admins' approvals of genesis.
+    pub approvals: Vec<Envelope>,
+    /// Histories of the store, oldest first.
+    pub lineages: Vec<LineageEntry>,
+    /// Consents to lost commits, with their signatures.
+    pub consents: Vec<Envelope>,
+}
+
+/// `POST /v1/init`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Init {
+    /// The cluster's name.
+    pub name: Name,
+    /// The admins' records, in the order of their shares; the signer is one of them.
+    pub admins: Vec<Envelope>,
+    /// Any or quorum.
+    pub mode: SealMode,
+    /// How many admins open the seal; 1 with `any`.
+    pub k: u8,
+    /// The weakest key encapsulation taken.
+    pub min_kem: MinKem,
+}
+
+/// Answer of `POST /v1/init`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Initialised {
+    /// The new cluster.
+    pub cluster: ClusterId,
+    /// Document 0, without signatures.
+    pub genesis: Envelope,
+}
+
+/// How far an unseal session is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Good shares so far.
+    pub have: u8,
+    /// Shares needed.
+    pub need: u8,
+}
+
+/// `GET /v1/seal`: the seal as the admins made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Seal {
+    /// Whether it is open.
+    pub state: SealState,
+    /// The epoch; each unseal advances it.
+    pub epoch: u64,
+    /// Any or quorum.
+    pub mode: SealMode,
+    /// How many admins open it.
+    pub k: u8,
+    /// The admins in the order of their shares.
+    pub admins: Vec<SealAdmin>,
+    /// What this mode means for a stolen copy of the storage.
+    pub warning: Option<String>,
+}
+
+/// An admin of the seal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SealAdmin {
+    /// The principal.
+    pub principal: PrincipalId,
+    /// Its name.
+    pub name: Name,
+    /// Its share was given in the current session.
+    pub given: bool,
+}
+
+/// Answer of `POST /v1/seal/session`: where an admin's key must go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnsealSession {
+    /// The session.
+    pub id: String,
+    /// age recipient made for this session.
+    pub recipient: String,
+    /// The epoch that it opens.
+    pub epoch: u64,
+    /// SHA-256 of the seal configuration.
+    pub config_sha256: Digest,
+    /// When it ends, Unix milliseconds.
+    pub expires_ms: u64,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// Answer of `GET /v1/seal/session/{id}/key`: the caller's encrypted intermediate key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptedShareKey {
+    /// Which share it is the key of, from 0.
+    pub index: u8,
+    /// age file to the admin's recipients (`spec/seal.md`).
+    pub file: Bytes,
+}
+
+/// `POST /v1/seal/session/{id}/share`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GiveShare {
+    /// Which share, from 0.
+    pub index: u8,
+    /// age file to the session's recipient (`spec/seal.md`).
+    pub file: Bytes,
+    /// The admin's approval of genesis; required with its first share.
+    pub approval: Option<Envelope>,
+}
+
+/// Answer of `POST /v1/seal/session/{id}/share`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShareGiven {
+    /// Sealed until the last share.
+    pub state: SealState,
+    /// How far it is.
+    pub progress: Progress,
+    /// The node waits for consent to lost commits (`POST /v1/seal:consent`).
+    pub consent_needed: Option<Consent>,
+}
+
+/// `POST /v1/document`, `POST /v1/seal:consent`: one signed statement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    /// The statement with its signatures.
+    pub envelope: Envelope,
+}
+
+/// `PUT /v1/principal/{name}`: a new record, or a new admission of the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutPrincipal {
+    /// The principal's record.
+    pub record: Envelope,
+    /// The enroller's word about it.
+    pub admission: Envelope,
+}
+
+/// A principal as the server knows it. The client believes the envelopes, not the fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Principal {
+    /// Its id.
+    pub id: PrincipalId,
+    /// Its name.
+    pub name: Name,
+    /// The server refuses its keys.
+    pub disabled: bool,
+    /// All its records, version 1 first.
+    pub records: Vec<Envelope>,
+    /// The newest admission; none for an admin who stands in the document alone.
+    pub admission: Option<Envelope>,
+}
+
+/// `GET /v1/principal?id=&recipient=&after=&limit=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Principals {
+    /// In the order of their names.
+    pub principals: Vec<PrincipalSummary>,
+    /// Give it as `after` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// A line of a listing of principals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalSummary {
+    /// Its id.
+    pub id: PrincipalId,
+    /// Its name.
+    pub name: Name,
+    /// Version of its newest record.
+    pub version: u32,
+    /// Its groups.
+    pub groups: Vec<Name>,
+    /// Its attributes.
+    pub attributes: StrictMap<String>,
+    /// The server refuses its keys.
+    pub disabled: bool,
+}
+
+/// `GET /v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Whoami {
+    /// The caller.
+    pub principal: PrincipalSummary,
+    /// The key that signed the request.
+    pub key: KeyId,
+    /// Whether the caller holds a seal share.
+    pub admin: bool,
+    /// Whether the caller's signature admits principals.
+    pub enroller: bool,
+}
+
+/// State of a wrap's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SlotState {
+    /// Nobody opened it.
+    Sealed,
+    /// A claim won; not acknowledged yet.
+    Opened,
+    /// The opener has it.
+    Acked,
+    /// The opener never said so.
+    Lapsed,
+    /// The opener could not open the content.
+    Nacked,
+    /// Nobody opened it in time.
+    Expired,
+    /// The writer took it back.
+    Revoked,
+    /// Waits for its writer's release after a restore.
+    Parked,
+}
+
+/// A slot as its parties see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// For whom; none with mode `first`, where it is for any of them.
+    pub principal: Option<PrincipalId>,
+    /// Its state.
+    pub state: SlotState,
+    /// Its receipts, oldest first, without the created one.
+    pub receipts: Vec<Envelope>,
+}
+
+/// `GET /v1/wrap/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrapView {
+    /// The writer's statement.
+    pub statement: Envelope,
+    /// The receipt of its creation.
+    pub created: Envelope,
+    /// Its slots.
+    pub slots: Vec<Slot>,
+}
+
+/// Answer of `POST /v1/wrap` and of `:ack`, `:nack`, `:revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrapReceipts {
+    /// One receipt a slot that the call concerned.
+    pub receipts: Vec<Envelope>,
+}
+
+/// `POST /v1/wrap/{id}:open`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OpenWrap {
+    /// SHA-256 of the statement's payload bytes, from the slip.
+    pub statement_sha256: Digest,
+    /// Fresh age recipient, mlkem768x25519, whose key was stored safely before the call.
+    pub claim: String,
+}
+
+/// `POST /v1/wrap/{id}:ack` and `:nack`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FinishWrap {
+    /// SHA-256 of the statement's payload bytes.
+    pub statement_sha256: Digest,
+    /// SHA-256 of the claim recipient's text.
+    pub claim_sha256: Digest,
+}
+
+/// `POST /v1/wrap/{id}:revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeWrap {
+    /// SHA-256 of the statement's payload bytes.
+    pub statement_sha256: Digest,
+}
+
+/// `GET /v1/wrap?after=&limit=`: the caller's own, sent and received, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Wraps {
+    /// One line a wrap.
+    pub wraps: Vec<WrapSummary>,
+    /// Give it as `after` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// A line of a listing of wraps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrapSummary {
+    /// The wrap.
+    pub wrap: WrapId,
+    /// SHA-256 of its statement.
+    pub statement_sha256: Digest,
+    /// Its writer.
+    pub from: PrincipalId,
+    /// When it was made, Unix milliseconds.
+    pub created_ms: u64,
+    /// When it expires, Unix milliseconds.
+    pub exp_ms: u64,
+    /// First or each.
+    pub mode: Mode,
+    /// The slots' states.
+    pub states: Vec<SlotState>,
+    /// The writer's label.
+    pub label: Option<String>,
+}
+
+/// What raised an alarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmKind {
+    /// Somebody with a recipient's key, but not the claim, tried to open an opened wrap.
+    SecondClaim,
+    /// Somebody who is no party tried to open a wrap.
+    ClaimByStranger,
+    /// An opener could not open the content.
+    Nack,
+    /// An opener never acknowledged.
+    Lapse,
+    /// A wrap was delivered more than three times.
+    Redelivery,
+    /// Nobody opened a wrap in time.
+    ExpiredUnopened,
+    /// A used nonce came with another request.
+    ReplayMutation,
+    /// A principal's keys changed.
+    KeyRotated,
+    /// An admin gave a bad share.
+    BadShare,
+    /// The policy set was replaced by the admins.
+    PolicyRecovered,
+    /// The store lost commits, and the admins accepted it.
+    StoreRolledBack,
+    /// The clock moved.
+    ClockStepped,
+}
+
+/// An alarm, as the parties see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alarm {
+    /// Its place in the caller's list, for `after`.
+    pub id: String,
+    /// What raised it.
+    pub kind: AlarmKind,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+    /// The wrap that it is about.
+    pub wrap: Option<WrapId>,
+    /// Who caused it, as far as known.
+    pub actor: Option<crate::evidence::Actor>,
+    /// The receipt that proves it.
+    pub receipt: Option<Envelope>,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// `GET /v1/alarms?after=&limit=`. Reading them marks them as seen up to the last one returned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alarms {
+    /// Oldest first.
+    pub alarms: Vec<Alarm>,
+    /// Give it as `after` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// `PUT /v1/policy/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutPolicy {
+    /// Cedar text, one or more policies.
+    pub text: String,
+    /// Digest of the text that is to be replaced; `null` to create; absent to write whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Option<Digest>>,
+}
+
+/// `GET /v1/policy/{name}` and answer of `PUT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Its name.
+    pub name: Name,
+    /// Cedar text.
+    pub text: String,
+    /// SHA-256 of the text.
+    pub sha256: Digest,
+}
+
+/// `GET /v1/policy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policies {
+    /// In the order of their names.
+    pub policies: Vec<Policy>,
+}
+
+/// `POST /v1/policy:check`: may X do Y on Z?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckPolicy {
+    /// X: a principal's name.
+    pub principal: Name,
+    /// Y: an action, such as `kv.get`.
+    pub action: String,
+    /// Z: a resource, such as `kv/app/db`.
+    pub resource: String,
+}
+
+/// Answer of `POST /v1/policy:check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyDecision {
+    /// The answer.
+    pub allowed: bool,
+    /// The statements that decided, as `<policy name>#<number>` from 0.
+    pub because: Vec<String>,
+    /// Statements whose evaluation failed; any of them denies.
+    pub errors: Vec<String>,
+}
+
+/// `POST /v1/policy:recover`: k admins replace the whole set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverPolicies {
+    /// JSON text of the new set, `{"<name>":"<cedar text>",…}`, over whose bytes the digest is taken.
+    pub policies: String,
+    /// `policy-recovery` statement with k admins' signatures.
+    pub approval: Envelope,
+}
+
+/// `GET /v1/audit?after=&limit=&resource=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditPage {
+    /// The lines exactly as they stand in the file.
+    pub lines: Vec<String>,
+    /// Give it as `after` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// Plaintext of the body of `PUT /v1/kv/{path}`, after the ingress line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutKv {
+    /// The fields.
+    pub data: StrictMap<String>,
+    /// The version that must be there now; 0 for none; absent to write whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cas: Option<u64>,
+}
+
+/// Answer of `PUT /v1/kv/{path}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KvWritten {
+    /// The version that was written.
+    pub version: u64,
+}
+
+/// Plaintext of the answer of `GET /v1/kv/{path}`, encrypted to the reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kv {
+    /// Where it lies.
+    pub path: SecretPath,
+    /// Its version, from 1.
+    pub version: u64,
+    /// When it was written, Unix milliseconds.
+    pub written_ms: u64,
+    /// The fields.
+    pub data: StrictMap<String>,
+}
+
+/// `GET /v1/kv:list`, `GET /v1/kv/{path}:list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KvNames {
+    /// Names below the path; a directory ends in `/`. Sorted within the page.
+    pub names: Vec<String>,
+    /// Give it as `after` for the next page; none on the last.
+    pub next: Option<String>,
+}

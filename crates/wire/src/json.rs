@@ -1,0 +1,143 @@
+//! Strict JSON: one parser for every document, with limits, whose errors name the field.
+
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, de};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// Largest JSON body of an ordinary request or answer in bytes: a policy set or a cluster document fits.
+pub const MAX_JSON_BYTES: usize = 1024 * 1024;
+/// Largest payload of a signed statement in bytes (`spec/evidence.md`): sixteen hybrid recipients fit.
+pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;
+
+/// Why bytes are not the JSON document that was expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonError {
+    /// The path of the offending field, such as `to[0].principal`; `.` for the document as a whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+impl std::error::Error for JsonError {}
+
+/// Parses `bytes` as one JSON value of type `T`. Unknown and duplicate fields are refused by the types,
+/// nesting beyond 128 levels by `serde_json`, trailing bytes and anything above `limit` here.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonError> {
+    if bytes.len() > limit {
+        return Err(JsonError {
+            field: ".".into(),
+            reason: format!("{} bytes, at most {limit} are allowed", bytes.len()),
+        });
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|e| JsonError { field: e.path().to_string(), reason: e.inner().to_string() })?;
+    deserializer.end().map_err(|e| JsonError { field: ".".into(), reason: e.to_string() })?;
+    Ok(value)
+}
+
+/// Writes `value` as compact JSON.
+pub fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
+    #[expect(
+        clippy::expect_used,
+        reason = "our types have string keys and no failing serialisers, so this cannot fail"
+    )]
+    serde_json::to_vec(value).expect("wire types serialise")
+}
+
+/// A string map that refuses duplicate keys, as `serde_json`'s maps do not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct StrictMap<V>(pub BTreeMap<String, V>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for StrictMap<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MapVisitor<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for MapVisitor<V> {
+            type Value = StrictMap<V>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+                let mut map = BTreeMap::new();
+                while let Some((key, value)) = access.next_entry::<String, V>()? {
+                    if map.contains_key(&key) {
+                        return Err(de::Error::custom(format_args!("duplicate field `{key}`")));
+                    }
+                    map.insert(key, value);
+                }
+                Ok(StrictMap(map))
+            }
+        }
+        deserializer.deserialize_map(MapVisitor(PhantomData))
+    }
+}
+
+/// The version field `v` of a statement: accepts 1 and nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct V1;
+
+impl Serialize for V1 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(1)
+    }
+}
+impl<'de> Deserialize<'de> for V1 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            1 => Ok(Self),
+            other => Err(de::Error::custom(format_args!("version {other} is not known here, only 1; upgrade Bulla"))),
+        }
+    }
+}
+impl schemars::JsonSchema for V1 {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "V1".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"const": 1})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Doc {
+        v: V1,
+        map: StrictMap<u8>,
+    }
+
+    fn check(text: &str, expected: Result<(), &str>) {
+        let got = parse::<Doc>(text.as_bytes(), 64);
+        match expected {
+            Ok(()) => assert!(got.is_ok(), "{text}: {got:?}"),
+            Err(part) => {
+                let error = got.expect_err(text).to_string();
+                assert!(error.contains(part), "{text}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn strictness() {
+        check(r#"{"v":1,"map":{"a":1}}"#, Ok(()));
+        check(r#"{"v":1,"map":{"a":1,"a":1}}"#, Err("duplicate field `a`"));
+        check(r#"{"v":1,"v":1,"map":{}}"#, Err("duplicate field `v`"));
+        check(r#"{"v":1,"map":{},"x":0}"#, Err("unknown field `x`"));
+        check(r#"{"v":2,"map":{}}"#, Err("v: version 2"));
+        check(r#"{"v":1,"map":{"a":256}}"#, Err("map.a"));
+        check(r#"{"v":1,"map":{}} "#, Ok(()));
+        check(r#"{"v":1,"map":{}}x"#, Err("trailing"));
+        check(&format!(r#"{{"v":1,"map":{{}}{}}}"#, " ".repeat(64)), Err("at most 64"));
+    }
+}
