@@ -8,8 +8,12 @@
 use std::pin::Pin;
 
 pub mod digest;
+pub mod dsse;
+pub mod kdf;
 pub mod random;
+pub mod sealed;
 pub mod secret;
+pub mod shamir;
 pub mod sign;
 
 /// A boxed future, as the object-safe asynchronous traits of this crate return it: a signature or a
