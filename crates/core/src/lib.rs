@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Every decision of the server, as synchronous functions over values: no IO, no clock, no OS randomness.
+
+pub mod action;
