@@ -7,8 +7,14 @@
 
 use std::pin::Pin;
 
+mod bech32;
 pub mod digest;
+pub mod envelope;
+pub mod identity;
+pub mod kem;
+pub mod openssh;
 pub mod random;
+pub mod recipient;
 pub mod secret;
 pub mod sign;
 
