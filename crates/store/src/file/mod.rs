@@ -169,3 +169,7 @@ impl FileStore {
         self.shared.counters.snapshot()
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+mod tests;
