@@ -42,7 +42,7 @@ pub const READS_MAX: usize = 1024;
 /// Name of the head row in [`Table::Plain`].
 pub const HEAD_KEY: &[u8] = b"head";
 
-/// First byte of the head row.
+/// First byte of the head row, as of every row in [`Table::Plain`].
 pub const HEAD_TAG: u8 = 0x02;
 
 /// Shortest head row, in bytes: tag (1), term (4), revision (8), sequence (8).
@@ -124,7 +124,8 @@ impl SealedValue {
         Revision(self.number_at(5).unwrap_or_default())
     }
 
-    /// The sequence number from bytes 13..21, if these bytes have the shape of a head row.
+    /// The sequence number from bytes 13..21, if these bytes have the shape of a head row. Other plain rows
+    /// can have it too; only under the key of the head does the number mean something.
     pub fn head_sequence(&self) -> Option<Sequence> {
         (self.0.first() == Some(&HEAD_TAG)).then(|| self.number_at(13))?.map(Sequence)
     }
@@ -377,7 +378,6 @@ impl fmt::Display for RecordError {
 impl std::error::Error for RecordError {}
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -171,5 +171,4 @@ impl FileStore {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 mod tests;
