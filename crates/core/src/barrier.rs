@@ -106,6 +106,10 @@ impl Cursor {
     pub fn parse(text: &str) -> Option<Self> {
         base64url_decode(text).filter(|bytes| !bytes.is_empty() && bytes.len() <= 128).map(Self)
     }
+    /// The bytes after the directory's prefix: a clear child itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
     /// Starts after a clear child.
     pub fn after_clear(child: impl Into<Vec<u8>>) -> Self {
         Self(child.into())

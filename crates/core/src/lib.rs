@@ -8,4 +8,5 @@ pub mod barrier;
 pub mod directory;
 pub mod engine;
 pub mod operation;
+pub mod policy;
 pub mod record;
