@@ -321,7 +321,8 @@ pub trait HeadSource: Send + Sync {
     /// The next sequence number and the head row that holds it. A store calls this once for each
     /// transaction, not for each batch, when everything else in it is settled, and writes the row in
     /// that transaction. The number must be above that of every call before. A transaction can still
-    /// fail afterwards, so numbers may be skipped.
+    /// fail afterwards, so numbers may be skipped. The store waits for the answer and holds its locks, so
+    /// this must be quick and must not ask the store.
     fn advance(&self) -> (Sequence, SealedValue);
 }
 
