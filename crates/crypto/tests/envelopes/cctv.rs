@@ -1,12 +1,12 @@
 //! The 143 published age vectors (`spec/vectors/age-cctv`).
 
+use crate::support::{now, vectors};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Decrypter, OpenError};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::sign::RsaMinimum;
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use crate::support::{now, vectors};
 
 /// What a vector expects, or what we did.
 #[derive(Debug, Clone, PartialEq, Eq)]

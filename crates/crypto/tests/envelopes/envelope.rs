@@ -22,7 +22,8 @@ fn binding() -> Binding {
 fn forge(to: &Identity, extra: &[&str]) -> Vec<u8> {
     // An attacker's own envelope gives him a well-formed stanza and, with his own identity, the file key.
     let attacker = identity(IdentityKind::Hybrid, 666);
-    let honest = envelope::seal(&[attacker.recipients()[0].clone(), to.recipients()[0].clone()], None, b"text").unwrap();
+    let honest =
+        envelope::seal(&[attacker.recipients()[0].clone(), to.recipients()[0].clone()], None, b"text").unwrap();
     let header_end = honest.windows(4).position(|window| window == b"\n---").unwrap() + 1;
     let mut header = honest[..header_end].to_vec();
     let stanzas = stanzas_of(&honest);

@@ -1,5 +1,6 @@
 //! X-Wing and HPKE against published values and against the `hpke` crate.
 
+use crate::support::{unhex, vectors};
 use bulla_crypto::kem::{self, HYBRID_ENCAPSULATION_BYTES, HybridPublicKey, HybridSecretKey, KemError};
 use bulla_crypto::random::{SeededRng, draw, secret_key};
 use bulla_crypto::secret::SecretKey;
@@ -8,7 +9,6 @@ use hpke::kdf::HkdfSha256;
 use hpke::kem::XWing;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use serde_json::Value;
-use crate::support::{unhex, vectors};
 
 fn published() -> Value {
     serde_json::from_slice(&std::fs::read(vectors("hpke").join("x-wing.json")).unwrap()).unwrap()

@@ -1,6 +1,6 @@
 //! Envelopes, recipients and identities, from outside: against published vectors, other implementations,
 //! and what an attacker would try.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod cctv;
 mod envelope;

@@ -49,7 +49,8 @@ fn kinds_and_canonical_text() {
 fn one_spelling() {
     let hybrid = identity(IdentityKind::Hybrid, 1).recipients()[0].to_string();
     for text in [hybrid.as_str(), X25519] {
-        for other in [text.to_uppercase(), format!("{text} "), format!(" {text}"), format!("{text}\n"), text.replace('1', "2")]
+        for other in
+            [text.to_uppercase(), format!("{text} "), format!(" {text}"), format!("{text}\n"), text.replace('1', "2")]
         {
             assert!(other.parse::<Recipient>().is_err(), "{other}");
         }
@@ -138,11 +139,13 @@ fn rsa_keys_are_long_enough() {
     assert_eq!(recipient.kind(), RecipientKind::SshRsa { bits: 2048 });
     assert_eq!(recipient.to_string(), rsa(256));
     let one = ssh("ssh-rsa", &[b"ssh-rsa", &[1], &modulus(256)]);
-    assert!(one.parse::<Recipient>().is_err() || {
-        // Exponent 1 would be no encryption at all; if the library took it, sealing must still fail.
-        let recipient: Recipient = one.parse().unwrap();
-        bulla_crypto::envelope::seal(&[recipient], None, b"").is_err()
-    });
+    assert!(
+        one.parse::<Recipient>().is_err() || {
+            // Exponent 1 would be no encryption at all; if the library took it, sealing must still fail.
+            let recipient: Recipient = one.parse().unwrap();
+            bulla_crypto::envelope::seal(&[recipient], None, b"").is_err()
+        }
+    );
 }
 
 #[test]

@@ -67,12 +67,7 @@ pub fn run(program: &Path, args: &[&str], directory: Option<&Path>, input: &[u8]
     });
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
-    assert!(
-        output.status.success(),
-        "{} {args:?}: {}",
-        program.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{} {args:?}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
@@ -84,10 +79,7 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 /// Says that a test did not run; fails where everything must run.
 pub fn skip(test: &str, missing: &str) {
     println!("SKIPPED: {test}: {missing}");
-    assert!(
-        std::env::var_os("BULLA_TEST_NO_SKIP").is_none_or(|value| value != "1"),
-        "{test} was skipped: {missing}"
-    );
+    assert!(std::env::var_os("BULLA_TEST_NO_SKIP").is_none_or(|value| value != "1"), "{test} was skipped: {missing}");
 }
 
 /// Makes an SSH key with `ssh-keygen` and gives the private key file's path; `None` without `ssh-keygen`.
