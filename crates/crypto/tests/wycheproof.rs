@@ -3,8 +3,6 @@
 //! Each test states how many vectors it ran, so that a vector file that shrinks or a filter that swallows
 //! everything is noticed.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use bulla_crypto::digest::{equal, hmac_sha256};
 use bulla_crypto::kdf::hkdf_sha256;
 use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum};

@@ -255,8 +255,17 @@ fn rsa_needs_3072_bits_unless_told() {
     assert_eq!(PublicKey::from_spki(spki, RsaMinimum::Bits3072).unwrap_err(), error);
     let again = PublicKey::from_spki(spki, RsaMinimum::Bits2048).unwrap();
     assert_eq!(again.verify(MESSAGE, &key.sign(MESSAGE).unwrap()), Ok(()));
-    let long = [b"\x30\x82\xff\xff\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00".as_slice(), &[0; 2000]];
-    assert_eq!(PublicKey::from_spki(&long.concat(), RsaMinimum::Bits3072).unwrap_err(), PublicKeyError::RsaTooLong);
+}
+
+#[test]
+fn rsa_of_8192_bits_is_the_longest() {
+    let longest = PublicKey::from_rsa(&[0xff; 1024], &[1, 0, 1], RsaMinimum::Bits3072).unwrap();
+    assert_eq!(longest.spki().len(), MAX_SPKI_BYTES);
+    let longer = [&[1], [0xff; 1024].as_slice()].concat();
+    let error = PublicKey::from_rsa(&longer, &[1, 0, 1], RsaMinimum::Bits3072).unwrap_err();
+    assert_eq!(error, PublicKeyError::RsaTooLong);
+    let long = [longest.spki(), &[0]].concat();
+    assert_eq!(PublicKey::from_spki(&long, RsaMinimum::Bits3072).unwrap_err(), PublicKeyError::RsaTooLong);
 }
 
 /// RSA keys have their own road: the modulus and exponent of a key give the same SPKI as its DER.
