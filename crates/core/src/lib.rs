@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Every decision, as synchronous functions over values: no runtime, file, socket, clock or OS randomness.
+
+pub mod record;
