@@ -178,7 +178,7 @@ impl Operation for Put {
         let serial = stored.as_ref().map_or(0, |stored| stored.serial);
         let same = stored.as_ref().is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission));
         if same {
-            return Ok(Outcome::read(Reply::json(&Done {})));
+            return Ok(Outcome::wrote(Writes::default(), Reply::json(&Done {}), Replay::Kept));
         }
         if admission.serial <= serial {
             let refusal = Refusal::new(Code::VersionMismatch, format!("an admission with serial {serial} is stored"));
@@ -259,7 +259,7 @@ impl Operation for SetDisabled {
         let Some(record) = current else { return Ok(unknown(&self.name)) };
         let mut stored: StoredPrincipal = parse_record("principal", &record.bytes)?;
         if stored.disabled == self.disabled {
-            return Ok(Outcome::read(Reply::json(&Done {})));
+            return Ok(Outcome::wrote(Writes::default(), Reply::json(&Done {}), Replay::Kept));
         }
         stored.disabled = self.disabled;
         let mut writes = Writes::default();
@@ -267,7 +267,7 @@ impl Operation for SetDisabled {
         Ok(Step::Done(Box::new(Outcome {
             writes,
             result: Ok(Reply::json(&Done {})),
-            replay: Replay::Again,
+            replay: Replay::Kept,
             receipts: vec![],
             alarms: vec![],
             change: Some(Change::Principal(Box::new(stored))),
