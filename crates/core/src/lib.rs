@@ -2,4 +2,5 @@
 
 pub mod action;
 pub mod audit;
+pub mod policy;
 pub mod record;
