@@ -106,6 +106,10 @@ impl Cursor {
     pub fn parse(text: &str) -> Option<Self> {
         base64url_decode(text).filter(|bytes| !bytes.is_empty() && bytes.len() <= 128).map(Self)
     }
+    /// The bytes after the directory's prefix: a clear child itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
     /// Starts after a clear child.
     pub fn after_clear(child: impl Into<Vec<u8>>) -> Self {
         Self(child.into())
@@ -288,9 +292,10 @@ impl Barrier {
         let tag = [kind as u8];
         let mut fields: Vec<&[u8]> = vec![&tag];
         fields.extend_from_slice(parts);
-        let [head @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
-            hmac_sha256(self.path_key.expose(), &[&framed(&fields)]);
-        head
+        let mac = hmac_sha256(self.path_key.expose(), &[&framed(&fields)]);
+        let mut short = [0; 16];
+        short.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
+        short
     }
 
     fn prefix(&self, kind: Kind, dir: &[u8]) -> Vec<u8> {
@@ -342,7 +347,13 @@ impl Barrier {
     }
 
     /// Opens what [`Barrier::seal`] made for the same place.
-    pub fn open(&self, table: Table, key: &StoreKey, kind: u8, value: &SealedValue) -> Result<SecretBytes, BarrierError> {
+    pub fn open(
+        &self,
+        table: Table,
+        key: &StoreKey,
+        kind: u8,
+        value: &SealedValue,
+    ) -> Result<SecretBytes, BarrierError> {
         let tampered = BarrierError::Tampered { kind: kind_name(kind) };
         let (head, blob) = value.as_bytes().split_at_checked(RECORD_HEAD_BYTES).ok_or_else(|| tampered.clone())?;
         let &[tag, t0, t1, t2, t3, ..] = head else { return Err(tampered) };
@@ -362,7 +373,8 @@ impl Barrier {
                 Query::Get(key) => Ok(Read::Get(Table::Data, self.store_key(key)?)),
                 Query::Scan { kind, dir, after, limit } => {
                     let prefix = self.prefix(*kind, dir);
-                    let after = after.as_ref().map(|cursor| StoreKey::new([&prefix[..], &cursor.0].concat())).transpose()?;
+                    let after =
+                        after.as_ref().map(|cursor| StoreKey::new([&prefix[..], &cursor.0].concat())).transpose()?;
                     Ok(Read::Scan { table: Table::Data, prefix, after, limit: *limit })
                 }
             })
@@ -445,5 +457,59 @@ fn kind_name(kind: u8) -> &'static str {
         13 => "alarm cursor",
         SEEN_KIND => "seen",
         _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_crypto::random::{SeededRng, secret_key};
+
+    fn barrier(cluster: u8) -> (Barrier, SeededRng) {
+        let mut rng = SeededRng::from_u64(1);
+        let terms = BTreeMap::from([(1, secret_key(&mut rng)), (2, secret_key(&mut rng))]);
+        let path_key = secret_key(&mut rng);
+        (Barrier::new(ClusterId::new([cluster; 32]), terms, path_key).expect("terms"), rng)
+    }
+
+    #[test]
+    fn a_record_opens_in_its_place_only() {
+        let (barrier, mut rng) = barrier(1);
+        let key = barrier.store_key(&RecordKey::hidden(Kind::Kv, "app", "db")).expect("a key");
+        let other = barrier.store_key(&RecordKey::hidden(Kind::Kv, "app", "db2")).expect("a key");
+        let value = barrier.seal(Table::Data, &key, 10, b"secret", &mut rng).expect("seals");
+        assert_eq!(barrier.open(Table::Data, &key, 10, &value).expect("opens").expose(), b"secret");
+        assert!(barrier.open(Table::Data, &other, 10, &value).is_err(), "swapped");
+        assert!(barrier.open(Table::Plain, &key, 10, &value).is_err(), "another table");
+        assert!(barrier.open(Table::Seen(3), &key, 10, &value).is_err(), "another table");
+        assert!(barrier.open(Table::Data, &key, 11, &value).is_err(), "another kind");
+        assert!(super::tests::barrier(2).0.open(Table::Data, &key, 10, &value).is_err(), "another cluster");
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let (barrier, mut rng) = barrier(1);
+        let key = barrier.store_key(&RecordKey::hidden(Kind::Kv, "", "a")).expect("a key");
+        let value = barrier.seal(Table::Data, &key, 10, b"x", &mut rng).expect("seals");
+        for at in 0..value.as_bytes().len() {
+            let mut bytes = value.as_bytes().to_vec();
+            bytes[at] ^= 1;
+            let altered = SealedValue::new(bytes).expect("long enough");
+            assert!(barrier.open(Table::Data, &key, 10, &altered).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn keys_hide_names_and_keep_directories_together() {
+        let (barrier, _) = barrier(1);
+        let key = |dir: &str, child: &str| {
+            barrier.store_key(&RecordKey::hidden(Kind::Kv, dir, child)).expect("a key").as_bytes().to_vec()
+        };
+        assert_eq!(key("app", "a").len(), 33);
+        assert_eq!(key("app", "a")[..17], key("app", "b")[..17]);
+        assert_ne!(key("app", "a")[..17], key("ap", "pa")[..17]);
+        assert_ne!(key("app", "a")[17..], key("apq", "a")[17..]);
+        let due = barrier.store_key(&RecordKey::clear(Kind::Due, "", [0, 1, 2])).expect("a key");
+        assert_eq!(due.as_bytes(), [8, 0, 1, 2]);
     }
 }
