@@ -7,6 +7,8 @@ pub mod action;
 pub mod barrier;
 pub mod directory;
 pub mod engine;
+pub mod head;
 pub mod operation;
 pub mod policy;
 pub mod record;
+pub mod seal;

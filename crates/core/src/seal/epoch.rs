@@ -1,12 +1,13 @@
 //! Making the rows of one epoch, the same for init and for every unseal.
 
-use super::holder::{Holder, Holders};
 use super::keyring::Keyring;
 use super::root::RootKey;
 use super::stored::{ConfigAdmin, SHARE_BYTES, SealConfig, StoredShare, combine, open_share};
 use super::{SealError, row};
 use crate::record::{SealedValue, StoreKey};
+use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope;
+use bulla_crypto::evidence::{Record, VerifiedDocument};
 use bulla_crypto::random::{Rng, secret_key};
 use bulla_crypto::secret::{Secret, SecretKey};
 use bulla_crypto::shamir;
@@ -26,12 +27,12 @@ pub(super) struct Epoch {
 }
 
 impl Epoch {
-    /// Makes a root key, shares and intermediate keys for `holders`, and seals `keyring` under them. The epoch
+    /// Makes a root key, shares and intermediate keys for the admins of `document`, and seals `keyring` under them. The epoch
     /// is that of the keyring's newest history. Returns only what was opened again as an unseal would.
     pub(super) fn deal(
         cluster: ClusterId,
         prev: Option<Digest>,
-        holders: &Holders,
+        document: &VerifiedDocument,
         keyring: &Keyring,
         rng: &mut dyn Rng,
     ) -> Result<Self, SealError> {
@@ -39,10 +40,11 @@ impl Epoch {
         let (epoch, lineage) = (entry.epoch, entry.lineage);
         let root = RootKey::generate(rng);
         let mut dealt = Vec::new();
-        let (k, n) = (holders.k(), u8::try_from(holders.iter().len()).unwrap_or(u8::MAX));
-        for ((index, holder), share) in (0..).zip(holders.iter()).zip(split(&root, holders, rng)?) {
-            let context = context(&ShareOf { cluster, epoch, index, k, n, principal: holder.principal });
-            dealt.push(Dealt::new(holder, &context, &share, rng)?);
+        let (mode, k) = (document.body().mode, document.body().k);
+        let n = u8::try_from(document.admins().count()).unwrap_or(u8::MAX);
+        for ((index, admin), share) in (0..).zip(document.admins()).zip(split(&root, mode, k, n, rng)?) {
+            let context = context(&ShareOf { cluster, epoch, index, k, n, principal: admin.principal() });
+            dealt.push(Dealt::new(admin, &context, &share, rng)?);
         }
         let config = SealConfig {
             v: V1,
@@ -50,7 +52,7 @@ impl Epoch {
             epoch,
             prev,
             lineage,
-            mode: holders.mode(),
+            mode,
             k,
             admins: dealt.iter().map(|dealt| dealt.admin.clone()).collect(),
             kcv: Bytes(root.check_value(&cluster, epoch).expose().to_vec()),
@@ -63,6 +65,11 @@ impl Epoch {
         let made = Self { config, config_bytes, config_mac, keyring: sealed, lineages, shares };
         made.prove(&root, &keys)?;
         Ok(made)
+    }
+
+    /// SHA-256 of the configuration's bytes.
+    pub(super) fn config_digest(&self) -> Digest {
+        Digest::new(sha256(&[&self.config_bytes]))
     }
 
     /// The rows as `(key, value)`, the configuration first.
@@ -109,40 +116,45 @@ struct Dealt {
 
 impl Dealt {
     fn new(
-        holder: &Holder,
+        holder: &Record,
         context: &ShareContext,
         share: &Secret<[u8; SHARE_BYTES]>,
         rng: &mut dyn Rng,
     ) -> Result<Self, SealError> {
         let key = secret_key(rng);
         let message = context.key_plaintext(&key);
-        let key_file = envelope::seal(&holder.recipients, None, message.expose())
-            .map_err(|cause| SealError::Encrypt { name: holder.name.clone(), cause })?;
+        let recipients: Vec<_> = holder.recipients().into_iter().cloned().collect();
+        let key_file = envelope::seal(&recipients, None, message.expose())
+            .map_err(|cause| SealError::Encrypt { name: holder.name().clone(), cause })?;
         let sealed = bulla_crypto::sealed::seal(&key, context.as_bytes(), share.expose(), rng);
         let admin = ConfigAdmin {
-            principal: holder.principal,
-            record_sha256: holder.record_sha256,
+            principal: holder.principal(),
+            record_sha256: holder.digest(),
             share_sha256: context.share_hash(share.expose()),
         };
         Ok(Self { admin, key, stored: StoredShare { sealed, key_file } })
     }
 }
 
-fn split(root: &RootKey, holders: &Holders, rng: &mut dyn Rng) -> Result<Vec<Secret<[u8; SHARE_BYTES]>>, SealError> {
-    let n = holders.iter().len();
-    Ok(match holders.mode() {
-        SealMode::Any => (0..n)
+fn split(
+    root: &RootKey,
+    mode: SealMode,
+    k: u8,
+    n: u8,
+    rng: &mut dyn Rng,
+) -> Result<Vec<Secret<[u8; SHARE_BYTES]>>, SealError> {
+    match mode {
+        SealMode::Any => Ok((0..n)
             .map(|_| {
                 Secret::filled(|share: &mut [u8; SHARE_BYTES]| {
                     let [_, key @ ..] = share;
                     key.copy_from_slice(root.key().expose());
                 })
             })
-            .collect(),
+            .collect()),
         SealMode::Quorum => {
-            let n = u8::try_from(n).unwrap_or(u8::MAX);
-            let shares = shamir::split(root.key(), holders.k(), n, rng).map_err(SealError::Split)?;
-            shares.iter().map(shamir::Share::to_bytes).collect()
+            let shares = shamir::split(root.key(), k, n, rng).map_err(SealError::Split)?;
+            Ok(shares.iter().map(shamir::Share::to_bytes).collect())
         }
-    })
+    }
 }

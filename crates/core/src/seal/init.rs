@@ -1,20 +1,24 @@
 //! Init: from nothing to a sealed cluster, in one commit that must find nothing there.
 
 use super::epoch::Epoch;
-use super::holder::{Holder, Holders, HoldersError};
 use super::keyring::Keyring;
 use super::{SealError, row};
 use crate::head::{AuditPosition, Head};
 use crate::record::{Batch, Sequence, StoreKey, Table};
-use bulla_crypto::digest::sha256;
-use bulla_crypto::evidence::{EvidenceError, Record};
+use bulla_crypto::evidence::{ClusterView, EvidenceError, Record, genesis_payload, sign_in_memory};
 use bulla_crypto::random::{Rng, draw};
+use bulla_crypto::recipient::{Recipient, RecipientKind};
+use bulla_crypto::sign::PublicKey;
 use bulla_wire::api::Init;
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::{Bytes, DOCUMENT_TYPE, Document, NodeEntry, NodeState};
+use bulla_wire::evidence::MinKem;
 use bulla_wire::id::{ClusterId, KeyId, Lineage};
-use bulla_wire::json::{self, MAX_STATEMENT_BYTES, V1};
+use bulla_wire::json::{self, MAX_STATEMENT_BYTES};
+use bulla_wire::name::Name;
 use std::fmt;
+
+/// The smallest RSA key that an admin's share is encrypted to, in bits.
+pub const RSA_BITS_MIN: usize = 3072;
 
 /// What a node is asked to become, and what it adds of its own.
 #[derive(Debug)]
@@ -23,8 +27,8 @@ pub struct InitRequest<'a> {
     pub init: &'a Init,
     /// The key that signed the request.
     pub signer: KeyId,
-    /// DER `SubjectPublicKeyInfo` of the node's key.
-    pub node: &'a [u8],
+    /// The node's key.
+    pub node: &'a PublicKey,
     /// Where the audit log stands.
     pub audit: AuditPosition,
     /// Unix milliseconds.
@@ -39,8 +43,8 @@ pub struct Initialised {
     pub cluster: ClusterId,
     /// Document 0 as it is answered and stored, without signatures.
     pub genesis: Envelope,
-    /// The founding admins.
-    pub holders: Holders,
+    /// The same, verified: the founding admins and the node.
+    pub view: ClusterView,
     /// For the first records only. The caller drops it: the node stays sealed.
     pub keyring: Keyring,
     /// The head row in the batch.
@@ -59,8 +63,15 @@ pub enum InitError {
         /// Why.
         cause: EvidenceError,
     },
-    /// The admins cannot hold a seal.
-    Holders(HoldersError),
+    /// A recipient's key encapsulation is weaker than the cluster is to take.
+    KemTooWeak {
+        /// The admin.
+        name: Name,
+        /// Its recipient.
+        recipient: Recipient,
+    },
+    /// The document of these admins breaks a rule: their number, k, or somebody in it twice.
+    Document(EvidenceError),
     /// The signer of the request is none of the admins.
     NotAdmin,
     /// The admins' records are too large together for a document.
@@ -76,7 +87,10 @@ impl fmt::Display for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Record { index, .. } => write!(f, "the record of admin {index} does not hold"),
-            Self::Holders(_) => f.write_str("these admins cannot hold the seal"),
+            Self::KemTooWeak { name, recipient } => {
+                write!(f, "the recipient {recipient} of {name} is weaker than the cluster is to take")
+            }
+            Self::Document(_) => f.write_str("no cluster can be made of this"),
             Self::NotAdmin => f.write_str("the request is not signed by one of the admins that it names"),
             Self::TooLarge { bytes } => {
                 write!(f, "the document would have {bytes} bytes, at most {MAX_STATEMENT_BYTES} are allowed")
@@ -89,10 +103,9 @@ impl fmt::Display for InitError {
 impl std::error::Error for InitError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Record { cause, .. } => Some(cause),
-            Self::Holders(cause) => Some(cause),
+            Self::Record { cause, .. } | Self::Document(cause) => Some(cause),
             Self::Seal(cause) => Some(cause),
-            Self::NotAdmin | Self::TooLarge { .. } => None,
+            Self::KemTooWeak { .. } | Self::NotAdmin | Self::TooLarge { .. } => None,
         }
     }
 }
@@ -108,13 +121,17 @@ impl<E: Into<SealError>> From<E> for InitError {
 /// # Errors
 /// See [`InitError`].
 pub fn init(request: &InitRequest<'_>, rng: &mut dyn Rng) -> Result<Initialised, InitError> {
-    let InitRequest { init, signer, audit, now_ms, .. } = request;
-    let holders = founders(init)?;
-    holders.by_key(signer).ok_or(InitError::NotAdmin)?;
+    let InitRequest { init, signer, node: _, audit, now_ms } = request;
+    let founders = founders(init)?;
+    if !founders.iter().any(|founder| founder.key(signer).is_some()) {
+        return Err(InitError::NotAdmin);
+    }
     let keyring = Keyring::generate(Lineage::new(draw(rng)), rng);
-    let genesis = genesis(request, &holders, &keyring, rng)?;
-    let cluster = ClusterId::new(sha256(&[&genesis.payload]));
-    let made = Epoch::deal(cluster, None, &holders, &keyring, rng)?;
+    let genesis = genesis(request, &founders, &keyring, rng)?;
+    // Judged as any client will judge it.
+    let view = ClusterView::unpinned(&genesis, &[]).map_err(InitError::Document)?;
+    let cluster = view.id();
+    let made = Epoch::deal(cluster, None, view.genesis(), &keyring, rng)?;
 
     let mut batch = Batch::default();
     for (key, value) in made.rows(rng)? {
@@ -131,50 +148,53 @@ pub fn init(request: &InitRequest<'_>, rng: &mut dyn Rng) -> Result<Initialised,
     };
     batch.create(Table::Plain, StoreKey::head(), head.encode(&keyring.head, &cluster, row::fresh_revision(rng))?);
     batch.admissible()?;
-    Ok(Initialised { batch, cluster, genesis, holders, keyring, head, epoch: made.config.epoch })
+    Ok(Initialised { batch, cluster, genesis, view, keyring, head, epoch: made.config.epoch })
 }
 
-fn founders(init: &Init) -> Result<Holders, InitError> {
-    let open = |(index, envelope): (usize, &Envelope)| {
-        Record::open(envelope, None).map(|record| Holder::new(&record)).map_err(|cause| InitError::Record { index, cause })
-    };
-    let holders = init.admins.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
-    Holders::new(init.mode, init.k, init.min_kem, holders).map_err(InitError::Holders)
+fn founders(init: &Init) -> Result<Vec<Record>, InitError> {
+    let mut founders = Vec::new();
+    for (index, envelope) in init.admins.iter().enumerate() {
+        let record = Record::open(envelope, None).map_err(|cause| InitError::Record { index, cause })?;
+        if let Some(recipient) = record.recipients().into_iter().find(|to| !strong_enough(init.min_kem, to)) {
+            return Err(InitError::KemTooWeak { name: record.name().clone(), recipient: recipient.clone() });
+        }
+        founders.push(record);
+    }
+    Ok(founders)
+}
+
+fn strong_enough(min_kem: MinKem, recipient: &Recipient) -> bool {
+    match (min_kem, recipient.kind()) {
+        (_, RecipientKind::Hybrid) => true,
+        (MinKem::Hybrid, _) => false,
+        (MinKem::Classical, RecipientKind::SshRsa { bits }) => bits >= RSA_BITS_MIN,
+        (MinKem::Classical, _) => true,
+    }
 }
 
 fn genesis(
     request: &InitRequest<'_>,
-    holders: &Holders,
+    founders: &[Record],
     keyring: &Keyring,
     rng: &mut dyn Rng,
 ) -> Result<Envelope, InitError> {
-    let Init { name, admins, mode, k, min_kem } = request.init;
+    let Init { name, admins: _, mode, k, min_kem } = request.init;
     let ingress = keyring.ingress_identities()?;
     let ingress = ingress.first().and_then(|identity| identity.recipients().first()).ok_or(SealError::Keyring)?;
-    let principals: Vec<_> = holders.iter().map(|holder| holder.principal).collect();
-    let document = Document {
-        v: V1,
-        name: name.clone(),
-        cluster: None,
-        number: 0,
-        prev: None,
-        random: Bytes(draw::<32>(rng).to_vec()),
-        records: admins.clone(),
-        admins: principals.clone(),
-        mode: *mode,
-        k: *k,
-        enrollers: principals,
-        nodes: vec![NodeEntry {
-            spki: Bytes(request.node.to_vec()),
-            state: NodeState::Active,
-            since_ms: request.now_ms,
-        }],
-        ingress: ingress.to_string(),
-        min_kem: *min_kem,
-    };
-    let payload = json::to_vec(&document);
-    if payload.len() > MAX_STATEMENT_BYTES {
-        return Err(InitError::TooLarge { bytes: payload.len() });
+    let document = genesis_payload(
+        name.clone(),
+        draw(rng),
+        founders,
+        *mode,
+        *k,
+        request.node,
+        request.now_ms,
+        ingress,
+        *min_kem,
+    );
+    let genesis = sign_in_memory(&document, &[]).map_err(|_| SealError::SelfCheck)?;
+    match genesis.payload.len() {
+        bytes if bytes > MAX_STATEMENT_BYTES => Err(InitError::TooLarge { bytes }),
+        _ => Ok(genesis),
     }
-    Ok(Envelope { payload_type: DOCUMENT_TYPE.to_owned(), payload, signatures: Vec::new() })
 }

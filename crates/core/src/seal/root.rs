@@ -7,6 +7,7 @@ use bulla_crypto::random::{Rng, secret_key};
 use bulla_crypto::sealed;
 use bulla_crypto::secret::{SecretBytes, SecretKey};
 use bulla_wire::id::ClusterId;
+use std::fmt;
 
 /// Opens the keyring of one epoch. Exists for the moments of init and unseal.
 pub struct RootKey(SecretKey);
@@ -56,6 +57,12 @@ impl RootKey {
 
     fn derive(&self, purpose: &'static str, cluster: &ClusterId, epoch: u64) -> SecretKey {
         kdf::derive(self.0.expose(), purpose, &[cluster.as_bytes(), &epoch.to_be_bytes()])
+    }
+}
+
+impl fmt::Debug for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RootKey(..)")
     }
 }
 

@@ -17,7 +17,6 @@ use bulla_wire::evidence::{Bytes, MAX_ADMINS, SealMode};
 use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// Length of a share: x ‖ y, or 0 ‖ root key.
@@ -101,7 +100,7 @@ pub struct StoredSeal {
     pub(super) shares: Vec<StoredShare>,
     pub(super) keyring: Vec<u8>,
     pub(super) head_row: SealedValue,
-    approvals: BTreeMap<StoreKey, Envelope>,
+    approvals: Vec<Envelope>,
 }
 
 /// An encrypted share, and its key encrypted to its admin.
@@ -197,9 +196,9 @@ impl StoredSeal {
         Head::parse_unverified(&self.head_row).map_err(SealError::Head)
     }
 
-    /// The stored approval of genesis at this share's place.
-    pub fn approval(&self, index: u8) -> Option<&Envelope> {
-        self.approvals.get(&row::approval_key(index).ok()?)
+    /// The approvals of genesis that the store has. Nothing is verified.
+    pub fn approvals(&self) -> &[Envelope] {
+        &self.approvals
     }
 
     /// The encrypted key of a share, for its holder.
@@ -267,12 +266,11 @@ fn entries(answer: Answer) -> Result<Vec<(StoreKey, SealedValue)>, SealError> {
     answer.into_page().map(|page| page.entries).ok_or(SealError::Row("snapshot"))
 }
 
-fn parse_approvals(rows: &[(StoreKey, SealedValue)]) -> Result<BTreeMap<StoreKey, Envelope>, SealError> {
+fn parse_approvals(rows: &[(StoreKey, SealedValue)]) -> Result<Vec<Envelope>, SealError> {
     rows.iter()
-        .map(|(key, value)| {
+        .map(|(_, value)| {
             let content = row::content(value).ok_or(SealError::Row(row::APPROVALS))?;
-            let envelope = json::parse(content, MAX_JSON_BYTES).map_err(|_| SealError::Row(row::APPROVALS))?;
-            Ok((key.clone(), envelope))
+            json::parse(content, MAX_JSON_BYTES).map_err(|_| SealError::Row(row::APPROVALS))
         })
         .collect()
 }
