@@ -77,7 +77,8 @@ impl Operation for List {
         }
         let query = scan(&actor.principal, after, self.limit);
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
-        let alarms = page.iter().map(|record| parse_record("alarm", &record.bytes)).collect::<Result<Vec<Alarm>, _>>()?;
+        let alarms =
+            page.iter().map(|record| parse_record("alarm", &record.bytes)).collect::<Result<Vec<Alarm>, _>>()?;
         let next = if more { page.last().map(|record| record.cursor.to_text()) } else { None };
         Ok(Outcome::read(Reply::json(&Alarms { alarms, next })))
     }

@@ -3,16 +3,12 @@
 use crate::barrier::{Records, Writes};
 use crate::directory::Change;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step};
+use crate::seal::row::document_key;
 use bulla_crypto::evidence::Record;
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-
-/// The name of a document's plain row.
-pub fn row(number: u32) -> String {
-    format!("document/{number}")
-}
 
 /// `POST /v1/document`.
 #[derive(Debug, Clone)]
@@ -47,7 +43,9 @@ impl Operation for Put {
             return Ok(Outcome::refuse(refusal.field("envelope")));
         }
         let mut writes = Writes::default();
-        writes.plain.push((row(view.newest().number()), bulla_wire::json::to_vec(&self.envelope)));
+        let key = document_key(view.newest().number())
+            .map_err(|e| Fault::Record { kind: "document", reason: e.to_string() })?;
+        writes.plain.push((key, bulla_wire::json::to_vec(&self.envelope)));
         Ok(Step::Done(Box::new(Outcome {
             writes,
             result: Ok(Reply::json(&Done {})),
