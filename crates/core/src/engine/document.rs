@@ -4,7 +4,6 @@ use crate::barrier::{Records, Writes};
 use crate::directory::Change;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step};
 use crate::seal::row::document_key;
-use bulla_crypto::evidence::Record;
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
 use bulla_wire::dsse::Envelope;
@@ -15,8 +14,6 @@ use bulla_wire::error::Code;
 pub struct Put {
     /// The document with its signatures.
     pub envelope: Envelope,
-    /// Records of those whom it names and the document before does not, so that later versions can be followed.
-    pub known: Vec<Record>,
 }
 
 impl Operation for Put {
@@ -26,7 +23,7 @@ impl Operation for Put {
             return Ok(Outcome::read(Reply::json(&Done {})));
         }
         let mut view = before.clone();
-        if let Err(reason) = view.push(&self.envelope, &self.known) {
+        if let Err(reason) = view.push(&self.envelope, &[]) {
             let refusal = Refusal::new(Code::BadStatement, format!("the document does not hold: {reason}"));
             return Ok(Outcome::refuse(
                 refusal.field("envelope").hint("make it from the newest document, signed by k admins"),
