@@ -1,4 +1,12 @@
-//! Every decision of the server, as synchronous functions over values: no IO, no clock, no OS randomness.
+//! Every decision of Bulla, as synchronous functions over values.
+//!
+//! No tokio, file, socket, clock or operating-system randomness: the server hands in what was read, what
+//! time it is and where random bytes come from, and performs what it gets back.
 
 pub mod action;
+pub mod barrier;
+pub mod directory;
+pub mod engine;
+pub mod operation;
 pub mod policy;
+pub mod record;

@@ -1,0 +1,61 @@
+//! Points at which a test can kill the process.
+//!
+//! With the cargo feature `failpoints`, `BULLA_FAILPOINT=name` aborts the process when it first reaches
+//! that point, and `name:n` at the n-th time. Without the feature every call is empty, and an optimised build
+//! holds no name of a point.
+
+/// Names of the points in this crate.
+pub const POINTS: &[&str] = &[GATHER, JUDGED, COMMIT_BEFORE, COMMIT_AFTER];
+
+/// A batch has reached the writer; nothing is judged yet.
+pub const GATHER: &str = "store.gather";
+/// Every batch of the group is judged and applied in the open transaction.
+pub const JUDGED: &str = "store.judged";
+/// The transaction, head row included, is complete but not durable.
+pub const COMMIT_BEFORE: &str = "store.commit.before";
+/// The transaction is durable and nobody knows yet.
+pub const COMMIT_AFTER: &str = "store.commit.after";
+
+/// Ends the process here if the environment says so.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static HITS: AtomicU64 = AtomicU64::new(0);
+    let chosen = CHOSEN.get_or_init(|| std::env::var("BULLA_FAILPOINT").ok().map(|text| parse(&text)));
+    if let Some((chosen, at)) = chosen
+        && chosen == name
+        && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *at
+    {
+        eprintln!("failpoint {name}: abort at hit {at}");
+        std::process::abort();
+    }
+}
+
+/// Does nothing.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub const fn hit(_name: &str) {}
+
+/// Splits `name[:n]`. A number that is none belongs to no point, so the test that waits for it fails.
+#[cfg(feature = "failpoints")]
+fn parse(text: &str) -> (String, u64) {
+    match text.rsplit_once(':').map(|(name, number)| (name, number.parse())) {
+        Some((name, Ok(number))) => (name.to_owned(), number),
+        _ => (text.to_owned(), 1),
+    }
+}
+
+#[cfg(all(test, feature = "failpoints"))]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn a_point_has_a_name_and_a_count() {
+        assert_eq!(parse("store.gather"), ("store.gather".to_owned(), 1));
+        assert_eq!(parse("store.gather:7"), ("store.gather".to_owned(), 7));
+        assert_eq!(parse("store.gather:x"), ("store.gather:x".to_owned(), 1));
+    }
+}

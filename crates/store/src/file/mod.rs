@@ -1,0 +1,174 @@
+//! The store in one embedded file: a redb database, written by one thread.
+//!
+//! Commits that wait while another is on its way to the disk go into one durable transaction together. A
+//! lone commit waits for nobody. Every transaction is made with quick-repair, so that opening after a
+//! crash does not grow with the data; the price is two syncs.
+//!
+//! Any failure of the storage ends the process ([`OnFatal`]): after a failed sync nobody knows what the
+//! disk holds, and only opening the file again finds out.
+
+mod open;
+mod read;
+mod rows;
+mod writer;
+
+pub use open::FORMAT_VERSION;
+
+use crate::Committed;
+use crate::error::{CommitError, OpenError, StoreError};
+use crate::statistics::{Counters, Statistics};
+use bulla_core::record::{Batch, HeadSource, Read, Snapshot};
+use redb::{Database, TableDefinition};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use tokio::sync::{mpsc, oneshot};
+
+/// Keys and values are bytes in every table of records.
+type Bytes = &'static [u8];
+const PLAIN: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("plain");
+const DATA: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("data");
+/// About the store itself; its shape is the same in every format version.
+const META: TableDefinition<'static, &str, Bytes> = TableDefinition::new("meta");
+
+/// The table of one deduplication bucket.
+fn seen_table(minute: u32) -> String {
+    format!("seen/{minute}")
+}
+
+/// Memory for pages of the file, in bytes. The operating system caches the file as well; redb's default of
+/// 1 GiB would be most of a small machine.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Commits that may wait for the writer. With batches of 1 MiB they hold 256 MiB, as much as all bodies.
+const QUEUE_COMMITS: usize = 256;
+
+/// Most reads answered on the caller's own thread. A read of one key takes a few microseconds, less than
+/// handing it to another thread.
+const INLINE_READS: usize = 16;
+
+/// What to do when the storage fails, given a line that says what happened. Tests observe it; a server
+/// aborts.
+#[derive(Clone)]
+pub struct OnFatal(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl OnFatal {
+    /// Calls `action`. If it returns, the store answers every further commit with an error.
+    pub fn call(action: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(action))
+    }
+
+    fn report(&self, what: &str) {
+        (self.0)(what);
+    }
+}
+
+/// Says what happened on standard error and aborts the process.
+impl Default for OnFatal {
+    fn default() -> Self {
+        Self::call(|what| {
+            eprintln!("bulla: {what}; stopping at once, since what is on the disk is known only after a new start");
+            std::process::abort();
+        })
+    }
+}
+
+/// A handle to a store file.
+#[derive(Clone)]
+pub struct FileStore {
+    shared: Arc<Shared>,
+    commits: mpsc::Sender<writer::Job>,
+}
+
+/// What the handles and the writer thread share.
+struct Shared {
+    path: PathBuf,
+    /// Nothing once closed. Readers and the writer hold the lock while they use the database, so closing
+    /// waits for them.
+    database: RwLock<Option<Database>>,
+    head: RwLock<Option<Arc<dyn HeadSource>>>,
+    counters: Counters,
+    on_fatal: OnFatal,
+}
+
+impl Shared {
+    fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fatal(&self, action: &str, cause: &dyn fmt::Display) -> String {
+        let detail = cause.to_string();
+        self.on_fatal.report(&format!("{action} {} failed: {detail}", self.path.display()));
+        detail
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl FileStore {
+    pub(crate) fn open(path: &Path, on_fatal: OnFatal) -> Result<Self, OpenError> {
+        Self::start(open::open_or_create(path)?, path, on_fatal)
+    }
+
+    fn start(database: Database, path: &Path, on_fatal: OnFatal) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            database: RwLock::new(Some(database)),
+            head: RwLock::new(None),
+            counters: Counters::default(),
+            on_fatal,
+        });
+        let (commits, jobs) = mpsc::channel(QUEUE_COMMITS);
+        writer::spawn(Arc::clone(&shared), jobs).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            action: "cannot start the writer of",
+            source,
+        })?;
+        Ok(Self { shared, commits })
+    }
+
+    pub(crate) async fn read(&self, reads: Vec<Read>) -> Result<Snapshot, StoreError> {
+        let light = reads.len() <= INLINE_READS && reads.iter().all(|read| matches!(read, Read::Get(..)));
+        if light {
+            return read::snapshot(&self.shared, &reads);
+        }
+        let shared = Arc::clone(&self.shared);
+        match tokio::task::spawn_blocking(move || read::snapshot(&shared, &reads)).await {
+            Ok(answer) => answer,
+            Err(failed) => Err(StoreError::Io { detail: self.shared.fatal("reading", &failed) }),
+        }
+    }
+
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let commit = writer::Commit { batch, reply };
+        self.commits.send(writer::Job::Commit(commit)).await.map_err(|_| CommitError::Closed)?;
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(CommitError::Unknown { detail: "the writer ended".to_owned() }),
+        }
+    }
+
+    pub(crate) fn set_head(&self, source: Option<Arc<dyn HeadSource>>) {
+        *self.shared.head.write().unwrap_or_else(PoisonError::into_inner) = source;
+    }
+
+    pub(crate) async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.commits.send(writer::Job::Close(reply)).await.is_ok() {
+            // The writer that ends without an answer has reported that itself.
+            let _ = closed.await;
+        }
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.shared.counters.snapshot()
+    }
+}
+
+#[cfg(test)]
+mod tests;
