@@ -1,6 +1,6 @@
 //! The first policy set as a matrix, the examples of `spec/policy.md`, and what a failed statement does.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use bulla_core::action::{Action, Resource};
 use bulla_core::policy::exempt::SealRight;
