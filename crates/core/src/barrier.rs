@@ -194,6 +194,8 @@ pub struct Writes {
     pub puts: Vec<(RecordKey, SecretBytes)>,
     /// Records to delete.
     pub deletes: Vec<RecordKey>,
+    /// Rows of the plain table to create, under their fixed names.
+    pub plain: Vec<(StoreKey, Vec<u8>)>,
 }
 
 impl Writes {
@@ -217,7 +219,7 @@ impl Writes {
     }
     /// Nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.deletes.is_empty()
+        self.puts.is_empty() && self.deletes.is_empty() && self.plain.is_empty()
     }
 }
 
@@ -432,6 +434,9 @@ impl Barrier {
         }
         for key in &writes.deletes {
             batch.delete(Table::Data, self.store_key(key)?);
+        }
+        for (key, content) in &writes.plain {
+            batch.create(Table::Plain, key.clone(), crate::seal::row::encode(content, rng)?);
         }
         batch.admissible()?;
         Ok(batch)

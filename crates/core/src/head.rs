@@ -5,6 +5,7 @@
 //! store that puts back an older head of the *same* history together with everything else; that is what
 //! the audit file and the clients' memory are for.
 
+pub use crate::audit::AuditPosition;
 use crate::record::{HEAD_TAG, RecordError, Revision, SealedValue, Sequence};
 use bulla_crypto::digest::{equal, framed, hmac_sha256};
 use bulla_crypto::secret::SecretKey;
@@ -15,19 +16,6 @@ use std::fmt;
 /// Length of the row.
 pub const HEAD_BYTES: usize = 141;
 const MAC_BYTES: usize = 32;
-
-/// Where the audit log stood, as far as it was on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AuditPosition {
-    /// Number of the file.
-    pub file: u32,
-    /// Bytes of the file up to and with the line's newline.
-    pub offset: u64,
-    /// Number of the line.
-    pub n: u64,
-    /// Its digest.
-    pub hash: Digest,
-}
 
 /// The content of the head row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +64,7 @@ impl Head {
     ///
     /// # Errors
     /// None occurs: the row's length lies within the store's limits.
-    pub fn encode(
-        &self,
-        key: &SecretKey,
-        cluster: &ClusterId,
-        revision: Revision,
-    ) -> Result<SealedValue, RecordError> {
+    pub fn encode(&self, key: &SecretKey, cluster: &ClusterId, revision: Revision) -> Result<SealedValue, RecordError> {
         let Self { sequence, lineage, mark, active_ms, commit_ms, audit } = self;
         let AuditPosition { file, offset, n, hash } = audit;
         let mut bytes = Vec::with_capacity(HEAD_BYTES);

@@ -192,5 +192,4 @@ impl From<RecipientError> for EvidenceError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests;

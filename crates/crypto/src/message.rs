@@ -288,5 +288,4 @@ pub fn after_ingress_line<'a>(plaintext: &'a [u8], line: &str) -> Result<&'a [u8
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests;

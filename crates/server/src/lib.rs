@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The shell that performs what `bulla-core` decided.
+
+pub mod sink;

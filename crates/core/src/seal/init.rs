@@ -181,17 +181,8 @@ fn genesis(
     let Init { name, admins: _, mode, k, min_kem } = request.init;
     let ingress = keyring.ingress_identities()?;
     let ingress = ingress.first().and_then(|identity| identity.recipients().first()).ok_or(SealError::Keyring)?;
-    let document = genesis_payload(
-        name.clone(),
-        draw(rng),
-        founders,
-        *mode,
-        *k,
-        request.node,
-        request.now_ms,
-        ingress,
-        *min_kem,
-    );
+    let document =
+        genesis_payload(name.clone(), draw(rng), founders, *mode, *k, request.node, request.now_ms, ingress, *min_kem);
     let genesis = sign_in_memory(&document, &[]).map_err(|_| SealError::SelfCheck)?;
     match genesis.payload.len() {
         bytes if bytes > MAX_STATEMENT_BYTES => Err(InitError::TooLarge { bytes }),

@@ -40,13 +40,7 @@ impl RootKey {
         hmac_sha256(self.derive("seal/mac", cluster, epoch).expose(), &[config])
     }
 
-    pub(super) fn seal_keyring(
-        &self,
-        cluster: &ClusterId,
-        epoch: u64,
-        keyring: &[u8],
-        rng: &mut dyn Rng,
-    ) -> Vec<u8> {
+    pub(super) fn seal_keyring(&self, cluster: &ClusterId, epoch: u64, keyring: &[u8], rng: &mut dyn Rng) -> Vec<u8> {
         sealed::seal(&self.derive("seal/kek", cluster, epoch), &keyring_place(cluster, epoch), keyring, rng)
     }
 

@@ -253,7 +253,11 @@ impl Session {
             let founder = view.genesis().admins().find(|record| record.principal() == *admin);
             let now = view.newest().record(admin);
             let same = founder.zip(now).is_some_and(|(then, now)| then.digest() == now.digest());
-            return if same && !approved(self.stored.approvals()) { Err(SessionError::ApprovalMissing) } else { Ok(None) };
+            return if same && !approved(self.stored.approvals()) {
+                Err(SessionError::ApprovalMissing)
+            } else {
+                Ok(None)
+            };
         };
         if !approved(std::slice::from_ref(envelope)) {
             return Err(SessionError::BadApproval);

@@ -154,8 +154,7 @@ impl StoredSeal {
         };
         let content = row::content(&config_row).ok_or(SealError::Row(row::CONFIG))?;
         let (config_mac, config_bytes) = content.split_first_chunk().ok_or(SealError::Row(row::CONFIG))?;
-        let config: SealConfig =
-            json::parse(config_bytes, MAX_JSON_BYTES).map_err(|_| SealError::Row(row::CONFIG))?;
+        let config: SealConfig = json::parse(config_bytes, MAX_JSON_BYTES).map_err(|_| SealError::Row(row::CONFIG))?;
         if !config.is_sound() {
             return Err(SealError::Row(row::CONFIG));
         }
