@@ -79,9 +79,8 @@ mod tests {
         use bech32::{ByteIterExt, Fe32, Fe32IterExt};
         let hrp = Hrp::parse("age").unwrap();
         let mut symbols: Vec<Fe32> = [7_u8].iter().copied().bytes_to_fes().collect();
-        let spelled = |symbols: &[Fe32]| -> String {
-            symbols.iter().copied().with_checksum::<Age>(&hrp).chars().collect()
-        };
+        let spelled =
+            |symbols: &[Fe32]| -> String { symbols.iter().copied().with_checksum::<Age>(&hrp).chars().collect() };
         assert!(decode("age", &spelled(&symbols)).is_some());
         let last = symbols.pop().unwrap();
         symbols.push(Fe32::try_from(last.to_u8() | 1).unwrap());

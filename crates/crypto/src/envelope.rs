@@ -234,11 +234,7 @@ pub struct Inspection {
 }
 
 /// Seals `plaintext` to `recipients`.
-pub fn seal(
-    recipients: &[Recipient],
-    binding: Option<&Binding>,
-    plaintext: &[u8],
-) -> Result<Vec<u8>, SealError> {
+pub fn seal(recipients: &[Recipient], binding: Option<&Binding>, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
     let (mut out, mut stream) = begin(recipients, binding)?;
     let chunks = plaintext.len().div_ceil(CHUNK_BYTES).max(1);
     out.reserve_exact(plaintext.len().saturating_add(chunks.saturating_mul(TAG_BYTES)));

@@ -99,7 +99,10 @@ impl fmt::Display for IdentityError {
             Self::Plugin => "identities of age plugins are not supported",
             Self::Pem => "not an OpenSSH private key: convert it with ssh-keygen -p -f FILE",
             Self::Line(line) => {
-                return write!(f, "line {line} is neither a comment nor a key (AGE-SECRET-KEY-PQ-1…, AGE-SECRET-KEY-1…)");
+                return write!(
+                    f,
+                    "line {line} is neither a comment nor a key (AGE-SECRET-KEY-PQ-1…, AGE-SECRET-KEY-1…)"
+                );
             }
             Self::Damaged => "the key is damaged: its checksum or length is wrong",
             Self::Contradiction(what) => {

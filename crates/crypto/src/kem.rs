@@ -201,8 +201,7 @@ impl HybridSecretKey {
         let (ciphertext, ephemeral) = encapsulated.split_at(ML_KEM_CIPHERTEXT_BYTES);
         let ephemeral: [u8; X25519_BYTES] = ephemeral.try_into().map_err(|_| KemError::Encapsulation)?;
         let x25519_secret = agree(&self.x25519, &ephemeral)?;
-        let ml_kem_secret =
-            self.ml_kem.decapsulate(Ciphertext::from(ciphertext)).map_err(|_| KemError::Library)?;
+        let ml_kem_secret = self.ml_kem.decapsulate(Ciphertext::from(ciphertext)).map_err(|_| KemError::Library)?;
         combine(ml_kem_secret.as_ref(), &x25519_secret, &ephemeral, &self.public.x25519)
     }
 }
@@ -221,12 +220,7 @@ fn combine(
 }
 
 /// HPKE single-shot encryption in base mode (RFC 9180 §6.1): the encapsulated key, and the ciphertext.
-pub fn seal(
-    to: &HybridPublicKey,
-    info: &[u8],
-    aad: &[u8],
-    plaintext: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), KemError> {
+pub fn seal(to: &HybridPublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<(Vec<u8>, Vec<u8>), KemError> {
     let (encapsulated, secret) = to.encapsulate()?;
     let (key, nonce) = schedule(&secret, info)?;
     Ok((encapsulated, aead_seal(&key, nonce, aad, plaintext)?))
@@ -303,7 +297,12 @@ pub(crate) fn aead_seal(key: &SecretKey, nonce: [u8; 12], aad: &[u8], plaintext:
 }
 
 /// Opens what [`aead_seal`] made.
-pub(crate) fn aead_open(key: &SecretKey, nonce: [u8; 12], aad: &[u8], ciphertext: &[u8]) -> Result<SecretBytes, KemError> {
+pub(crate) fn aead_open(
+    key: &SecretKey,
+    nonce: [u8; 12],
+    aad: &[u8],
+    ciphertext: &[u8],
+) -> Result<SecretBytes, KemError> {
     let mut message = SecretBytes::new(ciphertext.to_vec());
     let length = chacha(key)?
         .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), message.expose_mut())

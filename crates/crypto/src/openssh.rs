@@ -240,9 +240,8 @@ fn convert(key: &PrivateKey) -> Result<SshPrivateKey, SshPrivateKeyError> {
 /// out d mod (p-1) and d mod (q-1), so they are computed.
 fn rsa_pkcs8(pair: &RsaKeypair) -> Option<SshPrivateKey> {
     /// version 0, then AlgorithmIdentifier { rsaEncryption, NULL }.
-    const PREFIX: &[u8] = &[
-        0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-    ];
+    const PREFIX: &[u8] =
+        &[0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let modulus = pair.public.n.as_positive_bytes()?;
     let exponent = pair.public.e.as_positive_bytes()?;
     let d = pair.private.d.as_positive_bytes()?;
@@ -352,11 +351,9 @@ mod tests {
 
     #[test]
     fn der_lengths() {
-        for (length, head) in [
-            (0x7f_usize, vec![0x30, 0x7f]),
-            (0x80, vec![0x30, 0x81, 0x80]),
-            (0x100, vec![0x30, 0x82, 1, 0]),
-        ] {
+        for (length, head) in
+            [(0x7f_usize, vec![0x30, 0x7f]), (0x80, vec![0x30, 0x81, 0x80]), (0x100, vec![0x30, 0x82, 1, 0])]
+        {
             let mut out = Vec::new();
             put_der(&mut out, 0x30, &vec![0; length]);
             assert_eq!(out.strip_prefix(head.as_slice()).map(<[u8]>::len), Some(length));

@@ -16,9 +16,7 @@ use crate::digest::sha256;
 use crate::envelope::{FileKey, Stanza};
 use crate::kem::{self, HybridPublicKey, KemError, X25519_BYTES};
 use crate::openssh::{SshPublicKey, SshPublicKeyError};
-use aws_lc_rs::rsa::{
-    OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey, PublicKeyComponents,
-};
+use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey, PublicKeyComponents};
 use bulla_wire::id::Digest;
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use data_encoding::BASE64_NOPAD;

@@ -43,10 +43,7 @@ impl Stream {
         let start = out.len();
         out.extend_from_slice(chunk);
         let place = out.get_mut(start..).ok_or(KemError::Library)?;
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::empty(), place)
-            .map_err(|_| KemError::Library)?;
+        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::empty(), place).map_err(|_| KemError::Library)?;
         out.extend_from_slice(tag.as_ref());
         Ok(())
     }
