@@ -194,6 +194,8 @@ pub struct Writes {
     pub puts: Vec<(RecordKey, SecretBytes)>,
     /// Records to delete.
     pub deletes: Vec<RecordKey>,
+    /// Rows of the plain table to create, under their fixed names.
+    pub plain: Vec<(String, Vec<u8>)>,
 }
 
 impl Writes {
@@ -217,7 +219,7 @@ impl Writes {
     }
     /// Nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.deletes.is_empty()
+        self.puts.is_empty() && self.deletes.is_empty() && self.plain.is_empty()
     }
 }
 

@@ -142,12 +142,11 @@ pub struct Directory {
     by_id: HashMap<PrincipalId, Arc<Principal>>,
     by_key: HashMap<KeyId, (Arc<Principal>, usize)>,
     policies: Arc<PolicySet>,
-    policy_texts: Arc<BTreeMap<Name, String>>,
 }
 
 impl fmt::Debug for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Directory({} principals, {} policies)", self.by_name.len(), self.policy_texts.len())
+        write!(f, "Directory({} principals, {} policies)", self.by_name.len(), self.policies.texts().count())
     }
 }
 
@@ -167,7 +166,6 @@ impl Directory {
             by_id: HashMap::new(),
             by_key: HashMap::new(),
             policies: Arc::new(PolicySet::parse(&policies)?),
-            policy_texts: Arc::new(policies),
         };
         for principal in principals {
             directory.insert(principal);
@@ -192,7 +190,7 @@ impl Directory {
     /// The directory after a change.
     pub fn with(&self, change: Change) -> Result<Self, Fault> {
         let mut next = self.clone();
-        let policies = match change {
+        let set = match change {
             Change::Principal(stored) => {
                 next.insert(Principal::from_stored(&stored)?);
                 return Ok(next);
@@ -201,19 +199,11 @@ impl Directory {
                 next.view = Arc::new(*view);
                 return Ok(next);
             }
-            Change::Policies(policies) => policies,
-            Change::Policy(name, text) => {
-                let mut policies = (*self.policy_texts).clone();
-                match text {
-                    Some(text) => policies.insert(name, text),
-                    None => policies.remove(&name),
-                };
-                policies
-            }
+            Change::Policies(policies) => PolicySet::parse(&policies),
+            Change::Policy(name, Some(text)) => self.policies.with(&name, &text),
+            Change::Policy(name, None) => self.policies.without(&name),
         };
-        let set = PolicySet::parse(&policies).map_err(|e| Fault::Record { kind: "policy", reason: e.to_string() })?;
-        next.policies = Arc::new(set);
-        next.policy_texts = Arc::new(policies);
+        next.policies = Arc::new(set.map_err(|e| Fault::Record { kind: "policy", reason: e.to_string() })?);
         Ok(next)
     }
 
@@ -224,10 +214,6 @@ impl Directory {
     /// The policies.
     pub fn policies(&self) -> &PolicySet {
         &self.policies
-    }
-    /// The policies' texts.
-    pub fn policy_texts(&self) -> &BTreeMap<Name, String> {
-        &self.policy_texts
     }
     /// The principal with this name.
     pub fn by_name(&self, name: &Name) -> Option<&Arc<Principal>> {

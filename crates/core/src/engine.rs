@@ -2,5 +2,8 @@
 
 pub mod alarm;
 pub mod chunk;
+pub mod document;
 pub mod due;
 pub mod kv;
+pub mod policy;
+pub mod principal;
