@@ -435,9 +435,18 @@ impl Barrier {
         for key in &writes.deletes {
             batch.delete(Table::Data, self.store_key(key)?);
         }
+        for (name, content) in &writes.plain {
+            batch.create(Table::Plain, StoreKey::new(name.as_str())?, plain_row(content, rng)?);
+        }
         batch.admissible()?;
         Ok(batch)
     }
+}
+
+/// A row of the plain table: `0x02 | term 4 = 0 | revision 8 | content`. Readable while sealed, not authenticated.
+fn plain_row(content: &[u8], rng: &mut dyn Rng) -> Result<SealedValue, RecordError> {
+    let revision: [u8; 8] = draw(rng);
+    SealedValue::new([&[0x02, 0, 0, 0, 0][..], &revision, content].concat())
 }
 
 /// Kind byte of rows in the dedup buckets.

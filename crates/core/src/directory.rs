@@ -70,14 +70,14 @@ impl Principal {
     pub fn from_stored(stored: &StoredPrincipal) -> Result<Self, Fault> {
         let fault = |reason: String| Fault::Record { kind: "principal", reason };
         let newest = stored.records.last().ok_or_else(|| fault("no records".into()))?;
-        let record: PrincipalRecord =
-            bulla_wire::json::parse(&newest.payload, bulla_wire::json::MAX_STATEMENT_BYTES)
-                .map_err(|e| fault(e.to_string()))?;
+        let record: PrincipalRecord = bulla_wire::json::parse(&newest.payload, bulla_wire::json::MAX_STATEMENT_BYTES)
+            .map_err(|e| fault(e.to_string()))?;
         let keys = record
             .keys
             .into_iter()
             .map(|entry| {
-                let public = PublicKey::from_spki(&entry.spki.0, RsaMinimum::Bits2048).map_err(|e| fault(e.to_string()))?;
+                let public =
+                    PublicKey::from_spki(&entry.spki.0, RsaMinimum::Bits2048).map_err(|e| fault(e.to_string()))?;
                 Ok(ActiveKey { public, recipients: entry.recipients })
             })
             .collect::<Result<_, Fault>>()?;

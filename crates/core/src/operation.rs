@@ -158,7 +158,9 @@ impl fmt::Debug for Reply {
         match self {
             Self::Json(bytes) => write!(f, "Json({} bytes)", bytes.len()),
             Self::Secret(bytes) => write!(f, "Secret({} bytes)", bytes.expose().len()),
-            Self::Claim { receipt, content, .. } => write!(f, "Claim({} bytes of receipt, {content:?})", receipt.payload.len()),
+            Self::Claim { receipt, content, .. } => {
+                write!(f, "Claim({} bytes of receipt, {content:?})", receipt.payload.len())
+            }
         }
     }
 }

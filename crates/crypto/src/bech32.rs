@@ -47,7 +47,6 @@ pub(crate) fn decode(prefix: &str, text: &str) -> Option<SecretBytes> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -120,7 +120,6 @@ pub async fn add_signature(envelope: &mut Envelope, signer: &dyn Signer) -> Resu
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use crate::BoxFuture;

@@ -35,6 +35,8 @@ use zeroize::Zeroizing;
 pub const MAX_RECIPIENTS: usize = 128;
 /// The kind of the binding stanza.
 const BINDING_KIND: &str = "bulla-wrap-v1";
+/// The nonce of the payload is counted to the header, as in the published vectors.
+const NO_NONCE: OpenError = OpenError::Header("nothing follows it");
 /// The kind of age's passphrase stanza.
 const PASSPHRASE_KIND: &str = "scrypt";
 
@@ -318,21 +320,22 @@ pub async fn open(decrypters: &[&dyn Decrypter], file: &[u8], limit: usize) -> R
     let (header, payload) = Header::parse(file)?;
     let binding = check(&header)?;
     let file_key = find_file_key(decrypters, &header).await?;
-    let (nonce, mut rest) = payload.split_first_chunk().ok_or(OpenError::Payload)?;
+    let (nonce, mut rest) = payload.split_first_chunk().ok_or(NO_NONCE)?;
     let size = plaintext_bytes(rest.len()).ok_or(OpenError::Payload)?;
     if size > limit {
         return Err(OpenError::TooLarge { limit });
     }
     let mut stream = Stream::new(&file_key.payload_key(nonce)?)?;
-    // The last tag needs its room while the last chunk is opened in place.
+    // The last tag needs its room while the last chunk is opened in place, and no more is ever written.
     let mut plaintext = SecretBytes::new(Vec::with_capacity(size.saturating_add(TAG_BYTES)));
     loop {
         let (chunk, after) = rest.split_at(rest.len().min(SEALED_CHUNK_BYTES));
-        stream.open(chunk, after.is_empty(), plaintext.expose_mut())?;
-        if after.is_empty() {
-            return Ok(Opened { plaintext, binding });
+        match (stream.open(chunk, plaintext.expose_mut())?, after.is_empty()) {
+            (false, false) => rest = after,
+            (true, true) => return Ok(Opened { plaintext, binding }),
+            // Cut short after a whole chunk, or something after the last.
+            (false, true) | (true, false) => return Err(OpenError::Payload),
         }
-        rest = after;
     }
 }
 
@@ -364,7 +367,7 @@ impl<R: BufRead> Reader<R> {
         let file_key = find_file_key(decrypters, &header).await?;
         let mut nonce = [0; PAYLOAD_NONCE_BYTES];
         envelope.read_exact(&mut nonce).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => OpenError::Payload,
+            io::ErrorKind::UnexpectedEof => NO_NONCE,
             _ => OpenError::Io(error),
         })?;
         let stream = Stream::new(&file_key.payload_key(&nonce)?)?;
@@ -382,13 +385,13 @@ impl<R: BufRead> Reader<R> {
         let mut plaintext = Zeroizing::new(Vec::with_capacity(SEALED_CHUNK_BYTES));
         loop {
             fill(&mut self.envelope, &mut chunk, SEALED_CHUNK_BYTES)?;
-            let last = chunk.len() < SEALED_CHUNK_BYTES || self.envelope.fill_buf()?.is_empty();
             plaintext.clear();
-            self.stream.open(&chunk, last, &mut plaintext)?;
+            let last = self.stream.open(&chunk, &mut plaintext)?;
             content.write_all(&plaintext)?;
             if last {
                 content.flush()?;
-                return Ok(self.binding);
+                let more = chunk.len() == SEALED_CHUNK_BYTES && !self.envelope.fill_buf()?.is_empty();
+                return if more { Err(OpenError::Payload) } else { Ok(self.binding) };
             }
         }
     }
@@ -398,11 +401,11 @@ impl<R: BufRead> Reader<R> {
 pub fn inspect(file: &[u8]) -> Result<Inspection, OpenError> {
     let (header, payload) = Header::parse(file)?;
     let binding = check(&header)?;
-    let size = payload.len().checked_sub(PAYLOAD_NONCE_BYTES).and_then(plaintext_bytes);
+    let sealed = payload.len().checked_sub(PAYLOAD_NONCE_BYTES).ok_or(NO_NONCE)?;
     Ok(Inspection {
         kinds: header.stanzas.into_iter().map(|stanza| stanza.kind).collect(),
         binding,
-        plaintext_bytes: size.ok_or(OpenError::Payload)?,
+        plaintext_bytes: plaintext_bytes(sealed).ok_or(OpenError::Payload)?,
     })
 }
 

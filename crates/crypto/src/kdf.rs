@@ -18,13 +18,13 @@ pub fn derive(key: &[u8], purpose: &'static str, context: &[&[u8]]) -> SecretKey
     hkdf_sha256(key, &[], &label(purpose, context))
 }
 
-/// As [`derive`], with 64 bytes, for two keys at once. Its first 32 bytes are those of [`derive`]: give the
+/// As [`derive()`], with 64 bytes, for two keys at once. Its first 32 bytes are those of [`derive()`]: give the
 /// two uses different purposes.
 pub fn derive_64(key: &[u8], purpose: &'static str, context: &[&[u8]]) -> Secret<[u8; 64]> {
     hkdf_sha256(key, &[], &label(purpose, context))
 }
 
-/// HKDF-SHA-256 as other specifications use it, with their own `info`. For Bulla's own keys take [`derive`].
+/// HKDF-SHA-256 as other specifications use it, with their own `info`. For Bulla's own keys take [`derive()`].
 ///
 /// An empty salt stands for 32 zero bytes (RFC 5869 §2.2).
 pub fn hkdf_sha256<const N: usize>(key: &[u8], salt: &[u8], info: &[u8]) -> Secret<[u8; N]> {

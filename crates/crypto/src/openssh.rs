@@ -330,7 +330,6 @@ fn modulo_minus_one(number: &[u8], prime: &[u8]) -> SecretBytes {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

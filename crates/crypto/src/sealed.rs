@@ -111,7 +111,6 @@ fn zero_nonce() -> Nonce {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::random::SeededRng;

@@ -113,8 +113,8 @@ pub fn split(secret: &SecretKey, k: u8, n: u8, rng: &mut dyn Rng) -> Result<Vec<
     if k < 2 || k > n || n > MAX_SHARES {
         return Err(SplitError::Threshold { k, n });
     }
-    // For each byte the coefficients of x^1 … x^(k-1), uniform, zero included: a rule that the highest is not
-    // zero would tell one holder less than all which secrets are impossible (RUSTSEC-2024-0398 is its cousin).
+    // For each byte the coefficients of x^1 … x^(k-1), uniform over the whole field. Excluding zero, as older
+    // libraries did (RUSTSEC-2024-0398), would tell k − 1 holders which bytes the secret does not have.
     let degree = usize::from(k - 1);
     let mut coefficients = Secret::new(vec![0_u8; 32 * degree]);
     rng.fill(coefficients.expose_mut());
@@ -171,7 +171,6 @@ fn evaluate(secret: u8, coefficients: &[u8], x: u8) -> u8 {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::random::{SeededRng, secret_key};

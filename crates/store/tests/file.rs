@@ -1,5 +1,5 @@
 //! The file backend against the conformance suite, and what it refuses to open.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use bulla_core::record::{Batch, Read, SealedValue, StoreKey, Table};
 use bulla_store::{FORMAT_VERSION, Kind, OnFatal, OpenError, Store, conformance};

@@ -1,7 +1,7 @@
 //! Alarms: one record for each party that is told, in the order of time.
 
 use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
-use crate::operation::{Context, Fault, Operation, Outcome, Raised, Reply, Replay, Step, parse_record};
+use crate::operation::{Context, Fault, Operation, Outcome, Raised, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::{Rng, draw};
 use bulla_wire::api::{Alarm, AlarmKind, Alarms};
 use bulla_wire::dsse::Envelope;
@@ -76,7 +76,8 @@ impl Operation for List {
         let after = self.after.clone().or_else(|| if self.all { None } else { seen_cursor.clone() });
         let query = scan(&actor.principal, after, self.limit);
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
-        let alarms = page.iter().map(|record| parse_record("alarm", &record.bytes)).collect::<Result<Vec<Alarm>, _>>()?;
+        let alarms =
+            page.iter().map(|record| parse_record("alarm", &record.bytes)).collect::<Result<Vec<Alarm>, _>>()?;
         let last = page.last().map(|record| record.cursor.clone());
         let next = if more { last.as_ref().map(Cursor::to_text) } else { None };
         let mut writes = Writes::default();

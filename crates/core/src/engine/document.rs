@@ -32,12 +32,18 @@ impl Operation for Put {
         let mut view = before.clone();
         if let Err(reason) = view.push(&self.envelope, &self.known) {
             let refusal = Refusal::new(Code::BadStatement, format!("the document does not hold: {reason}"));
-            return Ok(Outcome::refuse(refusal.field("envelope").hint("make it from the newest document, signed by k admins")));
+            return Ok(Outcome::refuse(
+                refusal.field("envelope").hint("make it from the newest document, signed by k admins"),
+            ));
         }
         let (old, new) = (before.newest().body(), view.newest().body());
-        let seal_same = old.admins == new.admins && old.mode == new.mode && old.k == new.k && old.ingress == new.ingress;
+        let seal_same =
+            old.admins == new.admins && old.mode == new.mode && old.k == new.k && old.ingress == new.ingress;
         if !seal_same {
-            let refusal = Refusal::new(Code::BadStatement, "admins, mode, k and ingress change by a rekey of the seal, not by a document alone");
+            let refusal = Refusal::new(
+                Code::BadStatement,
+                "admins, mode, k and ingress change by a rekey of the seal, not by a document alone",
+            );
             return Ok(Outcome::refuse(refusal.field("envelope")));
         }
         let mut writes = Writes::default();

@@ -21,7 +21,9 @@ pub enum What {
 
 impl What {
     fn from_u8(number: u8) -> Option<Self> {
-        [Self::WrapExpiry, Self::SlotLapse, Self::Upload, Self::Tombstone].into_iter().find(|what| *what as u8 == number)
+        [Self::WrapExpiry, Self::SlotLapse, Self::Upload, Self::Tombstone]
+            .into_iter()
+            .find(|what| *what as u8 == number)
     }
 }
 

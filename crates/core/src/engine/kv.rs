@@ -146,4 +146,3 @@ impl Operation for List {
         Ok(Outcome::read(Reply::json(&KvNames { names, next })))
     }
 }
-

@@ -31,7 +31,9 @@ fn answer(name: &Name, text: &str) -> Policy {
 }
 
 fn refused(error: &PolicyError) -> Refusal {
-    Refusal::new(Code::BadPolicy, error.to_string()).field("text").hint("`bulla policy check` tries a question against the stored set")
+    Refusal::new(Code::BadPolicy, error.to_string())
+        .field("text")
+        .hint("`bulla policy check` tries a question against the stored set")
 }
 
 fn changed(writes: Writes, reply: Reply, change: Change, replay: Replay) -> Box<Outcome> {
@@ -39,7 +41,9 @@ fn changed(writes: Writes, reply: Reply, change: Change, replay: Replay) -> Box<
 }
 
 fn unknown(name: &Name) -> Step {
-    Outcome::refuse(Refusal::new(Code::NotFound, format!("no policy is called {name}")).hint("`bulla policy list` shows all"))
+    Outcome::refuse(
+        Refusal::new(Code::NotFound, format!("no policy is called {name}")).hint("`bulla policy list` shows all"),
+    )
 }
 
 /// `GET /v1/policy`.
@@ -166,8 +170,8 @@ pub struct Recover {
 impl Operation for Recover {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
         let directory = context.directory;
-        let digest = Digest::new(sha256(&[self.policies.as_bytes()]));
-        if let Err(reason) = verify_policy_recovery(directory.view(), &self.approval, digest, context.now.unix_ms) {
+        let bytes = self.policies.as_bytes();
+        if let Err(reason) = verify_policy_recovery(directory.view(), &self.approval, bytes, context.now.unix_ms) {
             let refusal = Refusal::new(Code::BadStatement, format!("the approval does not hold: {reason}"));
             return Ok(Outcome::refuse(refusal.field("approval")));
         }
@@ -175,7 +179,8 @@ impl Operation for Recover {
             Ok(texts) => texts,
             Err(refusal) => return Ok(Outcome::refuse(*refusal)),
         };
-        let keys: Vec<RecordKey> = directory.policies().texts().map(|(name, _)| key(name)).chain(texts.keys().map(key)).collect();
+        let keys: Vec<RecordKey> =
+            directory.policies().texts().map(|(name, _)| key(name)).chain(texts.keys().map(key)).collect();
         if keys.iter().any(|key| records.get(key).is_none()) {
             return Ok(Step::need(keys));
         }

@@ -136,7 +136,9 @@ fn extend_chain(stored: Option<&StoredPrincipal>, envelope: &Envelope) -> Result
         newest = Some(Record::open(envelope, newest.as_ref()).map_err(|e| e.to_string())?);
     }
     match newest {
-        Some(newest) if newest.digest() == bulla_crypto::evidence::payload_digest(envelope) => Ok((newest.clone(), Some(newest))),
+        Some(newest) if newest.digest() == bulla_crypto::evidence::payload_digest(envelope) => {
+            Ok((newest.clone(), Some(newest)))
+        }
         newest => Ok((Record::open(envelope, newest.as_ref()).map_err(|e| e.to_string())?, newest)),
     }
 }
@@ -149,8 +151,11 @@ impl Operation for Put {
         let (record, newest) = match extend_chain(stored.as_ref(), &self.record) {
             Ok(chain) => chain,
             Err(reason) if stored.is_some() => {
-                let refusal = Refusal::new(Code::Exists, format!("{} has another key: {reason}", self.name)).field("record");
-                return Ok(Outcome::refuse(refusal.hint("a new key needs a record of the next version, signed by the current key too")));
+                let refusal =
+                    Refusal::new(Code::Exists, format!("{} has another key: {reason}", self.name)).field("record");
+                return Ok(Outcome::refuse(
+                    refusal.hint("a new key needs a record of the next version, signed by the current key too"),
+                ));
             }
             Err(reason) => return Ok(bad("record", reason)),
         };
@@ -166,7 +171,9 @@ impl Operation for Put {
             && standing.digest() != record.digest()
         {
             let refusal = Refusal::new(Code::Exists, format!("{} stands in the cluster document", self.name));
-            return Ok(Outcome::refuse(refusal.field("name").hint("an admin's or enroller's key changes by a new document")));
+            return Ok(Outcome::refuse(
+                refusal.field("name").hint("an admin's or enroller's key changes by a new document"),
+            ));
         }
         let serial = stored.as_ref().map_or(0, |stored| stored.serial);
         let same = stored.as_ref().is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission));
@@ -175,7 +182,9 @@ impl Operation for Put {
         }
         if admission.serial <= serial {
             let refusal = Refusal::new(Code::VersionMismatch, format!("an admission with serial {serial} is stored"));
-            return Ok(Outcome::refuse(refusal.field("admission.serial").hint("sign a new admission; check the enroller's clock")));
+            return Ok(Outcome::refuse(
+                refusal.field("admission.serial").hint("sign a new admission; check the enroller's clock"),
+            ));
         }
         let holders = holder_keys(&record);
         if holders.iter().any(|key| records.get(key).is_none()) {
@@ -187,8 +196,11 @@ impl Operation for Put {
                 None => writes.create(holder, self.name.as_str().as_bytes().to_vec()),
                 Some(row) if row.bytes.expose() == self.name.as_str().as_bytes() => {}
                 Some(_) => {
-                    let refusal = Refusal::new(Code::RecipientTaken, "another principal holds a key or recipient of this record");
-                    return Ok(Outcome::refuse(refusal.field("record.keys").hint("each principal needs keys of its own: `bulla keygen`")));
+                    let refusal =
+                        Refusal::new(Code::RecipientTaken, "another principal holds a key or recipient of this record");
+                    return Ok(Outcome::refuse(
+                        refusal.field("record.keys").hint("each principal needs keys of its own: `bulla keygen`"),
+                    ));
                 }
             }
         }

@@ -48,17 +48,25 @@ impl Stream {
         Ok(())
     }
 
-    /// Appends the opened `chunk` to `out`, which should have room for the whole of it, so that no copy
-    /// of plaintext is left behind by growing. After an error `out` is as it was before.
-    pub(super) fn open(&mut self, chunk: &[u8], last: bool, out: &mut Vec<u8>) -> Result<(), OpenError> {
+    /// Appends the opened `chunk` to `out`, and says whether it was the last. `out` should have room for the
+    /// whole of it, so that no copy of plaintext is left behind by growing; after an error it is as before.
+    ///
+    /// A short chunk can only be the last. Of a full one only the tag says what it is.
+    pub(super) fn open(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<bool, OpenError> {
+        if chunk.len() == SEALED_CHUNK_BYTES {
+            if self.open_as(chunk, false, out).is_ok() {
+                return Ok(false);
+            }
+            // The counter goes with the chunk, not with the attempt.
+            self.done = self.done.wrapping_sub(1);
+        } else if chunk.len() > SEALED_CHUNK_BYTES || chunk.len() == TAG_BYTES && self.done > 0 {
+            return Err(OpenError::Payload);
+        }
+        self.open_as(chunk, true, out).map(|()| true)
+    }
+
+    fn open_as(&mut self, chunk: &[u8], last: bool, out: &mut Vec<u8>) -> Result<(), OpenError> {
         let nonce = self.next_nonce(last);
-        let first = self.done == 1;
-        if !last && chunk.len() != SEALED_CHUNK_BYTES || last && chunk.len() > SEALED_CHUNK_BYTES {
-            return Err(OpenError::Payload);
-        }
-        if last && chunk.len() <= TAG_BYTES && !first {
-            return Err(OpenError::Payload);
-        }
         let start = out.len();
         out.extend_from_slice(chunk);
         let place = out.get_mut(start..).ok_or(OpenError::Payload)?;

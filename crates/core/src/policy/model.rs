@@ -1,0 +1,191 @@
+//! The entity model: how a caller, an action and a resource look to Cedar (`spec/policy/schema.cedarschema`).
+//!
+//! A request brings only what it speaks about: the caller, its groups, the action and the resource with what
+//! lies above it. Nothing else can leak into a decision, and a decision costs the same in a cluster of any size.
+
+use super::Subject;
+use crate::action::{Action, Resource};
+use bulla_wire::id::{PrincipalId, WrapId};
+use bulla_wire::name::{Name, SecretPath};
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema, Validator,
+};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
+
+/// The schema, as it stands in the specification.
+const SCHEMA: &str = include_str!("../../../../spec/policy/schema.cedarschema");
+
+/// The kinds of [`Resource::kind`], and their Cedar types.
+const KINDS: [(&str, &str); 9] = [
+    ("cluster", "Bulla::Cluster"),
+    ("seal", "Bulla::Seal"),
+    ("principal", "Bulla::PrincipalRecord"),
+    ("policy", "Bulla::Policy"),
+    ("audit", "Bulla::Audit"),
+    ("alarm", "Bulla::Alarm"),
+    ("self", "Bulla::Self"),
+    ("wrap", "Bulla::Wrap"),
+    ("kv", "Bulla::Kv"),
+];
+
+/// Schema and type names, parsed once.
+pub(super) struct Language {
+    validator: Validator,
+    principal: EntityTypeName,
+    group: EntityTypeName,
+    action: EntityTypeName,
+    kinds: BTreeMap<&'static str, EntityTypeName>,
+}
+
+static LANGUAGE: LazyLock<Result<Language, String>> = LazyLock::new(Language::read);
+
+impl Language {
+    /// The language of policies; an error means that this build carries a broken schema.
+    pub(super) fn shared() -> Result<&'static Self, String> {
+        LANGUAGE.as_ref().map_err(Clone::clone)
+    }
+
+    fn read() -> Result<Self, String> {
+        let type_name = |text: &str| text.parse::<EntityTypeName>().map_err(|error| error.to_string());
+        let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| error.to_string())?;
+        if let Some(warning) = { warnings }.next() {
+            return Err(warning.to_string());
+        }
+        Ok(Self {
+            validator: Validator::new(schema),
+            principal: type_name("Bulla::Principal")?,
+            group: type_name("Bulla::Group")?,
+            action: type_name("Bulla::Action")?,
+            kinds: KINDS.into_iter().map(|(kind, text)| Ok((kind, type_name(text)?))).collect::<Result<_, String>>()?,
+        })
+    }
+
+    pub(super) fn validator(&self) -> &Validator {
+        &self.validator
+    }
+
+    /// What an id of this type must look like, unless `uid` has a spelling that a request can have. A misspelt id
+    /// in a `forbid` would be a rule that never holds.
+    pub(super) fn misspelt(&self, uid: &EntityUid) -> Option<&'static str> {
+        let id = uid.id().unescaped();
+        let type_name = uid.type_name().to_string();
+        let (good, expected) = match type_name.as_str() {
+            "Bulla::Principal" => (
+                id.parse::<PrincipalId>().is_ok(),
+                "a principal id (\"sha256:\" and 43 characters); to name a person, compare principal.name",
+            ),
+            "Bulla::Group" => (id.parse::<Name>().is_ok(), "a group's name"),
+            "Bulla::PrincipalRecord" => {
+                (id.is_empty() || id.parse::<Name>().is_ok(), "a principal's name, or \"\" for all")
+            }
+            "Bulla::Policy" => (id.is_empty() || id.parse::<Name>().is_ok(), "a policy's name, or \"\" for all"),
+            "Bulla::Wrap" => (id.is_empty() || id.parse::<WrapId>().is_ok(), "a wrap's id, or \"\" for all"),
+            "Bulla::Kv" => (
+                id.is_empty() || id.parse::<SecretPath>().is_ok(),
+                "a path without a slash at its ends, such as \"app/db\", or \"\" for all",
+            ),
+            "Bulla::Cluster" | "Bulla::Seal" | "Bulla::Audit" | "Bulla::Alarm" | "Bulla::Self" => {
+                (id.is_empty(), "\"\", since there is only one")
+            }
+            // The validator knows every action by name, and refuses unknown types.
+            _ => (true, ""),
+        };
+        (!good).then_some(expected)
+    }
+
+    /// The request and its entities; an error if the action is never done to such a resource.
+    pub(super) fn question(
+        &self,
+        subject: &Subject,
+        action: Action,
+        resource: &Resource,
+    ) -> Result<(Request, Entities), String> {
+        let misfit = |error: String| format!("{action} on {resource}: {error}");
+        let principal = uid(&self.principal, &subject.id.to_string());
+        let groups: HashSet<_> = subject.groups.iter().map(|group| uid(&self.group, group.as_str())).collect();
+        let verb = uid(&self.action, action.as_str());
+        let verbs = uid(&self.action, action.group());
+        let kind = self.kinds.get(resource.kind()).ok_or_else(|| misfit("no such kind".to_owned()))?;
+        let target = uid(kind, &resource.id());
+        let request =
+            Request::new(principal.clone(), verb.clone(), target, Context::empty(), Some(self.validator.schema()))
+                .map_err(|_| format!("{action} is never done to {resource}"))?;
+
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let caller = Entity::new_with_tags(
+            principal,
+            [("name".to_owned(), text(subject.name.as_str()))],
+            groups.iter().cloned(),
+            subject.attributes.iter().map(|(key, value)| (key.clone(), text(value))),
+        )
+        .map_err(|error| misfit(error.to_string()))?;
+        let entities = groups
+            .into_iter()
+            .map(Entity::with_uid)
+            .chain([caller, Entity::new_no_attrs(verb, HashSet::from([verbs.clone()])), Entity::with_uid(verbs)])
+            .chain(lineage(kind, resource));
+        let entities = Entities::from_entities(entities, None).map_err(|error| misfit(error.to_string()))?;
+        Ok((request, entities))
+    }
+}
+
+/// The resource and what lies above it, each in the next.
+fn lineage(kind: &EntityTypeName, resource: &Resource) -> Vec<Entity> {
+    let id = resource.id();
+    let mut ids: Vec<&str> = Vec::new();
+    if !id.is_empty() {
+        ids.push(&id);
+    }
+    if let Resource::Kv(path) = resource {
+        ids.extend(path.ancestors());
+    }
+    ids.push("");
+    let above = ids.iter().skip(1).map(Some).chain([None]);
+    ids.iter()
+        .zip(above)
+        .map(|(id, above)| {
+            Entity::new_no_attrs(uid(kind, id), above.map(|above| uid(kind, above)).into_iter().collect())
+        })
+        .collect()
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The slice that a request brings conforms to the schema, and every action of the schema is one of ours.
+    #[test]
+    #[expect(clippy::unwrap_used, reason = "a test")]
+    fn schema_and_code_speak_of_the_same_things() {
+        let language = Language::shared().unwrap();
+        let schema = language.validator().schema();
+        let subject = Subject {
+            id: PrincipalId::new([1; 32]),
+            name: "alice".parse().unwrap(),
+            groups: vec!["ops".parse().unwrap(), "ops".parse().unwrap()],
+            attributes: BTreeMap::from([("team".to_owned(), "red \"one\"".to_owned())]),
+        };
+        let mut fitting: Vec<String> = Vec::new();
+        for action in Action::ALL {
+            for resource in ["cluster", "seal", "principal/bob", "policy", "audit", "alarm", "self", "wrap", "kv/a/b/c"]
+            {
+                if let Ok((_, entities)) = language.question(&subject, *action, &resource.parse().unwrap()) {
+                    Entities::from_entities(entities.iter().cloned(), Some(schema)).unwrap();
+                    fitting.push(action.to_string());
+                }
+            }
+        }
+        let asked: Vec<_> = Action::ALL.iter().filter(|action| action.asks_policy()).map(ToString::to_string).collect();
+        assert_eq!(fitting, asked, "each action that asks fits exactly one kind of resource");
+        let groups: HashSet<_> = Action::ALL.iter().map(|action| action.group()).collect();
+        for action in schema.actions() {
+            let id = action.id().unescaped().to_owned();
+            assert!(groups.contains(id.as_str()) || asked.contains(&id), "{id}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What is refused as policy text, and how the refusal reads.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use bulla_core::policy::{
+    Fault, MAX_NESTING, MAX_POLICIES, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_TEXT_BYTES, PolicyError, PolicySet,
+    Refusal, first_texts,
+};
+use bulla_wire::name::Name;
+use std::collections::BTreeMap;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn parse(text: &str) -> Result<PolicySet, PolicyError> {
+    PolicySet::parse(&BTreeMap::from([(name("team"), text.to_owned())]))
+}
+
+fn refusal(text: &str) -> Refusal {
+    match parse(text) {
+        Err(PolicyError::Refused(refusal)) => *refusal,
+        other => panic!("{text:.200}: {other:?}"),
+    }
+}
+
+/// A statement with `condition` in its `when`.
+fn when(condition: &str) -> String {
+    format!("permit (principal, action, resource) when {{ {condition} }};")
+}
+
+/// Text, kind of fault, line, column, and a part of what is said.
+const REFUSED: &[(&str, Fault, usize, usize, &str)] = &[
+    ("", Fault::Empty, 1, 1, "there is no statement in it; write one, or delete the policy"),
+    ("// nothing\n", Fault::Empty, 1, 1, "there is no statement"),
+    ("permit (principal, action, resource)", Fault::Syntax, 1, 37, "unexpected end of input"),
+    ("\n  allow (principal, action, resource);", Fault::Syntax, 2, 3, "invalid policy effect: allow"),
+    ("permit (principal, action);", Fault::Syntax, 1, 26, "missing the `resource` variable"),
+    (
+        "forbid (principal, action, resource);\npermit (principal == ?principal, action, resource);",
+        Fault::Template,
+        2,
+        1,
+        "templates are not supported; write the principal or resource in place of ?principal",
+    ),
+    ("permit (principal == User::\"bob\", action, resource);", Fault::Schema, 1, 22, "entity type `User`"),
+    ("permit (principal is Person, action, resource);", Fault::Schema, 1, 22, "unrecognized entity type"),
+    (
+        "permit (principal, action == Bulla::Action::\"kv.read\", resource);",
+        Fault::Schema,
+        1,
+        30,
+        "column 30: unrecognized action `Bulla::Action::\"kv.read\"`; spec/policy.md lists",
+    ),
+    (
+        "permit (principal, action, resource)\nwhen { principal.role == \"dba\" };",
+        Fault::Schema,
+        2,
+        8,
+        "attribute `role` on entity type `Bulla::Principal` not found",
+    ),
+    (
+        "permit (principal, action, resource)\nwhen { principal.getTag(\"team\") == \"red\" };",
+        Fault::Schema,
+        2,
+        8,
+        "principal.hasTag(\"team\")",
+    ),
+    ("permit (principal, action, resource) when { principal.name == 1 };", Fault::Schema, 1, 45, "not compatible"),
+    ("permit (principal, action, resource) when { principal.name };", Fault::Schema, 1, 45, "unexpected type"),
+    ("permit (principal, action, resource) when { context.ip == \"::1\" };", Fault::Schema, 1, 1, "only \"principal\""),
+    ("permit (principal, action, resource) when { resource has owner };", Fault::Schema, 1, 1, "only \"principal\""),
+    (
+        "permit (principal, action, resource) when {\n  \
+         Bulla::Principal::\"sha256:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE\".name == principal.name };",
+        Fault::Schema,
+        1,
+        1,
+        "only \"principal\" itself has attributes",
+    ),
+    (
+        "permit (principal == Bulla::Principal::\"bob\", action, resource);",
+        Fault::Id,
+        1,
+        22,
+        "to name a person, compare principal.name",
+    ),
+    (
+        "forbid (\n  principal,\n  action,\n  resource in Bulla::Kv::\"/app\"\n);",
+        Fault::Id,
+        4,
+        15,
+        "Bulla::Kv::\"/app\" can be in no request; expected a path without a slash at its ends",
+    ),
+    ("forbid (principal, action, resource in Bulla::Kv::\"app/\");", Fault::Id, 1, 40, "without a slash at its ends"),
+    ("forbid (principal, action, resource in Bulla::Kv::\"app/*\");", Fault::Id, 1, 40, "can be in no request"),
+    ("forbid (principal in Bulla::Group::\"the ops\", action, resource);", Fault::Id, 1, 22, "a group's name"),
+    ("forbid (principal, action, resource == Bulla::Seal::\"seal\");", Fault::Id, 1, 40, "there is only one"),
+    ("forbid (principal, action, resource == Bulla::Wrap::\"1\");", Fault::Id, 1, 40, "a wrap's id"),
+    (
+        "permit (principal, action == Bulla::Action::\"kv.get\", resource == Bulla::Seal::\"\");",
+        Fault::Never,
+        1,
+        1,
+        "would never apply",
+    ),
+    (
+        "permit (principal, action, resource);\n\nforbid (principal, action, resource)\nwhen { resource is Bulla::Group };",
+        Fault::Never,
+        3,
+        1,
+        "would never apply",
+    ),
+    (
+        "permit (principal, action, resource) when { principal.name == \"bob\u{202e}\" };",
+        Fault::Misleading,
+        1,
+        63,
+        "string `\"bob\\u{202e}\"` contains BIDI control characters; write it in plain ASCII",
+    ),
+];
+
+#[test]
+fn refused_texts() {
+    for (text, fault, line, column, message) in REFUSED {
+        let refusal = refusal(text);
+        let shown = refusal.to_string();
+        assert_eq!((refusal.fault, refusal.line, refusal.column), (*fault, *line, *column), "{text}\n{shown}");
+        assert!(shown.contains(message), "{text}\n{shown}");
+        assert!(shown.starts_with(&format!("policy team, line {line}, column {column}: ")), "{shown}");
+        assert!(!refusal.hint.is_empty());
+    }
+}
+
+#[test]
+fn limits() {
+    let statement = "permit (principal, action, resource);\n";
+    let too_long = format!("{}{statement}", " ".repeat(MAX_TEXT_BYTES));
+    assert_eq!(refusal(&too_long).fault, Fault::Limit);
+    assert!(parse(&statement.repeat(MAX_STATEMENTS)).is_ok());
+    let refused = refusal(&statement.repeat(MAX_STATEMENTS + 1));
+    assert_eq!((refused.fault, refused.line), (Fault::Limit, MAX_STATEMENTS + 1));
+
+    let thousand = statement.repeat(MAX_STATEMENTS);
+    let mut texts: BTreeMap<Name, String> = (0..10).map(|n| (name(&format!("p{n}")), thousand.clone())).collect();
+    let full = PolicySet::parse(&texts).unwrap();
+    assert_eq!(full.with(&name("more"), statement).unwrap_err(), PolicyError::TooManyStatements(10_001));
+    texts.insert(name("more"), statement.to_owned());
+    assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyStatements(10_001));
+
+    let texts: BTreeMap<Name, String> = (0..=MAX_POLICIES).map(|n| (name(&format!("p{n}")), String::new())).collect();
+    assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyPolicies(MAX_POLICIES + 1));
+}
+
+/// On a thread with the stack of a server's worker (2 MiB), the deepest texts that the limits let through are
+/// parsed, and deeper ones are refused before Cedar's unbounded recursion sees them.
+#[test]
+fn depth_never_ends_the_process() {
+    let nested = |n: usize, open: &str, close: &str| when(&format!("{}true{}", open.repeat(n), close.repeat(n)));
+    let chained = |n: usize, operator: &str, item: &str| when(&vec![item; n].join(operator));
+    // `when {` and the statement's own bracket are open or closed around these.
+    let deepest = MAX_NESTING - 1;
+    let longest = (MAX_STATEMENT_TOKENS - 13) / 2;
+    let good = [
+        nested(deepest, "(", ")"),
+        nested(deepest, "if true then ", " else false"),
+        nested(deepest / 2, "if (", ") then true else false"),
+        chained(longest, " || ", "true"),
+        chained(longest, " && ", "true"),
+    ];
+    let bad = [
+        nested(MAX_NESTING, "(", ")"),
+        nested(20_000, "(", ")"),
+        nested(20_000, "[", "]"),
+        nested(3_000, "if true then ", " else false"),
+        chained(longest + 10, " || ", "true"),
+        chained(10_000, "||", "true"),
+        chained(10_000, "\r||", "true").replacen("when", "when //", 1),
+        when(&format!("principal{}", ".name".repeat(10_000))),
+        format!("permit (principal, action, resource) // \r {};", "(".repeat(20_000)),
+    ];
+    let check = move || {
+        for text in good {
+            assert!(parse(&text).is_ok(), "{text:.100}: {:?}", parse(&text));
+        }
+        for text in bad {
+            assert_eq!(refusal(&text).fault, Fault::Limit, "{text:.100}");
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_set_is_changed_one_policy_at_a_time() {
+    let first = PolicySet::first().unwrap();
+    let more = first.with(&name("open"), "permit (principal, action, resource);").unwrap();
+    let names: Vec<_> = more.texts().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["first", "open"]);
+    assert!(
+        matches!(more.with(&name("open"), "permit"), Err(PolicyError::Refused(refusal)) if refusal.policy == name("open"))
+    );
+    let again = more.without(&name("open")).unwrap();
+    let texts: BTreeMap<Name, String> = again.texts().map(|(name, text)| (name.clone(), text.to_owned())).collect();
+    assert_eq!(texts, first_texts());
+    assert_eq!(PolicySet::parse(&BTreeMap::new()).unwrap().texts().count(), 0);
+}
