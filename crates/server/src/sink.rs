@@ -319,6 +319,7 @@ impl Sink {
         for line in missing {
             self.note(line.recovered().into()).await.map_err(LogError::Blocked)?;
         }
+        self.flush().await.map_err(LogError::Blocked)?;
         Ok(count)
     }
 
