@@ -200,7 +200,6 @@ impl<'de> Deserialize<'de> for Key {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use bulla_crypto::random::SeededRng;

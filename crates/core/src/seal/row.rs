@@ -90,7 +90,6 @@ pub(super) fn fresh_revision(rng: &mut dyn Rng) -> Revision {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use bulla_crypto::random::SeededRng;

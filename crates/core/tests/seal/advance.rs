@@ -217,8 +217,7 @@ fn the_newest_document_says_who_gets_the_shares() {
     let (index, key) = world.fetch(&session, 2).unwrap();
     let message = world.context(&session, index).give_plaintext(session.id(), &key);
     let file = World::to_session(&session, message.expose());
-    let give =
-        bulla_core::seal::Give { admin: world.admins[2].id(), index, file: &file, approval: None };
+    let give = bulla_core::seal::Give { admin: world.admins[2].id(), index, file: &file, approval: None };
     session.give(&give, &world.view).unwrap();
     let opened = open(&session.root_key().unwrap().unwrap(), session.stored()).unwrap();
 

@@ -71,7 +71,9 @@ fn nobody_counts_twice() {
 fn records_must_hold_and_the_signer_must_be_among_them() {
     let (three, ..) = admins(3, IdentityKind::Hybrid);
     let mut body = init_body(&three, SealMode::Quorum, 2, MinKem::Hybrid);
-    assert!(refusal(&init_body(&three[..2], SealMode::Any, 1, MinKem::Hybrid), &three[2]).contains("not signed by one"));
+    assert!(
+        refusal(&init_body(&three[..2], SealMode::Any, 1, MinKem::Hybrid), &three[2]).contains("not signed by one")
+    );
     body.admins[1].signatures[0].bytes[0] ^= 1;
     assert!(refusal(&body, &three[0]).starts_with("record 1: "));
 }

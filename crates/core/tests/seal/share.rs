@@ -2,8 +2,7 @@
 
 use crate::world::{NOW_MS, World, subsets};
 use bulla_core::seal::{
-    FILE_BYTES_MAX, Give, GiveOutcome, SESSION_MS, SESSIONS_MAX, Session, SessionError, Sessions, ShareFault, open,
-    row,
+    FILE_BYTES_MAX, Give, GiveOutcome, SESSION_MS, SESSIONS_MAX, Session, SessionError, Sessions, ShareFault, open, row,
 };
 use bulla_crypto::kdf;
 use bulla_crypto::random::secret_key;

@@ -194,8 +194,7 @@ fn write_vectors() {
 }
 
 fn epoch(mut world: World, admins: &[usize]) -> Value {
-    let names =
-        ["seal/config", "seal/keyring", "head", "seal/share/0", "seal/share/1", "seal/share/2"].into_iter();
+    let names = ["seal/config", "seal/keyring", "head", "seal/share/0", "seal/share/1", "seal/share/2"].into_iter();
     let rows: serde_json::Map<_, _> = names
         .filter(|name| world.store.has_plain(name))
         .map(|name| (name.to_owned(), base64url(world.store.plain(name).as_bytes()).into()))

@@ -1,9 +1,7 @@
 //! A cluster in a map, and admins with keys in memory.
 
 use bulla_core::head::AuditPosition;
-use bulla_core::record::{
-    Answer, Batch, Page, Precondition, Read, SealedValue, Sequence, Snapshot, StoreKey, Table,
-};
+use bulla_core::record::{Answer, Batch, Page, Precondition, Read, SealedValue, Sequence, Snapshot, StoreKey, Table};
 use bulla_core::seal::{
     Accounted, Advance, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Initialised, Keyring, Opened,
     RootKey, SealError, Session, SessionError, StoredSeal, advance, init, lost_commits, open,
@@ -95,9 +93,8 @@ impl Map {
             .map(|read| match read {
                 Read::Get(table, key) => Answer::Value(self.0.get(&(*table, key.clone())).cloned()),
                 Read::Scan { table, prefix, .. } => {
-                    let inside = |((t, k), _): &((Table, StoreKey), SealedValue)| {
-                        t == table && k.as_bytes().starts_with(prefix)
-                    };
+                    let inside =
+                        |((t, k), _): &((Table, StoreKey), SealedValue)| t == table && k.as_bytes().starts_with(prefix);
                     let rows = self.0.iter().map(|(key, value)| (key.clone(), value.clone())).filter(inside);
                     let entries = rows.map(|((_, key), value)| (key, value)).collect();
                     Answer::Page(Page { entries, more: false })
@@ -136,7 +133,12 @@ pub fn init_body(admins: &[Admin], mode: SealMode, k: u8, min_kem: MinKem) -> In
     Init { name: "test".parse().unwrap(), admins, mode, k, min_kem }
 }
 
-pub fn try_init(body: &Init, signer: &Identity, node: &SigningKey, rng: &mut SeededRng) -> Result<Initialised, InitError> {
+pub fn try_init(
+    body: &Init,
+    signer: &Identity,
+    node: &SigningKey,
+    rng: &mut SeededRng,
+) -> Result<Initialised, InitError> {
     let signer = signer.signing_key().public_key().key_id();
     init(&InitRequest { init: body, signer, node: node.public_key(), audit: AUDIT, now_ms: NOW_MS }, rng)
 }
@@ -176,8 +178,8 @@ impl World {
     pub fn fetch(&self, session: &Session, admin: usize) -> Result<(u8, SecretKey), String> {
         let admin = &self.admins[admin];
         let encrypted = session.key_for(&admin.id()).map_err(|error| error.to_string())?;
-        let plaintext = open_in_memory(&admin.identity, &encrypted.file.0, MESSAGE_BYTES)
-            .map_err(|error| error.to_string())?;
+        let plaintext =
+            open_in_memory(&admin.identity, &encrypted.file.0, MESSAGE_BYTES).map_err(|error| error.to_string())?;
         let context = self.context(session, encrypted.index);
         let key = context.check_key_plaintext(plaintext.expose()).map_err(|error| error.to_string())?;
         Ok((encrypted.index, key))
