@@ -5,8 +5,8 @@ use bulla_core::operation::Refusal;
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
 use bulla_wire::signature::{
-    AGE_MEDIA_TYPE, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts, SIGNATURE_HEADER,
-    SIGNATURE_INPUT_HEADER, STATE_HEADER,
+    AGE_MEDIA_TYPE, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts,
+    SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER,
 };
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -124,5 +124,6 @@ pub fn sign(node: &Node, phase: &Phase, answered: &Answered<'_>, answer: Answer)
 /// What stands in an answer for a fault of ours: nothing but where to look.
 pub fn internal(detail: &dyn std::fmt::Display, id: &str) -> Refusal {
     tracing::error!(%detail, request = id, "internal fault");
-    Refusal::new(Code::Internal, "the server failed; its log says why").hint(format!("look for {id} in the server's log"))
+    Refusal::new(Code::Internal, "the server failed; its log says why")
+        .hint(format!("look for {id} in the server's log"))
 }

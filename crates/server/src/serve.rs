@@ -11,10 +11,10 @@ use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::Resource;
 use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as RefusedLine};
+use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
 use bulla_core::engine::{alarm, wrap};
 use bulla_core::operation::{Content, Context, Fault, Operation, Raised, Refusal, Reply};
-use bulla_core::barrier::{RecordKey, Records, Writes};
 use bulla_core::policy::Denied;
 use bulla_core::seen::in_window;
 use bulla_crypto::digest::sha256;
@@ -30,6 +30,25 @@ use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::wrap::Parcel;
 use serde_json::value::RawValue;
 use std::sync::Arc;
+
+/// Lines after `after` that the filter takes, read from the files.
+fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize) -> std::io::Result<AuditPage> {
+    let mut page = AuditPage { lines: vec![], next: None };
+    let mut last = after;
+    crate::sink::lines(path, after, |found| {
+        if !filter.matches(&found.line) {
+            return true;
+        }
+        if page.lines.len() >= limit {
+            page.next = Some(last.to_string());
+            return false;
+        }
+        last = found.line.n;
+        page.lines.push(String::from_utf8_lossy(&found.bytes).into_owned());
+        true
+    })?;
+    Ok(page)
+}
 
 /// Most recipients of a secret reply.
 const REPLY_RECIPIENTS_MAX: usize = 4;
@@ -122,10 +141,13 @@ impl Request<'_> {
         let opened = match envelope::open(&decrypters, body, bulla_wire::json::MAX_JSON_BYTES).await {
             Ok(opened) => opened,
             Err(envelope::OpenError::NoMatch) => {
-                let refusal = Refusal::new(Code::IngressChanged, "the body is not encrypted to the ingress key of today");
+                let refusal =
+                    Refusal::new(Code::IngressChanged, "the body is not encrypted to the ingress key of today");
                 return Err(refusal.field("body").hint("read the newest cluster document and encrypt again"));
             }
-            Err(error) => return Err(Refusal::new(Code::Malformed, format!("the body is no age file: {error}")).field("body")),
+            Err(error) => {
+                return Err(Refusal::new(Code::Malformed, format!("the body is no age file: {error}")).field("body"));
+            }
         };
         let line = &self.verified.line;
         let expected = ingress_line(
@@ -137,7 +159,9 @@ impl Request<'_> {
             &self.verified.parameters.nonce,
         );
         after_ingress_line(opened.plaintext.expose(), &expected).map(<[u8]>::to_vec).map_err(|error| {
-            Refusal::new(Code::Malformed, error.to_string()).field("body").hint("encrypt the body anew for each request")
+            Refusal::new(Code::Malformed, error.to_string())
+                .field("body")
+                .hint("encrypt the body anew for each request")
         })
     }
 
@@ -159,7 +183,10 @@ impl Request<'_> {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
             if !in_window(self.unsealed.head.mark(), nonce.minute(), now_ms) {
-                let refusal = Refusal::new(Code::NonceExpired, "the nonce's minute is over: what came of its first attempt is unknown");
+                let refusal = Refusal::new(
+                    Code::NonceExpired,
+                    "the nonce's minute is over: what came of its first attempt is unknown",
+                );
                 let refusal = refusal.field("nonce").hint("read the state, then ask again with a new nonce");
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
@@ -182,8 +209,7 @@ impl Request<'_> {
         };
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized);
         let sealing = matches!(action, bulla_core::action::Action::SealSeal);
-        let reserved =
-            if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
+        let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
         let logged = match reserved {
             Ok(accepted) => event.accepted(accepted),
             Err(blocked) => return audit_blocked(&blocked),
@@ -207,7 +233,8 @@ impl Request<'_> {
         let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied);
         let id = line.id().to_string();
         let message = format!("{} may not {} on {}", denied.subject.name, denied.action, denied.resource);
-        let refusal = Refusal::new(Code::Denied, message).hint("`bulla policy check` tells why; an admin can change policy");
+        let refusal =
+            Refusal::new(Code::Denied, message).hint("`bulla policy check` tells why; an admin can change policy");
         if let Some((key, request)) = once {
             lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
         }
@@ -277,8 +304,14 @@ impl Request<'_> {
     }
 
     /// Stores a wrap; a large ciphertext goes in pieces first.
-    async fn create_wrap(&self, draft: &wrap::Draft, file: &[u8], once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
-        let refused = |refusal| Driven { result: Err(refusal), read: None, committed: None, receipts: vec![], repeated: false };
+    async fn create_wrap(
+        &self,
+        draft: &wrap::Draft,
+        file: &[u8],
+        once: Option<&Once<'_>>,
+    ) -> Result<Driven, DriveError> {
+        let refused =
+            |refusal| Driven { result: Err(refusal), read: None, committed: None, receipts: vec![], repeated: false };
         if file.len() <= CHUNK_BYTES {
             return match wrap::Create::new(draft.clone(), Content::Inline(file.to_vec())) {
                 Ok(create) => self.drive(&create, once).await,
@@ -297,21 +330,11 @@ impl Request<'_> {
             return Ok(Driven { result: answer, read: None, committed: None, receipts: vec![], repeated: false });
         }
         self.unsealed.write(machine, &upload.begin()).await?;
-        // Three chunks and their overhead stay below the store's batch of 1 MiB.
-        for (batch, chunks) in file.chunks(CHUNK_BYTES.saturating_mul(3)).enumerate() {
-            let mut writes = Writes::default();
-            for (index, chunk) in chunks.chunks(CHUNK_BYTES).enumerate() {
-                let index = u32::try_from(batch.saturating_mul(3).saturating_add(index)).unwrap_or(u32::MAX);
-                writes.put(upload.chunk(index), chunk.to_vec());
-            }
-            self.unsealed.write(machine, &writes).await?;
+        // An upload that is not published goes with the sweep, once its deadline is over.
+        for (index, chunk) in (0u32..).zip(file.chunks(CHUNK_BYTES)) {
+            self.unsealed.write(machine, &upload.write(index, chunk.to_vec())).await?;
         }
-        let driven = self.drive(&create, once).await;
-        let published = matches!(&driven, Ok(driven) if driven.committed.is_some() && driven.result.is_ok());
-        if !published && !matches!(&driven, Err(DriveError::Unknown(_))) {
-            self.abandon(&upload).await?;
-        }
-        driven
+        self.drive(&create, once).await
     }
 
     /// What can be said of a wrap before its pieces are written.
@@ -325,18 +348,6 @@ impl Request<'_> {
             wrap::Early::Answer(answer) => Ok(Some(answer)),
             wrap::Early::Wanted => Ok(None),
         }
-    }
-
-    async fn abandon(&self, upload: &Upload) -> Result<(), DriveError> {
-        match self.unsealed.write(self.node.machine(), &upload.abandon()).await {
-            // The marker is gone: somebody published it, or the sweep was here.
-            Err(DriveError::Busy) => return Ok(()),
-            other => other?,
-        };
-        let mut writes = Writes::default();
-        upload.delete_chunks(&mut writes);
-        self.unsealed.write(self.node.machine(), &writes).await?;
-        Ok(())
     }
 
     async fn read_audit(&self, query: &AuditQuery) -> Result<Reply, Refusal> {
@@ -354,9 +365,14 @@ impl Request<'_> {
             };
             filter = filter.principal(principal.subject.id);
         }
-        let page = self.node.parts.sink.page(filter, query.after, query.limit).await;
-        let (lines, next) = page.map_err(|e| Refusal::new(Code::NotFound, e.to_string()).hint("read the log where it is written"))?;
-        Ok(Reply::json(&AuditPage { lines, next: next.map(|n| n.to_string()) }))
+        let Some(path) = self.node.parts.audit_path.clone() else {
+            let refusal = Refusal::new(Code::NotFound, "the audit log goes to standard output");
+            return Err(refusal.hint("read it where that goes"));
+        };
+        let (after, limit) = (query.after.unwrap_or_default(), query.limit);
+        let read = tokio::task::spawn_blocking(move || audit_page(&path, &filter, after, limit)).await;
+        let page = read.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
+        Ok(Reply::json(&page))
     }
 
     fn seal_status(&self) -> Seal {
@@ -378,7 +394,13 @@ impl Request<'_> {
         }
     }
 
-    async fn conclude(&self, driven: Driven, once: Option<(Digest, Digest)>, kind: ReplyKind, id: &str) -> (Answer, Outcome) {
+    async fn conclude(
+        &self,
+        driven: Driven,
+        once: Option<(Digest, Digest)>,
+        kind: ReplyKind,
+        id: &str,
+    ) -> (Answer, Outcome) {
         let Driven { result, read, committed, receipts, repeated: _ } = driven;
         let sequence = committed.or(read).map(|sequence| sequence.0);
         let quote = committed.map(|sequence| Quote {
@@ -426,7 +448,13 @@ impl Request<'_> {
         }
     }
 
-    async fn claim_reply(&self, claim: String, receipt: Envelope, content: Content, id: &str) -> Result<Answer, Refusal> {
+    async fn claim_reply(
+        &self,
+        claim: String,
+        receipt: Envelope,
+        content: Content,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
         let file = match content {
             Content::Inline(bytes) => bytes,
             Content::Chunked(upload) => match self.unsealed.fetch(self.node.machine(), &upload).await {

@@ -13,11 +13,11 @@ use bulla_core::record::{
     Answer, BATCH_BYTES_MAX, Batch, Page, Precondition, READS_MAX, Read, SealedValue, Snapshot, StoreKey,
 };
 use bulla_crypto::digest::sha256;
+use bulla_crypto::evidence::PrincipalKey;
 use bulla_crypto::evidence::{
     ClusterView, Record, Standing, VerifiedReceipt, check_receipt_chain, genesis_payload, payload_digest,
     record_payload, sign_in_memory, verify_receipt,
 };
-use bulla_crypto::evidence::PrincipalKey;
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::{Rng, SeededRng, draw, secret_key};
 use bulla_crypto::sign::SigningKey;
@@ -335,8 +335,7 @@ impl World {
 
     /// All receipts of a slot, verified.
     pub fn receipts(&self, wrap: &WrapId, index: u16) -> Vec<VerifiedReceipt> {
-        let query =
-            Query::Scan { kind: Kind::Receipt, dir: wrap.as_bytes().to_vec(), after: None, limit: 1000 };
+        let query = Query::Scan { kind: Kind::Receipt, dir: wrap.as_bytes().to_vec(), after: None, limit: 1000 };
         let records = self.read(std::slice::from_ref(&query));
         let page = records.page(&query).unwrap().0;
         let of_slot = page.iter().filter(|record| record.cursor.as_bytes()[..2] == index.to_be_bytes());

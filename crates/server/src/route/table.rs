@@ -80,6 +80,9 @@ pub const ROUTES: &[Route] = &[
     get("/v1/alarms", Endpoint::AlarmRead, "Give the caller's alarms.")
         .policy(Action::AlarmRead)
         .query(&["after", "limit", "all"]),
+    post("/v1/alarms:seen", Endpoint::AlarmSeen, "Mark the caller's alarms as seen up to one of them.")
+        .policy(Action::AlarmRead)
+        .body(JSON),
     // Wraps.
     post("/v1/wrap", Endpoint::WrapCreate, "Create a wrap.").policy(Action::WrapCreate).body(PARCEL),
     get("/v1/wrap", Endpoint::WrapList, "List the caller's own wraps, sent and received.")
