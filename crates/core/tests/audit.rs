@@ -323,7 +323,13 @@ fn removed_added_and_moved_lines_are_seen() {
     change(&|files| drop(files[0].pop()), &[Class::MissingLines]);
     change(&|files| drop(files[1].pop()), &[Class::Cut]);
     change(&|files| drop(files.pop()), &[Class::Cut]);
-    change(&|files| files[1].push(files[0][3].clone()), &[Class::Repeated, Class::ClockWentBack, Class::Repeated]);
+    change(
+        &|files| {
+            let copy = files[0][3].clone();
+            files[1].push(copy);
+        },
+        &[Class::Repeated, Class::ClockWentBack, Class::Repeated],
+    );
     change(&|files| files[0].swap(3, 4), &[Class::MissingLines, Class::Repeated, Class::ClockWentBack, Class::MissingLines]);
     change(&|files| files[0][3] = b"{}".to_vec(), &[Class::Malformed]);
     change(&|files| files[1].push(vec![b'x'; LINE_BYTES_MAX + 1]), &[Class::Malformed]);

@@ -250,6 +250,25 @@ pub async fn give(node: &Arc<Node>, id: &str, give: &Give<'_>) -> Result<ShareGi
     }
 }
 
+/// Takes the admins' consent to lost commits, and unseals with the shares that were given.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub async fn consent(node: &Arc<Node>, envelope: &Envelope) -> Result<ShareGiven, CeremonyError> {
+    let _guard = node.ceremony.lock().await;
+    let sealed = sealed(node)?;
+    if lock(&node.lost).is_none() {
+        return Err(CeremonyError::NothingLost);
+    }
+    let (root, progress, approvals) = {
+        let sessions = lock(&node.sessions);
+        let session = sessions.newest(node.now_ms()).ok_or(SessionError::Unknown)?;
+        (session.root_key().ok_or(SessionError::Unknown)??, session.progress(), session.approvals())
+    };
+    unseal(node, &sealed, &root, &approvals, Some(envelope)).await?;
+    Ok(ShareGiven { state: SealState::Unsealed, progress, consent_needed: None })
+}
+
 /// Opens the seal and advances the epoch. The caller holds the ceremony.
 async fn unseal(
     node: &Arc<Node>,
