@@ -271,8 +271,7 @@ impl Chain {
             body: &'a Body,
         }
         let n = self.n.saturating_add(1);
-        let bytes =
-            bulla_wire::json::to_vec(&Borrowed { v: LINE_VERSION, n, prev: self.hash, at_ms: now_ms, body });
+        let bytes = bulla_wire::json::to_vec(&Borrowed { v: LINE_VERSION, n, prev: self.hash, at_ms: now_ms, body });
         *self = Self { n, hash: Some(line_hash(&bytes)), at_ms: now_ms };
         out.extend_from_slice(&bytes);
         out.push(b'\n');
