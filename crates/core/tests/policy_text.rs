@@ -196,9 +196,7 @@ fn a_set_is_changed_one_policy_at_a_time() {
     let more = first.with(&name("open"), "permit (principal, action, resource);").unwrap();
     let names: Vec<_> = more.texts().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["first", "open"]);
-    assert!(
-        matches!(more.with(&name("open"), "permit"), Err(PolicyError::Refused(refusal)) if refusal.policy == name("open"))
-    );
+    assert!(matches!(more.with(&name("open"), "permit"), Err(PolicyError::Refused(refusal)) if refusal.policy == name("open")));
     let again = more.without(&name("open")).unwrap();
     let texts: BTreeMap<Name, String> = again.texts().map(|(name, text)| (name.clone(), text.to_owned())).collect();
     assert_eq!(texts, first_texts());

@@ -1,5 +1,5 @@
 //! The audit log on real files: crashes, alterations, full and broken disks, slow readers.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{

@@ -76,9 +76,7 @@ impl Language {
                 "a principal id (\"sha256:\" and 43 characters); to name a person, compare principal.name",
             ),
             "Bulla::Group" => (id.parse::<Name>().is_ok(), "a group's name"),
-            "Bulla::PrincipalRecord" => {
-                (id.is_empty() || id.parse::<Name>().is_ok(), "a principal's name, or \"\" for all")
-            }
+            "Bulla::PrincipalRecord" => (id.is_empty() || id.parse::<Name>().is_ok(), "a principal's name, or \"\" for all"),
             "Bulla::Policy" => (id.is_empty() || id.parse::<Name>().is_ok(), "a policy's name, or \"\" for all"),
             "Bulla::Wrap" => (id.is_empty() || id.parse::<WrapId>().is_ok(), "a wrap's id, or \"\" for all"),
             "Bulla::Kv" => (
@@ -144,9 +142,7 @@ fn lineage(kind: &EntityTypeName, resource: &Resource) -> Vec<Entity> {
     let above = ids.iter().skip(1).map(Some).chain([None]);
     ids.iter()
         .zip(above)
-        .map(|(id, above)| {
-            Entity::new_no_attrs(uid(kind, id), above.map(|above| uid(kind, above)).into_iter().collect())
-        })
+        .map(|(id, above)| Entity::new_no_attrs(uid(kind, id), above.map(|above| uid(kind, above)).into_iter().collect()))
         .collect()
 }
 
@@ -172,8 +168,7 @@ mod tests {
         };
         let mut fitting: Vec<String> = Vec::new();
         for action in Action::ALL {
-            for resource in ["cluster", "seal", "principal/bob", "policy", "audit", "alarm", "self", "wrap", "kv/a/b/c"]
-            {
+            for resource in ["cluster", "seal", "principal/bob", "policy", "audit", "alarm", "self", "wrap", "kv/a/b/c"] {
                 if let Ok((_, entities)) = language.question(&subject, *action, &resource.parse().unwrap()) {
                     Entities::from_entities(entities.iter().cloned(), Some(schema)).unwrap();
                     fitting.push(action.to_string());
