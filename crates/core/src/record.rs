@@ -42,7 +42,7 @@ pub const READS_MAX: usize = 1024;
 /// Name of the head row in [`Table::Plain`].
 pub const HEAD_KEY: &[u8] = b"head";
 
-/// First byte of the head row.
+/// First byte of the head row, as of every row in [`Table::Plain`].
 pub const HEAD_TAG: u8 = 0x02;
 
 /// Shortest head row, in bytes: tag (1), term (4), revision (8), sequence (8).
@@ -124,7 +124,8 @@ impl SealedValue {
         Revision(self.number_at(5).unwrap_or_default())
     }
 
-    /// The sequence number from bytes 13..21, if these bytes have the shape of a head row.
+    /// The sequence number from bytes 13..21, if these bytes have the shape of a head row. Other plain rows
+    /// can have it too; only under the key of the head does the number mean something.
     pub fn head_sequence(&self) -> Option<Sequence> {
         (self.0.first() == Some(&HEAD_TAG)).then(|| self.number_at(13))?.map(Sequence)
     }
@@ -320,7 +321,8 @@ pub trait HeadSource: Send + Sync {
     /// The next sequence number and the head row that holds it. A store calls this once for each
     /// transaction, not for each batch, when everything else in it is settled, and writes the row in
     /// that transaction. The number must be above that of every call before. A transaction can still
-    /// fail afterwards, so numbers may be skipped.
+    /// fail afterwards, so numbers may be skipped. The store waits for the answer and holds its locks, so
+    /// this must be quick and must not ask the store.
     fn advance(&self) -> (Sequence, SealedValue);
 }
 
@@ -377,7 +379,6 @@ impl fmt::Display for RecordError {
 impl std::error::Error for RecordError {}
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

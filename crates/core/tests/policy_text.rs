@@ -64,7 +64,7 @@ const REFUSED: &[(&str, Fault, usize, usize, &str)] = &[
         Fault::Schema,
         2,
         8,
-        "principal.hasTag(\"team\")",
+        "`.hasTag(\"team\") && ..`",
     ),
     ("permit (principal, action, resource) when { principal.name == 1 };", Fault::Schema, 1, 45, "not compatible"),
     ("permit (principal, action, resource) when { principal.name };", Fault::Schema, 1, 45, "unexpected type"),
@@ -196,7 +196,9 @@ fn a_set_is_changed_one_policy_at_a_time() {
     let more = first.with(&name("open"), "permit (principal, action, resource);").unwrap();
     let names: Vec<_> = more.texts().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["first", "open"]);
-    assert!(matches!(more.with(&name("open"), "permit"), Err(PolicyError::Refused(refusal)) if refusal.policy == name("open")));
+    assert!(
+        matches!(more.with(&name("open"), "permit"), Err(PolicyError::Refused(refusal)) if refusal.policy == name("open"))
+    );
     let again = more.without(&name("open")).unwrap();
     let texts: BTreeMap<Name, String> = again.texts().map(|(name, text)| (name.clone(), text.to_owned())).collect();
     assert_eq!(texts, first_texts());

@@ -35,7 +35,7 @@ pub fn equal(a: &[u8], b: &[u8]) -> bool {
 pub fn framed(fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(fields.iter().map(|field| field.len().saturating_add(4)).sum());
     for field in fields {
-        // A field of 4 GiB does not occur; were there one, its length would saturate and the bytes still differ.
+        // A field of 4 GiB cannot occur: every input of this program is bounded far below that.
         bytes.extend(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
         bytes.extend(*field);
     }

@@ -7,9 +7,22 @@
 
 use std::pin::Pin;
 
+mod bech32;
 pub mod digest;
+pub mod dsse;
+pub mod envelope;
+pub mod evidence;
+pub mod identity;
+pub mod kdf;
+pub mod kem;
+pub mod message;
+pub mod openssh;
 pub mod random;
+pub mod recipient;
+pub mod sealed;
 pub mod secret;
+pub mod shamir;
+pub mod share;
 pub mod sign;
 
 /// A boxed future, as the object-safe asynchronous traits of this crate return it: a signature or a

@@ -70,7 +70,6 @@ impl<T: Zeroize> Drop for Secret<T> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! - The algorithm comes from the key, never from a message.
 //! - A public key has one spelling, its canonical DER `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7); anything
-//!   that does not re-encode to the same bytes is refused, so a key has one [`KeyId`].
+//!   that does not re-encode to the same bytes is refused, so a key has one [`KeyId`](bulla_wire::id::KeyId).
 //! - A signature has one form: Ed25519 as RFC 8032 §5.1.6 writes it, ECDSA as r ‖ s of fixed length (RFC 9421
 //!   §3.3.4, §3.3.5), RSA-PSS with a 64-byte salt (§3.3.1). DER-encoded ECDSA is refused by its length.
 //! - Ed25519 is strict: a public key of small order would verify forged messages, so it is refused when
@@ -14,7 +14,7 @@
 mod public;
 mod software;
 
-pub use public::{Algorithm, PublicKey, PublicKeyError, RsaMinimum, VerifyError, verify_dummy};
+pub use public::{Algorithm, MAX_SPKI_BYTES, PublicKey, PublicKeyError, RsaMinimum, VerifyError, verify_dummy};
 pub use software::{SigningKey, SigningKeyError};
 
 use crate::BoxFuture;
@@ -68,5 +68,4 @@ impl Error for SignError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests;

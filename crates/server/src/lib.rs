@@ -1,3 +1,7 @@
-//! The shell that performs what `bulla-core` decided.
+//! The shell around `bulla-core`: sockets, files and time, and nothing that decides.
 
-pub mod sink;
+pub mod config;
+pub mod listen;
+pub mod metrics;
+pub mod route;
+pub mod tls;

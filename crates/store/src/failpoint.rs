@@ -1,8 +1,8 @@
 //! Points at which a test can kill the process.
 //!
 //! With the cargo feature `failpoints`, `BULLA_FAILPOINT=name` aborts the process when it first reaches
-//! that point, and `name:n` at the n-th time. Without the feature every call is empty and no name remains
-//! in the program.
+//! that point, and `name:n` at the n-th time. Without the feature every call is empty, and an optimised build
+//! holds no name of a point.
 
 /// Names of the points in this crate.
 pub const POINTS: &[&str] = &[GATHER, JUDGED, COMMIT_BEFORE, COMMIT_AFTER];

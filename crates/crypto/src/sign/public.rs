@@ -14,8 +14,11 @@ use std::fmt;
 use std::hint::black_box;
 use std::sync::LazyLock;
 
-/// The longest SPKI looked at: RSA with 8192 bits, the largest key the library verifies, has 1062 bytes.
-pub const SPKI_MAX_LEN: usize = 1062;
+/// The largest modulus that the library verifies with, 8192 bits.
+const MAX_MODULUS_BYTES: usize = 1024;
+
+/// The longest SPKI looked at: RSA with 8192 bits and the exponent 65537.
+pub const MAX_SPKI_BYTES: usize = 1062;
 
 /// What stands before the key bits of each kind. Both Ed25519 and EC keys have a fixed length, so the whole
 /// front is constant; that makes the comparison a strict DER parser.
@@ -166,7 +169,7 @@ impl PublicKey {
     /// # Errors
     /// Whatever makes the key unusable; see [`PublicKeyError`].
     pub fn from_spki(spki: &[u8], rsa_minimum: RsaMinimum) -> Result<Self, PublicKeyError> {
-        if spki.len() > SPKI_MAX_LEN {
+        if spki.len() > MAX_SPKI_BYTES {
             return Err(if rsa_algorithm(spki) { PublicKeyError::RsaTooLong } else { PublicKeyError::Malformed });
         }
         let algorithm = if let Some(key) = spki.strip_prefix(&ED25519_FRONT) {
@@ -221,6 +224,9 @@ impl PublicKey {
     /// # Errors
     /// As [`PublicKey::from_spki`].
     pub fn from_rsa(modulus: &[u8], exponent: &[u8], rsa_minimum: RsaMinimum) -> Result<Self, PublicKeyError> {
+        if modulus.len() > MAX_MODULUS_BYTES {
+            return Err(PublicKeyError::RsaTooLong);
+        }
         let key = RsaPublicKeyComponents { n: modulus, e: exponent }
             .to_parsed_public_key(&RSA_PSS_2048_8192_SHA512)
             .map_err(|_| PublicKeyError::Malformed)?;
@@ -329,5 +335,5 @@ fn check_rsa(spki: &[u8], minimum: RsaMinimum) -> Result<(), PublicKeyError> {
     if bits < minimum.bits() {
         return Err(PublicKeyError::RsaTooShort { bits, minimum: minimum.bits() });
     }
-    if bits > 8192 { Err(PublicKeyError::RsaTooLong) } else { Ok(()) }
+    if bits > 8 * MAX_MODULUS_BYTES { Err(PublicKeyError::RsaTooLong) } else { Ok(()) }
 }

@@ -45,7 +45,7 @@ const QUEUE_COMMITS: usize = 256;
 
 /// Most reads answered on the caller's own thread. A read of one key takes a few microseconds, less than
 /// handing it to another thread.
-const INLINE_READS: usize = 32;
+const INLINE_READS: usize = 16;
 
 /// What to do when the storage fails, given a line that says what happened. Tests observe it; a server
 /// aborts.
@@ -169,3 +169,6 @@ impl FileStore {
         self.shared.counters.snapshot()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! The engines: a closed set, one module each. No registry, no plug-ins, no mount table.
+
+pub mod alarm;
+pub mod chunk;
+pub mod document;
+pub mod due;
+pub mod kv;
+pub mod policy;
+pub mod principal;
+pub mod wrap;

@@ -1,0 +1,108 @@
+//! Alarms: one record for each party that is told, in the order of time.
+
+use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
+use crate::operation::{Context, Fault, Operation, Outcome, Raised, Replay, Reply, Step, parse_record};
+use bulla_crypto::random::{Rng, draw};
+use bulla_wire::api::{Alarm, AlarmKind, Alarms, Done};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::id::{PrincipalId, WrapId};
+
+/// Writes an alarm for everyone who is told, and says so.
+pub fn raise(
+    writes: &mut Writes,
+    context: &Context<'_>,
+    rng: &mut dyn Rng,
+    kind: AlarmKind,
+    about: About<'_>,
+    mut told: Vec<PrincipalId>,
+) -> Raised {
+    // A writer may be its own recipient; nobody is told twice.
+    told.sort_unstable();
+    told.dedup();
+    let random: [u8; 8] = draw(rng);
+    let child = [&context.now.unix_ms.to_be_bytes()[..], &random].concat();
+    let alarm = Alarm {
+        id: Cursor::after_clear(child.clone()).to_text(),
+        kind,
+        at_ms: context.now.unix_ms,
+        wrap: about.wrap,
+        actor: context.actor.cloned(),
+        receipt: about.receipt.cloned(),
+        message: about.message.to_owned(),
+    };
+    let bytes = bulla_wire::json::to_vec(&alarm);
+    for principal in &told {
+        writes.put(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child.clone()), bytes.clone());
+    }
+    Raised { alarm, told }
+}
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct About<'a> {
+    /// The wrap.
+    pub wrap: Option<WrapId>,
+    /// The receipt that proves it.
+    pub receipt: Option<&'a Envelope>,
+    /// What happened, for people.
+    pub message: &'a str,
+}
+
+/// The key of a principal's cursor.
+pub fn cursor_key(principal: &PrincipalId) -> RecordKey {
+    RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "alarms")
+}
+
+/// A page of one principal's alarms after a cursor.
+pub fn scan(principal: &PrincipalId, after: Option<Cursor>, limit: usize) -> Query {
+    Query::Scan { kind: Kind::Alarm, dir: principal.as_bytes().to_vec(), after, limit }
+}
+
+/// `GET /v1/alarms`: the caller's own. Without `after` it begins behind those that it marked as seen.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// Where to go on.
+    pub after: Option<Cursor>,
+    /// Page size.
+    pub limit: usize,
+    /// Begin with the oldest, seen or not.
+    pub all: bool,
+}
+
+impl Operation for List {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
+        let mut after = self.after.clone();
+        if after.is_none() && !self.all {
+            let cursor_key = cursor_key(&actor.principal);
+            let Some(seen) = records.get(&cursor_key) else { return Ok(Step::need([cursor_key])) };
+            after = seen.map(|record| Cursor::after_clear(record.bytes.expose().clone()));
+        }
+        let query = scan(&actor.principal, after, self.limit);
+        let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
+        let alarms =
+            page.iter().map(|record| parse_record("alarm", &record.bytes)).collect::<Result<Vec<Alarm>, _>>()?;
+        let next = if more { page.last().map(|record| record.cursor.to_text()) } else { None };
+        Ok(Outcome::read(Reply::json(&Alarms { alarms, next })))
+    }
+}
+
+/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The id of the last alarm seen.
+    pub up_to: Cursor,
+}
+
+impl Operation for Seen {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
+        let key = cursor_key(&actor.principal);
+        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
+        let mut writes = Writes::default();
+        if current.is_none_or(|record| record.bytes.expose().as_slice() < self.up_to.as_bytes()) {
+            writes.replace(key, current, self.up_to.as_bytes().to_vec());
+        }
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
+    }
+}

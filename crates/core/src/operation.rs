@@ -1,0 +1,253 @@
+//! The shape of every operation: a value that reads in rounds and then decides.
+//!
+//! The server drives it: it reads what [`Operation::step`] asks for, calls it again with more, at most
+//! [`MAX_ROUNDS`] times, seals and commits the outcome's writes with their preconditions, and on a
+//! conflict starts over with fresh records, at most [`MAX_ATTEMPTS`] times. So a step must depend on
+//! nothing but its arguments, and an outcome must be safe to throw away.
+
+use crate::barrier::{Query, RecordKey, Records, Writes};
+use crate::directory::{Change, Directory};
+use bulla_crypto::random::Rng;
+use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::sign::SigningKey;
+use bulla_wire::api::Alarm;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::evidence::Actor;
+use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
+use serde::Serialize;
+use std::fmt;
+
+/// Rounds of reading before a decision. The longest road (a wrap's head, slot, receipts, content) takes three.
+pub const MAX_ROUNDS: usize = 4;
+/// Attempts at a commit that others get ahead of, before the answer is `busy`.
+pub const MAX_ATTEMPTS: usize = 8;
+
+/// What time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Unix milliseconds.
+    pub unix_ms: u64,
+    /// Milliseconds that the cluster has been unsealed in its whole life.
+    pub active_ms: u64,
+}
+
+/// What an operation may know besides its own records.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// What time it is.
+    pub now: Now,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Epoch of the seal.
+    pub epoch: u64,
+    /// History of the store.
+    pub lineage: Lineage,
+    /// Number of the newest document.
+    pub doc: u32,
+    /// The node's key, for receipts.
+    pub node: &'a SigningKey,
+    /// Principals, policies and documents as they are now.
+    pub directory: &'a Directory,
+    /// Who asks; none where time does.
+    pub actor: Option<&'a Actor>,
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Context({}, epoch {}, {:?})", self.cluster, self.epoch, self.actor)
+    }
+}
+
+/// Something that can be asked for.
+pub trait Operation {
+    /// Decides, or says what must be read first.
+    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault>;
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub enum Step {
+    /// Read these and call again.
+    Need(Vec<Query>),
+    /// Decided.
+    Done(Box<Outcome>),
+}
+
+impl Step {
+    /// Asks for single records.
+    pub fn need(keys: impl IntoIterator<Item = RecordKey>) -> Self {
+        Self::Need(keys.into_iter().map(Query::Get).collect())
+    }
+}
+
+/// A decision: what to write, and what to say once it is written.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What to write; nothing for a read.
+    pub writes: Writes,
+    /// What to say. A refusal may have writes: a second claim leaves a receipt.
+    pub result: Result<Reply, Refusal>,
+    /// How a repeated request finds the outcome again.
+    pub replay: Replay,
+    /// Digests of receipts that this made, for the audit line.
+    pub receipts: Vec<Digest>,
+    /// Alarms that this raised, with those who are told. Their records are among the writes.
+    pub alarms: Vec<Raised>,
+    /// What changes in the directory once it is written.
+    pub change: Option<Change>,
+}
+
+impl Outcome {
+    /// An answer that wrote nothing.
+    pub fn read(reply: Reply) -> Step {
+        Self::done(Writes::default(), Ok(reply), Replay::Again)
+    }
+    /// A refusal that wrote nothing.
+    pub fn refuse(refusal: Refusal) -> Step {
+        Self::done(Writes::default(), Err(refusal), Replay::Again)
+    }
+    /// An answer after writing.
+    pub fn wrote(writes: Writes, reply: Reply, replay: Replay) -> Step {
+        Self::done(writes, Ok(reply), replay)
+    }
+    fn done(writes: Writes, result: Result<Reply, Refusal>, replay: Replay) -> Step {
+        Step::Done(Box::new(Self { writes, result, replay, receipts: vec![], alarms: vec![], change: None }))
+    }
+}
+
+/// How a request with a used nonce and the same digest is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// The operation is run again without effect: it finds what it did in the state.
+    Again,
+    /// The reply is kept beside the nonce, as the state cannot tell it again. JSON replies only.
+    Kept,
+}
+
+/// What to say.
+pub enum Reply {
+    /// A JSON document, status 200.
+    Json(Vec<u8>),
+    /// A JSON document that only the reader may see.
+    Secret(SecretBytes),
+    /// A parcel for a claim: encrypted to it, and to nobody else.
+    Claim {
+        /// The claim's recipient.
+        claim: String,
+        /// The opened or redelivered receipt.
+        receipt: Envelope,
+        /// The wrap's ciphertext.
+        content: Content,
+    },
+}
+
+impl Reply {
+    /// A JSON reply.
+    pub fn json<T: Serialize>(value: &T) -> Self {
+        Self::Json(bulla_wire::json::to_vec(value))
+    }
+    /// A secret JSON reply.
+    pub fn secret<T: Serialize>(value: &T) -> Self {
+        Self::Secret(SecretBytes::new(bulla_wire::json::to_vec(value)))
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(bytes) => write!(f, "Json({} bytes)", bytes.len()),
+            Self::Secret(bytes) => write!(f, "Secret({} bytes)", bytes.expose().len()),
+            Self::Claim { receipt, content, .. } => {
+                write!(f, "Claim({} bytes of receipt, {content:?})", receipt.payload.len())
+            }
+        }
+    }
+}
+
+/// Bytes that may be large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// In one record.
+    Inline(Vec<u8>),
+    /// In chunks of [`crate::engine::chunk::CHUNK_BYTES`], written before.
+    Chunked(crate::engine::chunk::Upload),
+}
+
+/// A refusal, in public words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind.
+    pub code: Code,
+    /// What was wrong.
+    pub message: String,
+    /// The offending field.
+    pub field: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Proof of what happened before.
+    pub receipt: Option<Envelope>,
+}
+
+impl Refusal {
+    /// A refusal with a message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None, hint: None, receipt: None }
+    }
+    /// Names the offending field.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+    /// Says what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+    /// Adds proof.
+    #[must_use]
+    pub fn receipt(mut self, receipt: Envelope) -> Self {
+        self.receipt = Some(receipt);
+        self
+    }
+}
+
+/// An alarm and those who are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raised {
+    /// The alarm.
+    pub alarm: Alarm,
+    /// Who is told.
+    pub told: Vec<PrincipalId>,
+}
+
+/// A fault that is nobody's input: the log gets the reason, the caller only an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A record opened, so we wrote it, yet it does not parse.
+    Record {
+        /// What it should have been.
+        kind: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// A key of ours does not work.
+    Key(&'static str),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record { kind, reason } => write!(f, "a {kind} record does not parse: {reason}"),
+            Self::Key(which) => write!(f, "the {which} does not work"),
+        }
+    }
+}
+impl std::error::Error for Fault {}
+
+/// Parses a record of ours.
+pub fn parse_record<T: serde::de::DeserializeOwned>(kind: &'static str, bytes: &SecretBytes) -> Result<T, Fault> {
+    serde_json::from_slice(bytes.expose()).map_err(|e| Fault::Record { kind, reason: e.to_string() })
+}

@@ -1,0 +1,146 @@
+//! What enrollers and admins sign besides documents: admissions, approvals, consents, policy recoveries.
+
+use super::{ClusterView, EvidenceError, Record, parse, payload_digest, rule};
+use crate::digest::sha256;
+use crate::dsse;
+use bulla_wire::challenge::FUTURE_SKEW_MS;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::{
+    ADMISSION_TYPE, Admission, CONSENT_TYPE, Consent, GENESIS_TYPE, GenesisApproval, MAX_GROUPS, POLICY_RECOVERY_TYPE,
+    PolicyRecovery, Scope,
+};
+use bulla_wire::id::{Digest, KeyId, PrincipalId};
+use bulla_wire::json::{StrictMap, V1};
+use bulla_wire::name::Name;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// How long k admins' signatures over a policy set may be used, in milliseconds: ten minutes, so that an old
+/// recovery cannot be played again later.
+pub const POLICY_RECOVERY_LIFETIME_MS: u64 = 600_000;
+
+/// An admission that holds by the newest document known here.
+#[derive(Debug, Clone)]
+pub struct VerifiedAdmission {
+    /// The envelope as it came.
+    pub envelope: Envelope,
+    /// SHA-256 of its payload.
+    pub digest: Digest,
+    /// What it says.
+    pub admission: Admission,
+    /// Who signed it.
+    pub enroller: PrincipalId,
+    /// With which key.
+    pub key: KeyId,
+}
+
+/// Verifies that an enroller of the newest document binds `record` to its name.
+///
+/// # Errors
+/// See [`EvidenceError`]; [`EvidenceError::DocumentAhead`] asks for newer documents first.
+pub fn verify_admission(
+    view: &ClusterView,
+    envelope: &Envelope,
+    record: &Record,
+) -> Result<VerifiedAdmission, EvidenceError> {
+    let admission: Admission = parse(envelope)?;
+    let Admission { v: V1, scope, principal, name, version, record_sha256, groups, attributes, serial: _, doc } =
+        &admission;
+    rule(view.holds_in(scope), "scope", "must be this cluster or its admins")?;
+    rule(*principal == record.principal(), "principal", "must be the record's")?;
+    rule(name == record.name(), "name", "must be the record's")?;
+    rule(*version == record.version(), "version", "must be the record's")?;
+    rule(*record_sha256 == record.digest(), "record_sha256", "must be the record's digest")?;
+    rule(groups.len() <= MAX_GROUPS, "groups", "must be at most 32")?;
+    rule(groups.iter().collect::<HashSet<_>>().len() == groups.len(), "groups", "must not stand there twice")?;
+    rule(attributes.0.len() <= MAX_GROUPS, "attributes", "must be at most 32")?;
+    let newest = view.newest();
+    // Under the scope of the admins the number is that of another cluster's document.
+    if matches!(scope, Scope::Cluster(_)) && *doc > newest.number() {
+        return Err(EvidenceError::DocumentAhead { quoted: *doc });
+    }
+    rule(envelope.signatures.len() == 1, "signatures", "must be one")?;
+    let keys: Vec<_> = newest.enrollers().flat_map(Record::public_keys).collect();
+    let verified = dsse::verify(envelope, ADMISSION_TYPE, &keys)?;
+    let signer = verified.signers().first().and_then(|key| Some((newest.enroller_by_key(key)?.principal(), *key)));
+    let (enroller, key) = signer.ok_or(EvidenceError::Signature(dsse::DsseError::NoKnownKey))?;
+    Ok(VerifiedAdmission { envelope: envelope.clone(), digest: payload_digest(envelope), admission, enroller, key })
+}
+
+/// What an enroller says about a principal besides its record.
+#[derive(Debug, Clone, Default)]
+pub struct AdmissionDraft {
+    /// Groups of the principal, for policy.
+    pub groups: Vec<Name>,
+    /// Attributes of the principal, for policy.
+    pub attributes: BTreeMap<String, String>,
+    /// Unix milliseconds, or one above the enroller's last.
+    pub serial: u64,
+}
+
+impl AdmissionDraft {
+    /// The payload of an admission of `record` into the cluster of `view`, for [`super::sign`].
+    pub fn payload(self, view: &ClusterView, record: &Record) -> Admission {
+        let Self { groups, attributes, serial } = self;
+        Admission {
+            v: V1,
+            scope: Scope::Cluster(view.id()),
+            principal: record.principal(),
+            name: record.name().clone(),
+            version: record.version(),
+            record_sha256: record.digest(),
+            groups,
+            attributes: StrictMap(attributes),
+            serial,
+            doc: view.newest().number(),
+        }
+    }
+}
+
+/// Which admins of *genesis* approved it. Envelopes that do not verify are left out: anyone can add them to the
+/// list, so they must not spoil it.
+pub fn verify_approvals(view: &ClusterView, approvals: &[Envelope]) -> BTreeSet<PrincipalId> {
+    let approved = |envelope: &Envelope| -> Option<BTreeSet<PrincipalId>> {
+        let GenesisApproval { v: V1, cluster } = parse(envelope).ok()?;
+        (cluster == view.id()).then_some(())?;
+        view.genesis().signed_by_admins(envelope, GENESIS_TYPE).ok()
+    };
+    approvals.iter().filter_map(approved).flatten().collect()
+}
+
+/// Verifies k admins' consent to lost commits, by the newest document.
+///
+/// # Errors
+/// See [`EvidenceError`].
+pub fn verify_consent(view: &ClusterView, envelope: &Envelope) -> Result<Consent, EvidenceError> {
+    let consent: Consent = parse(envelope)?;
+    rule(consent.cluster == view.id(), "cluster", "must be this cluster")?;
+    enough(view, envelope, CONSENT_TYPE)?;
+    Ok(consent)
+}
+
+/// Verifies that k admins replace the whole policy set by `policies` (JSON bytes), and that they said so within
+/// the last ten minutes.
+///
+/// # Errors
+/// See [`EvidenceError`].
+pub fn verify_policy_recovery(
+    view: &ClusterView,
+    envelope: &Envelope,
+    policies: &[u8],
+    now_ms: u64,
+) -> Result<PolicyRecovery, EvidenceError> {
+    let recovery: PolicyRecovery = parse(envelope)?;
+    let PolicyRecovery { v: V1, cluster, policies_sha256, at_ms } = &recovery;
+    rule(*cluster == view.id(), "cluster", "must be this cluster")?;
+    rule(*policies_sha256.as_bytes() == sha256(&[policies]), "policies_sha256", "must be the new set's digest")?;
+    let fresh =
+        *at_ms <= now_ms.saturating_add(FUTURE_SKEW_MS) && now_ms.saturating_sub(*at_ms) <= POLICY_RECOVERY_LIFETIME_MS;
+    rule(fresh, "at_ms", "must be within the last ten minutes")?;
+    enough(view, envelope, POLICY_RECOVERY_TYPE)?;
+    Ok(recovery)
+}
+
+fn enough(view: &ClusterView, envelope: &Envelope, payload_type: &str) -> Result<(), EvidenceError> {
+    let (have, need) = (view.newest().signed_by_admins(envelope, payload_type)?.len(), view.newest().quorum());
+    if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(()) }
+}

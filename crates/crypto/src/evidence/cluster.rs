@@ -1,0 +1,220 @@
+//! The chain of documents from a pin on.
+
+use super::document::{DocumentDraft, VerifiedDocument};
+use super::{EvidenceError, Record, rule, verify_approvals};
+use crate::digest::sha256;
+use crate::sign::PublicKey;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::{Bytes, Document, NodeEntry, NodeState, Scope};
+use bulla_wire::id::{ClusterId, Digest, KeyId, PrincipalId};
+use bulla_wire::json::V1;
+use bulla_wire::name::Name;
+use std::collections::BTreeSet;
+
+/// The signing keys of a set of admins and how many of them decide: what a client pins that must trust
+/// *any* cluster of these admins, since a transient one has a new id at each start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminSet {
+    keys: BTreeSet<KeyId>,
+    k: u8,
+}
+
+impl AdminSet {
+    /// All signing keys of the admins, and k.
+    pub fn new(keys: impl IntoIterator<Item = KeyId>, k: u8) -> Self {
+        Self { keys: keys.into_iter().collect(), k }
+    }
+
+    /// The admins of a document.
+    pub fn of(document: &VerifiedDocument) -> Self {
+        Self::new(document.admins().flat_map(Record::public_keys).map(PublicKey::key_id), document.body().k)
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &BTreeSet<KeyId> {
+        &self.keys
+    }
+
+    /// How many decide.
+    pub fn k(&self) -> u8 {
+        self.k
+    }
+
+    /// H("admins:", each key id as text and "\n" in sorted order, k as decimal): what stands after `admins:`
+    /// in an admission's scope.
+    pub fn digest(&self) -> Digest {
+        let mut ids: Vec<_> = self.keys.iter().map(|key| format!("{key}\n")).collect();
+        ids.sort();
+        Digest::new(sha256(&[b"admins:", ids.concat().as_bytes(), self.k.to_string().as_bytes()]))
+    }
+}
+
+/// What is known of a cluster: its documents from genesis to the newest one seen, each verified.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    id: ClusterId,
+    genesis: VerifiedDocument,
+    later: Vec<VerifiedDocument>,
+}
+
+impl ClusterView {
+    /// Begins with a genesis that nobody pinned: at init, on the node itself, and where a person is about to
+    /// compare the id. `known` are records of versions above 1 that it may hold, usually none.
+    ///
+    /// # Errors
+    /// If genesis breaks a rule of `spec/evidence.md`.
+    pub fn unpinned(genesis: &Envelope, known: &[Record]) -> Result<Self, EvidenceError> {
+        let genesis = VerifiedDocument::genesis(genesis, known)?;
+        Ok(Self { id: ClusterId::new(*genesis.digest().as_bytes()), genesis, later: Vec::new() })
+    }
+
+    /// Begins with the genesis whose digest is the pinned cluster id.
+    ///
+    /// # Errors
+    /// [`EvidenceError::OtherPin`] if it is another; else as [`ClusterView::unpinned`].
+    pub fn pinned(cluster: ClusterId, genesis: &Envelope) -> Result<Self, EvidenceError> {
+        if super::payload_digest(genesis).as_bytes() != cluster.as_bytes() {
+            return Err(EvidenceError::OtherPin);
+        }
+        Self::unpinned(genesis, &[])
+    }
+
+    /// Begins with any genesis that names exactly the pinned admins and k, and that k of them approved.
+    ///
+    /// # Errors
+    /// [`EvidenceError::OtherPin`] if it names others; [`EvidenceError::TooFewAdmins`].
+    pub fn pinned_admins(admins: &AdminSet, genesis: &Envelope, approvals: &[Envelope]) -> Result<Self, EvidenceError> {
+        let view = Self::unpinned(genesis, &[])?;
+        if AdminSet::of(&view.genesis) != *admins {
+            return Err(EvidenceError::OtherPin);
+        }
+        let (have, need) = (verify_approvals(&view, approvals).len(), view.genesis.quorum());
+        if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(view) }
+    }
+
+    /// Verifies the next document and takes it. `known` are records from elsewhere, for enrollers who changed
+    /// their keys more than once since the document before.
+    ///
+    /// # Errors
+    /// If it breaks a rule or the admins of the document before did not sign it; the view stays as it was.
+    pub fn push(&mut self, document: &Envelope, known: &[Record]) -> Result<(), EvidenceError> {
+        let next = VerifiedDocument::next(document, self.id, self.newest(), known)?;
+        self.later.push(next);
+        Ok(())
+    }
+
+    /// The cluster's id.
+    pub fn id(&self) -> ClusterId {
+        self.id
+    }
+    /// Document 0.
+    pub fn genesis(&self) -> &VerifiedDocument {
+        &self.genesis
+    }
+    /// The newest document here. A server may know a newer one, and may hide it.
+    pub fn newest(&self) -> &VerifiedDocument {
+        self.later.last().unwrap_or(&self.genesis)
+    }
+    /// The document with this number.
+    pub fn document(&self, number: u32) -> Option<&VerifiedDocument> {
+        match number.checked_sub(1) {
+            None => Some(&self.genesis),
+            Some(place) => self.later.get(usize::try_from(place).ok()?),
+        }
+    }
+    /// All documents, genesis first.
+    pub fn documents(&self) -> impl DoubleEndedIterator<Item = &VerifiedDocument> {
+        std::iter::once(&self.genesis).chain(&self.later)
+    }
+
+    /// The key of a node that is active in the newest document: whose answers are believed.
+    pub fn active_node(&self, key: &KeyId) -> Option<&PublicKey> {
+        self.newest().node(key).filter(|node| node.state == NodeState::Active).map(|node| &node.key)
+    }
+
+    /// The record of an admin or enroller of the newest document, which needs no admission.
+    pub fn standing(&self, principal: &PrincipalId) -> Option<&Record> {
+        self.newest().record(principal)
+    }
+
+    /// The admin or enroller of the newest document with this name.
+    pub fn standing_by_name(&self, name: &Name) -> Option<&Record> {
+        self.newest().records().find(|record| record.name() == name)
+    }
+
+    /// Where an admission must hold: this cluster, or any cluster of the genesis' admins.
+    pub fn holds_in(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::Cluster(id) => *id == self.id,
+            Scope::Admins(digest) => *digest == AdminSet::of(&self.genesis).digest(),
+        }
+    }
+
+    /// The payload of the next document, to be signed by k admins of the newest one ([`super::sign`],
+    /// [`crate::dsse::add_signature`]) and pushed.
+    ///
+    /// # Errors
+    /// If the numbers are used up. All other rules are checked by [`ClusterView::push`].
+    pub fn next_document(&self, draft: &DocumentDraft) -> Result<Document, EvidenceError> {
+        let before = self.newest();
+        let number = before.number().checked_add(1);
+        rule(number.is_some(), "number", "must fit into 32 bits")?;
+        let DocumentDraft { records, admins, mode, k, enrollers, nodes, ingress, min_kem } = draft;
+        Ok(Document {
+            v: V1,
+            name: before.body().name.clone(),
+            cluster: Some(self.id),
+            number: number.unwrap_or_default(),
+            prev: Some(before.digest()),
+            random: before.body().random.clone(),
+            records: records.iter().map(|record| record.envelope().clone()).collect(),
+            admins: admins.clone(),
+            mode: *mode,
+            k: *k,
+            enrollers: enrollers.clone(),
+            nodes: nodes
+                .iter()
+                .map(|node| NodeEntry {
+                    spki: Bytes(node.key.spki().to_vec()),
+                    state: node.state,
+                    since_ms: node.since_ms,
+                })
+                .collect(),
+            ingress: ingress.to_string(),
+            min_kem: *min_kem,
+        })
+    }
+}
+
+/// The payload of a genesis document: the founders are admins and enrollers, the one node is active.
+/// [`super::sign_in_memory`] without keys makes its envelope.
+#[expect(clippy::too_many_arguments, reason = "each is a field of the document, of a type of its own")]
+pub fn genesis_payload(
+    name: Name,
+    random: [u8; 32],
+    founders: &[Record],
+    mode: bulla_wire::evidence::SealMode,
+    k: u8,
+    node: &PublicKey,
+    since_ms: u64,
+    ingress: &crate::recipient::Recipient,
+    min_kem: bulla_wire::evidence::MinKem,
+) -> Document {
+    let principals: Vec<_> = founders.iter().map(Record::principal).collect();
+    Document {
+        v: V1,
+        name,
+        cluster: None,
+        number: 0,
+        prev: None,
+        random: Bytes(random.to_vec()),
+        records: founders.iter().map(|record| record.envelope().clone()).collect(),
+        admins: principals.clone(),
+        mode,
+        k,
+        enrollers: principals,
+        nodes: vec![NodeEntry { spki: Bytes(node.spki().to_vec()), state: NodeState::Active, since_ms }],
+        ingress: ingress.to_string(),
+        min_kem,
+    }
+}

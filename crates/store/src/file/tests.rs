@@ -1,0 +1,230 @@
+//! The file backend on a disk that fails, loses power, or meets a faulty head source.
+
+use super::{FileStore, OnFatal};
+use crate::{CommitError, Store};
+use bulla_core::record::{Batch, HeadSource, Precondition, Read, SealedValue, Sequence, StoreKey, Table};
+use redb::{Database, ReadableDatabase, StorageBackend, TableHandle};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A disk that keeps a log of what it was told, from which the state after a power cut can be made.
+#[derive(Debug, Clone, Default)]
+struct Disk(Arc<Mutex<Platter>>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    bytes: Vec<u8>,
+    log: Vec<Order>,
+    fails: Option<Fails>,
+}
+
+#[derive(Debug, Clone)]
+enum Order {
+    Write(usize, Vec<u8>),
+    Length(usize),
+    Sync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fails {
+    Writes,
+    Syncs,
+}
+
+impl Order {
+    fn carry_out(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(offset, data) => {
+                let end = offset + data.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[*offset..end].copy_from_slice(data);
+            }
+            Self::Length(length) => bytes.resize(*length, 0),
+            Self::Sync => {}
+        }
+    }
+}
+
+impl Disk {
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+
+    fn fail(&self, fails: Fails) {
+        self.platter().fails = Some(fails);
+    }
+
+    fn orders(&self) -> usize {
+        self.platter().log.len()
+    }
+
+    /// The disk after a power cut behind `orders` orders: everything before the last sync is there, and of
+    /// what follows whatever `survives` says.
+    fn after_power_cut(&self, orders: usize, mut survives: impl FnMut() -> bool) -> Self {
+        let log = self.platter().log[..orders].to_vec();
+        let synced = log.iter().rposition(|order| matches!(order, Order::Sync)).unwrap_or_default();
+        let mut bytes = Vec::new();
+        for (index, order) in log.iter().enumerate() {
+            if index <= synced || survives() {
+                order.carry_out(&mut bytes);
+            }
+        }
+        Self(Arc::new(Mutex::new(Platter { bytes, ..Platter::default() })))
+    }
+
+    fn order(&self, order: Order, fails: Fails) -> io::Result<()> {
+        let mut platter = self.platter();
+        if platter.fails == Some(fails) {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        order.carry_out(&mut platter.bytes);
+        platter.log.push(order);
+        Ok(())
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.platter().bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap();
+        let platter = self.platter();
+        let found = platter.bytes.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.order(Order::Length(usize::try_from(length).unwrap()), Fails::Writes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.order(Order::Sync, Fails::Syncs)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.order(Order::Write(usize::try_from(offset).unwrap(), data.to_vec()), Fails::Writes)
+    }
+}
+
+/// A store on such a disk, and what was reported as fatal.
+fn start(disk: &Disk) -> (Store, Arc<Mutex<Vec<String>>>) {
+    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let reported = Arc::clone(&reports);
+    let on_fatal = OnFatal::call(move |what| reported.lock().unwrap().push(what.to_owned()));
+    (Store::File(FileStore::start(database, Path::new("bulla.redb"), on_fatal).unwrap()), reports)
+}
+
+fn key(name: &str) -> StoreKey {
+    StoreKey::new(name).unwrap()
+}
+
+fn put(name: &str) -> Batch {
+    let mut batch = Batch::default();
+    batch.put(Table::Data, key(name), SealedValue::new(vec![3; 1000]).unwrap());
+    batch
+}
+
+async fn has(store: &Store, name: &str) -> bool {
+    let snapshot = store.read(vec![Read::Get(Table::Data, key(name))]).await.unwrap();
+    snapshot.answers.into_iter().next().unwrap().into_value().is_some()
+}
+
+#[tokio::test]
+async fn a_power_cut_loses_no_acknowledged_commit() {
+    let disk = Disk::default();
+    let (store, _) = start(&disk);
+    let mut acknowledged = Vec::new();
+    for number in 0..24 {
+        store.commit(put(&format!("{number}"))).await.unwrap();
+        acknowledged.push(disk.orders());
+    }
+    // A linear congruential generator: the same cuts in every run.
+    let mut random = 12345_u64;
+    let mut next = move || {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        random >> 33
+    };
+    let first = acknowledged[0];
+    for orders in first..=*acknowledged.last().unwrap() {
+        let cut = disk.after_power_cut(orders, || next() % 2 == 0);
+        let (after, reports) = start(&cut);
+        let kept = acknowledged.iter().filter(|at| **at <= orders).count();
+        for number in 0..kept {
+            assert!(has(&after, &format!("{number}")).await, "commit {number} is lost after {orders} orders");
+        }
+        assert!(!has(&after, &format!("{}", kept + 1)).await, "a commit that was never made, after {orders} orders");
+        after.commit(put("afterwards")).await.unwrap();
+        assert!(reports.lock().unwrap().is_empty());
+        after.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_disk_is_fatal_and_acknowledges_nothing() {
+    for fails in [Fails::Writes, Fails::Syncs] {
+        let disk = Disk::default();
+        let (store, reports) = start(&disk);
+        store.commit(put("before")).await.unwrap();
+        disk.fail(fails);
+        let failed = store.commit(put("during")).await;
+        assert!(matches!(failed, Err(CommitError::Unknown { .. } | CommitError::Io { .. })), "{failed:?}");
+        let reported = reports.lock().unwrap().join("\n");
+        assert!(reported.contains("bulla.redb failed") && reported.contains("the disk is broken"), "{reported}");
+        disk.platter().fails = None;
+        let later = store.commit(put("later")).await;
+        assert!(matches!(later, Err(CommitError::Io { .. })), "{later:?}");
+    }
+}
+
+struct Panicking;
+
+impl HeadSource for Panicking {
+    fn advance(&self) -> (Sequence, SealedValue) {
+        panic!("a faulty head source")
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_is_fatal() {
+    let (store, reports) = start(&Disk::default());
+    store.set_head(Some(Arc::new(Panicking)));
+    let failed = store.commit(put("k")).await;
+    assert!(matches!(failed, Err(CommitError::Unknown { .. })), "{failed:?}");
+    for _ in 0..200 {
+        if !reports.lock().unwrap().is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(*reports.lock().unwrap(), ["writing bulla.redb failed: the writer panicked"]);
+    assert!(matches!(store.commit(put("k")).await, Err(CommitError::Closed)));
+}
+
+#[tokio::test]
+async fn judging_leaves_no_empty_bucket() {
+    let disk = Disk::default();
+    let (store, _) = start(&disk);
+    let mut refused = put("k");
+    refused.require(Table::Seen(5), key("nonce"), Precondition::Present);
+    assert!(matches!(store.commit(refused).await, Err(CommitError::Conflict { precondition: 0 })));
+    let mut judged = put("k");
+    judged.require(Table::Seen(6), key("nonce"), Precondition::Absent);
+    judged.drop_seen.push(7);
+    store.commit(judged).await.unwrap();
+    let mut used = put("k");
+    used.create(Table::Seen(8), key("nonce"), SealedValue::new(vec![3; 13]).unwrap());
+    store.commit(used).await.unwrap();
+    store.close().await;
+
+    let database = Database::builder().create_with_backend(disk).unwrap();
+    let tables: Vec<String> =
+        database.begin_read().unwrap().list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+    assert_eq!(tables, ["data", "plain", "seen/8"]);
+}
