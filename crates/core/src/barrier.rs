@@ -167,6 +167,10 @@ impl Records {
     pub fn page(&self, query: &Query) -> Option<(&[Record], bool)> {
         self.pages.get(query).map(|(records, more)| (records.as_slice(), *more))
     }
+    /// Takes a page out, if it was asked for.
+    pub fn take_page(&mut self, query: &Query) -> Option<(Vec<Record>, bool)> {
+        self.pages.remove(query)
+    }
     /// Takes over what a further round has read.
     pub fn extend(&mut self, other: Self) {
         self.values.extend(other.values);

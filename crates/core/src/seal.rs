@@ -4,11 +4,11 @@
 //! shares of k admins → root key of epoch e → keyring row → every key of the cluster
 //! ```
 //!
-//! - [`init`] makes the keys, the genesis document and epoch 1 in one batch, and leaves the node sealed.
+//! - [`init()`] makes the keys, the genesis document and epoch 1 in one batch, and leaves the node sealed.
 //! - [`Sessions`] collect shares. Each is checked when it is given, so a bad one names its admin.
-//! - [`open`] checks configuration, keyring and head under the root key, and changes nothing.
-//! - [`lost_commits`] compares the head with the audit file; only its answer lets [`advance`] go on.
-//! - [`advance`] makes the batch that begins epoch e + 1. Only its commit makes the node unsealed.
+//! - [`open()`] checks configuration, keyring and head under the root key, and changes nothing.
+//! - [`lost_commits`] compares the head with the audit file; only its answer lets [`advance()`] go on.
+//! - [`advance()`] makes the batch that begins epoch e + 1. Only its commit makes the node unsealed.
 //!
 //! Held: whatever the store altered in these rows, an unseal is refused, or gives the same keys. k − 1 admins
 //! with the store learn nothing; k admins with an old copy of it open that copy, and nothing written after the

@@ -140,7 +140,6 @@ pub fn open_in_memory(identity: &Identity, file: &[u8], limit: usize) -> Result<
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::identity::IdentityKind;

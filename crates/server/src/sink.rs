@@ -253,9 +253,10 @@ impl Sink {
         });
         let (queue, messages) = mpsc::channel();
         let writer = Writer::open(&config, opening, shared.clone(), messages)?;
-        std::thread::Builder::new().name("audit".into()).spawn(move || writer.run()).map_err(|error| {
-            OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error }
-        })?;
+        std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error })?;
         Ok(Self { shared, queue })
     }
 
@@ -319,6 +320,7 @@ impl Sink {
         for line in missing {
             self.note(line.recovered().into()).await.map_err(LogError::Blocked)?;
         }
+        self.flush().await.map_err(LogError::Blocked)?;
         Ok(count)
     }
 
@@ -464,11 +466,6 @@ fn label(error: &io::Error) -> Label {
 
 impl Search<'_> {
     fn of<'a>(layout: &'a Layout, config: &AuditConfig, opening: &Opening) -> Search<'a> {
-        Search {
-            layout,
-            head: opening.head,
-            accept_loss: config.danger_accept_loss,
-            now_ms: (opening.clock)(),
-        }
+        Search { layout, head: opening.head, accept_loss: config.danger_accept_loss, now_ms: (opening.clock)() }
     }
 }

@@ -14,8 +14,11 @@ pub fn raise(
     rng: &mut dyn Rng,
     kind: AlarmKind,
     about: About<'_>,
-    told: Vec<PrincipalId>,
+    mut told: Vec<PrincipalId>,
 ) -> Raised {
+    // A writer may be its own recipient; nobody is told twice.
+    told.sort_unstable();
+    told.dedup();
     let random: [u8; 8] = draw(rng);
     let child = [&context.now.unix_ms.to_be_bytes()[..], &random].concat();
     let alarm = Alarm {

@@ -87,7 +87,7 @@ pub struct Lost {
 }
 
 /// The store's history is complete as far as the audit file knows, or k admins accept what it lost. Made by
-/// [`lost_commits`] and [`Lost::accept`] only; [`super::advance`] demands it.
+/// [`lost_commits`] and [`Lost::accept`] only; [`super::advance()`] demands it.
 #[derive(Debug)]
 pub struct Accounted {
     pub(super) kept: Position,

@@ -33,28 +33,28 @@ pub fn key(name: &str) -> Result<StoreKey, RecordError> {
     StoreKey::new(name)
 }
 
-/// The key of share `index`. Two digits, so that a scan gives the shares in their order.
+/// The key of share `index`. A scan gives 10 before 2.
 ///
 /// # Errors
 /// None occurs.
 pub fn share_key(index: u8) -> Result<StoreKey, RecordError> {
-    StoreKey::new(format!("{SHARES}{index:02}"))
+    StoreKey::new(format!("{SHARES}{index}"))
 }
 
-/// The key of cluster document `number`. Ten digits, so that a scan gives them in their order.
+/// The key of cluster document `number`. A scan gives 10 before 2.
 ///
 /// # Errors
 /// None occurs.
 pub fn document_key(number: u32) -> Result<StoreKey, RecordError> {
-    StoreKey::new(format!("{DOCUMENTS}{number:010}"))
+    StoreKey::new(format!("{DOCUMENTS}{number}"))
 }
 
-/// The key of the approval of genesis by the admin of share `index`.
+/// The key of the approval of genesis by the admin at place `index` in it.
 ///
 /// # Errors
 /// None occurs.
 pub fn approval_key(index: u8) -> Result<StoreKey, RecordError> {
-    StoreKey::new(format!("{APPROVALS}{index:02}"))
+    StoreKey::new(format!("{APPROVALS}{index}"))
 }
 
 /// The key of consent `number`, from 0.
@@ -62,7 +62,7 @@ pub fn approval_key(index: u8) -> Result<StoreKey, RecordError> {
 /// # Errors
 /// None occurs.
 pub fn consent_key(number: u32) -> Result<StoreKey, RecordError> {
-    StoreKey::new(format!("{CONSENTS}{number:010}"))
+    StoreKey::new(format!("{CONSENTS}{number}"))
 }
 
 /// Writes a plain row under a fresh revision.
@@ -90,7 +90,6 @@ pub(super) fn fresh_revision(rng: &mut dyn Rng) -> Revision {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use bulla_crypto::random::SeededRng;
@@ -104,9 +103,9 @@ mod tests {
             bytes[place] ^= 1;
             assert_eq!(content(&SealedValue::new(bytes).unwrap()), None);
         }
-        assert_eq!(share_key(7).unwrap().as_bytes(), b"seal/share/07");
+        assert_eq!(share_key(7).unwrap().as_bytes(), b"seal/share/7");
         assert_eq!(approval_key(15).unwrap().as_bytes(), b"approval/15");
-        assert_eq!(document_key(0).unwrap().as_bytes(), b"document/0000000000");
+        assert_eq!(document_key(0).unwrap().as_bytes(), b"document/0");
         assert_eq!(consent_key(u32::MAX).unwrap().as_bytes(), b"consent/4294967295");
     }
 }

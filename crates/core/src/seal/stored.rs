@@ -161,10 +161,7 @@ impl StoredSeal {
         if shares.len() != config.admins.len() {
             return Err(SealError::Row(row::SHARES));
         }
-        let shares = (0..)
-            .zip(&shares)
-            .map(|(index, (key, value))| StoredShare::parse(index, key, value))
-            .collect::<Result<Vec<_>, _>>()?;
+        let shares = (0..config.n()).map(|index| StoredShare::find(index, &shares)).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Self {
             config_bytes: config_bytes.to_vec(),
             config_mac: *config_mac,
@@ -251,10 +248,9 @@ pub(super) fn combine<'a>(
 }
 
 impl StoredShare {
-    fn parse(index: u8, key: &StoreKey, value: &SealedValue) -> Result<Self, SealError> {
-        if *key != row::share_key(index)? {
-            return Err(SealError::Row(row::SHARES));
-        }
+    fn find(index: u8, rows: &[(StoreKey, SealedValue)]) -> Result<Self, SealError> {
+        let key = row::share_key(index)?;
+        let (_, value) = rows.iter().find(|(found, _)| *found == key).ok_or(SealError::Row(row::SHARES))?;
         let content = row::content(value).ok_or(SealError::Row(row::SHARES))?;
         let (sealed, key_file) = content.split_at_checked(SEALED_SHARE_BYTES).ok_or(SealError::Row(row::SHARES))?;
         Ok(Self { sealed: sealed.to_vec(), key_file: key_file.to_vec() })

@@ -153,8 +153,21 @@ impl Search<'_> {
                 Err(found) => self.loss(OpenError::AuditLoss { expected: head, found }, notes)?,
             }
         }
-        let Some(&number) = numbers.last() else { return Ok(None) };
+        // A crash between making a file and writing to it leaves it empty.
+        let filled = numbers.iter().rev().find(|number| !self.is_empty(**number));
+        let Some(&number) = filled.or(numbers.last()) else { return Ok(None) };
         Ok(Some(Cursor { number, offset: 0, chain: None, quoted: None, stopped: false, lines: 0 }))
+    }
+
+    fn is_empty(&self, number: u32) -> bool {
+        fs::metadata(self.layout.path(number)).is_ok_and(|metadata| metadata.len() == 0)
+    }
+
+    /// After a loss within or between the files before it: the log goes on in the last file, whose first line is
+    /// trusted, as nothing before can vouch for it.
+    fn skip_to(&self, last: u32, cursor: &mut Cursor) {
+        let chain = cursor.chain.filter(|_| self.is_empty(last));
+        *cursor = Cursor { number: last, offset: 0, chain, stopped: false, ..*cursor };
     }
 
     /// Goes on after a loss if that was asked for, and says so in the log.
@@ -215,8 +228,7 @@ impl Search<'_> {
                     notes.push(move_aside(&path, cursor).map_err(OpenError::io("repair", &path))?);
                     return Ok(torn);
                 }
-                // Whatever the files after it hold does not follow: the log goes on in the last one, trusting it.
-                *cursor = Cursor { number: last, offset: 0, chain: None, stopped: false, ..*cursor };
+                self.skip_to(last, cursor);
                 continue;
             }
             if cursor.number >= last {
@@ -227,7 +239,7 @@ impl Search<'_> {
                 (cursor.number, cursor.offset) = (next, 0);
             } else {
                 self.loss(OpenError::MissingFile { path: self.layout.path(next) }, notes)?;
-                *cursor = Cursor { number: last, offset: 0, chain: None, stopped: false, ..*cursor };
+                self.skip_to(last, cursor);
             }
         }
     }

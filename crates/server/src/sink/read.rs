@@ -74,16 +74,28 @@ pub fn verify(path: &Path, expected: Expectations) -> io::Result<Report> {
     Ok(verifier.finish())
 }
 
-/// Calls `take` with every line that can be read, oldest first, until it says `false`. Lines that cannot be read
-/// are the business of [`verify`].
-pub fn lines(path: &Path, mut take: impl FnMut(FileLine) -> bool) -> io::Result<()> {
+/// Calls `take` with every line that can be read and has a number above `after`, oldest first, until it says
+/// `false`. Lines that cannot be read are the business of [`verify`].
+pub fn lines(path: &Path, after: u64, mut take: impl FnMut(FileLine) -> bool) -> io::Result<()> {
     let layout = layout(path);
-    for number in layout.numbers()? {
+    let numbers = layout.numbers()?;
+    let mut begin = 0;
+    // The last file that begins at or before the line that is asked for.
+    for (index, number) in numbers.iter().enumerate().rev() {
+        let mut reader = BufReader::new(File::open(layout.path(*number))?);
+        if let Some(Raw::Line(bytes)) = read_line(&mut reader)?
+            && Line::parse(&bytes).is_ok_and(|line| line.n <= after.saturating_add(1))
+        {
+            begin = index;
+            break;
+        }
+    }
+    for number in numbers.into_iter().skip(begin) {
         let mut reader = BufReader::with_capacity(64 * 1024, File::open(layout.path(number))?);
         while let Some(raw) = read_line(&mut reader)? {
             let Raw::Line(bytes) = raw else { continue };
             let Ok(line) = Line::parse(&bytes) else { continue };
-            if !take(FileLine { file: number, bytes, line }) {
+            if line.n > after && !take(FileLine { file: number, bytes, line }) {
                 return Ok(());
             }
         }

@@ -204,8 +204,11 @@ impl Writer {
                 }
                 Message::Close(done) => {
                     self.close();
-                    drop(done.send(self.settled()));
-                    self.shared.set_trouble(Some(AuditBlocked::Closed));
+                    let settled = self.settled();
+                    if !self.failed {
+                        self.shared.set_trouble(Some(AuditBlocked::Closed));
+                    }
+                    drop(done.send(settled));
                     return std::ops::ControlFlow::Break(());
                 }
             }
@@ -287,9 +290,6 @@ impl Writer {
         }
         self.reserve.spend();
         self.write(urgent);
-        if !self.failed {
-            self.sync();
-        }
     }
 
     /// Writes one batch as the next lines of the chain, or puts it back in front.
@@ -313,7 +313,7 @@ impl Writer {
                         self.next_sync = Instant::now() + interval;
                     }
                 }
-                if self.sync == SyncMode::Each {
+                if self.sync == SyncMode::Each || batch.iter().any(|waiting| waiting.urgent) {
                     self.sync();
                 }
                 let result = if self.failed { self.shared.healthy() } else { Ok(()) };
@@ -360,37 +360,34 @@ impl Writer {
         if self.blocked.is_none() {
             tracing::error!(%error, "the audit log takes no lines; nothing is answered");
             self.blocked = Some((now_ms, label(error)));
-            self.shared.refused.store(0, Ordering::Relaxed);
             self.shared.set_trouble(Some(AuditBlocked::Disk(error.to_string())));
         }
     }
 
     /// Tries a full disk again.
     fn unblock(&mut self) {
-        let Some((from_ms, reason)) = self.blocked.take() else { return };
-        if let Err(error) = self.reserve.keep() {
-            if is_full(&error) {
-                self.blocked = Some((from_ms, reason));
-            } else {
-                self.fail(format!("reserve: {error}"));
-            }
-            return;
+        let Some((from_ms, reason)) = self.blocked.clone() else { return };
+        match self.reserve.keep() {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => return,
+            Err(error) => return self.fail(format!("reserve: {error}")),
         }
         let refused = self.shared.refused.load(Ordering::Relaxed);
-        let since = Body::Blocked { from_ms, reason: reason.clone(), refused };
-        self.write(VecDeque::from([Waiting { body: since, urgent: false, done: None, _place: None }]));
-        match (self.failed, &self.blocked) {
-            (false, None) => {
-                self.shared.set_trouble(None);
-                tracing::info!("the audit log takes lines again");
-            }
-            (false, Some(_)) => {
-                // Its own line must not wait in the queue: it would be there twice after the next try.
-                self.waiting.pop_front();
-                self.blocked = Some((from_ms, reason));
-            }
-            (true, _) => {}
+        let body = Body::Blocked { from_ms, reason, refused };
+        let waiting = self.waiting.len();
+        self.write(VecDeque::from([Waiting { body, urgent: false, done: None, _place: None }]));
+        if self.failed {
+            return;
         }
+        if self.waiting.len() > waiting {
+            // It was put back in front. It is made anew at the next try, with the count of that time.
+            self.waiting.pop_front();
+            return;
+        }
+        self.blocked = None;
+        self.shared.refused.store(0, Ordering::Relaxed);
+        self.shared.set_trouble(None);
+        tracing::info!("the audit log takes lines again");
     }
 
     /// Nothing is written from here on.
@@ -462,6 +459,15 @@ impl Writer {
         match open_output(&layout, self.number).and_then(|(file, _)| Ok((file.metadata()?.len(), file))) {
             Ok((length, file)) => (self.file, self.length) = (file, length),
             Err(error) => self.fail(format!("reopen: {error}")),
+        }
+    }
+}
+
+/// Whatever ended the thread, nobody may believe that lines are still taken.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.failed {
+            self.shared.set_trouble(Some(AuditBlocked::Closed));
         }
     }
 }
