@@ -9,20 +9,38 @@ use crate::workspace::{Stop, cargo, root};
 pub struct Generated {
     /// Files, or folders of them, from the root of the workspace.
     pub files: &'static [&'static str],
-    /// What cargo needs to find the test: `-p PACKAGE`, `--lib` or `--test NAME`, and after `--` its name.
-    pub test: &'static [&'static str],
+    /// What cargo needs to find the test that compares: `-p PACKAGE`, `--lib` or `--test NAME`, and after `--` its name.
+    pub compares: &'static [&'static str],
+    /// What writes, if that is a function of its own, marked `#[ignore = "writes …"]`.
+    pub writes: Option<&'static [&'static str]>,
 }
 
 /// All of them. To add one, add a line.
-pub const GENERATED: &[Generated] =
-    &[Generated { files: &["spec/vectors/evidence"], test: &["-p", "bulla-crypto", "--lib", "--", "evidence::tests"] }];
+pub const GENERATED: &[Generated] = &[
+    Generated {
+        files: &["spec/vectors/evidence"],
+        compares: &["-p", "bulla-crypto", "--lib", "--", "evidence::tests"],
+        writes: None,
+    },
+    Generated {
+        files: &["spec/vectors/seal"],
+        compares: &["-p", "bulla-core", "--test", "seal", "--", "vectors::"],
+        writes: Some(&["-p", "bulla-core", "--test", "seal", "--", "--ignored", "write_vectors"]),
+    },
+    Generated {
+        files: &["crates/core/tests/golden/authorization.txt"],
+        compares: &["-p", "bulla-core", "--test", "policy"],
+        writes: None,
+    },
+];
 
 /// Writes the generated files, or compares them; whether all went well.
 pub fn run(check: bool) -> Result<bool, Stop> {
     let mut good = true;
     for generated in GENERATED {
         let mut command = cargo();
-        command.arg("test").arg("--quiet").args(generated.test);
+        command.args(["test", "--quiet"]);
+        command.args(if check { generated.compares } else { generated.writes.unwrap_or(generated.compares) });
         if check {
             command.env_remove("BULLA_BLESS");
         } else {

@@ -156,13 +156,14 @@ impl Runner {
                 self.tests("doc tests", command)
             }
             Step::Tests { package, target, args } => {
-                self.programs("", |program| program.separate && program.is(package, target), args)
-            }
-            Step::WithFailpoints { package, target: "", args } => {
-                self.programs(FAILPOINTS, |program| !program.separate && program.package == package, args)
+                let tally = self.programs("", |program| program.separate && program.is(package, target), args)?;
+                Ok(some(tally, package, target))
             }
             Step::WithFailpoints { package, target, args } => {
-                self.programs(FAILPOINTS, |program| program.separate && program.is(package, target), args)
+                let inside = |program: &Program| !program.separate && program.package == package;
+                let separate = |program: &Program| program.separate && program.is(package, target);
+                let wanted = |program: &Program| if target.is_empty() { inside(program) } else { separate(program) };
+                Ok(some(self.programs(FAILPOINTS, wanted, args)?, package, target))
             }
             Step::Remaining => self.programs("", |program| program.separate && !named(program), &[]),
             Step::Release => crate::release::run(),
@@ -177,7 +178,7 @@ impl Runner {
         args: &[&str],
     ) -> Result<Tally, Stop> {
         let Some(programs) = self.build(features)? else {
-            return Ok(Tally::check("the tests do not build", false));
+            return Ok(Tally::check("the tests build", false));
         };
         let mut tally = Tally::default();
         for program in programs.into_iter().filter(wanted) {
@@ -292,6 +293,11 @@ impl Program {
     fn is(&self, package: &str, target: &str) -> bool {
         self.package == package && self.target == target
     }
+}
+
+/// A named step that runs nothing shows nothing: a filter that matches no test, a target that is gone.
+fn some(tally: Tally, package: &str, target: &str) -> Tally {
+    if tally == Tally::default() { Tally::check(&format!("{package} {target} has tests"), false) } else { tally }
 }
 
 /// Whether a step names this file of tests.

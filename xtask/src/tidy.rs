@@ -63,7 +63,7 @@ const RULES: &[Rule] = &[
         check: rust::roots_are_documented,
     },
     Rule {
-        name: "only measurements are ignored",
+        name: "ignored are only measurements and generators",
         why: "a test that never runs shows nothing; long numbers come with --long instead",
         check: rust::ignored_tests,
     },

@@ -20,6 +20,7 @@ impl fmt::Display for Stop {
 pub struct Package {
     pub name: String,
     pub manifest_path: PathBuf,
+    #[cfg(test)]
     pub targets: Vec<Target>,
 }
 

@@ -11,24 +11,29 @@ const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "
 /// What the core may not name: files, sockets, clocks, threads, processes, runtimes, the system's randomness.
 const WORLD: &[&str] = &[
     "std::fs",
-    "std::net",
-    "std::process",
     "std::env",
-    "std::thread",
     "std::os",
+    "std::process",
+    "std::thread",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "ToSocketAddrs",
     "SystemTime",
     "Instant",
-    "tokio",
     "SystemRng",
+    "tokio",
     "println!",
     "eprintln!",
 ];
 
-/// Who may make a proof: the call, the files whose path begins so, and how many calls there are to be.
-const PROOFS: &[(&str, &str, usize)] = &[
-    ("Authorized::assertion(", "crates/core/src/policy.rs", 1),
-    ("Accepted::assertion(", "crates/server/src/sink", 1),
-    ("SealRight::assertion(", "crates/server/src/", 2),
+/// Who may make a proof: the call, and for each place (the start of a path) the most calls there.
+const PROOFS: &[(&str, &[(&str, usize)])] = &[
+    ("Authorized::assertion(", &[("crates/core/src/policy.rs", 1)]),
+    ("Accepted::assertion(", &[("crates/server/src/sink", 1)]),
+    // Init and the other verbs of a sealed node, and those of an unsealed one that k admins sign.
+    ("SealRight::assertion(", &[("crates/server/src/sealed", 2), ("crates/server/src/serve", 1)]),
 ];
 
 /// Where such a constructor is declared.
@@ -111,7 +116,7 @@ pub fn no_unsafe(tree: &Tree) -> Findings {
 pub fn assertions(tree: &Tree) -> Findings {
     let mut findings = Vec::new();
     let product = |file: &&File| file.path.starts_with("crates/") && !file.path.starts_with("crates/testkit/");
-    for (call, place, most) in PROOFS {
+    for (call, places) in PROOFS {
         let mut calls = Vec::new();
         for file in sources(tree).filter(product) {
             for (number, line) in before_tests(file) {
@@ -120,10 +125,14 @@ pub fn assertions(tree: &Tree) -> Findings {
                 }
             }
         }
-        findings.extend(calls.iter().filter(|at| !at.starts_with(place)).map(|at| format!("{at}: {call}…)")));
-        if calls.len() > *most {
-            findings.push(format!("{call}…) is called {} times, {most} allowed: {}", calls.len(), calls.join(", ")));
+        for (place, most) in *places {
+            let (here, elsewhere): (Vec<String>, Vec<String>) = calls.into_iter().partition(|at| at.starts_with(place));
+            if here.len() > *most {
+                findings.push(format!("{call}…) is called {} times, {most} allowed: {}", here.len(), here.join(", ")));
+            }
+            calls = elsewhere;
         }
+        findings.extend(calls.iter().map(|at| format!("{at}: {call}…) has no place here")));
     }
     // `Self::assertion` would slip past the names above.
     for file in sources(tree).filter(product) {
@@ -164,7 +173,7 @@ pub fn roots_are_documented(tree: &Tree) -> Findings {
     let mut findings = Vec::new();
     for file in tree.ending(".rs").filter(|file| file.path.contains("/src/") || file.path.contains("/tests/")) {
         match file.text.lines().next() {
-            Some(line) if line.starts_with("//! ") && !line.contains("Placeholder") => {}
+            Some(line) if line.starts_with("//! ") => {}
             _ => findings.push(format!("{}: begins without a `//!` sentence", file.path)),
         }
     }
@@ -173,12 +182,12 @@ pub fn roots_are_documented(tree: &Tree) -> Findings {
 
 pub fn ignored_tests(tree: &Tree) -> Findings {
     let mark = "#[ignore";
-    let allowed = format!("{mark} = \"{}", crate::tally::MEASURES);
+    let allowed: Vec<String> = crate::tally::BY_HAND.iter().map(|start| format!("{mark} = \"{start}")).collect();
     let mut findings = Vec::new();
     for file in tree.ending(".rs") {
         for (number, line) in file.text.lines().enumerate() {
             let line = line.trim_start();
-            if line.starts_with(mark) && !line.starts_with(&allowed) {
+            if line.starts_with(mark) && !allowed.iter().any(|start| line.starts_with(start)) {
                 findings.push(format!("{}:{}: {line}", file.path, number + 1));
             }
         }
@@ -236,11 +245,7 @@ mod tests {
 
     #[test]
     fn a_module_without_a_sentence_is_found() {
-        let tree = Tree::of(&[
-            ("a/src/a.rs", "//! Good.\n"),
-            ("a/src/b.rs", "use x;\n"),
-            ("a/src/c.rs", "//! Placeholder.\n"),
-        ]);
-        assert_eq!(roots_are_documented(&tree).unwrap().len(), 2);
+        let tree = Tree::of(&[("a/src/a.rs", "//! Good.\n"), ("a/src/b.rs", "use x;\n")]);
+        assert_eq!(roots_are_documented(&tree).unwrap().len(), 1);
     }
 }
