@@ -38,7 +38,11 @@ pub const FAILPOINTS: &str = "bulla-store/failpoints";
 
 /// All groups.
 pub const GROUPS: &[Group] = &[
-    Group { name: "fmt", about: "the source is formatted", steps: &[Cargo(&["fmt", "--all", "--check"])] },
+    Group {
+        name: "fmt",
+        about: "the source is formatted",
+        steps: &[Cargo(&["fmt", "--all", "--check", "--", "--color", "never"])],
+    },
     Group { name: "tidy", about: "policy on the source", steps: &[Tidy] },
     Group {
         name: "clippy",

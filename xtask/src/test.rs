@@ -272,7 +272,10 @@ impl Runner {
         let file = File::create(&log).map_err(failed)?;
         command.stdin(Stdio::null()).stdout(file.try_clone().map_err(failed)?).stderr(file);
         // A test compares; what writes goldens is `cargo xtask docs`, or a person who means it.
-        command.env_remove("BULLA_BLESS").envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+            .env_remove("BULLA_BLESS")
+            .env("CARGO_TERM_COLOR", "never")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().map_err(failed)?;
         let deadline = Instant::now() + self.patience;
         loop {
