@@ -145,10 +145,15 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
 }
 
 /// Rows whose names end in a number, which a scan does not give in its order.
-fn numbered_rows<T: DeserializeOwned>(answer: Option<Answer>, name: &'static str) -> Result<Vec<(u32, T)>, CeremonyError> {
+fn numbered_rows<T: DeserializeOwned>(
+    answer: Option<Answer>,
+    name: &'static str,
+) -> Result<Vec<(u32, T)>, CeremonyError> {
     let page = answer.and_then(Answer::into_page).ok_or(SealError::Row(name))?;
     let number = |key: &StoreKey| std::str::from_utf8(key.as_bytes()).ok()?.strip_prefix(name)?.parse().ok();
-    let row = |(key, value): &(StoreKey, SealedValue)| Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?));
+    let row = |(key, value): &(StoreKey, SealedValue)| {
+        Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?))
+    };
     page.entries.iter().map(row).collect()
 }
 
