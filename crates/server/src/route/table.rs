@@ -76,10 +76,12 @@ pub const ROUTES: &[Route] = &[
         "principal",
         "action",
     ]),
-    // It moves the caller's own mark of what was seen; moving it twice is as good as once.
     get("/v1/alarms", Endpoint::AlarmRead, "Give the caller's alarms.")
         .policy(Action::AlarmRead)
         .query(&["after", "limit", "all"]),
+    post("/v1/alarms:seen", Endpoint::AlarmSeen, "Mark the caller's alarms as seen.")
+        .policy(Action::AlarmRead)
+        .body(JSON),
     // Wraps.
     post("/v1/wrap", Endpoint::WrapCreate, "Create a wrap.").policy(Action::WrapCreate).body(PARCEL),
     get("/v1/wrap", Endpoint::WrapList, "List the caller's own wraps, sent and received.")
