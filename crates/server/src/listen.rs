@@ -8,7 +8,7 @@
 
 pub mod body;
 
-pub use body::{BodyBudget, BodyError, ReadBody, read_body};
+pub use body::{BODY_TIMEOUT, BodyBudget, BodyError, DEFAULT_BODY_BUDGET_BYTES, ReadBody, read_body};
 
 use crate::metrics::Metrics;
 use bulla_crypto::BoxFuture;
@@ -54,8 +54,9 @@ pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(60);
 /// Time for everything to finish at shutdown.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests at once in one HTTP/2 connection.
-pub const MAX_H2_STREAMS: u32 = 64;
+/// Requests at once in one HTTP/2 connection. Clients assume a hundred until they are told (RFC 9113 §6.5.2 advises no
+/// less), so with fewer the first burst of a busy client would be refused in part.
+pub const MAX_H2_STREAMS: u32 = 100;
 /// Streams that a client may reset before they were taken up, before the connection ends (CVE-2023-44487).
 pub const MAX_H2_PENDING_RESETS: usize = 20;
 /// Streams that we reset for a client's errors before the connection ends (CVE-2024-27316's kind of flood).
