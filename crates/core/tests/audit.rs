@@ -1,5 +1,5 @@
 //! Lines, chain and verification of the audit log, without a file.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{
@@ -111,7 +111,11 @@ fn refusals_take_the_same_road() {
         },
     };
     let key = NameKey::new(Secret::filled(|key| key.fill(7)));
-    drop(Refusal::denied(facts(1), &Names::Hashed(key), &denied).accepted(sink.accept()).finish(Outcome::failed(Code::Denied)));
+    drop(
+        Refusal::denied(facts(1), &Names::Hashed(key), &denied)
+            .accepted(sink.accept())
+            .finish(Outcome::failed(Code::Denied)),
+    );
     let line = sink.only();
     assert_eq!((line.allowed, line.outcome.status), (Some(false), 403));
     let text = String::from_utf8(line.to_bytes()).unwrap();
@@ -123,9 +127,12 @@ fn refusals_take_the_same_road() {
     assert_eq!((sink.only().allowed, sink.only().action), (None, None));
 }
 
-/// A log in memory: one vector of lines for each file.
+/// The lines of one file.
+type Lines = Vec<Vec<u8>>;
+
+/// A log in memory.
 struct Log {
-    files: Vec<Vec<Vec<u8>>>,
+    files: Vec<Lines>,
     chain: Chain,
 }
 
@@ -222,7 +229,10 @@ fn the_spelling_of_lines_is_held() {
             r#"{{"v":1,"n":4,"prev":"{prev}","at_ms":5003,"kind":"request","id":"aeaqcaibaeaqcaibaeaqcaibae","received_ms":1001,"node":"{NODE}","epoch":4,"lineage":"BQUFBQUFBQUFBQUFBQUFBQ","principal":"sha256:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","name":"alice","key":"sha256:BgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgY","address":"10.1.2.3","method":"GET","action":"kv.put","resource":"kv/app/db","status":200,"committed":{{"cluster":"sha256:{cluster}","lineage":"BQUFBQUFBQUFBQUFBQUFBQ","sequence":4}}}}"#
         )
     );
-    assert_eq!(text(1, 3), format!(r#"{{"v":1,"n":10,"prev":"{}","at_ms":5009,"kind":"stop"}}"#, line_hash(&log.files[1][2])));
+    assert_eq!(
+        text(1, 3),
+        format!(r#"{{"v":1,"n":10,"prev":"{}","at_ms":5009,"kind":"stop"}}"#, line_hash(&log.files[1][2]))
+    );
 }
 
 #[test]
@@ -301,7 +311,9 @@ fn every_flipped_bit_is_seen() {
                 let first = report.findings.first().unwrap_or_else(|| panic!("{file}/{line}/{byte} is not seen"));
                 let at = usize::try_from(first.file).unwrap() - 1;
                 // The line itself, or the one that no longer follows from it.
-                assert!(at == file && (first.line == line as u64 + 1 || first.line == line as u64 + 2) || at == file + 1);
+                assert!(
+                    at == file && (first.line == line as u64 + 1 || first.line == line as u64 + 2) || at == file + 1
+                );
             }
         }
     }
@@ -310,7 +322,7 @@ fn every_flipped_bit_is_seen() {
 #[test]
 fn removed_added_and_moved_lines_are_seen() {
     let log = Log::sample();
-    let change = |change: &dyn Fn(&mut Vec<Vec<Vec<u8>>>), expected: &[Class]| {
+    let change = |change: &dyn Fn(&mut Vec<Lines>), expected: &[Class]| {
         let mut files = log.files.clone();
         change(&mut files);
         let report = Log { files, chain: log.chain }.verify(log.all());
@@ -330,7 +342,10 @@ fn removed_added_and_moved_lines_are_seen() {
         },
         &[Class::Repeated, Class::ClockWentBack, Class::Repeated],
     );
-    change(&|files| files[0].swap(3, 4), &[Class::MissingLines, Class::Repeated, Class::ClockWentBack, Class::MissingLines]);
+    change(
+        &|files| files[0].swap(3, 4),
+        &[Class::MissingLines, Class::Repeated, Class::ClockWentBack, Class::MissingLines],
+    );
     change(&|files| files[0][3] = b"{}".to_vec(), &[Class::Malformed]);
     change(&|files| files[1].push(vec![b'x'; LINE_BYTES_MAX + 1]), &[Class::Malformed]);
 }
@@ -430,7 +445,8 @@ fn filters_find_names_in_every_spelling() {
     let line = |names: &Names, resource: &Resource| {
         let sink = Memory::default();
         drop(
-            Refusal::undecided(facts(1), names, &subject(), Some(Action::KvGet), Some(resource)).accepted(sink.accept()),
+            Refusal::undecided(facts(1), names, &subject(), Some(Action::KvGet), Some(resource))
+                .accepted(sink.accept()),
         );
         Line { v: 1, n: 1, prev: None, at_ms: 0, body: sink.only().into() }
     };

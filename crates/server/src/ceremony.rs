@@ -4,6 +4,7 @@
 use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
 use crate::node::{Node, Phase, Sealed};
+use crate::tick::first_bucket;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
 use bulla_core::barrier::{Barrier, Kind, Query, SEEN_KIND, Writes};
@@ -11,10 +12,10 @@ use bulla_core::directory::{Directory, Principal, StoredPrincipal};
 use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
 use bulla_core::operation::{Fault, parse_record};
 use bulla_core::policy::first_texts;
-use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, Table};
+use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, SealedValue, StoreKey, Table};
 use bulla_core::seal::{
-    self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, RootKey, SealError, SessionError, StoredSeal,
-    row,
+    self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, RootKey, SealError, SessionError,
+    StoredSeal, row,
 };
 use bulla_core::seen::{BUCKET_MINUTES, Seen, minute_of};
 use bulla_crypto::evidence::ClusterView;
@@ -27,6 +28,7 @@ use bulla_wire::evidence::Consent;
 use bulla_wire::id::{Digest, KeyId, PrincipalId};
 use bulla_wire::json::{MAX_JSON_BYTES, MAX_STATEMENT_BYTES};
 use bulla_wire::name::Name;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -117,22 +119,21 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
     let Some(stored) = StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? else {
         return Ok(Phase::Uninitialised);
     };
-    let scan = |prefix: &str| Read::Scan {
-        table: Table::Plain,
-        prefix: prefix.into(),
-        after: None,
-        limit: SCAN_ENTRIES_MAX,
-    };
+    let scan =
+        |prefix: &str| Read::Scan { table: Table::Plain, prefix: prefix.into(), after: None, limit: SCAN_ENTRIES_MAX };
     let lineages_key = row::key(row::LINEAGES).map_err(SealError::from)?;
     let reads = vec![scan(row::DOCUMENTS), scan(row::CONSENTS), Read::Get(Table::Plain, lineages_key)];
     let mut answers = store.read(reads).await?.answers.into_iter();
-    let documents: Vec<Envelope> = plain_rows(answers.next(), row::DOCUMENTS)?;
-    let consents = plain_rows(answers.next(), row::CONSENTS)?;
+    let mut documents: Vec<(u32, Envelope)> = numbered_rows(answers.next(), row::DOCUMENTS)?;
+    documents.sort_by_key(|(number, _)| *number);
+    let mut consents: Vec<(u32, Envelope)> = numbered_rows(answers.next(), row::CONSENTS)?;
+    consents.sort_by_key(|(number, _)| *number);
+    let consents = consents.into_iter().map(|(_, consent)| consent).collect();
     let lineages: Vec<LineageEntry> = match answers.next().and_then(Answer::into_value) {
         Some(value) => plain_row(&value, row::LINEAGES)?,
         None => vec![],
     };
-    let mut documents = documents.into_iter();
+    let mut documents = documents.into_iter().map(|(_, document)| document);
     let genesis = documents.next().ok_or(SealError::Row(row::DOCUMENTS))?;
     let malformed = |_| SealError::Row(row::DOCUMENTS);
     let mut view = ClusterView::pinned(stored.config().cluster, &genesis).map_err(malformed)?;
@@ -143,15 +144,20 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
     Ok(Phase::Sealed(Arc::new(Sealed { stored: Arc::new(stored), view, history })))
 }
 
-fn plain_rows<T: serde::de::DeserializeOwned>(answer: Option<Answer>, name: &'static str) -> Result<Vec<T>, CeremonyError> {
+/// Rows whose names end in a number, which a scan does not give in its order.
+fn numbered_rows<T: DeserializeOwned>(
+    answer: Option<Answer>,
+    name: &'static str,
+) -> Result<Vec<(u32, T)>, CeremonyError> {
     let page = answer.and_then(Answer::into_page).ok_or(SealError::Row(name))?;
-    page.entries.iter().map(|(_, value)| plain_row(value, name)).collect()
+    let number = |key: &StoreKey| std::str::from_utf8(key.as_bytes()).ok()?.strip_prefix(name)?.parse().ok();
+    let row = |(key, value): &(StoreKey, SealedValue)| {
+        Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?))
+    };
+    page.entries.iter().map(row).collect()
 }
 
-fn plain_row<T: serde::de::DeserializeOwned>(
-    value: &bulla_core::record::SealedValue,
-    name: &'static str,
-) -> Result<T, CeremonyError> {
+fn plain_row<T: DeserializeOwned>(value: &SealedValue, name: &'static str) -> Result<T, CeremonyError> {
     let content = row::content(value).ok_or(SealError::Row(name))?;
     let limit = MAX_STATEMENT_BYTES.saturating_mul(2).max(MAX_JSON_BYTES);
     bulla_wire::json::parse(content, limit).map_err(|_| CeremonyError::Seal(SealError::Row(name)))
@@ -293,10 +299,12 @@ async fn unseal(
     let advanced = advance(node, sealed, opened, accounted, approvals).await?;
     let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
     recover_audit(node, &barrier, before.mark, minute_of(before.commit_ms)).await?;
-    let unsealed = load(node, sealed, advanced, barrier).await?;
+    let unsealed = load(node, sealed, advanced, barrier, before.commit_ms).await?;
     let gap = node.now_ms().abs_diff(before.commit_ms) > MAX_START_GAP_MS;
     if gap && node.set_clock_even(false) {
-        tracing::warn!("the clock is more than a day from the store's last commit: nothing is deleted until an admin confirms the time");
+        tracing::warn!(
+            "the clock is more than a day from the store's last commit: nothing is deleted until an admin confirms the time"
+        );
     }
     node.parts.store.set_head(Some(unsealed.head.clone()));
     let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
@@ -367,7 +375,11 @@ async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32, last: u32) -> 
 }
 
 /// Everything of one directory, page by page.
-async fn scan_all(node: &Node, barrier: &Barrier, kind: Kind) -> Result<Vec<bulla_core::barrier::Record>, CeremonyError> {
+async fn scan_all(
+    node: &Node,
+    barrier: &Barrier,
+    kind: Kind,
+) -> Result<Vec<bulla_core::barrier::Record>, CeremonyError> {
     let mut all = Vec::new();
     let mut after = None;
     loop {
@@ -389,6 +401,7 @@ async fn load(
     sealed: &Sealed,
     advanced: seal::Advance,
     barrier: Barrier,
+    last_commit_ms: u64,
 ) -> Result<Unsealed, CeremonyError> {
     let mut principals = Vec::new();
     for record in scan_all(node, &barrier, Kind::Principal).await? {
@@ -417,6 +430,7 @@ async fn load(
             node.parts.clock.clone(),
             node.parts.sink.clone(),
         )),
+        first_bucket: first_bucket(last_commit_ms),
         history: History { approvals, lineages: keyring.lineages.clone(), consents: sealed.history.consents.clone() },
         barrier,
     };

@@ -146,7 +146,9 @@ fn parsed<T: std::str::FromStr>(query: &Query, name: &'static str, expected: &st
 fn cursor(query: &Query, name: &'static str) -> Result<Option<Cursor>, Refusal> {
     query
         .get(name)
-        .map(|text| Cursor::parse(text).ok_or_else(|| Refusal::new(Code::Malformed, "not a cursor of ours").field(name)))
+        .map(|text| {
+            Cursor::parse(text).ok_or_else(|| Refusal::new(Code::Malformed, "not a cursor of ours").field(name))
+        })
         .transpose()
 }
 
@@ -179,7 +181,12 @@ impl Given {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_op(matched: Matched<'_>, query: &Query, body: Vec<u8>, context: &Context<'_>) -> Result<(Op, Resource), Refusal> {
+pub fn parse_op(
+    matched: Matched<'_>,
+    query: &Query,
+    body: Vec<u8>,
+    context: &Context<'_>,
+) -> Result<(Op, Resource), Refusal> {
     let given = Given(matched.param);
     let limit = query.limit().map_err(|e| bad_query(&e))?;
     match matched.route.endpoint {
@@ -239,7 +246,13 @@ fn audit_op(query: &Query, limit: usize) -> Result<(Op, Resource), Refusal> {
 }
 
 /// Principals and policies.
-fn names_op(endpoint: Endpoint, given: Given, query: &Query, limit: usize, body: &[u8]) -> Result<(Op, Resource), Refusal> {
+fn names_op(
+    endpoint: Endpoint,
+    given: Given,
+    query: &Query,
+    limit: usize,
+    body: &[u8],
+) -> Result<(Op, Resource), Refusal> {
     Ok(match endpoint {
         Endpoint::PrincipalList => {
             let id = parsed(query, "id", "a principal's id")?;
@@ -259,7 +272,10 @@ fn names_op(endpoint: Endpoint, given: Given, query: &Query, limit: usize, body:
         Endpoint::PrincipalDisable | Endpoint::PrincipalEnable => {
             let name = given.name()?;
             let disabled = endpoint == Endpoint::PrincipalDisable;
-            (Op::PrincipalSetDisabled(principal::SetDisabled { name: name.clone(), disabled }), Resource::Principal(name))
+            (
+                Op::PrincipalSetDisabled(principal::SetDisabled { name: name.clone(), disabled }),
+                Resource::Principal(name),
+            )
         }
         Endpoint::Whoami => (Op::Whoami(principal::Me), Resource::Own),
         Endpoint::PolicyList => (Op::PolicyList(policy::List), Resource::Policies),

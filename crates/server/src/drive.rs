@@ -7,7 +7,9 @@ use crate::clock::Clock;
 use crate::unsealed::Unsealed;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
-use bulla_core::operation::{Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step};
+use bulla_core::operation::{
+    Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
+};
 use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::Seen;
 use bulla_crypto::random::SystemRng;
@@ -239,12 +241,7 @@ impl Unsealed {
     }
 
     /// What follows a commit: the directory changes, alarms are told.
-    fn conclude(
-        &self,
-        outcome: Outcome,
-        attempt: &Attempt,
-        committed: Option<Sequence>,
-    ) -> Result<Driven, DriveError> {
+    fn conclude(&self, outcome: Outcome, attempt: &Attempt, committed: Option<Sequence>) -> Result<Driven, DriveError> {
         if let Some(change) = outcome.change {
             self.change(change)?;
         }

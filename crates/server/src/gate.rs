@@ -5,8 +5,8 @@
 //! request has one audit line, and no effect happens without a place for it.
 
 use crate::dispatch::bad_query;
-use crate::listen::{Arrived, BodyBudget, BodyError, Handler, Peer, ReadBody, read_body};
 use crate::listen::body::BODY_TIMEOUT;
+use crate::listen::{Arrived, BodyBudget, BodyError, Handler, Peer, ReadBody, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
 use crate::reply::{Answer, RequestLine, sign};
@@ -26,8 +26,8 @@ use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::KeyId;
 use bulla_wire::signature::{
-    AUDIENCE_HEADER, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, MAX_HEADER_BYTES, RequestParameters, RequestParts,
-    SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TemplateError, parse_content_digest, parse_signature,
+    AUDIENCE_HEADER, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, MAX_HEADER_BYTES, RequestParameters,
+    RequestParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TemplateError, parse_content_digest, parse_signature,
 };
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -151,7 +151,8 @@ impl Gate {
         };
         let phase = self.node.phase();
         let found = route::find(head.method.as_str(), &line.path);
-        let template = found.as_ref().map_or("none", |matched| matched.route.template);
+        let (method, template) =
+            found.as_ref().map_or(("none", "none"), |matched| (matched.route.method, matched.route.template));
         let outcome = match found {
             Err(error) => Err(no_route(&error)),
             Ok(matched) if matched.route.auth == Auth::Open => self.open(&phase, &matched, &line, peer),
@@ -172,11 +173,13 @@ impl Gate {
             Err(answer) => {
                 let address = address_of(peer);
                 self.node.parts.sink.anonymous(template, answer.code, address);
-                self.node.parts.metrics.anonymous(answer.code);
+                if let Some(code) = answer.code {
+                    self.node.parts.metrics.request_refused(code);
+                }
                 (answer.clone(), sign(&self.node, &phase_now, &open_profile(&line), answer))
             }
         };
-        self.node.parts.metrics.request(template, answer.status, answer.code, began.elapsed());
+        self.node.parts.metrics.request_answered(method, template, answer.status, began.elapsed());
         response
     }
 
@@ -204,7 +207,8 @@ impl Gate {
     ) -> Result<(Answer, Option<Verified>), Answer> {
         let headers = signed_headers(headers).map_err(|e| anonymous(&e))?;
         if headers.content_type != matched.route.request.media_type() {
-            let refusal = Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
+            let refusal =
+                Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
             return Err(anonymous(&refusal.field("content-type")));
         }
         let checked = self.check(phase, line, headers, peer).map_err(|e| anonymous(&e))?;
@@ -228,7 +232,9 @@ impl Gate {
         let answer = match phase {
             Phase::Sealed(sealed) => sealed::answer(&self.node, sealed, &verified, &matched, body).await,
             Phase::Unsealed(unsealed) => serve::answer(&self.node, unsealed, &verified, matched, body).await,
-            Phase::Uninitialised => return Err(anonymous(&Refusal::new(Code::Uninitialised, "there is no cluster yet"))),
+            Phase::Uninitialised => {
+                return Err(anonymous(&Refusal::new(Code::Uninitialised, "there is no cluster yet")));
+            }
         };
         Ok((answer, Some(verified)))
     }
@@ -267,7 +273,8 @@ impl Gate {
             let refusal = Refusal::new(Code::StaleChallenge, detail.to_string()).field(CHALLENGE_HEADER);
             refusal.hint("sign again with the challenge of this response and the same nonce")
         };
-        let challenge: Challenge = headers.challenge.parse().map_err(|e: bulla_wire::challenge::ParseChallengeError| stale(&e))?;
+        let challenge: Challenge =
+            headers.challenge.parse().map_err(|e: bulla_wire::challenge::ParseChallengeError| stale(&e))?;
         let now_ms = self.node.now_ms();
         phase.challenge_key(&self.node).check(&challenge, &audience, now_ms).map_err(|e| stale(&e))?;
         Ok(Checked { line: line.clone(), headers, parameters, signature, digest, address: address_of(peer), now_ms })
@@ -283,7 +290,8 @@ fn digest_fits(verified: &Verified, read: ReadBody) -> Result<Vec<u8>, Refusal> 
     if equal(&read.sha256, &verified.digest) {
         return Ok(read.bytes);
     }
-    Err(Refusal::new(Code::DigestMismatch, "the body has not the digest that its header tells").field(CONTENT_DIGEST_HEADER))
+    Err(Refusal::new(Code::DigestMismatch, "the body has not the digest that its header tells")
+        .field(CONTENT_DIGEST_HEADER))
 }
 
 /// A request that waits for its key.
@@ -303,7 +311,8 @@ impl Checked {
         let key = holder.as_ref().map(|holder| &holder.key);
         let valid = verify_request(&parts(&self.line, &self.headers), &self.parameters, &self.signature, key);
         let (Ok(()), Some(Holder { subject, recipients, .. })) = (valid, holder) else {
-            let refusal = Refusal::new(Code::Unauthenticated, "the key is not known here, or the signature is not its own");
+            let refusal =
+                Refusal::new(Code::Unauthenticated, "the key is not known here, or the signature is not its own");
             return Err(refusal.hint("ask an enroller whether your key is admitted and enabled"));
         };
         let Self { line, headers, parameters, signature: _, digest, address, now_ms } = self;
@@ -348,14 +357,16 @@ fn no_route(error: &RouteError) -> Answer {
 }
 
 fn template(error: &TemplateError) -> Refusal {
-    Refusal::new(Code::SignatureTemplate, error.to_string()).field(error.header).hint("see spec/request.md; `bulla curl` signs for you")
+    Refusal::new(Code::SignatureTemplate, error.to_string())
+        .field(error.header)
+        .hint("see spec/request.md; `bulla curl` signs for you")
 }
 
 /// A body that was not read.
 pub fn body_refusal(error: &BodyError) -> Refusal {
     let code = match error {
         BodyError::TooLarge { .. } => Code::TooLarge,
-        BodyError::Overloaded { .. } => Code::Overloaded,
+        BodyError::Overloaded => Code::Overloaded,
         _ => Code::Malformed,
     };
     Refusal::new(code, error.to_string()).field("body")
@@ -365,7 +376,10 @@ pub fn body_refusal(error: &BodyError) -> Refusal {
 fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len())).sum();
     if bytes > MAX_HEADER_BYTES {
-        let refusal = Refusal::new(Code::SignatureTemplate, format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}"));
+        let refusal = Refusal::new(
+            Code::SignatureTemplate,
+            format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}"),
+        );
         return Err(refusal.field("headers"));
     }
     let one = |name: &'static str| -> Result<String, Refusal> {

@@ -5,19 +5,21 @@ use crate::drive::Machine;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::unsealed::{History, Unsealed, lock};
-use bulla_core::audit::{NameKey, Names};
+use bulla_core::audit::Names;
 use bulla_core::seal::{Lost, Sessions, StoredSeal};
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::sign::SigningKey;
 use bulla_store::Store;
+use bulla_wire::api::SealState;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::signature::Audience;
 use bulla_wire::state::State;
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -59,6 +61,8 @@ pub struct Parts {
     pub transient: bool,
     /// Names are hashed in the audit log.
     pub hash_names: bool,
+    /// Where the audit log can be read again; none if it cannot.
+    pub audit_path: Option<PathBuf>,
     /// Keys whose holders may make the cluster over the network.
     pub init_admins: Vec<KeyId>,
 }
@@ -91,8 +95,7 @@ impl Node {
     /// A node that begins in `phase`.
     pub fn new(parts: Parts, phase: Phase) -> Self {
         let mut rng = SystemRng;
-        // Before the keyring is here, hashed names are hashed with a key that nobody has.
-        let names = if parts.hash_names { Names::Hashed(NameKey::new(secret_key(&mut rng))) } else { Names::Clear };
+        let names = if parts.hash_names { Names::Hidden } else { Names::Clear };
         let node = Self {
             ceremony: tokio::sync::Mutex::new(()),
             sessions: Mutex::default(),
@@ -121,11 +124,11 @@ impl Node {
     /// Enters a phase. The caller holds [`Node::ceremony`].
     pub fn enter(&self, phase: Phase) {
         let (state, epoch) = match &phase {
-            Phase::Uninitialised => (0, 0),
-            Phase::Sealed(sealed) => (1, sealed.stored.config().epoch),
-            Phase::Unsealed(unsealed) => (2, unsealed.epoch),
+            Phase::Uninitialised => (SealState::Uninitialised, 0),
+            Phase::Sealed(sealed) => (SealState::Sealed, sealed.stored.config().epoch),
+            Phase::Unsealed(unsealed) => (SealState::Unsealed, unsealed.epoch),
         };
-        self.parts.metrics.seal(state, epoch);
+        self.parts.metrics.set_seal(state, epoch);
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 

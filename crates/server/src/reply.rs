@@ -5,8 +5,8 @@ use bulla_core::operation::Refusal;
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
 use bulla_wire::signature::{
-    AGE_MEDIA_TYPE, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts, SIGNATURE_HEADER,
-    SIGNATURE_INPUT_HEADER, STATE_HEADER,
+    AGE_MEDIA_TYPE, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts,
+    SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER,
 };
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -54,7 +54,7 @@ impl Answer {
     /// An error. `id` finds the request in audit and log; none where it was not recorded.
     pub fn refusal(refusal: &Refusal, id: Option<String>) -> Self {
         let Refusal { code, message, field, hint, receipt } = refusal.clone();
-        let entry = ErrorEntry { code, message, field, hint, id, receipt };
+        let entry = ErrorEntry { code, message, field, hint, id, receipt: receipt.map(|receipt| *receipt) };
         let body = bulla_wire::json::to_vec(&ErrorBody { errors: vec![entry] });
         Self { code: Some(code), ..Self::bytes(code.status(), JSON_MEDIA_TYPE, body) }
     }
@@ -124,5 +124,6 @@ pub fn sign(node: &Node, phase: &Phase, answered: &Answered<'_>, answer: Answer)
 /// What stands in an answer for a fault of ours: nothing but where to look.
 pub fn internal(detail: &dyn std::fmt::Display, id: &str) -> Refusal {
     tracing::error!(%detail, request = id, "internal fault");
-    Refusal::new(Code::Internal, "the server failed; its log says why").hint(format!("look for {id} in the server's log"))
+    Refusal::new(Code::Internal, "the server failed; its log says why")
+        .hint(format!("look for {id} in the server's log"))
 }

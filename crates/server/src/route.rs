@@ -135,7 +135,7 @@ pub enum ReplyKind {
     Json,
     /// `application/age`: to the recipients that the caller's record lists under the signing key.
     Secret,
-    /// `application/vnd.bulla.wrap`: to the claim of the request alone.
+    /// `application/age` around a parcel: to the claim of the request alone.
     Claim,
 }
 
@@ -145,7 +145,7 @@ impl ReplyKind {
         match self {
             Self::Json => bulla_wire::signature::JSON_MEDIA_TYPE,
             Self::Secret => bulla_wire::signature::AGE_MEDIA_TYPE,
-            Self::Claim => bulla_wire::wrap::PARCEL_MEDIA_TYPE,
+            Self::Claim => bulla_wire::signature::AGE_MEDIA_TYPE,
         }
     }
 }

@@ -91,7 +91,9 @@ pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &I
     let listed = node.parts.init_admins.contains(&verified.parameters.key);
     let allowed = match peer {
         Peer::Network(_) => listed,
-        Peer::Local { uid } => listed || (node.parts.init_admins.is_empty() && uid == rustix::process::getuid().as_raw()),
+        Peer::Local { uid } => {
+            listed || (node.parts.init_admins.is_empty() && uid == rustix::process::getuid().as_raw())
+        }
     };
     if !allowed {
         let refusal = Refusal::new(Code::NotAdmin, "this key is not among the admins that may make the cluster");
@@ -163,11 +165,16 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         CeremonyError::Conflict => Refusal::new(Code::Busy, "another ceremony was faster").hint("try again"),
         CeremonyError::Lost(consent) => Refusal::new(
             Code::LostCommits,
-            format!("the store holds sequence {} and the audit log remembers {}", consent.kept.sequence, consent.lost.sequence),
+            format!(
+                "the store holds sequence {} and the audit log remembers {}",
+                consent.kept.sequence, consent.lost.sequence
+            ),
         )
         .hint("put back the newest copy of the store"),
         CeremonyError::NothingLost => Refusal::new(Code::NotFound, "nothing was lost that needs consent"),
-        CeremonyError::Unknown(_) => Refusal::new(Code::Unknown, "the outcome is not known").hint("look at `bulla status`"),
+        CeremonyError::Unknown(_) => {
+            Refusal::new(Code::Unknown, "the outcome is not known").hint("look at `bulla status`")
+        }
         CeremonyError::Seal(_) | CeremonyError::Store(_) | CeremonyError::Fault(_) => internal(&with_cause(error), id),
     }
 }
@@ -191,8 +198,12 @@ fn session_refusal(error: &SessionError) -> Refusal {
     let (code, hint) = match error {
         SessionError::Unknown => (Code::UnknownSession, "run `bulla unseal` again"),
         SessionError::TooMany => (Code::Overloaded, "wait until a session ends"),
-        SessionError::NotAdmin | SessionError::NotYours { .. } => (Code::NotAdmin, "use the key of the admin who holds this share"),
-        SessionError::BadShare { .. } => (Code::BadShare, "the shares of the other admins are kept; run `bulla unseal` again"),
+        SessionError::NotAdmin | SessionError::NotYours { .. } => {
+            (Code::NotAdmin, "use the key of the admin who holds this share")
+        }
+        SessionError::BadShare { .. } => {
+            (Code::BadShare, "the shares of the other admins are kept; run `bulla unseal` again")
+        }
         SessionError::ApprovalMissing | SessionError::BadApproval => {
             (Code::BadStatement, "the first share comes with the admin's approval of genesis")
         }
@@ -253,13 +264,24 @@ fn parse(matched: &Matched<'_>, body: &[u8]) -> Result<Asked, Refusal> {
         Endpoint::SealStatus => Asked::Status,
         Endpoint::SealSession => Asked::Session,
         Endpoint::SealKey => Asked::Key(session()?),
-        Endpoint::SealShare => Asked::Share(session()?, Box::new(json::parse(body, MAX_JSON_BYTES).map_err(malformed)?)),
+        Endpoint::SealShare => {
+            Asked::Share(session()?, Box::new(json::parse(body, MAX_JSON_BYTES).map_err(malformed)?))
+        }
         Endpoint::SealConsent => Asked::Consent(Box::new(json::parse(body, MAX_JSON_BYTES).map_err(malformed)?)),
-        _ => return Err(Refusal::new(Code::Sealed, "the cluster is sealed").hint("its admins open it with `bulla unseal`")),
+        _ => {
+            return Err(
+                Refusal::new(Code::Sealed, "the cluster is sealed").hint("its admins open it with `bulla unseal`")
+            );
+        }
     })
 }
 
-async fn perform(node: &Arc<Node>, sealed: &Sealed, verified: &Verified, asked: Asked) -> Result<Answer, CeremonyError> {
+async fn perform(
+    node: &Arc<Node>,
+    sealed: &Sealed,
+    verified: &Verified,
+    asked: Asked,
+) -> Result<Answer, CeremonyError> {
     match asked {
         Asked::Status => Ok(Answer::json(&status(node, sealed))),
         Asked::Session => ceremony::session(node).map(|session| Answer::json(&session)),

@@ -253,9 +253,10 @@ impl Sink {
         });
         let (queue, messages) = mpsc::channel();
         let writer = Writer::open(&config, opening, shared.clone(), messages)?;
-        std::thread::Builder::new().name("audit".into()).spawn(move || writer.run()).map_err(|error| {
-            OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error }
-        })?;
+        std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error })?;
         Ok(Self { shared, queue })
     }
 
@@ -465,11 +466,6 @@ fn label(error: &io::Error) -> Label {
 
 impl Search<'_> {
     fn of<'a>(layout: &'a Layout, config: &AuditConfig, opening: &Opening) -> Search<'a> {
-        Search {
-            layout,
-            head: opening.head,
-            accept_loss: config.danger_accept_loss,
-            now_ms: (opening.clock)(),
-        }
+        Search { layout, head: opening.head, accept_loss: config.danger_accept_loss, now_ms: (opening.clock)() }
     }
 }

@@ -164,6 +164,8 @@ pub struct Unsealed {
     pub names: Names,
     /// Writes the head of every commit.
     pub head: Arc<HeadKeeper>,
+    /// The first minute that can have a bucket of nonces.
+    pub first_bucket: u32,
     /// What clients need to judge answers.
     pub history: History,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
@@ -201,6 +203,8 @@ pub struct Opening {
     pub names: Names,
     /// Writes the head of every commit.
     pub head: Arc<HeadKeeper>,
+    /// The first minute that can have a bucket of nonces.
+    pub first_bucket: u32,
     /// What clients need to judge answers.
     pub history: History,
 }
@@ -208,7 +212,8 @@ pub struct Opening {
 impl Unsealed {
     /// Puts keys and directory together.
     pub fn new(opening: Opening, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
-        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, history } = opening;
+        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, first_bucket, history } =
+            opening;
         Self {
             cluster,
             epoch,
@@ -218,6 +223,7 @@ impl Unsealed {
             ingress,
             names,
             head,
+            first_bucket,
             history,
             changing: tokio::sync::Mutex::new(()),
             refusals: Mutex::default(),
@@ -246,10 +252,10 @@ impl Unsealed {
     /// Tells of alarms: metric, log, audit, and the parties' next answers. Their records are committed already.
     pub fn tell(&self, raised: &[Raised]) {
         for Raised { alarm, told } in raised {
-            self.metrics.alarm(alarm.kind);
+            self.metrics.alarm_raised(alarm.kind);
             tracing::warn!(kind = alarm_name(alarm.kind), wrap = alarm.wrap.map(|id| id.to_string()), "alarm");
             let resource = alarm.wrap.map(|id| self.names.resource(&bulla_core::action::Resource::Wrap(id)));
-            drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied(), &alarm.message)));
+            drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied())));
             let mut unseen = lock(&self.unseen);
             for principal in told {
                 if let Some(count) = unseen.get_mut(principal) {
@@ -260,8 +266,8 @@ impl Unsealed {
     }
 }
 
-fn alarm_line(kind: AlarmKind, resource: Option<ResourceText>, principal: Option<PrincipalId>, detail: &str) -> Body {
-    Body::Alarm { alarm: Label::lossy(alarm_name(kind)), principal, resource, detail: Some(Label::lossy(detail)) }
+fn alarm_line(kind: AlarmKind, resource: Option<ResourceText>, principal: Option<PrincipalId>) -> Body {
+    Body::Alarm { alarm: Label::lossy(alarm_name(kind)), principal, resource }
 }
 
 /// The spelling of an alarm's kind in log, metric and audit: that of the API.

@@ -23,8 +23,8 @@ use std::fmt;
 pub const TERMS_MAX: u32 = 4096;
 /// Most histories remembered; the oldest is forgotten first. A client that was away for longer must pin anew.
 pub const LINEAGES_MAX: usize = 2048;
-/// Largest keyring as JSON: 46 bytes a term, at most 92 a history, and 1 KiB for the rest.
-const JSON_BYTES_MAX: usize = 46 * TERMS_MAX as usize + 92 * LINEAGES_MAX + 1024;
+/// Largest keyring as JSON: 46 bytes a term, at most 104 a history, and 1 KiB for the rest.
+const JSON_BYTES_MAX: usize = 46 * TERMS_MAX as usize + 104 * LINEAGES_MAX + 1024;
 
 /// All keys of a cluster. Lives while the cluster is unsealed.
 pub struct Keyring {

@@ -3,7 +3,7 @@
 //! point between a read and a commit.
 
 use bulla_core::barrier::{Barrier, Cursor, Kind, Query, RecordKey, Records};
-use bulla_core::directory::{Directory, Principal};
+use bulla_core::directory::{Change, Directory, Principal};
 use bulla_core::engine::due::{self, Entry};
 use bulla_core::engine::wrap::{Create, Draft, Open, slot::Slot};
 use bulla_core::operation::{
@@ -13,11 +13,11 @@ use bulla_core::record::{
     Answer, BATCH_BYTES_MAX, Batch, Page, Precondition, READS_MAX, Read, SealedValue, Snapshot, StoreKey,
 };
 use bulla_crypto::digest::sha256;
+use bulla_crypto::evidence::PrincipalKey;
 use bulla_crypto::evidence::{
     ClusterView, Record, Standing, VerifiedReceipt, check_receipt_chain, genesis_payload, payload_digest,
     record_payload, sign_in_memory, verify_receipt,
 };
-use bulla_crypto::evidence::PrincipalKey;
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::{Rng, SeededRng, draw, secret_key};
 use bulla_crypto::sign::SigningKey;
@@ -110,7 +110,7 @@ impl World {
         for name in ["alice", "bob", "carol", "dave", "eve", "gina"] {
             people.insert(name, person(name, IdentityKind::Hybrid, &mut rng));
         }
-        people.insert("oscar", person("oscar", IdentityKind::X25519, &mut rng));
+        people.insert("oscar", person("oscar", IdentityKind::Classical, &mut rng));
         let node = SigningKey::generate(&mut rng).unwrap();
         let alice = &people["alice"];
         let founders = [alice.record.clone()];
@@ -137,6 +137,16 @@ impl World {
         let barrier = Barrier::new(cluster, terms, secret_key(&mut rng)).unwrap();
         let now = Now { unix_ms: START_MS, active_ms: 5_000 };
         Self { people, directory, node, now, rng, barrier, rows: BTreeMap::new(), served: BTreeMap::new(), commits: 0 }
+    }
+
+    /// Admits more people.
+    pub fn admit(&mut self, names: &[&'static str]) {
+        for name in names {
+            let person = person(name, IdentityKind::Hybrid, &mut self.rng);
+            let stored = Box::new(Principal::founder(&person.record, vec![]));
+            self.directory = self.directory.with(Change::Principal(stored)).unwrap();
+            self.people.insert(name, person);
+        }
     }
 
     pub fn id(&self, name: &str) -> PrincipalId {
@@ -335,8 +345,7 @@ impl World {
 
     /// All receipts of a slot, verified.
     pub fn receipts(&self, wrap: &WrapId, index: u16) -> Vec<VerifiedReceipt> {
-        let query =
-            Query::Scan { kind: Kind::Receipt, dir: wrap.as_bytes().to_vec(), after: None, limit: 1000 };
+        let query = Query::Scan { kind: Kind::Receipt, dir: wrap.as_bytes().to_vec(), after: None, limit: 1000 };
         let records = self.read(std::slice::from_ref(&query));
         let page = records.page(&query).unwrap().0;
         let of_slot = page.iter().filter(|record| record.cursor.as_bytes()[..2] == index.to_be_bytes());

@@ -130,7 +130,9 @@ const fn reply_description(reply: ReplyKind) -> &'static str {
         ReplyKind::Secret => {
             "age file to at most four recipients that the caller's record lists under the signing key."
         }
-        ReplyKind::Claim => "u32 big-endian length, the signed receipt as JSON, the age file to the claim.",
+        ReplyKind::Claim => {
+            "age file to the claim; its plaintext is u32 big-endian length, the signed receipt as JSON, the wrap's age file."
+        }
     }
 }
 

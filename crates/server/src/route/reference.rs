@@ -36,7 +36,7 @@ pub fn routes_page() -> String {
          Who may call: *open* takes no signature; *init* an admin that the request names; *seal* the admins of the seal \
          configuration, also while sealed; *policy* whoever Cedar permits the action.\n\
          A *mutation* happens exactly once by its nonce. A reply *secret* is an age file to the caller's own \
-         recipients, *claim* a parcel to the claim of the request.\n\n\
+         recipients, *claim* an age file to the claim of the request.\n\n\
          | route | | who | action | effect | body, at most | reply |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );

@@ -79,7 +79,7 @@ pub const ROUTES: &[Route] = &[
     get("/v1/alarms", Endpoint::AlarmRead, "Give the caller's alarms.")
         .policy(Action::AlarmRead)
         .query(&["after", "limit", "all"]),
-    post("/v1/alarms:seen", Endpoint::AlarmSeen, "Mark the caller's alarms as seen.")
+    post("/v1/alarms:seen", Endpoint::AlarmSeen, "Mark the caller's alarms as seen up to one of them.")
         .policy(Action::AlarmRead)
         .body(JSON),
     // Wraps.

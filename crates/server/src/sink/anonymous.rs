@@ -28,12 +28,8 @@ impl Counters {
         let code = reason.map(Code::as_str);
         let full = self.0.len() >= PAIRS_MAX && !self.0.contains_key(&(route, code));
         let (key, reason) = if full { ((OTHER, None), None) } else { ((route, code), reason) };
-        let counter = self.0.entry(key).or_insert_with(|| Counter {
-            reason,
-            from_ms: now_ms,
-            count: 0,
-            addresses: Vec::new(),
-        });
+        let counter =
+            self.0.entry(key).or_insert_with(|| Counter { reason, from_ms: now_ms, count: 0, addresses: Vec::new() });
         counter.count = counter.count.saturating_add(1);
         if counter.addresses.len() < ANONYMOUS_ADDRESSES_MAX && !counter.addresses.contains(&address) {
             counter.addresses.push(address);

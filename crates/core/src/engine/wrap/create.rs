@@ -109,7 +109,8 @@ impl Draft {
         if classical.is_empty() || classical.len() == statement.to.len() {
             return Ok(());
         }
-        let message = format!("some recipients have hybrid keys, but these have classical ones: {}", classical.join(", "));
+        let message =
+            format!("some recipients have hybrid keys, but these have classical ones: {}", classical.join(", "));
         let refusal = Refusal::new(Code::MixedRecipients, message).field("to");
         Err(refusal.hint("make two wraps, one for each kind of keys"))
     }
@@ -137,10 +138,16 @@ fn check_addressee<'a>(place: usize, to: &Addressee, context: &Context<'a>) -> R
     }
     if principal.record_sha256 != to.record_sha256 {
         let refusal = Refusal::new(Code::VersionMismatch, format!("{name} has changed its keys since it was resolved"));
-        return Err(refusal.field(format!("to[{place}].record_sha256")).hint("resolve the recipient again and encrypt anew"));
+        return Err(refusal
+            .field(format!("to[{place}].record_sha256"))
+            .hint("resolve the recipient again and encrypt anew"));
     }
-    let listed: HashSet<Digest> =
-        principal.keys.iter().flat_map(|key| &key.recipients).map(|text| Digest::new(sha256(&[text.as_bytes()]))).collect();
+    let listed: HashSet<Digest> = principal
+        .keys
+        .iter()
+        .flat_map(|key| &key.recipients)
+        .map(|text| Digest::new(sha256(&[text.as_bytes()])))
+        .collect();
     if to.recipients.iter().all(|recipient| listed.contains(recipient)) {
         return Ok(principal);
     }

@@ -181,7 +181,8 @@ impl Operation for Revoke {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        let concerned = |at: &SlotAt<'_>| at.slot.state.clone().revoke().is_ok() || matches!(at.slot.state, State::Revoked(_));
+        let concerned =
+            |at: &SlotAt<'_>| at.slot.state.clone().revoke().is_ok() || matches!(at.slot.state, State::Revoked(_));
         if !slots.iter().any(concerned) {
             return match slots.first() {
                 Some(at) => ended(&mut reader, &self.wrap, at),

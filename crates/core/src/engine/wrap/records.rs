@@ -149,7 +149,9 @@ impl Head {
             return Ok(());
         }
         let refusal = Refusal::new(Code::BadStatement, "the slip names another statement than the stored one");
-        Err(refusal.field("statement_sha256").hint("ask the writer for the slip again; do not trust this wrap until it fits"))
+        Err(refusal
+            .field("statement_sha256")
+            .hint("ask the writer for the slip again; do not trust this wrap until it fits"))
     }
 }
 

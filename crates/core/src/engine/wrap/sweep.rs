@@ -2,8 +2,8 @@
 //! any number of times, and deletes its entry in the commit that makes it needless.
 
 use super::records::{
-    Commit, Head, Reader, SlotAt, TOMBSTONE_MS, content_key, head_key, live_key, mine_key, slot_key,
-    strangers_key, tombstone_key,
+    Commit, Head, Reader, SlotAt, TOMBSTONE_MS, content_key, head_key, live_key, mine_key, slot_key, strangers_key,
+    tombstone_key,
 };
 use super::slot::State;
 use crate::barrier::{Expect, Kind, Query, RecordKey, Records, Writes};
@@ -179,11 +179,7 @@ impl Operation for Bury {
         let query = Query::Scan { kind: Kind::Receipt, dir, after: None, limit: BURIED_AT_ONCE };
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
         for receipt in page {
-            writes.delete(RecordKey::clear(
-                Kind::Receipt,
-                wrap.as_bytes(),
-                receipt.cursor.as_bytes(),
-            ));
+            writes.delete(RecordKey::clear(Kind::Receipt, wrap.as_bytes(), receipt.cursor.as_bytes()));
         }
         // With more to come the entry stays, and the next sweep goes on.
         if !more {
