@@ -69,15 +69,15 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         // What stands inside the envelope cannot be told in the schema of its bytes.
         ReplyKind::Secret | ReplyKind::Claim => json!({"schema": {"contentMediaType": route.reply.media_type()}}),
     };
-    success["content"] = json!({route.reply.media_type(): content});
+    set(&mut success, "content", json!({route.reply.media_type(): content}));
     if route.reply == ReplyKind::Secret {
-        success["x-bulla-plaintext"] = reply;
+        set(&mut success, "x-bulla-plaintext", reply);
     }
     responses.insert("200".into(), success);
     if route.endpoint == Endpoint::Health {
         for (status, description) in [("501", "There is no cluster yet."), ("503", "Sealed, or not able to serve.")] {
             let mut other = responses.get("200").cloned().unwrap_or_default();
-            other["description"] = description.into();
+            set(&mut other, "description", description.into());
             responses.insert(status.into(), other);
         }
     }
@@ -93,12 +93,18 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         "x-bulla-mutation": route.effect == Effect::Mutation,
     });
     if let Some(action) = route.action {
-        operation["x-bulla-action"] = action.as_str().into();
+        set(&mut operation, "x-bulla-action", action.as_str().into());
     }
     if let Some(body) = request_body(route.request, request, &mut operation) {
-        operation["requestBody"] = body;
+        set(&mut operation, "requestBody", body);
     }
     operation
+}
+
+fn set(object: &mut Value, name: &str, value: Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), value);
+    }
 }
 
 fn request_body(kind: RequestBody, schema: Value, operation: &mut Value) -> Option<Value> {
@@ -106,7 +112,7 @@ fn request_body(kind: RequestBody, schema: Value, operation: &mut Value) -> Opti
         RequestBody::Empty => return None,
         RequestBody::Json { .. } => ("JSON.", json!({"schema": schema})),
         RequestBody::Age { .. } => {
-            operation["x-bulla-plaintext-request"] = schema;
+            set(operation, "x-bulla-plaintext-request", schema);
             let description = "age file to the ingress recipient of the newest document; its plaintext is one line \
                 `bulla-ingress-v1 …`, then the JSON body.";
             (description, json!({"schema": {"contentMediaType": kind.media_type()}}))
