@@ -5,11 +5,11 @@ use crate::call::Call;
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
 use crate::state::StateError;
-use bulla_crypto::digest::{framed, sha256};
 use bulla_crypto::envelope::{self, Decrypter};
 use bulla_crypto::evidence::{self, ClusterView, Record, VerifiedDocument, verify_approvals};
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::share::{self, ShareContext, ShareOf};
 use bulla_wire::api::{EncryptedShareKey, GiveShare, Init, Initialised, ShareGiven, UnsealSession};
 use bulla_wire::evidence::{Bytes, GenesisApproval};
 use bulla_wire::id::{ClusterId, PrincipalId};
@@ -89,7 +89,7 @@ impl Client {
         let place = usize::from(index);
         let mine = document.admins().nth(place).is_some_and(|admin| admin.principal() == me.principal());
         demand(mine, "the node sent another admin's share")?;
-        let context = share_context(&facts.view.id(), session.epoch, index, document, &me.principal());
+        let context = share_context(facts.view.id(), session.epoch, index, document, me.principal());
         let decrypter: &dyn Decrypter = &**key;
         let share_key = open_secret(decrypter, &file.0, SHARE_KEY_BYTES).await?;
         let file = answer_share(&share_key, &context, &session)?;
@@ -114,36 +114,31 @@ fn check_session_id(id: &str) -> Result<(), ClientError> {
     demand(id.parse::<bulla_wire::name::Name>().is_ok(), "the session's id is malformed")
 }
 
-/// ctx_i of `spec/seal.md`: what a share key was made for.
+/// What a share of this document's seal was made for.
 fn share_context(
-    cluster: &ClusterId,
+    cluster: ClusterId,
     epoch: u64,
     index: u8,
     document: &VerifiedDocument,
-    admin: &PrincipalId,
-) -> [u8; 32] {
+    principal: PrincipalId,
+) -> ShareContext {
     let n = u8::try_from(document.body().admins.len()).unwrap_or(u8::MAX);
-    context_of(cluster, epoch, index, document.body().k, n, admin)
-}
-
-fn context_of(cluster: &ClusterId, epoch: u64, index: u8, k: u8, n: u8, admin: &PrincipalId) -> [u8; 32] {
-    let fields: [&[u8]; 6] = [cluster.as_bytes(), &epoch.to_be_bytes(), &[index], &[k], &[n], admin.as_bytes()];
-    sha256(&[b"bulla/v1/seal/share", &framed(&fields)])
+    share::context(&ShareOf { cluster, epoch, index, k: document.body().k, n, principal })
 }
 
 /// Checks that the share key is for this context, and encrypts it to the session.
-fn answer_share(share_key: &SecretBytes, context: &[u8; 32], session: &UnsealSession) -> Result<Vec<u8>, ClientError> {
+fn answer_share(
+    share_key: &SecretBytes,
+    context: &ShareContext,
+    session: &UnsealSession,
+) -> Result<Vec<u8>, ClientError> {
     let recipient: Recipient =
         session.recipient.parse().map_err(|_| ClientError::contradiction("the session's recipient is malformed"))?;
     demand(recipient.is_hybrid(), "the session's recipient is not post-quantum")?;
-    let split = share_key.expose().split_first_chunk::<32>();
-    let (key, of) = split.ok_or_else(|| ClientError::contradiction("the share's key is malformed"))?;
-    demand(of == context, "the share's key was made for another seal")?;
-    let give = sha256(&[b"bulla/v1/seal/give", &framed(&[session.id.as_bytes(), context])]);
-    let mut plaintext = SecretBytes::new(Vec::with_capacity(SHARE_KEY_BYTES));
-    plaintext.expose_mut().extend_from_slice(key);
-    plaintext.expose_mut().extend_from_slice(&give);
-    Ok(envelope::seal(&[recipient], None, plaintext.expose())?)
+    let key = context
+        .check_key_plaintext(share_key.expose())
+        .map_err(|_| ClientError::contradiction("the share's key was made for another seal"))?;
+    Ok(envelope::seal(&[recipient], None, context.give_plaintext(&session.id, &key).expose())?)
 }
 
 #[cfg(test)]
@@ -165,32 +160,35 @@ mod tests {
         }
     }
 
+    fn context(cluster: u8, epoch: u64, index: u8, k: u8, n: u8, admin: u8) -> ShareContext {
+        let (cluster, principal) = (ClusterId::new([cluster; 32]), PrincipalId::new([admin; 32]));
+        share::context(&ShareOf { cluster, epoch, index, k, n, principal })
+    }
+
     #[tokio::test]
     async fn a_share_key_goes_to_its_session_only() {
         let node = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
-        let context = context_of(&ClusterId::new([1; 32]), 3, 0, 2, 3, &PrincipalId::new([2; 32]));
-        let key = SecretBytes::new([&[7; 32][..], &context].concat());
-        let file = answer_share(&key, &context, &session(&node)).unwrap();
+        let own = context(1, 3, 0, 2, 3, 2);
+        let key = SecretBytes::new([&[7; 32][..], own.as_bytes()].concat());
+        let file = answer_share(&key, &own, &session(&node)).unwrap();
         let opened = envelope::open(&[&node], &file, 64).await.unwrap().plaintext;
-        let give = sha256(&[b"bulla/v1/seal/give", &framed(&[b"abc", &context])]);
-        assert_eq!(opened.expose().as_slice(), [&[7; 32][..], &give].concat());
+        assert!(own.check_give_plaintext("abc", opened.expose()).is_ok());
+        assert!(own.check_give_plaintext("abd", opened.expose()).is_err());
         // Made for another epoch, index, k, n, admin or cluster.
-        let cluster = ClusterId::new([1; 32]);
-        let admin = PrincipalId::new([2; 32]);
         for other in [
-            context_of(&cluster, 4, 0, 2, 3, &admin),
-            context_of(&cluster, 3, 1, 2, 3, &admin),
-            context_of(&cluster, 3, 0, 3, 3, &admin),
-            context_of(&cluster, 3, 0, 2, 4, &admin),
-            context_of(&cluster, 3, 0, 2, 3, &PrincipalId::new([3; 32])),
-            context_of(&ClusterId::new([2; 32]), 3, 0, 2, 3, &admin),
+            context(1, 4, 0, 2, 3, 2),
+            context(1, 3, 1, 2, 3, 2),
+            context(1, 3, 0, 3, 3, 2),
+            context(1, 3, 0, 2, 4, 2),
+            context(1, 3, 0, 2, 3, 3),
+            context(2, 3, 0, 2, 3, 2),
         ] {
             assert!(answer_share(&key, &other, &session(&node)).is_err());
         }
         let short = SecretBytes::new(vec![7; 31]);
-        assert!(answer_share(&short, &context, &session(&node)).is_err());
+        assert!(answer_share(&short, &own, &session(&node)).is_err());
         let classical = Identity::generate(IdentityKind::Classical, &mut SystemRng).unwrap();
-        assert!(answer_share(&key, &context, &session(&classical)).is_err());
+        assert!(answer_share(&key, &own, &session(&classical)).is_err());
     }
 
     #[test]

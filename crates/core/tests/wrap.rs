@@ -348,7 +348,11 @@ fn a_second_claim_is_refused_and_seen() {
     for n in 1..=MAX_REFUSED + 3 {
         let refused = if n == 1 { carol_again(&mut world, &wrap) } else { world.open(&wrap, "bob", &second) };
         assert_eq!(refused.code(), Some(Code::AlreadyOpened));
-        assert_eq!(refused.result.as_ref().unwrap_err().receipt, Some(Box::new(opened.clone())), "proof of who opened it");
+        assert_eq!(
+            refused.result.as_ref().unwrap_err().receipt,
+            Some(Box::new(opened.clone())),
+            "proof of who opened it"
+        );
         let alarms = if n > 1 && n + 1 <= MAX_REFUSED { vec![AlarmKind::SecondClaim] } else { vec![] };
         assert_eq!(refused.alarm_kinds(), alarms, "attempt {n}");
     }

@@ -16,7 +16,7 @@ async fn delivered_once(shape: Shape) {
     opened.acked.expect("acknowledged");
 
     let again = world.client(&bob).wrap_open(&made.slip, &mut MemoryOutput::new()).await.expect_err("opened before");
-    assert_eq!(again.code(), Some(Code::Acked), "{again}");
+    assert_eq!(again.code(), Some(Code::AlreadyOpened), "{again}");
 
     let mallory = world.admit("mallory").await;
     let stranger = world.client(&mallory).wrap_open(&made.slip, &mut MemoryOutput::new()).await;
