@@ -91,6 +91,11 @@ impl Call {
         Self { method, changes: true, body: CallBody::Json(json::to_vec(body)), ..Self::read(path) }
     }
 
+    /// A changing call without a body.
+    pub(crate) fn action(path: impl Into<String>) -> Self {
+        Self { method: "POST", changes: true, ..Self::read(path) }
+    }
+
     /// Adds `name=value` to the query, if there is a value.
     pub(crate) fn with(mut self, name: &str, value: Option<impl std::fmt::Display>) -> Self {
         if let Some(value) = value {
@@ -311,10 +316,11 @@ impl Client {
         self.hold_challenge(frame.challenge);
         if !open {
             self.0.alarms.store(frame.state.alarms, Ordering::Relaxed);
-            if call.judged && received.status != 503 {
-                if let Some(lagging) = self.judge_state(known.as_ref(), &frame.state).await? {
-                    return Ok(Attempt::Lagging(lagging));
-                }
+            if call.judged
+                && received.status != 503
+                && let Some(lagging) = self.judge_state(known.as_ref(), &frame.state).await?
+            {
+                return Ok(Attempt::Lagging(lagging));
             }
         }
         if received.status < 400 {
@@ -536,7 +542,7 @@ impl<'a> Frame<'a> {
             state: self.state_text,
         };
         let slot = std::cell::OnceCell::new();
-        let look = |key: &KeyId| node_key(key).map(|found| &*slot.get_or_init(|| found));
+        let look = |key: &KeyId| node_key(key).map(|found| slot.get_or_init(|| found));
         verify_response(&parts, answered, &self.headers, look).map_err(Untrusted::Signature)?;
         Ok(())
     }

@@ -77,8 +77,7 @@ impl Client {
         let me = document
             .admin_by_key(&key.public_key().key_id())
             .ok_or_else(|| ClientError::input("your key is not that of an admin of this cluster"))?;
-        let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal/session") };
-        let session: UnsealSession = self.json(call.of_seal()).await?;
+        let session: UnsealSession = self.json(Call::action("/v1/seal/session").of_seal()).await?;
         let seen = self.trust().await?.memory.seen();
         if let Some(seen) = seen.filter(|seen| seen.epoch > session.epoch && !how.danger_older_epoch) {
             return Err(StateError::Epoch { seen: seen.epoch, told: session.epoch }.into());
