@@ -167,6 +167,10 @@ impl Records {
     pub fn page(&self, query: &Query) -> Option<(&[Record], bool)> {
         self.pages.get(query).map(|(records, more)| (records.as_slice(), *more))
     }
+    /// Takes a page out, if it was asked for.
+    pub fn take_page(&mut self, query: &Query) -> Option<(Vec<Record>, bool)> {
+        self.pages.remove(query)
+    }
     /// Takes over what a further round has read.
     pub fn extend(&mut self, other: Self) {
         self.values.extend(other.values);
@@ -195,7 +199,7 @@ pub struct Writes {
     /// Records to delete.
     pub deletes: Vec<RecordKey>,
     /// Rows of the plain table to create, under their fixed names.
-    pub plain: Vec<(String, Vec<u8>)>,
+    pub plain: Vec<(StoreKey, Vec<u8>)>,
 }
 
 impl Writes {
@@ -435,18 +439,12 @@ impl Barrier {
         for key in &writes.deletes {
             batch.delete(Table::Data, self.store_key(key)?);
         }
-        for (name, content) in &writes.plain {
-            batch.create(Table::Plain, StoreKey::new(name.as_str())?, plain_row(content, rng)?);
+        for (key, content) in &writes.plain {
+            batch.create(Table::Plain, key.clone(), crate::seal::row::encode(content, rng)?);
         }
         batch.admissible()?;
         Ok(batch)
     }
-}
-
-/// A row of the plain table: `0x02 | term 4 = 0 | revision 8 | content`. Readable while sealed, not authenticated.
-fn plain_row(content: &[u8], rng: &mut dyn Rng) -> Result<SealedValue, RecordError> {
-    let revision: [u8; 8] = draw(rng);
-    SealedValue::new([&[0x02, 0, 0, 0, 0][..], &revision, content].concat())
 }
 
 /// Kind byte of rows in the dedup buckets.

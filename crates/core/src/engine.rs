@@ -7,3 +7,4 @@ pub mod due;
 pub mod kv;
 pub mod policy;
 pub mod principal;
+pub mod wrap;

@@ -48,7 +48,8 @@ pub struct Decision {
     pub allowed: bool,
     /// The statements that decided, `<policy name>#<n>` from 0, sorted. Empty if nothing permitted it.
     pub because: Vec<String>,
-    /// What could not be evaluated; any of it denies.
+    /// What could not be evaluated, as `<statement>: <reason>`, or that the action is never done to such a
+    /// resource. Any of it denies.
     pub errors: Vec<String>,
 }
 
@@ -140,10 +141,15 @@ impl PolicySet {
         let response = cedar_policy::Authorizer::new().is_authorized(&request, &self.statements, &entities);
         let mut because: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
         because.sort_by(|a, b| by_number(a).cmp(&by_number(b)));
-        let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
-        errors.sort();
-        let allowed = response.decision() == cedar_policy::Decision::Allow && errors.is_empty();
-        Decision { allowed, because, errors }
+        let mut errors: Vec<(String, String)> = response.diagnostics().errors().map(failure).collect();
+        errors.sort_by(|(a, _), (b, _)| by_number(a).cmp(&by_number(b)));
+        let errors: Vec<String> = errors.into_iter().map(|(id, error)| format!("{id}: {error}")).collect();
+        let permitted = response.decision() == cedar_policy::Decision::Allow;
+        if permitted && !errors.is_empty() {
+            // A failed statement decided, not those that permit.
+            because.clear();
+        }
+        Decision { allowed: permitted && errors.is_empty(), because, errors }
     }
 
     /// Lets `op` pass if policy allows it. The caller names in `action` and `resource` exactly what `op` does.
@@ -175,6 +181,12 @@ impl Parsed {
 pub fn first_texts() -> BTreeMap<Name, String> {
     // The name is a constant that parses; were it not, the set would be empty and deny everything.
     FIRST_NAME.parse().into_iter().map(|name| (name, FIRST.to_owned())).collect()
+}
+
+/// The statement that could not be evaluated, and why.
+fn failure(error: &cedar_policy::AuthorizationError) -> (String, String) {
+    let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+    (error.policy_id().to_string(), error.inner().to_string())
 }
 
 /// `team#10` after `team#9`.

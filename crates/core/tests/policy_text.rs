@@ -64,7 +64,7 @@ const REFUSED: &[(&str, Fault, usize, usize, &str)] = &[
         Fault::Schema,
         2,
         8,
-        "principal.hasTag(\"team\")",
+        "`.hasTag(\"team\") && ..`",
     ),
     ("permit (principal, action, resource) when { principal.name == 1 };", Fault::Schema, 1, 45, "not compatible"),
     ("permit (principal, action, resource) when { principal.name };", Fault::Schema, 1, 45, "unexpected type"),

@@ -302,11 +302,11 @@ fn begin(recipients: &[Recipient], binding: Option<&Binding>) -> Result<(Vec<u8>
     let file_key = FileKey::generate(&mut rng);
     let mut stanzas = recipients.iter().map(|to| to.wrap(&file_key)).collect::<Result<Vec<_>, _>>()?;
     stanzas.extend(binding.map(Binding::stanza));
-    let mut out = Header::write(&stanzas, &file_key)?;
+    let mut out = Header::write(&stanzas, &file_key);
     let mut nonce = [0; PAYLOAD_NONCE_BYTES];
     rng.fill(&mut nonce);
     out.extend_from_slice(&nonce);
-    Ok((out, Stream::new(&file_key.payload_key(&nonce)?)?))
+    Ok((out, Stream::new(&file_key.payload_key(&nonce))?))
 }
 
 /// Reads until `buffer` holds `size` bytes or the source ends.
@@ -325,7 +325,7 @@ pub async fn open(decrypters: &[&dyn Decrypter], file: &[u8], limit: usize) -> R
     if size > limit {
         return Err(OpenError::TooLarge { limit });
     }
-    let mut stream = Stream::new(&file_key.payload_key(nonce)?)?;
+    let mut stream = Stream::new(&file_key.payload_key(nonce))?;
     // The last tag needs its room while the last chunk is opened in place, and no more is ever written.
     let mut plaintext = SecretBytes::new(Vec::with_capacity(size.saturating_add(TAG_BYTES)));
     loop {
@@ -370,7 +370,7 @@ impl<R: BufRead> Reader<R> {
             io::ErrorKind::UnexpectedEof => NO_NONCE,
             _ => OpenError::Io(error),
         })?;
-        let stream = Stream::new(&file_key.payload_key(&nonce)?)?;
+        let stream = Stream::new(&file_key.payload_key(&nonce))?;
         Ok(Self { envelope, stream, binding })
     }
 

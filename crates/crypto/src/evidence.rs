@@ -27,7 +27,7 @@ pub use document::{DocumentDraft, Node, VerifiedDocument};
 pub use record::{PrincipalKey, Record, RecordChain, record_payload};
 pub use wrap::{
     Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain, check_statement_times, verify_receipt,
-    verify_statement,
+    verify_statement, verify_statement_by,
 };
 
 use crate::dsse::{self, DsseError};

@@ -11,6 +11,7 @@ mod software;
 use crate::BoxFuture;
 use crate::bech32;
 use crate::envelope::{Decrypter, FileKey, OpenError, Stanza};
+use crate::kdf;
 use crate::kem::{self, HybridSecretKey, KemError};
 use crate::openssh::{self, SshPrivateKey, SshPrivateKeyError, SshPublicKey};
 use crate::random::{Rng, secret_key};
@@ -23,8 +24,8 @@ use std::str::FromStr as _;
 
 /// The largest identity file. An SSH key of 8192 bits and a long record stay far below.
 pub const MAX_IDENTITY_BYTES: usize = 64 * 1024;
-/// The HKDF label under which the signing seed is derived from the age secret.
-const SIGN_LABEL: &[u8] = b"bulla/v1/identity/sign";
+/// What the signing seed is derived from the age secret for: `bulla/v1/identity/sign`.
+const SIGN_PURPOSE: &str = "identity/sign";
 /// The first line of an identity file that Bulla wrote.
 const FIRST_LINE: &str = "# bulla identity v1";
 const OPENSSH_BEGIN: &[u8] = b"-----BEGIN OPENSSH PRIVATE KEY-----";
@@ -176,7 +177,7 @@ impl Identity {
     /// # Errors
     /// As [`Identity::generate`].
     pub fn from_seed(kind: IdentityKind, seed: SecretKey) -> Result<Self, IdentityError> {
-        let signing = SigningKey::from_seed(&kem::hkdf(&[], SIGN_LABEL, seed.expose())?)?;
+        let signing = SigningKey::from_seed(&kdf::derive(seed.expose(), SIGN_PURPOSE, &[]))?;
         let (key, recipient) = match kind {
             IdentityKind::Hybrid => {
                 let key = HybridSecretKey::from_seed(&seed)?;

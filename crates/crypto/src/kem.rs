@@ -6,7 +6,7 @@
 //! aws-lc cannot import; encapsulation and decapsulation are aws-lc's again.
 //!
 //! **The zero check.** An X25519 point of small order gives a shared secret of zero for every private
-//! key. RFC 9180 §7.1.4 and the age specification demand a refusal, X-Wing alone does not. [`agree`] is
+//! key. RFC 9180 §7.1.4 and the age specification demand a refusal, X-Wing alone does not. `agree` is
 //! the only caller of X25519 here, and refuses.
 
 use crate::digest::hmac_sha256;
@@ -265,14 +265,7 @@ fn labeled_expand(prk: &SecretKey, label: &[u8], info: &[u8], out: &mut [u8]) ->
     expand(prk, &[&length, b"HPKE-v1", SUITE_ID, label, info], out)
 }
 
-/// HKDF-SHA-256 (RFC 5869) in one go, as age writes `HKDF[salt, label](ikm)`.
-pub(crate) fn hkdf(salt: &[u8], label: &[u8], ikm: &[u8]) -> Result<SecretKey, KemError> {
-    let prk = Secret::new(hmac_sha256(salt, &[ikm]));
-    let mut key = SecretKey::filled(|_| ());
-    expand(&prk, &[label], key.expose_mut())?;
-    Ok(key)
-}
-
+/// HKDF-Expand (RFC 5869 §2.3) of a key that HKDF-Extract has made.
 fn expand(prk: &SecretKey, info: &[&[u8]], out: &mut [u8]) -> Result<(), KemError> {
     struct Length(usize);
     impl hkdf::KeyType for Length {

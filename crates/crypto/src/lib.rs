@@ -22,6 +22,7 @@ pub mod recipient;
 pub mod sealed;
 pub mod secret;
 pub mod shamir;
+pub mod share;
 pub mod sign;
 
 /// A boxed future, as the object-safe asynchronous traits of this crate return it: a signature or a

@@ -14,8 +14,10 @@
 use crate::bech32;
 use crate::digest::sha256;
 use crate::envelope::{FileKey, Stanza};
+use crate::kdf::hkdf_sha256;
 use crate::kem::{self, HybridPublicKey, KemError, X25519_BYTES};
 use crate::openssh::{SshPublicKey, SshPublicKeyError};
+use crate::secret::SecretKey;
 use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey, PublicKeyComponents};
 use bulla_wire::id::Digest;
 use curve25519_dalek::edwards::CompressedEdwardsY;
@@ -178,7 +180,7 @@ impl Recipient {
                 let ephemeral = kem::x25519_ephemeral()?;
                 let share = kem::x25519_public(&ephemeral)?;
                 let secret = kem::agree(&ephemeral, public)?;
-                let key = kem::hkdf(&[share, *public].concat(), X25519_LABEL, secret.expose())?;
+                let key = hkdf_sha256(secret.expose(), &[share, *public].concat(), X25519_LABEL);
                 let body = kem::aead_seal(&key, STANZA_NONCE, &[], file_key.expose())?;
                 Ok(stanza(X25519_KIND, &[&share], body))
             }
@@ -217,13 +219,13 @@ pub(crate) fn ssh_tag(blob: &[u8]) -> [u8; 4] {
 /// the whole SSH key, so that this use of the key is apart from every other.
 pub(crate) fn ssh_ed25519_key(
     blob: &[u8],
-    secret: &crate::secret::SecretKey,
+    secret: &SecretKey,
     share: &[u8; X25519_BYTES],
     public: &[u8; X25519_BYTES],
-) -> Result<crate::secret::SecretKey, KemError> {
-    let tweak = kem::hkdf(blob, SSH_ED25519_LABEL, &[])?;
+) -> Result<SecretKey, KemError> {
+    let tweak = hkdf_sha256::<32>(&[], blob, SSH_ED25519_LABEL);
     let secret = kem::agree(&kem::x25519_private(tweak.expose())?, secret.expose())?;
-    kem::hkdf(&[*share, *public].concat(), SSH_ED25519_LABEL, secret.expose())
+    Ok(hkdf_sha256(secret.expose(), &[*share, *public].concat(), SSH_ED25519_LABEL))
 }
 
 /// The X25519 form of an Ed25519 public key (RFC 7748 §4.1), if it is canonical and not of small order.

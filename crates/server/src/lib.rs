@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The shell around `bulla-core`: sockets, files and time, and nothing that decides.
+
+pub mod ceremony;
+pub mod clock;
+pub mod config;
+pub mod dispatch;
+pub mod drive;
+pub mod gate;
+pub mod listen;
+pub mod metrics;
+pub mod node;
+pub mod open;
+pub mod reply;
+pub mod restore;
+pub mod route;
+pub mod run;
+pub mod sealed;
+pub mod serve;
+pub mod sink;
+pub mod tick;
+pub mod tls;
+pub mod unsealed;
+
+pub use config::Config;
+pub use run::{RunError, Running, run};

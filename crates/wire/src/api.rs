@@ -449,7 +449,15 @@ pub struct Alarm {
     pub message: String,
 }
 
-/// `GET /v1/alarms?after=&limit=`. Reading them marks them as seen up to the last one returned.
+/// `POST /v1/alarms:seen`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SeenAlarms {
+    /// The id of the last alarm that the caller has seen.
+    pub up_to: String,
+}
+
+/// `GET /v1/alarms?after=&limit=&all=`. Without `after` and `all` those that were not marked as seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Alarms {

@@ -5,7 +5,7 @@ use super::text::{Address, Label, ResourceText};
 use bulla_crypto::digest::sha256;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Position;
-use bulla_wire::id::{ClusterId, Digest, KeyId, PrincipalId};
+use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -45,9 +45,12 @@ pub enum Body {
         node: KeyId,
         /// The server's version.
         version: Label,
-        /// Where the log stands.
-        #[serde(flatten)]
-        standing: Standing,
+        /// The cluster, once there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster: Option<ClusterId>,
+        /// The last commit that the lines before quote.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quoted: Option<Quote>,
     },
     /// The node stopped in order; every line before is on disk.
     Stop {},
@@ -55,9 +58,9 @@ pub enum Body {
     Rotate {
         /// Number of the file before.
         previous: u32,
-        /// Where the log stands, so that nobody has to search older files.
-        #[serde(flatten)]
-        standing: Standing,
+        /// The last commit that the lines before quote, so that nobody has to search older files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quoted: Option<Quote>,
     },
     /// The end of a file was not whole lines after a crash, and was moved aside.
     Torn {
@@ -113,10 +116,8 @@ pub enum Body {
     },
     /// The cluster was made.
     Initialised {
-        /// Its id.
-        cluster: ClusterId,
-        /// Where its store begins.
-        committed: Position,
+        /// Its id, and where its store begins.
+        committed: Quote,
     },
     /// The keys were forgotten.
     Sealed {
@@ -125,12 +126,10 @@ pub enum Body {
     },
     /// The keys are here, and a history of the store began.
     Unsealed {
-        /// The cluster.
-        cluster: ClusterId,
         /// The epoch that began.
         epoch: u64,
         /// The new lineage, and the sequence of the commit that began it.
-        committed: Position,
+        committed: Quote,
     },
     /// k admins accepted that the store lost commits.
     Consent {
@@ -152,38 +151,40 @@ pub enum Body {
     },
 }
 
-/// The cluster, and the last commit that a line quoted: what the store must have reached (`spec/audit.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Standing {
-    /// The cluster, once there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<ClusterId>,
-    /// The highest position quoted in the newest lineage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quoted: Option<Position>,
+/// A commit, as outcome lines quote it: what the store must have reached (`spec/audit.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quote {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The history of its store.
+    pub lineage: Lineage,
+    /// How far in it.
+    pub sequence: u64,
 }
 
-impl Standing {
-    /// Takes in one more line.
-    pub fn observe(&mut self, body: &Body) {
+impl Quote {
+    /// Lineage and sequence.
+    pub fn position(&self) -> Position {
+        Position { lineage: self.lineage, sequence: self.sequence }
+    }
+
+    /// What must be remembered after one more line: the highest commit of the newest lineage.
+    #[must_use]
+    pub fn after(current: Option<Self>, body: &Body) -> Option<Self> {
         match body {
-            Body::Start { standing, .. } | Body::Rotate { standing, .. } => *self = *standing,
-            Body::Initialised { cluster, committed } | Body::Unsealed { cluster, committed, .. } => {
-                *self = Self { cluster: Some(*cluster), quoted: Some(*committed) };
-            }
-            Body::Request(line) => {
-                let Some(new) = line.outcome.committed else { return };
-                match self.quoted {
-                    // Outcomes of one lineage may be written in another order than they were committed.
-                    Some(old) if old.lineage == new.lineage => {
-                        self.quoted = Some(Position { lineage: new.lineage, sequence: new.sequence.max(old.sequence) });
-                    }
-                    // A recovered line may be of a lineage that has ended.
-                    Some(_) if line.outcome.recovered => {}
-                    _ => self.quoted = Some(new),
+            Body::Start { quoted, .. } | Body::Rotate { quoted, .. } => *quoted,
+            Body::Initialised { committed } | Body::Unsealed { committed, .. } => Some(*committed),
+            Body::Request(line) => match (current, line.outcome.committed) {
+                // Outcomes of one lineage may be written in another order than they were committed.
+                (Some(old), Some(new)) if old.lineage == new.lineage => {
+                    Some(Self { sequence: new.sequence.max(old.sequence), ..new })
                 }
-            }
-            _ => {}
+                // A recovered line may be of a lineage that has ended.
+                (Some(old), Some(_)) if line.outcome.recovered => Some(old),
+                (old, new) => new.or(old),
+            },
+            _ => current,
         }
     }
 }
@@ -270,8 +271,7 @@ impl Chain {
             body: &'a Body,
         }
         let n = self.n.saturating_add(1);
-        let bytes =
-            bulla_wire::json::to_vec(&Borrowed { v: LINE_VERSION, n, prev: self.hash, at_ms: now_ms, body });
+        let bytes = bulla_wire::json::to_vec(&Borrowed { v: LINE_VERSION, n, prev: self.hash, at_ms: now_ms, body });
         *self = Self { n, hash: Some(line_hash(&bytes)), at_ms: now_ms };
         out.extend_from_slice(&bytes);
         out.push(b'\n');

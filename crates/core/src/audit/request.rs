@@ -1,14 +1,13 @@
-//! From a decided request to its one line: [`Event`], [`Accepted`], [`Logged`].
+//! From a decided request to its one line: [`Event`] or [`Refusal`], [`Accepted`], [`Logged`] or [`Owed`].
 
-use super::line::Body;
+use super::line::{Body, Quote};
 use super::text::{Address, Label, Names, ResourceText, text_serde};
 use crate::action::{Action, Resource};
+use crate::policy::{Authorized, Denied, Subject};
 use bulla_crypto::BoxFuture;
 use bulla_wire::encoding::{base32, base32_decode};
 use bulla_wire::error::Code;
-use bulla_wire::evidence::Position;
 use bulla_wire::id::{Digest, KeyId, Lineage, PrincipalId};
-use bulla_wire::name::Name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
 use std::fmt;
@@ -93,7 +92,8 @@ impl Method {
     }
 }
 
-/// What is known about a request as soon as its key is. No field can hold a value of a secret.
+/// What is known about a request as soon as its key is, whatever it asks for. No field can hold the value of a
+/// secret.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The request.
@@ -106,20 +106,12 @@ pub struct Facts {
     pub epoch: u64,
     /// History of the store; none while sealed.
     pub lineage: Option<Lineage>,
-    /// Whose key signed.
-    pub principal: PrincipalId,
-    /// The principal's name.
-    pub name: Name,
     /// The key that signed.
     pub key: KeyId,
     /// Where it came from.
     pub address: Address,
     /// Its method.
     pub method: Method,
-    /// What is asked for; none if no route fits.
-    pub action: Option<Action>,
-    /// On what.
-    pub resource: Option<Resource>,
 }
 
 /// What came of a request.
@@ -130,9 +122,9 @@ pub struct Outcome {
     /// The code of the error, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
-    /// Lineage and sequence of the commit, if there was one.
+    /// The commit, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub committed: Option<Position>,
+    pub committed: Option<Quote>,
     /// Digests of the receipts' payloads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<Digest>,
@@ -154,8 +146,8 @@ impl Outcome {
 
     /// Quotes the commit that made it happen.
     #[must_use]
-    pub fn committed(self, position: Position) -> Self {
-        Self { committed: Some(position), ..self }
+    pub fn committed(self, commit: Quote) -> Self {
+        Self { committed: Some(commit), ..self }
     }
 
     /// Adds digests of receipts, at most [`RECEIPTS_MAX`] in all.
@@ -288,112 +280,157 @@ impl fmt::Debug for Accepted {
     }
 }
 
-/// The subject of a request that ends with its line: denied, or failed after its key was known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused;
-
-/// A request, decided, and not yet accepted by a sink. Nothing can be done with the operation inside.
+/// An authorised request that no sink has accepted yet. Nothing can be done with the operation inside.
 #[derive(Debug)]
-pub struct Event<T> {
-    subject: T,
+pub struct Event<Op> {
+    authorized: Authorized<Op>,
     line: RequestLine,
 }
 
-impl Event<Refused> {
-    /// Policy said no, because of `reasons` (policy ids).
-    pub fn denied<'a>(facts: Facts, names: &Names, reasons: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { subject: Refused, line: request_line(facts, names, Some(false), reasons) }
+impl<Op> Event<Op> {
+    /// Describes an authorised request.
+    pub fn new(facts: Facts, names: &Names, authorized: Authorized<Op>) -> Self {
+        let (action, resource) = (Some(authorized.action()), Some(authorized.resource()));
+        let decided = (true, authorized.because());
+        let line = request_line(facts, names, authorized.subject(), action, resource, Some(decided));
+        Self { authorized, line }
     }
 
-    /// It failed after its key was known and before it was decided.
-    pub fn undecided(facts: Facts, names: &Names) -> Self {
-        Self { subject: Refused, line: request_line(facts, names, None, []) }
-    }
-}
-
-impl<T> Event<T> {
     /// The request.
     pub fn id(&self) -> RequestId {
         self.line.id
     }
 
-    /// Binds the event to its place in a sink. The only way to a [`Logged`].
-    pub fn accepted(self, Accepted(slot): Accepted) -> Logged<T> {
-        let Self { subject, line } = self;
-        Logged { subject, pending: Pending { line, slot: Some(slot) } }
+    /// Binds the request to its place in a sink. The only way to a [`Logged`].
+    pub fn accepted(self, Accepted(slot): Accepted) -> Logged<Op> {
+        let Self { authorized, line } = self;
+        Logged { authorized, owed: Owed { line, slot: Some(slot) } }
     }
 }
 
-fn request_line<'a>(
+/// A request that ends with its line: denied by policy, or failed after its key was known.
+#[derive(Debug)]
+pub struct Refusal(RequestLine);
+
+impl Refusal {
+    /// Policy said no.
+    pub fn denied(facts: Facts, names: &Names, denied: &Denied) -> Self {
+        let Denied { subject, action, resource, decision } = denied;
+        let decided = (false, decision.because.as_slice());
+        let mut line = request_line(facts, names, subject, Some(*action), Some(resource), Some(decided));
+        // The text of an evaluation error may name things that are to be hashed; the log of the server has it.
+        if !decision.errors.is_empty() && line.reasons.len() < REASONS_MAX {
+            line.reasons.push(Label::lossy("evaluation error"));
+        }
+        Self(line)
+    }
+
+    /// It failed before it was decided. There is no action if no route fits.
+    pub fn undecided(
+        facts: Facts,
+        names: &Names,
+        caller: &Subject,
+        action: Option<Action>,
+        resource: Option<&Resource>,
+    ) -> Self {
+        Self(request_line(facts, names, caller, action, resource, None))
+    }
+
+    /// The request.
+    pub fn id(&self) -> RequestId {
+        self.0.id
+    }
+
+    /// Binds the refusal to its place in a sink.
+    pub fn accepted(self, Accepted(slot): Accepted) -> Owed {
+        Owed { line: self.0, slot: Some(slot) }
+    }
+}
+
+fn request_line(
     facts: Facts,
     names: &Names,
-    allowed: Option<bool>,
-    reasons: impl IntoIterator<Item = &'a str>,
+    caller: &Subject,
+    action: Option<Action>,
+    resource: Option<&Resource>,
+    decided: Option<(bool, &[String])>,
 ) -> RequestLine {
-    let Facts { id, received_ms, node, epoch, lineage, principal, name, key, address, method, action, resource } = facts;
+    let Facts { id, received_ms, node, epoch, lineage, key, address, method } = facts;
+    let because = decided.map(|(_, because)| because).unwrap_or_default();
     RequestLine {
         id,
         received_ms,
         node,
         epoch,
         lineage,
-        principal,
-        name: names.principal(name.as_str()),
+        principal: caller.id,
+        name: names.principal(caller.name.as_str()),
         key,
         address,
         method,
         action: action.map(|action| Label::lossy(action.as_str())),
-        resource: resource.map(|resource| names.resource(&resource)),
-        allowed,
-        reasons: reasons.into_iter().take(REASONS_MAX).map(Label::lossy).collect(),
+        resource: resource.map(|resource| names.resource(resource)),
+        allowed: decided.map(|(allowed, _)| allowed),
+        reasons: because.iter().take(REASONS_MAX).map(|reason| Label::lossy(reason)).collect(),
         outcome: Outcome::failed(Code::Unknown),
     }
 }
 
-/// A request whose one line is certain: the sink keeps a place for it, and it is written with the outcome, or with
-/// `unknown` if the request is dropped before it has one. Operations are carried out from here only.
+/// An authorised request whose one line is certain: the sink keeps a place for it, and it is written with the
+/// outcome, or with `unknown` if the request is dropped before it has one. Operations are carried out from here only.
+#[derive(Debug)]
 #[must_use = "dropping a logged request writes an unknown outcome"]
-pub struct Logged<T> {
-    subject: T,
-    pending: Pending,
+pub struct Logged<Op> {
+    authorized: Authorized<Op>,
+    owed: Owed,
 }
 
-impl<T> Logged<T> {
+impl<Op> Logged<Op> {
     /// What is to be done.
-    pub fn subject(&self) -> &T {
-        &self.subject
+    pub fn op(&self) -> &Op {
+        self.authorized.op()
+    }
+
+    /// Who does it.
+    pub fn caller(&self) -> &Subject {
+        self.authorized.subject()
     }
 
     /// The request.
     pub fn id(&self) -> RequestId {
-        self.pending.line.id
+        self.owed.line.id
+    }
+
+    /// The key that signed it.
+    pub fn key(&self) -> KeyId {
+        self.owed.line.key
     }
 
     /// The line as it would be written with `outcome`: what the deduplication row keeps for recovery.
     pub fn line(&self, outcome: &Outcome) -> RequestLine {
-        RequestLine { outcome: outcome.clone(), ..self.pending.line.clone() }
+        RequestLine { outcome: outcome.clone(), ..self.owed.line.clone() }
     }
 
     /// Writes the line.
-    pub fn finish(mut self, outcome: Outcome) -> Written {
-        self.pending.finish(outcome)
+    pub fn finish(self, outcome: Outcome) -> Written {
+        self.owed.finish(outcome)
     }
 }
 
-impl<T> fmt::Debug for Logged<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Logged").field("id", &self.id()).finish_non_exhaustive()
-    }
-}
-
-/// The line that is owed, until the slot is used.
-struct Pending {
+/// A line that has its place and waits for the outcome.
+#[must_use = "dropping it writes an unknown outcome"]
+pub struct Owed {
     line: RequestLine,
     slot: Option<Box<dyn Slot>>,
 }
 
-impl Pending {
-    fn finish(&mut self, mut outcome: Outcome) -> Written {
+impl Owed {
+    /// Writes the line.
+    pub fn finish(mut self, outcome: Outcome) -> Written {
+        self.settle(outcome)
+    }
+
+    fn settle(&mut self, mut outcome: Outcome) -> Written {
         outcome.receipts.truncate(RECEIPTS_MAX);
         match self.slot.take() {
             Some(slot) => slot.write(RequestLine { outcome, ..self.line.clone() }),
@@ -402,10 +439,16 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl fmt::Debug for Owed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Owed({})", self.line.id)
+    }
+}
+
+impl Drop for Owed {
     fn drop(&mut self) {
         if self.slot.is_some() {
-            drop(self.finish(Outcome::failed(Code::Unknown)));
+            drop(self.settle(Outcome::failed(Code::Unknown)));
         }
     }
 }

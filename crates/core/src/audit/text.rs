@@ -95,7 +95,8 @@ impl fmt::Display for Label {
     }
 }
 
-/// How names of principals, policies and secrets stand in the lines (`audit.names`).
+/// How names of principals and secrets stand in the lines (`audit.names`). Names of policies always stand in clear,
+/// as do the reasons of decisions, which name policies.
 #[derive(Debug, Clone, Default)]
 pub enum Names {
     /// As they are.
@@ -140,7 +141,7 @@ impl Names {
         let (kind, id) = (resource.kind(), resource.id());
         ResourceText(match resource {
             _ if id.is_empty() => kind.into(),
-            Resource::Wrap(_) => resource.to_string().into(),
+            Resource::Wrap(_) | Resource::Policy(_) => resource.to_string().into(),
             _ => format!("{kind}/{}", self.show(kind, &id)).into(),
         })
     }
@@ -209,7 +210,6 @@ impl FromStr for Address {
 text_serde!(Label, ResourceText, Address);
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use bulla_crypto::secret::Secret;
@@ -242,9 +242,11 @@ mod tests {
         assert_eq!(key(1).resource(&wrap).as_str(), wrap.to_string());
         assert_eq!(key(1).resource(&Resource::Seal).as_str(), "seal");
         assert!(key(1).principal("bob").as_str().starts_with("hmac:"));
-        // A principal and a policy of one name do not share a hash.
-        let policy = key(1).resource(&"policy/bob".parse().unwrap());
-        assert_ne!(policy.as_str().split_once('/').unwrap().1, key(1).principal("bob").as_str());
+        // A principal is found by its name wherever it stands; a secret of that name has another hash.
+        let hash = |text: &str| key(1).resource(&text.parse().unwrap()).as_str().split_once('/').unwrap().1.to_owned();
+        assert_eq!(hash("principal/bob"), key(1).principal("bob").as_str());
+        assert_ne!(hash("kv/bob"), hash("principal/bob"));
+        assert_eq!(key(1).resource(&"policy/team".parse().unwrap()).as_str(), "policy/team");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Judges a log from its bytes: chain, numbers, files, order, and what the store remembers.
 
-use super::line::{AuditPosition, Body, Chain, Line, ParseLineError, Standing, line_hash};
-use bulla_wire::evidence::Position;
+use super::line::{AuditPosition, Body, Chain, Line, ParseLineError, Quote, line_hash};
 use bulla_wire::id::{ClusterId, KeyId, Lineage};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -118,8 +117,8 @@ pub struct Report {
     pub loss_accepted: Vec<(u32, u64)>,
     /// The last line.
     pub last: Option<AuditPosition>,
-    /// The cluster and the last commit that is quoted.
-    pub standing: Standing,
+    /// The last commit that is quoted.
+    pub quoted: Option<Quote>,
     /// What is wrong, in the order of the lines, at most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
     /// How many more things are wrong.
@@ -285,16 +284,17 @@ impl Verifier {
                     self.find(Class::Repeated, format!("request {} has a line already", request.id));
                 }
                 self.check_node(request.node);
-                if let Some(position) = request.outcome.committed {
-                    self.quote(position, request.outcome.recovered, false);
+                if let Some(commit) = request.outcome.committed {
+                    self.quote(commit, request.outcome.recovered, false);
                 }
             }
-            Body::Start { node, standing, .. } => {
+            Body::Start { node, cluster, quoted, .. } => {
                 self.check_node(*node);
-                self.check_cluster(standing.cluster);
+                self.check_cluster(*cluster);
+                self.check_carried(*quoted);
             }
-            Body::Rotate { previous, standing } => {
-                self.check_cluster(standing.cluster);
+            Body::Rotate { previous, quoted } => {
+                self.check_carried(*quoted);
                 let number = self.file.map_or(0, |(number, ..)| number);
                 if previous.checked_add(1) != Some(number) {
                     self.find(Class::MissingFile, format!("it continues {previous:06}.jsonl"));
@@ -306,15 +306,11 @@ impl Verifier {
                     self.report.loss_accepted.push((file, number));
                 }
             }
-            Body::Initialised { cluster, committed } => {
-                self.check_cluster(Some(*cluster));
+            Body::Initialised { committed } => {
                 self.history = History::default();
                 self.quote(*committed, false, true);
             }
-            Body::Unsealed { cluster, committed, .. } => {
-                self.check_cluster(Some(*cluster));
-                self.quote(*committed, false, true);
-            }
+            Body::Unsealed { committed, .. } => self.quote(*committed, false, true),
             Body::Consent { .. } => self.history.consented = true,
             Body::Stop {}
             | Body::Torn { .. }
@@ -323,7 +319,7 @@ impl Verifier {
             | Body::Sealed { .. }
             | Body::Alarm { .. } => {}
         }
-        self.report.standing.observe(&line.body);
+        self.report.quoted = Quote::after(self.report.quoted, &line.body);
     }
 
     fn check_node(&mut self, node: KeyId) {
@@ -342,8 +338,19 @@ impl Verifier {
         }
     }
 
-    fn quote(&mut self, position: Position, recovered: bool, begins: bool) {
-        if let Err(detail) = self.history.quote(position, recovered, begins) {
+    /// What `start` and `rotate` carry on must be what the lines before them said, if those were read.
+    fn check_carried(&mut self, quoted: Option<Quote>) {
+        self.check_cluster(quoted.map(|quote| quote.cluster));
+        let lineage = |quote: Option<Quote>| quote.map(|quote| quote.lineage);
+        let comparable = self.report.lines > 1 && self.report.loss_accepted.is_empty() && self.report.is_sound();
+        if comparable && lineage(quoted) != lineage(self.report.quoted) {
+            self.find(Class::StoreWentBack, "it carries on another lineage than the lines before quote".into());
+        }
+    }
+
+    fn quote(&mut self, commit: Quote, recovered: bool, begins: bool) {
+        self.check_cluster(Some(commit.cluster));
+        if let Err(detail) = self.history.quote(commit, recovered, begins) {
             self.find(Class::StoreWentBack, detail);
         }
     }
@@ -361,8 +368,8 @@ struct History {
 impl History {
     /// Outcomes of one lineage may be written in another order than they were committed; but a lineage, once left,
     /// does not come back, and a new one begins above all before it.
-    fn quote(&mut self, position: Position, recovered: bool, begins: bool) -> Result<(), String> {
-        let Position { lineage, sequence } = position;
+    fn quote(&mut self, commit: Quote, recovered: bool, begins: bool) -> Result<(), String> {
+        let Quote { cluster: _, lineage, sequence } = commit;
         let base = if begins { sequence } else { 0 };
         match self.current {
             Some((current, began, highest)) if current == lineage => {

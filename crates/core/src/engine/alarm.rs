@@ -3,7 +3,7 @@
 use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
 use crate::operation::{Context, Fault, Operation, Outcome, Raised, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::{Rng, draw};
-use bulla_wire::api::{Alarm, AlarmKind, Alarms};
+use bulla_wire::api::{Alarm, AlarmKind, Alarms, Done};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::id::{PrincipalId, WrapId};
 
@@ -14,8 +14,11 @@ pub fn raise(
     rng: &mut dyn Rng,
     kind: AlarmKind,
     about: About<'_>,
-    told: Vec<PrincipalId>,
+    mut told: Vec<PrincipalId>,
 ) -> Raised {
+    // A writer may be its own recipient; nobody is told twice.
+    told.sort_unstable();
+    told.dedup();
     let random: [u8; 8] = draw(rng);
     let child = [&context.now.unix_ms.to_be_bytes()[..], &random].concat();
     let alarm = Alarm {
@@ -55,8 +58,7 @@ pub fn scan(principal: &PrincipalId, after: Option<Cursor>, limit: usize) -> Que
     Query::Scan { kind: Kind::Alarm, dir: principal.as_bytes().to_vec(), after, limit }
 }
 
-/// `GET /v1/alarms`: the caller's own. Without `after` it begins behind those that were seen in an earlier
-/// call, and reading moves that mark; with `after` it moves nothing.
+/// `GET /v1/alarms`: the caller's own. Without `after` it begins behind those that it marked as seen.
 #[derive(Debug, Clone)]
 pub struct List {
     /// Where to go on.
@@ -70,22 +72,37 @@ pub struct List {
 impl Operation for List {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
-        let cursor_key = cursor_key(&actor.principal);
-        let Some(seen) = records.get(&cursor_key) else { return Ok(Step::need([cursor_key])) };
-        let seen_cursor = seen.map(|record| Cursor::after_clear(record.bytes.expose().clone()));
-        let after = self.after.clone().or_else(|| if self.all { None } else { seen_cursor.clone() });
+        let mut after = self.after.clone();
+        if after.is_none() && !self.all {
+            let cursor_key = cursor_key(&actor.principal);
+            let Some(seen) = records.get(&cursor_key) else { return Ok(Step::need([cursor_key])) };
+            after = seen.map(|record| Cursor::after_clear(record.bytes.expose().clone()));
+        }
         let query = scan(&actor.principal, after, self.limit);
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
         let alarms =
             page.iter().map(|record| parse_record("alarm", &record.bytes)).collect::<Result<Vec<Alarm>, _>>()?;
-        let last = page.last().map(|record| record.cursor.clone());
-        let next = if more { last.as_ref().map(Cursor::to_text) } else { None };
+        let next = if more { page.last().map(|record| record.cursor.to_text()) } else { None };
+        Ok(Outcome::read(Reply::json(&Alarms { alarms, next })))
+    }
+}
+
+/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The id of the last alarm seen.
+    pub up_to: Cursor,
+}
+
+impl Operation for Seen {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
+        let key = cursor_key(&actor.principal);
+        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
         let mut writes = Writes::default();
-        if let Some(last) = last
-            && seen_cursor.is_none_or(|seen| seen.as_bytes() < last.as_bytes())
-        {
-            writes.replace(cursor_key, seen, last.as_bytes().to_vec());
+        if current.is_none_or(|record| record.bytes.expose().as_slice() < self.up_to.as_bytes()) {
+            writes.replace(key, current, self.up_to.as_bytes().to_vec());
         }
-        Ok(Outcome::wrote(writes, Reply::json(&Alarms { alarms, next }), Replay::Again))
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
     }
 }

@@ -4,16 +4,31 @@
 //! deletes it; the sweep deletes an overdue marker in a commit of its own and then its chunks. So whatever
 //! crashes, either the value is whole and visible, or its pieces go away.
 
-use crate::barrier::{Kind, Query, RecordKey, Writes};
-use crate::operation::{Fault, parse_record};
+use crate::barrier::{Expect, Kind, Query, RecordKey, Records, Writes};
+use crate::engine::due::Entry;
+use crate::operation::{Context, Fault, Operation, Outcome, Replay, Reply, Step, parse_record};
+use bulla_crypto::random::Rng;
 use bulla_crypto::secret::SecretBytes;
+use bulla_wire::api::Done;
 use bulla_wire::id::{Digest, PrincipalId};
+use bulla_wire::wrap::MAX_CIPHERTEXT_BYTES;
 use serde::{Deserialize, Serialize};
 
 /// Largest value in one record, and size of a chunk, in bytes. Four of them fill the store's largest batch.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// How long an upload may take from its marker to its visible commit, in milliseconds.
 pub const UPLOAD_LIFETIME_MS: u64 = 10 * 60 * 1000;
+
+/// Chunks of the largest value: they fit one commit's deletes.
+const MAX_CHUNKS: u64 = MAX_CIPHERTEXT_BYTES.div_ceil(CHUNK_BYTES as u64);
+
+fn marker_key(id: &[u8]) -> RecordKey {
+    RecordKey::hidden(Kind::Upload, "", id)
+}
+
+fn chunk_key(id: &[u8], index: u32) -> RecordKey {
+    RecordKey::clear(Kind::Chunk, id, index.to_be_bytes())
+}
 
 /// A large value that was written in pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,12 +60,12 @@ impl Upload {
 
     /// Its marker's key.
     pub fn marker(&self) -> RecordKey {
-        RecordKey::hidden(Kind::Upload, "", self.id.as_bytes())
+        marker_key(self.id.as_bytes())
     }
 
     /// The key of one chunk.
     pub fn chunk(&self, index: u32) -> RecordKey {
-        RecordKey::clear(Kind::Chunk, self.id.as_bytes(), index.to_be_bytes())
+        chunk_key(self.id.as_bytes(), index)
     }
 
     fn due(&self) -> RecordKey {
@@ -67,7 +82,7 @@ impl Upload {
 
     /// Turns the marker into the visible value: demands it and deletes it.
     pub fn publish(&self, writes: &mut Writes) {
-        writes.expect.push((self.marker(), crate::barrier::Expect::Present));
+        writes.expect.push((self.marker(), Expect::Present));
         writes.delete(self.marker());
         writes.delete(self.due());
     }
@@ -79,12 +94,11 @@ impl Upload {
         }
     }
 
-    /// The sweep's commit: the marker goes only if it is still there, so an upload that was published stays.
-    pub fn abandon(&self) -> Writes {
+    /// The commit that writes one piece. It demands the marker, so that nothing is written behind the sweep's back.
+    pub fn write(&self, index: u32, bytes: Vec<u8>) -> Writes {
         let mut writes = Writes::default();
-        writes.expect.push((self.marker(), crate::barrier::Expect::Present));
-        writes.delete(self.marker());
-        writes.delete(self.due());
+        writes.expect.push((self.marker(), Expect::Present));
+        writes.put(self.chunk(index), bytes);
         writes
     }
 
@@ -96,5 +110,42 @@ impl Upload {
     /// Reads that fetch the chunks `from..from + count`.
     pub fn queries(&self, from: u32, count: u32) -> Vec<Query> {
         (from..from.saturating_add(count).min(self.chunks())).map(|index| Query::Get(self.chunk(index))).collect()
+    }
+}
+
+/// An upload that was not finished in time: first its marker goes, so that nothing can be added or made visible
+/// any more, then its chunks and the entry. Published uploads have no entry.
+#[derive(Debug, Clone)]
+pub struct Abandon {
+    /// What is due: its id is the upload's.
+    pub entry: Entry,
+}
+
+impl Operation for Abandon {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let Self { entry } = self;
+        if !entry.is_due(context.now) {
+            return Ok(Outcome::read(Reply::json(&Done {})));
+        }
+        let marker = marker_key(&entry.id);
+        let (Some(found), Some(listed)) = (records.get(&marker), records.get(&entry.key())) else {
+            return Ok(Step::need([marker, entry.key()]));
+        };
+        // Published after the sweep looked: the chunks are a value now.
+        if listed.is_none() {
+            return Ok(Outcome::read(Reply::json(&Done {})));
+        }
+        let mut writes = Writes::default();
+        if let Some(record) = found {
+            writes.expect.push((marker.clone(), Expect::At(record.revision)));
+            writes.delete(marker);
+        } else {
+            writes.expect.push((entry.key(), Expect::Present));
+            for index in (0u32..).take(usize::try_from(MAX_CHUNKS).unwrap_or(usize::MAX)) {
+                writes.delete(chunk_key(&entry.id, index));
+            }
+            writes.delete(entry.key());
+        }
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
     }
 }

@@ -3,24 +3,17 @@
 use crate::barrier::{Records, Writes};
 use crate::directory::Change;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step};
-use bulla_crypto::evidence::Record;
+use crate::seal::row::document_key;
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-
-/// The name of a document's plain row.
-pub fn row(number: u32) -> String {
-    format!("document/{number}")
-}
 
 /// `POST /v1/document`.
 #[derive(Debug, Clone)]
 pub struct Put {
     /// The document with its signatures.
     pub envelope: Envelope,
-    /// Records of those whom it names and the document before does not, so that later versions can be followed.
-    pub known: Vec<Record>,
 }
 
 impl Operation for Put {
@@ -30,7 +23,7 @@ impl Operation for Put {
             return Ok(Outcome::read(Reply::json(&Done {})));
         }
         let mut view = before.clone();
-        if let Err(reason) = view.push(&self.envelope, &self.known) {
+        if let Err(reason) = view.push(&self.envelope, &[]) {
             let refusal = Refusal::new(Code::BadStatement, format!("the document does not hold: {reason}"));
             return Ok(Outcome::refuse(
                 refusal.field("envelope").hint("make it from the newest document, signed by k admins"),
@@ -47,7 +40,9 @@ impl Operation for Put {
             return Ok(Outcome::refuse(refusal.field("envelope")));
         }
         let mut writes = Writes::default();
-        writes.plain.push((row(view.newest().number()), bulla_wire::json::to_vec(&self.envelope)));
+        let key = document_key(view.newest().number())
+            .map_err(|e| Fault::Record { kind: "document", reason: e.to_string() })?;
+        writes.plain.push((key, bulla_wire::json::to_vec(&self.envelope)));
         Ok(Step::Done(Box::new(Outcome {
             writes,
             result: Ok(Reply::json(&Done {})),

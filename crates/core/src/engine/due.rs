@@ -3,7 +3,10 @@
 //! Times stand in clear, so that the store can sort by them; the ids are random. One index runs on the
 //! clock, the other on the active clock, which stands still while the cluster is sealed.
 
-use crate::barrier::{Cursor, Kind, Query, RecordKey};
+use crate::barrier::{Cursor, Kind, Query, Record, RecordKey, Records};
+use crate::engine::{chunk, wrap};
+use crate::operation::{Context, Fault, Now, Operation, Step};
+use bulla_crypto::random::Rng;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,31 @@ impl Entry {
     pub fn key(&self) -> RecordKey {
         key(self.kind, self.at_ms, self.what, &self.id)
     }
+    /// Whether its time has come, by the clock of its index.
+    pub fn is_due(&self, now: Now) -> bool {
+        self.at_ms <= if self.kind == Kind::DueActive { now.active_ms } else { now.unix_ms }
+    }
+}
+
+/// Does what is due, without an actor: nothing before its time, and nothing twice. An entry stays until the
+/// commit that makes it needless, so a sweep that is cut off goes on with the next one. An entry may need several
+/// commits; the sweep drives it again until it is gone.
+impl Operation for Entry {
+    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+        let entry = self.clone();
+        match self.what {
+            What::WrapExpiry => wrap::Expire { entry }.step(records, context, rng),
+            What::SlotLapse => wrap::Lapse { entry }.step(records, context, rng),
+            What::Tombstone => wrap::Bury { entry }.step(records, context, rng),
+            What::Upload => chunk::Abandon { entry }.step(records, context, rng),
+        }
+    }
+}
+
+/// The entries of a scanned page whose time has come. Damaged ones are left out.
+pub fn overdue(kind: Kind, page: &[Record], now: Now) -> Vec<Entry> {
+    let entries = page.iter().filter_map(|record| Entry::parse(kind, &record.cursor));
+    entries.take_while(|entry| entry.is_due(now)).collect()
 }
 
 /// Asks for the next entries, earliest first.

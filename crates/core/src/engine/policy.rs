@@ -4,7 +4,7 @@ use crate::action::{Action, Resource};
 use crate::barrier::{Kind, RecordKey, Records, Writes};
 use crate::directory::Change;
 use crate::engine::alarm::{self, About};
-use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step};
+use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
 use crate::policy::{PolicyError, PolicySet};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::verify_policy_recovery;
@@ -15,13 +15,31 @@ use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::json::{MAX_JSON_BYTES, StrictMap};
 use bulla_wire::name::Name;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Most policies by name: the admins' replacement of all of them must fit one commit. A policy holds up to a
 /// thousand statements.
 pub const MAX_NAMES: usize = 200;
 
-/// The key of a policy's record; its value is the text.
+/// A policy's record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredPolicy {
+    /// Its name.
+    pub name: Name,
+    /// Cedar text.
+    pub text: String,
+}
+
+impl StoredPolicy {
+    /// The record's bytes.
+    pub fn to_bytes(name: &Name, text: &str) -> Vec<u8> {
+        bulla_wire::json::to_vec(&Self { name: name.clone(), text: text.to_owned() })
+    }
+}
+
+/// The key of a policy's record.
 pub fn key(name: &Name) -> RecordKey {
     RecordKey::hidden(Kind::Policy, "", name.as_str())
 }
@@ -87,7 +105,8 @@ impl Operation for Put {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let key = key(&self.name);
         let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
-        let there = current.map(|record| Digest::new(sha256(&[record.bytes.expose()])));
+        let stored = current.map(|record| parse_record::<StoredPolicy>("policy", &record.bytes)).transpose()?;
+        let there = stored.map(|stored| Digest::new(sha256(&[stored.text.as_bytes()])));
         if let Some(expected) = self.body.replaces
             && expected != there
         {
@@ -104,7 +123,7 @@ impl Operation for Put {
             return Ok(Outcome::refuse(refused(&error)));
         }
         let mut writes = Writes::default();
-        writes.replace(key, current, self.body.text.clone().into_bytes());
+        writes.replace(key, current, StoredPolicy::to_bytes(&self.name, &self.body.text));
         let change = Change::Policy(self.name.clone(), Some(self.body.text.clone()));
         Ok(Step::Done(changed(writes, Reply::json(&answer(&self.name, &self.body.text)), change, Replay::Kept)))
     }
@@ -193,7 +212,7 @@ impl Operation for Recover {
         for (name, text) in &texts {
             let key = key(name);
             let current = records.get(&key).flatten();
-            writes.replace(key, current, text.clone().into_bytes());
+            writes.replace(key, current, StoredPolicy::to_bytes(name, text));
         }
         let told = directory.view().newest().body().admins.clone();
         let about = About { message: "the admins replaced the policy set", ..About::default() };

@@ -1,7 +1,7 @@
 //! The entity model: how a caller, an action and a resource look to Cedar (`spec/policy/schema.cedarschema`).
 //!
-//! A request brings only what it speaks about: the caller, its groups, the action and the resource with what
-//! lies above it. Nothing else can leak into a decision, and a decision costs the same in a cluster of any size.
+//! A request brings only what it speaks about: the caller in its groups, the action in its group and the resource
+//! in what lies above it. Nothing else can leak into a decision, and a decision costs the same in a cluster of any size.
 
 use super::Subject;
 use crate::action::{Action, Resource};
@@ -103,51 +103,52 @@ impl Language {
     ) -> Result<(Request, Entities), String> {
         let misfit = |error: String| format!("{action} on {resource}: {error}");
         let principal = uid(&self.principal, &subject.id.to_string());
-        let groups: HashSet<_> = subject.groups.iter().map(|group| uid(&self.group, group.as_str())).collect();
         let verb = uid(&self.action, action.as_str());
-        let verbs = uid(&self.action, action.group());
         let kind = self.kinds.get(resource.kind()).ok_or_else(|| misfit("no such kind".to_owned()))?;
         let target = uid(kind, &resource.id());
-        let request =
-            Request::new(principal.clone(), verb.clone(), target, Context::empty(), Some(self.validator.schema()))
-                .map_err(|_| format!("{action} is never done to {resource}"))?;
+        let request = Request::new(
+            principal.clone(),
+            verb.clone(),
+            target.clone(),
+            Context::empty(),
+            Some(self.validator.schema()),
+        )
+        .map_err(|_| format!("{action} is never done to {resource}"))?;
 
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        // Three entities, each with everything that it lies in as a direct parent: entities for what lies above
+        // would only make Cedar compute a closure that is known already.
         let caller = Entity::new_with_tags(
             principal,
             [("name".to_owned(), text(subject.name.as_str()))],
-            groups.iter().cloned(),
+            subject.groups.iter().map(|group| uid(&self.group, group.as_str())).collect::<HashSet<_>>(),
             subject.attributes.iter().map(|(key, value)| (key.clone(), text(value))),
         )
         .map_err(|error| misfit(error.to_string()))?;
-        let entities = groups
-            .into_iter()
-            .map(Entity::with_uid)
-            .chain([caller, Entity::new_no_attrs(verb, HashSet::from([verbs.clone()])), Entity::with_uid(verbs)])
-            .chain(lineage(kind, resource));
-        let entities = Entities::from_entities(entities, None).map_err(|error| misfit(error.to_string()))?;
+        let verb = Entity::new_no_attrs(verb, HashSet::from([uid(&self.action, action.group())]));
+        let above = above(resource).into_iter().map(|id| uid(kind, id)).collect();
+        let target = Entity::new_no_attrs(target, above);
+        let entities =
+            Entities::from_entities([caller, verb, target], None).map_err(|error| misfit(error.to_string()))?;
         Ok((request, entities))
     }
 }
 
-/// The resource and what lies above it, each in the next.
-fn lineage(kind: &EntityTypeName, resource: &Resource) -> Vec<Entity> {
-    let id = resource.id();
-    let mut ids: Vec<&str> = Vec::new();
-    if !id.is_empty() {
-        ids.push(&id);
+/// Ids of everything that the resource lies in, itself left out: its directories, and the whole of its kind.
+fn above(resource: &Resource) -> Vec<&str> {
+    match resource {
+        Resource::Kv(path) => path.ancestors().chain([""]).collect(),
+        Resource::Principal(_) | Resource::Policy(_) | Resource::Wrap(_) => vec![""],
+        Resource::Cluster
+        | Resource::Seal
+        | Resource::Principals
+        | Resource::Policies
+        | Resource::Audit
+        | Resource::Alarms
+        | Resource::Own
+        | Resource::Wraps
+        | Resource::KvRoot => Vec::new(),
     }
-    if let Resource::Kv(path) = resource {
-        ids.extend(path.ancestors());
-    }
-    ids.push("");
-    let above = ids.iter().skip(1).map(Some).chain([None]);
-    ids.iter()
-        .zip(above)
-        .map(|(id, above)| {
-            Entity::new_no_attrs(uid(kind, id), above.map(|above| uid(kind, above)).into_iter().collect())
-        })
-        .collect()
 }
 
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
@@ -160,7 +161,6 @@ mod tests {
 
     /// The slice that a request brings conforms to the schema, and every action of the schema is one of ours.
     #[test]
-    #[expect(clippy::unwrap_used, reason = "a test")]
     fn schema_and_code_speak_of_the_same_things() {
         let language = Language::shared().unwrap();
         let schema = language.validator().schema();

@@ -5,7 +5,7 @@
 
 use super::OpenError;
 use crate::digest;
-use crate::kem;
+use crate::kdf::hkdf_sha256;
 use crate::secret::{Secret, SecretKey};
 use data_encoding::BASE64_NOPAD;
 
@@ -42,13 +42,14 @@ impl FileKey {
     }
 
     /// The key of the payload: HKDF-SHA-256 with the payload nonce as salt.
-    pub(super) fn payload_key(&self, nonce: &[u8; PAYLOAD_NONCE_BYTES]) -> Result<SecretKey, kem::KemError> {
-        kem::hkdf(nonce, b"payload", self.expose())
+    pub(super) fn payload_key(&self, nonce: &[u8; PAYLOAD_NONCE_BYTES]) -> SecretKey {
+        hkdf_sha256(self.expose(), nonce, b"payload")
     }
 
     /// HMAC-SHA-256 over the header up to and including `---`.
-    fn mac(&self, covered: &[u8]) -> Result<[u8; 32], kem::KemError> {
-        Ok(digest::hmac_sha256(kem::hkdf(&[], b"header", self.expose())?.expose(), &[covered]))
+    fn mac(&self, covered: &[u8]) -> [u8; 32] {
+        let key: SecretKey = hkdf_sha256(self.expose(), &[], b"header");
+        digest::hmac_sha256(key.expose(), &[covered])
     }
 }
 
@@ -101,7 +102,7 @@ pub(super) struct Header {
 
 impl Header {
     /// Writes a header for `stanzas`, with its MAC.
-    pub(super) fn write(stanzas: &[Stanza], key: &FileKey) -> Result<Vec<u8>, kem::KemError> {
+    pub(super) fn write(stanzas: &[Stanza], key: &FileKey) -> Vec<u8> {
         let mut out = Vec::with_capacity(stanzas.len().saturating_mul(2048));
         out.extend_from_slice(VERSION.as_bytes());
         out.push(b'\n');
@@ -109,11 +110,11 @@ impl Header {
             stanza.write(&mut out);
         }
         out.extend_from_slice(FOOTER);
-        let mac = key.mac(&out)?;
+        let mac = key.mac(&out);
         out.push(b' ');
         out.extend_from_slice(BASE64_NOPAD.encode(&mac).as_bytes());
         out.push(b'\n');
-        Ok(out)
+        out
     }
 
     /// Parses the header at the front of `file`, and gives what follows it.
@@ -141,7 +142,7 @@ impl Header {
 
     /// Checks the MAC, which authenticates every stanza under the file key.
     pub(super) fn authenticate(&self, key: &FileKey) -> Result<(), OpenError> {
-        if digest::equal(&key.mac(&self.covered)?, &self.mac) { Ok(()) } else { Err(OpenError::Mac) }
+        if digest::equal(&key.mac(&self.covered), &self.mac) { Ok(()) } else { Err(OpenError::Mac) }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::{ClusterView, EvidenceError, Record, parse, payload_digest, rule};
 use crate::dsse::{self, DsseError};
+use crate::sign::PublicKey;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{MAX_KEYS, NodeState};
-use bulla_wire::id::{ClusterId, Digest, KeyId};
+use bulla_wire::id::{ClusterId, Digest, KeyId, PrincipalId};
 use bulla_wire::json::V1;
 use bulla_wire::wrap::{
     ACK_S_RANGE, Addressee, MAX_CIPHERTEXT_BYTES, MAX_LABEL_BYTES, MAX_LIFE_MS, MAX_RECIPIENTS, RECEIPT_TYPE, Receipt,
@@ -35,10 +36,23 @@ pub fn verify_statement(
     cluster: &ClusterId,
     writer: &Record,
 ) -> Result<VerifiedStatement, EvidenceError> {
+    verify_statement_by(envelope, cluster, &writer.principal(), &writer.public_keys().collect::<Vec<_>>())
+}
+
+/// As [`verify_statement`], for who knows the writer's keys from elsewhere, as a server does from its directory.
+///
+/// # Errors
+/// See [`EvidenceError`].
+pub fn verify_statement_by(
+    envelope: &Envelope,
+    cluster: &ClusterId,
+    writer: &PrincipalId,
+    keys: &[&PublicKey],
+) -> Result<VerifiedStatement, EvidenceError> {
     let statement: Statement = parse(envelope)?;
     let Statement { v: V1, cluster: stated, wrap: _, from, to, mode: _, ct, nbf_ms, exp_ms, ack_s, label } = &statement;
     rule(stated == cluster, "cluster", "must be this cluster")?;
-    rule(*from == writer.principal(), "from", "must be the writer")?;
+    rule(from == writer, "from", "must be the writer")?;
     check_addressees(to)?;
     rule((1..=MAX_CIPHERTEXT_BYTES).contains(&ct.len), "ct.len", "must be 1 to the largest ciphertext")?;
     rule(nbf_ms < exp_ms, "exp_ms", "must be after nbf_ms")?;
@@ -46,8 +60,7 @@ pub fn verify_statement(
     let short = label.as_ref().is_none_or(|label| label.len() <= MAX_LABEL_BYTES);
     rule(short, "label", "must be at most 256 bytes")?;
     rule(envelope.signatures.len() == 1, "signatures", "must be one")?;
-    let keys: Vec<_> = writer.public_keys().collect();
-    let verified = dsse::verify(envelope, STATEMENT_TYPE, &keys)?;
+    let verified = dsse::verify(envelope, STATEMENT_TYPE, keys)?;
     let key = verified.signers().first().copied().ok_or(EvidenceError::Signature(DsseError::NoKnownKey))?;
     Ok(VerifiedStatement { envelope: envelope.clone(), digest: payload_digest(envelope), statement, key })
 }

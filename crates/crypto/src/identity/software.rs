@@ -2,6 +2,7 @@
 
 use super::IdentityError;
 use crate::envelope::{FILE_KEY_BYTES, FileKey, OpenError, Stanza};
+use crate::kdf::hkdf_sha256;
 use crate::kem::{self, HYBRID_ENCAPSULATION_BYTES, HybridSecretKey, KemError, TAG_BYTES, X25519_BYTES};
 use crate::openssh::SshPrivateKeyError;
 use crate::recipient::{
@@ -76,7 +77,7 @@ impl SoftwareKey {
                 let share = decode(share)?;
                 let body = sealed_file_key(stanza)?;
                 let secret = kem::agree(private, &share)?;
-                let key = kem::hkdf(&[share, *public].concat(), X25519_LABEL, secret.expose())?;
+                let key = hkdf_sha256(secret.expose(), &[share, *public].concat(), X25519_LABEL);
                 kem::aead_open(&key, STANZA_NONCE, &[], body)?
             }
             (Self::SshEd25519 { private, public, blob }, [tag, share]) => {

@@ -1,0 +1,165 @@
+//! From a root key to the cluster's keys, and the question whether the store lost something.
+
+use super::SealError;
+use super::keyring::Keyring;
+use super::root::RootKey;
+use super::stored::{SealConfig, StoredSeal};
+use crate::head::Head;
+use crate::record::Revision;
+use bulla_crypto::digest::equal;
+use bulla_crypto::evidence::{ClusterView, verify_consent};
+use bulla_wire::api::LineageEntry;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::{Consent, Position};
+use bulla_wire::id::{ClusterId, Digest};
+use bulla_wire::json::V1;
+use std::fmt;
+
+/// A seal whose every row was found true. The node is still sealed: the epoch must advance first.
+pub struct Opened {
+    /// All keys of the epoch that was opened.
+    pub keyring: Keyring,
+    /// The head, authenticated.
+    pub head: Head,
+    pub(super) config: SealConfig,
+    pub(super) config_digest: Digest,
+    pub(super) config_revision: Revision,
+    pub(super) head_revision: Revision,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opened(epoch {})", self.config.epoch)
+    }
+}
+
+impl Opened {
+    /// The configuration, authenticated.
+    pub fn config(&self) -> &SealConfig {
+        &self.config
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.config.cluster
+    }
+}
+
+/// Opens the seal with the root key of its epoch.
+///
+/// # Errors
+/// [`SealError::CheckValue`], [`SealError::ConfigMac`], [`SealError::Keyring`], [`SealError::Head`] or
+/// [`SealError::HeadLineage`], in the order of the checks.
+pub fn open(root: &RootKey, stored: &StoredSeal) -> Result<Opened, SealError> {
+    let SealConfig { cluster, epoch, lineage, kcv, .. } = &stored.config;
+    if !equal(root.check_value(cluster, *epoch).expose(), &kcv.0) {
+        return Err(SealError::CheckValue);
+    }
+    if !equal(&root.config_mac(cluster, *epoch, &stored.config_bytes), &stored.config_mac) {
+        return Err(SealError::ConfigMac);
+    }
+    let keyring = Keyring::open(root, cluster, *epoch, &stored.keyring)?;
+    let newest = keyring.lineage().ok_or(SealError::Keyring)?;
+    if newest.epoch != *epoch || newest.lineage != *lineage {
+        return Err(SealError::Keyring);
+    }
+    let head = Head::verify(&stored.head_row, &keyring.head, cluster).map_err(SealError::Head)?;
+    if head.lineage != *lineage {
+        return Err(SealError::HeadLineage);
+    }
+    Ok(Opened {
+        keyring,
+        head,
+        config: stored.config.clone(),
+        config_digest: stored.config_digest(),
+        config_revision: stored.config_revision,
+        head_revision: stored.head_row.revision(),
+    })
+}
+
+/// The store holds less than the audit file remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// What was reached.
+    pub lost: Position,
+    /// What the store holds.
+    pub kept: Position,
+}
+
+/// The store's history is complete as far as the audit file knows, or k admins accept what it lost. Made by
+/// [`lost_commits`] and [`Lost::accept`] only; [`super::advance()`] demands it.
+#[derive(Debug)]
+pub struct Accounted {
+    pub(super) kept: Position,
+    pub(super) consent: Option<Envelope>,
+}
+
+/// Compares the head with the last position that the audit file quotes; `None` if it quotes none.
+///
+/// # Errors
+/// [`Lost`]: the node stays sealed.
+pub fn lost_commits(opened: &Opened, quoted: Option<Position>) -> Result<Accounted, Lost> {
+    let kept = opened.head.position();
+    match quoted {
+        Some(lost) if !reached(&opened.keyring.lineages, kept, lost) => Err(Lost { lost, kept }),
+        _ => Ok(Accounted { kept, consent: None }),
+    }
+}
+
+impl Lost {
+    /// What k admins are asked to sign.
+    pub fn consent(&self, cluster: ClusterId) -> Consent {
+        Consent { v: V1, cluster, lost: self.lost, kept: self.kept }
+    }
+
+    /// Takes the consent of k admins of the newest document to exactly this loss.
+    ///
+    /// # Errors
+    /// [`SealError::Consent`] or [`SealError::OtherConsent`].
+    pub fn accept(&self, view: &ClusterView, envelope: &Envelope) -> Result<Accounted, SealError> {
+        let consent = verify_consent(view, envelope).map_err(SealError::Consent)?;
+        if consent != self.consent(view.id()) {
+            return Err(SealError::OtherConsent);
+        }
+        Ok(Accounted { kept: self.kept, consent: Some(envelope.clone()) })
+    }
+}
+
+/// Whether a store at `kept` once stood at `quoted`. A history that has ended reached what lies below the first
+/// sequence of the next.
+fn reached(lineages: &[LineageEntry], kept: Position, quoted: Position) -> bool {
+    if quoted.lineage == kept.lineage {
+        return quoted.sequence <= kept.sequence;
+    }
+    let mut later = lineages.iter().skip_while(|entry| entry.lineage != quoted.lineage).skip(1);
+    later.next().is_some_and(|next| quoted.sequence < next.first_sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_wire::id::Lineage;
+
+    #[test]
+    fn a_store_has_reached_what_its_histories_say() {
+        let lineage = |n: u8| Lineage::new([n; 16]);
+        let entry = |n: u8, first_sequence| LineageEntry { epoch: n.into(), lineage: lineage(n), first_sequence };
+        let lineages = [entry(1, 1), entry(2, 10), entry(3, 10), entry(4, 20)];
+        let kept = Position { lineage: lineage(4), sequence: 25 };
+        for (n, sequence, expected) in [
+            (4, 0, true),
+            (4, 25, true),
+            (4, 26, false),
+            (3, 19, true),
+            (3, 20, false),
+            (2, 9, true),
+            (2, 10, false),
+            (1, 9, true),
+            (1, 10, false),
+            (5, 1, false),
+        ] {
+            let quoted = Position { lineage: lineage(n), sequence };
+            assert_eq!(reached(&lineages, kept, quoted), expected, "{n} {sequence}");
+        }
+    }
+}

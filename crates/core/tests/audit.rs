@@ -1,0 +1,479 @@
+//! Lines, chain and verification of the audit log, without a file.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use bulla_core::action::{Action, Resource};
+use bulla_core::audit::{
+    Accepted, Address, AuditBlocked, AuditPosition, Body, Chain, Class, Event, Expectations, Facts, Filter,
+    LINE_BYTES_MAX, Label, Line, Method, NameKey, Names, Outcome, ParseLineError, Quote, REASONS_MAX, RECEIPTS_MAX,
+    Refusal, Report, RequestId, RequestLine, Slot, Verifier, Written, line_hash,
+};
+use bulla_core::policy::{Decision, Denied, PolicySet, Subject};
+use bulla_crypto::secret::Secret;
+use bulla_wire::error::Code;
+use bulla_wire::evidence::Position;
+use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+const NODE: KeyId = KeyId::new([1; 32]);
+const CLUSTER: ClusterId = ClusterId::new([2; 32]);
+
+fn subject() -> Subject {
+    Subject {
+        id: PrincipalId::new([3; 32]),
+        name: "alice".parse().unwrap(),
+        groups: vec!["admins".parse().unwrap()],
+        attributes: BTreeMap::new(),
+    }
+}
+
+fn facts(id: u8) -> Facts {
+    Facts {
+        id: RequestId::new([id; 16]),
+        received_ms: 1_000 + u64::from(id),
+        node: NODE,
+        epoch: 4,
+        lineage: Some(Lineage::new([5; 16])),
+        key: KeyId::new([6; 32]),
+        address: "10.1.2.3".parse().unwrap(),
+        method: Method::Get,
+    }
+}
+
+/// Keeps what was written.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Vec<RequestLine>>>);
+
+impl Slot for Memory {
+    fn write(self: Box<Self>, line: RequestLine) -> Written {
+        self.0.lock().unwrap().push(line);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Memory {
+    fn accept(&self) -> Accepted {
+        Accepted::assertion(Box::new(self.clone()))
+    }
+    fn only(&self) -> RequestLine {
+        let lines = self.0.lock().unwrap();
+        assert_eq!(lines.len(), 1);
+        lines[0].clone()
+    }
+}
+
+fn authorized_event(names: &Names) -> Event<&'static str> {
+    let first = PolicySet::first().unwrap();
+    let resource = Resource::Principals;
+    let authorized = first.authorize(&subject(), Action::PrincipalList, resource, "the operation").unwrap();
+    Event::new(facts(1), names, authorized)
+}
+
+#[test]
+fn an_operation_is_reached_through_its_line_only() {
+    let sink = Memory::default();
+    let logged = authorized_event(&Names::Clear).accepted(sink.accept());
+    assert_eq!(*logged.op(), "the operation");
+    assert_eq!(logged.caller().name.as_str(), "alice");
+    let quote = Quote { cluster: CLUSTER, lineage: Lineage::new([5; 16]), sequence: 9 };
+    let outcome = Outcome::done(200).committed(quote).with_receipts([Digest::new([8; 32])]);
+    let kept = logged.line(&outcome);
+    drop(logged.finish(outcome));
+    let line = sink.only();
+    assert_eq!(kept, line);
+    assert_eq!(RequestLine::from_bytes(&kept.to_bytes()).unwrap(), line);
+    assert_eq!(line.allowed, Some(true));
+    assert!(!line.reasons.is_empty());
+    assert_eq!(line.action.as_ref().unwrap().as_str(), "principal.list");
+    assert_eq!(line.outcome.committed, Some(quote));
+    assert!(line.clone().recovered().outcome.recovered);
+}
+
+#[test]
+fn a_dropped_request_writes_an_unknown_outcome() {
+    let sink = Memory::default();
+    drop(authorized_event(&Names::Clear).accepted(sink.accept()));
+    let line = sink.only();
+    assert_eq!((line.outcome.status, line.outcome.code), (503, Some(Code::Unknown)));
+}
+
+#[test]
+fn refusals_take_the_same_road() {
+    let sink = Memory::default();
+    let denied = Denied {
+        subject: subject(),
+        action: Action::KvGet,
+        resource: "kv/app/db".parse().unwrap(),
+        decision: Decision {
+            allowed: false,
+            because: vec!["team#0".into()],
+            errors: vec!["attribute of kv/app/db".into()],
+        },
+    };
+    let key = NameKey::new(Secret::filled(|key| key.fill(7)));
+    drop(
+        Refusal::denied(facts(1), &Names::Hashed(key), &denied)
+            .accepted(sink.accept())
+            .finish(Outcome::failed(Code::Denied)),
+    );
+    let line = sink.only();
+    assert_eq!((line.allowed, line.outcome.status), (Some(false), 403));
+    let text = String::from_utf8(line.to_bytes()).unwrap();
+    assert!(!text.contains("app/db") && !text.contains("alice"), "{text}");
+    assert_eq!(line.reasons.iter().map(Label::as_str).collect::<Vec<_>>(), ["team#0", "evaluation error"]);
+
+    let sink = Memory::default();
+    drop(Refusal::undecided(facts(2), &Names::Clear, &subject(), None, None).accepted(sink.accept()));
+    assert_eq!((sink.only().allowed, sink.only().action), (None, None));
+}
+
+/// The lines of one file.
+type Lines = Vec<Vec<u8>>;
+
+/// A log in memory.
+struct Log {
+    files: Vec<Lines>,
+    chain: Chain,
+}
+
+fn request(id: u8, sequence: Option<u64>) -> RequestLine {
+    let resource: Resource = "kv/app/db".parse().unwrap();
+    let sink = Memory::default();
+    let refusal = Refusal::undecided(facts(id), &Names::Clear, &subject(), Some(Action::KvPut), Some(&resource));
+    let mut outcome = Outcome::done(200);
+    outcome.committed = sequence.map(|sequence| quote(5, sequence));
+    drop(refusal.accepted(sink.accept()).finish(outcome));
+    sink.only()
+}
+
+fn quote(lineage: u8, sequence: u64) -> Quote {
+    Quote { cluster: CLUSTER, lineage: Lineage::new([lineage; 16]), sequence }
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { files: vec![Vec::new()], chain: Chain::default() }
+    }
+    fn add_at(&mut self, now_ms: u64, body: impl Into<Body>) -> &mut Self {
+        let mut bytes = Vec::new();
+        self.chain.append(now_ms, &body.into(), &mut bytes);
+        assert_eq!(bytes.pop(), Some(b'\n'));
+        self.files.last_mut().unwrap().push(bytes);
+        self
+    }
+    fn add(&mut self, body: impl Into<Body>) -> &mut Self {
+        let now_ms = 5_000 + self.chain.n;
+        self.add_at(now_ms, body)
+    }
+    fn sample() -> Self {
+        let mut log = Self::new();
+        let start = Body::Start { node: NODE, version: Label::lossy("0.1.0"), cluster: None, quoted: None };
+        log.add(start).add(Body::Initialised { committed: quote(4, 1) });
+        log.add(Body::Unsealed { epoch: 1, committed: quote(5, 2) });
+        log.add(request(1, Some(4))).add(request(2, Some(3))).add(request(3, None));
+        log.files.push(Vec::new());
+        log.add(Body::Rotate { previous: 1, quoted: Some(quote(5, 4)) });
+        log.add(request(4, Some(7))).add(request(5, None)).add(Body::Stop {});
+        log
+    }
+    fn head(&self) -> AuditPosition {
+        let last = self.files.last().unwrap();
+        AuditPosition {
+            file: u32::try_from(self.files.len()).unwrap(),
+            offset: last.iter().map(|line| line.len() as u64 + 1).sum(),
+            n: self.chain.n,
+            hash: line_hash(last.last().unwrap()),
+        }
+    }
+    fn verify(&self, expected: Expectations) -> Report {
+        let mut verifier = Verifier::new(expected);
+        for (index, lines) in self.files.iter().enumerate() {
+            verifier.file(u32::try_from(index).unwrap() + 1);
+            lines.iter().for_each(|line| verifier.line(line));
+        }
+        verifier.finish()
+    }
+    fn check(&self, expected: &[Class]) {
+        let report = self.verify(self.all());
+        let classes: Vec<Class> = report.findings.iter().map(|finding| finding.class).collect();
+        assert_eq!(classes, expected, "{:#?}", report.findings);
+    }
+    fn all(&self) -> Expectations {
+        Expectations { head: Some(self.head()), node: Some(NODE), cluster: Some(CLUSTER), whole: true }
+    }
+}
+
+#[test]
+fn a_sound_log_is_sound() {
+    let log = Log::sample();
+    let report = log.verify(log.all());
+    assert!(report.is_sound(), "{:#?}", report.findings);
+    assert_eq!((report.files, report.lines, report.requests, report.recovered), (2, 10, 5, 0));
+    assert_eq!(report.last, Some(log.head()));
+    assert_eq!(report.quoted, Some(quote(5, 7)));
+}
+
+#[test]
+fn the_spelling_of_lines_is_held() {
+    let log = Log::sample();
+    let text = |file: usize, line: usize| String::from_utf8(log.files[file][line].clone()).unwrap();
+    let cluster = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI";
+    assert_eq!(
+        text(0, 0),
+        r#"{"v":1,"n":1,"at_ms":5000,"kind":"start","node":"sha256:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE","version":"0.1.0"}"#
+    );
+    let prev = line_hash(&log.files[0][2]);
+    assert_eq!(
+        text(0, 3),
+        format!(
+            r#"{{"v":1,"n":4,"prev":"{prev}","at_ms":5003,"kind":"request","id":"aeaqcaibaeaqcaibaeaqcaibae","received_ms":1001,"node":"{NODE}","epoch":4,"lineage":"BQUFBQUFBQUFBQUFBQUFBQ","principal":"sha256:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","name":"alice","key":"sha256:BgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgY","address":"10.1.2.3","method":"GET","action":"kv.put","resource":"kv/app/db","status":200,"committed":{{"cluster":"sha256:{cluster}","lineage":"BQUFBQUFBQUFBQUFBQUFBQ","sequence":4}}}}"#
+        )
+    );
+    assert_eq!(
+        text(1, 3),
+        format!(r#"{{"v":1,"n":10,"prev":"{}","at_ms":5009,"kind":"stop"}}"#, line_hash(&log.files[1][2]))
+    );
+}
+
+#[test]
+fn a_line_has_one_spelling() {
+    let log = Log::sample();
+    for bytes in log.files.iter().flatten() {
+        assert_eq!(Line::parse(bytes).unwrap().to_bytes(), *bytes);
+    }
+    let line = String::from_utf8(log.files[0][3].clone()).unwrap();
+    let swapped = line.replacen(r#""v":1,"n":4,"#, r#""n":4,"v":1,"#, 1);
+    for bad in [
+        line.replacen(':', ": ", 1),
+        line.replacen(r#""epoch":4"#, r#""epoch":4,"value":"x""#, 1),
+        line.replacen(r#""epoch":4"#, r#""epoch":4,"epoch":4"#, 1),
+        line.replacen(r#""alice""#, r#""\u0061lice""#, 1),
+        line.replacen(r#""status":200"#, r#""status":200,"code":null"#, 1),
+        format!("{line} "),
+        swapped,
+    ] {
+        assert_ne!(bad, line);
+        let error = Line::parse(bad.as_bytes()).unwrap_err();
+        assert!(matches!(error, ParseLineError::Spelling | ParseLineError::Malformed(_)), "{bad}: {error:?}");
+    }
+    assert_eq!(Line::parse(line.replacen(r#""v":1"#, r#""v":2"#, 1).as_bytes()), Err(ParseLineError::Version(2)));
+    assert_eq!(Line::parse(br#"{"v":3,"new":true}"#), Err(ParseLineError::Version(3)));
+    assert_eq!(Line::parse(&vec![b' '; LINE_BYTES_MAX + 1]), Err(ParseLineError::TooLong));
+}
+
+#[test]
+fn no_line_reaches_the_limit() {
+    let long = |byte: &str| byte.repeat(128);
+    let path = vec!["p".repeat(31); 16].join("/");
+    let resource: Resource = format!("kv/{path}").parse().unwrap();
+    let subject = Subject { name: long("n").parse().unwrap(), ..subject() };
+    let denied = Denied {
+        subject,
+        action: Action::PrincipalDisable,
+        resource,
+        decision: Decision { allowed: false, because: vec![long("r") + "#4294967295"; 50], errors: Vec::new() },
+    };
+    let sink = Memory::default();
+    let outcome = Outcome {
+        status: u16::MAX,
+        code: Some(Code::TooManyDeliveries),
+        committed: Some(quote(255, u64::MAX)),
+        receipts: vec![Digest::new([255; 32]); 50],
+        recovered: true,
+    };
+    let facts = Facts {
+        received_ms: u64::MAX,
+        epoch: u64::MAX,
+        address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
+        method: Method::Delete,
+        ..facts(1)
+    };
+    drop(Refusal::denied(facts, &Names::Clear, &denied).accepted(sink.accept()).finish(outcome));
+    let line = sink.only();
+    assert_eq!((line.reasons.len(), line.outcome.receipts.len()), (REASONS_MAX, RECEIPTS_MAX));
+    let mut chain = Chain { n: u64::MAX - 1, hash: Some(Digest::new([255; 32])), at_ms: 0 };
+    let mut bytes = Vec::new();
+    chain.append(u64::MAX, &line.into(), &mut bytes);
+    assert!(bytes.len() < LINE_BYTES_MAX / 2, "{}", bytes.len());
+    assert!(Line::parse(&bytes[..bytes.len() - 1]).is_ok());
+}
+
+#[test]
+fn every_flipped_bit_is_seen() {
+    let log = Log::sample();
+    let expected = log.all();
+    for file in 0..log.files.len() {
+        for line in 0..log.files[file].len() {
+            for byte in 0..log.files[file][line].len() {
+                let mut changed = Log { files: log.files.clone(), chain: log.chain };
+                changed.files[file][line][byte] ^= 1 << (byte % 8);
+                let report = changed.verify(expected);
+                let first = report.findings.first().unwrap_or_else(|| panic!("{file}/{line}/{byte} is not seen"));
+                let at = usize::try_from(first.file).unwrap() - 1;
+                // The line itself, or the one that no longer follows from it.
+                assert!(
+                    at == file && (first.line == line as u64 + 1 || first.line == line as u64 + 2) || at == file + 1
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn removed_added_and_moved_lines_are_seen() {
+    let log = Log::sample();
+    let change = |change: &dyn Fn(&mut Vec<Lines>), expected: &[Class]| {
+        let mut files = log.files.clone();
+        change(&mut files);
+        let report = Log { files, chain: log.chain }.verify(log.all());
+        let mut classes: Vec<Class> = report.findings.iter().map(|finding| finding.class).collect();
+        classes.dedup();
+        assert_eq!(classes, expected, "{:#?}", report.findings);
+    };
+    change(&|files| drop(files[0].remove(3)), &[Class::MissingLines]);
+    change(&|files| drop(files[0].remove(0)), &[Class::MissingLines]);
+    change(&|files| drop(files[0].pop()), &[Class::MissingLines]);
+    change(&|files| drop(files[1].pop()), &[Class::Cut]);
+    change(&|files| drop(files.pop()), &[Class::Cut]);
+    change(
+        &|files| {
+            let copy = files[0][3].clone();
+            files[1].push(copy);
+        },
+        &[Class::Repeated, Class::ClockWentBack, Class::Repeated],
+    );
+    change(
+        &|files| files[0].swap(3, 4),
+        &[Class::MissingLines, Class::Repeated, Class::ClockWentBack, Class::MissingLines],
+    );
+    change(&|files| files[0][3] = b"{}".to_vec(), &[Class::Malformed]);
+    change(&|files| files[1].push(vec![b'x'; LINE_BYTES_MAX + 1]), &[Class::Malformed]);
+}
+
+#[test]
+fn missing_files_and_unfinished_ones_are_seen() {
+    let log = Log::sample();
+    let mut verifier = Verifier::new(log.all());
+    verifier.file(2);
+    log.files[1].iter().for_each(|line| verifier.line(line));
+    let classes: Vec<Class> = verifier.finish().findings.iter().map(|finding| finding.class).collect();
+    assert_eq!(classes, [Class::MissingFile, Class::MissingLines]);
+
+    // Older files may have been put away if the caller says so.
+    let mut verifier = Verifier::new(Expectations { whole: false, ..log.all() });
+    verifier.file(2);
+    log.files[1].iter().for_each(|line| verifier.line(line));
+    let report = verifier.finish();
+    assert!(report.is_sound(), "{:#?}", report.findings);
+
+    let mut verifier = Verifier::new(Expectations::default());
+    verifier.file(1);
+    log.files[0].iter().for_each(|line| verifier.line(line));
+    verifier.file(3);
+    verifier.unterminated(b"{\"v\":1");
+    let report = verifier.finish();
+    let classes: Vec<(Class, u32, u64)> = report.findings.iter().map(|f| (f.class, f.file, f.line)).collect();
+    assert_eq!(classes, [(Class::MissingFile, 3, 0), (Class::Cut, 3, 1)]);
+}
+
+#[test]
+fn a_rewritten_end_is_seen_by_the_head() {
+    // Somebody with the file alone writes the last two lines anew, with a right chain.
+    let log = Log::sample();
+    let mut forged = Log::sample();
+    let kept = forged.files[1].len() - 2;
+    forged.files[1].truncate(kept);
+    let last = Line::parse(&forged.files[1][kept - 1]).unwrap();
+    forged.chain.advance(&last, &forged.files[1][kept - 1].clone());
+    forged.add(request(6, None)).add(Body::Stop {});
+    let report = forged.verify(log.all());
+    assert_eq!(report.first_class(), Some(Class::HeadDiffers), "{:#?}", report.findings);
+}
+
+#[test]
+fn foreign_and_disordered_logs_are_seen() {
+    let log = Log::sample();
+    let other = Expectations { node: Some(KeyId::new([9; 32])), ..Expectations::default() };
+    assert_eq!(log.verify(other).first_class(), Some(Class::WrongNode));
+    let other = Expectations { cluster: Some(ClusterId::new([9; 32])), ..Expectations::default() };
+    assert_eq!(log.verify(other).first_class(), Some(Class::WrongCluster));
+
+    let mut log = Log::new();
+    log.add_at(9, request(1, None)).add_at(8, request(2, None)).add_at(9, request(1, None));
+    log.check(&[Class::ClockWentBack, Class::Repeated]);
+}
+
+#[test]
+fn a_store_that_went_back_is_seen() {
+    let unsealed = |lineage, sequence| Body::Unsealed { epoch: 1, committed: quote(lineage, sequence) };
+    let position = |lineage: u8, sequence| Position { lineage: Lineage::new([lineage; 16]), sequence };
+
+    let mut log = Log::new();
+    log.add(unsealed(5, 2)).add(request(1, Some(9))).add(unsealed(6, 9));
+    log.check(&[Class::StoreWentBack]);
+
+    let mut log = Log::new();
+    log.add(unsealed(5, 2)).add(request(1, Some(9)));
+    log.add(Body::Consent { lost: position(5, 9), kept: position(5, 3) }).add(unsealed(6, 4));
+    log.check(&[]);
+
+    // A lineage that ended does not come back, but a recovered line may be of it.
+    let mut log = Log::new();
+    log.add(unsealed(5, 2)).add(unsealed(6, 9)).add(request(1, Some(8)).recovered());
+    log.check(&[]);
+    log.add(request(2, Some(8)));
+    log.check(&[Class::StoreWentBack]);
+
+    let mut log = Log::new();
+    log.add(unsealed(5, 5)).add(request(1, Some(4)));
+    log.check(&[Class::StoreWentBack]);
+}
+
+#[test]
+fn positions_have_fixed_bytes() {
+    let position = AuditPosition { file: 7, offset: 1 << 40, n: 3, hash: Digest::new([9; 32]) };
+    let bytes = position.to_bytes();
+    assert_eq!(bytes[..20], [0, 0, 0, 7, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3]);
+    assert_eq!(AuditPosition::from_bytes(&bytes), position);
+}
+
+#[test]
+fn filters_find_names_in_every_spelling() {
+    let key = NameKey::new(Secret::filled(|key| key.fill(7)));
+    let names = [Names::Clear, Names::Hashed(key.clone()), Names::Hidden];
+    let resource: Resource = "kv/app/db".parse().unwrap();
+    let line = |names: &Names, resource: &Resource| {
+        let sink = Memory::default();
+        drop(
+            Refusal::undecided(facts(1), names, &subject(), Some(Action::KvGet), Some(resource))
+                .accepted(sink.accept()),
+        );
+        Line { v: 1, n: 1, prev: None, at_ms: 0, body: sink.only().into() }
+    };
+    let filter = Filter::default().resource(&resource, &names);
+    assert!(filter.matches(&line(&names[0], &resource)));
+    assert!(filter.matches(&line(&names[1], &resource)));
+    assert!(!filter.matches(&line(&names[2], &resource)));
+    assert!(!filter.matches(&line(&names[1], &"kv/app/other".parse().unwrap())));
+    let here = line(&Names::Clear, &resource);
+    assert!(Filter::default().matches(&here));
+    assert!(Filter::default().principal(subject().id).action(Action::KvGet).matches(&here));
+    assert!(!Filter::default().principal(PrincipalId::new([0; 32])).matches(&here));
+    assert!(!Filter::default().action(Action::KvPut).matches(&here));
+    let stop = Line { body: Body::Stop {}, ..here };
+    assert!(!filter.matches(&stop) && Filter::default().matches(&stop));
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    for (error, part) in [
+        (AuditBlocked::Full, "no place"),
+        (AuditBlocked::Slow, "in time"),
+        (AuditBlocked::Disk("no space".into()), "no space"),
+        (AuditBlocked::Failed("sync".into()), "for good"),
+        (AuditBlocked::Closed, "closed"),
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!("local".parse::<Address>().unwrap(), Address::Local);
+}

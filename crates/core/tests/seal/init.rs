@@ -1,0 +1,151 @@
+//! Init: what is refused, and what a new cluster holds.
+
+use crate::world::{Admin, Map, NOW_MS, World, init_body, record_envelope, try_init};
+use bulla_core::record::{Precondition, Table};
+use bulla_core::seal::{InitError, StoredSeal, Transition, diagram, next};
+use bulla_crypto::identity::IdentityKind;
+use bulla_crypto::random::SeededRng;
+use bulla_crypto::sign::SigningKey;
+use bulla_wire::api::{Init, SealState};
+use bulla_wire::evidence::{MinKem, SealMode};
+
+fn admins(n: usize, kind: IdentityKind) -> (Vec<Admin>, SigningKey, SeededRng) {
+    let mut rng = SeededRng::from_u64(9);
+    let admins = (0..n).map(|i| Admin::new(&format!("admin-{i}"), kind, &mut rng)).collect();
+    let node = SigningKey::generate(&mut rng).unwrap();
+    (admins, node, rng)
+}
+
+fn refusal(body: &Init, signer: &Admin) -> String {
+    let (_, node, mut rng) = admins(0, IdentityKind::Hybrid);
+    match try_init(body, &signer.identity, &node, &mut rng) {
+        Ok(_) => panic!("accepted"),
+        Err(InitError::Record { index, cause }) => format!("record {index}: {cause}"),
+        Err(InitError::Document(cause)) => format!("document: {cause}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_quorum_must_be_one() {
+    let (three, ..) = admins(3, IdentityKind::Hybrid);
+    for (mode, k) in [
+        (SealMode::Any, 0),
+        (SealMode::Any, 2),
+        (SealMode::Quorum, 0),
+        (SealMode::Quorum, 1),
+        (SealMode::Quorum, 4),
+        (SealMode::Quorum, 255),
+    ] {
+        let text = refusal(&init_body(&three, mode, k, MinKem::Hybrid), &three[0]);
+        assert!(text.starts_with("document: ") && text.contains('k'), "{mode:?} {k}: {text}");
+    }
+    let (seventeen, ..) = admins(17, IdentityKind::Classical);
+    let text = refusal(&init_body(&seventeen, SealMode::Quorum, 2, MinKem::Classical), &seventeen[0]);
+    assert!(text.contains("admins"), "{text}");
+    let none = init_body(&[], SealMode::Any, 1, MinKem::Hybrid);
+    assert!(refusal(&none, &three[0]).contains("not signed by one of the admins"));
+}
+
+#[test]
+fn nobody_counts_twice() {
+    let (three, ..) = admins(3, IdentityKind::Hybrid);
+    let good = init_body(&three, SealMode::Quorum, 2, MinKem::Hybrid);
+
+    let mut twice = good.clone();
+    twice.admins.push(twice.admins[0].clone());
+    assert!(refusal(&twice, &three[0]).starts_with("document: "));
+
+    let (a, b) = (&three[0].identity, &three[1].identity);
+    for record in [
+        record_envelope("other", &[(a, b.recipients())]),
+        record_envelope("other", &[(b, a.recipients())]),
+        record_envelope("admin-0", &[(b, b.recipients())]),
+    ] {
+        let body = Init { admins: vec![three[0].record.envelope().clone(), record], ..good.clone() };
+        assert!(refusal(&body, &three[0]).starts_with("document: "));
+    }
+}
+
+#[test]
+fn records_must_hold_and_the_signer_must_be_among_them() {
+    let (three, ..) = admins(3, IdentityKind::Hybrid);
+    let mut body = init_body(&three, SealMode::Quorum, 2, MinKem::Hybrid);
+    assert!(
+        refusal(&init_body(&three[..2], SealMode::Any, 1, MinKem::Hybrid), &three[2]).contains("not signed by one")
+    );
+    body.admins[1].signatures[0].bytes[0] ^= 1;
+    assert!(refusal(&body, &three[0]).starts_with("record 1: "));
+}
+
+#[test]
+fn weak_recipients_need_leave() {
+    let (two, node, mut rng) = admins(2, IdentityKind::Classical);
+    let result = try_init(&init_body(&two, SealMode::Any, 1, MinKem::Hybrid), &two[0].identity, &node, &mut rng);
+    match result {
+        Err(InitError::KemTooWeak { name, recipient }) => {
+            assert_eq!((name.as_str(), &recipient), ("admin-0", &two[0].identity.recipients()[0]));
+        }
+        other => panic!("{:?}", other.err()),
+    }
+    let made = try_init(&init_body(&two, SealMode::Any, 1, MinKem::Classical), &two[0].identity, &node, &mut rng);
+    assert!(made.unwrap().view.genesis().ingress().is_hybrid());
+}
+
+#[test]
+fn a_new_cluster_is_sealed_and_complete() {
+    let (three, node, mut rng) = admins(3, IdentityKind::Hybrid);
+    let body = init_body(&three, SealMode::Quorum, 2, MinKem::Hybrid);
+    let made = try_init(&body, &three[1].identity, &node, &mut rng).unwrap();
+    assert!(made.batch.preconditions.iter().all(|(_, _, precondition)| *precondition == Precondition::Absent));
+    assert_eq!(made.batch.preconditions.len(), made.batch.puts.len(), "nothing is overwritten");
+    let mut names: Vec<_> = made.batch.puts.iter().map(|(table, key, _)| (*table, key.as_bytes().to_vec())).collect();
+    names.sort();
+    let expected = [
+        "document/0",
+        "head",
+        "lineages",
+        "seal/config",
+        "seal/keyring",
+        "seal/share/0",
+        "seal/share/1",
+        "seal/share/2",
+    ];
+    assert_eq!(names, expected.map(|name| (Table::Plain, name.as_bytes().to_vec())));
+    assert_eq!((made.epoch, made.head.sequence.0, made.head.commit_ms), (1, 1, NOW_MS));
+    assert_eq!(made.view.id(), made.cluster);
+    assert!(made.keyring.barrier(made.cluster).is_some());
+    let ingress = made.keyring.ingress_identities().unwrap();
+    assert_eq!(ingress[0].recipients()[0], *made.view.genesis().ingress());
+
+    // A second init finds the first.
+    let mut store = Map::default();
+    assert!(StoredSeal::parse(store.read(&StoredSeal::reads().unwrap())).unwrap().is_none());
+    store.commit(&made.batch).unwrap();
+    let second = try_init(&body, &three[0].identity, &node, &mut rng).unwrap();
+    assert_ne!(second.cluster, made.cluster);
+    let before = store.clone();
+    assert!(store.commit(&second.batch).is_err());
+    assert_eq!(store, before);
+}
+
+#[test]
+fn sixteen_admins_fit_every_limit() {
+    let mut world = World::new(SealMode::Quorum, 16, 16);
+    world.unseal(0..16);
+    assert_eq!(world.store.seal().unwrap().config().epoch, 2);
+}
+
+#[test]
+fn the_states_of_a_node() {
+    let drawn = "stateDiagram-v2
+    [*] --> Uninitialised
+    Uninitialised --> Sealed: Init
+    Sealed --> Unsealed: Unseal
+    Sealed --> Sealed: Seal
+    Unsealed --> Sealed: Seal
+";
+    assert_eq!(diagram(), drawn);
+    let refused = next(SealState::Unsealed, Transition::Init).unwrap_err();
+    assert_eq!(refused.to_string(), "cannot be initialised: the node is unsealed");
+}

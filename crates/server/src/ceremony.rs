@@ -1,0 +1,475 @@
+//! Ceremonies: making a cluster, opening its seal, closing it. Each holds [`Node::ceremony`] from reading the store
+//! to the change of phase, so two of them cannot cross.
+
+use crate::clock::MAX_START_GAP_MS;
+use crate::drive::DriveError;
+use crate::node::{Node, Phase, Sealed};
+use crate::restore;
+use crate::tick::first_bucket;
+use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
+use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
+use bulla_core::barrier::{Barrier, Kind, Query, SEEN_KIND, Writes};
+use bulla_core::directory::{Directory, Principal, StoredPrincipal};
+use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
+use bulla_core::operation::{Fault, parse_record};
+use bulla_core::policy::first_texts;
+use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, SealedValue, StoreKey, Table};
+use bulla_core::seal::{
+    self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, RootKey, SealError, SessionError,
+    StoredSeal, row,
+};
+use bulla_core::seen::{BUCKET_MINUTES, Seen, minute_of};
+use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::message::ChallengeKey;
+use bulla_crypto::random::SystemRng;
+use bulla_store::{CommitError, StoreError};
+use bulla_wire::api::{Init, Initialised, LineageEntry, SealState, ShareGiven, UnsealSession};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::Consent;
+use bulla_wire::id::{Digest, KeyId, PrincipalId};
+use bulla_wire::json::{MAX_JSON_BYTES, MAX_STATEMENT_BYTES};
+use bulla_wire::name::Name;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a ceremony did not come to its end.
+#[derive(Debug)]
+pub enum CeremonyError {
+    /// The node is in another phase.
+    Phase(SealState),
+    /// The cluster was not made.
+    Init(InitError),
+    /// The session did not take it.
+    Session(SessionError),
+    /// Rows of the store do not open the seal.
+    Seal(SealError),
+    /// Somebody else was faster.
+    Conflict,
+    /// The store lost commits.
+    Lost(Box<Consent>),
+    /// Nothing was lost that could be consented to.
+    NothingLost,
+    /// The store does not answer, or not as it should.
+    Store(String),
+    /// The commit's outcome is unknown.
+    Unknown(String),
+    /// A record does not parse.
+    Fault(Fault),
+}
+
+impl fmt::Display for CeremonyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Phase(state) => write!(f, "the cluster is {state:?}"),
+            Self::Init(error) => write!(f, "{error}"),
+            Self::Session(error) => write!(f, "{error}"),
+            Self::Seal(error) => write!(f, "{error}"),
+            Self::Conflict => f.write_str("another ceremony was faster"),
+            Self::Lost(_) => f.write_str("the store holds less than the audit log remembers"),
+            Self::NothingLost => f.write_str("nothing was lost"),
+            Self::Store(detail) => write!(f, "the store failed: {detail}"),
+            Self::Unknown(detail) => write!(f, "the commit's outcome is unknown: {detail}"),
+            Self::Fault(fault) => write!(f, "{fault}"),
+        }
+    }
+}
+impl std::error::Error for CeremonyError {}
+
+impl From<StoreError> for CeremonyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+impl From<SealError> for CeremonyError {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
+}
+impl From<SessionError> for CeremonyError {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+impl From<Fault> for CeremonyError {
+    fn from(error: Fault) -> Self {
+        Self::Fault(error)
+    }
+}
+impl From<DriveError> for CeremonyError {
+    fn from(error: DriveError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+impl From<CommitError> for CeremonyError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict { .. } => Self::Conflict,
+            CommitError::Unknown { detail } => Self::Unknown(detail),
+            error => Self::Store(error.to_string()),
+        }
+    }
+}
+
+/// Reads the phase that the store is in: uninitialised or sealed.
+///
+/// # Errors
+/// If rows are missing or malformed.
+pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyError> {
+    let Some(stored) = StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? else {
+        return Ok(Phase::Uninitialised);
+    };
+    let scan =
+        |prefix: &str| Read::Scan { table: Table::Plain, prefix: prefix.into(), after: None, limit: SCAN_ENTRIES_MAX };
+    let lineages_key = row::key(row::LINEAGES).map_err(SealError::from)?;
+    let reads = vec![scan(row::DOCUMENTS), scan(row::CONSENTS), Read::Get(Table::Plain, lineages_key)];
+    let mut answers = store.read(reads).await?.answers.into_iter();
+    let mut documents: Vec<(u32, Envelope)> = numbered_rows(answers.next(), row::DOCUMENTS)?;
+    documents.sort_by_key(|(number, _)| *number);
+    let mut consents: Vec<(u32, Envelope)> = numbered_rows(answers.next(), row::CONSENTS)?;
+    consents.sort_by_key(|(number, _)| *number);
+    let consents = consents.into_iter().map(|(_, consent)| consent).collect();
+    let lineages: Vec<LineageEntry> = match answers.next().and_then(Answer::into_value) {
+        Some(value) => plain_row(&value, row::LINEAGES)?,
+        None => vec![],
+    };
+    let mut documents = documents.into_iter().map(|(_, document)| document);
+    let genesis = documents.next().ok_or(SealError::Row(row::DOCUMENTS))?;
+    let malformed = |_| SealError::Row(row::DOCUMENTS);
+    let mut view = ClusterView::pinned(stored.config().cluster, &genesis).map_err(malformed)?;
+    for document in documents {
+        view.push(&document, &[]).map_err(malformed)?;
+    }
+    let history = History { approvals: stored.approvals().to_vec(), lineages, consents };
+    Ok(Phase::Sealed(Arc::new(Sealed { stored: Arc::new(stored), view, history })))
+}
+
+/// Rows whose names end in a number, which a scan does not give in its order.
+fn numbered_rows<T: DeserializeOwned>(
+    answer: Option<Answer>,
+    name: &'static str,
+) -> Result<Vec<(u32, T)>, CeremonyError> {
+    let page = answer.and_then(Answer::into_page).ok_or(SealError::Row(name))?;
+    let number = |key: &StoreKey| std::str::from_utf8(key.as_bytes()).ok()?.strip_prefix(name)?.parse().ok();
+    let row = |(key, value): &(StoreKey, SealedValue)| {
+        Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?))
+    };
+    page.entries.iter().map(row).collect()
+}
+
+fn plain_row<T: DeserializeOwned>(value: &SealedValue, name: &'static str) -> Result<T, CeremonyError> {
+    let content = row::content(value).ok_or(SealError::Row(name))?;
+    let limit = MAX_STATEMENT_BYTES.saturating_mul(2).max(MAX_JSON_BYTES);
+    bulla_wire::json::parse(content, limit).map_err(|_| CeremonyError::Seal(SealError::Row(name)))
+}
+
+/// The position that stands in a head when the log is no file.
+pub const NO_POSITION: AuditPosition = AuditPosition { file: 0, offset: 0, n: 0, hash: Digest::new([0; 32]) };
+
+/// Makes the cluster. The node stays sealed.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised, CeremonyError> {
+    let _guard = node.ceremony.lock().await;
+    if !matches!(node.phase(), Phase::Uninitialised) {
+        return Err(CeremonyError::Phase(SealState::Sealed));
+    }
+    let request = InitRequest {
+        init: body,
+        signer,
+        node: node.parts.key.public_key(),
+        audit: node.parts.sink.position().unwrap_or(NO_POSITION),
+        now_ms: node.now_ms(),
+    };
+    let mut rng = SystemRng;
+    let made = seal::init(&request, &mut rng).map_err(CeremonyError::Init)?;
+    let mut batch = made.batch;
+    let barrier = made.keyring.barrier(made.cluster).ok_or(SealError::Keyring)?;
+    let mut writes = Writes::default();
+    let admins: Vec<Name> = "admins".parse().into_iter().collect();
+    for record in made.view.genesis().admins() {
+        let stored = Principal::founder(record, admins.clone());
+        principal_engine::found(&mut writes, &stored, record);
+    }
+    for (name, text) in first_texts() {
+        writes.create(policy_engine::key(&name), policy_engine::StoredPolicy::to_bytes(&name, &text));
+    }
+    let data = barrier.batch(&writes, &mut rng).map_err(|e| CeremonyError::Store(e.to_string()))?;
+    batch.append(data);
+    node.parts.store.commit(batch).await?;
+    let committed = Quote { cluster: made.cluster, lineage: made.head.lineage, sequence: made.head.sequence.0 };
+    drop(node.parts.sink.note(Body::Initialised { committed }));
+    node.enter(read_phase(&node.parts.store).await?);
+    Ok(Initialised { cluster: made.cluster, genesis: made.genesis })
+}
+
+fn sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
+    match node.phase() {
+        Phase::Sealed(sealed) => Ok(sealed),
+        Phase::Uninitialised => Err(CeremonyError::Phase(SealState::Uninitialised)),
+        Phase::Unsealed(_) => Err(CeremonyError::Phase(SealState::Unsealed)),
+    }
+}
+
+/// Opens an unseal session, or joins the running one.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub fn session(node: &Node) -> Result<UnsealSession, CeremonyError> {
+    let sealed = sealed(node)?;
+    let mut sessions = lock(&node.sessions);
+    Ok(sessions.open(node.now_ms(), &sealed.stored, &mut SystemRng)?.describe())
+}
+
+/// The caller's encrypted intermediate key.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub fn key(node: &Node, id: &str, admin: &PrincipalId) -> Result<bulla_wire::api::EncryptedShareKey, CeremonyError> {
+    sealed(node)?;
+    Ok(lock(&node.sessions).get(node.now_ms(), id)?.key_for(admin)?)
+}
+
+/// Takes a share; with the last one needed, unseals.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub async fn give(node: &Arc<Node>, id: &str, give: &Give<'_>) -> Result<ShareGiven, CeremonyError> {
+    let _guard = node.ceremony.lock().await;
+    let sealed = sealed(node)?;
+    let (outcome, progress, approvals) = {
+        let mut sessions = lock(&node.sessions);
+        let session = sessions.get(node.now_ms(), id)?;
+        let outcome = session.give(give, &sealed.view)?;
+        (outcome, session.progress(), session.approvals())
+    };
+    let GiveOutcome::Complete(root) = outcome else {
+        return Ok(ShareGiven { state: SealState::Sealed, progress, consent_needed: None });
+    };
+    match unseal(node, &sealed, &root, &approvals, None).await {
+        Ok(()) => Ok(ShareGiven { state: SealState::Unsealed, progress, consent_needed: None }),
+        Err(CeremonyError::Lost(consent)) => {
+            Ok(ShareGiven { state: SealState::Sealed, progress, consent_needed: Some(*consent) })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the admins' consent to lost commits, and unseals with the shares that were given.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub async fn consent(node: &Arc<Node>, envelope: &Envelope) -> Result<ShareGiven, CeremonyError> {
+    let _guard = node.ceremony.lock().await;
+    let sealed = sealed(node)?;
+    if lock(&node.lost).is_none() {
+        return Err(CeremonyError::NothingLost);
+    }
+    let (root, progress, approvals) = {
+        let sessions = lock(&node.sessions);
+        let session = sessions.newest(node.now_ms()).ok_or(SessionError::Unknown)?;
+        (session.root_key().ok_or(SessionError::Unknown)??, session.progress(), session.approvals())
+    };
+    unseal(node, &sealed, &root, &approvals, Some(envelope)).await?;
+    Ok(ShareGiven { state: SealState::Unsealed, progress, consent_needed: None })
+}
+
+/// Opens the seal and advances the epoch. The caller holds the ceremony.
+async fn unseal(
+    node: &Arc<Node>,
+    sealed: &Sealed,
+    root: &RootKey,
+    approvals: &[(u8, Envelope)],
+    consent: Option<&Envelope>,
+) -> Result<(), CeremonyError> {
+    let opened = seal::open(root, &sealed.stored)?;
+    let cluster = opened.cluster();
+    let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == cluster).map(|quote| quote.position());
+    let mut accounted_loss = None;
+    let accounted = match (seal::lost_commits(&opened, quoted), consent) {
+        (Ok(accounted), _) => accounted,
+        (Err(lost), Some(envelope)) => {
+            accounted_loss = Some(lost);
+            lost.accept(&sealed.view, envelope)?
+        }
+        (Err(lost), None) => {
+            let wanted = lost.consent(cluster);
+            *lock(&node.lost) = Some(lost);
+            return Err(CeremonyError::Lost(Box::new(wanted)));
+        }
+    };
+    let before = opened.head;
+    let advanced = advance(node, sealed, opened, accounted, approvals).await?;
+    let lost = accounted_loss;
+    let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
+    recover_audit(node, &barrier, before.mark, minute_of(before.commit_ms)).await?;
+    let unsealed = load(node, sealed, advanced, barrier, before.commit_ms).await?;
+    let gap = node.now_ms().abs_diff(before.commit_ms) > MAX_START_GAP_MS;
+    if gap && node.set_clock_even(false) {
+        tracing::warn!(
+            "the clock is more than a day from the store's last commit: nothing is deleted until an admin confirms the time"
+        );
+    }
+    node.parts.store.set_head(Some(unsealed.head.clone()));
+    if let Some(lost) = &lost {
+        restore::account(node, &unsealed, lost).await?;
+    }
+    let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
+    let line = node.parts.sink.note(Body::Unsealed { epoch: unsealed.epoch, committed });
+    line.await.map_err(|e| CeremonyError::Store(e.to_string()))?;
+    lock(&node.sessions).clear();
+    *lock(&node.lost) = None;
+    tracing::info!(epoch = unsealed.epoch, "unsealed");
+    node.enter(Phase::Unsealed(Arc::new(unsealed)));
+    Ok(())
+}
+
+async fn advance(
+    node: &Node,
+    sealed: &Sealed,
+    opened: seal::Opened,
+    accounted: Accounted,
+    approvals: &[(u8, Envelope)],
+) -> Result<seal::Advance, CeremonyError> {
+    let request = AdvanceRequest {
+        view: &sealed.view,
+        documents_from: sealed.view.newest().number().saturating_add(1),
+        approvals,
+        consents_from: u32::try_from(sealed.history.consents.len()).unwrap_or(u32::MAX),
+        audit: node.parts.sink.position().unwrap_or(NO_POSITION),
+        now_ms: node.now_ms(),
+    };
+    let mut advance = seal::advance(opened, accounted, &request, &mut SystemRng)?;
+    bulla_store::failpoint::hit("unseal.before_commit");
+    let committed = node.parts.store.commit(std::mem::take(&mut advance.batch)).await;
+    bulla_store::failpoint::hit("unseal.after_commit");
+    if let Err(error) = committed {
+        // Whatever the store did, the seal in memory is no longer the one to open.
+        node.enter(read_phase(&node.parts.store).await?);
+        return Err(error.into());
+    }
+    Ok(advance)
+}
+
+/// Writes audit lines again whose commits survived a crash that they did not.
+async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32, last: u32) -> Result<(), CeremonyError> {
+    let from = mark.max(last.saturating_sub(BUCKET_MINUTES.saturating_mul(2)));
+    let mut lines = Vec::new();
+    for minute in from..=last.saturating_add(1) {
+        let mut after = None;
+        loop {
+            let table = Table::Seen(minute);
+            let read = Read::Scan { table, prefix: vec![], after: after.take(), limit: SCAN_ENTRIES_MAX };
+            let mut answers = node.parts.store.read(vec![read]).await?.answers;
+            let Some(page) = answers.pop().and_then(Answer::into_page) else { break };
+            for (key, value) in &page.entries {
+                let bytes = barrier.open(table, key, SEEN_KIND, value).map_err(DriveError::from)?;
+                let seen: Seen = parse_record("seen", &bytes)?;
+                let parsed = RequestLine::from_bytes(seen.line.get().as_bytes());
+                lines.push(parsed.map_err(|e| Fault::Record { kind: "seen", reason: e.to_string() })?);
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+            if !page.more {
+                break;
+            }
+        }
+    }
+    let count = node.parts.sink.recover(lines).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
+    if count > 0 {
+        tracing::warn!(count, "audit lines were lost in a crash and written again");
+    }
+    Ok(())
+}
+
+/// Everything of one directory, page by page.
+async fn scan_all(
+    node: &Node,
+    barrier: &Barrier,
+    kind: Kind,
+) -> Result<Vec<bulla_core::barrier::Record>, CeremonyError> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let query = [Query::Scan { kind, dir: vec![], after: after.take(), limit: SCAN_ENTRIES_MAX }];
+        let snapshot = node.parts.store.read(barrier.reads(&query).map_err(DriveError::from)?).await?;
+        let (_, mut records) = barrier.records(&query, snapshot).map_err(DriveError::from)?;
+        let [query] = query;
+        let Some((page, more)) = records.take_page(&query) else { return Ok(all) };
+        after = page.last().map(|record| record.cursor.clone());
+        all.extend(page);
+        if !more || after.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+async fn load(
+    node: &Node,
+    sealed: &Sealed,
+    advanced: seal::Advance,
+    barrier: Barrier,
+    last_commit_ms: u64,
+) -> Result<Unsealed, CeremonyError> {
+    let mut principals = Vec::new();
+    for record in scan_all(node, &barrier, Kind::Principal).await? {
+        principals.push(Principal::from_stored(&parse_record::<StoredPrincipal>("principal", &record.bytes)?)?);
+    }
+    let policies = load_policies(scan_all(node, &barrier, Kind::Policy).await?)?;
+    let directory = Directory::new(sealed.view.clone(), principals, policies)
+        .map_err(|e| Fault::Record { kind: "policy", reason: e.to_string() })?;
+    let seal::Advance { keyring, head, lineage, epoch, cluster, .. } = advanced;
+    let names = if node.parts.hash_names { Names::Hashed(NameKey::new(keyring.audit.copy())) } else { Names::Clear };
+    let approvals = match read_phase(&node.parts.store).await? {
+        Phase::Sealed(now) => now.history.approvals.clone(),
+        Phase::Uninitialised | Phase::Unsealed(_) => vec![],
+    };
+    let opening = Opening {
+        cluster,
+        epoch,
+        lineage: lineage.lineage,
+        challenge: ChallengeKey::of_epoch(keyring.challenge.copy(), epoch),
+        ingress: keyring.ingress_identities()?,
+        names,
+        head: Arc::new(HeadKeeper::new(
+            keyring.head.copy(),
+            cluster,
+            &head,
+            node.parts.clock.clone(),
+            node.parts.sink.clone(),
+        )),
+        first_bucket: first_bucket(last_commit_ms),
+        history: History { approvals, lineages: keyring.lineages.clone(), consents: sealed.history.consents.clone() },
+        barrier,
+    };
+    Ok(Unsealed::new(opening, directory, node.parts.sink.clone(), node.parts.metrics.clone()))
+}
+
+fn load_policies(records: Vec<bulla_core::barrier::Record>) -> Result<BTreeMap<Name, String>, CeremonyError> {
+    let mut policies = BTreeMap::new();
+    for record in records {
+        let stored: policy_engine::StoredPolicy = parse_record("policy", &record.bytes)?;
+        policies.insert(stored.name, stored.text);
+    }
+    Ok(policies)
+}
+
+/// Forgets the keys, once the requests under way have ended; `own` of them are the caller's.
+///
+/// # Errors
+/// If the node is not unsealed, or the store does not answer.
+pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
+    let _guard = node.ceremony.lock().await;
+    let Phase::Unsealed(unsealed) = node.phase() else {
+        return Err(CeremonyError::Phase(SealState::Sealed));
+    };
+    // New requests meet a sealed node from here on; those under way may end.
+    node.enter(read_phase(&node.parts.store).await?);
+    unsealed.close(own).await;
+    node.parts.store.set_head(None);
+    node.enter(read_phase(&node.parts.store).await?);
+    drop(node.parts.sink.note_sealed(unsealed.epoch));
+    tracing::info!(epoch = unsealed.epoch, "sealed");
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! Every key of the configuration, with what a reader must know about it.
+
+use crate::listen::DEFAULT_MAX_CONNECTIONS;
+use std::fmt::Write;
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A path of a file or directory.
+    Path,
+    /// Paths; in the environment joined by `:`, as a flag given once for each.
+    Paths,
+    /// An IP address and a port, such as `127.0.0.1:8250` or `[::1]:8250`.
+    Address,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number from the first to the second.
+    Number(u64, u64),
+}
+
+impl Kind {
+    /// What is expected, for error messages.
+    pub fn expected(self) -> String {
+        match self {
+            Self::Path => "a path".into(),
+            Self::Paths => "a list of paths".into(),
+            Self::Address => "an IP address and a port, such as \"127.0.0.1:8250\"".into(),
+            Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
+            Self::Boolean => "true or false".into(),
+            Self::Number(least, most) => format!("a number from {least} to {most}"),
+        }
+    }
+}
+
+/// A key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name, with its section: `audit.sync`.
+    pub name: &'static str,
+    /// What its value must be.
+    pub kind: Kind,
+    /// Its default as it would stand in the file; none where there is none.
+    pub default: Option<&'static str>,
+    /// A value for the sample where there is no default.
+    pub example: &'static str,
+    /// The flag of `bulla server` that sets it, if there is one.
+    pub flag: Option<&'static str>,
+    /// What it does, one sentence a line.
+    pub doc: &'static [&'static str],
+}
+
+impl Key {
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "__").to_ascii_uppercase())
+    }
+}
+
+/// How environment variables begin that set keys.
+pub(super) const VARIABLE_PREFIX: &str = "BULLA_SERVER_";
+
+// The default that the listener uses, spelled for the file.
+const _: () = assert!(DEFAULT_MAX_CONNECTIONS == 4096, "change the default of limits.connections too");
+
+/// Every key, in the order of the sample.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "data",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/var/lib/bulla\"",
+        flag: Some("--data"),
+        doc: &["The data directory. It is made with mode 0700, and refused with a wider one."],
+    },
+    Key {
+        name: "transient",
+        kind: Kind::Boolean,
+        default: Some("false"),
+        example: "",
+        flag: Some("--transient"),
+        doc: &[
+            "Keep nothing over a restart: no data directory, no Unix socket, everything in memory.",
+            "Needs init.admins and audit.file.",
+        ],
+    },
+    Key {
+        name: "store",
+        kind: Kind::Choice(&["file", "memory"]),
+        default: Some("\"file\""),
+        example: "",
+        flag: Some("--store"),
+        doc: &["Where records are kept: in the data directory, or in memory. A transient server keeps them in memory."],
+    },
+    Key {
+        name: "listen",
+        kind: Kind::Address,
+        default: Some("\"127.0.0.1:8250\""),
+        example: "",
+        flag: Some("--listen"),
+        doc: &["Address of the API. Port 0 takes any free one; the ready file tells which."],
+    },
+    Key {
+        name: "metrics_listen",
+        kind: Kind::Address,
+        default: None,
+        example: "\"127.0.0.1:8251\"",
+        flag: Some("--metrics-listen"),
+        doc: &[
+            "Address of the metrics, in plain HTTP under /metrics. Without it there are none.",
+            "Whoever reaches it reads how much is going on, but no name and no secret.",
+        ],
+    },
+    Key {
+        name: "ready_file",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/run/bulla/ready.json\"",
+        flag: Some("--ready-file"),
+        doc: &["Written once the server answers: its address, node key and process id as JSON."],
+    },
+    Key {
+        name: "accept_audit_loss",
+        kind: Kind::Boolean,
+        default: Some("false"),
+        example: "",
+        flag: Some("--accept-audit-loss"),
+        doc: &[
+            "Start although the audit file lacks lines that the store remembers.",
+            "The admins must consent as well. Leave it out again afterwards.",
+        ],
+    },
+    Key {
+        name: "tls.cert",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/etc/bulla/server.crt\"",
+        flag: None,
+        doc: &[
+            "PEM file of the certificate chain, the server's own first; read again on SIGHUP.",
+            "Without it the node makes a certificate of its own, which Bulla's clients accept: they trust the node's",
+            "signature under each answer.",
+        ],
+    },
+    Key {
+        name: "tls.key",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/etc/bulla/server.key\"",
+        flag: None,
+        doc: &["PEM file of its private key."],
+    },
+    Key {
+        name: "tls.require_pq",
+        kind: Kind::Boolean,
+        default: Some("false"),
+        example: "",
+        flag: None,
+        doc: &["Refuse TLS clients that cannot do the post-quantum key exchange X25519MLKEM768."],
+    },
+    Key {
+        name: "audit.file",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/var/log/bulla/audit.jsonl\"",
+        flag: Some("--audit"),
+        doc: &[
+            "Where audit lines go: a file, or \"-\" for standard output.",
+            "Without it to numbered files in the data directory's audit/.",
+        ],
+    },
+    Key {
+        name: "audit.sync",
+        kind: Kind::Choice(&["interval", "each"]),
+        default: Some("\"interval\""),
+        example: "",
+        flag: None,
+        doc: &[
+            "When audit lines are synced to disk: every 100 ms, or before each answer.",
+            "With \"interval\" a power cut can lose the lines of 100 ms of reads and refusals, never those of changes.",
+        ],
+    },
+    Key {
+        name: "audit.names",
+        kind: Kind::Choice(&["clear", "hashed"]),
+        default: Some("\"clear\""),
+        example: "",
+        flag: None,
+        doc: &["How names of principals and secrets stand in audit lines."],
+    },
+    Key {
+        name: "audit.max_size_mib",
+        kind: Kind::Number(1, 1024 * 1024),
+        default: Some("256"),
+        example: "",
+        flag: None,
+        doc: &["Size in MiB at which the next numbered audit file begins."],
+    },
+    Key {
+        name: "init.admins",
+        kind: Kind::Paths,
+        default: Some("[]"),
+        example: "",
+        flag: Some("--admin"),
+        doc: &[
+            "Record files (.pub, from \"bulla keygen\") of those who may make the cluster over the network.",
+            "Without any it is made over the Unix socket in the data directory.",
+        ],
+    },
+    Key {
+        name: "limits.connections",
+        kind: Kind::Number(1, 1_000_000),
+        default: Some("4096"),
+        example: "",
+        flag: None,
+        doc: &["Connections over the network at once. More wait."],
+    },
+    Key {
+        name: "limits.body_mib",
+        kind: Kind::Number(32, 4095),
+        default: Some("256"),
+        example: "",
+        flag: None,
+        doc: &["Memory in MiB for the bodies of all requests at once. What does not fit is told to try again."],
+    },
+];
+
+/// The key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// A configuration file with every key, commented out, with its default.
+pub fn sample() -> String {
+    let mut text = String::from(
+        "# Configuration of `bulla server`. Every key is here; a line with a default shows it.\n\
+         # Flags win over the environment, which wins over this file.\n\
+         # Paths are absolute, or begin where the server was started.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (of, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if of != section {
+            let _ = write!(text, "\n[{of}]\n");
+            section = of;
+        }
+        text.push('\n');
+        for line in key.doc {
+            let _ = writeln!(text, "# {line}");
+        }
+        let flag = key.flag.map(|flag| format!(", flag {flag}")).unwrap_or_default();
+        let _ = writeln!(text, "# Environment {}{flag}.", key.variable());
+        let none = if key.default.is_none() { " (no default)" } else { "" };
+        let _ = writeln!(text, "#{name} = {}{}", key.default.unwrap_or(key.example), comment(none));
+    }
+    text
+}
+
+fn comment(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" #{text}") }
+}

@@ -1,0 +1,381 @@
+//! From text to [`Config`]: the layers one over another, then what must fit together.
+
+use super::keys::{VARIABLE_PREFIX, find};
+use super::{
+    Audit, AuditNames, AuditSync, AuditTarget, CertificateFiles, Config, Init, KEYS, Key, Kind, Limits, StoreKind, Tls,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// A key set by a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flag {
+    /// The key's name, such as `audit.file`.
+    pub key: &'static str,
+    /// The value; a key that takes several stands several times.
+    pub value: String,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A flag.
+    Flag(&'static str),
+    /// Nowhere: it is missing.
+    Missing,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "in {}", path.display()),
+            Self::Environment(variable) => write!(f, "from the environment variable {variable}"),
+            Self::Flag(flag) => write!(f, "from the flag {flag}"),
+            Self::Missing => f.write_str("given nowhere"),
+        }
+    }
+}
+
+/// Why there is no configuration. Names the key and where its value came from, and says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The key, as it stands in the file; the file itself if it is no TOML.
+    pub key: String,
+    /// Where the value came from.
+    pub source: Source,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration: {} ({}): {}", self.key, self.source, self.problem)
+    }
+}
+impl std::error::Error for ConfigError {}
+
+/// Reads `file` if there is one, and lays the environment and the flags over it.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: &[Flag],
+) -> Result<Config, ConfigError> {
+    let text = match file {
+        Some(path) => Some((
+            path,
+            std::fs::read_to_string(path).map_err(|error| ConfigError {
+                key: "--config".into(),
+                source: Source::File(path.to_owned()),
+                problem: format!("cannot read the file: {error}"),
+                hint: "give the path of a TOML file; docs/samples/server.toml shows every key".into(),
+            })?,
+        )),
+        None => None,
+    };
+    layer(text.as_ref().map(|(path, text)| (*path, text.as_str())), environment, flags)
+}
+
+/// Lays the text of a file, the environment and the flags over each other and over the defaults.
+pub fn layer(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: &[Flag],
+) -> Result<Config, ConfigError> {
+    let mut settings = Settings::default();
+    if let Some((path, text)) = file {
+        settings.file(path, text)?;
+    }
+    settings.environment(environment)?;
+    settings.flags(flags)?;
+    settings.into_config()
+}
+
+/// A value whose form was checked against its key's kind.
+#[derive(Debug, Clone)]
+enum Setting {
+    Text(String),
+    List(Vec<PathBuf>),
+    Address(SocketAddr),
+    Boolean(bool),
+    Number(u64),
+}
+
+#[derive(Default)]
+struct Settings(BTreeMap<&'static str, (Setting, Source)>);
+
+impl Settings {
+    fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.lines().count());
+            ConfigError {
+                key: format!("line {}", line.max(1)),
+                source: Source::File(path.to_owned()),
+                problem: format!("this is no TOML: {}", error.message()),
+                hint: "docs/samples/server.toml shows every key".into(),
+            }
+        })?;
+        let source = Source::File(path.to_owned());
+        for (name, value) in table {
+            match value {
+                Value::Table(section) => {
+                    for (inner, value) in section {
+                        self.toml(&format!("{name}.{inner}"), value, &source)?;
+                    }
+                }
+                value => self.toml(&name, value, &source)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn toml(&mut self, name: &str, value: Value, source: &Source) -> Result<(), ConfigError> {
+        let key = find(name).ok_or_else(|| unknown(name, source))?;
+        let setting = match (key.kind, value) {
+            (Kind::Boolean, Value::Boolean(value)) => Setting::Boolean(value),
+            (Kind::Number(..), Value::Integer(value)) => parse(key, &value.to_string(), source)?,
+            (Kind::Paths, Value::Array(values)) => {
+                let paths =
+                    values.iter().map(|value| value.as_str().filter(|text| !text.is_empty()).map(PathBuf::from));
+                Setting::List(paths.collect::<Option<_>>().ok_or_else(|| wrong(key, source, "no list of texts"))?)
+            }
+            (Kind::Path | Kind::Address | Kind::Choice(_), Value::String(text)) => parse(key, &text, source)?,
+            (_, value) => return Err(wrong(key, source, &format!("{} of type {}", value, value.type_str()))),
+        };
+        self.0.insert(key.name, (setting, source.clone()));
+        Ok(())
+    }
+
+    fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+        for (variable, text) in variables {
+            if !variable.starts_with(VARIABLE_PREFIX) {
+                continue;
+            }
+            let source = Source::Environment(variable.clone());
+            let key = KEYS.iter().find(|key| key.variable() == variable).ok_or_else(|| unknown(&variable, &source))?;
+            let setting = match key.kind {
+                Kind::Paths => {
+                    Setting::List(text.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect())
+                }
+                _ => parse(key, &text, &source)?,
+            };
+            self.0.insert(key.name, (setting, source));
+        }
+        Ok(())
+    }
+
+    fn flags(&mut self, flags: &[Flag]) -> Result<(), ConfigError> {
+        for flag in flags {
+            let Some(key) = find(flag.key) else { return Err(unknown(flag.key, &Source::Flag("--?"))) };
+            let source = Source::Flag(key.flag.unwrap_or(key.name));
+            let setting = match (key.kind, self.0.remove(key.name)) {
+                // The first of them replaces what stands below, the others add to it.
+                (Kind::Paths, Some((Setting::List(mut paths), Source::Flag(_)))) => {
+                    paths.push(PathBuf::from(&flag.value));
+                    Setting::List(paths)
+                }
+                (Kind::Paths, _) => Setting::List(vec![PathBuf::from(&flag.value)]),
+                _ => parse(key, &flag.value, &source)?,
+            };
+            self.0.insert(key.name, (setting, source));
+        }
+        Ok(())
+    }
+
+    fn source(&self, name: &str) -> Source {
+        self.0.get(name).map_or(Source::Missing, |(_, source)| source.clone())
+    }
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .and_then(|(setting, _)| if let Setting::Text(text) = setting { Some(text.as_str()) } else { None })
+    }
+    fn list(&self, name: &str) -> Vec<PathBuf> {
+        self.0
+            .get(name)
+            .and_then(|(setting, _)| if let Setting::List(paths) = setting { Some(paths.clone()) } else { None })
+            .unwrap_or_default()
+    }
+    fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.0
+            .get(name)
+            .and_then(|(setting, _)| if let Setting::Address(value) = setting { Some(*value) } else { None })
+    }
+    fn boolean(&self, name: &str) -> bool {
+        matches!(self.0.get(name), Some((Setting::Boolean(true), _)))
+    }
+    fn number(&self, name: &str) -> Option<u64> {
+        self.0.get(name).and_then(|(setting, _)| if let Setting::Number(value) = setting { Some(*value) } else { None })
+    }
+
+    fn into_config(mut self) -> Result<Config, ConfigError> {
+        self.defaults()?;
+        let transient = self.boolean("transient");
+        let data = self.path("data");
+        self.check_place(transient, data.is_some())?;
+        let store = match self.text("store") {
+            Some("memory") => StoreKind::Memory,
+            _ if transient => StoreKind::Memory,
+            _ => StoreKind::File,
+        };
+        let files = match (self.path("tls.cert"), self.path("tls.key")) {
+            (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(self.fault("tls.key", "tls.cert is given, its key is not", TLS_HINT)),
+            (None, Some(_)) => {
+                return Err(self.fault("tls.cert", "tls.key is given, its certificate is not", TLS_HINT));
+            }
+        };
+        let target = match (self.text("audit.file"), &data) {
+            (Some("-"), _) => AuditTarget::Stdout,
+            (Some(path), _) => AuditTarget::File(path.into()),
+            (None, Some(data)) => AuditTarget::Directory(data.join("audit")),
+            (None, None) => {
+                return Err(self.fault("audit.file", "a transient server has no directory for it", AUDIT_HINT));
+            }
+        };
+        let sync = if self.text("audit.sync") == Some("each") { AuditSync::Each } else { AuditSync::Interval };
+        let names = if self.text("audit.names") == Some("hashed") { AuditNames::Hashed } else { AuditNames::Clear };
+        let missing = |name| self.fault(name, "it has no value", "this is a fault of the program: report it");
+        let size =
+            |name| self.number(name).and_then(|number| usize::try_from(number).ok()).ok_or_else(|| missing(name));
+        Ok(Config {
+            store,
+            listen: self.address("listen").ok_or_else(|| missing("listen"))?,
+            metrics_listen: self.address("metrics_listen"),
+            tls: Tls { files, require_pq: self.boolean("tls.require_pq") },
+            audit: Audit {
+                target,
+                sync,
+                names,
+                max_size_mib: self.number("audit.max_size_mib").ok_or_else(|| missing("audit.max_size_mib"))?,
+            },
+            init: Init { admins: self.list("init.admins") },
+            limits: Limits { connections: size("limits.connections")?, body_mib: size("limits.body_mib")? },
+            ready_file: self.path("ready_file"),
+            accept_audit_loss: self.boolean("accept_audit_loss"),
+            data,
+        })
+    }
+
+    /// Fills in what no layer set. The defaults of the table go through the same parser as a file.
+    fn defaults(&mut self) -> Result<(), ConfigError> {
+        for key in KEYS {
+            let Some(default) = key.default else { continue };
+            // A transient server's store has another default.
+            if self.0.contains_key(key.name) || key.name == "store" {
+                continue;
+            }
+            let text = default.trim_matches('"');
+            let setting =
+                if key.kind == Kind::Paths { Setting::List(vec![]) } else { parse(key, text, &Source::Missing)? };
+            self.0.insert(key.name, (setting, Source::Missing));
+        }
+        Ok(())
+    }
+
+    fn check_place(&self, transient: bool, data: bool) -> Result<(), ConfigError> {
+        match (transient, data) {
+            (false, false) => {
+                return Err(self.fault(
+                    "data",
+                    "there is no data directory",
+                    "give one with --data DIR, or run with --transient to keep nothing",
+                ));
+            }
+            (true, true) => {
+                return Err(self.fault(
+                    "data",
+                    "a transient server keeps nothing, so it takes no data directory",
+                    "leave out either data or transient",
+                ));
+            }
+            _ => {}
+        }
+        if transient && self.text("store") == Some("file") {
+            let problem = "a transient server keeps its records in memory";
+            return Err(self.fault("store", problem, "leave out either store or transient"));
+        }
+        if transient && self.list("init.admins").is_empty() {
+            let problem = "a transient server has no Unix socket, so somebody must be allowed to make the cluster";
+            return Err(self.fault("init.admins", problem, "give --admin FILE with a record from \"bulla keygen\""));
+        }
+        Ok(())
+    }
+
+    fn fault(&self, key: &str, problem: &str, hint: &str) -> ConfigError {
+        ConfigError { key: key.into(), source: self.source(key), problem: problem.into(), hint: hint.into() }
+    }
+}
+
+const TLS_HINT: &str = "give both, or neither for a certificate of the node's own";
+const AUDIT_HINT: &str = "give --audit FILE, or --audit - for standard output";
+
+/// Reads a value from its text form, as environment and flags give it.
+fn parse(key: &Key, text: &str, source: &Source) -> Result<Setting, ConfigError> {
+    let refused = || wrong(key, source, &format!("\"{text}\""));
+    match key.kind {
+        Kind::Path | Kind::Paths if text.is_empty() => Err(refused()),
+        Kind::Path => Ok(Setting::Text(text.to_owned())),
+        Kind::Paths => Ok(Setting::List(vec![text.into()])),
+        Kind::Address => text.parse().map(Setting::Address).map_err(|_| refused()),
+        Kind::Choice(words) if words.contains(&text) => Ok(Setting::Text(text.to_owned())),
+        Kind::Choice(_) => Err(refused()),
+        Kind::Boolean => text.parse().map(Setting::Boolean).map_err(|_| refused()),
+        Kind::Number(least, most) => match text.parse() {
+            Ok(number) if (least..=most).contains(&number) => Ok(Setting::Number(number)),
+            _ => Err(refused()),
+        },
+    }
+}
+
+fn wrong(key: &Key, source: &Source, found: &str) -> ConfigError {
+    ConfigError {
+        key: key.name.into(),
+        source: source.clone(),
+        problem: format!("expected {}, found {found}", key.kind.expected()),
+        hint: format!("correct {}, or leave it out", key.name),
+    }
+}
+
+fn unknown(name: &str, source: &Source) -> ConfigError {
+    let spelled = |key: &Key| match source {
+        Source::Environment(_) => key.variable(),
+        _ => key.name.to_owned(),
+    };
+    let nearest = KEYS.iter().map(spelled).min_by_key(|known| distance(known, name));
+    let hint = match nearest.filter(|known| distance(known, name) <= 3) {
+        Some(known) => format!("did you mean {known}?"),
+        None => "docs/samples/server.toml shows every key".into(),
+    };
+    ConfigError { key: name.into(), source: source.clone(), problem: "there is no such key".into(), hint }
+}
+
+/// Letters to change, add or leave out to make one text of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut before = i + 1;
+        let mut next = vec![before];
+        for (right, above) in b.bytes().zip(row.iter().skip(1)) {
+            let changed = diagonal + usize::from(left != right);
+            diagonal = *above;
+            before = changed.min(above + 1).min(before + 1);
+            next.push(before);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}

@@ -1,0 +1,338 @@
+//! From a route and its parsed body to the operation that it asks for. A closed set.
+
+use crate::route::{Endpoint, Matched, Param, Query, QueryError};
+use bulla_core::action::{Action, Resource};
+use bulla_core::barrier::Cursor;
+use bulla_core::engine::{alarm, document, kv, policy, principal, wrap};
+use bulla_core::operation::{Context, Operation, Refusal};
+use bulla_wire::api::{self, FinishWrap, OpenWrap, PutKv, PutPolicy, PutPrincipal, RevokeWrap, Signed};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::id::{Digest, WrapId};
+use bulla_wire::json::{self, JsonError, MAX_JSON_BYTES};
+use bulla_wire::name::{Name, SecretPath};
+use bulla_wire::wrap::Parcel;
+use serde::de::DeserializeOwned;
+use std::fmt;
+
+/// A page of the audit log that somebody asked for.
+#[derive(Debug, Clone)]
+pub struct AuditQuery {
+    /// Go on after this line number.
+    pub after: Option<u64>,
+    /// Page size.
+    pub limit: usize,
+    /// Only lines about this resource.
+    pub resource: Option<Resource>,
+    /// Only lines of this principal.
+    pub principal: Option<Name>,
+    /// Only lines of this action.
+    pub action: Option<Action>,
+}
+
+/// What is asked for.
+#[expect(missing_docs, reason = "each variant is named after its endpoint")]
+pub enum Op {
+    AlarmList(alarm::List),
+    AlarmSeen(alarm::Seen),
+    DocumentPut(document::Put),
+    KvGet(kv::Get),
+    KvPut(kv::Put),
+    KvList(kv::List),
+    PolicyList(policy::List),
+    PolicyRead(policy::Read),
+    PolicyPut(policy::Put),
+    PolicyDelete(policy::Delete),
+    PolicyCheck(policy::Check),
+    PolicyRecover(policy::Recover),
+    PrincipalList(principal::List),
+    PrincipalRead(principal::Read),
+    PrincipalPut(principal::Put),
+    PrincipalSetDisabled(principal::SetDisabled),
+    Whoami(principal::Me),
+    WrapList(wrap::List),
+    WrapInspect(wrap::Inspect),
+    WrapOpen(wrap::Open),
+    WrapAck(wrap::Ack),
+    WrapNack(wrap::Nack),
+    WrapRevoke(wrap::Revoke),
+    WrapRelease(wrap::Release),
+    /// The statement, and where the ciphertext begins in the body.
+    WrapCreate(Box<wrap::Draft>, Vec<u8>),
+    AuditRead(AuditQuery),
+    SealStatus,
+    SealSeal,
+    SealConfirmClock,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Op")
+    }
+}
+
+impl Op {
+    /// The operation over records; none for those that need more than records.
+    pub fn operation(&self) -> Option<&(dyn Operation + Sync)> {
+        Some(match self {
+            Self::AlarmList(op) => op,
+            Self::AlarmSeen(op) => op,
+            Self::DocumentPut(op) => op,
+            Self::KvGet(op) => op,
+            Self::KvPut(op) => op,
+            Self::KvList(op) => op,
+            Self::PolicyList(op) => op,
+            Self::PolicyRead(op) => op,
+            Self::PolicyPut(op) => op,
+            Self::PolicyDelete(op) => op,
+            Self::PolicyCheck(op) => op,
+            Self::PolicyRecover(op) => op,
+            Self::PrincipalList(op) => op,
+            Self::PrincipalRead(op) => op,
+            Self::PrincipalPut(op) => op,
+            Self::PrincipalSetDisabled(op) => op,
+            Self::Whoami(op) => op,
+            Self::WrapList(op) => op,
+            Self::WrapInspect(op) => op,
+            Self::WrapOpen(op) => op,
+            Self::WrapAck(op) => op,
+            Self::WrapNack(op) => op,
+            Self::WrapRevoke(op) => op,
+            Self::WrapRelease(op) => op,
+            Self::WrapCreate(..) | Self::AuditRead(_) | Self::SealStatus | Self::SealSeal | Self::SealConfirmClock => {
+                return None;
+            }
+        })
+    }
+
+    /// Whether it changes the directory, so that such operations must come one after the other.
+    pub fn changes_directory(&self) -> bool {
+        matches!(
+            self,
+            Self::DocumentPut(_)
+                | Self::PolicyPut(_)
+                | Self::PolicyDelete(_)
+                | Self::PolicyRecover(_)
+                | Self::PrincipalPut(_)
+                | Self::PrincipalSetDisabled(_)
+        )
+    }
+}
+
+/// A body that does not parse.
+pub fn malformed(error: &JsonError) -> Refusal {
+    Refusal::new(Code::Malformed, error.to_string())
+        .field(error.field.clone())
+        .hint("the body must be exactly as the API reference says; unknown and doubled fields are refused")
+}
+
+/// A query that does not parse.
+pub fn bad_query(error: &QueryError) -> Refusal {
+    let refusal = Refusal::new(Code::Malformed, error.to_string());
+    match error.field() {
+        Some(field) => refusal.field(field),
+        None => refusal.field("query"),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    json::parse(body, MAX_JSON_BYTES).map_err(|e| malformed(&e))
+}
+
+fn parsed<T: std::str::FromStr>(query: &Query, name: &'static str, expected: &str) -> Result<Option<T>, Refusal> {
+    query.parsed(name, expected).map_err(|e| bad_query(&e))
+}
+
+fn cursor(query: &Query, name: &'static str) -> Result<Option<Cursor>, Refusal> {
+    query
+        .get(name)
+        .map(|text| {
+            Cursor::parse(text).ok_or_else(|| Refusal::new(Code::Malformed, "not a cursor of ours").field(name))
+        })
+        .transpose()
+}
+
+/// A route's parameter, which the route table says is there.
+struct Given(Option<Param>);
+
+impl Given {
+    fn name(self) -> Result<Name, Refusal> {
+        match self.0 {
+            Some(Param::Name(name)) => Ok(name),
+            _ => Err(Refusal::new(Code::Malformed, "the path holds no name").field("path")),
+        }
+    }
+    fn wrap(self) -> Result<WrapId, Refusal> {
+        match self.0 {
+            Some(Param::Wrap(id)) => Ok(id),
+            _ => Err(Refusal::new(Code::Malformed, "the path holds no wrap id").field("path")),
+        }
+    }
+    fn path(self) -> Result<SecretPath, Refusal> {
+        match self.0 {
+            Some(Param::Path(path)) => Ok(path),
+            _ => Err(Refusal::new(Code::Malformed, "the path holds no secret path").field("path")),
+        }
+    }
+}
+
+/// Parses query and body of a request into the operation and the resource it is about. `body` is in clear: what
+/// came encrypted to the ingress key was opened before.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_op(
+    matched: Matched<'_>,
+    query: &Query,
+    body: Vec<u8>,
+    context: &Context<'_>,
+) -> Result<(Op, Resource), Refusal> {
+    let given = Given(matched.param);
+    let limit = query.limit().map_err(|e| bad_query(&e))?;
+    match matched.route.endpoint {
+        Endpoint::WrapCreate
+        | Endpoint::WrapList
+        | Endpoint::WrapInspect
+        | Endpoint::WrapOpen
+        | Endpoint::WrapAck
+        | Endpoint::WrapNack
+        | Endpoint::WrapRevoke
+        | Endpoint::WrapRelease => wrap_op(matched.route.endpoint, given, query, body, context),
+        Endpoint::KvGet => {
+            let path = given.path()?;
+            Ok((Op::KvGet(kv::Get { path: path.clone() }), Resource::Kv(path)))
+        }
+        Endpoint::KvPut => {
+            let path = given.path()?;
+            let body: PutKv = parse(&body)?;
+            Ok((Op::KvPut(kv::Put { path: path.clone(), body }), Resource::Kv(path)))
+        }
+        Endpoint::KvList => {
+            let path = match given.0 {
+                None => None,
+                some => Some(Given(some).path()?),
+            };
+            let resource = path.clone().map_or(Resource::KvRoot, Resource::Kv);
+            Ok((Op::KvList(kv::List { path, after: cursor(query, "after")?, limit }), resource))
+        }
+        Endpoint::AlarmRead => {
+            let all = parsed::<bool>(query, "all", "true or false")?.unwrap_or(false);
+            Ok((Op::AlarmList(alarm::List { after: cursor(query, "after")?, limit, all }), Resource::Alarms))
+        }
+        Endpoint::AlarmSeen => {
+            let body: api::SeenAlarms = parse(&body)?;
+            let up_to = Cursor::parse(&body.up_to)
+                .ok_or_else(|| Refusal::new(Code::Malformed, "not the id of an alarm").field("up_to"))?;
+            Ok((Op::AlarmSeen(alarm::Seen { up_to }), Resource::Alarms))
+        }
+        Endpoint::AuditRead => audit_op(query, limit),
+        Endpoint::SealStatus => Ok((Op::SealStatus, Resource::Seal)),
+        Endpoint::SealSeal => Ok((Op::SealSeal, Resource::Seal)),
+        Endpoint::SealConfirmClock => Ok((Op::SealConfirmClock, Resource::Seal)),
+        Endpoint::DocumentPut => {
+            let Signed { envelope } = parse(&body)?;
+            Ok((Op::DocumentPut(document::Put { envelope }), Resource::Cluster))
+        }
+        endpoint => names_op(endpoint, given, query, limit, &body),
+    }
+}
+
+fn audit_op(query: &Query, limit: usize) -> Result<(Op, Resource), Refusal> {
+    let after = query.number("after", 0..=u64::MAX).map_err(|e| bad_query(&e))?;
+    let resource = parsed(query, "resource", "a resource such as kv/app/db")?;
+    let principal = parsed(query, "principal", "a principal's name")?;
+    let action = parsed(query, "action", "an action such as kv.get")?;
+    Ok((Op::AuditRead(AuditQuery { after, limit, resource, principal, action }), Resource::Audit))
+}
+
+/// Principals and policies.
+fn names_op(
+    endpoint: Endpoint,
+    given: Given,
+    query: &Query,
+    limit: usize,
+    body: &[u8],
+) -> Result<(Op, Resource), Refusal> {
+    Ok(match endpoint {
+        Endpoint::PrincipalList => {
+            let id = parsed(query, "id", "a principal's id")?;
+            let recipient = parsed::<Digest>(query, "recipient", "the SHA-256 of a recipient, sha256:…")?;
+            let after = parsed(query, "after", "a name")?;
+            (Op::PrincipalList(principal::List { id, recipient, after, limit }), Resource::Principals)
+        }
+        Endpoint::PrincipalRead => {
+            let name = given.name()?;
+            (Op::PrincipalRead(principal::Read { name: name.clone() }), Resource::Principal(name))
+        }
+        Endpoint::PrincipalPut => {
+            let name = given.name()?;
+            let PutPrincipal { record, admission } = parse(body)?;
+            (Op::PrincipalPut(principal::Put { name: name.clone(), record, admission }), Resource::Principal(name))
+        }
+        Endpoint::PrincipalDisable | Endpoint::PrincipalEnable => {
+            let name = given.name()?;
+            let disabled = endpoint == Endpoint::PrincipalDisable;
+            (
+                Op::PrincipalSetDisabled(principal::SetDisabled { name: name.clone(), disabled }),
+                Resource::Principal(name),
+            )
+        }
+        Endpoint::Whoami => (Op::Whoami(principal::Me), Resource::Own),
+        Endpoint::PolicyList => (Op::PolicyList(policy::List), Resource::Policies),
+        Endpoint::PolicyRead => {
+            let name = given.name()?;
+            (Op::PolicyRead(policy::Read { name: name.clone() }), Resource::Policy(name))
+        }
+        Endpoint::PolicyPut => {
+            let name = given.name()?;
+            let body: PutPolicy = parse(body)?;
+            (Op::PolicyPut(policy::Put { name: name.clone(), body }), Resource::Policy(name))
+        }
+        Endpoint::PolicyDelete => {
+            let name = given.name()?;
+            (Op::PolicyDelete(policy::Delete { name: name.clone() }), Resource::Policy(name))
+        }
+        Endpoint::PolicyCheck => {
+            let api::CheckPolicy { principal, action, resource } = parse(body)?;
+            let bad = |field: &str, e: &dyn fmt::Display| Refusal::new(Code::Malformed, e.to_string()).field(field);
+            let action = action.parse().map_err(|e| bad("action", &e))?;
+            let resource = resource.parse().map_err(|e| bad("resource", &e))?;
+            (Op::PolicyCheck(policy::Check { principal, action, resource }), Resource::Policies)
+        }
+        Endpoint::PolicyRecover => {
+            let api::RecoverPolicies { policies, approval } = parse(body)?;
+            (Op::PolicyRecover(policy::Recover { policies, approval }), Resource::Policies)
+        }
+        _ => return Err(Refusal::new(Code::UnknownRoute, "this route is not for an unsealed node")),
+    })
+}
+
+fn wrap_op(
+    endpoint: Endpoint,
+    given: Given,
+    query: &Query,
+    body: Vec<u8>,
+    context: &Context<'_>,
+) -> Result<(Op, Resource), Refusal> {
+    if endpoint == Endpoint::WrapCreate {
+        let parcel = Parcel::parse(&body).map_err(|e| Refusal::new(Code::Malformed, e.to_string()).field("body"))?;
+        let envelope: Envelope = json::parse(parcel.document, Parcel::MAX_DOCUMENT_BYTES).map_err(|e| malformed(&e))?;
+        let draft = wrap::Draft::check(&envelope, context)?;
+        let file = parcel.file.to_vec();
+        return Ok((Op::WrapCreate(Box::new(draft), file), Resource::Wraps));
+    }
+    if endpoint == Endpoint::WrapList {
+        let limit = query.limit().map_err(|e| bad_query(&e))?;
+        return Ok((Op::WrapList(wrap::List { after: cursor(query, "after")?, limit }), Resource::Wraps));
+    }
+    let id = given.wrap()?;
+    let op = match endpoint {
+        Endpoint::WrapOpen => Op::WrapOpen(wrap::Open::new(id, parse::<OpenWrap>(&body)?)?),
+        Endpoint::WrapAck => Op::WrapAck(wrap::Ack { wrap: id, body: parse::<FinishWrap>(&body)? }),
+        Endpoint::WrapNack => Op::WrapNack(wrap::Nack { wrap: id, body: parse::<FinishWrap>(&body)? }),
+        Endpoint::WrapRevoke => Op::WrapRevoke(wrap::Revoke { wrap: id, body: parse::<RevokeWrap>(&body)? }),
+        Endpoint::WrapRelease => Op::WrapRelease(wrap::Release { wrap: id, body: parse::<RevokeWrap>(&body)? }),
+        _ => Op::WrapInspect(wrap::Inspect { wrap: id }),
+    };
+    Ok((op, Resource::Wrap(id)))
+}

@@ -1,0 +1,324 @@
+//! Drives one operation: read, decide, seal, commit; again on a conflict.
+//!
+//! Everything that must happen exactly once happens in the one commit here: the effect, its audit line for
+//! recovery, and the nonce that a retry is recognised by.
+
+use crate::clock::Clock;
+use crate::unsealed::Unsealed;
+use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
+use bulla_core::engine::chunk::Upload;
+use bulla_core::operation::{
+    Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
+};
+use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
+use bulla_core::seen::Seen;
+use bulla_crypto::random::SystemRng;
+use bulla_crypto::sign::SigningKey;
+use bulla_store::{CommitError, Store, StoreError, failpoint};
+use bulla_wire::evidence::Actor;
+use bulla_wire::id::Digest;
+use serde_json::value::RawValue;
+use std::fmt;
+use std::sync::atomic::Ordering;
+
+/// Before the commit of an operation, and after it before anything is said. Crash tests stop the process here.
+pub const FAILPOINTS: &[&str] = &["drive.before_commit", "drive.after_commit"];
+
+/// What every operation needs of the node.
+#[derive(Clone, Copy)]
+pub struct Machine<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The clocks.
+    pub clock: &'a dyn Clock,
+    /// Signs receipts.
+    pub node: &'a SigningKey,
+}
+
+/// What makes a request's effect happen once.
+pub struct Once<'a> {
+    /// The nonce's minute.
+    pub minute: u32,
+    /// Under which the nonce is remembered.
+    pub key: Digest,
+    /// Digest of the request.
+    pub request: Digest,
+    /// The audit line for a successful outcome with these receipts, in case it is lost after the commit.
+    pub line: &'a (dyn Fn(&[Digest]) -> Box<RawValue> + Send + Sync),
+}
+
+impl fmt::Debug for Once<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Once({})", self.key)
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Driven {
+    /// What to say.
+    pub result: Result<Reply, Refusal>,
+    /// The snapshot that it was decided on.
+    pub read: Option<Sequence>,
+    /// The commit, if there was one.
+    pub committed: Option<Sequence>,
+    /// Digests of the receipts that were made.
+    pub receipts: Vec<Digest>,
+    /// The nonce was used before: nothing happened now.
+    pub repeated: bool,
+}
+
+/// Why nothing can be said.
+#[derive(Debug)]
+pub enum DriveError {
+    /// Others were faster, every time. Nothing was done.
+    Busy,
+    /// The nonce was used for another request.
+    NonceReused,
+    /// The store did not say whether it committed.
+    Unknown(String),
+    /// The store does not answer. Nothing was done.
+    Store(String),
+    /// A record was altered in the store.
+    Barrier(BarrierError),
+    /// A fault of ours.
+    Fault(Fault),
+}
+
+impl fmt::Display for DriveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("too many conflicting commits"),
+            Self::NonceReused => f.write_str("the nonce was used for another request"),
+            Self::Unknown(detail) => write!(f, "the outcome of the commit is unknown: {detail}"),
+            Self::Store(detail) => write!(f, "the store failed: {detail}"),
+            Self::Barrier(e) => write!(f, "{e}"),
+            Self::Fault(e) => write!(f, "{e}"),
+        }
+    }
+}
+impl std::error::Error for DriveError {}
+
+impl From<BarrierError> for DriveError {
+    fn from(error: BarrierError) -> Self {
+        Self::Barrier(error)
+    }
+}
+impl From<Fault> for DriveError {
+    fn from(error: Fault) -> Self {
+        Self::Fault(error)
+    }
+}
+impl From<StoreError> for DriveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// What one attempt has read.
+struct Attempt {
+    records: Records,
+    read: Option<Sequence>,
+    seen: Option<Seen>,
+}
+
+impl Unsealed {
+    /// Carries an operation out. The caller holds its `Logged` proof; operations of time have none.
+    ///
+    /// # Errors
+    /// See [`DriveError`].
+    pub async fn drive(
+        &self,
+        machine: Machine<'_>,
+        operation: &(dyn Operation + Sync),
+        actor: Option<&Actor>,
+        once: Option<&Once<'_>>,
+    ) -> Result<Driven, DriveError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
+                Decision::Repeated(driven) => return Ok(driven),
+                Decision::Fresh(outcome, attempt) => (*outcome, attempt),
+            };
+            let once = once.filter(|_| attempt.seen.is_none());
+            match self.commit(machine, &outcome, once).await {
+                Ok(committed) => return self.conclude(outcome, &attempt, committed),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Unknown { detail }) => return Err(DriveError::Unknown(detail)),
+                Err(error) => return Err(DriveError::Store(error.to_string())),
+            }
+        }
+        Err(DriveError::Busy)
+    }
+
+    async fn decide(
+        &self,
+        machine: Machine<'_>,
+        operation: &(dyn Operation + Sync),
+        actor: Option<&Actor>,
+        once: Option<&Once<'_>>,
+    ) -> Result<Decision, DriveError> {
+        let directory = self.directory();
+        let context = Context {
+            now: self.now(machine.clock),
+            cluster: self.cluster,
+            epoch: self.epoch,
+            lineage: self.lineage,
+            doc: directory.view().newest().number(),
+            node: machine.node,
+            directory: &directory,
+            actor,
+        };
+        let mut attempt = Attempt { records: Records::default(), read: None, seen: None };
+        let mut unread = once;
+        let mut rng = SystemRng;
+        for _ in 0..=MAX_ROUNDS {
+            let queries = match operation.step(&attempt.records, &context, &mut rng)? {
+                Step::Need(queries) => queries,
+                Step::Done(outcome) if unread.is_none() => return Ok(Decision::Fresh(outcome, attempt)),
+                // The nonce was not looked up yet: once it is, the same step decides again.
+                Step::Done(_) => vec![],
+            };
+            let mut reads = self.barrier.reads(&queries)?;
+            let nonce = unread.take();
+            if let Some(once) = nonce {
+                reads.push(Read::Get(Table::Seen(once.minute), seen_key(&once.key)?));
+            }
+            let mut snapshot = machine.store.read(reads).await?;
+            if let Some(once) = nonce
+                && let Some(Answer::Value(Some(row))) = snapshot.answers.pop()
+            {
+                let key = seen_key(&once.key)?;
+                let bytes = self.barrier.open(Table::Seen(once.minute), &key, SEEN_KIND, &row)?;
+                let seen: Seen = bulla_core::operation::parse_record("seen", &bytes)?;
+                if seen.request != once.request {
+                    return Err(DriveError::NonceReused);
+                }
+                if let Some(reply) = seen.reply {
+                    return Ok(Decision::Repeated(Driven {
+                        result: Ok(Reply::Json(reply.into_bytes())),
+                        read: snapshot.sequence,
+                        committed: None,
+                        receipts: vec![],
+                        repeated: true,
+                    }));
+                }
+                attempt.seen = Some(seen);
+            }
+            let (sequence, records) = self.barrier.records(&queries, snapshot)?;
+            attempt.read = attempt.read.or(sequence);
+            attempt.records.extend(records);
+        }
+        Err(DriveError::Fault(Fault::Record { kind: "operation", reason: "it reads in too many rounds".into() }))
+    }
+
+    async fn commit(
+        &self,
+        machine: Machine<'_>,
+        outcome: &Outcome,
+        once: Option<&Once<'_>>,
+    ) -> Result<Option<Sequence>, CommitError> {
+        let mut rng = SystemRng;
+        let kept = outcome.replay == Replay::Kept && outcome.result.is_ok();
+        if outcome.writes.is_empty() && !(kept && once.is_some()) {
+            return Ok(None);
+        }
+        let mut batch = self.barrier.batch(&outcome.writes, &mut rng).map_err(as_commit)?;
+        if let Some(once) = once {
+            let reply = match &outcome.result {
+                Ok(Reply::Json(bytes)) if kept => String::from_utf8(bytes.clone()).ok(),
+                _ => None,
+            };
+            let row = Seen { request: once.request, reply, line: (once.line)(&outcome.receipts) };
+            let key = seen_key(&once.key).map_err(as_commit)?;
+            let table = Table::Seen(once.minute);
+            let value = self.barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut rng);
+            batch.require(table, key.clone(), Precondition::Absent);
+            batch.put(table, key, value.map_err(as_commit)?);
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(CommitError::Closed);
+        }
+        failpoint::hit("drive.before_commit");
+        let committed = machine.store.commit(batch).await?;
+        failpoint::hit("drive.after_commit");
+        Ok(Some(committed.sequence))
+    }
+
+    /// What follows a commit: the directory changes, alarms are told.
+    fn conclude(&self, outcome: Outcome, attempt: &Attempt, committed: Option<Sequence>) -> Result<Driven, DriveError> {
+        if let Some(change) = outcome.change {
+            self.change(change)?;
+        }
+        self.tell(&outcome.alarms);
+        Ok(Driven {
+            result: outcome.result,
+            read: attempt.read,
+            committed,
+            receipts: outcome.receipts,
+            repeated: attempt.seen.is_some(),
+        })
+    }
+
+    /// Commits writes that no operation decided: an upload's pieces.
+    ///
+    /// # Errors
+    /// See [`DriveError`].
+    pub async fn write(&self, machine: Machine<'_>, writes: &Writes) -> Result<Sequence, DriveError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(DriveError::Store("the cluster is being sealed".into()));
+        }
+        let batch = self.barrier.batch(writes, &mut SystemRng)?;
+        match machine.store.commit(batch).await {
+            Ok(committed) => Ok(committed.sequence),
+            Err(CommitError::Conflict { .. }) => Err(DriveError::Busy),
+            Err(CommitError::Unknown { detail }) => Err(DriveError::Unknown(detail)),
+            Err(error) => Err(DriveError::Store(error.to_string())),
+        }
+    }
+
+    /// Reads a large value. `None` if its pieces went away meanwhile.
+    ///
+    /// # Errors
+    /// See [`DriveError`].
+    pub async fn fetch(&self, machine: Machine<'_>, upload: &Upload) -> Result<Option<Vec<u8>>, DriveError> {
+        // So many chunks at a time, that a read stays below the store's page of 4 MiB.
+        const CHUNKS_A_READ: u32 = 8;
+        let mut bytes = Vec::with_capacity(usize::try_from(upload.len).unwrap_or_default());
+        let mut from = 0;
+        while from < upload.chunks() {
+            let queries = upload.queries(from, CHUNKS_A_READ);
+            let snapshot = machine.store.read(self.barrier.reads(&queries)?).await?;
+            let (_, records) = self.barrier.records(&queries, snapshot)?;
+            for index in from..from.saturating_add(CHUNKS_A_READ).min(upload.chunks()) {
+                match records.get(&upload.chunk(index)).flatten() {
+                    Some(record) => bytes.extend_from_slice(record.bytes.expose()),
+                    None => return Ok(None),
+                }
+            }
+            from = from.saturating_add(CHUNKS_A_READ);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// What time it is for the cluster.
+    pub fn now(&self, clock: &dyn Clock) -> Now {
+        Now { unix_ms: clock.unix_ms(), active_ms: self.head.active_ms(clock) }
+    }
+}
+
+enum Decision {
+    Repeated(Driven),
+    Fresh(Box<Outcome>, Attempt),
+}
+
+/// The key of a nonce's row.
+pub fn seen_key(key: &Digest) -> Result<StoreKey, BarrierError> {
+    Ok(StoreKey::new(key.as_bytes().as_slice())?)
+}
+
+fn as_commit(error: BarrierError) -> CommitError {
+    match error {
+        BarrierError::Limit(error) => CommitError::Refused(error),
+        error => CommitError::Io { detail: error.to_string() },
+    }
+}

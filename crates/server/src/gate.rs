@@ -1,0 +1,411 @@
+//! The gate: every request goes through here, in one order, cheap checks first.
+//!
+//! sizes → route → template → audience → challenge → key and signature → body → nonce → policy → audit → effect.
+//! Up to the signature, what is refused is only counted, and the answer is of the open profile; from there on each
+//! request has one audit line, and no effect happens without a place for it.
+
+use crate::dispatch::bad_query;
+use crate::listen::body::BODY_TIMEOUT;
+use crate::listen::{Arrived, BodyBudget, BodyError, Handler, Peer, ReadBody, read_body};
+use crate::node::{Node, Phase};
+use crate::open;
+use crate::reply::{Answer, RequestLine, sign};
+use crate::route::{self, Auth, Matched, Query, RequestBody, RouteError};
+use crate::sealed;
+use crate::serve;
+use bulla_core::audit::{Address, Facts, Method, RequestId};
+use bulla_core::operation::Refusal;
+use bulla_core::policy::Subject;
+use bulla_crypto::BoxFuture;
+use bulla_crypto::digest::equal;
+use bulla_crypto::message::verify_request;
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::sign::PublicKey;
+use bulla_wire::challenge::Challenge;
+use bulla_wire::error::Code;
+use bulla_wire::evidence::Actor;
+use bulla_wire::id::KeyId;
+use bulla_wire::signature::{
+    AUDIENCE_HEADER, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, MAX_HEADER_BYTES, RequestParameters,
+    RequestParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TemplateError, parse_content_digest, parse_signature,
+};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The handler of every listener.
+pub struct Gate {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Memory that request bodies may take in all.
+    pub budget: BodyBudget,
+}
+
+/// The headers of the signature profile, each there once.
+#[derive(Debug, Clone)]
+pub struct Headers {
+    /// `Content-Type`
+    pub content_type: String,
+    /// `Content-Digest`
+    pub content_digest: String,
+    /// `Bulla-Audience`
+    pub audience: String,
+    /// `Bulla-Challenge`
+    pub challenge: String,
+    /// `Signature-Input`
+    pub signature_input: String,
+    /// `Signature`
+    pub signature: String,
+}
+
+/// A request whose signature was valid.
+#[derive(Debug)]
+pub struct Verified {
+    /// The request line.
+    pub line: RequestLine,
+    /// The signed headers.
+    pub headers: Headers,
+    /// What `Signature-Input` says.
+    pub parameters: RequestParameters,
+    /// The digest that the body must have.
+    pub digest: [u8; 32],
+    /// Who signed.
+    pub subject: Subject,
+    /// Where secret replies to this key go.
+    pub recipients: Vec<String>,
+    /// Who and from where, for receipts.
+    pub actor: Actor,
+    /// The same for the audit line.
+    pub address: Address,
+    /// The request's id.
+    pub id: RequestId,
+    /// When it arrived, Unix milliseconds.
+    pub received_ms: u64,
+}
+
+impl Verified {
+    /// What the signature covers.
+    pub fn parts(&self) -> RequestParts<'_> {
+        parts(&self.line, &self.headers)
+    }
+
+    /// What the audit line tells in any case.
+    pub fn facts(&self, node: &Node, phase: &Phase) -> Facts {
+        let (epoch, lineage) = match phase {
+            Phase::Uninitialised => (0, None),
+            Phase::Sealed(sealed) => (sealed.stored.config().epoch, None),
+            Phase::Unsealed(unsealed) => (unsealed.epoch, Some(unsealed.lineage)),
+        };
+        Facts {
+            id: self.id,
+            received_ms: self.received_ms,
+            node: node.id(),
+            epoch,
+            lineage,
+            key: self.parameters.key,
+            address: self.address,
+            method: Method::new(&self.line.method),
+        }
+    }
+}
+
+fn parts<'a>(line: &'a RequestLine, headers: &'a Headers) -> RequestParts<'a> {
+    RequestParts {
+        method: &line.method,
+        path: &line.path,
+        query: &line.query,
+        content_type: &headers.content_type,
+        content_digest: &headers.content_digest,
+        audience: &headers.audience,
+        challenge: &headers.challenge,
+    }
+}
+
+/// Who holds a key, as the phase knows it.
+pub struct Holder {
+    /// Verifies the signature.
+    pub key: PublicKey,
+    /// Who it is.
+    pub subject: Subject,
+    /// Where secret replies go.
+    pub recipients: Vec<String>,
+}
+
+impl Handler for Gate {
+    fn handle(&self, arrived: Arrived) -> BoxFuture<'_, Response<Bytes>> {
+        Box::pin(self.answer(arrived))
+    }
+}
+
+impl Gate {
+    async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
+        let began = Instant::now();
+        let Arrived { head, peer, body } = arrived;
+        let line = RequestLine {
+            method: head.method.as_str().to_owned(),
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().unwrap_or_default().to_owned(),
+        };
+        let phase = self.node.phase();
+        let found = route::find(head.method.as_str(), &line.path);
+        let (method, template) =
+            found.as_ref().map_or(("none", "none"), |matched| (matched.route.method, matched.route.template));
+        let outcome = match found {
+            Err(error) => Err(no_route(&error)),
+            Ok(matched) if matched.route.auth == Auth::Open => self.open(&phase, &matched, &line, peer),
+            Ok(matched) => self.signed(&phase, matched, &line, &head.headers, peer, body).await,
+        };
+        // Unsealing and sealing change the phase under way: challenge and state are those of now.
+        let phase_now = self.node.phase();
+        let (answer, response) = match outcome {
+            Ok((answer, Some(verified))) => {
+                let answered = Answered::Signed {
+                    request: verified.parts(),
+                    signature_input: &verified.headers.signature_input,
+                    signature: &verified.headers.signature,
+                };
+                (answer.clone(), sign(&self.node, &phase_now, &answered, answer))
+            }
+            Ok((answer, None)) => (answer.clone(), sign(&self.node, &phase_now, &open_profile(&line), answer)),
+            Err(answer) => {
+                let address = address_of(peer);
+                self.node.parts.sink.anonymous(template, answer.code, address);
+                if let Some(code) = answer.code {
+                    self.node.parts.metrics.request_refused(code);
+                }
+                (answer.clone(), sign(&self.node, &phase_now, &open_profile(&line), answer))
+            }
+        };
+        self.node.parts.metrics.request_answered(method, template, answer.status, began.elapsed());
+        response
+    }
+
+    fn open(
+        &self,
+        phase: &Phase,
+        matched: &Matched<'_>,
+        line: &RequestLine,
+        peer: Peer,
+    ) -> Result<(Answer, Option<Verified>), Answer> {
+        let query = Query::parse(&line.query, matched.route.query).map_err(|e| anonymous(&bad_query(&e)))?;
+        let answer = open::answer(&self.node, phase, matched.route.endpoint, &query).map_err(|e| anonymous(&e))?;
+        self.node.parts.sink.anonymous(matched.route.template, answer.code, address_of(peer));
+        Ok((answer, None))
+    }
+
+    async fn signed(
+        &self,
+        phase: &Phase,
+        matched: Matched<'_>,
+        line: &RequestLine,
+        headers: &HeaderMap,
+        peer: Peer,
+        body: Incoming,
+    ) -> Result<(Answer, Option<Verified>), Answer> {
+        let headers = signed_headers(headers).map_err(|e| anonymous(&e))?;
+        if headers.content_type != matched.route.request.media_type() {
+            let refusal =
+                Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
+            return Err(anonymous(&refusal.field("content-type")));
+        }
+        let checked = self.check(phase, line, headers, peer).map_err(|e| anonymous(&e))?;
+        if matched.route.auth == Auth::Init {
+            return self.init(phase, matched, checked, peer, body).await;
+        }
+        let holder = match phase {
+            Phase::Uninitialised => {
+                let refusal = Refusal::new(Code::Uninitialised, "there is no cluster yet");
+                return Err(anonymous(&refusal.hint("`bulla init` makes one")));
+            }
+            Phase::Sealed(_) if matched.route.auth != Auth::Sealed => {
+                let refusal = Refusal::new(Code::Sealed, "the cluster is sealed");
+                return Err(anonymous(&refusal.hint("its admins open it with `bulla unseal`")));
+            }
+            Phase::Sealed(sealed) => sealed::holder(sealed, &checked.parameters.key),
+            Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key),
+        };
+        let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
+        let body = self.body(&verified, matched.route.request, body).await;
+        let answer = match phase {
+            Phase::Sealed(sealed) => sealed::answer(&self.node, sealed, &verified, &matched, body).await,
+            Phase::Unsealed(unsealed) => serve::answer(&self.node, unsealed, &verified, matched, body).await,
+            Phase::Uninitialised => {
+                return Err(anonymous(&Refusal::new(Code::Uninitialised, "there is no cluster yet")));
+            }
+        };
+        Ok((answer, Some(verified)))
+    }
+
+    /// Init is signed by a key that only its own body tells, so the body is read before the signature is checked.
+    async fn init(
+        &self,
+        phase: &Phase,
+        matched: Matched<'_>,
+        checked: Checked,
+        peer: Peer,
+        body: Incoming,
+    ) -> Result<(Answer, Option<Verified>), Answer> {
+        let read = read_body(body, matched.route.request.max_bytes(), &self.budget, BODY_TIMEOUT).await;
+        let read = read.map_err(|e| anonymous(&body_refusal(&e)))?;
+        let (init, holder) = sealed::init_holder(&read.bytes, &checked.parameters.key).map_err(|e| anonymous(&e))?;
+        let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
+        let answer = match digest_fits(&verified, read) {
+            Ok(_) => sealed::init(&self.node, phase, &verified, &init, peer).await,
+            Err(refusal) => sealed::refuse(&self.node, phase, &verified, matched.route.action, &refusal).await,
+        };
+        Ok((answer, Some(verified)))
+    }
+
+    /// Template, audience and challenge.
+    fn check(&self, phase: &Phase, line: &RequestLine, headers: Headers, peer: Peer) -> Result<Checked, Refusal> {
+        let parameters = RequestParameters::parse(&headers.signature_input).map_err(|e| template(&e))?;
+        let signature = parse_signature(&headers.signature).map_err(|e| template(&e))?;
+        let digest = parse_content_digest(&headers.content_digest).map_err(|e| template(&e))?;
+        let audience = phase.audience(&self.node);
+        if headers.audience != audience.to_string() {
+            let refusal = Refusal::new(Code::WrongAudience, format!("this is {audience}")).field(AUDIENCE_HEADER);
+            return Err(refusal.hint("check the context's cluster; `bulla context add` pins it"));
+        }
+        let stale = |detail: &dyn std::fmt::Display| {
+            let refusal = Refusal::new(Code::StaleChallenge, detail.to_string()).field(CHALLENGE_HEADER);
+            refusal.hint("sign again with the challenge of this response and the same nonce")
+        };
+        let challenge: Challenge =
+            headers.challenge.parse().map_err(|e: bulla_wire::challenge::ParseChallengeError| stale(&e))?;
+        let now_ms = self.node.now_ms();
+        phase.challenge_key(&self.node).check(&challenge, &audience, now_ms).map_err(|e| stale(&e))?;
+        Ok(Checked { line: line.clone(), headers, parameters, signature, digest, address: address_of(peer), now_ms })
+    }
+
+    async fn body(&self, verified: &Verified, kind: RequestBody, body: Incoming) -> Result<Vec<u8>, Refusal> {
+        let read = read_body(body, kind.max_bytes(), &self.budget, BODY_TIMEOUT).await.map_err(|e| body_refusal(&e))?;
+        digest_fits(verified, read)
+    }
+}
+
+fn digest_fits(verified: &Verified, read: ReadBody) -> Result<Vec<u8>, Refusal> {
+    if equal(&read.sha256, &verified.digest) {
+        return Ok(read.bytes);
+    }
+    Err(Refusal::new(Code::DigestMismatch, "the body has not the digest that its header tells")
+        .field(CONTENT_DIGEST_HEADER))
+}
+
+/// A request that waits for its key.
+struct Checked {
+    line: RequestLine,
+    headers: Headers,
+    parameters: RequestParameters,
+    signature: Vec<u8>,
+    digest: [u8; 32],
+    address: Address,
+    now_ms: u64,
+}
+
+impl Checked {
+    /// Verifies the signature; the same work and the same words whether the key is unknown or the signature bad.
+    fn verify(self, holder: Option<Holder>) -> Result<Verified, Refusal> {
+        let key = holder.as_ref().map(|holder| &holder.key);
+        let valid = verify_request(&parts(&self.line, &self.headers), &self.parameters, &self.signature, key);
+        let (Ok(()), Some(Holder { subject, recipients, .. })) = (valid, holder) else {
+            let refusal =
+                Refusal::new(Code::Unauthenticated, "the key is not known here, or the signature is not its own");
+            return Err(refusal.hint("ask an enroller whether your key is admitted and enabled"));
+        };
+        let Self { line, headers, parameters, signature: _, digest, address, now_ms } = self;
+        let address_text = match address {
+            Address::Ip(ip) => Some(ip.to_string()),
+            _ => None,
+        };
+        let actor = Actor { principal: subject.id, key: parameters.key, address: address_text };
+        let id = RequestId::new(draw(&mut SystemRng));
+        Ok(Verified { line, headers, parameters, digest, subject, recipients, actor, address, id, received_ms: now_ms })
+    }
+}
+
+/// The address of a peer, for audit.
+pub fn address_of(peer: Peer) -> Address {
+    match peer {
+        Peer::Network(ip) => Address::Ip(ip),
+        Peer::Local { .. } => Address::Local,
+    }
+}
+
+fn open_profile(line: &RequestLine) -> Answered<'_> {
+    Answered::Open { method: &line.method, path: &line.path, query: &line.query }
+}
+
+/// An error before the key was known: no id, since nothing was recorded.
+fn anonymous(refusal: &Refusal) -> Answer {
+    Answer::refusal(refusal, None)
+}
+
+fn no_route(error: &RouteError) -> Answer {
+    match error {
+        RouteError::MethodNotAllowed { allow } => {
+            let refusal = Refusal::new(Code::MethodNotAllowed, error.to_string());
+            Answer { allow: Some(allow.clone()), ..anonymous(&refusal) }
+        }
+        RouteError::Unknown => {
+            anonymous(&Refusal::new(Code::UnknownRoute, error.to_string()).hint("`bulla openapi` lists all routes"))
+        }
+        RouteError::BadPath(_) => anonymous(&Refusal::new(Code::UnknownRoute, error.to_string()).field("path")),
+    }
+}
+
+fn template(error: &TemplateError) -> Refusal {
+    Refusal::new(Code::SignatureTemplate, error.to_string())
+        .field(error.header)
+        .hint("see spec/request.md; `bulla curl` signs for you")
+}
+
+/// A body that was not read.
+pub fn body_refusal(error: &BodyError) -> Refusal {
+    let code = match error {
+        BodyError::TooLarge { .. } => Code::TooLarge,
+        BodyError::Overloaded => Code::Overloaded,
+        _ => Code::Malformed,
+    };
+    Refusal::new(code, error.to_string()).field("body")
+}
+
+/// Takes the headers of the profile; each must be there once, in visible ASCII.
+fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len())).sum();
+    if bytes > MAX_HEADER_BYTES {
+        let refusal = Refusal::new(
+            Code::SignatureTemplate,
+            format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}"),
+        );
+        return Err(refusal.field("headers"));
+    }
+    let one = |name: &'static str| -> Result<String, Refusal> {
+        let mut values = headers.get_all(name).iter();
+        let refused = |reason: &str| Refusal::new(Code::SignatureTemplate, format!("{name}: {reason}")).field(name);
+        let value = values.next().ok_or_else(|| refused("the header is missing").hint("`bulla curl` signs for you"))?;
+        if values.next().is_some() {
+            return Err(refused("the header stands twice"));
+        }
+        value.to_str().map(str::to_owned).map_err(|_| refused("the header is not visible ASCII"))
+    };
+    if headers.contains_key(http::header::CONTENT_ENCODING) {
+        let refusal = Refusal::new(Code::Malformed, "content codings are not taken");
+        return Err(refusal.field("content-encoding").hint("send the body as it is"));
+    }
+    Ok(Headers {
+        content_type: one(CONTENT_TYPE.as_str())?,
+        content_digest: one(CONTENT_DIGEST_HEADER)?,
+        audience: one(AUDIENCE_HEADER)?,
+        challenge: one(CHALLENGE_HEADER)?,
+        signature_input: one(SIGNATURE_INPUT_HEADER)?,
+        signature: one(SIGNATURE_HEADER)?,
+    })
+}
+
+/// The key ids of records, for a configured list of admins.
+pub fn key_ids<'a>(keys: impl IntoIterator<Item = &'a PublicKey>) -> Vec<KeyId> {
+    keys.into_iter().map(PublicKey::key_id).collect()
+}

@@ -1,0 +1,390 @@
+//! Sockets: TCP under TLS with HTTP/1.1 and HTTP/2, and a Unix socket with plain HTTP/1.1 for who works on the
+//! machine itself. A request is handed on as it arrived, with its body unread, and no header is trusted to say where
+//! it came from.
+//!
+//! Threat: everything here happens before a signature was checked, so each wait has an end and each amount a limit.
+//! What hyper itself answers (a request line or header that is no HTTP) is not signed by the node; clients take no
+//! such answer for more than a failure.
+
+pub mod body;
+
+pub use body::{BodyBudget, BodyError, ReadBody, read_body};
+
+use crate::metrics::Metrics;
+use bulla_crypto::BoxFuture;
+use bulla_wire::signature::MAX_HEADER_BYTES;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections over the network at once, unless configured. Each takes about 40 KiB when idle; more wait in the
+/// kernel's queue.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 4096;
+/// Connections over the Unix socket at once. Its own number, so that a flood from outside does not lock out who sits
+/// on the machine.
+pub const MAX_LOCAL_CONNECTIONS: usize = 64;
+/// Time for the TLS handshake: three slow round trips and a token's signature.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time from the handshake until the head of the first request is there. Later heads fall under the idle timeout.
+pub const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without a request ends after this. Longer than the pause between two commands of a person or a poll
+/// of an agent each minute.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// A connection takes no new request after this, so that load spreads over nodes and old TLS keys end.
+pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
+/// Time that a connection has to finish what runs, once it takes no new request. 16 MiB at 280 KB/s.
+pub const CONNECTION_GRACE: Duration = Duration::from_secs(60);
+/// Time for everything to finish at shutdown.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests at once in one HTTP/2 connection.
+pub const MAX_H2_STREAMS: u32 = 64;
+/// Streams that a client may reset before they were taken up, before the connection ends (CVE-2023-44487).
+pub const MAX_H2_PENDING_RESETS: usize = 20;
+/// Streams that we reset for a client's errors before the connection ends (CVE-2024-27316's kind of flood).
+pub const MAX_H2_LOCAL_RESETS: usize = 64;
+/// Headers in one request. Ours send about fifteen.
+pub const MAX_HEADERS: usize = 64;
+/// Read buffer of an HTTP/1.1 connection in bytes; above the header limit, so that we refuse before hyper does.
+const READ_BUFFER_BYTES: usize = 32 * 1024;
+/// What HPACK counts for each header over its bytes (RFC 7541 §4.1).
+const H2_HEADER_OVERHEAD_BYTES: usize = 32;
+/// Unread body bytes of one HTTP/2 stream, and of all streams of a connection: 1 MiB keeps a fast line busy.
+const H2_STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Pause after a failed accept: no file descriptor is free, and none will be at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a request came from, as the socket says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Over TCP.
+    Network(IpAddr),
+    /// Over the Unix socket.
+    Local {
+        /// The peer's user, as the kernel says.
+        uid: u32,
+    },
+}
+
+/// A request whose body was not read yet.
+#[derive(Debug)]
+pub struct Arrived {
+    /// Method, path and headers.
+    pub head: http::request::Parts,
+    /// Where it came from.
+    pub peer: Peer,
+    /// The body; see [`read_body`].
+    pub body: Incoming,
+}
+
+/// Answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. It runs to its end even if the client hangs up, so that what was committed is audited. A
+    /// panic becomes a 500 without detail.
+    fn handle(&self, request: Arrived) -> BoxFuture<'_, Response<Bytes>>;
+}
+
+/// The sockets to serve.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// TCP under TLS.
+    pub network: Option<(TcpListener, Arc<ServerConfig>)>,
+    /// The Unix socket.
+    pub local: Option<UnixListener>,
+}
+
+/// What an operator may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections over the network at once.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: DEFAULT_MAX_CONNECTIONS }
+    }
+}
+
+/// Serves until `shutdown` resolves, then takes no new connection, lets what runs finish for [`DRAIN_TIMEOUT`], and
+/// returns. True if everything finished.
+pub async fn serve(
+    listeners: Listeners,
+    handler: Arc<dyn Handler>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()> + Send,
+) -> bool {
+    let (stop, stopped) = watch::channel(false);
+    let (alive, mut all_done) = mpsc::channel::<Infallible>(1);
+    let shared = Shared { handler, metrics, stopped, alive };
+    let network = async {
+        match listeners.network {
+            Some((listener, tls)) => accept_network(listener, tls, limits, shared.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let local = async {
+        match listeners.local {
+            Some(listener) => accept_local(listener, shared.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = shutdown => {}
+        never = network => match never {},
+        never = local => match never {},
+    }
+    let _ = stop.send(true);
+    drop(shared);
+    // Every connection and every running request holds a clone of the sender; no message is ever sent.
+    timeout(DRAIN_TIMEOUT, all_done.recv()).await.is_ok()
+}
+
+/// Makes the Unix socket at `path`, readable by its owner alone, and replaces one that nobody serves any more.
+pub fn bind_local(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server answers on this socket"));
+            }
+            std::fs::remove_file(path)?;
+        }
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket lies there")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    // Between the two calls only the data directory's mode, 0700, keeps others out.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+#[derive(Clone)]
+struct Shared {
+    handler: Arc<dyn Handler>,
+    metrics: Arc<Metrics>,
+    stopped: watch::Receiver<bool>,
+    alive: mpsc::Sender<Infallible>,
+}
+
+async fn accept_network(listener: TcpListener, tls: Arc<ServerConfig>, limits: Limits, shared: Shared) -> Infallible {
+    let places = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let acceptor = TlsAcceptor::from(tls);
+    loop {
+        let place = place(&places).await;
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Replies are written whole; waiting for more to send would only delay them. Failing to set it costs time only.
+        let _ = stream.set_nodelay(true);
+        let (acceptor, shared) = (acceptor.clone(), shared.clone());
+        tokio::spawn(async move {
+            let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+            match handshake {
+                Ok(Ok(stream)) => connection(stream, Peer::Network(address.ip()), shared, place).await,
+                Ok(Err(error)) => {
+                    shared.metrics.handshake_failed();
+                    tracing::debug!(peer = %address.ip(), %error, "TLS handshake failed");
+                }
+                Err(_) => {
+                    shared.metrics.handshake_failed();
+                    tracing::debug!(peer = %address.ip(), "TLS handshake took too long");
+                }
+            }
+        });
+    }
+}
+
+async fn accept_local(listener: UnixListener, shared: Shared) -> Infallible {
+    let places = Arc::new(Semaphore::new(MAX_LOCAL_CONNECTIONS));
+    loop {
+        let place = place(&places).await;
+        let accepted = listener.accept().await.and_then(|(stream, _)| {
+            let uid = stream.peer_cred()?.uid();
+            Ok((stream, uid))
+        });
+        match accepted {
+            Ok((stream, uid)) => {
+                tokio::spawn(connection(stream, Peer::Local { uid }, shared.clone(), place));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection on the Unix socket");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A place for one more connection. The semaphore is never closed, so the second arm is not taken.
+async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match Arc::clone(places).acquire_owned().await {
+        Ok(place) => place,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What a connection does, for its timeouts.
+struct Activity {
+    began: Instant,
+    requests: AtomicUsize,
+    running: AtomicUsize,
+    /// Milliseconds after `began` at which the last request ended.
+    quiet_since_ms: AtomicU64,
+}
+
+impl Activity {
+    /// When the connection shall take no more requests, if nothing happens until then.
+    fn closes_at(&self) -> Instant {
+        let oldest = self.began + MAX_CONNECTION_AGE;
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            return self.began + FIRST_HEAD_TIMEOUT;
+        }
+        if self.running.load(Ordering::Relaxed) > 0 {
+            return oldest;
+        }
+        let quiet = self.began + Duration::from_millis(self.quiet_since_ms.load(Ordering::Relaxed));
+        oldest.min(quiet + IDLE_TIMEOUT)
+    }
+
+    fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.quiet_since_ms.store(now_ms, Ordering::Relaxed);
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection<S>(stream: S, peer: Peer, shared: Shared, place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let _open = shared.metrics.connection_opened();
+    let activity = Arc::new(Activity {
+        began: Instant::now(),
+        requests: AtomicUsize::new(0),
+        running: AtomicUsize::new(0),
+        quiet_since_ms: AtomicU64::new(0),
+    });
+    let mut stopped = shared.stopped.clone();
+    let builder = protocol(peer);
+    let seen = Arc::clone(&activity);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (shared, seen) = (shared.clone(), Arc::clone(&seen));
+        async move {
+            seen.begin();
+            let response = answer(shared, peer, request).await;
+            seen.end();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut closing: Option<Instant> = None;
+    loop {
+        let wake = closing.unwrap_or_else(|| activity.closes_at());
+        let close = tokio::select! {
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(?peer, %error, "connection ended");
+                }
+                break;
+            }
+            () = sleep_until(wake) => {
+                if closing.is_some() || activity.requests.load(Ordering::Relaxed) == 0 {
+                    break;
+                }
+                activity.closes_at() <= Instant::now()
+            }
+            changed = stopped.wait_for(|stop| *stop), if closing.is_none() => changed.is_ok(),
+        };
+        if close {
+            serving.as_mut().graceful_shutdown();
+            closing = Some(Instant::now() + CONNECTION_GRACE);
+        }
+    }
+    drop(place);
+}
+
+fn protocol(peer: Peer) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(READ_BUFFER_BYTES);
+    // HPACK counts 32 bytes more for each header; what is still too much by our count is refused by `answer`.
+    let header_list_bytes = MAX_HEADER_BYTES + (MAX_HEADERS + 4) * H2_HEADER_OVERHEAD_BYTES;
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .max_pending_accept_reset_streams(MAX_H2_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_H2_LOCAL_RESETS)
+        .max_header_list_size(u32::try_from(header_list_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES);
+    match peer {
+        Peer::Network(_) => builder,
+        Peer::Local { .. } => builder.http1_only(),
+    }
+}
+
+async fn answer(shared: Shared, peer: Peer, request: http::Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let header_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > MAX_HEADER_BYTES {
+        return finish(bare(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
+    // A task of its own: a client that hangs up cancels nothing, and a panic ends there.
+    let running = tokio::spawn(async move {
+        let response = shared.handler.handle(Arrived { head, peer, body }).await;
+        drop(shared.alive);
+        response
+    });
+    finish(running.await.unwrap_or_else(|error| {
+        tracing::error!(panic = error.is_panic(), "a request's handler did not finish");
+        bare(StatusCode::INTERNAL_SERVER_ERROR)
+    }))
+}
+
+fn bare(status: StatusCode) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response
+}
+
+/// Nothing between here and the client may keep an answer or change its bytes.
+fn finish(response: Response<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = response.map(Full::new);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    response
+}

@@ -1,0 +1,227 @@
+//! A node: one server process, in one of three phases.
+
+use crate::clock::{Clock, Watch};
+use crate::drive::Machine;
+use crate::metrics::Metrics;
+use crate::sink::Sink;
+use crate::unsealed::{History, Unsealed, lock};
+use bulla_core::audit::Names;
+use bulla_core::seal::{Lost, Sessions, StoredSeal};
+use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::message::ChallengeKey;
+use bulla_crypto::random::{SystemRng, secret_key};
+use bulla_crypto::sign::SigningKey;
+use bulla_store::Store;
+use bulla_wire::api::SealState;
+use bulla_wire::challenge::Challenge;
+use bulla_wire::id::{Digest, KeyId};
+use bulla_wire::signature::Audience;
+use bulla_wire::state::State;
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// What a sealed node may know: everything in the plain table, nothing of which it can authenticate.
+#[derive(Debug)]
+pub struct Sealed {
+    /// The seal as it was read.
+    pub stored: Arc<StoredSeal>,
+    /// The documents.
+    pub view: ClusterView,
+    /// Approvals, histories and consents.
+    pub history: History,
+}
+
+/// Where the node stands. The drawn machine is in `bulla_core::seal`.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// There is no cluster yet.
+    Uninitialised,
+    /// The keys are not here.
+    Sealed(Arc<Sealed>),
+    /// It serves.
+    Unsealed(Arc<Unsealed>),
+}
+
+/// What a node is made of.
+pub struct Parts {
+    /// The node's key.
+    pub key: SigningKey,
+    /// The store.
+    pub store: Store,
+    /// The audit log.
+    pub sink: Arc<Sink>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Nothing survives the process.
+    pub transient: bool,
+    /// Names are hashed in the audit log.
+    pub hash_names: bool,
+    /// Where the audit log can be read again; none if it cannot.
+    pub audit_path: Option<PathBuf>,
+    /// Keys whose holders may make the cluster over the network.
+    pub init_admins: Vec<KeyId>,
+}
+
+/// One server process.
+pub struct Node {
+    /// What it is made of.
+    pub parts: Parts,
+    /// Held by whoever changes the phase, from reading the store to the change.
+    pub ceremony: tokio::sync::Mutex<()>,
+    /// Unseal sessions.
+    pub sessions: Mutex<Sessions>,
+    /// The store lost commits, and admins are asked for consent.
+    pub lost: Mutex<Option<Lost>>,
+    /// Nonces of sealed routes and init, with the digest of their request and the answer.
+    pub sealed_nonces: Mutex<HashMap<Digest, (u64, Digest)>>,
+    phase: RwLock<Phase>,
+    challenge: ChallengeKey,
+    names: Names,
+    clock_even: AtomicBool,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.parts.key.public_key().key_id())
+    }
+}
+
+impl Node {
+    /// A node that begins in `phase`.
+    pub fn new(parts: Parts, phase: Phase) -> Self {
+        let mut rng = SystemRng;
+        let names = if parts.hash_names { Names::Hidden } else { Names::Clear };
+        let node = Self {
+            ceremony: tokio::sync::Mutex::new(()),
+            sessions: Mutex::default(),
+            lost: Mutex::default(),
+            sealed_nonces: Mutex::default(),
+            phase: RwLock::new(Phase::Uninitialised),
+            challenge: ChallengeKey::of_process(secret_key(&mut rng)),
+            names,
+            clock_even: AtomicBool::new(true),
+            parts,
+        };
+        node.enter(phase);
+        node
+    }
+
+    /// The node's key id.
+    pub fn id(&self) -> KeyId {
+        self.parts.key.public_key().key_id()
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Enters a phase. The caller holds [`Node::ceremony`].
+    pub fn enter(&self, phase: Phase) {
+        let (state, epoch) = match &phase {
+            Phase::Uninitialised => (SealState::Uninitialised, 0),
+            Phase::Sealed(sealed) => (SealState::Sealed, sealed.stored.config().epoch),
+            Phase::Unsealed(unsealed) => (SealState::Unsealed, unsealed.epoch),
+        };
+        self.parts.metrics.set_seal(state, epoch);
+        *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// What operations need.
+    pub fn machine(&self) -> Machine<'_> {
+        Machine { store: &self.parts.store, clock: self.parts.clock.as_ref(), node: &self.parts.key }
+    }
+
+    /// Now, Unix milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.parts.clock.unix_ms()
+    }
+
+    /// Whether the clock runs evenly; if not, nothing is deleted by time.
+    pub fn clock_is_even(&self) -> bool {
+        self.clock_even.load(Ordering::Acquire)
+    }
+
+    /// The clock stepped, or an admin confirmed the time. Whether that is news.
+    pub fn set_clock_even(&self, even: bool) -> bool {
+        self.clock_even.swap(even, Ordering::AcqRel) != even
+    }
+
+    /// Watches the clock from now on.
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.parts.clock.as_ref())
+    }
+
+    /// Whether this nonce comes for the first time, for effects that no store remembers.
+    pub fn first_time(&self, key: Digest, request: Digest) -> bool {
+        let until_ms = self.now_ms().saturating_add(crate::unsealed::REFUSAL_MS);
+        lock(&self.sealed_nonces).insert(key, (until_ms, request)).is_none()
+    }
+
+    /// Forgets nonces of sealed routes whose challenges are dead.
+    pub fn sweep_sealed_nonces(&self) {
+        let now_ms = self.now_ms();
+        lock(&self.sealed_nonces).retain(|_, (until_ms, _)| now_ms < *until_ms);
+    }
+}
+
+impl Phase {
+    /// Whom requests must be for.
+    pub fn audience(&self, node: &Node) -> Audience {
+        match self {
+            Self::Uninitialised => Audience::Node(node.id()),
+            Self::Sealed(sealed) => Audience::Cluster(sealed.view.id()),
+            Self::Unsealed(unsealed) => Audience::Cluster(unsealed.cluster),
+        }
+    }
+
+    /// Makes and checks challenges.
+    pub fn challenge_key<'a>(&'a self, node: &'a Node) -> &'a ChallengeKey {
+        match self {
+            Self::Unsealed(unsealed) => &unsealed.challenge,
+            Self::Uninitialised | Self::Sealed(_) => &node.challenge,
+        }
+    }
+
+    /// A fresh challenge.
+    pub fn issue(&self, node: &Node) -> Challenge {
+        self.challenge_key(node).issue(&self.audience(node), node.now_ms(), &node.id(), &mut SystemRng)
+    }
+
+    /// How names are written into the audit log.
+    pub fn names<'a>(&'a self, node: &'a Node) -> &'a Names {
+        match self {
+            Self::Unsealed(unsealed) => &unsealed.names,
+            Self::Uninitialised | Self::Sealed(_) => &node.names,
+        }
+    }
+
+    /// The state that goes with an answer.
+    pub fn state(&self, sequence: Option<u64>, alarms: u32) -> State {
+        match self {
+            Self::Uninitialised => State::UNINITIALISED,
+            Self::Sealed(sealed) => {
+                let head = sealed.stored.head_unverified().ok();
+                State {
+                    epoch: sealed.stored.config().epoch,
+                    lineage: head.map(|head| head.lineage),
+                    sequence: head.map(|head| head.sequence.0),
+                    doc: Some(sealed.view.newest().number()),
+                    alarms,
+                }
+            }
+            Self::Unsealed(unsealed) => State {
+                epoch: unsealed.epoch,
+                lineage: Some(unsealed.lineage),
+                sequence,
+                doc: Some(unsealed.directory().view().newest().number()),
+                alarms,
+            },
+        }
+    }
+}

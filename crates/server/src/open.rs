@@ -1,0 +1,84 @@
+//! The open routes: health, the cluster's documents, a challenge. They tell nothing that is not public.
+
+use crate::node::{Node, Phase};
+use crate::reply::Answer;
+use crate::route::{Endpoint, Query};
+use crate::unsealed::{History, lock};
+use bulla_core::operation::Refusal;
+use bulla_crypto::evidence::{ClusterView, VerifiedDocument};
+use bulla_wire::api::{ChallengeReply, Cluster, Health, SealState};
+use bulla_wire::challenge::LIFETIME_MS;
+use bulla_wire::error::Code;
+
+/// Most documents in one answer: they are 3 KiB an admin each.
+const MAX_DOCUMENTS: usize = 100;
+
+/// Answers an open route.
+///
+/// # Errors
+/// What is wrong with the request.
+pub fn answer(node: &Node, phase: &Phase, endpoint: Endpoint, query: &Query) -> Result<Answer, Refusal> {
+    match endpoint {
+        Endpoint::Health => Ok(health(node, phase)),
+        Endpoint::Challenge => {
+            let challenge = phase.issue(node).to_string();
+            Ok(Answer::json(&ChallengeReply { challenge, lifetime_ms: LIFETIME_MS }))
+        }
+        Endpoint::Cluster => {
+            let from = query.number("from", 0..=u64::from(u32::MAX)).map_err(|e| crate::dispatch::bad_query(&e))?;
+            cluster(phase, u32::try_from(from.unwrap_or_default()).unwrap_or(u32::MAX))
+        }
+        _ => Err(Refusal::new(Code::UnknownRoute, "no such path")),
+    }
+}
+
+fn health(node: &Node, phase: &Phase) -> Answer {
+    let (state, view) = match phase {
+        Phase::Uninitialised => (SealState::Uninitialised, None),
+        Phase::Sealed(sealed) => (SealState::Sealed, Some(sealed.view.clone())),
+        Phase::Unsealed(unsealed) => (SealState::Unsealed, Some(unsealed.directory().view().clone())),
+    };
+    let audit_ok = node.parts.sink.healthy().is_ok();
+    let unseal = match state {
+        SealState::Sealed => lock(&node.sessions).newest(node.now_ms()).map(bulla_core::seal::Session::progress),
+        _ => None,
+    };
+    let body = Health {
+        state,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: node.id(),
+        cluster: view.as_ref().map(ClusterView::id),
+        name: view.as_ref().map(|view| view.genesis().body().name.clone()),
+        transient: node.parts.transient,
+        audit_ok,
+        clock_ok: node.clock_is_even(),
+        unseal,
+    };
+    let status = match state {
+        SealState::Unsealed if audit_ok => 200,
+        SealState::Uninitialised => 501,
+        _ => 503,
+    };
+    Answer { status, ..Answer::json(&body) }
+}
+
+fn cluster(phase: &Phase, from: u32) -> Result<Answer, Refusal> {
+    match phase {
+        Phase::Uninitialised => {
+            Err(Refusal::new(Code::Uninitialised, "there is no cluster yet").hint("`bulla init` makes one"))
+        }
+        Phase::Sealed(sealed) => Ok(describe(&sealed.view, &sealed.history, from)),
+        Phase::Unsealed(unsealed) => Ok(describe(unsealed.directory().view(), &unsealed.history, from)),
+    }
+}
+
+fn describe(view: &ClusterView, history: &History, from: u32) -> Answer {
+    let documents = view.documents().filter(|document| document.number() >= from).take(MAX_DOCUMENTS);
+    Answer::json(&Cluster {
+        documents: documents.map(VerifiedDocument::envelope).cloned().collect(),
+        newest: view.newest().number(),
+        approvals: history.approvals.clone(),
+        lineages: history.lineages.clone(),
+        consents: history.consents.clone(),
+    })
+}

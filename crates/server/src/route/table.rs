@@ -1,0 +1,159 @@
+//! The table itself.
+
+use super::{
+    Auth, Effect, Endpoint, MAX_AGE_BODY_BYTES, MAX_JSON_BODY_BYTES, MAX_PARCEL_BODY_BYTES, ReplyKind, RequestBody,
+    Route,
+};
+use bulla_core::action::Action;
+
+const JSON: RequestBody = RequestBody::Json { max: MAX_JSON_BODY_BYTES };
+const AGE: RequestBody = RequestBody::Age { max: MAX_AGE_BODY_BYTES };
+const PARCEL: RequestBody = RequestBody::Parcel { max: MAX_PARCEL_BODY_BYTES };
+
+/// Every route of the API, in the order of the reference.
+pub const ROUTES: &[Route] = &[
+    get("/v1/health", Endpoint::Health, "Tell whether the node serves."),
+    get("/v1/cluster", Endpoint::Cluster, "Give the cluster's documents, approvals, histories and consents.")
+        .query(&["from"]),
+    post("/v1/challenge", Endpoint::Challenge, "Give a challenge to a client that has none.").read(),
+    post("/v1/init", Endpoint::Init, "Make the cluster.").auth(Auth::Init, Action::ClusterInit).body(JSON),
+    // The seal.
+    get("/v1/seal", Endpoint::SealStatus, "Show the seal and its admins.").auth(Auth::Sealed, Action::SealStatus),
+    post("/v1/seal/session", Endpoint::SealSession, "Open an unseal session, or join the running one.")
+        .auth(Auth::Sealed, Action::SealSession),
+    get("/v1/seal/session/{id}/key", Endpoint::SealKey, "Give the caller's own encrypted intermediate key.")
+        .auth(Auth::Sealed, Action::SealKey),
+    post("/v1/seal/session/{id}/share", Endpoint::SealShare, "Give a share of the seal.")
+        .auth(Auth::Sealed, Action::SealShare)
+        .body(JSON),
+    post("/v1/seal:seal", Endpoint::SealSeal, "Forget the keys.").policy(Action::SealSeal),
+    post("/v1/seal:consent", Endpoint::SealConsent, "Accept that the store lost commits, by k admins' signatures.")
+        .auth(Auth::Sealed, Action::SealConsent)
+        .body(JSON),
+    post("/v1/seal:confirm-clock", Endpoint::SealConfirmClock, "Confirm the time after a clock step.")
+        .policy(Action::SealClock),
+    post("/v1/document", Endpoint::DocumentPut, "Put the next cluster document.")
+        .policy(Action::DocumentPut)
+        .body(JSON),
+    // Principals.
+    get("/v1/principal", Endpoint::PrincipalList, "List principals.").policy(Action::PrincipalList).query(&[
+        "id",
+        "recipient",
+        "after",
+        "limit",
+    ]),
+    get("/v1/principal/{name}", Endpoint::PrincipalRead, "Give a principal's records and admission.")
+        .policy(Action::PrincipalRead),
+    put("/v1/principal/{name}", Endpoint::PrincipalPut, "Admit a principal, or take its new record or admission.")
+        .policy(Action::PrincipalPut)
+        .body(JSON),
+    route("DELETE", "/v1/principal/{name}", Endpoint::PrincipalDisable, "Refuse a principal's keys from now on.")
+        .policy(Action::PrincipalDisable),
+    post("/v1/principal/{name}:enable", Endpoint::PrincipalEnable, "Take a disabled principal back.")
+        .policy(Action::PrincipalEnable),
+    get("/v1/whoami", Endpoint::Whoami, "Tell the caller who it is.").policy(Action::SelfRead),
+    // Policies.
+    get("/v1/policy", Endpoint::PolicyList, "List the policies.").policy(Action::PolicyList),
+    get("/v1/policy/{name}", Endpoint::PolicyRead, "Give a policy.").policy(Action::PolicyRead),
+    put("/v1/policy/{name}", Endpoint::PolicyPut, "Write a policy.").policy(Action::PolicyPut).body(JSON),
+    route("DELETE", "/v1/policy/{name}", Endpoint::PolicyDelete, "Delete a policy.").policy(Action::PolicyDelete),
+    post(
+        "/v1/policy:check",
+        Endpoint::PolicyCheck,
+        "Tell whether a principal may do an action on a resource, and why.",
+    )
+    .policy(Action::PolicyCheck)
+    .body(JSON)
+    .read(),
+    post("/v1/policy:recover", Endpoint::PolicyRecover, "Replace the whole policy set, by k admins' signatures.")
+        .auth(Auth::Sealed, Action::PolicyRecover)
+        .body(JSON),
+    // What happened.
+    get("/v1/audit", Endpoint::AuditRead, "Give lines of the audit log.").policy(Action::AuditRead).query(&[
+        "after",
+        "limit",
+        "resource",
+        "principal",
+        "action",
+    ]),
+    // It moves the caller's own mark of what was seen; moving it twice is as good as once.
+    get("/v1/alarms", Endpoint::AlarmRead, "Give the caller's alarms.")
+        .policy(Action::AlarmRead)
+        .query(&["after", "limit", "all"]),
+    post("/v1/alarms:seen", Endpoint::AlarmSeen, "Mark the caller's alarms as seen up to one of them.")
+        .policy(Action::AlarmRead)
+        .body(JSON),
+    // Wraps.
+    post("/v1/wrap", Endpoint::WrapCreate, "Create a wrap.").policy(Action::WrapCreate).body(PARCEL),
+    get("/v1/wrap", Endpoint::WrapList, "List the caller's own wraps, sent and received.")
+        .policy(Action::WrapList)
+        .query(&["after", "limit"]),
+    get("/v1/wrap/{id}", Endpoint::WrapInspect, "Show a wrap without opening it.").policy(Action::WrapInspect),
+    post("/v1/wrap/{id}:open", Endpoint::WrapOpen, "Open a wrap, once.")
+        .policy(Action::WrapOpen)
+        .body(JSON)
+        .replies(ReplyKind::Claim),
+    post("/v1/wrap/{id}:ack", Endpoint::WrapAck, "Say that an opened wrap arrived.").policy(Action::WrapAck).body(JSON),
+    post("/v1/wrap/{id}:nack", Endpoint::WrapNack, "Say that an opened wrap could not be read.")
+        .policy(Action::WrapNack)
+        .body(JSON),
+    post("/v1/wrap/{id}:revoke", Endpoint::WrapRevoke, "Take a wrap back.").policy(Action::WrapRevoke).body(JSON),
+    post("/v1/wrap/{id}:release", Endpoint::WrapRelease, "Let a wrap be opened that was parked by a restore.")
+        .policy(Action::WrapRelease)
+        .body(JSON),
+    // Secrets.
+    get("/v1/kv:list", Endpoint::KvList, "List the names at the top.")
+        .policy(Action::KvList)
+        .query(&["after", "limit"]),
+    get("/v1/kv/{path}:list", Endpoint::KvList, "List the names below a path.")
+        .policy(Action::KvList)
+        .query(&["after", "limit"]),
+    get("/v1/kv/{path}", Endpoint::KvGet, "Read a secret.").policy(Action::KvGet).replies(ReplyKind::Secret),
+    put("/v1/kv/{path}", Endpoint::KvPut, "Write a secret.").policy(Action::KvPut).body(AGE),
+];
+
+const fn route(method: &'static str, template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
+    Route {
+        method,
+        template,
+        endpoint,
+        auth: Auth::Open,
+        action: None,
+        request: RequestBody::Empty,
+        reply: ReplyKind::Json,
+        effect: Effect::Mutation,
+        query: &[],
+        summary,
+    }
+}
+
+const fn get(template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
+    route("GET", template, endpoint, summary).read()
+}
+const fn put(template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
+    route("PUT", template, endpoint, summary)
+}
+const fn post(template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
+    route("POST", template, endpoint, summary)
+}
+
+impl Route {
+    const fn auth(self, auth: Auth, action: Action) -> Self {
+        Self { auth, action: Some(action), ..self }
+    }
+    const fn policy(self, action: Action) -> Self {
+        self.auth(Auth::Policy(action), action)
+    }
+    const fn body(self, request: RequestBody) -> Self {
+        Self { request, ..self }
+    }
+    const fn replies(self, reply: ReplyKind) -> Self {
+        Self { reply, ..self }
+    }
+    const fn read(self) -> Self {
+        Self { effect: Effect::Read, ..self }
+    }
+    const fn query(self, query: &'static [&'static str]) -> Self {
+        Self { query, ..self }
+    }
+}

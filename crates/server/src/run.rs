@@ -1,0 +1,397 @@
+//! Assembly: from a configuration to a node that serves, and back down in order.
+
+use crate::ceremony::{CeremonyError, read_phase};
+use crate::clock::Clock;
+use crate::config::{AuditNames, AuditSync, AuditTarget, Config, StoreKind};
+use crate::gate::Gate;
+use crate::listen::{self, BodyBudget, Handler, Limits, Listeners};
+use crate::metrics::{Metrics, serve_metrics};
+use crate::node::{Node, Parts, Phase};
+use crate::sink::{self, AuditConfig, Opening, Sink, SyncMode, SystemDisk, Target};
+use crate::tick;
+use crate::tls::{Tls, TlsError};
+use bulla_core::audit::AuditPosition;
+use bulla_crypto::evidence::Record;
+use bulla_crypto::random::{SystemRng, secret_key};
+use bulla_crypto::secret::{SecretBytes, SecretKey};
+use bulla_crypto::sign::SigningKey;
+use bulla_store::{OnFatal, Store};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::encoding::{base64url, base64url_decode};
+use bulla_wire::id::KeyId;
+use serde::Serialize;
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
+
+/// The layout of the data directory. A server refuses a newer one.
+const DATA_VERSION: &str = "1";
+/// What `node.key` begins with.
+const NODE_KEY_PREFIX: &str = "BULLA-NODE-KEY-1 ";
+/// Largest file that is read whole at start, in bytes: an admin's record.
+const SMALL_FILE_BYTES: u64 = 256 * 1024;
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum RunError {
+    /// A file or socket.
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file that is not as it must be, and what to do.
+    Unfit {
+        /// Which.
+        what: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The store.
+    Store(bulla_store::OpenError),
+    /// The audit log.
+    Audit(sink::OpenError),
+    /// TLS.
+    Tls(TlsError),
+    /// Rows of the store.
+    Phase(CeremonyError),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { action, what, source } => write!(f, "cannot {action} {what}: {source}"),
+            Self::Unfit { what, reason } => write!(f, "{what}: {reason}"),
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Audit(error) => write!(f, "{error}"),
+            Self::Tls(error) => write!(f, "{error}"),
+            Self::Phase(error) => write!(f, "the store holds no whole cluster: {error}"),
+        }
+    }
+}
+impl std::error::Error for RunError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => error.source(),
+            Self::Audit(error) => error.source(),
+            Self::Tls(error) => error.source(),
+            Self::Phase(error) => error.source(),
+            Self::Io { .. } | Self::Unfit { .. } => None,
+        }
+    }
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
+    let what = path.display().to_string();
+    move |source| RunError::Io { action, what, source }
+}
+
+/// What the ready file says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ready {
+    /// Where the API answers.
+    pub address: SocketAddr,
+    /// Where the metrics are.
+    pub metrics: Option<SocketAddr>,
+    /// The node's key, which a client pins until there is a cluster.
+    pub node: KeyId,
+    /// The process.
+    pub pid: u32,
+}
+
+/// A server that serves.
+pub struct Running {
+    /// Where and who.
+    pub ready: Ready,
+    /// The node, for tests that run it in their own process.
+    pub node: Arc<Node>,
+    tls: Arc<Tls>,
+    stop: tokio::sync::watch::Sender<bool>,
+    served: tokio::task::JoinHandle<bool>,
+    store: Store,
+    // Held until the end: another server must not use the directory.
+    _lock: Option<File>,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Running({})", self.ready.address)
+    }
+}
+
+impl Running {
+    /// Reads certificate files again and opens the audit file by its name again.
+    pub async fn reload(&self) {
+        if let Err(error) = self.tls.reload() {
+            tracing::error!(%error, "the certificate was not read again; the old one stays");
+        }
+        if let Err(error) = self.node.parts.sink.reopen().await {
+            tracing::error!(%error, "the audit log was not opened again");
+        }
+    }
+
+    /// Resolves when the audit log failed for good, which stops the server.
+    pub async fn failed(&self) -> String {
+        self.node.parts.sink.failed().await
+    }
+
+    /// Stops accepting, drains, flushes the audit log, closes the store, in this order. True if nothing was cut off.
+    pub async fn stop(self) -> bool {
+        let _ = self.stop.send(true);
+        let drained = self.served.await.unwrap_or(false);
+        let flushed = self.node.parts.sink.flush_and_close().await;
+        if let Err(error) = &flushed {
+            tracing::error!(%error, "the audit log was not closed in order");
+        }
+        self.store.close().await;
+        drained && flushed.is_ok()
+    }
+}
+
+/// Starts a server.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunError> {
+    let lock = config.data.as_deref().map(prepare_directory).transpose()?;
+    let key = node_key(config.data.as_deref())?;
+    let init_admins = admins(&config.init.admins)?;
+    if config.data.is_none() && init_admins.is_empty() {
+        return Err(RunError::Unfit {
+            what: "--transient".into(),
+            reason: "needs --admin FILE: the records of those who may make the cluster (`bulla keygen` writes them)"
+                .into(),
+        });
+    }
+    let store = open_store(config)?;
+    let phase = read_phase(&store).await.map_err(RunError::Phase)?;
+    let sink = open_sink(config, &key, &phase, clock.clone()).await?;
+    let metrics = Arc::new(Metrics::new());
+    let parts = Parts {
+        key,
+        store: store.clone(),
+        sink,
+        clock,
+        metrics: metrics.clone(),
+        transient: config.data.is_none(),
+        hash_names: config.audit.names == AuditNames::Hashed,
+        audit_path: audit_path(config),
+        init_admins,
+    };
+    let node = Arc::new(Node::new(parts, phase));
+    let tls = Arc::new(Tls::open(&config.tls, config.data.as_deref()).map_err(RunError::Tls)?);
+    let network = TcpListener::bind(config.listen).await.map_err(|source| RunError::Io {
+        action: "listen on",
+        what: config.listen.to_string(),
+        source,
+    })?;
+    let address = network.local_addr().map_err(|source| RunError::Io {
+        action: "read the address of",
+        what: config.listen.to_string(),
+        source,
+    })?;
+    let local = match &config.data {
+        Some(data) => {
+            let path = data.join("bulla.sock");
+            Some(listen::bind_local(&path).map_err(io("listen on", &path))?)
+        }
+        None => None,
+    };
+    let metrics_address = match config.metrics_listen {
+        Some(address) => Some(start_metrics(address, metrics.clone()).await?),
+        None => None,
+    };
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let budget = BodyBudget::new(config.limits.body_mib.saturating_mul(1024 * 1024));
+    let gate: Arc<dyn Handler> = Arc::new(Gate { node: node.clone(), budget });
+    let listeners = Listeners { network: Some((network, tls.config())), local };
+    let limits = Limits { connections: config.limits.connections };
+    let served = tokio::spawn(listen::serve(listeners, gate, metrics, limits, async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
+    tokio::spawn(tick::run(node.clone()));
+    let ready = Ready { address, metrics: metrics_address, node: node.id(), pid: std::process::id() };
+    if let Some(path) = &config.ready_file {
+        write_ready(path, &ready)?;
+    }
+    Ok(Running { ready, node, tls, stop, served, store, _lock: lock })
+}
+
+async fn start_metrics(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr, RunError> {
+    let failed = |source| RunError::Io { action: "listen for metrics on", what: address.to_string(), source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tokio::spawn(serve_metrics(listener, metrics));
+    Ok(address)
+}
+
+/// Makes or takes the data directory: 0700, one server, a known layout.
+fn prepare_directory(data: &Path) -> Result<File, RunError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io("make", data))?;
+    let mode = std::fs::metadata(data).map_err(io("look at", data))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let reason = format!("has mode {mode:04o}, so others may read it; set it to 0700");
+        return Err(RunError::Unfit { what: data.display().to_string(), reason });
+    }
+    let path = data.join("lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io("open", &path))?;
+    if lock.try_lock().is_err() {
+        let reason = "another server uses this directory; stop it first".into();
+        return Err(RunError::Unfit { what: data.display().to_string(), reason });
+    }
+    let path = data.join("VERSION");
+    match std::fs::read_to_string(&path) {
+        Ok(version) if version.trim() == DATA_VERSION => {}
+        Ok(version) => {
+            let reason = format!(
+                "is of layout {:?}; this server knows {DATA_VERSION}. Start the version that wrote it",
+                version.trim()
+            );
+            return Err(RunError::Unfit { what: data.display().to_string(), reason });
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_private(&path, format!("{DATA_VERSION}\n").as_bytes())?;
+        }
+        Err(error) => return Err(io("read", &path)(error)),
+    }
+    Ok(lock)
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(io("make", path))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", path))
+}
+
+fn read_small(path: &Path) -> Result<SecretBytes, RunError> {
+    let mut file = File::open(path).map_err(io("open", path))?;
+    let mut bytes = SecretBytes::new(Vec::new());
+    (&mut file).take(SMALL_FILE_BYTES).read_to_end(bytes.expose_mut()).map_err(io("read", path))?;
+    Ok(bytes)
+}
+
+/// The node's key: made once and kept in the data directory, or for this process.
+fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
+    let unfit = |path: &Path, reason: &str| RunError::Unfit { what: path.display().to_string(), reason: reason.into() };
+    let signing = |seed: &SecretKey| SigningKey::from_seed(seed);
+    let Some(data) = data else {
+        let seed = secret_key(&mut SystemRng);
+        return signing(&seed).map_err(|e| unfit(Path::new("node key"), &e.to_string()));
+    };
+    let path = data.join("node.key");
+    if !path.exists() {
+        let seed = secret_key(&mut SystemRng);
+        let text = Zeroizing::new(format!("{NODE_KEY_PREFIX}{}\n", base64url(seed.expose())));
+        write_private(&path, text.as_bytes())?;
+        return signing(&seed).map_err(|e| unfit(&path, &e.to_string()));
+    }
+    let mode = std::fs::metadata(&path).map_err(io("look at", &path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(unfit(&path, &format!("has mode {mode:04o}, so others may read it; set it to 0600")));
+    }
+    let bytes = read_small(&path)?;
+    let seed = std::str::from_utf8(bytes.expose())
+        .ok()
+        .and_then(|text| base64url_decode(text.trim_end().strip_prefix(NODE_KEY_PREFIX)?))
+        .map(Zeroizing::new)
+        .and_then(|bytes| SecretKey::from_slice(&bytes))
+        .ok_or_else(|| {
+            unfit(&path, "is no node key; put the right file back, or begin with an empty data directory")
+        })?;
+    signing(&seed).map_err(|e| unfit(&path, &e.to_string()))
+}
+
+fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {
+    let mut keys = Vec::new();
+    for path in files {
+        let bytes = read_small(path)?;
+        let unfit = |reason: String| RunError::Unfit { what: path.display().to_string(), reason };
+        let envelope: Envelope =
+            bulla_wire::json::parse(bytes.expose(), usize::try_from(SMALL_FILE_BYTES).unwrap_or(usize::MAX))
+                .map_err(|e| unfit(format!("is no record (`bulla keygen` writes NAME.pub): {e}")))?;
+        let record = Record::open(&envelope, None).map_err(|e| unfit(format!("is no record that holds: {e}")))?;
+        keys.extend(record.public_keys().map(bulla_crypto::sign::PublicKey::key_id));
+    }
+    Ok(keys)
+}
+
+fn open_store(config: &Config) -> Result<Store, RunError> {
+    match (config.store, &config.data) {
+        (StoreKind::Memory, _) | (_, None) => Ok(Store::memory()),
+        (StoreKind::File, Some(data)) => {
+            Store::file(data.join("bulla.redb"), OnFatal::default()).map_err(RunError::Store)
+        }
+    }
+}
+
+/// Where the audit log can be read again; none if it goes to standard output.
+fn audit_path(config: &Config) -> Option<PathBuf> {
+    match &config.audit.target {
+        AuditTarget::Directory(path) | AuditTarget::File(path) => Some(path.clone()),
+        AuditTarget::Stdout => None,
+    }
+}
+
+async fn open_sink(
+    config: &Config,
+    key: &SigningKey,
+    phase: &Phase,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Sink>, RunError> {
+    let target = match &config.audit.target {
+        AuditTarget::Directory(path) => Target::Directory(path.clone()),
+        AuditTarget::File(path) => Target::File(path.clone()),
+        AuditTarget::Stdout => Target::Stdout,
+    };
+    let mut audit = AuditConfig::new(target);
+    audit.max_size_bytes = config.audit.max_size_mib.saturating_mul(1024 * 1024);
+    audit.danger_accept_loss = config.accept_audit_loss;
+    if config.audit.sync == AuditSync::Each {
+        audit.sync = SyncMode::Each;
+    }
+    let head: Option<AuditPosition> = match phase {
+        Phase::Sealed(sealed) => sealed.stored.head_unverified().ok().map(|head| head.audit).filter(|at| at.n > 0),
+        Phase::Uninitialised | Phase::Unsealed(_) => None,
+    };
+    let opening = Opening {
+        node: key.public_key().key_id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: match phase {
+            Phase::Sealed(sealed) => Some(sealed.view.id()),
+            Phase::Uninitialised | Phase::Unsealed(_) => None,
+        },
+        head,
+        clock: Arc::new(move || clock.unix_ms()),
+        disk: Box::new(SystemDisk),
+    };
+    let opened = tokio::task::spawn_blocking(move || Sink::open(audit, opening)).await;
+    match opened {
+        Ok(sink) => sink.map(Arc::new).map_err(RunError::Audit),
+        Err(error) => Err(RunError::Unfit { what: "audit log".into(), reason: error.to_string() }),
+    }
+}
+
+fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    std::fs::write(&temporary, bulla_wire::json::to_vec(ready)).map_err(io("write", &temporary))?;
+    std::fs::rename(&temporary, path).map_err(io("make", path))
+}
+
+/// How long a server that stops waits at most: draining, and the audit log's patience.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);

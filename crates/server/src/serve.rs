@@ -1,0 +1,536 @@
+//! Signed routes of an unsealed node: nonce, policy, audit, effect, reply, in this order.
+
+use crate::ceremony;
+use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
+use crate::drive::{DriveError, Driven, Once};
+use crate::gate::{Holder, Verified};
+use crate::node::{Node, Phase};
+use crate::reply::{Answer, internal};
+use crate::route::{Auth, Effect, Matched, Query, ReplyKind, RequestBody};
+use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
+use crate::unsealed::{Unsealed, lock};
+use bulla_core::action::Resource;
+use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as RefusedLine};
+use bulla_core::barrier::{RecordKey, Records};
+use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
+use bulla_core::engine::{alarm, wrap};
+use bulla_core::operation::{Content, Context, Fault, Operation, Raised, Refusal, Reply};
+use bulla_core::policy::Denied;
+use bulla_core::seen::in_window;
+use bulla_crypto::digest::sha256;
+use bulla_crypto::envelope::{self, Decrypter};
+use bulla_crypto::message::{after_ingress_line, ingress_line, request_digest, seen_key};
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::recipient::Recipient;
+use bulla_wire::api::{AlarmKind, Alarms, AuditPage, Done, Seal, SealAdmin, SealState};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::evidence::SealMode;
+use bulla_wire::id::{Digest, KeyId};
+use bulla_wire::wrap::Parcel;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+
+/// Lines after `after` that the filter takes, read from the files.
+fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize) -> std::io::Result<AuditPage> {
+    let mut page = AuditPage { lines: vec![], next: None };
+    let mut last = after;
+    crate::sink::lines(path, after, |found| {
+        if !filter.matches(&found.line) {
+            return true;
+        }
+        if page.lines.len() >= limit {
+            page.next = Some(last.to_string());
+            return false;
+        }
+        last = found.line.n;
+        page.lines.push(String::from_utf8_lossy(&found.bytes).into_owned());
+        true
+    })?;
+    Ok(page)
+}
+
+/// Most recipients of a secret reply.
+const REPLY_RECIPIENTS_MAX: usize = 4;
+/// Age files larger than this are made on a blocking thread, in bytes: it takes about a millisecond.
+const INLINE_SEAL_BYTES: usize = 256 * 1024;
+/// Unseen alarms are counted up to here.
+const UNSEEN_MAX: usize = 1000;
+
+/// The enabled principal who signs with this key.
+pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
+    let directory = unsealed.directory();
+    let (principal, active) = directory.by_key(key)?;
+    if principal.disabled {
+        return None;
+    }
+    Some(Holder {
+        key: active.public.clone(),
+        subject: principal.subject.clone(),
+        recipients: active.recipients.iter().take(REPLY_RECIPIENTS_MAX).cloned().collect(),
+    })
+}
+
+/// One request while it is served.
+struct Request<'a> {
+    node: &'a Arc<Node>,
+    unsealed: &'a Arc<Unsealed>,
+    verified: &'a Verified,
+    phase: Phase,
+}
+
+/// Answers a signed route.
+pub async fn answer(
+    node: &Arc<Node>,
+    unsealed: &Arc<Unsealed>,
+    verified: &Verified,
+    matched: Matched<'_>,
+    body: Result<Vec<u8>, Refusal>,
+) -> Answer {
+    // The semaphore is never closed, so there is always a permit in the end.
+    let _under_way = unsealed.in_flight.acquire().await;
+    let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
+    let action = matched.route.action;
+    let mutation = matched.route.effect == Effect::Mutation;
+    let reply = matched.route.reply;
+    let mut answer = match request.prepare(matched, body).await {
+        Ok((op, resource)) => match action {
+            Some(action) => request.decide(op, action, resource, mutation, reply).await,
+            None => Answer::refusal(&internal(&"a signed route without an action", "-"), None),
+        },
+        Err(refusal) => refuse(node, &request.phase, verified, action, &refusal).await,
+    };
+    answer.alarms = request.unseen().await;
+    answer
+}
+
+impl Request<'_> {
+    /// Parses what is asked for. Nothing has happened yet.
+    async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
+        let mut body = body?;
+        if matched.route.auth == Auth::Sealed && matched.route.action != Some(bulla_core::action::Action::SealStatus) {
+            return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
+        }
+        let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
+        if let RequestBody::Age { .. } = matched.route.request {
+            body = self.open_ingress(&body).await?;
+        }
+        if matched.route.reply == ReplyKind::Secret && self.verified.recipients.is_empty() {
+            let refusal = Refusal::new(Code::NoReplyRecipient, "your record lists no recipient under this signing key");
+            return Err(refusal.hint("put a recipient into your record, or sign with another key"));
+        }
+        let directory = self.unsealed.directory();
+        parse_op(matched, &query, body, &self.context(&directory))
+    }
+
+    fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
+        Context {
+            now: self.unsealed.now(self.node.parts.clock.as_ref()),
+            cluster: self.unsealed.cluster,
+            epoch: self.unsealed.epoch,
+            lineage: self.unsealed.lineage,
+            doc: directory.view().newest().number(),
+            node: &self.node.parts.key,
+            directory,
+            actor: Some(&self.verified.actor),
+        }
+    }
+
+    /// Opens a body that is encrypted to the ingress key, and checks that this signer made it for this request.
+    async fn open_ingress(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let decrypters: Vec<&dyn Decrypter> =
+            self.unsealed.ingress.iter().map(|identity| identity as &dyn Decrypter).collect();
+        let opened = match envelope::open(&decrypters, body, bulla_wire::json::MAX_JSON_BYTES).await {
+            Ok(opened) => opened,
+            Err(envelope::OpenError::NoMatch) => {
+                let refusal =
+                    Refusal::new(Code::IngressChanged, "the body is not encrypted to the ingress key of today");
+                return Err(refusal.field("body").hint("read the newest cluster document and encrypt again"));
+            }
+            Err(error) => {
+                return Err(Refusal::new(Code::Malformed, format!("the body is no age file: {error}")).field("body"));
+            }
+        };
+        let line = &self.verified.line;
+        let expected = ingress_line(
+            &self.unsealed.cluster,
+            &self.verified.parameters.key,
+            &line.method,
+            &line.path,
+            &line.query,
+            &self.verified.parameters.nonce,
+        );
+        after_ingress_line(opened.plaintext.expose(), &expected).map(<[u8]>::to_vec).map_err(|error| {
+            Refusal::new(Code::Malformed, error.to_string())
+                .field("body")
+                .hint("encrypt the body anew for each request")
+        })
+    }
+
+    async fn decide(
+        &self,
+        op: Op,
+        action: bulla_core::action::Action,
+        resource: Resource,
+        mutation: bool,
+        reply: ReplyKind,
+    ) -> Answer {
+        let nonce = &self.verified.parameters.nonce;
+        let key = seen_key(&self.verified.parameters.key, nonce);
+        let request = request_digest(&self.verified.parts());
+        let now_ms = self.node.now_ms();
+        if mutation {
+            let refused = lock(&self.unsealed.refusals).get(&key, &request, now_ms);
+            if let Some(refusal) = refused {
+                return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
+            }
+            if !in_window(self.unsealed.head.mark(), nonce.minute(), now_ms) {
+                let refusal = Refusal::new(
+                    Code::NonceExpired,
+                    "the nonce's minute is over: what came of its first attempt is unknown",
+                );
+                let refusal = refusal.field("nonce").hint("read the state, then ask again with a new nonce");
+                return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
+            }
+        }
+        let directory = self.unsealed.directory();
+        // The verbs that ask no policy carry their right in k admins' signatures, which the operation verifies.
+        let authorized = if action.asks_policy() {
+            directory.policies().authorize(&self.verified.subject, action, resource, op)
+        } else {
+            let admins = &directory.view().newest().body().admins;
+            match bulla_core::policy::exempt::SealRight::assertion(admins, self.verified.subject.clone()) {
+                Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource, op)
+                    .map_err(|_| self.not_admin(action)),
+                Err(_) => Err(self.not_admin(action)),
+            }
+        };
+        let authorized = match authorized {
+            Ok(authorized) => authorized,
+            Err(denied) => return self.deny(&denied, mutation.then_some((key, request))).await,
+        };
+        let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized);
+        let sealing = matches!(action, bulla_core::action::Action::SealSeal);
+        let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
+        let logged = match reserved {
+            Ok(accepted) => event.accepted(accepted),
+            Err(blocked) => return audit_blocked(&blocked),
+        };
+        self.perform(logged, mutation.then_some((key, request)), reply).await
+    }
+
+    fn not_admin(&self, action: bulla_core::action::Action) -> Box<Denied> {
+        Box::new(Denied {
+            subject: self.verified.subject.clone(),
+            action,
+            resource: Resource::Cluster,
+            decision: bulla_core::policy::Decision { allowed: false, because: vec![], errors: vec![] },
+        })
+    }
+
+    async fn deny(&self, denied: &Denied, once: Option<(Digest, Digest)>) -> Answer {
+        for error in &denied.decision.errors {
+            tracing::warn!(%error, "policy evaluation failed, which denies");
+        }
+        let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied);
+        let id = line.id().to_string();
+        let message = format!("{} may not {} on {}", denied.subject.name, denied.action, denied.resource);
+        let refusal =
+            Refusal::new(Code::Denied, message).hint("`bulla policy check` tells why; an admin can change policy");
+        if let Some((key, request)) = once {
+            lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
+        }
+        let accepted = match self.node.parts.sink.reserve() {
+            Ok(accepted) => accepted,
+            Err(blocked) => return audit_blocked(&blocked),
+        };
+        match line.accepted(accepted).finish(Outcome::failed(Code::Denied)).await {
+            Ok(()) => Answer::refusal(&refusal, Some(id)),
+            Err(blocked) => audit_blocked(&blocked),
+        }
+    }
+
+    /// Carries a logged operation out and answers.
+    async fn perform(&self, logged: Logged<Op>, once: Option<(Digest, Digest)>, reply: ReplyKind) -> Answer {
+        let id = logged.id().to_string();
+        let line = |receipts: &[Digest]| {
+            let outcome = Outcome::done(200).with_receipts(receipts.iter().copied());
+            let line = String::from_utf8(logged.line(&outcome).to_bytes()).unwrap_or_default();
+            RawValue::from_string(line).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        };
+        let minute = self.verified.parameters.nonce.minute();
+        let once_value = once.map(|(key, request)| Once { minute, key, request, line: &line });
+        let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
+        let (answer, outcome) = match driven {
+            Ok(driven) => self.conclude(driven, once, reply, &id).await,
+            Err(error) => self.fail(&error, &id),
+        };
+        let committed = outcome.committed.is_some();
+        match logged.finish(outcome).await {
+            Ok(()) => answer,
+            Err(blocked) if committed => {
+                tracing::error!(reason = %blocked, "audit log blocked after a commit");
+                let refusal = Refusal::new(Code::Unknown, "it is done or not: the audit log blocked under way");
+                Answer::refusal(&refusal.hint("ask again with the same nonce: the client does so by itself"), Some(id))
+            }
+            Err(blocked) => audit_blocked(&blocked),
+        }
+    }
+
+    async fn carry_out(&self, op: &Op, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
+        let _order = if op.changes_directory() { Some(self.unsealed.changing.lock().await) } else { None };
+        let plain = |result| Driven { result, read: None, committed: None, receipts: vec![], repeated: false };
+        match op {
+            Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
+            Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
+            Op::SealStatus => Ok(plain(Ok(Reply::json(&self.seal_status())))),
+            Op::SealSeal => match ceremony::seal(self.node, 1).await {
+                Ok(()) => Ok(plain(Ok(Reply::json(&Done {})))),
+                Err(error) => Ok(plain(Err(ceremony_refusal(self.node, &error, "seal")))),
+            },
+            Op::SealConfirmClock => {
+                // Its nonce is remembered in memory: a replay must not confirm a later step.
+                let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
+                if fresh && self.node.set_clock_even(true) {
+                    tracing::warn!("an admin confirmed the time: deleting goes on");
+                }
+                Ok(plain(Ok(Reply::json(&Done {}))))
+            }
+            op => match op.operation() {
+                Some(operation) => self.drive(operation, once).await,
+                None => Err(DriveError::Fault(Fault::Key("dispatcher"))),
+            },
+        }
+    }
+
+    async fn drive(&self, operation: &(dyn Operation + Sync), once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
+        self.unsealed.drive(self.node.machine(), operation, Some(&self.verified.actor), once).await
+    }
+
+    /// Stores a wrap; a large ciphertext goes in pieces first.
+    async fn create_wrap(
+        &self,
+        draft: &wrap::Draft,
+        file: &[u8],
+        once: Option<&Once<'_>>,
+    ) -> Result<Driven, DriveError> {
+        let refused =
+            |refusal| Driven { result: Err(refusal), read: None, committed: None, receipts: vec![], repeated: false };
+        if file.len() <= CHUNK_BYTES {
+            return match wrap::Create::new(draft.clone(), Content::Inline(file.to_vec())) {
+                Ok(create) => self.drive(&create, once).await,
+                Err(refusal) => Ok(refused(refusal)),
+            };
+        }
+        let machine = self.node.machine();
+        let now_ms = self.node.now_ms();
+        let digest = Digest::new(sha256(&[file]));
+        let upload = Upload::new(draw(&mut SystemRng), self.verified.subject.id, file.len() as u64, digest, now_ms);
+        let create = match wrap::Create::new(draft.clone(), Content::Chunked(upload.clone())) {
+            Ok(create) => create,
+            Err(refusal) => return Ok(refused(refusal)),
+        };
+        if let Some(answer) = self.early(draft).await? {
+            return Ok(Driven { result: answer, read: None, committed: None, receipts: vec![], repeated: false });
+        }
+        self.unsealed.write(machine, &upload.begin()).await?;
+        // An upload that is not published goes with the sweep, once its deadline is over.
+        for (index, chunk) in (0u32..).zip(file.chunks(CHUNK_BYTES)) {
+            self.unsealed.write(machine, &upload.write(index, chunk.to_vec())).await?;
+        }
+        self.drive(&create, once).await
+    }
+
+    /// What can be said of a wrap before its pieces are written.
+    async fn early(&self, draft: &wrap::Draft) -> Result<Option<Result<Reply, Refusal>>, DriveError> {
+        let key: RecordKey = draft.head_key();
+        let queries = [bulla_core::barrier::Query::Get(key.clone())];
+        let snapshot = self.node.parts.store.read(self.unsealed.barrier.reads(&queries)?).await?;
+        let (_, records): (_, Records) = self.unsealed.barrier.records(&queries, snapshot)?;
+        let directory = self.unsealed.directory();
+        match draft.early(records.get(&key).flatten(), &self.context(&directory))? {
+            wrap::Early::Answer(answer) => Ok(Some(answer)),
+            wrap::Early::Wanted => Ok(None),
+        }
+    }
+
+    async fn read_audit(&self, query: &AuditQuery) -> Result<Reply, Refusal> {
+        let mut filter = Filter::default();
+        if let Some(resource) = &query.resource {
+            filter = filter.resource(resource, [&self.unsealed.names]);
+        }
+        if let Some(action) = query.action {
+            filter = filter.action(action);
+        }
+        if let Some(name) = &query.principal {
+            let directory = self.unsealed.directory();
+            let Some(principal) = directory.by_name(name) else {
+                return Err(Refusal::new(Code::NotFound, format!("no principal is called {name}")).field("principal"));
+            };
+            filter = filter.principal(principal.subject.id);
+        }
+        let Some(path) = self.node.parts.audit_path.clone() else {
+            let refusal = Refusal::new(Code::NotFound, "the audit log goes to standard output");
+            return Err(refusal.hint("read it where that goes"));
+        };
+        let (after, limit) = (query.after.unwrap_or_default(), query.limit);
+        let read = tokio::task::spawn_blocking(move || audit_page(&path, &filter, after, limit)).await;
+        let page = read.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
+        Ok(Reply::json(&page))
+    }
+
+    fn seal_status(&self) -> Seal {
+        let directory = self.unsealed.directory();
+        let document = directory.view().newest();
+        let body = document.body();
+        let admins = document.admins().map(|record| SealAdmin {
+            principal: record.principal(),
+            name: record.name().clone(),
+            given: false,
+        });
+        Seal {
+            state: SealState::Unsealed,
+            epoch: self.unsealed.epoch,
+            mode: body.mode,
+            k: body.k,
+            admins: admins.collect(),
+            warning: (body.mode == SealMode::Any).then(|| ANY_WARNING.to_owned()),
+        }
+    }
+
+    async fn conclude(
+        &self,
+        driven: Driven,
+        once: Option<(Digest, Digest)>,
+        kind: ReplyKind,
+        id: &str,
+    ) -> (Answer, Outcome) {
+        let Driven { result, read, committed, receipts, repeated: _ } = driven;
+        let sequence = committed.or(read).map(|sequence| sequence.0);
+        let quote = committed.map(|sequence| Quote {
+            cluster: self.unsealed.cluster,
+            lineage: self.unsealed.lineage,
+            sequence: sequence.0,
+        });
+        let finish = |outcome: Outcome| {
+            let outcome = outcome.with_receipts(receipts.iter().copied());
+            match quote {
+                Some(quote) => outcome.committed(quote),
+                None => outcome,
+            }
+        };
+        let refusal = match result {
+            Ok(reply) => match self.reply(reply, kind, id).await {
+                Ok(answer) => return (answer.at(sequence), finish(Outcome::done(200))),
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => {
+                if let Some((key, request)) = once {
+                    lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
+                }
+                refusal
+            }
+        };
+        (Answer::refusal(&refusal, Some(id.to_owned())).at(sequence), finish(Outcome::failed(refusal.code)))
+    }
+
+    async fn reply(&self, reply: Reply, kind: ReplyKind, id: &str) -> Result<Answer, Refusal> {
+        match (reply, kind) {
+            (Reply::Json(body), ReplyKind::Json) => {
+                Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
+            }
+            (Reply::Secret(body), ReplyKind::Secret) => {
+                let recipients: Vec<Recipient> =
+                    self.verified.recipients.iter().filter_map(|text| text.parse().ok()).collect();
+                let sealed = envelope::seal(&recipients, None, body.expose());
+                sealed.map(Answer::age).map_err(|error| internal(&error, id))
+            }
+            (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
+                self.claim_reply(claim, receipt, content, id).await
+            }
+            _ => Err(internal(&"a reply of another kind than the route's", id)),
+        }
+    }
+
+    async fn claim_reply(
+        &self,
+        claim: String,
+        receipt: Envelope,
+        content: Content,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
+        let file = match content {
+            Content::Inline(bytes) => bytes,
+            Content::Chunked(upload) => match self.unsealed.fetch(self.node.machine(), &upload).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => {
+                    let refusal = Refusal::new(Code::Unknown, "the wrap ended while it was delivered");
+                    return Err(refusal.hint("ask again: the answer says how it ended"));
+                }
+                Err(error) => return Err(self.drive_refusal(&error, id)),
+            },
+        };
+        let recipient: Recipient = claim.parse().map_err(|error| internal(&error, id))?;
+        let mut parcel = Parcel::head(&bulla_wire::json::to_vec(&receipt));
+        parcel.extend_from_slice(&file);
+        let seal = move || envelope::seal(&[recipient], None, &parcel);
+        let sealed = if file.len() > INLINE_SEAL_BYTES {
+            tokio::task::spawn_blocking(seal).await.map_err(|error| internal(&error, id))?
+        } else {
+            seal()
+        };
+        bulla_store::failpoint::hit("serve.before_claim_reply");
+        sealed.map(Answer::age).map_err(|error| internal(&error, id))
+    }
+
+    fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
+        if let DriveError::NonceReused = error {
+            self.alarm_reuse();
+        }
+        let refusal = self.drive_refusal(error, id);
+        (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
+    }
+
+    fn drive_refusal(&self, error: &DriveError, id: &str) -> Refusal {
+        match error {
+            DriveError::Busy => Refusal::new(Code::Busy, "too many others change the same thing").hint("try again"),
+            DriveError::NonceReused => Refusal::new(Code::NonceReused, "the nonce was used for another request")
+                .field("nonce")
+                .hint("draw a new nonce for each request; if you did, somebody plays with yours"),
+            DriveError::Unknown(detail) => {
+                tracing::error!(%detail, request = id, "the commit's outcome is unknown");
+                Refusal::new(Code::Unknown, "the outcome is not known").hint("ask again with the same nonce")
+            }
+            DriveError::Store(_) | DriveError::Barrier(_) | DriveError::Fault(_) => internal(error, id),
+        }
+    }
+
+    /// Somebody plays with a used nonce: its owner is told.
+    fn alarm_reuse(&self) {
+        let message = "a nonce of this principal came with another request".to_owned();
+        let alarm = bulla_wire::api::Alarm {
+            id: String::new(),
+            kind: AlarmKind::ReplayMutation,
+            at_ms: self.node.now_ms(),
+            wrap: None,
+            actor: Some(self.verified.actor.clone()),
+            receipt: None,
+            message,
+        };
+        self.unsealed.tell(&[Raised { alarm, told: vec![self.verified.subject.id] }]);
+    }
+
+    /// How many alarms the caller has not seen; counted once, then kept up to date.
+    async fn unseen(&self) -> u32 {
+        let principal = self.verified.subject.id;
+        if let Some(count) = lock(&self.unsealed.unseen).get(&principal) {
+            return *count;
+        }
+        let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
+        let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
+        let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
+        let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
+        lock(&self.unsealed.unseen).insert(principal, count);
+        count
+    }
+}

@@ -1,0 +1,98 @@
+//! What happens by time: slots expire and lapse, old nonces go, the clock is watched.
+
+use crate::clock::Watch;
+use crate::drive::DriveError;
+use crate::node::{Node, Phase};
+use crate::unsealed::{Unsealed, lock};
+use bulla_core::audit::{Body, Label};
+use bulla_core::barrier::{Kind, Query};
+use bulla_core::engine::due;
+use bulla_core::record::Batch;
+use bulla_core::seen::{BUCKET_MINUTES, minute_of, next_mark};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the sweep looks.
+pub const PERIOD: Duration = Duration::from_secs(1);
+/// Due entries in one round.
+const DUE_AT_ONCE: usize = 256;
+/// Rounds of driving one entry again: a burial of the largest wrap takes a few.
+const ROUNDS_MAX: usize = 16;
+/// Buckets dropped in one commit.
+const BUCKETS_AT_ONCE: u32 = 256;
+
+/// Sweeps until the process ends.
+pub async fn run(node: Arc<Node>) {
+    let mut watch = node.watch();
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        once(&node, &mut watch).await;
+    }
+}
+
+/// One look at the clock and at what is due.
+pub async fn once(node: &Node, watch: &mut Watch) {
+    node.sweep_sealed_nonces();
+    if !watch.even(node.parts.clock.as_ref()) && node.set_clock_even(false) {
+        tracing::warn!("the clock stepped: nothing is deleted by time until an admin confirms it");
+        let detail = Label::lossy("clock_stepped");
+        drop(node.parts.sink.note(Body::Alarm { alarm: detail, principal: None, resource: None }));
+        node.parts.metrics.alarm_raised(bulla_wire::api::AlarmKind::ClockStepped);
+    }
+    let Phase::Unsealed(unsealed) = node.phase() else { return };
+    lock(&unsealed.refusals).sweep(node.now_ms());
+    if !node.clock_is_even() {
+        return;
+    }
+    for kind in [Kind::Due, Kind::DueActive] {
+        if let Err(error) = sweep(node, &unsealed, kind).await {
+            tracing::warn!(%error, "a sweep was cut off; the next one goes on");
+        }
+    }
+    if let Err(error) = drop_buckets(node, &unsealed).await {
+        tracing::warn!(%error, "old nonces were not dropped; the next sweep tries again");
+    }
+}
+
+async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), DriveError> {
+    let query: [Query; 1] = [due::scan(kind, DUE_AT_ONCE)];
+    let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
+    let (_, records) = unsealed.barrier.records(&query, snapshot)?;
+    let [query] = query;
+    let Some((page, _)) = records.page(&query) else { return Ok(()) };
+    for entry in due::overdue(kind, page, unsealed.now(node.parts.clock.as_ref())) {
+        for _ in 0..ROUNDS_MAX {
+            let driven = unsealed.drive(node.machine(), &entry, None, None).await?;
+            if driven.committed.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Drops the buckets of nonces that nobody may use any more, once all their audit lines are on disk: until then
+/// they are what lost lines are written again from.
+async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError> {
+    let (mark, next) = (unsealed.head.mark(), next_mark(node.now_ms()));
+    if next <= mark {
+        return Ok(());
+    }
+    node.parts.sink.flush().await.map_err(|e| DriveError::Store(e.to_string()))?;
+    // After a long time sealed most of the minutes between have no bucket: begin at the first that can.
+    let from = mark.max(unsealed.first_bucket);
+    unsealed.head.raise_mark(next);
+    let mut minute = from;
+    while minute < next {
+        let end = next.min(minute.saturating_add(BUCKETS_AT_ONCE));
+        let batch = Batch { drop_seen: (minute..end).collect(), ..Batch::default() };
+        node.parts.store.commit(batch).await.map_err(|e| DriveError::Store(e.to_string()))?;
+        minute = end;
+    }
+    Ok(())
+}
+
+/// The first minute that can have a bucket, when the store's last commit before unsealing was at this time.
+pub fn first_bucket(last_commit_ms: u64) -> u32 {
+    minute_of(last_commit_ms).saturating_sub(BUCKET_MINUTES.saturating_mul(2))
+}

@@ -1,0 +1,311 @@
+//! What a node holds while its cluster is unsealed. Dropped as a whole when it seals.
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::sink::Sink;
+use bulla_core::audit::{AuditPosition, Body, Label, Names, ResourceText};
+use bulla_core::barrier::Barrier;
+use bulla_core::directory::{Change, Directory};
+use bulla_core::head::Head;
+use bulla_core::operation::{Fault, Raised, Refusal};
+use bulla_core::record::{HeadSource, Revision, SealedValue, Sequence};
+use bulla_crypto::identity::Identity;
+use bulla_crypto::message::ChallengeKey;
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::secret::SecretKey;
+use bulla_wire::api::{AlarmKind, LineageEntry};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How long a refused mutation stays refused under its nonce, in milliseconds: a little longer than its challenge
+/// lives, so that nobody can play it again after a policy has changed.
+pub const REFUSAL_MS: u64 = 65_000;
+/// Most requests that an unsealed cluster serves at once; more wait. Connections times streams stay far below.
+pub const IN_FLIGHT_MAX: u32 = 1 << 20;
+/// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
+pub const SEAL_PATIENCE_MS: u64 = 5_000;
+/// Most refusals remembered. At the limit the oldest half goes: their challenges are the first to die.
+pub const REFUSALS_MAX: usize = 65_536;
+
+/// Locks a mutex whose data is whole after any panic.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes the head of every commit: sequence, history, marks and the audit log's position.
+pub struct HeadKeeper {
+    key: SecretKey,
+    cluster: ClusterId,
+    lineage: Lineage,
+    sequence: AtomicU64,
+    mark: AtomicU32,
+    active_before_ms: u64,
+    began_monotonic_ms: u64,
+    clock: Arc<dyn Clock>,
+    sink: Arc<Sink>,
+    audit_before: AuditPosition,
+}
+
+impl fmt::Debug for HeadKeeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeadKeeper(sequence {})", self.sequence.load(Ordering::Relaxed))
+    }
+}
+
+impl HeadKeeper {
+    /// Goes on from the head of the commit that unsealed.
+    pub fn new(key: SecretKey, cluster: ClusterId, head: &Head, clock: Arc<dyn Clock>, sink: Arc<Sink>) -> Self {
+        Self {
+            key,
+            cluster,
+            lineage: head.lineage,
+            sequence: AtomicU64::new(head.sequence.0),
+            mark: AtomicU32::new(head.mark),
+            active_before_ms: head.active_ms,
+            began_monotonic_ms: clock.monotonic_ms(),
+            clock,
+            sink,
+            audit_before: head.audit,
+        }
+    }
+
+    /// Milliseconds for which the cluster was unsealed, ever.
+    pub fn active_ms(&self, clock: &dyn Clock) -> u64 {
+        self.active_before_ms.saturating_add(clock.monotonic_ms().saturating_sub(self.began_monotonic_ms))
+    }
+
+    /// The low-water mark of nonces.
+    pub fn mark(&self) -> u32 {
+        self.mark.load(Ordering::Acquire)
+    }
+
+    /// Raises the mark; it never falls.
+    pub fn raise_mark(&self, mark: u32) {
+        self.mark.fetch_max(mark, Ordering::AcqRel);
+    }
+
+    /// The last sequence given out.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire)
+    }
+}
+
+impl HeadSource for HeadKeeper {
+    fn advance(&self) -> (Sequence, SealedValue) {
+        let sequence = Sequence(self.sequence.fetch_add(1, Ordering::AcqRel).saturating_add(1));
+        let head = Head {
+            sequence,
+            lineage: self.lineage,
+            mark: self.mark(),
+            active_ms: self.active_ms(self.clock.as_ref()),
+            commit_ms: self.clock.unix_ms(),
+            audit: self.sink.position().unwrap_or(self.audit_before),
+        };
+        let revision = Revision(u64::from_be_bytes(draw(&mut SystemRng)));
+        match head.encode(&self.key, &self.cluster, revision) {
+            Ok(value) => (sequence, value),
+            // A head is always 141 bytes. Were it ever refused, going on would lose the history's thread.
+            Err(_) => std::process::abort(),
+        }
+    }
+}
+
+/// Refusals of mutations, by nonce, for as long as they could be played again.
+#[derive(Debug, Default)]
+pub struct Refusals(HashMap<Digest, (u64, Digest, Refusal)>);
+
+impl Refusals {
+    /// What was said to this nonce and request.
+    pub fn get(&self, key: &Digest, request: &Digest, now_ms: u64) -> Option<Refusal> {
+        let (until_ms, refused, refusal) = self.0.get(key)?;
+        (now_ms < *until_ms && refused == request).then(|| refusal.clone())
+    }
+
+    /// Remembers a refusal.
+    pub fn keep(&mut self, key: Digest, request: Digest, refusal: &Refusal, now_ms: u64) {
+        if self.0.len() >= REFUSALS_MAX {
+            self.0.retain(|_, (until_ms, _, _)| now_ms.saturating_add(REFUSAL_MS / 2) < *until_ms);
+        }
+        self.0.insert(key, (now_ms.saturating_add(REFUSAL_MS), request, refusal.clone()));
+    }
+
+    /// Forgets what cannot be played again.
+    pub fn sweep(&mut self, now_ms: u64) {
+        self.0.retain(|_, (until_ms, _, _)| now_ms < *until_ms);
+    }
+}
+
+/// What `GET /v1/cluster` tells besides the documents.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// Admins' approvals of genesis.
+    pub approvals: Vec<Envelope>,
+    /// Histories of the store, oldest first.
+    pub lineages: Vec<LineageEntry>,
+    /// Consents to lost commits.
+    pub consents: Vec<Envelope>,
+}
+
+/// The keys and what depends on them.
+pub struct Unsealed {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Epoch of the seal.
+    pub epoch: u64,
+    /// History of the store.
+    pub lineage: Lineage,
+    /// Seals and opens records.
+    pub barrier: Barrier,
+    /// Makes and checks challenges.
+    pub challenge: ChallengeKey,
+    /// Open secret bytes in requests, the current one first.
+    pub ingress: Vec<Identity>,
+    /// How names are written into the audit log.
+    pub names: Names,
+    /// Writes the head of every commit.
+    pub head: Arc<HeadKeeper>,
+    /// The first minute that can have a bucket of nonces.
+    pub first_bucket: u32,
+    /// What clients need to judge answers.
+    pub history: History,
+    /// Held while a change of the directory is committed and taken over, so that they come in one order.
+    pub changing: tokio::sync::Mutex<()>,
+    /// A permit for each request under way, so that sealing can wait for them.
+    pub in_flight: Semaphore,
+    /// The keys are being forgotten: nothing is committed any more.
+    pub closed: AtomicBool,
+    /// Refused mutations.
+    pub refusals: Mutex<Refusals>,
+    /// How many alarms a principal has not seen, once somebody counted.
+    pub unseen: Mutex<HashMap<PrincipalId, u32>>,
+    directory: RwLock<Arc<Directory>>,
+    sink: Arc<Sink>,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Unsealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unsealed({}, epoch {})", self.cluster, self.epoch)
+    }
+}
+
+/// The keys, as the seal's opening gave them.
+pub struct Opening {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Epoch of the seal.
+    pub epoch: u64,
+    /// History of the store.
+    pub lineage: Lineage,
+    /// Seals and opens records.
+    pub barrier: Barrier,
+    /// Makes and checks challenges.
+    pub challenge: ChallengeKey,
+    /// Open secret bytes in requests.
+    pub ingress: Vec<Identity>,
+    /// How names are written into the audit log.
+    pub names: Names,
+    /// Writes the head of every commit.
+    pub head: Arc<HeadKeeper>,
+    /// The first minute that can have a bucket of nonces.
+    pub first_bucket: u32,
+    /// What clients need to judge answers.
+    pub history: History,
+}
+
+impl Unsealed {
+    /// Puts keys and directory together.
+    pub fn new(opening: Opening, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
+        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, first_bucket, history } =
+            opening;
+        Self {
+            cluster,
+            epoch,
+            lineage,
+            barrier,
+            challenge,
+            ingress,
+            names,
+            head,
+            first_bucket,
+            history,
+            changing: tokio::sync::Mutex::new(()),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
+            closed: AtomicBool::new(false),
+            refusals: Mutex::default(),
+            unseen: Mutex::default(),
+            directory: RwLock::new(Arc::new(directory)),
+            sink,
+            metrics,
+        }
+    }
+
+    /// Principals, policies and documents as they are now.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until no request but `own` of them is under way, then lets nothing be committed any more.
+    pub async fn close(&self, own: u32) {
+        let others = IN_FLIGHT_MAX.saturating_sub(own);
+        let patience = Duration::from_millis(SEAL_PATIENCE_MS);
+        if tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await.is_err() {
+            tracing::warn!("requests were still under way when the keys were forgotten");
+        }
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Takes a committed change over.
+    ///
+    /// # Errors
+    /// If what was just checked and written does not parse: a fault of ours.
+    pub fn change(&self, change: Change) -> Result<(), Fault> {
+        let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        *directory = Arc::new(directory.with(change)?);
+        Ok(())
+    }
+
+    /// Tells of alarms: metric, log, audit, and the parties' next answers. Their records are committed already.
+    pub fn tell(&self, raised: &[Raised]) {
+        for Raised { alarm, told } in raised {
+            self.metrics.alarm_raised(alarm.kind);
+            tracing::warn!(kind = alarm_name(alarm.kind), wrap = alarm.wrap.map(|id| id.to_string()), "alarm");
+            let resource = alarm.wrap.map(|id| self.names.resource(&bulla_core::action::Resource::Wrap(id)));
+            drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied())));
+            let mut unseen = lock(&self.unseen);
+            for principal in told {
+                if let Some(count) = unseen.get_mut(principal) {
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
+    }
+}
+
+fn alarm_line(kind: AlarmKind, resource: Option<ResourceText>, principal: Option<PrincipalId>) -> Body {
+    Body::Alarm { alarm: Label::lossy(alarm_name(kind)), principal, resource }
+}
+
+/// The spelling of an alarm's kind in log, metric and audit: that of the API.
+pub fn alarm_name(kind: AlarmKind) -> &'static str {
+    match kind {
+        AlarmKind::SecondClaim => "second_claim",
+        AlarmKind::ClaimByStranger => "claim_by_stranger",
+        AlarmKind::Nack => "nack",
+        AlarmKind::Lapse => "lapse",
+        AlarmKind::Redelivery => "redelivery",
+        AlarmKind::ExpiredUnopened => "expired_unopened",
+        AlarmKind::ReplayMutation => "replay_mutation",
+        AlarmKind::KeyRotated => "key_rotated",
+        AlarmKind::BadShare => "bad_share",
+        AlarmKind::PolicyRecovered => "policy_recovered",
+        AlarmKind::StoreRolledBack => "store_rolled_back",
+        AlarmKind::ClockStepped => "clock_stepped",
+    }
+}

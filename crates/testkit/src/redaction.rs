@@ -1,0 +1,128 @@
+//! Names for what differs from run to run, so that a transcript is the same each time.
+//!
+//! Equal values get equal names within one transcript, numbered in the order in which they first appear.
+
+use std::collections::BTreeMap;
+
+/// What was renamed so far.
+#[derive(Debug, Default)]
+pub(crate) struct Redaction {
+    /// Values that the test named itself, longest first.
+    named: Vec<(String, String)>,
+    numbers: BTreeMap<String, String>,
+    counts: BTreeMap<&'static str, usize>,
+}
+
+impl Redaction {
+    /// Shows `value` as `name` from now on.
+    pub(crate) fn name(&mut self, value: &str, name: &str) {
+        if !value.is_empty() {
+            self.named.push((value.to_owned(), name.to_owned()));
+            self.named.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+        }
+    }
+
+    /// `text` with names in place of values.
+    pub(crate) fn apply(&mut self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (value, name) in &self.named {
+            text = text.replace(value, name);
+        }
+        let mut output = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(first) = rest.chars().next() {
+            let length = match length_of_time(rest) {
+                Some(length) => {
+                    output.push_str("<time>");
+                    length
+                }
+                None if first.is_ascii_alphanumeric() => {
+                    let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
+                    let token = &rest[..length];
+                    output.push_str(&self.token(token, output.ends_with("127.0.0.1:")));
+                    length
+                }
+                None => {
+                    output.push(first);
+                    first.len_utf8()
+                }
+            };
+            rest = &rest[length..];
+        }
+        output
+    }
+
+    fn token(&mut self, token: &str, after_loopback: bool) -> String {
+        let base32 = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
+        let kind = if token.len() == 43 {
+            "id"
+        } else if token.len() == 26 && token.chars().all(base32) {
+            "wrap"
+        } else if token.len() > 50 && token.starts_with("age1") {
+            "recipient"
+        } else if token.len() >= 32 && token.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
+            "hex"
+        } else if after_loopback && token.chars().all(|c| c.is_ascii_digit()) {
+            return "<port>".to_owned();
+        } else {
+            return token.to_owned();
+        };
+        if let Some(name) = self.numbers.get(token) {
+            return name.clone();
+        }
+        let count = self.counts.entry(kind).or_default();
+        *count += 1;
+        let name = format!("<{kind} {count}>");
+        self.numbers.insert(token.to_owned(), name.clone());
+        name
+    }
+}
+
+const fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+}
+
+/// The length of an RFC 3339 time in UTC at the start of `text`, with or without a fraction of a second.
+fn length_of_time(text: &str) -> Option<usize> {
+    const SHAPE: &[u8] = b"0000-00-00T00:00:00";
+    let bytes = text.as_bytes();
+    let head = bytes.get(..SHAPE.len())?;
+    let fits = head.iter().zip(SHAPE).all(|(byte, shape)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        other => byte == other,
+    });
+    let fraction = match bytes.get(SHAPE.len()) {
+        Some(b'.') => 1 + bytes[SHAPE.len() + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count(),
+        _ => 0,
+    };
+    let end = SHAPE.len() + fraction;
+    (fits && bytes.get(end) == Some(&b'Z')).then_some(end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_differ_get_names_that_do_not() {
+        let mut redaction = Redaction::default();
+        redaction.name("/tmp/x", "~");
+        let (one, two) = ("A".repeat(43), "_b".repeat(21) + "c");
+        let wrap = "abcdefghijklmnopqrstuvwxyz";
+        let text = format!("sha256:{one} by sha256:{one}, bulla:wrap:{two}:{wrap}:{one}\n");
+        assert_eq!(
+            redaction.apply(&text),
+            "sha256:<id 1> by sha256:<id 1>, bulla:wrap:_<id 2>:<wrap 1>:<id 1>\n"
+                .replace("_<id 2>", &format!("_{}", &two[1..]))
+        );
+        assert_eq!(redaction.apply("at 2026-11-21T10:00:00Z, 2026-11-21T10:00:00.123Z"), "at <time>, <time>");
+        assert_eq!(
+            redaction.apply("https://127.0.0.1:43561/v1, port 43561"),
+            "https://127.0.0.1:<port>/v1, port 43561"
+        );
+        assert_eq!(redaction.apply("/tmp/x/alice.key – é"), "~/alice.key – é");
+        assert_eq!(redaction.apply("2026-11-21 is a day"), "2026-11-21 is a day");
+        let recipient = format!("age1{}", "q".repeat(58));
+        assert_eq!(redaction.apply(&format!("to {recipient}")), "to <recipient 1>");
+    }
+}
