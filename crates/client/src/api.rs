@@ -1,7 +1,8 @@
 //! The routes, one method each. Routes that need more than a request and an answer have modules of their own.
 
+use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::Client;
-use crate::call::{Call, OpenRequest, refused, verify_open};
+use crate::call::Call;
 use crate::error::ClientError;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence;

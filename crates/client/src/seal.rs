@@ -138,7 +138,7 @@ fn answer_share(share_key: &SecretBytes, context: &[u8; 32], session: &UnsealSes
     let split = share_key.expose().split_first_chunk::<32>();
     let (key, of) = split.ok_or_else(|| ClientError::contradiction("the share's key is malformed"))?;
     demand(of == context, "the share's key was made for another seal")?;
-    let give = sha256(&[b"bulla/v1/seal/give", &framed(&[session.id.as_bytes(), context])]);
+    let give = sha256(&[b"bulla/v1/seal/give", &framed(&[session.id.as_bytes()]), context]);
     let mut plaintext = SecretBytes::new(Vec::with_capacity(SHARE_KEY_BYTES));
     plaintext.expose_mut().extend_from_slice(key);
     plaintext.expose_mut().extend_from_slice(&give);
@@ -171,7 +171,7 @@ mod tests {
         let key = SecretBytes::new([&[7; 32][..], &context].concat());
         let file = answer_share(&key, &context, &session(&node)).unwrap();
         let opened = envelope::open(&[&node], &file, 64).await.unwrap().plaintext;
-        let give = sha256(&[b"bulla/v1/seal/give", &framed(&[b"abc", &context])]);
+        let give = sha256(&[b"bulla/v1/seal/give", &framed(&[b"abc"]), &context]);
         assert_eq!(opened.expose().as_slice(), [&[7; 32][..], &give].concat());
         // Made for another epoch, index, k, n, admin or cluster.
         let cluster = ClusterId::new([1; 32]);
@@ -190,6 +190,30 @@ mod tests {
         assert!(answer_share(&short, &context, &session(&node)).is_err());
         let classical = Identity::generate(IdentityKind::Classical, &mut SystemRng).unwrap();
         assert!(answer_share(&key, &context, &session(&classical)).is_err());
+    }
+
+    /// The published values of `spec/seal.md`, which the server's side is tested with too.
+    #[tokio::test]
+    async fn the_published_values() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/seal/messages.json");
+        let vector: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let text = |field: &str| vector[field].as_str().unwrap();
+        let number = |field: &str| u8::try_from(vector[field].as_u64().unwrap()).unwrap();
+        let bytes = |field: &str| bulla_wire::encoding::base64url_decode(text(field)).unwrap();
+        let context = context_of(
+            &text("cluster").parse().unwrap(),
+            number("epoch").into(),
+            number("index"),
+            number("k"),
+            number("n"),
+            &text("principal").parse().unwrap(),
+        );
+        assert_eq!(context.as_slice(), bytes("context"));
+        let node = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+        let session = UnsealSession { id: text("session").into(), ..session(&node) };
+        let file = answer_share(&SecretBytes::new(bytes("key_plaintext")), &context, &session).unwrap();
+        let opened = envelope::open(&[&node], &file, 64).await.unwrap().plaintext;
+        assert_eq!(opened.expose().as_slice(), bytes("give_plaintext"));
     }
 
     #[test]
