@@ -1,12 +1,13 @@
 //! The routes, one method each. Routes that need more than a request and an answer have modules of their own.
 
+use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::Client;
-use crate::call::{Call, CallBody, OpenRequest, refused, verify_open};
+use crate::call::Call;
 use crate::error::ClientError;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence;
 use bulla_wire::api::{
-    Alarms, AuditPage, CheckPolicy, Done, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
+    Alarms, AuditPage, CheckPolicy, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
     RecoverPolicies, Seal, SealState, Signed, Whoami, WrapReceipts, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
@@ -22,6 +23,11 @@ const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
 impl Client {
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         self.call(call).await?.json()
+    }
+
+    /// A call whose answer says nothing more than that it was done.
+    async fn done(&self, call: Call) -> Result<(), ClientError> {
+        self.call(call).await.map(drop)
     }
 
     /// Whether the node serves, and whether a node of the pinned cluster said so. Needs no identity.
@@ -83,17 +89,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn principal_disable(&self, name: &Name) -> Result<Done, ClientError> {
+    pub async fn principal_disable(&self, name: &Name) -> Result<(), ClientError> {
         let path = format!("/v1/principal/{name}");
-        self.json(Call { method: "DELETE", changes: true, ..Call::read(path) }).await
+        self.done(Call { method: "DELETE", changes: true, ..Call::read(path) }).await
     }
 
     /// Has the server take them again.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn principal_enable(&self, name: &Name) -> Result<Done, ClientError> {
-        self.act(format!("/v1/principal/{name}:enable")).await
+    pub async fn principal_enable(&self, name: &Name) -> Result<(), ClientError> {
+        self.done(Call::action(format!("/v1/principal/{name}:enable"))).await
     }
 
     /// All policies.
@@ -124,8 +130,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn policy_delete(&self, name: &Name) -> Result<Done, ClientError> {
-        self.json(Call { method: "DELETE", changes: true, ..Call::read(format!("/v1/policy/{name}")) }).await
+    pub async fn policy_delete(&self, name: &Name) -> Result<(), ClientError> {
+        self.done(Call { method: "DELETE", changes: true, ..Call::read(format!("/v1/policy/{name}")) }).await
     }
 
     /// Asks whether somebody may do something.
@@ -153,8 +159,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn policy_recover(&self, policies: String, approval: Envelope) -> Result<Done, ClientError> {
-        self.json(Call::change("POST", "/v1/policy:recover", &RecoverPolicies { policies, approval })).await
+    pub async fn policy_recover(&self, policies: String, approval: Envelope) -> Result<(), ClientError> {
+        self.done(Call::change("POST", "/v1/policy:recover", &RecoverPolicies { policies, approval })).await
     }
 
     /// A page of the audit log.
@@ -192,17 +198,16 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn seal(&self) -> Result<Done, ClientError> {
-        let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal:seal") };
-        self.json(call.of_seal()).await
+    pub async fn seal(&self) -> Result<(), ClientError> {
+        self.done(Call::action("/v1/seal:seal").of_seal()).await
     }
 
     /// Tells the cluster that its clock is right after a step.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn seal_confirm_clock(&self) -> Result<Done, ClientError> {
-        self.act("/v1/seal:confirm-clock".to_owned()).await
+    pub async fn seal_confirm_clock(&self) -> Result<(), ClientError> {
+        self.done(Call::action("/v1/seal:confirm-clock")).await
     }
 
     /// The consent to lost commits, signed by the caller. Other admins add their signatures with
@@ -221,8 +226,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn consent_send(&self, envelope: Envelope) -> Result<Done, ClientError> {
-        self.json(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
+    pub async fn consent_send(&self, envelope: Envelope) -> Result<(), ClientError> {
+        self.done(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
     }
 
     /// The next document, signed by the caller. Other admins add their signatures.
@@ -237,13 +242,12 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn document_put(&self, envelope: Envelope) -> Result<Done, ClientError> {
+    pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
         let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
         view.push(&envelope, &[])
             .map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
-        let done = self.json(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
-        self.cluster().await?;
-        Ok(done)
+        self.done(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
+        self.cluster().await.map(drop)
     }
 
     /// A page of the caller's wraps, sent and received.
@@ -268,11 +272,6 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn wrap_release(&self, wrap: &WrapId) -> Result<WrapReceipts, ClientError> {
-        self.act(format!("/v1/wrap/{wrap}:release")).await
-    }
-
-    /// A change without a body.
-    async fn act<T: DeserializeOwned>(&self, path: String) -> Result<T, ClientError> {
-        self.json(Call { method: "POST", changes: true, body: CallBody::Empty, ..Call::read(path) }).await
+        self.json(Call::action(format!("/v1/wrap/{wrap}:release"))).await
     }
 }

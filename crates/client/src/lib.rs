@@ -17,6 +17,7 @@
 //!
 //! Not held: a server can hide what this client never saw, such as a newer record or that a principal is disabled.
 
+mod answer;
 mod api;
 mod builder;
 mod bundle;
