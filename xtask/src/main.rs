@@ -1,2 +1,51 @@
-//! Placeholder.
-fn main() {}
+//! Development tasks: `cargo xtask help` lists them.
+
+mod docs;
+mod groups;
+mod release;
+mod setup;
+mod tally;
+mod test;
+mod tidy;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tasks of those who work on Bulla.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every test, or those of some groups.
+    Test(test::Arguments),
+    /// Hold the policy on the source: sizes, names, dependencies, links, coverage.
+    Tidy,
+    /// Write the generated files anew, or check that they are up to date.
+    Docs {
+        /// Only compare; fail if something is out of date.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Tidy => tidy::run().map(|tally| tally.failed == 0),
+        Task::Docs { check } => docs::run(check),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -219,7 +219,7 @@ fn the_seal_right_is_narrow() {
 
 /// `cargo test -p bulla-core --test policy -- --ignored --nocapture`
 #[test]
-#[ignore = "prints times"]
+#[ignore = "measures"]
 fn how_long_a_decision_takes() {
     let caller = subject("dev", &["team5", "web", "payments"], &[("role", "dba")]);
     for count in [10_usize, 100, 1000] {

@@ -134,7 +134,7 @@ impl Cli {
             drop(child.kill());
             drop(child.wait());
         }
-        let mut read = |file: &mut std::fs::File| {
+        let read = |file: &mut std::fs::File| {
             let mut bytes = Vec::new();
             file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("output can be read");
             bytes

@@ -2,7 +2,7 @@
 //!
 //! [`server`] starts the real binary as a process that cannot outlive the test; [`cli`] runs it as a user would, in
 //! a home of its own; [`transcript`] compares what was typed and printed with a golden file; [`canary`] makes
-//! secrets that are easy to find again and searches files for them; [`tools`] finds programs of others and says
+//! secrets that are easy to find again and searches files for them; [`clock`] stands still; [`tools`] finds programs of others and says
 //! aloud when one is missing.
 //!
 //! Everything here panics when it cannot do its work: in a test that is the right answer.
@@ -15,6 +15,7 @@
 
 pub mod canary;
 pub mod cli;
+pub mod clock;
 pub mod process;
 pub mod server;
 pub mod tools;
@@ -25,6 +26,7 @@ mod redaction;
 
 pub use canary::Canary;
 pub use cli::{Cli, Output};
+pub use clock::ManualClock;
 pub use server::{Options, Server};
 
 /// The binary under test: for tests in the package `bulla`, which cargo builds it for.

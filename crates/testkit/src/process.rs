@@ -68,7 +68,7 @@ pub fn terminate(child: &Child) {
 pub fn signal(child: &Child, signal: rustix::process::Signal) {
     let id = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(id) = id {
-        drop(rustix::process::kill_process(id, signal));
+        let _gone = rustix::process::kill_process(id, signal);
     }
 }
 

@@ -1,3 +1,5 @@
+//! Signed messages: the appendix vectors of RFC 9421 and what a tamperer would try.
+
 use super::*;
 use crate::random::{SeededRng, secret_key};
 use crate::sign::RsaMinimum;

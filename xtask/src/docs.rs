@@ -1,0 +1,61 @@
+//! Files that are generated, and the tests that write and compare them.
+//!
+//! A generated file is the golden of a test: it compares, and with `BULLA_BLESS=1` it writes. So the file can never
+//! be out of date in a build that passes.
+
+use crate::workspace::{Stop, cargo, root};
+
+/// Files that one test generates.
+pub struct Generated {
+    /// Files, or folders of them, from the root of the workspace.
+    pub files: &'static [&'static str],
+    /// What cargo needs to find the test that compares: `-p PACKAGE`, `--lib` or `--test NAME`, and after `--` its name.
+    pub compares: &'static [&'static str],
+    /// What writes, if that is a function of its own, marked `#[ignore = "writes …"]`.
+    pub writes: Option<&'static [&'static str]>,
+}
+
+/// All of them. To add one, add a line.
+pub const GENERATED: &[Generated] = &[
+    Generated {
+        files: &["spec/vectors/evidence"],
+        compares: &["-p", "bulla-crypto", "--lib", "--", "evidence::tests"],
+        writes: None,
+    },
+    Generated {
+        files: &["spec/vectors/seal"],
+        compares: &["-p", "bulla-core", "--test", "seal", "--", "vectors::"],
+        writes: Some(&["-p", "bulla-core", "--test", "seal", "--", "--ignored", "write_vectors"]),
+    },
+    Generated {
+        files: &["crates/core/tests/golden/authorization.txt"],
+        compares: &["-p", "bulla-core", "--test", "policy"],
+        writes: None,
+    },
+];
+
+/// Writes the generated files, or compares them; whether all went well.
+pub fn run(check: bool) -> Result<bool, Stop> {
+    let mut good = true;
+    for generated in GENERATED {
+        let mut command = cargo();
+        command.args(["test", "--quiet"]);
+        command.args(if check { generated.compares } else { generated.writes.unwrap_or(generated.compares) });
+        if check {
+            command.env_remove("BULLA_BLESS");
+        } else {
+            command.env("BULLA_BLESS", "1");
+        }
+        println!("{}", generated.files.join(", "));
+        let status = command.status().map_err(|error| Stop(format!("cannot run cargo: {error}")))?;
+        good &= status.success();
+        for file in generated.files.iter().filter(|file| !root().join(file).exists()) {
+            eprintln!("error: {file} does not exist; `cargo xtask docs` should have written it");
+            good = false;
+        }
+    }
+    if !good && check {
+        eprintln!("hint: `cargo xtask docs` writes them anew; read the diff before you commit it");
+    }
+    Ok(good)
+}

@@ -1,0 +1,115 @@
+//! The groups of `cargo xtask test`, in the order in which they run.
+//!
+//! To add one, add a line. A file of tests that no group names runs in `integration`, so none is ever forgotten.
+
+/// Some steps under one name.
+pub struct Group {
+    pub name: &'static str,
+    /// What it shows, for `--list`.
+    pub about: &'static str,
+    pub steps: &'static [Step],
+}
+
+/// One thing to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// cargo with these arguments; one check.
+    Cargo(&'static [&'static str]),
+    /// The policy on the source; a check per rule.
+    Tidy,
+    /// The tests inside the libraries and binaries of all packages.
+    Units,
+    /// The examples in their documentation.
+    DocTests,
+    /// A file of tests; the arguments go to the test program (`--skip NAME`, `NAME`).
+    Tests { package: &'static str, target: &'static str, args: &'static [&'static str] },
+    /// The same, built with [`FAILPOINTS`]. An empty target means the library.
+    WithFailpoints { package: &'static str, target: &'static str, args: &'static [&'static str] },
+    /// Every file of tests that no other step names.
+    Remaining,
+    /// What a release binary must be.
+    Release,
+}
+
+use Step::{Cargo, DocTests, Release, Remaining, Tests, Tidy, Units, WithFailpoints};
+
+/// The features that let a test kill a process at a named point.
+pub const FAILPOINTS: &str = "bulla-store/failpoints";
+
+/// All groups.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "fmt",
+        about: "the source is formatted",
+        steps: &[Cargo(&["fmt", "--all", "--check", "--", "--color", "never"])],
+    },
+    Group { name: "tidy", about: "policy on the source", steps: &[Tidy] },
+    Group {
+        name: "clippy",
+        about: "no lint fires",
+        steps: &[Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])],
+    },
+    Group {
+        name: "unit",
+        about: "tests beside the code, and examples in its documentation",
+        steps: &[Units, DocTests],
+    },
+    Group {
+        name: "vectors",
+        about: "test vectors that others published",
+        steps: &[
+            Tests { package: "bulla-crypto", target: "envelopes", args: &["--skip", "interop::"] },
+            Tests { package: "bulla-crypto", target: "wycheproof", args: &[] },
+        ],
+    },
+    Group {
+        name: "interop",
+        about: "both ways with programs of others",
+        steps: &[Tests { package: "bulla-crypto", target: "envelopes", args: &["interop::"] }],
+    },
+    Group {
+        name: "store",
+        about: "every backend, against a model and killed",
+        steps: &[
+            Tests { package: "bulla-store", target: "memory", args: &[] },
+            Tests { package: "bulla-store", target: "file", args: &[] },
+            Tests { package: "bulla-store", target: "model", args: &[] },
+            Tests { package: "bulla-store", target: "kill", args: &[] },
+        ],
+    },
+    Group { name: "integration", about: "all other files of tests", steps: &[Remaining] },
+    Group {
+        name: "failpoints",
+        about: "killed at every failpoint",
+        steps: &[
+            WithFailpoints { package: "bulla-store", target: "", args: &["failpoint"] },
+            WithFailpoints { package: "bulla-store", target: "kill", args: &[] },
+        ],
+    },
+    Group { name: "release", about: "the release binary: size, libraries, no failpoints", steps: &[Release] },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_only_failpoints_build_otherwise() {
+        for (index, group) in GROUPS.iter().enumerate() {
+            assert!(GROUPS.iter().skip(index + 1).all(|other| other.name != group.name), "{} twice", group.name);
+            assert!(!group.steps.is_empty(), "{} is empty", group.name);
+        }
+        let everything: Vec<Step> = GROUPS.iter().flat_map(|group| group.steps.iter().copied()).collect();
+        assert_eq!(everything.iter().filter(|step| **step == Remaining).count(), 1);
+    }
+
+    #[test]
+    fn every_named_target_exists() {
+        let packages = crate::workspace::packages().unwrap();
+        for step in GROUPS.iter().flat_map(|group| group.steps) {
+            let (Tests { package, target, .. } | WithFailpoints { package, target, .. }) = step else { continue };
+            let found = packages.iter().find(|found| found.name == *package).expect(package);
+            assert!(target.is_empty() || found.targets.iter().any(|found| found.name == *target), "{package} {target}");
+        }
+    }
+}

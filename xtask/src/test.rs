@@ -1,0 +1,334 @@
+//! `cargo xtask test`: builds, runs groups of tests, counts, and says how long each took.
+//!
+//! Test programs are built once for all groups and then run directly, one at a time; their output goes to
+//! `target/xtask/*.log` and is shown when they fail.
+
+use crate::groups::{FAILPOINTS, GROUPS, Group, Step};
+use crate::setup::Tools;
+use crate::tally::Tally;
+use crate::workspace::{Package, Stop, cargo, packages, target};
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long one test program may take. Far more than any does, so that a hang ends and says where it was.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// The same with `--long`, for a night.
+const PATIENCE_LONG: Duration = Duration::from_secs(6 * 3600);
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Install missing programs without asking.
+    #[arg(long)]
+    install: bool,
+    /// Use the numbers of a night instead of those of a change.
+    #[arg(long)]
+    long: bool,
+    /// List the groups and end.
+    #[arg(long)]
+    list: bool,
+    /// Only these groups; all if none is named.
+    #[arg(value_name = "GROUP")]
+    groups: Vec<String>,
+}
+
+/// Runs the tests; whether all passed.
+pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
+    if arguments.list {
+        GROUPS.iter().for_each(|group| println!("{:12} {}", group.name, group.about));
+        return Ok(true);
+    }
+    let chosen = choose(&arguments.groups)?;
+    let tools = Tools::new();
+    tools.prepare(arguments.install)?;
+    let no_skip =
+        ["CI", "BULLA_TEST_NO_SKIP"].iter().any(|name| std::env::var(name).is_ok_and(|v| v == "true" || v == "1"));
+    let mut runner = Runner {
+        packages: packages()?,
+        environment: environment(&tools, no_skip, arguments.long),
+        patience: if arguments.long { PATIENCE_LONG } else { PATIENCE },
+        built: None,
+        building: Duration::ZERO,
+    };
+    std::fs::create_dir_all(logs()).map_err(|error| Stop(format!("cannot make {}: {error}", logs().display())))?;
+
+    let mut sum = Tally::default();
+    let mut times = Vec::new();
+    for group in chosen {
+        println!("{}: {}", group.name, group.about);
+        let (begun, built_before) = (Instant::now(), runner.building);
+        let mut tally = Tally::default();
+        for step in group.steps {
+            tally.add(runner.step(*step)?);
+        }
+        let building = runner.building - built_before;
+        times.push((group.name, tally.line(), begun.elapsed().saturating_sub(building)));
+        sum.add(tally);
+    }
+    times.push(("building", String::new(), runner.building));
+    report(&sum, &times);
+    Ok(sum.failed == 0 && !(no_skip && sum.skipped > 0))
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Group>, Stop> {
+    for name in names {
+        if !GROUPS.iter().any(|group| group.name == name) {
+            let known: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
+            return Err(Stop(format!("there is no group {name}; there are {}", known.join(", "))));
+        }
+    }
+    Ok(GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name)).collect())
+}
+
+fn environment(tools: &Tools, no_skip: bool, long: bool) -> Vec<(&'static str, OsString)> {
+    let mut variables = tools.environment();
+    if no_skip {
+        variables.push(("BULLA_TEST_NO_SKIP", "1".into()));
+    }
+    if long {
+        variables.push(("BULLA_TEST_LONG", "1".into()));
+    }
+    variables
+}
+
+fn report(sum: &Tally, times: &[(&str, String, Duration)]) {
+    println!();
+    for (name, line, time) in times {
+        println!("{:>8.1} s  {name:12} {line}", time.as_secs_f64());
+    }
+    if !sum.skips.is_empty() {
+        println!("\nskipped; `cargo xtask test --install` installs what is missing:");
+        sum.skips.iter().for_each(|skip| println!("  {skip}"));
+    }
+    if !sum.failures.is_empty() {
+        println!("\nfailed:");
+        sum.failures.iter().for_each(|failure| println!("  {failure}"));
+    }
+    println!("\n{}", sum.line());
+}
+
+fn logs() -> PathBuf {
+    target().join("xtask")
+}
+
+/// A test program.
+#[derive(Debug, Clone)]
+struct Program {
+    package: String,
+    target: String,
+    /// Whether it is a file of tests, not the tests inside a library or binary.
+    separate: bool,
+    executable: PathBuf,
+    folder: PathBuf,
+}
+
+struct Runner {
+    packages: Vec<Package>,
+    environment: Vec<(&'static str, OsString)>,
+    patience: Duration,
+    /// The programs of the last build, and its features. Two builds share their paths, so only the last one counts.
+    built: Option<(&'static str, Vec<Program>)>,
+    building: Duration,
+}
+
+impl Runner {
+    fn step(&mut self, step: Step) -> Result<Tally, Stop> {
+        match step {
+            Step::Cargo(args) => {
+                let mut command = cargo();
+                command.args(args);
+                let name = format!("cargo {}", args.first().unwrap_or(&""));
+                let (status, log) = self.run(&name, command)?;
+                if !status.success() {
+                    show(&log);
+                }
+                Ok(Tally::check(&name, status.success()))
+            }
+            Step::Tidy => crate::tidy::run(),
+            Step::Units => self.programs("", |program| !program.separate, &[]),
+            Step::DocTests => {
+                let mut command = cargo();
+                command.args(["test", "--quiet", "--workspace", "--doc"]);
+                self.tests("doc tests", command)
+            }
+            Step::Tests { package, target, args } => {
+                let tally = self.programs("", |program| program.separate && program.is(package, target), args)?;
+                Ok(some(tally, package, target))
+            }
+            Step::WithFailpoints { package, target, args } => {
+                let inside = |program: &Program| !program.separate && program.package == package;
+                let separate = |program: &Program| program.separate && program.is(package, target);
+                let wanted = |program: &Program| if target.is_empty() { inside(program) } else { separate(program) };
+                Ok(some(self.programs(FAILPOINTS, wanted, args)?, package, target))
+            }
+            Step::Remaining => self.programs("", |program| program.separate && !named(program), &[]),
+            Step::Release => crate::release::run(),
+        }
+    }
+
+    /// Runs those programs of a build that `wanted` picks.
+    fn programs(
+        &mut self,
+        features: &'static str,
+        wanted: impl Fn(&Program) -> bool,
+        args: &[&str],
+    ) -> Result<Tally, Stop> {
+        let Some(programs) = self.build(features)? else {
+            return Ok(Tally::check("the tests build", false));
+        };
+        let mut tally = Tally::default();
+        for program in programs.into_iter().filter(wanted) {
+            let mut command = Command::new(&program.executable);
+            command.arg("--show-output").args(args);
+            command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+            let name =
+                if program.separate { format!("{} {}", program.package, program.target) } else { program.package };
+            tally.add(self.tests(&name, command)?);
+        }
+        Ok(tally)
+    }
+
+    /// Builds all test programs, once for the features; `None` if that fails.
+    fn build(&mut self, features: &'static str) -> Result<Option<Vec<Program>>, Stop> {
+        if let Some((built, programs)) = &self.built
+            && *built == features
+        {
+            return Ok(Some(programs.clone()));
+        }
+        let begun = Instant::now();
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"]);
+        if !features.is_empty() {
+            command.args(["--features", features]);
+        }
+        let output = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| Stop(format!("cannot run cargo: {error}")))?;
+        self.building += begun.elapsed();
+        if !output.status.success() {
+            return Ok(None);
+        }
+        let programs = self.read(&String::from_utf8_lossy(&output.stdout));
+        self.built = Some((features, programs.clone()));
+        Ok(Some(programs))
+    }
+
+    /// The test programs among cargo's messages.
+    fn read(&self, messages: &str) -> Vec<Program> {
+        #[derive(Deserialize)]
+        struct Artifact {
+            manifest_path: PathBuf,
+            target: crate::workspace::Target,
+            profile: Profile,
+            executable: Option<PathBuf>,
+        }
+        #[derive(Deserialize)]
+        struct Profile {
+            test: bool,
+        }
+        let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+        let mut programs: Vec<Program> = artifacts
+            .filter(|artifact| artifact.profile.test)
+            .filter_map(|artifact| {
+                let package = self.packages.iter().find(|package| package.manifest_path == artifact.manifest_path)?;
+                Some(Program {
+                    package: package.name.clone(),
+                    separate: artifact.target.kind.iter().any(|kind| kind == "test"),
+                    target: artifact.target.name,
+                    executable: artifact.executable?,
+                    folder: package.folder().to_owned(),
+                })
+            })
+            .collect();
+        programs.sort_by(|left, right| (&left.package, &left.target).cmp(&(&right.package, &right.target)));
+        programs
+    }
+
+    /// Runs a program of Rust's harness and counts.
+    fn tests(&self, name: &str, command: Command) -> Result<Tally, Stop> {
+        let begun = Instant::now();
+        let (status, log) = self.run(name, command)?;
+        let output = std::fs::read(&log).map_err(|error| Stop(format!("cannot read {}: {error}", log.display())))?;
+        let tally = Tally::parse(name, &String::from_utf8_lossy(&output), status.success());
+        if tally != Tally::default() {
+            println!("  {:30} {}, {:.1} s", name, tally.line(), begun.elapsed().as_secs_f64());
+        }
+        if !status.success() {
+            show(&log);
+        }
+        Ok(tally)
+    }
+
+    /// Runs a command with its output in a file.
+    fn run(&self, name: &str, mut command: Command) -> Result<(ExitStatus, PathBuf), Stop> {
+        let failed = |error: std::io::Error| Stop(format!("cannot run {name}: {error}"));
+        let log = logs().join(format!("{}.log", name.replace([' ', '/'], "-")));
+        let file = File::create(&log).map_err(failed)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone().map_err(failed)?).stderr(file);
+        // A test compares; what writes goldens is `cargo xtask docs`, or a person who means it.
+        command
+            .env_remove("BULLA_BLESS")
+            .env("CARGO_TERM_COLOR", "never")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let mut child = command.spawn().map_err(failed)?;
+        let deadline = Instant::now() + self.patience;
+        loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                return Ok((status, log));
+            }
+            if Instant::now() >= deadline {
+                println!("  {name} did not end within {} s and is killed", self.patience.as_secs());
+                child.kill().map_err(failed)?;
+                return Ok((child.wait().map_err(failed)?, log));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Program {
+    fn is(&self, package: &str, target: &str) -> bool {
+        self.package == package && self.target == target
+    }
+}
+
+/// A named step that runs nothing shows nothing: a filter that matches no test, a target that is gone.
+fn some(tally: Tally, package: &str, target: &str) -> Tally {
+    if tally == Tally::default() { Tally::check(&format!("{package} {target} has tests"), false) } else { tally }
+}
+
+/// Whether a step names this file of tests.
+fn named(program: &Program) -> bool {
+    GROUPS.iter().flat_map(|group| group.steps).any(|step| match step {
+        Step::Tests { package, target, .. } | Step::WithFailpoints { package, target, .. } => {
+            program.is(package, target)
+        }
+        _ => false,
+    })
+}
+
+/// Prints the output of something that failed.
+fn show(log: &Path) {
+    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    text.lines().filter(|line| !line.ends_with(" ... ok")).for_each(|line| println!("    {line}"));
+    println!("    (all of it in {})", log.display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_chosen_by_name_in_the_order_of_the_table() {
+        let names = |chosen: Vec<&Group>| chosen.iter().map(|group| group.name).collect::<Vec<_>>();
+        assert_eq!(names(choose(&[]).unwrap()).len(), GROUPS.len());
+        assert_eq!(names(choose(&["unit".to_owned(), "fmt".to_owned()]).unwrap()), ["fmt", "unit"]);
+        assert!(choose(&["nothing".to_owned()]).err().unwrap().0.contains("there is no group nothing"));
+    }
+}
