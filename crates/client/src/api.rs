@@ -8,7 +8,7 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence;
 use bulla_wire::api::{
     Alarms, AuditPage, CheckPolicy, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
-    RecoverPolicies, Seal, SealState, Signed, Whoami, WrapReceipts, WrapView, Wraps,
+    RecoverPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
@@ -19,6 +19,17 @@ use serde::de::DeserializeOwned;
 
 /// Largest page of an audit log or listing in bytes: a thousand lines of a few kilobytes.
 const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Which lines of the audit log are wanted; all of them by default.
+#[derive(Debug, Clone, Default)]
+pub struct AuditOf {
+    /// About this resource, such as `kv/app/db`.
+    pub resource: Option<String>,
+    /// By this principal.
+    pub principal: Option<String>,
+    /// Of this action, such as `kv.get`.
+    pub action: Option<String>,
+}
 
 impl Client {
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
@@ -167,23 +178,28 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn audit(
-        &self,
-        after: Option<&str>,
-        limit: Option<u32>,
-        resource: Option<&str>,
-    ) -> Result<AuditPage, ClientError> {
-        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/audit") };
-        self.json(call.with("after", after).with("limit", limit).with("resource", resource)).await
+    pub async fn audit(&self, after: Option<&str>, limit: Option<u32>, of: &AuditOf) -> Result<AuditPage, ClientError> {
+        let AuditOf { resource, principal, action } = of;
+        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/audit") }.with("after", after).with("limit", limit);
+        let call = call.with("resource", resource.as_ref()).with("principal", principal.as_ref());
+        self.json(call.with("action", action.as_ref())).await
     }
 
-    /// A page of the caller's alarms; the server takes them for seen.
+    /// A page of the caller's alarms: those not marked as seen, or with `all` every one.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn alarms(&self, after: Option<&str>, limit: Option<u32>) -> Result<Alarms, ClientError> {
+    pub async fn alarms(&self, after: Option<&str>, limit: Option<u32>, all: bool) -> Result<Alarms, ClientError> {
         let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/alarms") };
-        self.json(call.with("after", after).with("limit", limit)).await
+        self.json(call.with("after", after).with("limit", limit).with("all", all.then_some("true"))).await
+    }
+
+    /// Marks the caller's alarms as seen up to the one with this id.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn alarms_seen(&self, up_to: &str) -> Result<(), ClientError> {
+        self.done(Call::change("POST", "/v1/alarms:seen", &SeenAlarms { up_to: up_to.to_owned() })).await
     }
 
     /// The seal as the admins made it.
@@ -265,13 +281,5 @@ impl Client {
     /// [`ClientError`].
     pub async fn wrap_view(&self, wrap: &WrapId) -> Result<WrapView, ClientError> {
         self.json(Call { limit: MAX_PAGE_BYTES, ..Call::read(format!("/v1/wrap/{wrap}")) }).await
-    }
-
-    /// Lets a wrap that waits after a restore be opened again.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn wrap_release(&self, wrap: &WrapId) -> Result<WrapReceipts, ClientError> {
-        self.json(Call::action(format!("/v1/wrap/{wrap}:release"))).await
     }
 }

@@ -42,6 +42,7 @@ mod transport;
 mod trust;
 mod wrap;
 
+pub use api::AuditOf;
 pub use builder::{Builder, Client, Key, Pin, State};
 pub use bundle::{Bundle, BundleReport, ReceiptLine};
 pub use error::{ClientError, Untrusted};

@@ -157,6 +157,16 @@ impl Client {
         self.receipts(slip, Call::change("POST", format!("/v1/wrap/{}:revoke", slip.wrap), &body)).await
     }
 
+    /// Lets a wrap that waits after a restore be opened again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wrap_release(&self, slip: &Slip) -> Result<(), ClientError> {
+        let body = RevokeWrap { statement_sha256: slip.statement_sha256 };
+        let call = Call::change("POST", format!("/v1/wrap/{}:release", slip.wrap), &body);
+        self.call(call).await.map(drop)
+    }
+
     /// Looks at a wrap, and verifies statement, writer and receipts.
     ///
     /// # Errors
