@@ -1,1 +1,59 @@
-//! Placeholder.
+//! The Rust client of Bulla: what the command line is made of, and what programs use.
+//!
+//! ```no_run
+//! # async fn example(cluster: bulla_client::wire::id::ClusterId) -> Result<(), Box<dyn std::error::Error>> {
+//! use bulla_client::{Client, Outgoing, Pin};
+//! let identity = bulla_client::identity::read("alice.key".as_ref(), &|| None)?;
+//! let client = Client::builder("https://bulla.example:8250").identity(identity).pin(Pin::Cluster(cluster)).build()?;
+//! let bob = client.resolve("bob").await?;
+//! let made = client.wrap_create(Outgoing::new(vec![bob], 3600), bulla_client::content(b"secret".to_vec())).await?;
+//! println!("{}", made.slip);
+//! # Ok(()) }
+//! ```
+//!
+//! What a client believes comes from its pin and not from the server: documents chain from the pin, names are bound
+//! by admissions that chain from the documents, and every answer is signed by a node that stands in them
+//! (`spec/request.md`, `spec/evidence.md`). An answer that does not verify is no answer.
+//!
+//! Not held: a server can hide what this client never saw, such as a newer record or that a principal is disabled.
+
+mod api;
+mod builder;
+mod bundle;
+mod call;
+mod claim;
+mod disk;
+mod error;
+#[cfg(test)]
+mod fixture;
+pub mod identity;
+mod known;
+mod kv;
+mod memory;
+mod open;
+mod output;
+mod principal;
+mod resolve;
+mod seal;
+mod spool;
+mod state;
+mod transport;
+mod trust;
+mod wrap;
+
+pub use builder::{Builder, Client, Key, Pin, State};
+pub use bundle::{Bundle, BundleReport, ReceiptLine};
+pub use error::{ClientError, Untrusted};
+pub use known::{Known, KnownError};
+pub use open::{Opened, OpenedAs};
+pub use output::{FileOutput, MemoryOutput, Output};
+pub use principal::Admit;
+pub use resolve::Resolved;
+pub use seal::{Unseal, UnsealOutcome};
+pub use spool::{Content, content};
+pub use state::{Seen, StateError};
+pub use trust::ClusterFacts;
+pub use wrap::{Inspected, InspectedSlot, Outgoing, Wrapped};
+
+pub use bulla_crypto as crypto;
+pub use bulla_wire as wire;

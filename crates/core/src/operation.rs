@@ -186,7 +186,7 @@ pub struct Refusal {
     /// What to do about it.
     pub hint: Option<String>,
     /// Proof of what happened before.
-    pub receipt: Option<Envelope>,
+    pub receipt: Option<Box<Envelope>>,
 }
 
 impl Refusal {
@@ -209,7 +209,7 @@ impl Refusal {
     /// Adds proof.
     #[must_use]
     pub fn receipt(mut self, receipt: Envelope) -> Self {
-        self.receipt = Some(receipt);
+        self.receipt = Some(Box::new(receipt));
         self
     }
 }

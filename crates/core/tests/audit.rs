@@ -1,5 +1,5 @@
 //! Lines, chain and verification of the audit log, without a file.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{
@@ -127,9 +127,12 @@ fn refusals_take_the_same_road() {
     assert_eq!((sink.only().allowed, sink.only().action), (None, None));
 }
 
-/// A log in memory: one vector of lines for each file.
+/// The lines of one file.
+type Lines = Vec<Vec<u8>>;
+
+/// A log in memory.
 struct Log {
-    files: Vec<Vec<Vec<u8>>>,
+    files: Vec<Lines>,
     chain: Chain,
 }
 
@@ -319,7 +322,7 @@ fn every_flipped_bit_is_seen() {
 #[test]
 fn removed_added_and_moved_lines_are_seen() {
     let log = Log::sample();
-    let change = |change: &dyn Fn(&mut Vec<Vec<Vec<u8>>>), expected: &[Class]| {
+    let change = |change: &dyn Fn(&mut Vec<Lines>), expected: &[Class]| {
         let mut files = log.files.clone();
         change(&mut files);
         let report = Log { files, chain: log.chain }.verify(log.all());

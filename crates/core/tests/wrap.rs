@@ -125,7 +125,7 @@ fn create_open_ack() {
     let late = world.open(&wrap, "bob", &claim);
     assert_eq!(late.code(), Some(Code::Acked));
     let proof = late.result.unwrap_err().receipt.unwrap();
-    assert_eq!(proof, acked.receipts()[0]);
+    assert_eq!(*proof, acked.receipts()[0]);
 }
 
 #[test]
@@ -348,11 +348,15 @@ fn a_second_claim_is_refused_and_seen() {
     for n in 1..=MAX_REFUSED + 3 {
         let refused = if n == 1 { carol_again(&mut world, &wrap) } else { world.open(&wrap, "bob", &second) };
         assert_eq!(refused.code(), Some(Code::AlreadyOpened));
-        assert_eq!(refused.result.as_ref().unwrap_err().receipt, Some(opened.clone()), "proof of who opened it");
+        assert_eq!(
+            refused.result.as_ref().unwrap_err().receipt,
+            Some(Box::new(opened.clone())),
+            "proof of who opened it"
+        );
         let alarms = if n > 1 && n + 1 <= MAX_REFUSED { vec![AlarmKind::SecondClaim] } else { vec![] };
         assert_eq!(refused.alarm_kinds(), alarms, "attempt {n}");
     }
-    assert_eq!(carol.result.unwrap_err().receipt, Some(opened));
+    assert_eq!(carol.result.unwrap_err().receipt, Some(Box::new(opened)));
     assert_eq!(world.receipts(&wrap.id, 0).len() as u32, 1 + MAX_REFUSED);
     assert_eq!(world.alarms_of("alice"), world.alarms_of("bob"));
     assert_eq!(world.alarms_of("carol"), 0);
@@ -448,7 +452,7 @@ fn the_writer_takes_back() {
     ack(&mut world, &wrap, "bob", &claim).receipts();
     let late = revoke(&mut world, &wrap, "alice");
     assert_eq!(late.code(), Some(Code::Acked));
-    assert_eq!(world.kinds(&[late.result.unwrap_err().receipt.unwrap()]), [ReceiptKind::Acked]);
+    assert_eq!(world.kinds(&[*late.result.unwrap_err().receipt.unwrap()]), [ReceiptKind::Acked]);
     // With a slot for each: those that did not end.
     let wrap = world.wrap(&["bob", "carol", "dave"], Mode::Each);
     world.open(&wrap, "bob", &claim).content();

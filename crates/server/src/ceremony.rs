@@ -4,6 +4,7 @@
 use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
 use crate::node::{Node, Phase, Sealed};
+use crate::restore;
 use crate::tick::first_bucket;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
@@ -145,10 +146,15 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
 }
 
 /// Rows whose names end in a number, which a scan does not give in its order.
-fn numbered_rows<T: DeserializeOwned>(answer: Option<Answer>, name: &'static str) -> Result<Vec<(u32, T)>, CeremonyError> {
+fn numbered_rows<T: DeserializeOwned>(
+    answer: Option<Answer>,
+    name: &'static str,
+) -> Result<Vec<(u32, T)>, CeremonyError> {
     let page = answer.and_then(Answer::into_page).ok_or(SealError::Row(name))?;
     let number = |key: &StoreKey| std::str::from_utf8(key.as_bytes()).ok()?.strip_prefix(name)?.parse().ok();
-    let row = |(key, value): &(StoreKey, SealedValue)| Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?));
+    let row = |(key, value): &(StoreKey, SealedValue)| {
+        Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?))
+    };
     page.entries.iter().map(row).collect()
 }
 
@@ -281,9 +287,13 @@ async fn unseal(
     let opened = seal::open(root, &sealed.stored)?;
     let cluster = opened.cluster();
     let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == cluster).map(|quote| quote.position());
+    let mut accounted_loss = None;
     let accounted = match (seal::lost_commits(&opened, quoted), consent) {
         (Ok(accounted), _) => accounted,
-        (Err(lost), Some(envelope)) => lost.accept(&sealed.view, envelope)?,
+        (Err(lost), Some(envelope)) => {
+            accounted_loss = Some(lost);
+            lost.accept(&sealed.view, envelope)?
+        }
         (Err(lost), None) => {
             let wanted = lost.consent(cluster);
             *lock(&node.lost) = Some(lost);
@@ -292,6 +302,7 @@ async fn unseal(
     };
     let before = opened.head;
     let advanced = advance(node, sealed, opened, accounted, approvals).await?;
+    let lost = accounted_loss;
     let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
     recover_audit(node, &barrier, before.mark, minute_of(before.commit_ms)).await?;
     let unsealed = load(node, sealed, advanced, barrier, before.commit_ms).await?;
@@ -302,6 +313,9 @@ async fn unseal(
         );
     }
     node.parts.store.set_head(Some(unsealed.head.clone()));
+    if let Some(lost) = &lost {
+        restore::account(node, &unsealed, lost).await?;
+    }
     let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
     let line = node.parts.sink.note(Body::Unsealed { epoch: unsealed.epoch, committed });
     line.await.map_err(|e| CeremonyError::Store(e.to_string()))?;
@@ -441,18 +455,20 @@ fn load_policies(records: Vec<bulla_core::barrier::Record>) -> Result<BTreeMap<N
     Ok(policies)
 }
 
-/// Forgets the keys. Requests that are being carried out keep theirs until they end.
+/// Forgets the keys, once the requests under way have ended; `own` of them are the caller's.
 ///
 /// # Errors
 /// If the node is not unsealed, or the store does not answer.
-pub async fn seal(node: &Node) -> Result<(), CeremonyError> {
+pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
     let _guard = node.ceremony.lock().await;
     let Phase::Unsealed(unsealed) = node.phase() else {
         return Err(CeremonyError::Phase(SealState::Sealed));
     };
-    let phase = read_phase(&node.parts.store).await?;
+    // New requests meet a sealed node from here on; those under way may end.
+    node.enter(read_phase(&node.parts.store).await?);
+    unsealed.close(own).await;
     node.parts.store.set_head(None);
-    node.enter(phase);
+    node.enter(read_phase(&node.parts.store).await?);
     drop(node.parts.sink.note_sealed(unsealed.epoch));
     tracing::info!(epoch = unsealed.epoch, "sealed");
     Ok(())

@@ -19,6 +19,7 @@ use bulla_wire::evidence::Actor;
 use bulla_wire::id::Digest;
 use serde_json::value::RawValue;
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 /// Before the commit of an operation, and after it before anything is said. Crash tests stop the process here.
 pub const FAILPOINTS: &[&str] = &["drive.before_commit", "drive.after_commit"];
@@ -234,6 +235,9 @@ impl Unsealed {
             batch.require(table, key.clone(), Precondition::Absent);
             batch.put(table, key, value.map_err(as_commit)?);
         }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(CommitError::Closed);
+        }
         failpoint::hit("drive.before_commit");
         let committed = machine.store.commit(batch).await?;
         failpoint::hit("drive.after_commit");
@@ -260,6 +264,9 @@ impl Unsealed {
     /// # Errors
     /// See [`DriveError`].
     pub async fn write(&self, machine: Machine<'_>, writes: &Writes) -> Result<Sequence, DriveError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(DriveError::Store("the cluster is being sealed".into()));
+        }
         let batch = self.barrier.batch(writes, &mut SystemRng)?;
         match machine.store.commit(batch).await {
             Ok(committed) => Ok(committed.sequence),

@@ -366,7 +366,7 @@ fn template(error: &TemplateError) -> Refusal {
 pub fn body_refusal(error: &BodyError) -> Refusal {
     let code = match error {
         BodyError::TooLarge { .. } => Code::TooLarge,
-        BodyError::Overloaded { .. } => Code::Overloaded,
+        BodyError::Overloaded => Code::Overloaded,
         _ => Code::Malformed,
     };
     Refusal::new(code, error.to_string()).field("body")

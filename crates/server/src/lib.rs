@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod node;
 pub mod open;
 pub mod reply;
+pub mod restore;
 pub mod route;
 pub mod run;
 pub mod sealed;

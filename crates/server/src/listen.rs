@@ -8,7 +8,7 @@
 
 pub mod body;
 
-pub use body::{BodyBudget, BodyError, ReadBody, read_body};
+pub use body::{BODY_TIMEOUT, BodyBudget, BodyError, DEFAULT_BODY_BUDGET_BYTES, ReadBody, read_body};
 
 use crate::metrics::Metrics;
 use bulla_crypto::BoxFuture;
@@ -54,8 +54,9 @@ pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(60);
 /// Time for everything to finish at shutdown.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests at once in one HTTP/2 connection.
-pub const MAX_H2_STREAMS: u32 = 64;
+/// Requests at once in one HTTP/2 connection. Clients assume a hundred until they are told (RFC 9113 §6.5.2 advises no
+/// less), so with fewer the first burst of a busy client would be refused in part.
+pub const MAX_H2_STREAMS: u32 = 100;
 /// Streams that a client may reset before they were taken up, before the connection ends (CVE-2023-44487).
 pub const MAX_H2_PENDING_RESETS: usize = 20;
 /// Streams that we reset for a client's errors before the connection ends (CVE-2024-27316's kind of flood).
@@ -111,16 +112,27 @@ pub struct Listeners {
     pub local: Option<UnixListener>,
 }
 
-/// What an operator may set.
+/// How much and how long. An operator sets the first; the tests shorten the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections over the network at once.
     pub connections: usize,
+    /// See [`FIRST_HEAD_TIMEOUT`].
+    pub first_head: Duration,
+    /// See [`IDLE_TIMEOUT`].
+    pub idle: Duration,
+    /// See [`MAX_CONNECTION_AGE`].
+    pub age: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: DEFAULT_MAX_CONNECTIONS }
+        Self {
+            connections: DEFAULT_MAX_CONNECTIONS,
+            first_head: FIRST_HEAD_TIMEOUT,
+            idle: IDLE_TIMEOUT,
+            age: MAX_CONNECTION_AGE,
+        }
     }
 }
 
@@ -135,10 +147,10 @@ pub async fn serve(
 ) -> bool {
     let (stop, stopped) = watch::channel(false);
     let (alive, mut all_done) = mpsc::channel::<Infallible>(1);
-    let shared = Shared { handler, metrics, stopped, alive };
+    let shared = Shared { handler, metrics, limits, stopped, alive };
     let network = async {
         match listeners.network {
-            Some((listener, tls)) => accept_network(listener, tls, limits, shared.clone()).await,
+            Some((listener, tls)) => accept_network(listener, tls, shared.clone()).await,
             None => std::future::pending().await,
         }
     };
@@ -183,12 +195,13 @@ pub fn bind_local(path: &Path) -> io::Result<UnixListener> {
 struct Shared {
     handler: Arc<dyn Handler>,
     metrics: Arc<Metrics>,
+    limits: Limits,
     stopped: watch::Receiver<bool>,
     alive: mpsc::Sender<Infallible>,
 }
 
-async fn accept_network(listener: TcpListener, tls: Arc<ServerConfig>, limits: Limits, shared: Shared) -> Infallible {
-    let places = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+async fn accept_network(listener: TcpListener, tls: Arc<ServerConfig>, shared: Shared) -> Infallible {
+    let places = Arc::new(Semaphore::new(shared.limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
     let acceptor = TlsAcceptor::from(tls);
     loop {
         let place = place(&places).await;
@@ -250,6 +263,7 @@ async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 
 /// What a connection does, for its timeouts.
 struct Activity {
+    limits: Limits,
     began: Instant,
     requests: AtomicUsize,
     running: AtomicUsize,
@@ -260,15 +274,15 @@ struct Activity {
 impl Activity {
     /// When the connection shall take no more requests, if nothing happens until then.
     fn closes_at(&self) -> Instant {
-        let oldest = self.began + MAX_CONNECTION_AGE;
+        let oldest = self.began + self.limits.age;
         if self.requests.load(Ordering::Relaxed) == 0 {
-            return self.began + FIRST_HEAD_TIMEOUT;
+            return self.began + self.limits.first_head;
         }
         if self.running.load(Ordering::Relaxed) > 0 {
             return oldest;
         }
         let quiet = self.began + Duration::from_millis(self.quiet_since_ms.load(Ordering::Relaxed));
-        oldest.min(quiet + IDLE_TIMEOUT)
+        oldest.min(quiet + self.limits.idle)
     }
 
     fn begin(&self) {
@@ -289,13 +303,14 @@ where
 {
     let _open = shared.metrics.connection_opened();
     let activity = Arc::new(Activity {
+        limits: shared.limits,
         began: Instant::now(),
         requests: AtomicUsize::new(0),
         running: AtomicUsize::new(0),
         quiet_since_ms: AtomicU64::new(0),
     });
     let mut stopped = shared.stopped.clone();
-    let builder = protocol(peer);
+    let builder = protocol(peer, shared.limits);
     let seen = Arc::clone(&activity);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (shared, seen) = (shared.clone(), Arc::clone(&seen));
@@ -333,12 +348,12 @@ where
     drop(place);
 }
 
-fn protocol(peer: Peer) -> auto::Builder<TokioExecutor> {
+fn protocol(peer: Peer, limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
+        .header_read_timeout(limits.idle)
         .max_headers(MAX_HEADERS)
         .max_buf_size(READ_BUFFER_BYTES);
     // HPACK counts 32 bytes more for each header; what is still too much by our count is refused by `answer`.

@@ -157,6 +157,12 @@ impl Node {
         Watch::new(self.parts.clock.as_ref())
     }
 
+    /// Whether this nonce comes for the first time, for effects that no store remembers.
+    pub fn first_time(&self, key: Digest, request: Digest) -> bool {
+        let until_ms = self.now_ms().saturating_add(crate::unsealed::REFUSAL_MS);
+        lock(&self.sealed_nonces).insert(key, (until_ms, request)).is_none()
+    }
+
     /// Forgets nonces of sealed routes whose challenges are dead.
     pub fn sweep_sealed_nonces(&self) {
         let now_ms = self.now_ms();

@@ -54,7 +54,7 @@ impl Answer {
     /// An error. `id` finds the request in audit and log; none where it was not recorded.
     pub fn refusal(refusal: &Refusal, id: Option<String>) -> Self {
         let Refusal { code, message, field, hint, receipt } = refusal.clone();
-        let entry = ErrorEntry { code, message, field, hint, id, receipt };
+        let entry = ErrorEntry { code, message, field, hint, id, receipt: receipt.map(|receipt| *receipt) };
         let body = bulla_wire::json::to_vec(&ErrorBody { errors: vec![entry] });
         Self { code: Some(code), ..Self::bytes(code.status(), JSON_MEDIA_TYPE, body) }
     }

@@ -4,7 +4,9 @@
 //! A path has exactly one spelling (`spec/request.md`): what is not spelled so is refused here, before anything
 //! else looks at it, so router, policy, storage and signature cannot mean different things.
 
+pub mod openapi;
 pub mod query;
+pub mod reference;
 mod table;
 
 pub use query::{Query, QueryError};

@@ -215,7 +215,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     let budget = BodyBudget::new(config.limits.body_mib.saturating_mul(1024 * 1024));
     let gate: Arc<dyn Handler> = Arc::new(Gate { node: node.clone(), budget });
     let listeners = Listeners { network: Some((network, tls.config())), local };
-    let limits = Limits { connections: config.limits.connections };
+    let limits = Limits { connections: config.limits.connections, ..Limits::default() };
     let served = tokio::spawn(listen::serve(listeners, gate, metrics, limits, async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     }));

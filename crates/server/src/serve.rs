@@ -87,6 +87,8 @@ pub async fn answer(
     matched: Matched<'_>,
     body: Result<Vec<u8>, Refusal>,
 ) -> Answer {
+    // The semaphore is never closed, so there is always a permit in the end.
+    let _under_way = unsealed.in_flight.acquire().await;
     let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     let action = matched.route.action;
     let mutation = matched.route.effect == Effect::Mutation;
@@ -282,12 +284,14 @@ impl Request<'_> {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
             Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
             Op::SealStatus => Ok(plain(Ok(Reply::json(&self.seal_status())))),
-            Op::SealSeal => match ceremony::seal(self.node).await {
+            Op::SealSeal => match ceremony::seal(self.node, 1).await {
                 Ok(()) => Ok(plain(Ok(Reply::json(&Done {})))),
                 Err(error) => Ok(plain(Err(ceremony_refusal(self.node, &error, "seal")))),
             },
             Op::SealConfirmClock => {
-                if self.node.set_clock_even(true) {
+                // Its nonce is remembered in memory: a replay must not confirm a later step.
+                let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
+                if fresh && self.node.set_clock_even(true) {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))

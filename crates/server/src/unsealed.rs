@@ -18,12 +18,18 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How long a refused mutation stays refused under its nonce, in milliseconds: a little longer than its challenge
 /// lives, so that nobody can play it again after a policy has changed.
 pub const REFUSAL_MS: u64 = 65_000;
+/// Most requests that an unsealed cluster serves at once; more wait. Connections times streams stay far below.
+pub const IN_FLIGHT_MAX: u32 = 1 << 20;
+/// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
+pub const SEAL_PATIENCE_MS: u64 = 5_000;
 /// Most refusals remembered. At the limit the oldest half goes: their challenges are the first to die.
 pub const REFUSALS_MAX: usize = 65_536;
 
@@ -170,6 +176,10 @@ pub struct Unsealed {
     pub history: History,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
     pub changing: tokio::sync::Mutex<()>,
+    /// A permit for each request under way, so that sealing can wait for them.
+    pub in_flight: Semaphore,
+    /// The keys are being forgotten: nothing is committed any more.
+    pub closed: AtomicBool,
     /// Refused mutations.
     pub refusals: Mutex<Refusals>,
     /// How many alarms a principal has not seen, once somebody counted.
@@ -226,6 +236,8 @@ impl Unsealed {
             first_bucket,
             history,
             changing: tokio::sync::Mutex::new(()),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
+            closed: AtomicBool::new(false),
             refusals: Mutex::default(),
             unseen: Mutex::default(),
             directory: RwLock::new(Arc::new(directory)),
@@ -237,6 +249,16 @@ impl Unsealed {
     /// Principals, policies and documents as they are now.
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until no request but `own` of them is under way, then lets nothing be committed any more.
+    pub async fn close(&self, own: u32) {
+        let others = IN_FLIGHT_MAX.saturating_sub(own);
+        let patience = Duration::from_millis(SEAL_PATIENCE_MS);
+        if tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await.is_err() {
+            tracing::warn!("requests were still under way when the keys were forgotten");
+        }
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Takes a committed change over.

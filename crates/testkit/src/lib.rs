@@ -19,6 +19,7 @@ pub mod process;
 pub mod server;
 pub mod tools;
 pub mod transcript;
+pub mod world;
 
 mod redaction;
 

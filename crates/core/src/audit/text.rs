@@ -210,7 +210,6 @@ impl FromStr for Address {
 text_serde!(Label, ResourceText, Address);
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use bulla_crypto::secret::Secret;

@@ -13,6 +13,7 @@ use bulla_crypto::random::Rng;
 use bulla_wire::api::{self, AlarmKind, Done, PrincipalSummary, Principals, Whoami};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
+use bulla_wire::evidence::Admission;
 use bulla_wire::id::{Digest, PrincipalId};
 use bulla_wire::json::StrictMap;
 use bulla_wire::name::Name;
@@ -125,8 +126,8 @@ pub struct Put {
     pub admission: Envelope,
 }
 
-fn bad(field: &str, reason: impl std::fmt::Display) -> Step {
-    Outcome::refuse(Refusal::new(Code::BadStatement, format!("the {field} does not hold: {reason}")).field(field))
+fn bad(field: &str, reason: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::BadStatement, format!("the {field} does not hold: {reason}")).field(field)
 }
 
 /// The chain of records after the new one was added, or why it cannot be.
@@ -143,66 +144,81 @@ fn extend_chain(stored: Option<&StoredPrincipal>, envelope: &Envelope) -> Result
     }
 }
 
+/// What an enroller's word and the holder's record come to, before anything is looked up.
+struct Admitted {
+    record: Record,
+    admission: Admission,
+    /// The newest record that is stored.
+    newest: Option<Record>,
+}
+
+impl Put {
+    /// Checks record and admission as a client would.
+    fn check(&self, stored: Option<&StoredPrincipal>, context: &Context<'_>) -> Result<Admitted, Refusal> {
+        let (record, newest) = extend_chain(stored, &self.record).map_err(|reason| match stored {
+            None => bad("record", reason),
+            Some(_) => Refusal::new(Code::Exists, format!("{} has another key: {reason}", self.name))
+                .field("record")
+                .hint("a new key needs a record of the next version, signed by the current key too"),
+        })?;
+        if *record.name() != self.name {
+            return Err(bad("record", format!("it asks for the name {}, not {}", record.name(), self.name)));
+        }
+        let view = context.directory.view();
+        let admission =
+            verify_admission(view, &self.admission, &record).map_err(|reason| bad("admission", reason))?.admission;
+        if view.standing_by_name(&self.name).is_some_and(|standing| standing.digest() != record.digest()) {
+            let refusal = Refusal::new(Code::Exists, format!("{} stands in the cluster document", self.name));
+            return Err(refusal.field("name").hint("an admin's or enroller's key changes by a new document"));
+        }
+        let serial = stored.map_or(0, |stored| stored.serial);
+        let same = stored.is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission));
+        if admission.serial <= serial && !same {
+            let refusal = Refusal::new(Code::VersionMismatch, format!("an admission with serial {serial} is stored"));
+            return Err(refusal.field("admission.serial").hint("sign a new admission; check the enroller's clock"));
+        }
+        Ok(Admitted { record, admission, newest })
+    }
+
+    /// Takes the record's keys and recipients for this name, or says that somebody else holds one.
+    fn hold(&self, holders: Vec<RecordKey>, records: &Records, writes: &mut Writes) -> Result<(), Refusal> {
+        let own = self.name.as_str().as_bytes();
+        for holder in holders {
+            match records.get(&holder).flatten() {
+                None => writes.create(holder, own.to_vec()),
+                Some(row) if row.bytes.expose() == own => {}
+                Some(_) => {
+                    let refusal =
+                        Refusal::new(Code::RecipientTaken, "another principal holds a key or recipient of this record");
+                    return Err(refusal
+                        .field("record.keys")
+                        .hint("each principal needs keys of its own: `bulla keygen`"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Operation for Put {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
         let own_key = key(&self.name);
         let Some(current) = records.get(&own_key) else { return Ok(Step::need([own_key])) };
         let stored = current.map(|record| parse_record::<StoredPrincipal>("principal", &record.bytes)).transpose()?;
-        let (record, newest) = match extend_chain(stored.as_ref(), &self.record) {
-            Ok(chain) => chain,
-            Err(reason) if stored.is_some() => {
-                let refusal =
-                    Refusal::new(Code::Exists, format!("{} has another key: {reason}", self.name)).field("record");
-                return Ok(Outcome::refuse(
-                    refusal.hint("a new key needs a record of the next version, signed by the current key too"),
-                ));
-            }
-            Err(reason) => return Ok(bad("record", reason)),
+        let Admitted { record, admission, newest } = match self.check(stored.as_ref(), context) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return Ok(Outcome::refuse(refusal)),
         };
-        if *record.name() != self.name {
-            return Ok(bad("record", format!("it asks for the name {}, not {}", record.name(), self.name)));
-        }
-        let view = context.directory.view();
-        let admission = match verify_admission(view, &self.admission, &record) {
-            Ok(verified) => verified.admission,
-            Err(reason) => return Ok(bad("admission", reason)),
-        };
-        if let Some(standing) = view.standing_by_name(&self.name)
-            && standing.digest() != record.digest()
-        {
-            let refusal = Refusal::new(Code::Exists, format!("{} stands in the cluster document", self.name));
-            return Ok(Outcome::refuse(
-                refusal.field("name").hint("an admin's or enroller's key changes by a new document"),
-            ));
-        }
-        let serial = stored.as_ref().map_or(0, |stored| stored.serial);
-        let same = stored.as_ref().is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission));
-        if same {
+        if stored.as_ref().is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission)) {
             return Ok(Outcome::wrote(Writes::default(), Reply::json(&Done {}), Replay::Kept));
-        }
-        if admission.serial <= serial {
-            let refusal = Refusal::new(Code::VersionMismatch, format!("an admission with serial {serial} is stored"));
-            return Ok(Outcome::refuse(
-                refusal.field("admission.serial").hint("sign a new admission; check the enroller's clock"),
-            ));
         }
         let holders = holder_keys(&record);
         if holders.iter().any(|key| records.get(key).is_none()) {
             return Ok(Step::need(holders));
         }
         let mut writes = Writes::default();
-        for holder in holders {
-            match records.get(&holder).flatten() {
-                None => writes.create(holder, self.name.as_str().as_bytes().to_vec()),
-                Some(row) if row.bytes.expose() == self.name.as_str().as_bytes() => {}
-                Some(_) => {
-                    let refusal =
-                        Refusal::new(Code::RecipientTaken, "another principal holds a key or recipient of this record");
-                    return Ok(Outcome::refuse(
-                        refusal.field("record.keys").hint("each principal needs keys of its own: `bulla keygen`"),
-                    ));
-                }
-            }
+        if let Err(refusal) = self.hold(holders, records, &mut writes) {
+            return Ok(Outcome::refuse(refusal));
         }
         let rotated = newest.as_ref().is_some_and(|newest| newest.digest() != record.digest());
         let mut chain = stored.as_ref().map(|stored| stored.records.clone()).unwrap_or_default();

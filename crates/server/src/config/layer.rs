@@ -379,3 +379,192 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row.last().copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Config, ConfigError> {
+        layer(Some((Path::new("b.toml"), text)), [], &[])
+    }
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+    fn flag(key: &'static str, value: &str) -> Flag {
+        Flag { key, value: value.into() }
+    }
+
+    #[test]
+    fn defaults_with_a_data_directory() {
+        let config = layer(None, [], &[flag("data", "/d")]).expect("a configuration");
+        let expected = Config {
+            data: Some("/d".into()),
+            store: StoreKind::File,
+            listen: "127.0.0.1:8250".parse().expect("an address"),
+            metrics_listen: None,
+            tls: Tls { files: None, require_pq: false },
+            audit: Audit {
+                target: AuditTarget::Directory("/d/audit".into()),
+                sync: AuditSync::Interval,
+                names: AuditNames::Clear,
+                max_size_mib: 256,
+            },
+            init: Init { admins: vec![] },
+            limits: Limits { connections: 4096, body_mib: 256 },
+            ready_file: None,
+            accept_audit_loss: false,
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let text = "data = \"/file\"\nlisten = \"127.0.0.1:1\"\n[audit]\nsync = \"each\"\nmax_size_mib = 5\n\
+                    [init]\nadmins = [\"a.pub\"]\n";
+        let environment = environment(&[
+            ("PATH", "/bin"),
+            ("BULLA_SERVER_LISTEN", "127.0.0.1:2"),
+            ("BULLA_SERVER_AUDIT__MAX_SIZE_MIB", "6"),
+            ("BULLA_SERVER_INIT__ADMINS", "b.pub:c.pub"),
+            ("BULLA_SERVER_TLS__REQUIRE_PQ", "true"),
+        ]);
+        let below = layer(Some((Path::new("b.toml"), text)), environment.clone(), &[]).expect("a configuration");
+        assert_eq!(below.listen.port(), 2);
+        assert_eq!((below.audit.sync, below.audit.max_size_mib), (AuditSync::Each, 6));
+        assert_eq!(below.init.admins, [PathBuf::from("b.pub"), "c.pub".into()]);
+        assert!(below.tls.require_pq);
+        let flags =
+            [flag("listen", "[::1]:3"), flag("init.admins", "d.pub"), flag("init.admins", "e.pub"), flag("data", "/x")];
+        let config = layer(Some((Path::new("b.toml"), text)), environment, &flags).expect("a configuration");
+        assert_eq!((config.listen.port(), config.data), (3, Some("/x".into())));
+        assert_eq!(config.init.admins, [PathBuf::from("d.pub"), "e.pub".into()]);
+    }
+
+    #[test]
+    fn every_key_can_be_set_by_every_layer() {
+        for key in KEYS {
+            let (text, plain) = match key.kind {
+                Kind::Path => ("\"/p\"", "/p"),
+                Kind::Paths => ("[\"/p\"]", "/p"),
+                Kind::Address => ("\"127.0.0.9:9\"", "127.0.0.9:9"),
+                Kind::Choice(words) => (words.last().copied().expect("a word"), words.last().copied().expect("a word")),
+                Kind::Boolean => ("true", "true"),
+                Kind::Number(..) => ("77", "77"),
+            };
+            let quoted = if matches!(key.kind, Kind::Choice(_)) { format!("\"{text}\"") } else { text.to_owned() };
+            // What must stand beside it.
+            let (mut beside, mut head) = (vec![], String::new());
+            match key.name {
+                "data" => {}
+                "transient" => beside = vec![flag("init.admins", "/a"), flag("audit.file", "-")],
+                _ => beside = vec![flag("data", "/d")],
+            }
+            match key.name {
+                "tls.cert" => head = "[tls]\nkey = \"/k\"\n".into(),
+                "tls.key" => head = "[tls]\ncert = \"/c\"\n".into(),
+                _ => {}
+            }
+            let with = |text: &str, variables: &[(&str, &str)], flags: &[Flag]| {
+                let flags: Vec<_> = beside.iter().chain(flags).cloned().collect();
+                layer(Some((Path::new("b.toml"), text)), environment(variables), &flags)
+                    .unwrap_or_else(|error| panic!("{}: {error}", key.name))
+            };
+            let in_file = match key.name.split_once('.') {
+                Some((_, name)) if !head.is_empty() => format!("{head}{name} = {quoted}\n"),
+                Some((section, name)) => format!("[{section}]\n{name} = {quoted}\n"),
+                None => format!("{} = {quoted}\n", key.name),
+            };
+            let from_file = with(&in_file, &[], &[]);
+            assert_eq!(from_file, with(&head, &[(&key.variable(), plain)], &[]), "{}", key.name);
+            assert_eq!(from_file, with(&head, &[], &[flag(key.name, plain)]), "{}", key.name);
+            // It has an effect.
+            if key.name != "data" && key.name != "transient" && head.is_empty() {
+                assert_ne!(from_file, with(&head, &[], &[]), "{}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_sample_is_taken_with_and_without_its_comments() {
+        let sample = super::super::sample();
+        let data = [flag("data", "/d")];
+        let plain = layer(Some((Path::new("s"), &sample)), [], &data).expect("a configuration");
+        assert_eq!(plain, layer(None, [], &data).expect("a configuration"));
+        let set: String = sample
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let config = file(&set).expect("a configuration");
+        assert_eq!(config.data, Some("/var/lib/bulla".into()));
+        for key in KEYS {
+            let name = key.name.rsplit('.').next().expect("a name");
+            assert!(set.lines().any(|line| line.starts_with(&format!("{name} = "))), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn errors_name_key_source_and_remedy() {
+        let shown = |result: Result<Config, ConfigError>| {
+            let error = result.expect_err("a fault");
+            format!("{error}; {}", error.hint)
+        };
+        for (text, expected) in [
+            ("daat = \"/d\"", "daat (in b.toml): there is no such key; did you mean data?"),
+            (
+                "[tls]\nrequire_qp = true",
+                "tls.require_qp (in b.toml): there is no such key; did you mean tls.require_pq?",
+            ),
+            ("[tls.more]\nx = 1", "tls.more (in b.toml): there is no such key"),
+            (
+                "[limits]\nconnections = 0",
+                "limits.connections (in b.toml): expected a number from 1 to 1000000, found \"0\"",
+            ),
+            ("[limits]\nconnections = \"5\"", "found \"5\" of type string"),
+            ("[limits]\nconnections = -1", "found \"-1\""),
+            ("transient = \"true\"", "expected true or false"),
+            ("listen = \"localhost:80\"", "listen (in b.toml): expected an IP address and a port"),
+            ("store = \"disk\"", "expected \"file\" or \"memory\", found \"disk\""),
+            ("data = \"\"", "expected a path"),
+            ("[init]\nadmins = [1]", "init.admins (in b.toml): expected a list of paths"),
+            ("a = = b", "line 1 (in b.toml): this is no TOML"),
+            ("data = \"/d\"\n\nx", "line 3 (in b.toml): this is no TOML"),
+            ("data = \"/a\"\ndata = \"/b\"", "this is no TOML"),
+            ("", "data (given nowhere): there is no data directory; give one with --data DIR"),
+            ("data = \"/d\"\ntransient = true", "data (in b.toml): a transient server keeps nothing"),
+            ("transient = true", "init.admins (given nowhere): a transient server has no Unix socket"),
+            ("transient = true\nstore = \"file\"", "store (in b.toml)"),
+            (
+                "transient = true\n[init]\nadmins = [\"a\"]",
+                "audit.file (given nowhere): a transient server has no directory",
+            ),
+            (
+                "data = \"/d\"\n[tls]\ncert = \"c\"",
+                "tls.key (given nowhere): tls.cert is given, its key is not; give both",
+            ),
+            ("data = \"/d\"\n[tls]\nkey = \"c\"", "tls.cert (given nowhere)"),
+        ] {
+            let found = shown(file(text));
+            assert!(found.contains(expected), "{text}: {found}");
+        }
+        let variable =
+            |name: &str, value: &str| shown(layer(None, environment(&[(name, value)]), &[flag("data", "/d")]));
+        let found = variable("BULLA_SERVER_AUDIT__SINC", "each");
+        assert!(found.contains("there is no such key; did you mean BULLA_SERVER_AUDIT__SYNC?"), "{found}");
+        let found = variable("BULLA_SERVER_AUDIT__SYNC", "never");
+        assert!(found.contains("audit.sync (from the environment variable BULLA_SERVER_AUDIT__SYNC)"), "{found}");
+        let found = shown(layer(None, [], &[flag("listen", "x")]));
+        assert!(found.contains("listen (from the flag --listen)"), "{found}");
+        let found = shown(load(Some(Path::new("/does/not/exist")), [], &[]));
+        assert!(found.contains("--config (in /does/not/exist): cannot read the file"), "{found}");
+    }
+
+    #[test]
+    fn a_transient_server() {
+        let flags = [flag("transient", "true"), flag("init.admins", "a.pub"), flag("audit.file", "-")];
+        let config = layer(None, [], &flags).expect("a configuration");
+        assert_eq!((config.data, config.store, config.audit.target), (None, StoreKind::Memory, AuditTarget::Stdout));
+    }
+}

@@ -76,7 +76,6 @@ pub const ROUTES: &[Route] = &[
         "principal",
         "action",
     ]),
-    // It moves the caller's own mark of what was seen; moving it twice is as good as once.
     get("/v1/alarms", Endpoint::AlarmRead, "Give the caller's alarms.")
         .policy(Action::AlarmRead)
         .query(&["after", "limit", "all"]),

@@ -204,7 +204,11 @@ impl Writer {
                 }
                 Message::Close(done) => {
                     self.close();
-                    drop(done.send(self.settled()));
+                    let settled = self.settled();
+                    if !self.failed {
+                        self.shared.set_trouble(Some(AuditBlocked::Closed));
+                    }
+                    drop(done.send(settled));
                     return std::ops::ControlFlow::Break(());
                 }
             }
@@ -286,9 +290,6 @@ impl Writer {
         }
         self.reserve.spend();
         self.write(urgent);
-        if !self.failed {
-            self.sync();
-        }
     }
 
     /// Writes one batch as the next lines of the chain, or puts it back in front.
@@ -312,7 +313,7 @@ impl Writer {
                         self.next_sync = Instant::now() + interval;
                     }
                 }
-                if self.sync == SyncMode::Each {
+                if self.sync == SyncMode::Each || batch.iter().any(|waiting| waiting.urgent) {
                     self.sync();
                 }
                 let result = if self.failed { self.shared.healthy() } else { Ok(()) };

@@ -60,7 +60,7 @@ impl Open {
         }
         let mut refusal = Refusal::new(Code::AlreadyOpened, "another claim opened it before")
             .hint("the receipt tells who and when; if that was not you or nobody you know of, tell its writer at once");
-        refusal.receipt = opened;
+        refusal.receipt = opened.map(Box::new);
         let same = at.slot.state.opening().is_some_and(|opening| opening.by == actor.principal);
         if at.slot.refused < MAX_REFUSED {
             let claim = Some(self.claim_sha256);
@@ -156,7 +156,7 @@ pub(super) fn ended(reader: &mut Reader<'_>, wrap: &WrapId, at: &SlotAt<'_>) -> 
         State::Opened(_) => (Code::AlreadyOpened, "another claim opened it before"),
     };
     let mut refusal = Refusal::new(code, message);
-    refusal.receipt = receipt;
+    refusal.receipt = receipt.map(Box::new);
     Ok(Outcome::refuse(match code {
         Code::Parked => refusal.hint("ask its writer to run `bulla wrap release`"),
         Code::NotFound | Code::Acked => refusal,

@@ -1,0 +1,278 @@
+//! The routes, one method each. Routes that need more than a request and an answer have modules of their own.
+
+use crate::builder::Client;
+use crate::call::{Call, CallBody, OpenRequest, refused, verify_open};
+use crate::error::ClientError;
+use bulla_crypto::digest::sha256;
+use bulla_crypto::evidence;
+use bulla_wire::api::{
+    Alarms, AuditPage, CheckPolicy, Done, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
+    RecoverPolicies, Seal, SealState, Signed, Whoami, WrapReceipts, WrapView, Wraps,
+};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
+use bulla_wire::id::{Digest, PrincipalId, WrapId};
+use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
+use bulla_wire::name::Name;
+use serde::de::DeserializeOwned;
+
+/// Largest page of an audit log or listing in bytes: a thousand lines of a few kilobytes.
+const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+impl Client {
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        self.call(call).await?.json()
+    }
+
+    /// Whether the node serves, and whether a node of the pinned cluster said so. Needs no identity.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn health(&self) -> Result<(Health, bool), ClientError> {
+        let request = OpenRequest { method: "GET", path: "/v1/health", query: "", limit: MAX_JSON_BYTES };
+        let received = self.exchange_open(&request).await?;
+        let Ok(health) = json::parse::<Health>(&received.body, MAX_JSON_BYTES) else {
+            return Err(refused(&received, false));
+        };
+        if health.state == SealState::Uninitialised || self.0.pin.is_none() {
+            return Ok((health, false));
+        }
+        let view = self.view().await?;
+        let verified = verify_open(&request, &received, |key| view.active_node(key).cloned());
+        if verified.is_err() {
+            // A node that joined since is in a newer document.
+            let view = self.cluster().await?.view;
+            verify_open(&request, &received, |key| view.active_node(key).cloned())?;
+        }
+        Ok((health, true))
+    }
+
+    /// Who the caller is to the cluster.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
+        self.json(Call::read("/v1/whoami")).await
+    }
+
+    /// A page of the principals, by name, or those with an id or a recipient's digest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn principals(
+        &self,
+        id: Option<&PrincipalId>,
+        recipient: Option<&Digest>,
+        after: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<Principals, ClientError> {
+        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/principal") };
+        let call = call.with("id", id).with("recipient", recipient).with("after", after).with("limit", limit);
+        self.json(call).await
+    }
+
+    /// What the server holds about a name. [`Client::resolve`] also verifies it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn principal(&self, name: &Name) -> Result<Principal, ClientError> {
+        self.json(Call { limit: MAX_PAGE_BYTES, ..Call::read(format!("/v1/principal/{name}")) }).await
+    }
+
+    /// Has the server refuse a principal's keys, all generations of them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn principal_disable(&self, name: &Name) -> Result<Done, ClientError> {
+        let path = format!("/v1/principal/{name}");
+        self.json(Call { method: "DELETE", changes: true, ..Call::read(path) }).await
+    }
+
+    /// Has the server take them again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn principal_enable(&self, name: &Name) -> Result<Done, ClientError> {
+        self.act(format!("/v1/principal/{name}:enable")).await
+    }
+
+    /// All policies.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policies(&self) -> Result<Policies, ClientError> {
+        self.json(Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/policy") }).await
+    }
+
+    /// One policy.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy(&self, name: &Name) -> Result<Policy, ClientError> {
+        self.json(Call::read(format!("/v1/policy/{name}"))).await
+    }
+
+    /// Stores a policy.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_put(&self, name: &Name, body: &PutPolicy) -> Result<Policy, ClientError> {
+        self.json(Call::change("PUT", format!("/v1/policy/{name}"), body)).await
+    }
+
+    /// Removes a policy.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_delete(&self, name: &Name) -> Result<Done, ClientError> {
+        self.json(Call { method: "DELETE", changes: true, ..Call::read(format!("/v1/policy/{name}")) }).await
+    }
+
+    /// Asks whether somebody may do something.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_check(&self, body: &CheckPolicy) -> Result<PolicyDecision, ClientError> {
+        let call = Call::change("POST", "/v1/policy:check", body);
+        self.json(Call { changes: false, ..call }).await
+    }
+
+    /// The approval of a new policy set (JSON text), signed by the caller. Other admins add their signatures with
+    /// [`bulla_crypto::dsse::add_signature`] within ten minutes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_recovery_sign(&self, policies: &str) -> Result<Envelope, ClientError> {
+        let cluster = self.view().await?.id();
+        let policies_sha256 = Digest::new(sha256(&[policies.as_bytes()]));
+        let recovery = PolicyRecovery { v: V1, cluster, policies_sha256, at_ms: crate::call::now_ms() };
+        Ok(evidence::sign(&recovery, &[&**self.key()?]).await?)
+    }
+
+    /// Replaces the whole policy set by k admins' word.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_recover(&self, policies: String, approval: Envelope) -> Result<Done, ClientError> {
+        self.json(Call::change("POST", "/v1/policy:recover", &RecoverPolicies { policies, approval })).await
+    }
+
+    /// A page of the audit log.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn audit(
+        &self,
+        after: Option<&str>,
+        limit: Option<u32>,
+        resource: Option<&str>,
+    ) -> Result<AuditPage, ClientError> {
+        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/audit") };
+        self.json(call.with("after", after).with("limit", limit).with("resource", resource)).await
+    }
+
+    /// A page of the caller's alarms; the server takes them for seen.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn alarms(&self, after: Option<&str>, limit: Option<u32>) -> Result<Alarms, ClientError> {
+        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/alarms") };
+        self.json(call.with("after", after).with("limit", limit)).await
+    }
+
+    /// The seal as the admins made it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn seal_status(&self) -> Result<Seal, ClientError> {
+        self.json(Call::read("/v1/seal").of_seal()).await
+    }
+
+    /// Drops all keys from the node's memory.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn seal(&self) -> Result<Done, ClientError> {
+        let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal:seal") };
+        self.json(call.of_seal()).await
+    }
+
+    /// Tells the cluster that its clock is right after a step.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn seal_confirm_clock(&self) -> Result<Done, ClientError> {
+        self.act("/v1/seal:confirm-clock".to_owned()).await
+    }
+
+    /// The consent to lost commits, signed by the caller. Other admins add their signatures with
+    /// [`bulla_crypto::dsse::add_signature`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn consent_sign(&self, consent: &Consent) -> Result<Envelope, ClientError> {
+        if consent.cluster != self.view().await?.id() {
+            return Err(ClientError::input("this consent is for another cluster"));
+        }
+        Ok(evidence::sign(consent, &[&**self.key()?]).await?)
+    }
+
+    /// Hands in a consent.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn consent_send(&self, envelope: Envelope) -> Result<Done, ClientError> {
+        self.json(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
+    }
+
+    /// The next document, signed by the caller. Other admins add their signatures.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn document_sign(&self, document: &Document) -> Result<Envelope, ClientError> {
+        Ok(evidence::sign(document, &[&**self.key()?]).await?)
+    }
+
+    /// Hands in the next document. It is verified here first, so that a mistake is told before it travels.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn document_put(&self, envelope: Envelope) -> Result<Done, ClientError> {
+        let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
+        view.push(&envelope, &[])
+            .map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
+        let done = self.json(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
+        self.cluster().await?;
+        Ok(done)
+    }
+
+    /// A page of the caller's wraps, sent and received.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wraps(&self, after: Option<&str>, limit: Option<u32>) -> Result<Wraps, ClientError> {
+        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/wrap") };
+        self.json(call.with("after", after).with("limit", limit)).await
+    }
+
+    /// A wrap as one of its parties sees it. [`Client::wrap_inspect`] also verifies it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wrap_view(&self, wrap: &WrapId) -> Result<WrapView, ClientError> {
+        self.json(Call { limit: MAX_PAGE_BYTES, ..Call::read(format!("/v1/wrap/{wrap}")) }).await
+    }
+
+    /// Lets a wrap that waits after a restore be opened again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wrap_release(&self, wrap: &WrapId) -> Result<WrapReceipts, ClientError> {
+        self.act(format!("/v1/wrap/{wrap}:release")).await
+    }
+
+    /// A change without a body.
+    async fn act<T: DeserializeOwned>(&self, path: String) -> Result<T, ClientError> {
+        self.json(Call { method: "POST", changes: true, body: CallBody::Empty, ..Call::read(path) }).await
+    }
+}

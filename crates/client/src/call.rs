@@ -1,0 +1,704 @@
+//! The one way in which a call is made: challenge, sign, send, verify, judge, and if need be again.
+//!
+//! - A retry keeps nonce and body, so a change happens once however often it is sent.
+//! - An answer without a valid signature is no answer: the outcome is unknown, as if the connection had broken.
+//! - A change whose outcome is unknown is never sent under a new nonce.
+
+use crate::builder::{Client, Pin, Trust};
+use crate::error::{ClientError, Untrusted};
+use crate::state::{self, Seen, StateError, Verdict};
+use crate::transport::{ExchangeError, Received, Sent, Upload};
+use bulla_crypto::digest::sha256;
+use bulla_crypto::envelope;
+use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::message::{SignatureHeaders, digest_header, ingress_line, sign_request, verify_response};
+use bulla_crypto::random::{Rng, SystemRng, draw};
+use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::sign::PublicKey;
+use bulla_wire::api::{ChallengeReply, Initialised};
+use bulla_wire::challenge::Challenge;
+use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
+use bulla_wire::id::{KeyId, Nonce};
+use bulla_wire::json::{self, MAX_JSON_BYTES};
+use bulla_wire::signature::{
+    AGE_MEDIA_TYPE, AUDIENCE_HEADER, Answered, Audience, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, EMPTY_MEDIA_TYPE,
+    JSON_MEDIA_TYPE, RequestParts, ResponseParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER,
+    content_digest,
+};
+use bulla_wire::state::State;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Longest wait for one attempt: a full wrap over a slow line passes, and a hanging server leaves time for more.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a challenge is used here; the server takes it for 60 seconds.
+const CHALLENGE_USE: Duration = Duration::from_secs(45);
+/// How often a stale challenge, an answer that must not be believed, and a connection that was never made are
+/// tried again: once is bad luck, three times is a state of things.
+const FEW_TRIES: u32 = 3;
+const OVERSIZE: &str = "the answer is larger than any that was asked for";
+/// First wait before a retry; each next one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait before a retry.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What is to be asked of the cluster.
+pub(crate) struct Call {
+    pub method: &'static str,
+    pub path: String,
+    /// Without its question mark.
+    pub query: String,
+    pub body: CallBody,
+    /// Largest body of an answer.
+    pub limit: usize,
+    /// It changes something, so an unknown outcome must be told.
+    pub changes: bool,
+    /// Whether the answer's position is judged and remembered. Not while sealed: the node has not checked it then.
+    pub judged: bool,
+}
+
+/// What a request carries.
+pub(crate) enum CallBody {
+    /// Nothing.
+    Empty,
+    /// JSON that is no secret.
+    Json(Vec<u8>),
+    /// JSON that goes to the ingress key.
+    Ingress(SecretBytes),
+    /// A statement and an age file.
+    Parcel { upload: Upload, sha256: [u8; 32] },
+}
+
+impl Call {
+    /// A reading call with a JSON answer.
+    pub(crate) fn read(path: impl Into<String>) -> Self {
+        Self {
+            method: "GET",
+            path: path.into(),
+            query: String::new(),
+            body: CallBody::Empty,
+            limit: MAX_JSON_BYTES,
+            changes: false,
+            judged: true,
+        }
+    }
+
+    /// A changing call with a JSON body and answer.
+    pub(crate) fn change<T: serde::Serialize>(method: &'static str, path: impl Into<String>, body: &T) -> Self {
+        Self { method, changes: true, body: CallBody::Json(json::to_vec(body)), ..Self::read(path) }
+    }
+
+    /// Adds `name=value` to the query, if there is a value.
+    pub(crate) fn with(mut self, name: &str, value: Option<impl std::fmt::Display>) -> Self {
+        if let Some(value) = value {
+            let joint = if self.query.is_empty() { "" } else { "&" };
+            self.query = format!("{}{joint}{name}={value}", self.query);
+        }
+        self
+    }
+
+    /// A call to a route of the seal.
+    pub(crate) fn of_seal(self) -> Self {
+        Self { judged: false, ..self }
+    }
+}
+
+/// A verified answer below status 400.
+pub(crate) struct Answer {
+    pub media: String,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Reads a JSON answer.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        crate::error::demand(self.media == JSON_MEDIA_TYPE, "the answer is not of the expected media type")?;
+        json::parse(&self.body, usize::MAX).map_err(|_| ClientError::contradiction("the answer is malformed"))
+    }
+}
+
+/// A request without a signature.
+pub(crate) struct OpenRequest<'a> {
+    pub method: &'static str,
+    pub path: &'a str,
+    pub query: &'a str,
+    pub limit: usize,
+}
+
+/// What all attempts of a call have in common.
+struct Prepared {
+    nonce: Nonce,
+    upload: Upload,
+    content_digest: String,
+    media: &'static str,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Answered(Answer),
+    Refused {
+        errors: Vec<ErrorEntry>,
+        status: u16,
+        verified: bool,
+        wait: Option<Duration>,
+    },
+    /// Nothing that may be believed came back. The request may have had its effect if `sent`.
+    Lost {
+        cause: ClientError,
+        sent: bool,
+        few: bool,
+    },
+    /// The node stands behind what was seen; another one may not.
+    Lagging(StateError),
+}
+
+/// Counts what went wrong so far.
+#[derive(Default)]
+struct Tries {
+    all: u32,
+    few: u32,
+    stale: u32,
+    lagging: bool,
+    /// An attempt may have reached the server without a verified answer.
+    unknown: bool,
+}
+
+impl Client {
+    /// Makes a call, tries again where that is safe, and gives a verified answer or the reason why there is none.
+    pub(crate) async fn call(&self, call: Call) -> Result<Answer, ClientError> {
+        let started = Instant::now();
+        let mut prepared = None;
+        let mut tries = Tries::default();
+        loop {
+            let left = self.0.timeout.saturating_sub(started.elapsed());
+            let attempt = match self.attempt(&call, &mut prepared, left.min(ATTEMPT_TIMEOUT)).await {
+                Ok(attempt) => attempt,
+                Err(error) => return Err(outcome(&call, &tries, error)),
+            };
+            tries.all = tries.all.saturating_add(1);
+            let (wait, error) = match attempt {
+                Attempt::Answered(answer) => return Ok(answer),
+                Attempt::Lagging(error) if tries.lagging => return Err(error.into()),
+                Attempt::Lagging(error) => {
+                    tries.lagging = true;
+                    (None, error.into())
+                }
+                Attempt::Lost { cause, sent, few } => {
+                    tries.unknown |= sent;
+                    tries.few = tries.few.saturating_add(u32::from(few));
+                    if tries.few >= FEW_TRIES {
+                        return Err(outcome(&call, &tries, cause));
+                    }
+                    (None, cause)
+                }
+                Attempt::Refused { errors, status, verified, wait } => {
+                    let code = errors.first().map(|entry| entry.code);
+                    let error = ClientError::Refused { status, errors, verified };
+                    match code {
+                        Some(Code::StaleChallenge) if tries.stale < FEW_TRIES => {
+                            tries.stale = tries.stale.saturating_add(1);
+                            continue;
+                        }
+                        Some(Code::Unknown) => tries.unknown = true,
+                        Some(Code::Overloaded | Code::Busy) => {}
+                        Some(Code::NonceExpired) => return Err(outcome(&call, &tries, error)),
+                        _ => return Err(error),
+                    }
+                    (wait, error)
+                }
+            };
+            let wait = wait.unwrap_or_else(|| back_off(tries.all));
+            if started.elapsed().saturating_add(wait) >= self.0.timeout {
+                return Err(outcome(&call, &tries, error));
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        call: &Call,
+        prepared: &mut Option<Prepared>,
+        limit: Duration,
+    ) -> Result<Attempt, ClientError> {
+        let key = self.key()?;
+        let (trust, audience) = self.audience().await?;
+        let challenge = match self.challenge(trust.as_ref()).await {
+            Ok(challenge) => challenge,
+            Err(ClientError::Unreachable { address, cause }) => {
+                let cause = ClientError::Unreachable { address, cause };
+                return Ok(Attempt::Lost { cause, sent: false, few: true });
+            }
+            Err(error) => return Err(error),
+        };
+        if prepared.is_none() {
+            *prepared = Some(self.prepare(call, trust.as_ref(), &challenge)?);
+        }
+        let Some(Prepared { nonce, upload, content_digest, media }) = prepared else { return Err(ClientError::NoPin) };
+        let (audience, challenge) = (audience.to_string(), challenge.to_string());
+        let parts = RequestParts {
+            method: call.method,
+            path: &call.path,
+            query: &call.query,
+            content_type: media,
+            content_digest,
+            audience: &audience,
+            challenge: &challenge,
+        };
+        let headers = sign_request(&parts, now_ms() / 1000, *nonce, &**key).await?;
+        let known = trust.as_ref().and_then(|trust| trust.memory.seen());
+        let sent = Sent {
+            method: call.method,
+            path: &call.path,
+            query: &call.query,
+            headers: &[
+                ("content-type", media),
+                (CONTENT_DIGEST_HEADER, content_digest),
+                (AUDIENCE_HEADER, &audience),
+                (CHALLENGE_HEADER, &challenge),
+                (SIGNATURE_INPUT_HEADER, &headers.signature_input),
+                (SIGNATURE_HEADER, &headers.signature),
+            ],
+            body: upload.clone(),
+            limit: call.limit,
+        };
+        let received = match self.exchange(sent, limit).await {
+            Ok(received) => received,
+            Err((error @ ClientError::Input { .. }, _)) => return Err(error),
+            Err((cause, sent)) => {
+                // A connection that broke is tried as long as there is time; what will be the same again is not.
+                let few = !sent || !matches!(cause, ClientError::Unreachable { .. });
+                return Ok(Attempt::Lost { cause, sent, few });
+            }
+        };
+        self.judge_answer(call, trust, known, &parts, &headers, received).await
+    }
+
+    /// Verifies an answer and judges where the cluster says it stands.
+    async fn judge_answer(
+        &self,
+        call: &Call,
+        trust: Option<Trust>,
+        known: Option<Seen>,
+        parts: &RequestParts<'_>,
+        headers: &SignatureHeaders,
+        received: Received,
+    ) -> Result<Attempt, ClientError> {
+        let Some(trust) = trust else { return self.judge_init(parts, headers, &received) };
+        let lost = |cause: Untrusted| Attempt::Lost { cause: cause.into(), sent: true, few: true };
+        let frame = match Frame::of(&received) {
+            Ok(frame) => frame,
+            Err(cause) => return Ok(lost(cause)),
+        };
+        let mut view = trust.view;
+        if frame.state.doc.is_some_and(|doc| doc > view.newest().number()) {
+            // What the unverified header asks for is only a look at documents that verify themselves.
+            if let Ok(facts) = Box::pin(self.cluster()).await {
+                view = facts.view;
+            }
+        }
+        let open = frame.is_open();
+        let checked = frame.verify(&answered(parts, headers, open), |key| view.active_node(key).cloned());
+        if let Err(cause) = checked {
+            return Ok(lost(cause));
+        }
+        if open && received.status < 400 {
+            return Ok(lost(Untrusted::OpenProfile));
+        }
+        self.hold_challenge(frame.challenge);
+        if !open {
+            self.0.alarms.store(frame.state.alarms, Ordering::Relaxed);
+            if call.judged && received.status != 503 {
+                if let Some(lagging) = self.judge_state(known.as_ref(), &frame.state).await? {
+                    return Ok(Attempt::Lagging(lagging));
+                }
+            }
+        }
+        if received.status < 400 {
+            return Ok(Attempt::Answered(Answer { media: frame.media.to_owned(), body: received.body.clone() }));
+        }
+        Ok(refusal(&received, true))
+    }
+
+    /// `init` is answered by a node that stands in the genesis it answers with, under the key that was pinned.
+    /// A refusal before that cannot be verified; it is shown as such.
+    fn judge_init(
+        &self,
+        parts: &RequestParts<'_>,
+        headers: &SignatureHeaders,
+        received: &Received,
+    ) -> Result<Attempt, ClientError> {
+        if let Some(challenge) = received.header(CHALLENGE_HEADER).and_then(|text| text.parse().ok()) {
+            self.hold_challenge(challenge);
+        }
+        if received.status >= 400 {
+            return Ok(refusal(received, false));
+        }
+        let frame = Frame::of(received)?;
+        let Initialised { cluster: _, genesis } = json::parse(&received.body, MAX_JSON_BYTES)
+            .map_err(|_| ClientError::contradiction("the answer is malformed"))?;
+        let view = ClusterView::unpinned(&genesis, &[]).map_err(ClientError::statement("genesis"))?;
+        let pinned = match &self.0.pin {
+            Some(Pin::Node(node)) => *node,
+            _ => return Err(ClientError::NoPin),
+        };
+        frame.verify(&answered(parts, headers, false), |key| {
+            view.active_node(key).filter(|_| *key == pinned).cloned()
+        })?;
+        Ok(Attempt::Answered(Answer { media: frame.media.to_owned(), body: received.body.clone() }))
+    }
+
+    /// `Some` if the node lags behind; an error if the cluster fell back.
+    async fn judge_state(&self, known: Option<&Seen>, told: &State) -> Result<Option<StateError>, ClientError> {
+        let seen = Seen::of(told);
+        match state::judge(known, told) {
+            Verdict::Take => {}
+            Verdict::Lagging(error) => return Ok(Some(error)),
+            Verdict::AskHistories(error) => {
+                let Some(known) = known else { return Ok(None) };
+                let facts = Box::pin(self.cluster()).await?;
+                if !state::went_on(known, told, &facts.lineages, &facts.consents) {
+                    return Err(error.into());
+                }
+                let loss = facts.consents.iter().find(|consent| consent.lost.lineage == known.lineage);
+                let by_growth = state::went_on(known, told, &facts.lineages, &[]);
+                if let (Some(loss), Some(seen), false) = (loss, seen, by_growth) {
+                    self.held().losses.push(loss.clone());
+                    return self.trust().await?.memory.accept_loss(seen).map(|()| None);
+                }
+            }
+        }
+        if let Some(seen) = seen {
+            self.trust().await?.memory.remember(seen)?;
+        }
+        Ok(None)
+    }
+
+    /// Sends without a signature, a few times if nothing comes back: open routes change nothing.
+    pub(crate) async fn exchange_open(&self, request: &OpenRequest<'_>) -> Result<Received, ClientError> {
+        let mut tries = 0;
+        loop {
+            let sent = Sent {
+                method: request.method,
+                path: request.path,
+                query: request.query,
+                headers: &[],
+                body: Upload::empty(),
+                limit: request.limit,
+            };
+            tries += 1;
+            match self.exchange(sent, self.0.timeout.min(ATTEMPT_TIMEOUT)).await {
+                Ok(received) => return Ok(received),
+                Err((cause, _)) if tries >= FEW_TRIES => return Err(cause),
+                Err(_) => tokio::time::sleep(back_off(tries)).await,
+            }
+        }
+    }
+
+    /// One exchange within `limit`. An error says whether the request may have arrived.
+    async fn exchange(&self, sent: Sent<'_>, limit: Duration) -> Result<Received, (ClientError, bool)> {
+        let unreachable = |cause: String| ClientError::Unreachable { address: self.0.address.to_string(), cause };
+        match tokio::time::timeout(limit, self.0.transport.exchange(sent)).await {
+            Ok(Ok(received)) => Ok(received),
+            Ok(Err(ExchangeError::Request(what))) => Err((ClientError::input(what), false)),
+            Ok(Err(ExchangeError::TooLarge)) => Err((ClientError::contradiction(OVERSIZE), true)),
+            Ok(Err(ExchangeError::Network { cause, connected })) => Err((unreachable(cause), connected)),
+            Err(_) => Err((unreachable(format!("no answer within {} s", limit.as_secs())), true)),
+        }
+    }
+
+    /// Whom requests are for. Before init there is nothing to trust but the pinned node's key.
+    async fn audience(&self) -> Result<(Option<Trust>, Audience), ClientError> {
+        if let Some(Pin::Node(node)) = &self.0.pin {
+            return Ok((None, Audience::Node(*node)));
+        }
+        let trust = self.trust().await?;
+        let audience = Audience::Cluster(trust.view.id());
+        Ok((Some(trust), audience))
+    }
+
+    /// The challenge of the last answer if it is fresh, else a new one.
+    async fn challenge(&self, trust: Option<&Trust>) -> Result<Challenge, ClientError> {
+        let held = self.held().challenge;
+        if let Some((challenge, _)) = held.filter(|(_, since)| since.elapsed() < CHALLENGE_USE) {
+            return Ok(challenge);
+        }
+        let request = OpenRequest { method: "POST", path: "/v1/challenge", query: "", limit: MAX_JSON_BYTES };
+        let received = self.exchange_open(&request).await?;
+        if received.status != 200 {
+            return Err(refused(&received, false));
+        }
+        // A challenge is an input, not a statement: a wrong one makes a request that is refused. It is checked all
+        // the same where it can be, to tell a wrong cluster early.
+        if let Some(trust) = trust {
+            let frame = Frame::of(&received)?;
+            let newer = frame.state.doc.is_some_and(|doc| doc > trust.view.newest().number());
+            let view = if newer { Box::pin(self.cluster()).await?.view } else { Arc::clone(&trust.view) };
+            verify_open(&request, &received, |key| view.active_node(key).cloned())?;
+        }
+        let reply: ChallengeReply = json::parse(&received.body, MAX_JSON_BYTES)
+            .map_err(|_| ClientError::contradiction("the challenge is malformed"))?;
+        let challenge =
+            reply.challenge.parse().map_err(|_| ClientError::contradiction("the challenge is malformed"))?;
+        self.hold_challenge(challenge);
+        Ok(challenge)
+    }
+
+    fn hold_challenge(&self, challenge: Challenge) {
+        self.held().challenge = Some((challenge, Instant::now()));
+    }
+
+    /// Chooses the nonce and makes the body that all attempts carry.
+    fn prepare(&self, call: &Call, trust: Option<&Trust>, challenge: &Challenge) -> Result<Prepared, ClientError> {
+        let nonce = Nonce::new(challenge.minute(), draw(&mut SystemRng));
+        let whole = |bytes: Vec<u8>, media| Prepared {
+            nonce,
+            content_digest: digest_header(&bytes),
+            upload: Upload::Bytes(bytes.into()),
+            media,
+        };
+        Ok(match &call.body {
+            CallBody::Empty => whole(Vec::new(), EMPTY_MEDIA_TYPE),
+            CallBody::Json(json) => whole(json.clone(), JSON_MEDIA_TYPE),
+            CallBody::Parcel { upload, sha256 } => Prepared {
+                nonce,
+                upload: upload.clone(),
+                content_digest: content_digest(sha256),
+                media: bulla_wire::wrap::PARCEL_MEDIA_TYPE,
+            },
+            CallBody::Ingress(json) => {
+                let trust = trust.ok_or(ClientError::NoPin)?;
+                let key = self.key()?.public_key().key_id();
+                let line = ingress_line(&trust.view.id(), &key, call.method, &call.path, &call.query, &nonce);
+                let length = line.len().saturating_add(json.expose().len());
+                let mut plaintext = SecretBytes::new(Vec::with_capacity(length));
+                plaintext.expose_mut().extend_from_slice(line.as_bytes());
+                plaintext.expose_mut().extend_from_slice(json.expose());
+                let ingress = std::slice::from_ref(trust.view.newest().ingress());
+                whole(envelope::seal(ingress, None, plaintext.expose())?, AGE_MEDIA_TYPE)
+            }
+        })
+    }
+}
+
+/// The headers of a signed answer, each there once, and its body's digest compared.
+struct Frame<'a> {
+    status: u16,
+    media: &'a str,
+    digest: &'a str,
+    challenge_text: &'a str,
+    challenge: Challenge,
+    state_text: &'a str,
+    state: State,
+    headers: SignatureHeaders,
+}
+
+impl<'a> Frame<'a> {
+    fn of(received: &'a Received) -> Result<Self, Untrusted> {
+        let status = received.status;
+        let header = |name| received.header(name).ok_or(Untrusted::Unsigned { status, header: name });
+        let (challenge_text, state_text) = (header(CHALLENGE_HEADER)?, header(STATE_HEADER)?);
+        let frame = Self {
+            status,
+            media: header("content-type")?,
+            digest: header(CONTENT_DIGEST_HEADER)?,
+            challenge_text,
+            challenge: challenge_text.parse().map_err(|_| Untrusted::Unsigned { status, header: CHALLENGE_HEADER })?,
+            state_text,
+            state: state_text.parse().map_err(|_| Untrusted::Unsigned { status, header: STATE_HEADER })?,
+            headers: SignatureHeaders {
+                signature_input: header(SIGNATURE_INPUT_HEADER)?.to_owned(),
+                signature: header(SIGNATURE_HEADER)?.to_owned(),
+            },
+        };
+        let same = content_digest(&sha256(&[&received.body])) == frame.digest;
+        if same { Ok(frame) } else { Err(Untrusted::Body) }
+    }
+
+    /// Which of the two profiles the answer claims.
+    fn is_open(&self) -> bool {
+        self.headers.signature_input.ends_with("tag=\"bulla-res-open-v1\"")
+    }
+
+    fn verify(
+        &self,
+        answered: &Answered<'_>,
+        node_key: impl FnOnce(&KeyId) -> Option<PublicKey>,
+    ) -> Result<(), Untrusted> {
+        let parts = ResponseParts {
+            status: self.status,
+            content_type: self.media,
+            content_digest: self.digest,
+            challenge: self.challenge_text,
+            state: self.state_text,
+        };
+        let slot = std::cell::OnceCell::new();
+        let look = |key: &KeyId| node_key(key).map(|found| &*slot.get_or_init(|| found));
+        verify_response(&parts, answered, &self.headers, look).map_err(Untrusted::Signature)?;
+        Ok(())
+    }
+}
+
+fn answered<'a>(parts: &RequestParts<'a>, headers: &'a SignatureHeaders, open: bool) -> Answered<'a> {
+    if open {
+        return Answered::Open { method: parts.method, path: parts.path, query: parts.query };
+    }
+    Answered::Signed { request: *parts, signature_input: &headers.signature_input, signature: &headers.signature }
+}
+
+/// Verifies the answer of an open route.
+pub(crate) fn verify_open(
+    request: &OpenRequest<'_>,
+    received: &Received,
+    node_key: impl FnOnce(&KeyId) -> Option<PublicKey>,
+) -> Result<(), Untrusted> {
+    let answered = Answered::Open { method: request.method, path: request.path, query: request.query };
+    Frame::of(received)?.verify(&answered, node_key)
+}
+
+/// The refusal in an answer of status 400 or above.
+pub(crate) fn refused(received: &Received, verified: bool) -> ClientError {
+    let status = received.status;
+    match json::parse::<ErrorBody>(&received.body, MAX_JSON_BYTES) {
+        Ok(ErrorBody { errors }) if !errors.is_empty() => ClientError::Refused { status, errors, verified },
+        _ => Untrusted::Contradiction { what: "the answer is an error without a code that is known here" }.into(),
+    }
+}
+
+fn refusal(received: &Received, verified: bool) -> Attempt {
+    let seconds = received.header("retry-after").and_then(|text| text.parse().ok());
+    match refused(received, verified) {
+        ClientError::Refused { status, errors, verified } => {
+            let wait = seconds.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT));
+            Attempt::Refused { errors, status, verified, wait }
+        }
+        cause => Attempt::Lost { cause, sent: true, few: true },
+    }
+}
+
+/// What a failed call is told as: a change that may have happened has an unknown outcome.
+fn outcome(call: &Call, tries: &Tries, error: ClientError) -> ClientError {
+    if call.changes && tries.unknown { ClientError::UnknownOutcome { cause: Box::new(error) } } else { error }
+}
+
+/// Doubles with each try, up to [`LONGEST_WAIT`], less up to a half by chance, so that many clients that lost
+/// one server do not come back at once.
+fn back_off(tries: u32) -> Duration {
+    let doubled = FIRST_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+    let mut chance = [0; 1];
+    SystemRng.fill(&mut chance);
+    let [chance] = chance;
+    doubled - (doubled / 2).mul_f64(f64::from(chance) / 255.0)
+}
+
+/// Unix milliseconds by this machine's clock.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(status: u16, headers: &[(&'static str, &str)], body: &str) -> Received {
+        let mut map = http::HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        Received { status, headers: map, body: Bytes::copy_from_slice(body.as_bytes()) }
+    }
+
+    #[test]
+    fn waits_grow_to_a_bound() {
+        for tries in 1..40 {
+            let full = FIRST_WAIT.saturating_mul(1 << (tries - 1).min(10)).min(LONGEST_WAIT);
+            for _ in 0..20 {
+                let wait = back_off(tries);
+                assert!(wait <= full && wait >= full / 2, "{tries}: {wait:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_header_stands_there_once() {
+        use bulla_crypto::message::sign_response;
+        use bulla_crypto::random::SeededRng;
+        use bulla_crypto::sign::SigningKey;
+        let node = SigningKey::generate(&mut SeededRng::from_u64(1)).unwrap();
+        let challenge = Challenge::new(Challenge::covered(0, 1, [0; 2], [0; 8]), [0; 16]).to_string();
+        let digest = digest_header(b"{}");
+        let parts = ResponseParts {
+            status: 200,
+            content_type: JSON_MEDIA_TYPE,
+            content_digest: &digest,
+            challenge: &challenge,
+            state: "v1;0;-;-;doc=-;alarms=0",
+        };
+        let open = Answered::Open { method: "GET", path: "/v1/health", query: "" };
+        let signed = sign_response(&parts, &open, 1, &node).unwrap();
+        let headers = [
+            ("content-type", JSON_MEDIA_TYPE),
+            (CONTENT_DIGEST_HEADER, &digest),
+            (CHALLENGE_HEADER, &challenge),
+            (STATE_HEADER, parts.state),
+            (SIGNATURE_INPUT_HEADER, &signed.signature_input),
+            (SIGNATURE_HEADER, &signed.signature),
+        ];
+        let request = OpenRequest { method: "GET", path: "/v1/health", query: "", limit: 1 };
+        let look = |_: &KeyId| Some(node.public_key().clone());
+        assert!(verify_open(&request, &received(200, &headers, "{}"), look).is_ok());
+        assert!(matches!(verify_open(&request, &received(200, &headers, "{ }"), look), Err(Untrusted::Body)));
+        let other = received(201, &headers, "{}");
+        assert!(matches!(verify_open(&request, &other, look), Err(Untrusted::Signature(_))));
+        let elsewhere = OpenRequest { path: "/v1/cluster", ..request };
+        assert!(verify_open(&elsewhere, &received(200, &headers, "{}"), look).is_err());
+        let request = OpenRequest { method: "GET", path: "/v1/health", query: "", limit: 1 };
+        for place in 0..headers.len() {
+            let mut twice = headers.to_vec();
+            twice.push(headers[place]);
+            let mut missing = headers.to_vec();
+            missing.remove(place);
+            for bad in [twice, missing] {
+                let error = verify_open(&request, &received(200, &bad, "{}"), look).unwrap_err();
+                assert!(matches!(error, Untrusted::Unsigned { .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_change_has_an_unknown_outcome() {
+        let tries = |unknown| Tries { unknown, ..Tries::default() };
+        let change = Call::change("POST", "/v1/x", &());
+        let lost = || ClientError::Unreachable { address: String::new(), cause: String::new() };
+        assert!(matches!(outcome(&change, &tries(true), lost()), ClientError::UnknownOutcome { .. }));
+        assert!(matches!(outcome(&change, &tries(false), lost()), ClientError::Unreachable { .. }));
+        assert!(matches!(outcome(&Call::read("/v1/x"), &tries(true), lost()), ClientError::Unreachable { .. }));
+    }
+
+    /// Programs run calls on other threads.
+    #[test]
+    fn calls_can_be_spawned() {
+        fn spawnable<T: Send>(_: &T) {}
+        let client = Client::builder("https://127.0.0.1:1").build().unwrap();
+        spawnable(&client.call(Call::read("/v1/x")));
+        let slip = bulla_wire::wrap::Slip {
+            cluster: bulla_wire::id::ClusterId::new([0; 32]),
+            wrap: bulla_wire::id::WrapId::new([0; 16]),
+            statement_sha256: bulla_wire::id::Digest::new([0; 32]),
+        };
+        let mut output = crate::MemoryOutput::new();
+        spawnable(&client.wrap_open(&slip, &mut output));
+        spawnable(&client.wrap_create(crate::Outgoing::new(Vec::new(), 1), crate::content(Vec::new())));
+        spawnable(&client.unseal(&crate::Unseal { approve: &|_| true, danger_older_epoch: false }));
+    }
+
+    #[test]
+    fn queries() {
+        let call = Call::read("/v1/wrap").with("after", Some("x")).with("limit", None::<u32>).with("a", Some(5));
+        assert_eq!(call.query, "after=x&a=5");
+    }
+}

@@ -1,0 +1,149 @@
+//! Claims: the fresh key to which an opened wrap is delivered.
+//!
+//! A claim lies on the disk *before* it is used: whoever won with it and lost the answer comes back with the same
+//! one, and no other key ever gets the content. The file is an age identity file whose name is the slip.
+
+use crate::disk::Directory;
+use crate::error::ClientError;
+use crate::memory::Memory;
+use bulla_crypto::identity::{Identity, IdentityKind};
+use bulla_crypto::random::SystemRng;
+use bulla_crypto::recipient::Recipient;
+use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::sign::RsaMinimum;
+use bulla_wire::id::Digest;
+use bulla_wire::wrap::Slip;
+use std::io;
+
+const CLAIMS: &str = "claims";
+
+pub(crate) struct Claim {
+    identity: Identity,
+    slip: Slip,
+}
+
+impl Claim {
+    /// The claim that was begun for this slip, or a new one, which is durable when this returns.
+    pub(crate) fn begin(memory: &Memory, slip: &Slip) -> Result<Self, ClientError> {
+        let Some(directory) = memory.directory() else { return Self::in_memory(memory, slip) };
+        let (directory, name) = place(directory, slip)?;
+        let failed = |error| ClientError::io("cannot keep the claim in", directory.path(&name), error);
+        let lock = directory.lock().map_err(failed)?;
+        if let Some(bytes) = directory.read(&name).map_err(failed)? {
+            return Self::read(SecretBytes::new(bytes).expose(), slip).map_err(failed);
+        }
+        let (claim, text) = Self::make(slip).map_err(failed)?;
+        directory.replace(&name, text.expose(), true).map_err(failed)?;
+        drop(lock);
+        Ok(claim)
+    }
+
+    fn in_memory(memory: &Memory, slip: &Slip) -> Result<Self, ClientError> {
+        let failed = |error| ClientError::io("cannot keep the claim in memory", None, error);
+        memory
+            .with_claims(|claims| {
+                if let Some(text) = claims.get(&slip.wrap) {
+                    return Self::read(text.expose(), slip);
+                }
+                let (claim, text) = Self::make(slip)?;
+                claims.insert(slip.wrap, text);
+                Ok(claim)
+            })
+            .map_err(failed)
+    }
+
+    fn make(slip: &Slip) -> io::Result<(Self, SecretBytes)> {
+        let identity = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).map_err(io::Error::other)?;
+        let text = identity.to_file_text(Some(&slip.to_string()), None).map_err(io::Error::other)?;
+        Ok((Self { identity, slip: slip.clone() }, text))
+    }
+
+    fn read(text: &[u8], slip: &Slip) -> io::Result<Self> {
+        let identity = Identity::parse(text, RsaMinimum::default(), &|| None).map_err(io::Error::other)?;
+        if identity.name() != Some(slip.to_string().as_str()) {
+            return Err(io::Error::other("the claim is of another slip"));
+        }
+        Ok(Self { identity, slip: slip.clone() })
+    }
+
+    /// The key.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// To whom the cluster encrypts its answer.
+    pub(crate) fn recipient(&self) -> Result<&Recipient, ClientError> {
+        self.identity.recipients().first().ok_or(ClientError::NoIdentity)
+    }
+
+    /// SHA-256 of the recipient's text, which receipts name.
+    pub(crate) fn digest(&self) -> Result<Digest, ClientError> {
+        self.recipient().map(Recipient::digest)
+    }
+
+    /// Destroys the secret: the cluster has deleted the ciphertext, or will never deliver it again.
+    pub(crate) fn destroy(self, memory: &Memory) -> Result<(), ClientError> {
+        let Some(directory) = memory.directory() else {
+            memory.with_claims(|claims| claims.remove(&self.slip.wrap));
+            return Ok(());
+        };
+        let (directory, name) = place(directory, &self.slip)?;
+        directory
+            .destroy(&name)
+            .map_err(|error| ClientError::io("cannot destroy the claim in", directory.path(&name), error))
+    }
+}
+
+fn place(directory: &Directory, slip: &Slip) -> Result<(Directory, String), ClientError> {
+    let claims = directory.below(CLAIMS);
+    let claims = claims.map_err(|error| ClientError::io("cannot make", directory.path(CLAIMS), error))?;
+    Ok((claims, slip.wrap.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_wire::id::{ClusterId, WrapId};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn slip(byte: u8) -> Slip {
+        Slip { cluster: ClusterId::new([1; 32]), wrap: WrapId::new([2; 16]), statement_sha256: Digest::new([byte; 32]) }
+    }
+
+    #[test]
+    fn a_claim_is_kept_until_it_is_destroyed() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || Memory::of_directory(Directory::of_cluster(base.path(), &slip(3).cluster).unwrap()).unwrap();
+        let first = Claim::begin(&open(), &slip(3)).unwrap().digest().unwrap();
+        let again = Claim::begin(&open(), &slip(3)).unwrap();
+        assert_eq!(again.digest().unwrap(), first);
+        let path = base.path().join(slip(3).cluster.base64url()).join(CLAIMS).join(slip(3).wrap.to_string());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // The same wrap id under another statement is another wrap.
+        assert!(Claim::begin(&open(), &slip(4)).is_err());
+        again.destroy(&open()).unwrap();
+        assert!(!path.exists());
+        assert_ne!(Claim::begin(&open(), &slip(3)).unwrap().digest().unwrap(), first);
+    }
+
+    #[test]
+    fn without_a_directory_it_is_kept_in_memory() {
+        let memory = Memory::volatile();
+        let first = Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap();
+        let again = Claim::begin(&memory, &slip(3)).unwrap();
+        assert_eq!(again.digest().unwrap(), first);
+        again.destroy(&memory).unwrap();
+        assert_ne!(Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap(), first);
+    }
+
+    #[test]
+    fn a_damaged_claim_is_not_replaced() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::of_cluster(base.path(), &slip(3).cluster).unwrap();
+        let memory = Memory::of_directory(directory.clone()).unwrap();
+        drop(Claim::begin(&memory, &slip(3)).unwrap());
+        let (claims, name) = place(&directory, &slip(3)).unwrap();
+        claims.replace(&name, b"damaged", true).unwrap();
+        assert!(Claim::begin(&memory, &slip(3)).is_err());
+    }
+}

@@ -1,0 +1,262 @@
+//! Why a call failed, and what to do about it.
+
+use crate::known::KnownError;
+use crate::state::StateError;
+use bulla_crypto::envelope::{OpenError, SealError};
+use bulla_crypto::evidence::EvidenceError;
+use bulla_crypto::message::ResponseError;
+use bulla_crypto::sign::SignError;
+use bulla_wire::error::{Code, ErrorEntry};
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// What about an answer is not to be believed.
+#[derive(Debug)]
+pub enum Untrusted {
+    /// It carries no signature, or a header twice.
+    Unsigned {
+        /// Its HTTP status.
+        status: u16,
+        /// The header at fault.
+        header: &'static str,
+    },
+    /// Its signature is not that of an active node of the pinned cluster.
+    Signature(ResponseError),
+    /// Its body is not the one that was signed.
+    Body,
+    /// It claims to answer before the request's signature was checked, yet it is no error.
+    OpenProfile,
+    /// A signed statement in it does not hold.
+    Statement {
+        /// Which statement.
+        what: &'static str,
+        /// Why.
+        cause: EvidenceError,
+    },
+    /// It says something else than was asked, or than was signed elsewhere.
+    Contradiction {
+        /// What does not fit.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for Untrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned { status, header } => {
+                write!(f, "the answer (status {status}) is not signed: {header} is missing or not unique")
+            }
+            Self::Signature(error) => error.fmt(f),
+            Self::Body => f.write_str("the body of the answer is not the one that the node signed"),
+            Self::OpenProfile => f.write_str("the answer does not belong to this signed request"),
+            Self::Statement { what, cause } => write!(f, "{what} does not hold: {cause}"),
+            Self::Contradiction { what } => f.write_str(what),
+        }
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The cluster refused. Signed by it, unless `verified` is false, as before init.
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// At least one.
+        errors: Vec<ErrorEntry>,
+        /// A node of the pinned cluster signed the refusal.
+        verified: bool,
+    },
+    /// No answer came. Nothing is known to have happened, and for a call that changes nothing that is all.
+    Unreachable {
+        /// Where.
+        address: String,
+        /// What the network said.
+        cause: String,
+    },
+    /// An answer came that must not be believed.
+    Untrusted(Untrusted),
+    /// The cluster stands behind what this client has already seen.
+    RolledBack(StateError),
+    /// A name stands for other keys than before, without proof.
+    Known(KnownError),
+    /// A change was sent, and nobody knows whether it happened. It must not be sent again as a new one.
+    UnknownOutcome {
+        /// What the last attempt met.
+        cause: Box<Self>,
+    },
+    /// The content of a wrap is not what its writer signed.
+    Tampered {
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// Signing failed.
+    Sign(SignError),
+    /// Encrypting failed.
+    Seal(SealError),
+    /// Decrypting failed.
+    Open(OpenError),
+    /// A local file could not be read or written.
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file, if one is known.
+        path: Option<PathBuf>,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The content is larger than a wrap may be.
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The call needs an identity, and the client has none.
+    NoIdentity,
+    /// The call needs a pin, and the client has none.
+    NoPin,
+    /// The caller asked for something that cannot be.
+    Input {
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl ClientError {
+    /// The public code, if the cluster refused.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused { errors, .. } => errors.first().map(|entry| entry.code),
+            Self::UnknownOutcome { cause } => cause.code(),
+            _ => None,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Refused { errors, .. } => errors.iter().find_map(|entry| entry.hint.clone()).unwrap_or_default(),
+            Self::Unreachable { .. } => "check the address and that the server runs".into(),
+            Self::Untrusted(Untrusted::Signature(ResponseError::UnknownNode(_))) => {
+                "the answer is from another cluster or a node that was removed: compare the pinned cluster id".into()
+            }
+            Self::Untrusted(Untrusted::Unsigned { .. } | Untrusted::Body) => {
+                "something between you and the server answers in its place or rewrites answers".into()
+            }
+            Self::Untrusted(_) => "do not go on; ask the admins".into(),
+            Self::RolledBack(_) => {
+                "the storage was set back, or this is a copy of the cluster: ask the admins before you go on".into()
+            }
+            Self::Known(_) => "ask the holder of the name by another way whether the key changed".into(),
+            Self::UnknownOutcome { .. } => "read the state before you try again".into(),
+            Self::Tampered { .. } => "nothing was kept; tell the writer".into(),
+            Self::Sign(_) => "check that the token or agent that holds the key is there".into(),
+            Self::Open(_) => "check that the identity is the one that it was encrypted to".into(),
+            Self::Seal(SealError::MixedRecipients { .. }) => {
+                "make two wraps: one to the post-quantum keys, one to the classical ones".into()
+            }
+            Self::Seal(_) | Self::Io { .. } | Self::Input { .. } => String::new(),
+            Self::TooLarge { .. } => "keep large things elsewhere, and wrap the key to them".into(),
+            Self::NoIdentity => "name an identity file".into(),
+            Self::NoPin => "name the cluster id, which the admins can tell you".into(),
+        }
+    }
+
+    pub(crate) fn io(what: &'static str, path: impl Into<Option<PathBuf>>, cause: io::Error) -> Self {
+        Self::Io { what, path: path.into(), cause }
+    }
+
+    pub(crate) fn statement(what: &'static str) -> impl FnOnce(EvidenceError) -> Self {
+        move |cause| Self::Untrusted(Untrusted::Statement { what, cause })
+    }
+
+    pub(crate) fn contradiction(what: &'static str) -> Self {
+        Self::Untrusted(Untrusted::Contradiction { what })
+    }
+
+    pub(crate) fn input(what: impl Into<String>) -> Self {
+        Self::Input { what: what.into() }
+    }
+}
+
+/// Refuses an answer unless `holds`.
+pub(crate) fn demand(holds: bool, what: &'static str) -> Result<(), ClientError> {
+    if holds { Ok(()) } else { Err(ClientError::contradiction(what)) }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { status, errors, verified } => {
+                let Some(first) = errors.first() else { return write!(f, "refused with status {status}") };
+                write!(f, "{}: {}", first.code, first.message)?;
+                if *verified { Ok(()) } else { f.write_str(" (this answer could not be verified)") }
+            }
+            Self::Unreachable { address, cause } => write!(f, "no answer from {address}: {cause}"),
+            Self::Untrusted(what) => what.fmt(f),
+            Self::RolledBack(error) => error.fmt(f),
+            Self::Known(error) => error.fmt(f),
+            Self::UnknownOutcome { .. } => f.write_str("it is not known whether the change happened"),
+            Self::Tampered { what } => write!(f, "the wrap is not what its writer signed: {what}"),
+            Self::Sign(_) => f.write_str("signing failed"),
+            Self::Seal(_) => f.write_str("encrypting failed"),
+            Self::Open(_) => f.write_str("decrypting failed"),
+            Self::Io { what, path: Some(path), .. } => write!(f, "{what} {}", path.display()),
+            Self::Io { what, path: None, .. } => f.write_str(what),
+            Self::TooLarge { limit } => write!(f, "the content is larger than {limit} bytes"),
+            Self::NoIdentity => f.write_str("this needs an identity"),
+            Self::NoPin => f.write_str("this needs a pinned cluster"),
+            Self::Input { what } => f.write_str(what),
+        }
+    }
+}
+
+impl Error for ClientError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::UnknownOutcome { cause } => Some(cause),
+            Self::Sign(cause) => Some(cause),
+            Self::Seal(cause) => Some(cause),
+            Self::Open(cause) => Some(cause),
+            Self::Io { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl From<SignError> for ClientError {
+    fn from(error: SignError) -> Self {
+        Self::Sign(error)
+    }
+}
+
+impl From<SealError> for ClientError {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
+}
+
+impl From<OpenError> for ClientError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<Untrusted> for ClientError {
+    fn from(what: Untrusted) -> Self {
+        Self::Untrusted(what)
+    }
+}
+
+impl From<StateError> for ClientError {
+    fn from(error: StateError) -> Self {
+        Self::RolledBack(error)
+    }
+}
+
+impl From<KnownError> for ClientError {
+    fn from(error: KnownError) -> Self {
+        Self::Known(error)
+    }
+}

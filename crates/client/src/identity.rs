@@ -1,0 +1,56 @@
+//! Identity files on disk.
+
+use crate::ClientError;
+use bulla_crypto::identity::{Identity, MAX_IDENTITY_BYTES};
+use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::sign::RsaMinimum;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Reads an identity file or an OpenSSH private key. A file that others may read is refused. `passphrase` is
+/// asked at most once, and only for an encrypted SSH key.
+///
+/// # Errors
+/// [`ClientError::Io`], or [`ClientError::Input`] with what is wrong with the file.
+pub fn read(path: &Path, passphrase: &dyn Fn() -> Option<SecretBytes>) -> Result<Arc<Identity>, ClientError> {
+    let failed = |error| ClientError::io("cannot read", path.to_path_buf(), error);
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let shown = path.display();
+        return Err(ClientError::input(format!(
+            "{shown} has mode {mode:04o}, so others can use this identity; run chmod 600 {shown}"
+        )));
+    }
+    let limit = u64::try_from(MAX_IDENTITY_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    // Room for all of it from the start: a growing buffer would leave copies behind.
+    let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_IDENTITY_BYTES.saturating_add(2)));
+    file.take(limit).read_to_end(bytes.expose_mut()).map_err(failed)?;
+    let identity = Identity::parse(bytes.expose(), RsaMinimum::Bits3072, passphrase);
+    identity.map(Arc::new).map_err(|error| failed(io::Error::other(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_crypto::identity::IdentityKind;
+    use bulla_crypto::random::SystemRng;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alice.key");
+        let identity = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+        fs::write(&path, identity.to_file_text(Some("alice"), None).unwrap().expose()).unwrap();
+        for (mode, good) in [(0o644, false), (0o640, false), (0o604, false), (0o600, true), (0o400, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&path, &|| None).is_ok(), good, "{mode:o}");
+        }
+        assert_eq!(read(&path, &|| None).unwrap().name(), Some("alice"));
+    }
+}

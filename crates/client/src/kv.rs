@@ -1,0 +1,71 @@
+//! Key/value secrets that policy opens. Values travel encrypted: to the cluster's ingress key, and to the reader's.
+
+use crate::builder::Client;
+use crate::call::{Call, CallBody};
+use crate::error::{ClientError, demand};
+use crate::open::open_secret;
+use bulla_crypto::envelope::Decrypter;
+use bulla_crypto::secret::SecretBytes;
+use bulla_wire::api::{Kv, KvNames, KvWritten, PutKv};
+use bulla_wire::error::Code;
+use bulla_wire::json::{self, MAX_JSON_BYTES};
+use bulla_wire::name::SecretPath;
+use bulla_wire::signature::AGE_MEDIA_TYPE;
+
+/// Largest answer with a secret in bytes: the largest JSON and what an age file adds for four recipients.
+const MAX_SECRET_BYTES: usize = MAX_JSON_BYTES + 64 * 1024;
+
+impl Client {
+    /// Writes a version.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `version_mismatch` if `cas` is not what is there.
+    pub async fn kv_put(&self, path: &SecretPath, body: &PutKv) -> Result<KvWritten, ClientError> {
+        let call = || Call {
+            method: "PUT",
+            changes: true,
+            body: CallBody::Ingress(SecretBytes::new(json::to_vec(body))),
+            ..Call::read(format!("/v1/kv/{path}"))
+        };
+        match self.json(call()).await {
+            // Refused before any effect, so it may be sent anew to the key of the newest document.
+            Err(ClientError::Refused { errors, .. })
+                if errors.first().is_some_and(|entry| entry.code == Code::IngressChanged) =>
+            {
+                self.cluster().await?;
+                self.json(call()).await
+            }
+            other => other,
+        }
+    }
+
+    /// Reads the newest version.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_get(&self, path: &SecretPath) -> Result<Kv, ClientError> {
+        let call = Call { limit: MAX_SECRET_BYTES, ..Call::read(format!("/v1/kv/{path}")) };
+        let answer = self.call(call).await?;
+        demand(answer.media == AGE_MEDIA_TYPE, "the secret is not encrypted")?;
+        let key: &dyn Decrypter = &**self.key()?;
+        let plaintext = open_secret(key, &answer.body, MAX_JSON_BYTES).await?;
+        let kv: Kv = json::parse(plaintext.expose(), MAX_JSON_BYTES)
+            .map_err(|_| ClientError::contradiction("the secret is malformed"))?;
+        demand(kv.path == *path, "the cluster answers with another secret")?;
+        Ok(kv)
+    }
+
+    /// A page of the names below a path; all top-level names without one.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_list(
+        &self,
+        below: Option<&SecretPath>,
+        after: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<KvNames, ClientError> {
+        let path = below.map_or_else(|| "/v1/kv:list".to_owned(), |path| format!("/v1/kv/{path}:list"));
+        self.json(Call::read(path).with("after", after).with("limit", limit)).await
+    }
+}

@@ -1,0 +1,205 @@
+//! What a client remembers between calls, and with a directory also between runs.
+
+use crate::ClientError;
+use crate::disk::Directory;
+use crate::known::{self, Known};
+use crate::state::Seen;
+use bulla_crypto::evidence::RecordChain;
+use bulla_crypto::secret::SecretBytes;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::id::WrapId;
+use bulla_wire::name::Name;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const STATE_FILE: &str = "state.json";
+const KNOWN_FILE: &str = "known.json";
+const DOCUMENTS_FILE: &str = "documents.json";
+/// How often a busy client writes its position at most: an older one on disk is only a weaker memory.
+const STATE_EVERY: Duration = Duration::from_secs(1);
+
+/// One cluster's memory.
+pub(crate) struct Memory {
+    directory: Option<Directory>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    seen: Option<Seen>,
+    on_disk: Option<Seen>,
+    written: Option<Instant>,
+    known: BTreeMap<Name, Known>,
+    pub claims: HashMap<WrapId, SecretBytes>,
+}
+
+impl Memory {
+    /// Nothing is kept over the process' end.
+    pub(crate) fn volatile() -> Self {
+        Self { directory: None, inner: Mutex::default() }
+    }
+
+    /// Reads what was kept in `directory`.
+    pub(crate) fn of_directory(directory: Directory) -> Result<Self, ClientError> {
+        let seen = read_json(&directory, STATE_FILE)?;
+        let inner = Inner { seen, on_disk: seen, ..Inner::default() };
+        Ok(Self { directory: Some(directory), inner: Mutex::new(inner) })
+    }
+
+    pub(crate) fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
+    }
+
+    /// No code panics while it holds the lock, and if it did, the values would still be whole.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The highest position known now.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        self.inner().seen
+    }
+
+    /// Remembers a position if it is higher. On disk the highest of all processes wins.
+    pub(crate) fn remember(&self, told: Seen) -> Result<(), ClientError> {
+        let write = {
+            let mut inner = self.inner();
+            let highest = inner.seen.map_or(told, |seen| seen.highest(told));
+            inner.seen = Some(highest);
+            let due = inner.written.is_none_or(|written| written.elapsed() >= STATE_EVERY);
+            let jumped = inner.on_disk.is_none_or(|old| old.lineage != highest.lineage);
+            (inner.on_disk != Some(highest) && (due || jumped)).then_some(highest)
+        };
+        write.map_or(Ok(()), |seen| self.write_state(seen, false))
+    }
+
+    /// Takes the cluster's position as it is: k admins accepted that what was seen before is lost.
+    pub(crate) fn accept_loss(&self, told: Seen) -> Result<(), ClientError> {
+        self.inner().seen = Some(told);
+        self.write_state(told, true)
+    }
+
+    /// Writes what is not written yet.
+    pub(crate) fn flush(&self) -> Result<(), ClientError> {
+        let seen = {
+            let inner = self.inner();
+            inner.seen.filter(|seen| inner.on_disk != Some(*seen))
+        };
+        seen.map_or(Ok(()), |seen| self.write_state(seen, false))
+    }
+
+    fn write_state(&self, seen: Seen, lower_too: bool) -> Result<(), ClientError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let lock = directory.lock().map_err(|error| wrote(directory, STATE_FILE, error))?;
+        let there: Option<Seen> = if lower_too { None } else { read_json(directory, STATE_FILE)? };
+        let highest = there.map_or(seen, |there| there.highest(seen));
+        write_json(directory, STATE_FILE, &highest)?;
+        drop(lock);
+        let mut inner = self.inner();
+        inner.on_disk = Some(highest);
+        inner.written = Some(Instant::now());
+        if !lower_too {
+            inner.seen = Some(inner.seen.map_or(highest, |seen| seen.highest(highest)));
+        }
+        Ok(())
+    }
+
+    /// Judges a verified chain under a name, and remembers it.
+    pub(crate) fn know(&self, name: &Name, chain: &RecordChain, serial: u64) -> Result<(), ClientError> {
+        let Some(directory) = &self.directory else {
+            let mut inner = self.inner();
+            let told = known::judge(name, inner.known.get(name), chain, serial)?;
+            inner.known.insert(name.clone(), told);
+            return Ok(());
+        };
+        let lock = directory.lock().map_err(|error| wrote(directory, KNOWN_FILE, error))?;
+        let mut known: BTreeMap<Name, Known> = read_json(directory, KNOWN_FILE)?.unwrap_or_default();
+        let told = known::judge(name, known.get(name), chain, serial)?;
+        if known.get(name) != Some(&told) {
+            known.insert(name.clone(), told);
+            write_json(directory, KNOWN_FILE, &known)?;
+        }
+        drop(lock);
+        Ok(())
+    }
+
+    /// The documents that were kept. They are verified again, so a damaged file costs a look-up and nothing else.
+    pub(crate) fn documents(&self) -> Vec<Envelope> {
+        let kept = self.directory.as_ref().map(|directory| read_json(directory, DOCUMENTS_FILE));
+        kept.and_then(Result::ok).flatten().unwrap_or_default()
+    }
+
+    /// Keeps the documents.
+    pub(crate) fn keep_documents(&self, documents: &[&Envelope]) -> Result<(), ClientError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        write_json(directory, DOCUMENTS_FILE, &documents)
+    }
+
+    /// Works with the claims of a client without a directory.
+    pub(crate) fn with_claims<T>(&self, work: impl FnOnce(&mut HashMap<WrapId, SecretBytes>) -> T) -> T {
+        work(&mut self.inner().claims)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Nobody is left to be told; what is lost is at most a second of memory.
+        drop(self.flush());
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(directory: &Directory, name: &str) -> Result<Option<T>, ClientError> {
+    let failed = |error| ClientError::io("cannot read", directory.path(name), error);
+    let Some(bytes) = directory.read(name).map_err(failed)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(io::Error::other(error)))
+}
+
+fn write_json<T: serde::Serialize>(directory: &Directory, name: &str, value: &T) -> Result<(), ClientError> {
+    let written = serde_json::to_vec(value).map_err(io::Error::other);
+    let written = written.and_then(|bytes| directory.replace(name, &bytes, false));
+    written.map_err(|error| wrote(directory, name, error))
+}
+
+fn wrote(directory: &Directory, name: &str, error: io::Error) -> ClientError {
+    ClientError::io("cannot write", directory.path(name), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_wire::id::{ClusterId, Lineage};
+
+    fn seen(epoch: u64, sequence: u64) -> Seen {
+        Seen { epoch, lineage: Lineage::new([u8::try_from(epoch).unwrap(); 16]), sequence }
+    }
+
+    #[test]
+    fn the_highest_of_all_processes_stands_on_disk() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || {
+            let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
+            Memory::of_directory(directory).unwrap()
+        };
+        let (first, second) = (open(), open());
+        first.remember(seen(2, 50)).unwrap();
+        second.remember(seen(1, 90)).unwrap();
+        assert_eq!(second.seen(), Some(seen(2, 50)));
+        // A second write within the second waits for the end.
+        first.remember(seen(2, 51)).unwrap();
+        assert_eq!(open().seen(), Some(seen(2, 50)));
+        drop(first);
+        assert_eq!(open().seen(), Some(seen(2, 51)));
+        second.accept_loss(seen(1, 1)).unwrap();
+        assert_eq!(open().seen(), Some(seen(1, 1)));
+    }
+
+    #[test]
+    fn a_damaged_memory_is_not_taken_for_none() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
+        directory.replace(STATE_FILE, b"{}", false).unwrap();
+        assert!(Memory::of_directory(directory).is_err());
+    }
+}

@@ -1,0 +1,306 @@
+//! Opening a wrap, in the order of `spec/wrap.md`: verify, claim, verify, decrypt, make durable, acknowledge, destroy
+//! the claim. Whatever is interrupted goes on with the same claim when it is tried again.
+
+use crate::builder::Client;
+use crate::call::Call;
+use crate::claim::Claim;
+use crate::error::{ClientError, demand};
+use crate::memory::Memory;
+use crate::output::Output;
+use crate::resolve::Resolved;
+use crate::wrap::Inspected;
+use bulla_crypto::digest::sha256;
+use bulla_crypto::envelope::{self, Binding, Decrypter, OpenError, Reader};
+use bulla_crypto::evidence::{Standing, VerifiedReceipt, VerifiedStatement};
+use bulla_crypto::secret::SecretBytes;
+use bulla_wire::api::{FinishWrap, OpenWrap};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::id::Digest;
+use bulla_wire::json;
+use bulla_wire::signature::AGE_MEDIA_TYPE;
+use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Slip, Statement, to_lines};
+use std::io::{self, Cursor, Write};
+
+/// Largest answer of `open` in bytes: a parcel of the largest ciphertext inside an age file to one recipient.
+const MAX_ANSWER_BYTES: u64 = MAX_CIPHERTEXT_BYTES + 512 * 1024;
+
+/// What is written to the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenedAs {
+    /// The content.
+    Content,
+    /// The age file as the writer made it, to be decrypted elsewhere. Its binding is compared but cannot be
+    /// authenticated without the key.
+    AgeFile,
+}
+
+/// A wrap that was opened. Its content is durable in the output.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the writer signed.
+    pub statement: VerifiedStatement,
+    /// Who wrote it.
+    pub writer: Resolved,
+    /// The cluster's proof that this claim won.
+    pub receipt: VerifiedReceipt,
+    /// The proof that it was acknowledged. If that failed, opening again tries it again.
+    pub acked: Result<VerifiedReceipt, ClientError>,
+}
+
+impl Client {
+    /// Opens the wrap that `slip` names and writes its content to `output`.
+    ///
+    /// # Errors
+    /// [`ClientError::Tampered`] if the content is not what its writer signed: it is then reported to the cluster.
+    /// [`ClientError::Refused`] with `already_opened` and its receipt if somebody else was first.
+    pub async fn wrap_open(&self, slip: &Slip, output: &mut dyn Output) -> Result<Opened, ClientError> {
+        self.open(slip, OpenedAs::Content, output).await
+    }
+
+    /// As [`Client::wrap_open`], without decrypting.
+    ///
+    /// # Errors
+    /// As [`Client::wrap_open`].
+    pub async fn wrap_open_raw(&self, slip: &Slip, output: &mut dyn Output) -> Result<Opened, ClientError> {
+        self.open(slip, OpenedAs::AgeFile, output).await
+    }
+
+    async fn open(&self, slip: &Slip, opened_as: OpenedAs, output: &mut dyn Output) -> Result<Opened, ClientError> {
+        let Inspected { statement, writer, .. } = self.wrap_inspect(slip).await?;
+        self.check_addressed(&statement.statement).await?;
+        let memory = self.trust().await?.memory;
+        let claim = Claim::begin(&memory, slip)?;
+        let body = OpenWrap { statement_sha256: slip.statement_sha256, claim: claim.recipient()?.to_string() };
+        let call = Call {
+            limit: usize::try_from(MAX_ANSWER_BYTES).unwrap_or(usize::MAX),
+            ..Call::change("POST", format!("/v1/wrap/{}:open", slip.wrap), &body)
+        };
+        let answer = match self.call(call).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error.code().is_some_and(is_over) && !matches!(error, ClientError::UnknownOutcome { .. }) {
+                    claim.destroy(&memory)?;
+                }
+                return Err(error);
+            }
+        };
+        demand(answer.media == AGE_MEDIA_TYPE, "the answer is not encrypted to the claim")?;
+        let parcel = envelope::open(&[claim.identity()], &answer.body, usize::MAX).await?.plaintext;
+        let parcel =
+            Parcel::parse(parcel.expose()).map_err(|_| ClientError::contradiction("the delivery is malformed"))?;
+        let receipt = self.delivery_receipt(slip, &claim, parcel.document).await?;
+        let received = self.receive(&statement.statement, opened_as, parcel.file, output).await;
+        if let Err(error @ ClientError::Tampered { .. }) = received {
+            // The failure is what the caller must learn; if the report fails too, opening again repeats it.
+            if self.finish(slip, &claim, "nack", ReceiptKind::Nacked).await.is_ok() {
+                claim.destroy(&memory)?;
+            }
+            return Err(error);
+        }
+        received?;
+        output.commit().map_err(|error| ClientError::io("cannot make the content durable", None, error))?;
+        let acked = self.acknowledge(slip, claim, &memory).await;
+        Ok(Opened { statement, writer, receipt, acked })
+    }
+
+    async fn acknowledge(&self, slip: &Slip, claim: Claim, memory: &Memory) -> Result<VerifiedReceipt, ClientError> {
+        let acked = self.finish(slip, &claim, "ack", ReceiptKind::Acked).await?;
+        claim.destroy(memory)?;
+        Ok(acked)
+    }
+
+    async fn finish(
+        &self,
+        slip: &Slip,
+        claim: &Claim,
+        verb: &str,
+        kind: ReceiptKind,
+    ) -> Result<VerifiedReceipt, ClientError> {
+        let body = FinishWrap { statement_sha256: slip.statement_sha256, claim_sha256: claim.digest()? };
+        let call = Call::change("POST", format!("/v1/wrap/{}:{verb}", slip.wrap), &body);
+        let receipts = self.receipts(slip, call).await?;
+        let found = receipts.into_iter().find(|receipt| receipt.receipt.kind == kind);
+        found.ok_or_else(|| ClientError::contradiction("the cluster did not confirm what was reported"))
+    }
+
+    /// The caller is among the addressees, with a record of its own.
+    async fn check_addressed(&self, statement: &Statement) -> Result<(), ClientError> {
+        let me = self.me().await?;
+        let mine = statement.to.iter().find(|addressee| addressee.principal == me.resolved.principal());
+        let mine = mine.ok_or_else(|| ClientError::input("this wrap is not for you"))?;
+        let record = me.resolved.chain.find(&mine.record_sha256);
+        demand(record.is_some(), "the wrap was made for a record that is not yours")
+    }
+
+    /// The receipt says that this caller's claim opened this wrap.
+    async fn delivery_receipt(
+        &self,
+        slip: &Slip,
+        claim: &Claim,
+        document: &[u8],
+    ) -> Result<VerifiedReceipt, ClientError> {
+        let envelope: Envelope = json::parse(document, Parcel::MAX_DOCUMENT_BYTES)
+            .map_err(|_| ClientError::contradiction("the delivery's receipt is malformed"))?;
+        let verified = self.receipt(slip, &envelope).await?;
+        demand(verified.standing == Standing::Valid, "the receipt is of a node that is not to be believed")?;
+        let receipt = &verified.receipt;
+        let kind = matches!(receipt.kind, ReceiptKind::Opened | ReceiptKind::Redelivered);
+        demand(kind, "the delivery's receipt does not say that the wrap was opened")?;
+        demand(receipt.claim_sha256 == Some(claim.digest()?), "the delivery's receipt names another claim")?;
+        let me = self.me().await?.resolved.principal();
+        let actor = receipt.actor.as_ref().is_some_and(|actor| actor.principal == me);
+        demand(actor, "the delivery's receipt names somebody else")?;
+        Ok(verified)
+    }
+
+    /// Checks the ciphertext by the statement and writes what is wanted to the output.
+    async fn receive(
+        &self,
+        statement: &Statement,
+        opened_as: OpenedAs,
+        file: &[u8],
+        output: &mut dyn Output,
+    ) -> Result<(), ClientError> {
+        check_ciphertext(statement, file)?;
+        let expected = binding_of(statement);
+        let written = |error| ClientError::io("cannot write the content", None, error);
+        if opened_as == OpenedAs::AgeFile {
+            let shown = envelope::inspect(file).map_err(unopened)?;
+            check_binding(&expected, shown.binding.as_ref())?;
+            return output.write_all(file).map_err(written);
+        }
+        let key: &dyn Decrypter = &**self.key()?;
+        let reader = Reader::begin(&[key], Cursor::new(file)).await.map_err(unopened)?;
+        check_binding(&expected, reader.binding())?;
+        let mut writer = Writer { output, failed: None };
+        let copied = reader.copy_to(&mut writer);
+        match (copied, writer.failed) {
+            (Ok(_), None) => Ok(()),
+            (_, Some(error)) => Err(written(error)),
+            (Err(error), None) => Err(unopened(error)),
+        }
+    }
+}
+
+/// Tells an output that failed from content that does not open.
+struct Writer<'a> {
+    output: &'a mut dyn Output,
+    failed: Option<io::Error>,
+}
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output
+            .write(bytes)
+            .inspect_err(|error| self.failed = Some(io::Error::new(error.kind(), error.to_string())))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush().inspect_err(|error| self.failed = Some(io::Error::new(error.kind(), error.to_string())))
+    }
+}
+
+fn binding_of(statement: &Statement) -> Binding {
+    Binding {
+        wrap: statement.wrap,
+        cluster: statement.cluster,
+        from: statement.from,
+        to_sha256: Digest::new(sha256(&[to_lines(&statement.to).as_bytes()])),
+    }
+}
+
+fn check_ciphertext(statement: &Statement, file: &[u8]) -> Result<(), ClientError> {
+    let len = u64::try_from(file.len()).unwrap_or(u64::MAX) == statement.ct.len;
+    let digest = *statement.ct.sha256.as_bytes() == sha256(&[file]);
+    if len && digest { Ok(()) } else { Err(ClientError::Tampered { what: "it is another ciphertext" }) }
+}
+
+fn check_binding(expected: &Binding, found: Option<&Binding>) -> Result<(), ClientError> {
+    match found {
+        Some(found) if found == expected => Ok(()),
+        Some(_) => Err(ClientError::Tampered { what: "it was encrypted for another wrap" }),
+        None => Err(ClientError::Tampered { what: "it is not bound to its statement" }),
+    }
+}
+
+/// A content that cannot be opened is reported; a key that is not at hand is not the content's fault.
+fn unopened(error: OpenError) -> ClientError {
+    match error {
+        OpenError::Key(_) | OpenError::Crypto(_) | OpenError::Io(_) => error.into(),
+        OpenError::NoMatch => ClientError::Tampered { what: "it is not encrypted to your key" },
+        OpenError::Header(_) | OpenError::Passphrase => ClientError::Tampered { what: "it is no such age file" },
+        OpenError::Binding(_) => ClientError::Tampered { what: "its binding cannot be used" },
+        OpenError::Mac => ClientError::Tampered { what: "its header was changed" },
+        OpenError::Payload | OpenError::TooLarge { .. } => ClientError::Tampered { what: "its content was changed" },
+    }
+}
+
+/// Codes after which this claim will never be delivered to.
+fn is_over(code: Code) -> bool {
+    use Code::{Acked, AlreadyOpened, Expired, Lapsed, Nacked, Revoked};
+    matches!(code, Acked | AlreadyOpened | Expired | Lapsed | Nacked | Revoked)
+}
+
+/// What an age file to the caller holds.
+pub(crate) async fn open_secret(key: &dyn Decrypter, file: &[u8], limit: usize) -> Result<SecretBytes, ClientError> {
+    Ok(envelope::open(&[key], file, limit).await?.plaintext)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_wire::id::{ClusterId, PrincipalId, WrapId};
+    use bulla_wire::json::V1;
+    use bulla_wire::wrap::{Ciphertext, Mode};
+
+    fn statement(file: &[u8]) -> Statement {
+        Statement {
+            v: V1,
+            cluster: ClusterId::new([1; 32]),
+            wrap: WrapId::new([2; 16]),
+            from: PrincipalId::new([3; 32]),
+            to: Vec::new(),
+            mode: Mode::First,
+            ct: Ciphertext { sha256: Digest::new(sha256(&[file])), len: file.len() as u64 },
+            nbf_ms: 0,
+            exp_ms: 1,
+            ack_s: 600,
+            label: None,
+        }
+    }
+
+    #[test]
+    fn the_ciphertext_is_the_stated_one() {
+        let good = statement(b"file");
+        assert!(check_ciphertext(&good, b"file").is_ok());
+        assert!(check_ciphertext(&good, b"fil").is_err());
+        assert!(check_ciphertext(&good, b"filf").is_err());
+        let mut longer = good;
+        longer.ct.len += 1;
+        assert!(check_ciphertext(&longer, b"file").is_err());
+    }
+
+    #[test]
+    fn the_binding_is_the_stated_one() {
+        let expected = binding_of(&statement(b""));
+        assert!(check_binding(&expected, Some(&expected)).is_ok());
+        assert!(check_binding(&expected, None).is_err());
+        for other in [
+            Binding { wrap: WrapId::new([9; 16]), ..expected.clone() },
+            Binding { cluster: ClusterId::new([9; 32]), ..expected.clone() },
+            Binding { from: PrincipalId::new([9; 32]), ..expected.clone() },
+            Binding { to_sha256: Digest::new([9; 32]), ..expected.clone() },
+        ] {
+            assert!(matches!(check_binding(&expected, Some(&other)), Err(ClientError::Tampered { .. })));
+        }
+    }
+
+    #[test]
+    fn a_missing_token_is_not_tampering() {
+        assert!(matches!(unopened(OpenError::Key("gone".into())), ClientError::Open(_)));
+        assert!(matches!(unopened(OpenError::Io(io::Error::other("x"))), ClientError::Open(_)));
+        for error in [OpenError::NoMatch, OpenError::Mac, OpenError::Payload, OpenError::Binding("x")] {
+            assert!(matches!(unopened(error), ClientError::Tampered { .. }));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Where an opened wrap's content goes. It counts as received only once it is durable.
+
+use crate::disk;
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::secret::SecretBytes;
+use bulla_wire::encoding::base32;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Takes the content of a wrap. What was written counts only after [`Output::commit`]; without it nothing may stay.
+pub trait Output: Write + Send {
+    /// Makes what was written durable. Afterwards the wrap is acknowledged, and the cluster deletes it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being safe: the wrap can then be opened again.
+    fn commit(&mut self) -> io::Result<()>;
+}
+
+/// A new file with mode 0600. It gets its name when all of it is on the disk, and replaces nothing.
+#[derive(Debug)]
+pub struct FileOutput {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl FileOutput {
+    /// Prepares a file that will be `path`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if there is one; else the system's.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if path.symlink_metadata().is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists, and nothing is overwritten"));
+        }
+        let name = path.file_name().ok_or_else(|| io::Error::other("this is no name of a file"))?;
+        let random = base32(&draw::<10>(&mut SystemRng));
+        let temporary = path.with_file_name(format!(".{}.{random}", name.to_string_lossy()));
+        let file = disk::own(OpenOptions::new().create_new(true)).open(&temporary)?;
+        Ok(Self { file, temporary, path: path.to_path_buf(), committed: false })
+    }
+}
+
+impl Write for FileOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Output for FileOutput {
+    fn commit(&mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        // A link fails where a rename would replace what somebody else put there meanwhile.
+        fs::hard_link(&self.temporary, &self.path)?;
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        fs::remove_file(&self.temporary)?;
+        self.committed = true;
+        disk::sync(parent.unwrap_or(Path::new(".")))
+    }
+}
+
+impl Drop for FileOutput {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nobody is left to be told; the file has mode 0600.
+            drop(fs::remove_file(&self.temporary));
+        }
+    }
+}
+
+/// Content in memory, wiped when dropped. Durable only as long as the process.
+#[derive(Debug)]
+pub struct MemoryOutput(SecretBytes);
+
+impl MemoryOutput {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self(SecretBytes::new(Vec::new()))
+    }
+    /// What was written.
+    pub fn content(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+impl Default for MemoryOutput {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Write for MemoryOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let content = self.0.expose_mut();
+        if content.capacity().saturating_sub(content.len()) < bytes.len() {
+            // Growing in place would leave an unwiped copy behind.
+            let needed = content.len().saturating_add(bytes.len());
+            let mut larger = SecretBytes::new(Vec::with_capacity(needed.saturating_mul(2)));
+            larger.expose_mut().extend_from_slice(content);
+            self.0 = larger;
+        }
+        self.0.expose_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for MemoryOutput {
+    fn commit(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        let count = || fs::read_dir(directory.path()).unwrap().count();
+        let mut output = FileOutput::create(&path).unwrap();
+        output.write_all(b"half").unwrap();
+        assert!(!path.exists());
+        drop(output);
+        assert_eq!(count(), 0);
+        let mut output = FileOutput::create(&path).unwrap();
+        output.write_all(b"whole").unwrap();
+        output.commit().unwrap();
+        drop(output);
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        fs::write(&path, "old").unwrap();
+        assert_eq!(FileOutput::create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(&path).unwrap();
+        // Somebody makes the file between.
+        let mut output = FileOutput::create(&path).unwrap();
+        fs::write(&path, "other").unwrap();
+        assert!(output.commit().is_err());
+        drop(output);
+        assert_eq!(fs::read(&path).unwrap(), b"other");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn memory_keeps_all() {
+        let mut output = MemoryOutput::new();
+        for _ in 0..100 {
+            output.write_all(b"0123456789").unwrap();
+        }
+        assert_eq!(output.content(), b"0123456789".repeat(100));
+    }
+}

@@ -1,0 +1,226 @@
+//! Where the cluster stands, and what a client refuses to believe about it (`spec/request.md`, "State").
+//!
+//! Held: who goes on from an older copy of the storage is noticed by every client that saw more. Not held: a client
+//! that saw nothing notices nothing.
+
+use bulla_wire::api::LineageEntry;
+use bulla_wire::evidence::Consent;
+use bulla_wire::id::Lineage;
+use bulla_wire::state::State;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The highest position that was seen of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    /// Epoch of the seal.
+    pub epoch: u64,
+    /// History of the store.
+    pub lineage: Lineage,
+    /// Sequence in it.
+    pub sequence: u64,
+}
+
+impl Seen {
+    /// What an answer tells, if it was read from a store.
+    pub(crate) fn of(state: &State) -> Option<Self> {
+        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence: state.sequence? })
+    }
+
+    /// The higher of both. A lineage of a higher epoch replaces the other; within one, the sequence counts.
+    #[must_use]
+    pub(crate) fn highest(self, other: Self) -> Self {
+        if (other.epoch, other.sequence) > (self.epoch, self.sequence) { other } else { self }
+    }
+}
+
+/// The cluster stands behind what was seen before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateError {
+    /// The epoch fell.
+    Epoch {
+        /// The highest that was seen.
+        seen: u64,
+        /// What the answer tells.
+        told: u64,
+    },
+    /// The same epoch, with another history.
+    OtherLineage {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The sequence fell, twice in a row.
+    Sequence {
+        /// The highest that was known when the request was sent.
+        seen: u64,
+        /// What the answer tells.
+        told: u64,
+    },
+    /// The cluster went on from a point before what was seen, or its list of histories does not hold ours.
+    Lost {
+        /// What was seen.
+        seen: Seen,
+    },
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Epoch { seen, told } => {
+                write!(f, "the cluster is in epoch {told}, but this client has seen epoch {seen}")
+            }
+            Self::OtherLineage { epoch } => {
+                write!(f, "the cluster has another history in epoch {epoch} than this client has seen")
+            }
+            Self::Sequence { seen, told } => {
+                write!(f, "the cluster stands at sequence {told}, but this client has seen {seen}")
+            }
+            Self::Lost { seen } => write!(
+                f,
+                "the cluster's history does not hold what this client has seen (epoch {}, sequence {})",
+                seen.epoch, seen.sequence
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StateError {}
+
+/// What to do with an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Take it.
+    Take,
+    /// The node may lag behind: ask once more, then refuse.
+    Lagging(StateError),
+    /// Ask for the histories and judge by [`went_on`]; refuse with this if they do not explain it.
+    AskHistories(StateError),
+}
+
+/// Judges an answer by what was known when its request was sent.
+pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
+    let Some(known) = known else { return Verdict::Take };
+    if told.epoch < known.epoch {
+        return Verdict::AskHistories(StateError::Epoch { seen: known.epoch, told: told.epoch });
+    }
+    if told.epoch > known.epoch {
+        return Verdict::AskHistories(StateError::Lost { seen: *known });
+    }
+    if told.lineage != Some(known.lineage) {
+        return Verdict::AskHistories(StateError::OtherLineage { epoch: told.epoch });
+    }
+    match told.sequence {
+        Some(sequence) if sequence < known.sequence => {
+            Verdict::Lagging(StateError::Sequence { seen: known.sequence, told: sequence })
+        }
+        _ => Verdict::Take,
+    }
+}
+
+/// Whether the cluster, now in `told`, went on from what was seen: its histories hold ours and the next one began
+/// above what was seen, or k admins accepted the loss of what was seen. The consents are verified already.
+pub(crate) fn went_on(known: &Seen, told: &State, histories: &[LineageEntry], consents: &[Consent]) -> bool {
+    let place = |lineage: &Lineage| histories.iter().position(|entry| entry.lineage == *lineage);
+    let Some(now) = told.lineage.and_then(|lineage| place(&lineage)) else { return false };
+    let growing = histories.windows(2).all(|pair| match pair {
+        [a, b] => a.epoch < b.epoch && a.first_sequence <= b.first_sequence,
+        _ => true,
+    });
+    if !growing || histories.get(now).is_none_or(|entry| entry.epoch != told.epoch) {
+        return false;
+    }
+    let ours = place(&known.lineage).filter(|ours| *ours < now && told.epoch > known.epoch);
+    let above = ours
+        .and_then(|ours| histories.get(ours.saturating_add(1)))
+        .is_some_and(|next| next.first_sequence > known.sequence);
+    let accepted = consents.iter().any(|consent| {
+        let kept = place(&consent.kept.lineage).is_some_and(|kept| kept < now);
+        kept && consent.lost.lineage == known.lineage && known.sequence <= consent.lost.sequence
+    });
+    above || accepted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_wire::evidence::Position;
+    use bulla_wire::id::ClusterId;
+    use bulla_wire::json::V1;
+
+    fn lineage(byte: u8) -> Lineage {
+        Lineage::new([byte; 16])
+    }
+    fn seen(epoch: u64, byte: u8, sequence: u64) -> Seen {
+        Seen { epoch, lineage: lineage(byte), sequence }
+    }
+    fn told(epoch: u64, byte: u8, sequence: Option<u64>) -> State {
+        State { epoch, lineage: Some(lineage(byte)), sequence, doc: Some(0), alarms: 0 }
+    }
+    fn entry(epoch: u64, byte: u8, first_sequence: u64) -> LineageEntry {
+        LineageEntry { epoch, lineage: lineage(byte), first_sequence }
+    }
+
+    #[test]
+    fn judgements() {
+        let known = seen(3, 3, 100);
+        assert_eq!(judge(None, &told(0, 0, None)), Verdict::Take);
+        assert_eq!(judge(Some(&known), &told(3, 3, Some(100))), Verdict::Take);
+        assert_eq!(judge(Some(&known), &told(3, 3, Some(101))), Verdict::Take);
+        assert_eq!(judge(Some(&known), &told(3, 3, None)), Verdict::Take);
+        assert!(matches!(judge(Some(&known), &told(3, 3, Some(99))), Verdict::Lagging(_)));
+        for (state, error) in [
+            (told(2, 3, Some(100)), StateError::Epoch { seen: 3, told: 2 }),
+            (told(3, 4, Some(100)), StateError::OtherLineage { epoch: 3 }),
+            (told(4, 4, Some(101)), StateError::Lost { seen: known }),
+            (State::UNINITIALISED, StateError::Epoch { seen: 3, told: 0 }),
+        ] {
+            assert_eq!(judge(Some(&known), &state), Verdict::AskHistories(error));
+        }
+    }
+
+    #[test]
+    fn histories() {
+        let known = seen(3, 3, 100);
+        let list = [entry(2, 2, 1), entry(3, 3, 50), entry(4, 4, 101), entry(5, 5, 200)];
+        assert!(went_on(&known, &told(5, 5, Some(200)), &list, &[]));
+        assert!(went_on(&known, &told(4, 4, Some(101)), &list, &[]));
+        // The next history began at or below what was seen: commits were lost.
+        assert!(!went_on(&seen(3, 3, 101), &told(5, 5, Some(200)), &list, &[]));
+        // Ours is not listed, the told one is not listed, or its epoch differs.
+        assert!(!went_on(&seen(3, 9, 1), &told(5, 5, Some(200)), &list, &[]));
+        assert!(!went_on(&known, &told(6, 6, Some(300)), &list, &[]));
+        assert!(!went_on(&known, &told(6, 5, Some(300)), &list, &[]));
+        // The same epoch with another history, and a lower one.
+        assert!(!went_on(&known, &told(3, 4, Some(300)), &list, &[]));
+        assert!(!went_on(&seen(5, 5, 1), &told(4, 4, Some(300)), &list, &[]));
+        // A list that does not grow explains nothing.
+        let bent = [entry(3, 3, 50), entry(5, 5, 200), entry(4, 4, 101)];
+        assert!(!went_on(&known, &told(5, 5, Some(200)), &bent, &[]));
+    }
+
+    #[test]
+    fn consents() {
+        let position = |byte, sequence| Position { lineage: lineage(byte), sequence };
+        let consent = |lost, kept| Consent { v: V1, cluster: ClusterId::new([0; 32]), lost, kept };
+        // The store fell from (lineage 3, 120) to (lineage 2, 80) and went on as lineage 7 of epoch 3.
+        let list = [entry(2, 2, 1), entry(3, 7, 81)];
+        let good = consent(position(3, 120), position(2, 80));
+        let now = told(3, 7, Some(90));
+        for known in [seen(3, 3, 100), seen(5, 3, 120)] {
+            assert!(!went_on(&known, &now, &list, &[]));
+            assert!(went_on(&known, &now, &list, std::slice::from_ref(&good)));
+        }
+        assert!(!went_on(&seen(3, 3, 121), &now, &list, std::slice::from_ref(&good)));
+        assert!(!went_on(&seen(3, 4, 100), &now, &list, std::slice::from_ref(&good)));
+        let other = consent(position(3, 120), position(9, 80));
+        assert!(!went_on(&seen(3, 3, 100), &now, &list, &[other]));
+    }
+
+    #[test]
+    fn the_highest_wins() {
+        assert_eq!(seen(3, 3, 9).highest(seen(4, 4, 1)), seen(4, 4, 1));
+        assert_eq!(seen(4, 4, 1).highest(seen(3, 3, 9)), seen(4, 4, 1));
+        assert_eq!(seen(3, 3, 9).highest(seen(3, 3, 8)), seen(3, 3, 9));
+    }
+}

@@ -1,0 +1,173 @@
+//! From the pin to the newest document.
+
+use crate::builder::{Client, Pin, State, Trust};
+use crate::call::{OpenRequest, verify_open};
+use crate::disk::Directory;
+use crate::error::{ClientError, demand};
+use crate::memory::Memory;
+use bulla_crypto::evidence::{ClusterView, EvidenceError, verify_consent};
+use bulla_wire::api::{Cluster, LineageEntry};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::Consent;
+use bulla_wire::id::ClusterId;
+use bulla_wire::json;
+use std::sync::Arc;
+
+/// Largest answer of `GET /v1/cluster`: a hundred documents of 64 KiB in base64, and what stands beside them.
+const MAX_CLUSTER_BYTES: usize = 12 * 1024 * 1024;
+
+/// What the cluster tells about itself besides its documents, signed by a node of the pinned cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterFacts {
+    /// The documents, verified.
+    pub view: Arc<ClusterView>,
+    /// Admins' approvals of genesis, as they came: [`bulla_crypto::evidence::verify_approvals`] counts them.
+    pub approvals: Vec<Envelope>,
+    /// Histories of the store, oldest first.
+    pub lineages: Vec<LineageEntry>,
+    /// Losses that k admins accepted, verified.
+    pub consents: Vec<Consent>,
+}
+
+impl Client {
+    /// The cluster's documents, from the pin to the newest known here. Asks only if none is known yet.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn view(&self) -> Result<Arc<ClusterView>, ClientError> {
+        Ok(self.trust().await?.view)
+    }
+
+    /// Reads the newest documents, and what else the cluster tells about itself.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn cluster(&self) -> Result<ClusterFacts, ClientError> {
+        let _loading = self.0.loading.lock().await;
+        let known = self.held().trust.clone();
+        self.load(known).await
+    }
+
+    /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
+    /// Nothing of it is believed afterwards.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn discover(&self) -> Result<ClusterView, ClientError> {
+        let begin = |genesis: &Envelope, _: &[Envelope]| ClusterView::unpinned(genesis, &[]);
+        Ok(self.read_documents(None, begin).await?.0)
+    }
+
+    /// What is believed now; read first if nothing is.
+    pub(crate) async fn trust(&self) -> Result<Trust, ClientError> {
+        if let Some(trust) = self.held().trust.clone() {
+            return Ok(trust);
+        }
+        let _loading = self.0.loading.lock().await;
+        if let Some(trust) = self.held().trust.clone() {
+            return Ok(trust);
+        }
+        if let Some(trust) = self.kept()? {
+            self.held().trust = Some(trust.clone());
+            return Ok(trust);
+        }
+        self.load(None).await?;
+        self.held().trust.clone().ok_or(ClientError::NoPin)
+    }
+
+    /// Documents that a former run kept, if they still hold.
+    fn kept(&self) -> Result<Option<Trust>, ClientError> {
+        let Some(Pin::Cluster(cluster)) = &self.0.pin else { return Ok(None) };
+        let memory = self.memory(cluster)?;
+        let documents = memory.documents();
+        let Some((genesis, later)) = documents.split_first() else { return Ok(None) };
+        let Ok(mut view) = ClusterView::pinned(*cluster, genesis) else { return Ok(None) };
+        for document in later {
+            if view.push(document, &[]).is_err() {
+                break;
+            }
+        }
+        Ok(Some(Trust { view: Arc::new(view), memory: Arc::new(memory) }))
+    }
+
+    fn memory(&self, cluster: &ClusterId) -> Result<Memory, ClientError> {
+        match &self.0.state {
+            State::Memory => Ok(Memory::volatile()),
+            State::Directory(base) => {
+                let directory = Directory::of_cluster(base, cluster);
+                Memory::of_directory(
+                    directory.map_err(|error| ClientError::io("cannot make a directory in", base.clone(), error))?,
+                )
+            }
+        }
+    }
+
+    /// Reads on from `known`, verifies, keeps. The caller holds `loading`.
+    async fn load(&self, known: Option<Trust>) -> Result<ClusterFacts, ClientError> {
+        let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
+        let begin = move |genesis: &Envelope, approvals: &[Envelope]| match &pin {
+            Pin::Cluster(cluster) => ClusterView::pinned(*cluster, genesis),
+            Pin::Admins(admins) => ClusterView::pinned_admins(admins, genesis, approvals),
+            Pin::Node(_) => Err(EvidenceError::OtherPin),
+        };
+        let before = known.as_ref().map(|trust| trust.view.newest().number());
+        let (view, page) =
+            self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
+        let memory = match known {
+            Some(trust) => trust.memory,
+            None => Arc::new(self.memory(&view.id())?),
+        };
+        if before != Some(view.newest().number()) {
+            let envelopes: Vec<_> = view.documents().map(|document| document.envelope()).collect();
+            memory.keep_documents(&envelopes)?;
+        }
+        let view = Arc::new(view);
+        self.held().trust = Some(Trust { view: Arc::clone(&view), memory });
+        let Cluster { documents: _, newest: _, approvals, lineages, consents } = page;
+        // A consent by admins who have left since does not verify by the newest document, and does not count.
+        let consents = consents.iter().filter_map(|consent| verify_consent(&view, consent).ok()).collect();
+        Ok(ClusterFacts { view, approvals, lineages, consents })
+    }
+
+    /// Reads documents from the one after `view`'s newest on, page by page. The last page's signature is checked by
+    /// the documents that were read, since only they tell which nodes are to be believed.
+    async fn read_documents(
+        &self,
+        mut view: Option<ClusterView>,
+        begin: impl Fn(&Envelope, &[Envelope]) -> Result<ClusterView, EvidenceError>,
+    ) -> Result<(ClusterView, Cluster), ClientError> {
+        loop {
+            let from = view.as_ref().map_or(0, |view| view.newest().number().saturating_add(1));
+            let query = format!("from={from}");
+            let request = OpenRequest { method: "GET", path: "/v1/cluster", query: &query, limit: MAX_CLUSTER_BYTES };
+            let received = self.exchange_open(&request).await?;
+            if received.status != 200 {
+                let active = view.as_ref();
+                let checked = active.map(|view| verify_open(&request, &received, |key| view.active_node(key).cloned()));
+                return Err(crate::call::refused(&received, matches!(checked, Some(Ok(_)))));
+            }
+            let page: Cluster = json::parse(&received.body, MAX_CLUSTER_BYTES)
+                .map_err(|_| ClientError::contradiction("the cluster's description is malformed"))?;
+            let (next, rest) = match view.take() {
+                Some(view) => (view, page.documents.as_slice()),
+                None => {
+                    let (genesis, rest) = page
+                        .documents
+                        .split_first()
+                        .ok_or_else(|| ClientError::contradiction("the cluster does not show its genesis"))?;
+                    (begin(genesis, &page.approvals).map_err(ClientError::statement("genesis"))?, rest)
+                }
+            };
+            let mut next = next;
+            for document in rest {
+                next.push(document, &[]).map_err(ClientError::statement("a cluster document"))?;
+            }
+            if next.newest().number() >= page.newest {
+                verify_open(&request, &received, |key| next.active_node(key).cloned()).map_err(ClientError::from)?;
+                return Ok((next, page));
+            }
+            demand(!page.documents.is_empty(), "the cluster does not show all its documents")?;
+            view = Some(next);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Making wraps, looking at them, taking them back.
+
+use crate::builder::{Client, State};
+use crate::call::{Call, CallBody, now_ms};
+use crate::error::{ClientError, demand};
+use crate::resolve::Resolved;
+use crate::spool::{self, Content, Place, SpoolError};
+use crate::transport::Upload;
+use bulla_crypto::digest::sha256;
+use bulla_crypto::dsse::DsseError;
+use bulla_crypto::envelope::Binding;
+use bulla_crypto::evidence::{
+    self, EvidenceError, RecordChain, Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain,
+    verify_receipt, verify_statement,
+};
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::recipient::Recipient;
+use bulla_wire::api::{RevokeWrap, Slot, SlotState, WrapReceipts, WrapView};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
+use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
+use bulla_wire::wrap::{
+    Addressee, Ciphertext, DEFAULT_ACK_S, MAX_CONTENT_BYTES, Mode, Parcel, ReceiptKind, Slip, Statement, to_lines,
+};
+use std::sync::Arc;
+
+/// How many writers are remembered: enough for whoever reads from many, few megabytes.
+const MAX_WRITERS: usize = 256;
+
+/// A wrap to be made.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// To whom.
+    pub to: Vec<Resolved>,
+    /// The first of them who comes, or each of them once.
+    pub mode: Mode,
+    /// Not to be opened before, Unix milliseconds; 0 for at once.
+    pub nbf_ms: u64,
+    /// For how many seconds from now it may be opened.
+    pub life_s: u64,
+    /// Seconds in which whoever opened it must acknowledge.
+    pub ack_s: u32,
+    /// A line for the recipients, which the server can read.
+    pub label: Option<String>,
+}
+
+impl Outgoing {
+    /// To these, the first of whom gets it, for `life_s` seconds.
+    pub fn new(to: Vec<Resolved>, life_s: u64) -> Self {
+        Self { to, mode: Mode::First, nbf_ms: 0, life_s, ack_s: DEFAULT_ACK_S, label: None }
+    }
+}
+
+/// A wrap that was made.
+#[derive(Debug)]
+pub struct Wrapped {
+    /// Names it; goes to the recipients by any way.
+    pub slip: Slip,
+    /// The cluster's proof that it has it.
+    pub created: VerifiedReceipt,
+    /// What was signed.
+    pub statement: Envelope,
+}
+
+/// A wrap as its parties see it, verified.
+#[derive(Debug)]
+pub struct Inspected {
+    /// What the writer signed.
+    pub statement: VerifiedStatement,
+    /// Who wrote it.
+    pub writer: Resolved,
+    /// The receipt of its creation.
+    pub created: VerifiedReceipt,
+    /// Its slots.
+    pub slots: Vec<InspectedSlot>,
+    /// All as it came.
+    pub(crate) view: WrapView,
+}
+
+/// A slot of an inspected wrap.
+#[derive(Debug)]
+pub struct InspectedSlot {
+    /// For whom; none with mode `first`.
+    pub principal: Option<PrincipalId>,
+    /// Its state, by the server's word.
+    pub state: SlotState,
+    /// Its receipts, none missing between.
+    pub receipts: Vec<VerifiedReceipt>,
+}
+
+impl Client {
+    /// Encrypts `content` here, signs what it is and for whom, and hands both in.
+    ///
+    /// # Errors
+    /// [`ClientError::TooLarge`] before anything is sent; [`ClientError::UnknownOutcome`] if no answer came;
+    /// [`ClientError::Seal`] for recipients of both kinds.
+    pub async fn wrap_create(&self, outgoing: Outgoing, content: Content) -> Result<Wrapped, ClientError> {
+        let (trust, me) = (self.trust().await?, self.me().await?);
+        let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
+        let from = me.resolved.principal();
+        let (to, recipients) = addressees(&outgoing.to);
+        let binding = Binding { wrap, cluster, from, to_sha256: Digest::new(sha256(&[to_lines(&to).as_bytes()])) };
+        let directory = match &self.0.state {
+            State::Memory => std::env::temp_dir(),
+            State::Directory(base) => base.clone(),
+        };
+        let spooled = tokio::task::spawn_blocking(move || spool::seal(&recipients, &binding, content, directory)).await;
+        let mut spooled = match spooled {
+            Ok(Ok(spooled)) => spooled,
+            Ok(Err(SpoolError::TooLarge)) => return Err(ClientError::TooLarge { limit: MAX_CONTENT_BYTES }),
+            Ok(Err(SpoolError::Seal(error))) => return Err(error.into()),
+            Err(_) => return Err(ClientError::input("encrypting was interrupted")),
+        };
+        let Outgoing { to: _, mode, nbf_ms, life_s, ack_s, label } = outgoing;
+        let statement = Statement {
+            v: V1,
+            cluster,
+            wrap,
+            from,
+            to,
+            mode,
+            ct: Ciphertext { sha256: Digest::new(spooled.sha256), len: spooled.len },
+            nbf_ms,
+            exp_ms: now_ms().saturating_add(life_s.saturating_mul(1000)),
+            ack_s,
+            label,
+        };
+        let envelope = evidence::sign(&statement, &[&**self.key()?]).await?;
+        // The reader's checks, so that a mistake is told before it travels.
+        let checked = verify_statement(&envelope, &cluster, me.resolved.record())
+            .and_then(|verified| evidence::check_statement_times(&verified.statement, now_ms()).map(|()| verified));
+        let checked = checked.map_err(|error| ClientError::input(format!("the wrap cannot be made: {error}")))?;
+        let head = Parcel::head(&json::to_vec(&envelope));
+        let sha256 = spooled
+            .digest_after(&head)
+            .map_err(|error| ClientError::io("cannot read the temporary file", None, error))?;
+        let upload = match spooled.place {
+            Place::Memory(bytes) => Upload::Bytes([head, bytes].concat().into()),
+            Place::File(file) => Upload::File { head: head.into(), file: Arc::new(file), len: spooled.len },
+        };
+        let call =
+            Call { method: "POST", changes: true, body: CallBody::Parcel { upload, sha256 }, ..Call::read("/v1/wrap") };
+        let slip = Slip { cluster, wrap, statement_sha256: checked.digest };
+        let mut receipts = self.receipts(&slip, call).await?;
+        let created = receipts.pop().filter(|receipt| receipt.receipt.kind == ReceiptKind::Created);
+        let created =
+            created.ok_or_else(|| ClientError::contradiction("the cluster did not answer with a created receipt"))?;
+        Ok(Wrapped { slip, created, statement: envelope })
+    }
+
+    /// Takes a wrap back. The receipts say whether it was opened before.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wrap_revoke(&self, slip: &Slip) -> Result<Vec<VerifiedReceipt>, ClientError> {
+        let body = RevokeWrap { statement_sha256: slip.statement_sha256 };
+        self.receipts(slip, Call::change("POST", format!("/v1/wrap/{}:revoke", slip.wrap), &body)).await
+    }
+
+    /// Looks at a wrap, and verifies statement, writer and receipts.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wrap_inspect(&self, slip: &Slip) -> Result<Inspected, ClientError> {
+        let cluster = self.view().await?.id();
+        if slip.cluster != cluster {
+            return Err(ClientError::input(format!("this slip is of the cluster {}, not of {cluster}", slip.cluster)));
+        }
+        let view = self.wrap_view(&slip.wrap).await?;
+        let same = evidence::payload_digest(&view.statement) == slip.statement_sha256;
+        demand(same, "the cluster's wrap is not the one that the slip names")?;
+        let stated: Statement = json::parse(&view.statement.payload, json::MAX_STATEMENT_BYTES)
+            .map_err(|_| ClientError::contradiction("the writer's statement is malformed"))?;
+        let (writer, statement) = self.writer(&view.statement, &stated.from).await?;
+        demand(statement.statement.wrap == slip.wrap, "the writer's statement is about another wrap")?;
+        let created = self.receipt(slip, &view.created).await?;
+        let mut slots = Vec::with_capacity(view.slots.len());
+        for Slot { principal, state, receipts } in &view.slots {
+            let mut verified = Vec::with_capacity(receipts.len());
+            for receipt in receipts {
+                verified.push(self.receipt(slip, receipt).await?);
+            }
+            check_receipt_chain(&created, &verified).map_err(ClientError::statement("the slot's receipts"))?;
+            slots.push(InspectedSlot { principal: *principal, state: *state, receipts: verified });
+        }
+        Ok(Inspected { statement, writer, created, slots, view })
+    }
+
+    /// Who wrote a statement, and the statement, verified. A writer that was resolved before is taken if its
+    /// admission still holds by the newest document and one of its keys signed; else it is looked up again.
+    async fn writer(
+        &self,
+        statement: &Envelope,
+        from: &PrincipalId,
+    ) -> Result<(Resolved, VerifiedStatement), ClientError> {
+        let view = self.view().await?;
+        let held = self.held().writers.get(from).cloned();
+        if let Some(writer) = held.filter(|writer| writer.holds(&view)) {
+            if let Ok(verified) = statement_of(statement, &view.id(), &writer.chain) {
+                return Ok((writer, verified));
+            }
+        }
+        let writer = self.resolve_id(from).await?;
+        let verified = statement_of(statement, &view.id(), &writer.chain);
+        let verified = verified.map_err(ClientError::statement("the writer's statement"))?;
+        let mut held = self.held();
+        if held.writers.len() >= MAX_WRITERS {
+            held.writers.clear();
+        }
+        held.writers.insert(*from, writer.clone());
+        Ok((writer, verified))
+    }
+
+    /// Makes a call that is answered with receipts, and verifies them.
+    pub(crate) async fn receipts(&self, slip: &Slip, call: Call) -> Result<Vec<VerifiedReceipt>, ClientError> {
+        let WrapReceipts { receipts } = self.json(Call { limit: 8 * MAX_JSON_BYTES, ..call }).await?;
+        let mut verified = Vec::with_capacity(receipts.len());
+        for receipt in &receipts {
+            let receipt = self.receipt(slip, receipt).await?;
+            demand(receipt.standing == Standing::Valid, "the receipt is of a node that is not to be believed")?;
+            verified.push(receipt);
+        }
+        Ok(verified)
+    }
+
+    /// Verifies a receipt about the wrap of `slip`.
+    pub(crate) async fn receipt(&self, slip: &Slip, envelope: &Envelope) -> Result<VerifiedReceipt, ClientError> {
+        let mut verified = verify_receipt(&*self.view().await?, envelope);
+        if matches!(verified, Err(EvidenceError::DocumentAhead { .. })) {
+            verified = verify_receipt(&self.cluster().await?.view, envelope);
+        }
+        let verified = verified.map_err(ClientError::statement("the receipt"))?;
+        let about = verified.receipt.wrap == slip.wrap && verified.receipt.statement_sha256 == slip.statement_sha256;
+        demand(about, "the receipt is about another wrap")?;
+        Ok(verified)
+    }
+}
+
+/// Verifies a statement by any record of its writer, who may have changed its keys since.
+pub(crate) fn statement_of(
+    envelope: &Envelope,
+    cluster: &ClusterId,
+    writer: &RecordChain,
+) -> Result<VerifiedStatement, EvidenceError> {
+    let mut last = EvidenceError::Signature(DsseError::NoKnownKey);
+    for record in writer.iter().rev() {
+        match verify_statement(envelope, cluster, record) {
+            Err(EvidenceError::Signature(DsseError::NoKnownKey)) => {}
+            Err(error) => last = error,
+            Ok(verified) => return Ok(verified),
+        }
+    }
+    Err(last)
+}
+
+fn addressees(to: &[Resolved]) -> (Vec<Addressee>, Vec<Recipient>) {
+    let mut all = Vec::new();
+    let mut addressees = Vec::with_capacity(to.len());
+    for resolved in to {
+        let recipients = resolved.recipients();
+        addressees.push(Addressee {
+            principal: resolved.principal(),
+            record_sha256: resolved.record().digest(),
+            recipients: recipients.iter().map(|recipient| recipient.digest()).collect(),
+        });
+        all.extend(recipients.into_iter().cloned());
+    }
+    (addressees, all)
+}

@@ -1,0 +1,106 @@
+//! After the admins accepted that the store lost commits: what the audit log remembers is put back as far as it
+//! can be, and what cannot be known is parked.
+//!
+//! A wrap that is sealed here may have been opened in the history that was lost, so nobody may open it until its
+//! writer releases it. Principals that were disabled and policies that were deleted since stay so. Everything
+//! else that was lost is listed in the log, for people.
+
+use crate::ceremony::CeremonyError;
+use crate::node::Node;
+use crate::unsealed::Unsealed;
+use bulla_core::action::{Action, Resource};
+use bulla_core::audit::{Body, Label, RequestLine};
+use bulla_core::barrier::{Kind, Query};
+use bulla_core::engine::due::{Entry, What};
+use bulla_core::engine::{policy, principal, wrap};
+use bulla_core::operation::Operation;
+use bulla_core::record::SCAN_ENTRIES_MAX;
+use bulla_core::seal::Lost;
+use bulla_wire::api::AlarmKind;
+use bulla_wire::id::WrapId;
+
+/// Puts back what can be, parks what cannot be known, and says what was lost. The node does not serve yet.
+///
+/// # Errors
+/// If the store does not answer: the node stays sealed, and the next unseal needs no consent but finds
+/// the same wraps.
+pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<(), CeremonyError> {
+    let body = Body::Consent { lost: lost.lost, kept: lost.kept };
+    node.parts.sink.note(body).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
+    node.parts.metrics.alarm_raised(AlarmKind::StoreRolledBack);
+    park(node, unsealed).await?;
+    for line in lost_lines(node, lost).await? {
+        replay(node, unsealed, &line).await?;
+    }
+    Ok(())
+}
+
+/// Parks every wrap that is not final. Each has an entry for its expiry until it is.
+async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
+    let mut after = None;
+    loop {
+        let query = [Query::Scan { kind: Kind::Due, dir: vec![], after: after.take(), limit: SCAN_ENTRIES_MAX }];
+        let reads = unsealed.barrier.reads(&query).map_err(crate::drive::DriveError::from)?;
+        let snapshot = node.parts.store.read(reads).await?;
+        let (_, mut records) = unsealed.barrier.records(&query, snapshot).map_err(crate::drive::DriveError::from)?;
+        let [query] = query;
+        let Some((page, more)) = records.take_page(&query) else { return Ok(()) };
+        for entry in page.iter().filter_map(|record| Entry::parse(Kind::Due, &record.cursor)) {
+            let id: Option<[u8; 16]> = entry.id.as_slice().try_into().ok();
+            if let (What::WrapExpiry, Some(id)) = (entry.what, id) {
+                unsealed.drive(node.machine(), &wrap::Park { wrap: WrapId::new(id) }, None, None).await?;
+            }
+        }
+        after = page.last().map(|record| record.cursor.clone());
+        if !more || after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Lines of the audit log whose commits lie between what the store holds and what was reached.
+async fn lost_lines(node: &Node, lost: &Lost) -> Result<Vec<RequestLine>, CeremonyError> {
+    let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
+    let (kept, reached) = (lost.kept, lost.lost);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut lines = Vec::new();
+        let mut after_kept = kept.lineage != reached.lineage;
+        crate::sink::lines(&path, 0, |found| {
+            if let Body::Request(line) = found.line.body
+                && let Some(quote) = line.outcome.committed
+            {
+                after_kept |= quote.lineage == kept.lineage && quote.sequence > kept.sequence;
+                if after_kept && (quote.lineage != kept.lineage || quote.sequence > kept.sequence) {
+                    lines.push(*line);
+                }
+            }
+            true
+        })?;
+        Ok::<_, std::io::Error>(lines)
+    });
+    read.await
+        .map_err(|e| CeremonyError::Store(e.to_string()))?
+        .map_err(|e| CeremonyError::Store(format!("cannot read the audit log: {e}")))
+}
+
+async fn replay(node: &Node, unsealed: &Unsealed, line: &RequestLine) -> Result<(), CeremonyError> {
+    let action = line.action.as_ref().and_then(|action| action.as_str().parse::<Action>().ok());
+    let resource = line.resource.as_ref().and_then(|resource| resource.as_str().parse::<Resource>().ok());
+    let operation: Box<dyn Operation + Send + Sync> = match (action, resource) {
+        (Some(Action::PrincipalDisable), Some(Resource::Principal(name))) => {
+            Box::new(principal::SetDisabled { name, disabled: true })
+        }
+        (Some(Action::PolicyDelete), Some(Resource::Policy(name))) => Box::new(policy::Delete { name }),
+        _ => {
+            let text = |label: Option<&Label>| label.map(|label| label.as_str().to_owned()).unwrap_or_default();
+            tracing::warn!(
+                request = %line.id,
+                action = text(line.action.as_ref()),
+                "the store lost this commit; it was not put back"
+            );
+            return Ok(());
+        }
+    };
+    unsealed.drive(node.machine(), operation.as_ref(), None, None).await?;
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! The OpenAPI 3.1 document: from the table of routes and the schemas of the types in `wire::api`.
+
+use super::{Auth, Effect, Endpoint, MAX_REQUEST_PATH_BYTES, ParamKind, ROUTES, ReplyKind, RequestBody, Route};
+use bulla_wire::api;
+use bulla_wire::error::ErrorBody;
+use bulla_wire::id::WrapId;
+use bulla_wire::name::{MAX_PATH_BYTES, Name, SecretPath};
+use bulla_wire::signature as headers;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+
+/// How the request's signature is named among the security schemes.
+const SIGNATURE_SCHEME: &str = "bulla-req-v1";
+
+/// The whole document.
+pub fn openapi() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut generator = settings.into_generator();
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let operation = operation(route, &mut generator);
+        if let Some(path) = paths.entry(route.template).or_insert_with(|| json!({})).as_object_mut() {
+            path.insert(route.method.to_ascii_lowercase(), operation);
+        }
+    }
+    let errors = generator.subschema_for::<ErrorBody>();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Bulla",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "A secrets service that answers to keys.",
+            "description": "Every request but those of open routes is signed, every response is (spec/request.md). \
+                A path has one spelling; \"%\" never occurs.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "https://127.0.0.1:8250"}],
+        "paths": paths,
+        "components": {
+            "schemas": generator.take_definitions(true),
+            "headers": response_headers(),
+            "responses": {"Refused": {
+                "description": "Refused or failed; the codes stand in docs/reference/errors.md.",
+                "headers": header_references(),
+                "content": {headers::JSON_MEDIA_TYPE: {"schema": errors}},
+            }},
+            "securitySchemes": {SIGNATURE_SCHEME: {
+                "type": "apiKey",
+                "in": "header",
+                "name": "Signature",
+                "description": "RFC 9421 with nothing to choose: Content-Digest, Bulla-Audience, Bulla-Challenge, \
+                    Signature-Input and Signature as in spec/request.md.",
+            }},
+        },
+    })
+}
+
+fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
+    let (request, reply) = bodies(route.endpoint, generator);
+    let mut responses = Map::new();
+    let mut success = json!({
+        "description": reply_description(route.reply),
+        "headers": header_references(),
+    });
+    let content = match route.reply {
+        ReplyKind::Json => json!({"schema": reply}),
+        // What stands inside the envelope cannot be told in the schema of its bytes.
+        ReplyKind::Secret | ReplyKind::Claim => json!({"schema": {"contentMediaType": route.reply.media_type()}}),
+    };
+    set(&mut success, "content", json!({route.reply.media_type(): content}));
+    if route.reply == ReplyKind::Secret {
+        set(&mut success, "x-bulla-plaintext", reply);
+    }
+    responses.insert("200".into(), success);
+    if route.endpoint == Endpoint::Health {
+        for (status, description) in [("501", "There is no cluster yet."), ("503", "Sealed, or not able to serve.")] {
+            let mut other = responses.get("200").cloned().unwrap_or_default();
+            set(&mut other, "description", description.into());
+            responses.insert(status.into(), other);
+        }
+    }
+    responses.insert("default".into(), json!({"$ref": "#/components/responses/Refused"}));
+    let mut operation = json!({
+        "operationId": operation_id(route),
+        "summary": route.summary,
+        "tags": [tag(route)],
+        "parameters": parameters(route),
+        "responses": responses,
+        "security": if route.auth == Auth::Open { json!([]) } else { json!([{SIGNATURE_SCHEME: []}]) },
+        "x-bulla-auth": auth(route.auth),
+        "x-bulla-mutation": route.effect == Effect::Mutation,
+    });
+    if let Some(action) = route.action {
+        set(&mut operation, "x-bulla-action", action.as_str().into());
+    }
+    if let Some(body) = request_body(route.request, request, &mut operation) {
+        set(&mut operation, "requestBody", body);
+    }
+    operation
+}
+
+fn set(object: &mut Value, name: &str, value: Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), value);
+    }
+}
+
+fn request_body(kind: RequestBody, schema: Value, operation: &mut Value) -> Option<Value> {
+    let (description, content) = match kind {
+        RequestBody::Empty => return None,
+        RequestBody::Json { .. } => ("JSON.", json!({"schema": schema})),
+        RequestBody::Age { .. } => {
+            set(operation, "x-bulla-plaintext-request", schema);
+            let description = "age file to the ingress recipient of the newest document; its plaintext is one line \
+                `bulla-ingress-v1 …`, then the JSON body.";
+            (description, json!({"schema": {"contentMediaType": kind.media_type()}}))
+        }
+        RequestBody::Parcel { .. } => {
+            let description = "u32 big-endian length, the signed statement as JSON, the age file.";
+            (description, json!({"schema": {"contentMediaType": kind.media_type()}}))
+        }
+    };
+    let max = kind.max_bytes();
+    Some(json!({
+        "description": format!("{description} At most {max} bytes."),
+        "required": true,
+        "content": {kind.media_type(): content},
+    }))
+}
+
+const fn reply_description(reply: ReplyKind) -> &'static str {
+    match reply {
+        ReplyKind::Json => "Done.",
+        ReplyKind::Secret => {
+            "age file to at most four recipients that the caller's record lists under the signing key."
+        }
+        ReplyKind::Claim => {
+            "age file to the claim; its plaintext is u32 big-endian length, the signed receipt as JSON, the wrap's age file."
+        }
+    }
+}
+
+fn parameters(route: &Route) -> Vec<Value> {
+    let mut parameters = Vec::new();
+    if let Some((_, name, kind, _)) = route.parameter() {
+        let (schema, description) = match kind {
+            ParamKind::Name => (schemars::schema_for!(Name), "A name."),
+            ParamKind::Wrap => (schemars::schema_for!(WrapId), "The wrap: 26 characters of lower-case base32."),
+            ParamKind::Path => (
+                schemars::schema_for!(SecretPath),
+                "Where the secret lies: one to sixteen segments; the slashes between them stand as they are.",
+            ),
+            ParamKind::Session => (schemars::schema_for!(Name), "The unseal session."),
+        };
+        let text = schema.as_value();
+        parameters.push(json!({
+            "name": name,
+            "in": "path",
+            "required": true,
+            "description": description,
+            "schema": {"type": "string", "pattern": text["pattern"], "maxLength": MAX_PATH_BYTES.min(MAX_REQUEST_PATH_BYTES)},
+        }));
+    }
+    for name in route.query {
+        parameters.push(json!({
+            "name": name,
+            "in": "query",
+            "required": false,
+            "description": query_description(name),
+            "schema": match *name {
+                "from" => json!({"type": "integer", "minimum": 0}),
+                "limit" => json!({"type": "integer", "minimum": 1, "maximum": api::MAX_PAGE}),
+                "all" => json!({"type": "boolean"}),
+                _ => json!({"type": "string", "pattern": "^[A-Za-z0-9._~@+=/:-]+$"}),
+            },
+        }));
+    }
+    parameters
+}
+
+/// What a name of a query means; the same on every route.
+pub(super) fn query_description(name: &str) -> &'static str {
+    match name {
+        "from" => "The number of the first document to give.",
+        "id" => "Only the principal of this id.",
+        "recipient" => "Only the principal that holds this age recipient.",
+        "after" => "Begin behind this entry: `next` of the page before.",
+        "limit" => "At most so many entries.",
+        "all" => "Also those that were seen before.",
+        "resource" => "Only lines about this resource, such as `kv/app/db`.",
+        "principal" => "Only lines of this principal, by id or name.",
+        "action" => "Only lines with this action, such as `kv.get`.",
+        _ => "",
+    }
+}
+
+/// The schemas of body and answer; null where there is none.
+fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value) {
+    macro_rules! schemas {
+        (-, $reply:ty) => {
+            (Value::Null, generator.subschema_for::<$reply>().to_value())
+        };
+        ($request:ty, $reply:ty) => {
+            (generator.subschema_for::<$request>().to_value(), generator.subschema_for::<$reply>().to_value())
+        };
+    }
+    match endpoint {
+        Endpoint::Health => schemas!(-, api::Health),
+        Endpoint::Cluster => schemas!(-, api::Cluster),
+        Endpoint::Challenge => schemas!(-, api::ChallengeReply),
+        Endpoint::Init => schemas!(api::Init, api::Initialised),
+        Endpoint::SealStatus => schemas!(-, api::Seal),
+        Endpoint::SealSession => schemas!(-, api::UnsealSession),
+        Endpoint::SealKey => schemas!(-, api::EncryptedShareKey),
+        Endpoint::SealShare => schemas!(api::GiveShare, api::ShareGiven),
+        Endpoint::SealSeal | Endpoint::SealConfirmClock => schemas!(-, api::Done),
+        Endpoint::SealConsent | Endpoint::DocumentPut => schemas!(api::Signed, api::Done),
+        Endpoint::PrincipalList => schemas!(-, api::Principals),
+        Endpoint::PrincipalRead => schemas!(-, api::Principal),
+        Endpoint::PrincipalPut => schemas!(api::PutPrincipal, api::Done),
+        Endpoint::PrincipalDisable | Endpoint::PrincipalEnable | Endpoint::PolicyDelete => schemas!(-, api::Done),
+        Endpoint::Whoami => schemas!(-, api::Whoami),
+        Endpoint::PolicyList => schemas!(-, api::Policies),
+        Endpoint::PolicyRead => schemas!(-, api::Policy),
+        Endpoint::PolicyPut => schemas!(api::PutPolicy, api::Policy),
+        Endpoint::PolicyCheck => schemas!(api::CheckPolicy, api::PolicyDecision),
+        Endpoint::PolicyRecover => schemas!(api::RecoverPolicies, api::Done),
+        Endpoint::AuditRead => schemas!(-, api::AuditPage),
+        Endpoint::AlarmRead => schemas!(-, api::Alarms),
+        Endpoint::AlarmSeen => schemas!(api::SeenAlarms, api::Done),
+        Endpoint::WrapCreate => schemas!(-, api::WrapReceipts),
+        Endpoint::WrapList => schemas!(-, api::Wraps),
+        Endpoint::WrapInspect => schemas!(-, api::WrapView),
+        Endpoint::WrapOpen => (generator.subschema_for::<api::OpenWrap>().to_value(), Value::Null),
+        Endpoint::WrapAck | Endpoint::WrapNack => schemas!(api::FinishWrap, api::WrapReceipts),
+        Endpoint::WrapRevoke | Endpoint::WrapRelease => schemas!(api::RevokeWrap, api::WrapReceipts),
+        Endpoint::KvGet => schemas!(-, api::Kv),
+        Endpoint::KvPut => schemas!(api::PutKv, api::KvWritten),
+        Endpoint::KvList => schemas!(-, api::KvNames),
+    }
+}
+
+/// A name for generated clients. The one endpoint with two routes gets two.
+fn operation_id(route: &Route) -> String {
+    let name = format!("{:?}", route.endpoint);
+    if route.template == "/v1/kv:list" { format!("{name}Top") } else { name }
+}
+
+/// The first word of the path, without a verb.
+fn tag(route: &Route) -> &'static str {
+    route.template.trim_start_matches("/v1/").split(['/', ':']).next().unwrap_or_default()
+}
+
+/// Who may call, in a word.
+pub(super) const fn auth(auth: Auth) -> &'static str {
+    match auth {
+        Auth::Open => "open",
+        Auth::Init => "init",
+        Auth::Sealed => "seal",
+        Auth::Policy(_) => "policy",
+    }
+}
+
+const RESPONSE_HEADERS: [(&str, &str); 5] = [
+    ("Content-Digest", "SHA-256 of the body (RFC 9530)."),
+    ("Bulla-Challenge", "A fresh challenge for the next request."),
+    ("Bulla-State", "Where the cluster stands (spec/request.md)."),
+    ("Signature-Input", "What the node's signature covers (RFC 9421)."),
+    ("Signature", "The node's signature."),
+];
+
+fn response_headers() -> Value {
+    let headers = RESPONSE_HEADERS.iter().map(|(name, description)| {
+        ((*name).to_owned(), json!({"description": description, "required": true, "schema": {"type": "string"}}))
+    });
+    Value::Object(headers.collect())
+}
+
+fn header_references() -> Value {
+    let headers = RESPONSE_HEADERS
+        .iter()
+        .map(|(name, _)| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")})));
+    Value::Object(headers.collect())
+}

@@ -1,0 +1,417 @@
+//! The listeners over real sockets of this machine.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+use bulla_crypto::BoxFuture;
+use bulla_server::config;
+use bulla_server::listen::{
+    Arrived, BODY_TIMEOUT, BodyBudget, Handler, Limits, Listeners, Peer, bind_local, read_body, serve,
+};
+use bulla_server::metrics::{Metrics, serve_metrics};
+use bulla_server::tls::Tls;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Answers by path.
+struct Probe {
+    budget: BodyBudget,
+    go: Notify,
+    begun: Notify,
+    finished: AtomicUsize,
+}
+
+impl Handler for Probe {
+    fn handle(&self, request: Arrived) -> BoxFuture<'_, Response<Bytes>> {
+        Box::pin(async move {
+            match request.head.uri.path() {
+                "/panic" => panic!("on purpose"),
+                "/wait" => {
+                    self.begun.notify_one();
+                    self.go.notified().await;
+                    self.finished.fetch_add(1, Ordering::SeqCst);
+                    Response::new("waited".into())
+                }
+                "/body" => match read_body(request.body, 1000, &self.budget, BODY_TIMEOUT).await {
+                    Ok(read) => Response::new(format!("{} bytes", read.bytes.len()).into()),
+                    Err(error) => {
+                        let mut response = Response::new(error.to_string().into());
+                        *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+                        response
+                    }
+                },
+                _ => Response::new(format!("{:?} {:?}", request.peer, request.head.version).into()),
+            }
+        })
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    probe: Arc<Probe>,
+    metrics: Arc<Metrics>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<bool>,
+}
+
+impl Server {
+    async fn start(limits: Limits, require_pq: bool, local: Option<&Path>) -> Self {
+        let tls = Tls::open(&config::Tls { files: None, require_pq }, None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let probe = Arc::new(Probe {
+            budget: BodyBudget::new(4096),
+            go: Notify::new(),
+            begun: Notify::new(),
+            finished: AtomicUsize::new(0),
+        });
+        let metrics = Arc::new(Metrics::new());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let listeners =
+            Listeners { network: Some((listener, tls.config())), local: local.map(|path| bind_local(path).unwrap()) };
+        let served = tokio::spawn(serve(listeners, Arc::<Probe>::clone(&probe), Arc::clone(&metrics), limits, async {
+            let _ = stopped.await;
+        }));
+        Self { address, probe, metrics, stop, served }
+    }
+
+    async fn plain() -> Self {
+        Self::start(Limits::default(), false, None).await
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        self.connect_with(client(&[aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519], &["http/1.1"]))
+            .await
+            .unwrap()
+    }
+
+    async fn connect_with(&self, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+}
+
+/// Takes any certificate, as Bulla's clients do: they trust the signature under an answer.
+#[derive(Debug)]
+struct AnyCertificate(CryptoProvider);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn client_of(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    groups: &[&'static dyn SupportedKxGroup],
+    protocols: &[&str],
+) -> ClientConfig {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = groups.to_vec();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider.clone()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
+}
+
+fn client(groups: &[&'static dyn SupportedKxGroup], protocols: &[&str]) -> ClientConfig {
+    client_of(&[&rustls::version::TLS13], groups, protocols)
+}
+
+/// Sends a request and reads its answer: status, head in lower case, body.
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> (u16, String, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    answer(stream).await.expect("an answer")
+}
+
+async fn answer<S: AsyncRead + Unpin>(stream: &mut S) -> Option<(u16, String, String)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(LONG, stream.read_u8()).await.expect("no answer in time").ok()?);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.split("content-length: ").nth(1).map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Some((status, head, String::from_utf8(body).unwrap()))
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")
+}
+
+#[tokio::test]
+async fn answers_over_http1_with_the_right_headers() {
+    let server = Server::plain().await;
+    let mut stream = server.connect().await;
+    let forged = "GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.1\r\nforwarded: for=192.0.2.1\r\n\r\n";
+    let (status, head, body) = ask(&mut stream, forged).await;
+    assert_eq!((status, body.as_str()), (200, "Network(127.0.0.1) HTTP/1.1"));
+    assert!(head.contains("\r\ndate: ") && head.contains("\r\ncache-control: no-store, no-transform\r\n"), "{head}");
+    assert!(!head.contains("\r\nserver:"), "{head}");
+    // Again on the same connection.
+    assert_eq!(ask(&mut stream, &get("/")).await.0, 200);
+    assert!(server.metrics.text().contains("bulla_connections 1\n"));
+}
+
+#[tokio::test]
+async fn answers_over_http2() {
+    let server = Server::plain().await;
+    let groups = [aws_lc_rs::kx_group::X25519MLKEM768];
+    let stream = server.connect_with(client(&groups, &["h2", "http/1.1"])).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut running = Vec::new();
+    for _ in 0..200 {
+        sender.ready().await.unwrap();
+        let request = Request::get("https://localhost/").body(Full::new(Bytes::new())).unwrap();
+        running.push(tokio::spawn(sender.send_request(request)));
+    }
+    for answer in running {
+        let answer = answer.await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["cache-control"], "no-store, no-transform");
+        assert!(answer.headers().contains_key("date") && !answer.headers().contains_key("server"));
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "Network(127.0.0.1) HTTP/2.0");
+    }
+    let large = Request::get("https://localhost/").header("x", "y".repeat(13 * 1024));
+    let refused = sender.send_request(large.body(Full::new(Bytes::new())).unwrap()).await;
+    assert!(refused.is_ok_and(|answer| answer.status() == 431));
+}
+
+#[tokio::test]
+async fn tls_is_of_one_kind() {
+    let server = Server::plain().await;
+    let both: [&'static dyn SupportedKxGroup; 2] = [aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::X25519MLKEM768];
+    let group = |stream: &TlsStream<TcpStream>| stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
+    let stream = server.connect().await;
+    assert_eq!(group(&stream), NamedGroup::X25519MLKEM768);
+    let classical = server.connect_with(client(&both[..1], &[])).await.unwrap();
+    assert_eq!(group(&classical), NamedGroup::X25519);
+    for groups in [[aws_lc_rs::kx_group::SECP256R1], [aws_lc_rs::kx_group::SECP384R1]] {
+        assert!(server.connect_with(client(&groups, &[])).await.is_err());
+    }
+    let old = client_of(&[&rustls::version::TLS12], &both, &[]);
+    assert!(server.connect_with(old).await.is_err());
+    assert!(server.connect_with(client(&both[..1], &["spdy/3"])).await.is_err());
+
+    let strict = Server::start(Limits::default(), true, None).await;
+    assert!(strict.connect_with(client(&both[..1], &[])).await.is_err());
+    // A client that guesses X25519 first is asked again.
+    let stream = strict.connect_with(client(&both, &[])).await.unwrap();
+    assert_eq!(group(&stream), NamedGroup::X25519MLKEM768);
+    assert!(strict.metrics.text().contains("bulla_handshakes_failed_total 1\n"));
+}
+
+#[tokio::test]
+async fn connections_leave_nothing_to_resume() {
+    let server = Server::plain().await;
+    let config = client(&[aws_lc_rs::kx_group::X25519MLKEM768], &["http/1.1"]);
+    for _ in 0..2 {
+        let mut stream = server.connect_with(config.clone()).await.unwrap();
+        assert_eq!(ask(&mut stream, &get("/")).await.0, 200);
+        // Both share one store of tickets; were there one, the second handshake would have used it.
+        let kind = stream.get_ref().1.handshake_kind().unwrap();
+        assert!(matches!(kind, rustls::HandshakeKind::Full), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_unix_socket_tells_the_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bulla.sock");
+    let server = Server::start(Limits::default(), false, Some(&path)).await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let own = stream.peer_cred().unwrap().uid();
+    let (_, _, body) = ask(&mut stream, &get("/")).await;
+    assert_eq!(body, format!("{:?} HTTP/1.1", Peer::Local { uid: own }));
+    // HTTP/2 is not spoken there.
+    let mut other = UnixStream::connect(&path).await.unwrap();
+    other.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let refused = answer(&mut other).await;
+    assert!(refused.is_none_or(|(status, ..)| status == 400 || status == 505));
+    // Another server does not take a socket that is served, but one that is left over.
+    assert_eq!(bind_local(&path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    drop((stream, other));
+    server.stop.send(()).unwrap();
+    assert!(server.served.await.unwrap());
+    bind_local(&path).unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert_eq!(bind_local(&file).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn headers_and_bodies_have_limits() {
+    let server = Server::plain().await;
+    let mut stream = server.connect().await;
+    let request = |bytes: usize| format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(bytes));
+    // host and x: six bytes more.
+    assert_eq!(ask(&mut stream, &request(12 * 1024 - 6)).await.0, 200);
+    assert_eq!(ask(&mut stream, &request(12 * 1024 - 5)).await.0, 431);
+    let many: String = (0..70).map(|i| format!("x{i}: y\r\n")).collect();
+    assert_eq!(ask(&mut stream, &format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n")).await.0, 431);
+
+    let mut stream = server.connect().await;
+    let body = "z".repeat(1000);
+    let (status, _, text) =
+        ask(&mut stream, &format!("POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{body}")).await;
+    assert_eq!((status, text.as_str()), (200, "1000 bytes"));
+    // A length that is too large is refused before a byte of it is sent.
+    let announced = "POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n";
+    assert_eq!(ask(&mut stream, announced).await.0, 413);
+    let mut stream = server.connect().await;
+    let chunked = "POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (status, ..) = ask(&mut stream, &format!("{chunked}3e8\r\n{body}\r\n1\r\nz\r\n0\r\n\r\n")).await;
+    assert_eq!(status, 413);
+    assert_eq!(server.probe.budget.free_bytes(), 4096);
+}
+
+#[tokio::test]
+async fn a_panic_is_an_empty_500() {
+    let server = Server::plain().await;
+    let mut stream = server.connect().await;
+    let (status, _, body) = ask(&mut stream, &get("/panic")).await;
+    assert_eq!((status, body.as_str()), (500, ""));
+    assert_eq!(ask(&mut stream, &get("/")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_cancels_nothing() {
+    let server = Server::plain().await;
+    let mut stream = server.connect().await;
+    stream.write_all(get("/wait").as_bytes()).await.unwrap();
+    server.probe.begun.notified().await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.probe.go.notify_one();
+    // The running request counts as one to wait for.
+    server.stop.send(()).unwrap();
+    assert!(timeout(LONG, server.served).await.unwrap().unwrap());
+    assert_eq!(server.probe.finished.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn shutdown_lets_requests_finish() {
+    let server = Server::plain().await;
+    let mut stream = server.connect().await;
+    let mut idle = server.connect().await;
+    assert_eq!(ask(&mut idle, &get("/")).await.0, 200);
+    stream.write_all(get("/wait").as_bytes()).await.unwrap();
+    server.probe.begun.notified().await;
+    server.stop.send(()).unwrap();
+    // Idle connections end at once, new ones are refused, the running request gets its answer.
+    assert_eq!(timeout(LONG, idle.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
+    assert!(TcpStream::connect(server.address).await.is_err());
+    server.probe.go.notify_one();
+    let (status, _, body) = answer(&mut stream).await.unwrap();
+    assert_eq!((status, body.as_str()), (200, "waited"));
+    assert!(timeout(LONG, server.served).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn connections_have_a_number_and_an_end() {
+    let limits = Limits {
+        connections: 1,
+        first_head: Duration::from_millis(300),
+        idle: Duration::from_millis(600),
+        age: Duration::from_millis(2500),
+    };
+    let server = Server::start(limits, false, None).await;
+    // One that never asks anything ends after the first timeout; until then the second waits.
+    let began = Instant::now();
+    let mut silent = server.connect().await;
+    let mut second = server.connect().await;
+    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+    assert_eq!(timeout(LONG, silent.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
+    // Half a head is no head.
+    second.write_all(b"GET / HT").await.unwrap();
+    assert!(answer(&mut second).await.is_none_or(|(status, ..)| status == 408));
+    // One that asked ends when it is quiet.
+    let mut third = server.connect().await;
+    assert_eq!(ask(&mut third, &get("/")).await.0, 200);
+    let began = Instant::now();
+    assert_eq!(timeout(LONG, third.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
+    assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
+    // One that is never quiet ends by its age.
+    let mut busy = server.connect().await;
+    let began = Instant::now();
+    loop {
+        if busy.write_all(get("/").as_bytes()).await.is_err() || answer(&mut busy).await.is_none() {
+            break;
+        }
+        assert!(began.elapsed() < LONG, "it never ended");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(2000), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn metrics_have_one_page() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(serve_metrics(listener, Arc::new(Metrics::new())));
+    for (method, path, expected) in [("GET", "/metrics", 200), ("GET", "/", 404), ("POST", "/metrics", 405)] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        let (status, head, body) = ask(&mut stream, &request).await;
+        assert_eq!(status, expected, "{method} {path}");
+        assert_eq!(expected == 200, body.contains("bulla_seal_state 0\n"));
+        assert_eq!(expected == 200, head.contains("application/openmetrics-text"));
+    }
+    serving.abort();
+}
