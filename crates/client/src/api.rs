@@ -1,13 +1,14 @@
 //! The routes, one method each. Routes that need more than a request and an answer have modules of their own.
 
+use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::Client;
-use crate::call::{Call, CallBody, OpenRequest, refused, verify_open};
+use crate::call::Call;
 use crate::error::ClientError;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence;
 use bulla_wire::api::{
-    Alarms, AuditPage, CheckPolicy, Done, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
-    RecoverPolicies, Seal, SealState, Signed, Whoami, WrapReceipts, WrapView, Wraps,
+    Alarms, AuditPage, CheckPolicy, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
+    RecoverPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
@@ -19,9 +20,25 @@ use serde::de::DeserializeOwned;
 /// Largest page of an audit log or listing in bytes: a thousand lines of a few kilobytes.
 const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
 
+/// Which lines of the audit log are wanted; all of them by default.
+#[derive(Debug, Clone, Default)]
+pub struct AuditOf {
+    /// About this resource, such as `kv/app/db`.
+    pub resource: Option<String>,
+    /// By this principal.
+    pub principal: Option<String>,
+    /// Of this action, such as `kv.get`.
+    pub action: Option<String>,
+}
+
 impl Client {
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         self.call(call).await?.json()
+    }
+
+    /// A call whose answer says nothing more than that it was done.
+    async fn done(&self, call: Call) -> Result<(), ClientError> {
+        self.call(call).await.map(drop)
     }
 
     /// Whether the node serves, and whether a node of the pinned cluster said so. Needs no identity.
@@ -83,17 +100,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn principal_disable(&self, name: &Name) -> Result<Done, ClientError> {
+    pub async fn principal_disable(&self, name: &Name) -> Result<(), ClientError> {
         let path = format!("/v1/principal/{name}");
-        self.json(Call { method: "DELETE", changes: true, ..Call::read(path) }).await
+        self.done(Call { method: "DELETE", changes: true, ..Call::read(path) }).await
     }
 
     /// Has the server take them again.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn principal_enable(&self, name: &Name) -> Result<Done, ClientError> {
-        self.act(format!("/v1/principal/{name}:enable")).await
+    pub async fn principal_enable(&self, name: &Name) -> Result<(), ClientError> {
+        self.done(Call::action(format!("/v1/principal/{name}:enable"))).await
     }
 
     /// All policies.
@@ -124,8 +141,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn policy_delete(&self, name: &Name) -> Result<Done, ClientError> {
-        self.json(Call { method: "DELETE", changes: true, ..Call::read(format!("/v1/policy/{name}")) }).await
+    pub async fn policy_delete(&self, name: &Name) -> Result<(), ClientError> {
+        self.done(Call { method: "DELETE", changes: true, ..Call::read(format!("/v1/policy/{name}")) }).await
     }
 
     /// Asks whether somebody may do something.
@@ -153,31 +170,36 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn policy_recover(&self, policies: String, approval: Envelope) -> Result<Done, ClientError> {
-        self.json(Call::change("POST", "/v1/policy:recover", &RecoverPolicies { policies, approval })).await
+    pub async fn policy_recover(&self, policies: String, approval: Envelope) -> Result<(), ClientError> {
+        self.done(Call::change("POST", "/v1/policy:recover", &RecoverPolicies { policies, approval })).await
     }
 
     /// A page of the audit log.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn audit(
-        &self,
-        after: Option<&str>,
-        limit: Option<u32>,
-        resource: Option<&str>,
-    ) -> Result<AuditPage, ClientError> {
-        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/audit") };
-        self.json(call.with("after", after).with("limit", limit).with("resource", resource)).await
+    pub async fn audit(&self, after: Option<&str>, limit: Option<u32>, of: &AuditOf) -> Result<AuditPage, ClientError> {
+        let AuditOf { resource, principal, action } = of;
+        let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/audit") }.with("after", after).with("limit", limit);
+        let call = call.with("resource", resource.as_ref()).with("principal", principal.as_ref());
+        self.json(call.with("action", action.as_ref())).await
     }
 
-    /// A page of the caller's alarms; the server takes them for seen.
+    /// A page of the caller's alarms: those not marked as seen, or with `all` every one.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn alarms(&self, after: Option<&str>, limit: Option<u32>) -> Result<Alarms, ClientError> {
+    pub async fn alarms(&self, after: Option<&str>, limit: Option<u32>, all: bool) -> Result<Alarms, ClientError> {
         let call = Call { limit: MAX_PAGE_BYTES, ..Call::read("/v1/alarms") };
-        self.json(call.with("after", after).with("limit", limit)).await
+        self.json(call.with("after", after).with("limit", limit).with("all", all.then_some("true"))).await
+    }
+
+    /// Marks the caller's alarms as seen up to the one with this id.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn alarms_seen(&self, up_to: &str) -> Result<(), ClientError> {
+        self.done(Call::change("POST", "/v1/alarms:seen", &SeenAlarms { up_to: up_to.to_owned() })).await
     }
 
     /// The seal as the admins made it.
@@ -192,17 +214,16 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn seal(&self) -> Result<Done, ClientError> {
-        let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal:seal") };
-        self.json(call.of_seal()).await
+    pub async fn seal(&self) -> Result<(), ClientError> {
+        self.done(Call::action("/v1/seal:seal").of_seal()).await
     }
 
     /// Tells the cluster that its clock is right after a step.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn seal_confirm_clock(&self) -> Result<Done, ClientError> {
-        self.act("/v1/seal:confirm-clock".to_owned()).await
+    pub async fn seal_confirm_clock(&self) -> Result<(), ClientError> {
+        self.done(Call::action("/v1/seal:confirm-clock")).await
     }
 
     /// The consent to lost commits, signed by the caller. Other admins add their signatures with
@@ -221,8 +242,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn consent_send(&self, envelope: Envelope) -> Result<Done, ClientError> {
-        self.json(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
+    pub async fn consent_send(&self, envelope: Envelope) -> Result<(), ClientError> {
+        self.done(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
     }
 
     /// The next document, signed by the caller. Other admins add their signatures.
@@ -237,13 +258,12 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn document_put(&self, envelope: Envelope) -> Result<Done, ClientError> {
+    pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
         let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
         view.push(&envelope, &[])
             .map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
-        let done = self.json(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
-        self.cluster().await?;
-        Ok(done)
+        self.done(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
+        self.cluster().await.map(drop)
     }
 
     /// A page of the caller's wraps, sent and received.
@@ -261,18 +281,5 @@ impl Client {
     /// [`ClientError`].
     pub async fn wrap_view(&self, wrap: &WrapId) -> Result<WrapView, ClientError> {
         self.json(Call { limit: MAX_PAGE_BYTES, ..Call::read(format!("/v1/wrap/{wrap}")) }).await
-    }
-
-    /// Lets a wrap that waits after a restore be opened again.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn wrap_release(&self, wrap: &WrapId) -> Result<WrapReceipts, ClientError> {
-        self.act(format!("/v1/wrap/{wrap}:release")).await
-    }
-
-    /// A change without a body.
-    async fn act<T: DeserializeOwned>(&self, path: String) -> Result<T, ClientError> {
-        self.json(Call { method: "POST", changes: true, body: CallBody::Empty, ..Call::read(path) }).await
     }
 }

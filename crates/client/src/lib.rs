@@ -17,6 +17,7 @@
 //!
 //! Not held: a server can hide what this client never saw, such as a newer record or that a principal is disabled.
 
+mod answer;
 mod api;
 mod builder;
 mod bundle;
@@ -41,6 +42,7 @@ mod transport;
 mod trust;
 mod wrap;
 
+pub use api::AuditOf;
 pub use builder::{Builder, Client, Key, Pin, State};
 pub use bundle::{Bundle, BundleReport, ReceiptLine};
 pub use error::{ClientError, Untrusted};

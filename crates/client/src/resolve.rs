@@ -17,6 +17,8 @@ pub struct Resolved {
     pub chain: RecordChain,
     /// The admission that binds its name; `None` if the newest document does.
     pub admission: Option<VerifiedAdmission>,
+    /// The server refuses its keys. That is the server's word alone.
+    pub disabled: bool,
 }
 
 impl Resolved {
@@ -116,7 +118,7 @@ impl Client {
         let admission = admission.map_err(ClientError::statement("the principal's admission"))?;
         let serial = admission.as_ref().map_or(0, |verified| verified.admission.serial);
         trust.memory.know(chain.newest().name(), &chain, serial)?;
-        Ok(Resolved { chain, admission })
+        Ok(Resolved { chain, admission, disabled: told.disabled })
     }
 
     /// The caller's own record, which must hold the key that signs.
@@ -222,7 +224,7 @@ mod tests {
         let envelope = admission_of(&world, &world.bob.record, &world.erin);
         let (_, chain) = told(&[&world.bob.record], None);
         let admission = verify_admission(&world.view, &envelope, chain.newest()).unwrap();
-        let resolved = Resolved { chain, admission: Some(admission) };
+        let resolved = Resolved { chain, admission: Some(admission), disabled: false };
         assert!(resolved.holds(&world.view));
         world.remove_erin();
         assert!(!resolved.holds(&world.view));

@@ -136,12 +136,12 @@ struct Sink {
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Place::Memory(memory) = &mut self.place {
-            if memory.len().saturating_add(bytes.len()) > IN_MEMORY_BYTES {
-                let mut file = disk::nameless(&self.directory)?;
-                file.write_all(memory)?;
-                self.place = Place::File(file);
-            }
+        if let Place::Memory(memory) = &mut self.place
+            && memory.len().saturating_add(bytes.len()) > IN_MEMORY_BYTES
+        {
+            let mut file = disk::nameless(&self.directory)?;
+            file.write_all(memory)?;
+            self.place = Place::File(file);
         }
         match &mut self.place {
             Place::Memory(memory) => memory.extend_from_slice(bytes),

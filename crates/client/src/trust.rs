@@ -1,7 +1,7 @@
 //! From the pin to the newest document.
 
+use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::{Client, Pin, State, Trust};
-use crate::call::{OpenRequest, verify_open};
 use crate::disk::Directory;
 use crate::error::{ClientError, demand};
 use crate::memory::Memory;
@@ -144,7 +144,7 @@ impl Client {
             if received.status != 200 {
                 let active = view.as_ref();
                 let checked = active.map(|view| verify_open(&request, &received, |key| view.active_node(key).cloned()));
-                return Err(crate::call::refused(&received, matches!(checked, Some(Ok(_)))));
+                return Err(refused(&received, matches!(checked, Some(Ok(_)))));
             }
             let page: Cluster = json::parse(&received.body, MAX_CLUSTER_BYTES)
                 .map_err(|_| ClientError::contradiction("the cluster's description is malformed"))?;

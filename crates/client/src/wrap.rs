@@ -157,6 +157,16 @@ impl Client {
         self.receipts(slip, Call::change("POST", format!("/v1/wrap/{}:revoke", slip.wrap), &body)).await
     }
 
+    /// Lets a wrap that waits after a restore be opened again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wrap_release(&self, slip: &Slip) -> Result<(), ClientError> {
+        let body = RevokeWrap { statement_sha256: slip.statement_sha256 };
+        let call = Call::change("POST", format!("/v1/wrap/{}:release", slip.wrap), &body);
+        self.call(call).await.map(drop)
+    }
+
     /// Looks at a wrap, and verifies statement, writer and receipts.
     ///
     /// # Errors
@@ -186,6 +196,16 @@ impl Client {
         Ok(Inspected { statement, writer, created, slots, view })
     }
 
+    /// The receipts that prove a refusal, such as who opened the wrap before. Those that do not hold are left out.
+    pub async fn refusal_receipts(&self, slip: &Slip, refusal: &ClientError) -> Vec<VerifiedReceipt> {
+        let ClientError::Refused { errors, .. } = refusal else { return Vec::new() };
+        let mut verified = Vec::new();
+        for envelope in errors.iter().filter_map(|entry| entry.receipt.as_ref()) {
+            verified.extend(self.receipt(slip, envelope).await.ok());
+        }
+        verified
+    }
+
     /// Who wrote a statement, and the statement, verified. A writer that was resolved before is taken if its
     /// admission still holds by the newest document and one of its keys signed; else it is looked up again.
     async fn writer(
@@ -195,10 +215,10 @@ impl Client {
     ) -> Result<(Resolved, VerifiedStatement), ClientError> {
         let view = self.view().await?;
         let held = self.held().writers.get(from).cloned();
-        if let Some(writer) = held.filter(|writer| writer.holds(&view)) {
-            if let Ok(verified) = statement_of(statement, &view.id(), &writer.chain) {
-                return Ok((writer, verified));
-            }
+        if let Some(writer) = held.filter(|writer| writer.holds(&view))
+            && let Ok(verified) = statement_of(statement, &view.id(), &writer.chain)
+        {
+            return Ok((writer, verified));
         }
         let writer = self.resolve_id(from).await?;
         let verified = statement_of(statement, &view.id(), &writer.chain);

@@ -7,6 +7,7 @@ mod wrap_world;
 use bulla_core::engine::wrap::{Ack, Nack, Revoke, TOMBSTONE_MS};
 use bulla_core::operation::{Operation, Reply};
 use bulla_crypto::random::{SeededRng, draw};
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{FinishWrap, RevokeWrap, SlotState};
 use bulla_wire::error::Code;
 use bulla_wire::wrap::{MAX_DELIVERIES, Mode};
@@ -14,8 +15,8 @@ use std::sync::OnceLock;
 use wrap_world::*;
 
 /// Claims are slow to make and need not differ from race to race.
-fn claims() -> &'static [String] {
-    static CLAIMS: OnceLock<Vec<String>> = OnceLock::new();
+fn claims() -> &'static [Recipient] {
+    static CLAIMS: OnceLock<Vec<Recipient>> = OnceLock::new();
     CLAIMS.get_or_init(|| {
         let mut world = World::new(9);
         (0..6).map(|_| world.claim()).collect()
@@ -31,7 +32,7 @@ fn below(rng: &mut SeededRng, limit: usize) -> usize {
 fn one_claim_wins_whatever_the_order() {
     let mut world = World::new(1);
     let mut winners = [0; 6];
-    for seed in 0..2000 {
+    for seed in 0..1500 {
         let mut rng = SeededRng::from_u64(seed);
         let wrap = world.wrap(&["bob", "carol", "dave"], Mode::First);
         let names = ["bob", "bob", "bob", "carol", "carol", "dave"];
@@ -71,14 +72,14 @@ fn one_claim_wins_whatever_the_order() {
 fn everything_at_once() {
     let mut world = World::new(2);
     let mut ends = std::collections::BTreeMap::<String, usize>::new();
-    for seed in 0..1000 {
+    for seed in 0..500 {
         let mut rng = SeededRng::from_u64(seed);
         let wrap = world.wrap(&["bob", "carol", "dave"], Mode::Each);
         let mut tasks = script(&world, &wrap, &mut rng);
         while !tasks.is_empty() {
             match below(&mut rng, 40) {
                 0 => world.pass(200_000),
-                1 => world.pass_sealed(500_000),
+                1 => world.pass_sealed(1_500_000),
                 2 | 3 => {
                     let entries = world.overdue();
                     tasks.extend(entries.into_iter().map(|entry| Task::new(Box::new(entry), None)));
@@ -124,8 +125,7 @@ fn script(world: &World, wrap: &Wrap, rng: &mut SeededRng) -> Vec<Task> {
     let mut add = |op: Box<dyn Operation>, name: &str| tasks.push(Task::new(op, Some(world.actor(name))));
     for (n, name) in ["bob", "carol", "dave"].into_iter().enumerate() {
         let claim = &claims()[n];
-        let claim_sha256 = bulla_wire::id::Digest::new(bulla_crypto::digest::sha256(&[claim.as_bytes()]));
-        let body = FinishWrap { statement_sha256: wrap.digest, claim_sha256 };
+        let body = FinishWrap { statement_sha256: wrap.digest, claim_sha256: claim.digest() };
         for _ in 0..below(rng, 3) {
             add(Box::new(wrap.open(claim)), name);
         }

@@ -15,6 +15,7 @@ mod read;
 mod writer;
 
 pub use disk::{Disk, RESERVE_BYTES, SystemDisk};
+pub use bulla_core::audit::{Expectations, Report};
 pub use read::{FileLine, LogError, lines, verify};
 
 use anonymous::Counters;

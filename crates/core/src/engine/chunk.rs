@@ -116,30 +116,22 @@ impl Upload {
 /// An upload that was not finished in time: first its marker goes, so that nothing can be added or made visible
 /// any more, then its chunks and the entry. Published uploads have no entry.
 #[derive(Debug, Clone)]
-pub struct Abandon {
+pub(super) struct Abandon {
     /// What is due: its id is the upload's.
     pub entry: Entry,
 }
 
 impl Operation for Abandon {
-    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let Self { entry } = self;
-        if !entry.is_due(context.now) {
-            return Ok(Outcome::read(Reply::json(&Done {})));
-        }
         let marker = marker_key(&entry.id);
-        let (Some(found), Some(listed)) = (records.get(&marker), records.get(&entry.key())) else {
-            return Ok(Step::need([marker, entry.key()]));
-        };
-        // Published after the sweep looked: the chunks are a value now.
-        if listed.is_none() {
-            return Ok(Outcome::read(Reply::json(&Done {})));
-        }
+        let Some(found) = records.get(&marker) else { return Ok(Step::need([marker])) };
         let mut writes = Writes::default();
         if let Some(record) = found {
             writes.expect.push((marker.clone(), Expect::At(record.revision)));
             writes.delete(marker);
         } else {
+            // A published upload has no marker either, but its entry is gone with it: then its chunks stay.
             writes.expect.push((entry.key(), Expect::Present));
             for index in (0u32..).take(usize::try_from(MAX_CHUNKS).unwrap_or(usize::MAX)) {
                 writes.delete(chunk_key(&entry.id, index));

@@ -5,8 +5,9 @@
 
 use crate::barrier::{Cursor, Kind, Query, Record, RecordKey, Records};
 use crate::engine::{chunk, wrap};
-use crate::operation::{Context, Fault, Now, Operation, Step};
+use crate::operation::{Context, Fault, Now, Operation, Outcome, Reply, Step};
 use bulla_crypto::random::Rng;
+use bulla_wire::api::Done;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +68,15 @@ impl Entry {
 
 /// Does what is due, without an actor: nothing before its time, and nothing twice. An entry stays until the
 /// commit that makes it needless, so a sweep that is cut off goes on with the next one. An entry may need several
-/// commits; the sweep drives it again until it is gone.
+/// commits; the sweep drives it again until there is nothing to write.
 impl Operation for Entry {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+        let key = self.key();
+        let Some(listed) = records.get(&key) else { return Ok(Step::need([key])) };
+        // Gone since the sweep looked: somebody else did it, or it is not needed any more.
+        if listed.is_none() || !self.is_due(context.now) {
+            return Ok(Outcome::read(Reply::json(&Done {})));
+        }
         let entry = self.clone();
         match self.what {
             What::WrapExpiry => wrap::Expire { entry }.step(records, context, rng),

@@ -45,10 +45,14 @@ impl Open {
         if recipient.as_str() != claim {
             return Err(refuse(Code::Malformed, "the claim is not in its one spelling".into()));
         }
-        if !recipient.is_hybrid() {
-            return Err(refuse(Code::KemTooWeak, "the claim is a classical recipient".into()));
-        }
-        Ok(Self { wrap, statement_sha256, claim_sha256: recipient.digest(), claim })
+        Self::by(wrap, statement_sha256, &recipient)
+            .ok_or_else(|| refuse(Code::KemTooWeak, "the claim is a classical recipient".into()))
+    }
+
+    /// By a claim that was parsed. `None` if it is no hybrid recipient.
+    pub fn by(wrap: WrapId, statement_sha256: Digest, claim: &Recipient) -> Option<Self> {
+        let (claim_sha256, text) = (claim.digest(), claim.as_str().to_owned());
+        claim.is_hybrid().then_some(Self { wrap, statement_sha256, claim: text, claim_sha256 })
     }
 
     /// Somebody else, or another claim, was first: the answer proves it, and the attempt leaves a receipt.

@@ -1,5 +1,5 @@
-//! Ends by time, and what a restore does. Each is driven from an entry of the index of what is due, may run
-//! any number of times, and deletes its entry in the commit that makes it needless.
+//! Ends by time, and what a restore does. Ends are driven by [`Entry`], which sees to it that the time has come
+//! and that the entry still stands; each deletes its entry in the commit that makes it needless.
 
 use super::records::{
     Commit, Head, Reader, SlotAt, TOMBSTONE_MS, content_key, head_key, live_key, mine_key, slot_key, strangers_key,
@@ -22,21 +22,21 @@ const BURIAL_DELAY_MS: u64 = 24 * 3600 * 1000;
 
 /// Nobody opened it in time: ends the slots that are still sealed or parked.
 #[derive(Debug, Clone)]
-pub struct Expire {
+pub(in crate::engine) struct Expire {
     /// What is due: its id is the wrap's.
     pub entry: Entry,
 }
 
 /// `ack_s` is over: ends an opened slot, or lets a nacked one go of the ciphertext.
 #[derive(Debug, Clone)]
-pub struct Lapse {
+pub(in crate::engine) struct Lapse {
     /// What is due: its id is the wrap's and the slot's number, u16 big-endian.
     pub entry: Entry,
 }
 
 /// Deletes tombstone and receipts.
 #[derive(Debug, Clone)]
-pub struct Bury {
+pub(in crate::engine) struct Bury {
     /// What is due: its id is the wrap's.
     pub entry: Entry,
 }
@@ -66,9 +66,6 @@ fn wrap_of(entry: &Entry) -> Option<WrapId> {
 
 impl Operation for Expire {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
-        if !self.entry.is_due(context.now) {
-            return Ok(nothing());
-        }
         let Some(wrap) = wrap_of(&self.entry) else { return Ok(drop_entry(&self.entry)) };
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&wrap));
@@ -116,9 +113,6 @@ impl Lapse {
 
 impl Operation for Lapse {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
-        if !self.entry.is_due(context.now) {
-            return Ok(nothing());
-        }
         let Some((wrap, index)) = self.place() else { return Ok(drop_entry(&self.entry)) };
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&wrap));
@@ -152,9 +146,6 @@ impl Operation for Lapse {
 
 impl Operation for Bury {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        if !self.entry.is_due(context.now) {
-            return Ok(nothing());
-        }
         let Some(wrap) = wrap_of(&self.entry) else { return Ok(drop_entry(&self.entry)) };
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&wrap));

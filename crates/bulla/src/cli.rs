@@ -1,0 +1,162 @@
+//! The commands, a file for each group.
+
+mod audit;
+mod context;
+mod document;
+mod enroller;
+mod init;
+mod keygen;
+mod kv;
+mod open;
+mod policy;
+mod principal;
+mod raw;
+mod receipt;
+mod seal;
+mod server;
+mod statement;
+mod status;
+mod unseal;
+mod wrap;
+
+use crate::exit::{Exit, Failure};
+use crate::session::{Global, Session};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The environment, for what has names of its own in it.
+pub type Variables = Vec<(String, OsString)>;
+
+/// Bulla keeps and delivers secrets to keys, not to passwords
+#[derive(Debug, Parser)]
+#[command(name = "bulla", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value in the life of the process")]
+pub enum Command {
+    /// Make an identity, and the record that an enroller admits
+    Keygen(keygen::Keygen),
+    /// Run a server
+    Server(server::Server),
+    /// Keep addresses, cluster ids and identities under short names
+    #[command(subcommand)]
+    Context(context::Context),
+    /// Make a cluster on a server that has none
+    Init(init::Init),
+    /// Give your share of the seal
+    Unseal(unseal::Unseal),
+    /// Seal the cluster: forget all keys until k admins unseal it
+    #[command(args_conflicts_with_subcommands = true)]
+    Seal(seal::Seal),
+    /// Tell whether the server serves; needs no identity
+    Status(status::Status),
+    /// Tell who you are to the cluster
+    Whoami(status::Whoami),
+    /// Admit principals, and look at them
+    #[command(subcommand)]
+    Principal(principal::Principal),
+    /// Choose who may admit principals
+    #[command(subcommand)]
+    Enroller(enroller::Enroller),
+    /// Change who runs the cluster: documents signed by k admins
+    #[command(subcommand)]
+    Document(document::Document),
+    /// Send one-time secrets, and see what became of them
+    #[command(subcommand)]
+    Wrap(wrap::Wrap),
+    /// Open a wrap: it works once
+    Open(open::Open),
+    /// Keep proof of what happened to a wrap
+    #[command(subcommand)]
+    Receipt(receipt::Receipt),
+    /// Write and read secrets under paths
+    #[command(subcommand)]
+    Kv(kv::Kv),
+    /// Say who may do what
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Read your alarms
+    Alarms(audit::Alarms),
+    /// Sign any request, send it, and print the answer
+    Curl(raw::Curl),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Runs a command.
+pub async fn run(command: Command, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
+    match command {
+        Command::Keygen(args) => keygen::run(args, session).await,
+        Command::Server(args) => server::run(args, session, variables).await,
+        Command::Context(args) => context::run(args, session).await,
+        Command::Init(args) => init::run(args, session).await,
+        Command::Unseal(args) => unseal::run(args, session).await,
+        Command::Seal(args) => seal::run(args, session).await,
+        Command::Status(args) => status::run(args, session).await,
+        Command::Whoami(args) => status::whoami(args, session).await,
+        Command::Principal(args) => principal::run(args, session).await,
+        Command::Enroller(args) => enroller::run(args, session).await,
+        Command::Document(args) => document::run(args, session).await,
+        Command::Wrap(args) => wrap::run(args, session).await,
+        Command::Open(args) => open::run(args, session).await,
+        Command::Receipt(args) => receipt::run(args, session).await,
+        Command::Kv(args) => kv::run(args, session).await,
+        Command::Policy(args) => policy::run(args, session).await,
+        Command::Audit(args) => audit::run(args, session).await,
+        Command::Alarms(args) => audit::alarms(args, session).await,
+        Command::Curl(args) => raw::run(args, session).await,
+        Command::Completions { shell } => completions(shell, session),
+        Command::Version => session.screen.line(env!("CARGO_PKG_VERSION")).map(|()| Exit::Ok),
+    }
+}
+
+fn completions(shell: clap_complete::Shell, session: &Session<'_>) -> Result<Exit, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "bulla", &mut text);
+    session.screen.bytes(&text).map(|()| Exit::Ok)
+}
+
+/// A name on the command line.
+fn name(text: &str) -> Result<bulla_wire::name::Name, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// A path from where the command runs, for files that are found again from elsewhere.
+fn absolute(path: &std::path::Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::file("cannot find", path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_taken_before_and_after_the_command() {
+        for line in ["bulla --quiet status", "bulla status --quiet", "bulla kv get a/b --quiet --timeout 5s"] {
+            let arguments = Arguments::try_parse_from(line.split(' '));
+            assert!(arguments.is_ok_and(|arguments| arguments.global.quiet), "{line}");
+        }
+        assert!(Arguments::try_parse_from(["bulla", "status", "--cluster", "sha256:x"]).is_err());
+        assert!(Arguments::try_parse_from(["bulla", "statsu"]).is_err());
+    }
+}

@@ -1,0 +1,228 @@
+//! `bulla audit` and `bulla alarms`: what happened.
+
+use super::wrap::named;
+use crate::exit::{Exit, Failure};
+use crate::output::{Format, FormatArgs, time, word};
+use crate::session::Session;
+use bulla_client::Client;
+use bulla_server::sink::{self, Expectations};
+use bulla_wire::api::{Alarm, AuditPage};
+use bulla_wire::id::{ClusterId, KeyId};
+use bulla_wire::json;
+use bulla_wire::name::Name;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Lines of a page.
+const PAGE: u32 = 500;
+
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print lines of the audit log, oldest first
+    Show(Show),
+    /// Verify audit files, without a server: the chain, the numbers and the order; ends with 4 if something is wrong
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Only lines about this resource, such as kv/app/db
+    resource: Option<String>,
+    /// Only lines of this principal
+    #[arg(long, value_name = "NAME", value_parser = super::name)]
+    principal: Option<Name>,
+    /// Only lines of this action, such as kv.get
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
+    /// Only lines after this number
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<u64>,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A directory of audit files, or one file
+    #[arg(long, value_name = "PATH")]
+    file: PathBuf,
+    /// The log must be of this node
+    #[arg(long, value_name = "ID")]
+    node: Option<KeyId>,
+    /// The log must be of this cluster
+    #[arg(long, value_name = "ID")]
+    of_cluster: Option<ClusterId>,
+    /// The log must begin with its first line; otherwise older files may have been put away
+    #[arg(long)]
+    whole: bool,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+/// Marks what it prints as seen only with --seen.
+#[derive(Debug, Args)]
+pub struct Alarms {
+    /// Print those that you have seen too
+    #[arg(long)]
+    all: bool,
+    /// Mark what is printed as seen
+    #[arg(long)]
+    seen: bool,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+pub async fn run(command: Audit, session: &Session<'_>) -> Result<Exit, Failure> {
+    match command {
+        Audit::Show(args) => show(session, args).await,
+        Audit::Verify(args) => verify(session, args),
+    }
+}
+
+async fn show(session: &Session<'_>, args: Show) -> Result<Exit, Failure> {
+    let Show { resource, principal, action, after, format: FormatArgs { format } } = args;
+    let client = session.client()?;
+    let mut after = after.map(|after| after.to_string());
+    loop {
+        let query = query_of(&[
+            ("after", after.clone()),
+            ("limit", Some(PAGE.to_string())),
+            ("resource", resource.clone()),
+            ("principal", principal.as_ref().map(ToString::to_string)),
+            ("action", action.clone()),
+        ]);
+        let page: AuditPage = get(&client, "/v1/audit", &query).await?;
+        for line in &page.lines {
+            match format {
+                Format::Json => session.screen.line(line)?,
+                Format::Table => session.screen.line(&readable(line))?,
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(Exit::Ok),
+        }
+    }
+}
+
+/// A line of the log for people. What is not a request keeps its JSON: there are few of them, and each is different.
+fn readable(line: &str) -> String {
+    let Ok(value) = serde_json::from_str::<Value>(line) else { return line.to_owned() };
+    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
+    let number = |name: &str| value.get(name).and_then(Value::as_u64).unwrap_or_default();
+    if text("kind") != "request" {
+        return format!("{:>6}  {}  {line}", number("n"), time(number("at_ms")));
+    }
+    let status = value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
+    let (name, action, resource) = (text("name"), text("action"), text("resource"));
+    let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
+    let at = time(number("received_ms"));
+    format!("{:>6}  {at}  {name}  {action}  {resource}  {status}{code}  from {}", number("n"), text("address"))
+}
+
+fn verify(session: &Session<'_>, args: Verify) -> Result<Exit, Failure> {
+    let Verify { file, node, of_cluster, whole, format } = args;
+    let expected = Expectations { head: None, node, cluster: of_cluster, whole };
+    let report = sink::verify(&file, expected).map_err(|error| Failure::file("cannot verify", &file, &error))?;
+    let exit = if report.is_sound() { Exit::Ok } else { Exit::Untrusted };
+    if format.format == Format::Json {
+        return session.screen.json(&report).map(|()| exit);
+    }
+    session.screen.pairs(&[
+        ("files", report.files.to_string()),
+        ("lines", report.lines.to_string()),
+        ("requests", report.requests.to_string()),
+        ("written after a crash", report.recovered.to_string()),
+        ("outcome unknown", report.unknown.to_string()),
+    ])?;
+    for (from, to) in &report.tail_lost {
+        session.screen.warn(&format!("lines between {} and {} may be missing", time(*from), time(*to)));
+    }
+    for (file, line) in &report.loss_accepted {
+        session.screen.warn(&format!("{file:06}.jsonl:{line}: an administrator accepted that lines before are missing"));
+    }
+    for finding in &report.findings {
+        session.screen.line(&finding.to_string())?;
+    }
+    if report.findings_left_off > 0 {
+        session.screen.line(&format!("and {} more", report.findings_left_off))?;
+    }
+    if report.is_sound() {
+        session.screen.line("sound")?;
+        return Ok(Exit::Ok);
+    }
+    Err(Failure::new(Exit::Untrusted, format!("{} is not as its node wrote it", file.display()))
+        .hint("each line above names a file, a line in it and what is wrong"))
+}
+
+pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure> {
+    let Alarms { all, seen, format: FormatArgs { format } } = args;
+    let client = session.client()?;
+    let (mut alarms, mut after) = (Vec::<Alarm>::new(), None::<String>);
+    loop {
+        let query = query_of(&[
+            ("after", after.clone()),
+            ("limit", Some(PAGE.to_string())),
+            ("all", all.then(|| "true".to_owned())),
+        ]);
+        let page: bulla_wire::api::Alarms = get(&client, "/v1/alarms", &query).await?;
+        alarms.extend(page.alarms);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    match format {
+        Format::Json => session.screen.json(&bulla_wire::api::Alarms { alarms: alarms.clone(), next: None })?,
+        Format::Table => {
+            let mut rows = Vec::with_capacity(alarms.len());
+            for alarm in &alarms {
+                let by = match &alarm.actor {
+                    Some(actor) => named(&client, &actor.principal).await,
+                    None => String::new(),
+                };
+                let wrap = alarm.wrap.map(|wrap| wrap.to_string()).unwrap_or_default();
+                rows.push(vec![time(alarm.at_ms), word(&alarm.kind), alarm.message.clone(), by, wrap]);
+            }
+            session.screen.table(&["TIME", "ALARM", "WHAT HAPPENED", "BY", "WRAP"], &rows)?;
+        }
+    }
+    if let (true, Some(last)) = (seen, alarms.last()) {
+        let body = bulla_wire::api::SeenAlarms { up_to: last.id.clone() };
+        client.request("POST", "/v1/alarms:seen", "", Some(json::to_vec(&body))).await?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn get<T: serde::de::DeserializeOwned>(client: &Client, path: &str, query: &str) -> Result<T, Failure> {
+    let answer = client.request("GET", path, query, None).await?;
+    json::parse(&answer.body, usize::MAX)
+        .map_err(|error| Failure::new(Exit::Untrusted, format!("the answer is malformed: {error}")))
+}
+
+/// A query of the values that are there.
+fn query_of(pairs: &[(&str, Option<String>)]) -> String {
+    let given = pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={value}")));
+    given.collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_one_readable_line() {
+        let line = r#"{"v":1,"n":7,"at_ms":1700000000000,"kind":"request","received_ms":1700000000000,"name":"bob","action":"kv.get","resource":"kv/a","status":403,"code":"denied","address":"127.0.0.1"}"#;
+        assert_eq!(readable(line), "     7  2023-11-14T22:13:20Z  bob  kv.get  kv/a  403 denied  from 127.0.0.1");
+        assert_eq!(readable("no json"), "no json");
+        let stop = r#"{"v":1,"n":8,"at_ms":0,"kind":"stop"}"#;
+        assert_eq!(readable(stop), format!("     8  1970-01-01T00:00:00Z  {stop}"));
+    }
+
+    #[test]
+    fn only_given_values_stand_in_a_query() {
+        assert_eq!(query_of(&[("a", Some("1".into())), ("b", None), ("c", Some("x".into()))]), "a=1&c=x");
+        assert_eq!(query_of(&[]), "");
+    }
+}

@@ -1,0 +1,134 @@
+//! `bulla keygen`: an identity, and its record.
+
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use bulla_crypto::evidence::{self, PrincipalKey, Record, record_payload};
+use bulla_crypto::identity::{Identity, IdentityKind};
+use bulla_crypto::random::SystemRng;
+use bulla_crypto::sign::Signer as _;
+use bulla_wire::json;
+use bulla_wire::name::Name;
+use clap::Args;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// The identity file is an age identity file with mode 0600: whoever has it is you. The record (.pub) holds your name
+/// and public keys, signed; give it to an enroller. Nothing is overwritten.
+#[derive(Debug, Args)]
+pub struct Keygen {
+    /// The identity file to make, such as alice.key; the record goes beside it, to alice.pub
+    #[arg(short = 'o', value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The name to ask for; otherwise that of the file, without its ending
+    #[arg(long, value_parser = super::name)]
+    name: Option<Name>,
+    /// Make an X25519 key, for age programs before 1.3, in place of a post-quantum one
+    #[arg(long, conflicts_with = "from")]
+    classical: bool,
+    /// Use this SSH private key (Ed25519 or RSA) as it is, and write its record only
+    #[arg(long, value_name = "SSH_KEY")]
+    from: Option<PathBuf>,
+}
+
+pub async fn run(args: Keygen, session: &Session<'_>) -> Result<Exit, Failure> {
+    let Keygen { file, name, classical, from } = args;
+    let name = match (name, &file) {
+        (Some(name), _) => name,
+        (None, Some(file)) => name_of(file)?,
+        (None, None) => return Err(Failure::usage("nothing says where to write").hint("give -o FILE, or --name NAME")),
+    };
+    if let Some(key) = from {
+        let record_path = file.unwrap_or_else(|| format!("{name}.pub").into());
+        let identity = session.read_identity(&key)?;
+        let record = record_of(&identity, name).await?;
+        write_new(&record_path, 0o644, &line_of(&record))?;
+        return report(session, &identity, &record, &key, &record_path);
+    }
+    let path = file.unwrap_or_else(|| format!("{name}.key").into());
+    let record_path = path.with_extension("pub");
+    if record_path == path {
+        return Err(Failure::usage("the ending .pub is for the record").hint("name the identity file -o NAME.key"));
+    }
+    if record_path.symlink_metadata().is_ok() {
+        return Err(exists(&record_path));
+    }
+    let kind = if classical { IdentityKind::Classical } else { IdentityKind::Hybrid };
+    let failed = |error| Failure::new(Exit::Failed, format!("cannot make an identity: {error}"));
+    let identity = Identity::generate(kind, &mut SystemRng).map_err(failed)?;
+    let record = record_of(&identity, name).await?;
+    let line = line_of(&record);
+    let shown = String::from_utf8_lossy(&line);
+    let text = identity.to_file_text(Some(record.name().as_str()), Some(shown.trim_end())).map_err(failed)?;
+    write_new(&path, 0o600, text.expose())?;
+    write_new(&record_path, 0o644, &line).inspect_err(|_| {
+        // Nobody knows the key yet. If it stays, the next try names it.
+        drop(fs::remove_file(&path));
+    })?;
+    report(session, &identity, &record, &path, &record_path)
+}
+
+fn report(
+    session: &Session<'_>,
+    identity: &Identity,
+    record: &Record,
+    path: &Path,
+    record_path: &Path,
+) -> Result<Exit, Failure> {
+    session.screen.pairs(&[
+        ("name", record.name().to_string()),
+        ("principal", record.principal().to_string()),
+        ("key", identity.public_key().key_id().to_string()),
+        ("identity", path.display().to_string()),
+        ("record", record_path.display().to_string()),
+    ])?;
+    session.screen.hint(&format!("give {} to an enroller, who runs `bulla principal add`", record_path.display()));
+    Ok(Exit::Ok)
+}
+
+/// The name in a file's name.
+fn name_of(file: &Path) -> Result<Name, Failure> {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    stem.parse().map_err(|error| {
+        Failure::usage(format!("{} gives no name: {error}", file.display())).hint("give one with --name NAME")
+    })
+}
+
+/// The first record of an identity, verified as strangers will.
+async fn record_of(identity: &Identity, name: Name) -> Result<Record, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("cannot make the record: {error}"));
+    let payload = record_payload(name, None, &[key_of(identity)]).ok_or_else(|| failed(&"no version is left"))?;
+    let envelope = evidence::sign(&payload, &[identity]).await.map_err(|error| failed(&error))?;
+    Record::open(&envelope, None).map_err(|error| failed(&error))
+}
+
+/// The entry of an identity in a record.
+pub fn key_of(identity: &Identity) -> PrincipalKey {
+    PrincipalKey {
+        public: identity.public_key().clone(),
+        recipients: identity.recipients().to_vec(),
+        dual_use: identity.dual_use(),
+    }
+}
+
+fn line_of(record: &Record) -> Vec<u8> {
+    let mut line = json::to_vec(record.envelope());
+    line.push(b'\n');
+    line
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
+        .hint("choose another file with -o")
+}
+
+/// Writes a file that is not there yet, and makes it durable.
+pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(path),
+        _ => Failure::file("cannot write", path, &error),
+    };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}

@@ -1,0 +1,194 @@
+//! `bulla open`: a wrap, once.
+
+use super::wrap::named;
+use crate::exit::{Exit, Failure, told};
+use crate::output::{time, word};
+use crate::session::Session;
+use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
+use bulla_crypto::evidence::verify_receipt;
+use bulla_wire::error::Code;
+use bulla_wire::json::{self, StrictMap};
+use bulla_wire::wrap::Slip;
+use clap::Args;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
+
+/// Verifies who wrote it, opens it, decrypts it, and tells the cluster that it arrived only once the output is safe.
+/// If something breaks before that, run the same command again: it goes on where it was. After that it is gone.
+#[derive(Debug, Args)]
+pub struct Open {
+    /// The slip that the writer gave you
+    slip: Slip,
+    /// Write the content to this new file, with mode 0600; otherwise to standard output
+    #[arg(short = 'o', value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Write the encrypted file as it is, to be decrypted elsewhere with age or rage
+    #[arg(long)]
+    raw: bool,
+    /// Write only this field of a content that was made from KEY=VALUE
+    #[arg(long, value_name = "KEY", conflicts_with = "raw")]
+    field: Option<String>,
+}
+
+pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
+    let Open { slip, file, raw, field } = args;
+    let client = session.client()?;
+    let target: Box<dyn Output> = match &file {
+        Some(path) => Box::new(FileOutput::create(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
+                    .hint("nothing was opened; choose another file with -o")
+            }
+            _ => Failure::file("cannot write", path, &error).hint("nothing was opened"),
+        })?),
+        None => Box::new(Stdout),
+    };
+    let mut output = Held { content: MemoryOutput::new(), field, target };
+    let opened = match raw {
+        true => client.wrap_open_raw(&slip, &mut output).await,
+        false => client.wrap_open(&slip, &mut output).await,
+    };
+    match opened {
+        Ok(opened) => report(session, &opened, file.as_deref()),
+        Err(error) => Err(explained(&client, error).await),
+    }
+}
+
+fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>) -> Result<Exit, Failure> {
+    let Opened { statement: _, writer, receipt, acked } = opened;
+    session.screen.say(&format!("from {} {}", writer.name(), writer.principal()));
+    session.screen.say(&format!("opened {}", time(receipt.receipt.at_ms)));
+    if let Some(file) = file {
+        session.screen.say(&format!("written to {}", file.display()));
+    }
+    if let Err(error) = acked {
+        session.screen.warn(&format!("the content is safe, but the cluster does not know yet: {}", told(error)));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Adds what a refusal proves, and what to do after an output that failed.
+async fn explained(client: &Client, error: ClientError) -> Failure {
+    let opener = match &error {
+        ClientError::Refused { errors, verified: true, .. } => {
+            errors.iter().find_map(|entry| entry.receipt.as_ref().map(|receipt| (entry.code, receipt.clone())))
+        }
+        _ => None,
+    };
+    let output = matches!(&error, ClientError::Io { what, .. } if what.contains("content"));
+    let failure = Failure::from(error);
+    if output {
+        return failure.hint("nothing is lost: the wrap waits for this machine; open it again with -o FILE");
+    }
+    let Some((Code::AlreadyOpened | Code::Acked | Code::Lapsed | Code::Nacked, envelope)) = opener else {
+        return failure;
+    };
+    let Ok(view) = client.view().await else { return failure };
+    let Ok(receipt) = verify_receipt(&view, &envelope) else { return failure };
+    let receipt = receipt.receipt;
+    let Some(actor) = receipt.actor else { return failure };
+    let from = actor.address.map_or_else(|| "the server's own machine".to_owned(), |address| address);
+    let who = named(client, &actor.principal).await;
+    let proof = format!("{} at {} by {who}, key {}, from {from}", word(&receipt.kind), time(receipt.at_ms), actor.key);
+    Failure { message: format!("{}; {proof}", failure.message), ..failure }
+}
+
+/// Holds the content until all of it is verified, then hands it on in one piece: half a secret is never printed.
+struct Held {
+    content: MemoryOutput,
+    field: Option<String>,
+    target: Box<dyn Output>,
+}
+
+impl Write for Held {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.content.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for Held {
+    fn commit(&mut self) -> io::Result<()> {
+        let Self { content, field, target } = self;
+        match field {
+            None => target.write_all(content.content())?,
+            Some(field) => target.write_all(field_of(content.content(), field)?.as_bytes())?,
+        }
+        target.flush()?;
+        target.commit()
+    }
+}
+
+/// The value of a field.
+fn field_of(content: &[u8], field: &str) -> io::Result<String> {
+    let fields: StrictMap<String> = json::parse(content, content.len())
+        .map_err(|_| io::Error::other("the content was not made from fields, so it has none; leave out --field"))?;
+    let mut fields = fields.0;
+    fields.remove(field).ok_or_else(|| {
+        let known: Vec<_> = fields.keys().map(String::as_str).collect();
+        io::Error::other(format!("there is no field {field:?}; there are {}", known.join(", ")))
+    })
+}
+
+/// Standard output. Bytes that are no text do not go to a terminal, which would obey them.
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stdout = io::stdout().lock();
+        if stdout.is_terminal() && !is_text(bytes) {
+            return Err(io::Error::other("the content is no text, and standard output is a terminal"));
+        }
+        stdout.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().flush()
+    }
+}
+
+impl Output for Stdout {
+    fn commit(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t')))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_get_text_only() {
+        assert!(is_text("user\tpassword\nä\n".as_bytes()));
+        for bad in [&b"\x1b[2J"[..], b"\xff\xfe", b"a\0b", b"\x08"] {
+            assert!(!is_text(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_taken_from_fields_only() {
+        assert_eq!(field_of(br#"{"a":"1","b":"2\n"}"#, "b").unwrap(), "2\n");
+        assert!(field_of(br#"{"a":"1"}"#, "c").unwrap_err().to_string().contains("there are a"));
+        assert!(field_of(b"text", "a").unwrap_err().to_string().contains("--field"));
+    }
+
+    #[test]
+    fn nothing_is_handed_on_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let target = Box::new(FileOutput::create(&path).unwrap());
+        let mut held = Held { content: MemoryOutput::new(), field: None, target };
+        held.write_all(b"half").unwrap();
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1, "a temporary file, still empty");
+        held.write_all(b" and half").unwrap();
+        held.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"half and half");
+    }
+}

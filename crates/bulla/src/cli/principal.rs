@@ -1,0 +1,221 @@
+//! `bulla principal`: who may call.
+
+use super::status::joined;
+use super::{keygen, statement};
+use crate::exit::{Exit, Failure};
+use crate::output::{Format, FormatArgs};
+use crate::session::Session;
+use bulla_client::{Admit, Client, ClientError, Resolved};
+use bulla_crypto::evidence::Payload as _;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::evidence::{Admission, PrincipalRecord};
+use bulla_wire::json;
+use bulla_wire::name::Name;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Principals of a page of the listing.
+const PAGE: u32 = 500;
+
+#[derive(Debug, Subcommand)]
+pub enum Principal {
+    /// Admit a record under its name: you say that these keys are this name's
+    Add(Add),
+    /// Show a principal, verified
+    Show {
+        /// Its name, sha256:… or age1…
+        principal: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// List all principals
+    List(FormatArgs),
+    /// Set the groups of a principal, in the place of those that it has
+    Groups {
+        /// Its name
+        #[arg(value_parser = super::name)]
+        name: Name,
+        /// The groups; none takes all away
+        #[arg(value_parser = super::name)]
+        groups: Vec<Name>,
+    },
+    /// Have the server refuse all keys of a principal
+    Disable {
+        /// Its name
+        #[arg(value_parser = super::name)]
+        name: Name,
+    },
+    /// Have the server take them again
+    Enable {
+        /// Its name
+        #[arg(value_parser = super::name)]
+        name: Name,
+    },
+    /// Write your next record, with a new key in the place of the old one; an enroller admits it
+    Rotate {
+        /// The new identity, from `bulla keygen`
+        new: PathBuf,
+        /// Where to write the record
+        #[arg(short = 'o', value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Make sure by another way that the keys are the holder's: compare the principal id with what `bulla keygen`
+/// printed there. Groups and attributes of a principal that is there already stay unless you give others.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// Its record, from `bulla keygen`
+    record: PathBuf,
+    /// A group, for policy; may be repeated
+    #[arg(long = "group", value_name = "GROUP", value_parser = super::name)]
+    groups: Vec<Name>,
+    /// An attribute, for policy; may be repeated
+    #[arg(long = "attribute", value_name = "KEY=VALUE", value_parser = attribute)]
+    attributes: Vec<(String, String)>,
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected KEY=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub async fn run(command: Principal, session: &Session<'_>) -> Result<Exit, Failure> {
+    match command {
+        Principal::Add(args) => add(session, args).await,
+        Principal::Show { principal, format } => show(session, &principal, format).await,
+        Principal::List(format) => list(session, format).await,
+        Principal::Groups { name, groups } => {
+            let client = session.client()?;
+            let resolved = client.resolve_name(&name).await?;
+            let attributes = admission_of(&resolved).map(|admission| admission.attributes.0.clone()).unwrap_or_default();
+            let envelope = resolved.record().envelope().clone();
+            let resolved = client.admit(&envelope, Admit { groups, attributes }).await?;
+            report(session, &resolved).map(|()| Exit::Ok)
+        }
+        Principal::Disable { name } => {
+            session.client()?.principal_disable(&name).await?;
+            session.screen.say(&format!("{name} is disabled"));
+            Ok(Exit::Ok)
+        }
+        Principal::Enable { name } => {
+            session.client()?.principal_enable(&name).await?;
+            session.screen.say(&format!("{name} is enabled"));
+            Ok(Exit::Ok)
+        }
+        Principal::Rotate { new, file } => rotate(session, &new, &file).await,
+    }
+}
+
+async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
+    let Add { record, groups, attributes } = args;
+    let envelope = super::init::read_record(&record)?;
+    let client = session.client()?;
+    let mut admit = Admit { groups, attributes: attributes.into_iter().collect() };
+    if let Some(before) = there(&client, &envelope).await? {
+        if let Some(admission) = admission_of(&before) {
+            if admit.groups.is_empty() {
+                admit.groups.clone_from(&admission.groups);
+            }
+            if admit.attributes.is_empty() {
+                admit.attributes.clone_from(&admission.attributes.0);
+            }
+        }
+    }
+    let resolved = client.admit(&envelope, admit).await?;
+    report(session, &resolved)?;
+    Ok(Exit::Ok)
+}
+
+/// The principal that has the record's name already.
+async fn there(client: &Client, envelope: &Envelope) -> Result<Option<Resolved>, Failure> {
+    let record: PrincipalRecord = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES)
+        .map_err(|error| Failure::new(Exit::Failed, format!("this is no {}: {error}", PrincipalRecord::TYPE)))?;
+    match client.resolve_name(&record.name).await {
+        Ok(resolved) => Ok(Some(resolved)),
+        Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
+        // An admission that no longer holds is what a new one is for.
+        Err(ClientError::Untrusted(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn admission_of(resolved: &Resolved) -> Option<&Admission> {
+    resolved.admission.as_ref().map(|admission| &admission.admission)
+}
+
+fn report(session: &Session<'_>, resolved: &Resolved) -> Result<(), Failure> {
+    let record = resolved.record();
+    let mut pairs = vec![
+        ("name", resolved.name().to_string()),
+        ("principal", resolved.principal().to_string()),
+        ("record", format!("version {}, {}", record.version(), record.digest())),
+    ];
+    for key in record.keys() {
+        let use_of = if key.dual_use { " (signs and decrypts with one key)" } else { "" };
+        pairs.push(("key", format!("{}{use_of}", key.public.key_id())));
+        let kinds = key.recipients.iter().map(|recipient| (if recipient.is_hybrid() { "post-quantum" } else { "classical" }).to_owned());
+        pairs.push(("encryption", kinds.collect::<Vec<_>>().join(", ")));
+    }
+    match &resolved.admission {
+        Some(admission) => {
+            pairs.push(("groups", joined(&admission.admission.groups)));
+            let attributes = &admission.admission.attributes.0;
+            pairs.extend(attributes.iter().map(|(name, value)| ("attribute", format!("{name}={value}"))));
+            pairs.push(("admitted by", admission.enroller.to_string()));
+        }
+        None => pairs.push(("admitted by", "the cluster document".to_owned())),
+    }
+    session.screen.pairs(&pairs)
+}
+
+async fn show(session: &Session<'_>, text: &str, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let resolved = client.resolve(text).await?;
+    let told = client.principal(resolved.name()).await?;
+    if format == Format::Json {
+        return session.screen.json(&told).map(|()| Exit::Ok);
+    }
+    report(session, &resolved)?;
+    if told.disabled {
+        session.screen.warn("the server says that it is disabled");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let (mut all, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let page = client.principals(None, None, after.as_deref(), Some(PAGE)).await?;
+        all.extend(page.principals);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if format == Format::Json {
+        let whole = bulla_wire::api::Principals { principals: all, next: None };
+        return session.screen.json(&whole).map(|()| Exit::Ok);
+    }
+    let rows: Vec<_> = all
+        .iter()
+        .map(|summary| {
+            let state = if summary.disabled { "disabled" } else { "enabled" };
+            vec![summary.name.to_string(), summary.id.to_string(), state.to_owned(), joined(&summary.groups)]
+        })
+        .collect();
+    session.screen.table(&["NAME", "PRINCIPAL", "STATE", "GROUPS"], &rows)?;
+    Ok(Exit::Ok)
+}
+
+async fn rotate(session: &Session<'_>, new: &std::path::Path, file: &std::path::Path) -> Result<Exit, Failure> {
+    let identity = session.read_identity(new)?;
+    let envelope = session.client()?.rotate(&[keygen::key_of(&identity)], &[&*identity]).await?;
+    statement::write(file, &envelope)?;
+    let file = file.display();
+    session.screen.say(&format!("{file} is your next record; until it is admitted, nothing changes"));
+    session.screen.hint(&format!("an enroller runs `bulla principal add {file}`; then use --identity {}", new.display()));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,73 @@
+//! `bulla receipt`: proof that is verified without a server.
+
+use super::wrap::standing;
+use crate::exit::{Exit, Failure, told};
+use crate::output::{time, word};
+use crate::session::Session;
+use bulla_client::Bundle;
+use bulla_wire::json;
+use bulla_wire::wrap::Slip;
+use clap::Subcommand;
+use std::path::PathBuf;
+
+/// Largest bundle in bytes: documents, records and receipts of a wrap to the most recipients.
+const MAX_BUNDLE_BYTES: usize = 32 * 1024 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub enum Receipt {
+    /// Write everything that proves the fate of a wrap to a file
+    Save {
+        /// The slip
+        slip: Slip,
+        /// Where to write it
+        #[arg(short = 'o', value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Verify such a file, without a network; --cluster or the context says which cluster it must be of
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+pub async fn run(command: Receipt, session: &Session<'_>) -> Result<Exit, Failure> {
+    match command {
+        Receipt::Save { slip, file } => {
+            let bundle = session.client()?.receipt_bundle(&slip).await?;
+            let mut text = json::to_vec(&bundle);
+            text.push(b'\n');
+            super::keygen::write_new(&file, 0o644, &text)?;
+            session.screen.say(&format!("written to {}", file.display()));
+            Ok(Exit::Ok)
+        }
+        Receipt::Verify { file } => verify(session, &file),
+    }
+}
+
+fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure> {
+    let bytes = std::fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
+    let bundle: Bundle = json::parse(&bytes, MAX_BUNDLE_BYTES)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{} is no bundle: {error}", file.display())))?;
+    let pin = session.pin()?;
+    let report = bundle
+        .verify(pin.as_ref())
+        .map_err(|error| Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error))))?;
+    session.screen.pairs(&[
+        ("cluster", report.cluster.to_string()),
+        ("wrap", report.wrap.to_string()),
+        ("from", format!("{} {}", report.name, report.from)),
+    ])?;
+    let rows: Vec<_> = report
+        .receipts
+        .iter()
+        .map(|line| {
+            let who = line.actor.as_ref().map(|actor| actor.principal.to_string()).unwrap_or_default();
+            vec![time(line.at_ms), word(&line.kind), who, line.node.to_string(), standing(line.standing).to_owned()]
+        })
+        .collect();
+    session.screen.table(&["TIME", "RECEIPT", "BY", "NODE", "PROOF"], &rows)?;
+    if pin.is_none() {
+        session.screen.warn("nothing says which cluster it must be of: compare the id above, or give --cluster ID");
+    }
+    Ok(Exit::Ok)
+}

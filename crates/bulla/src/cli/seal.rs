@@ -1,0 +1,117 @@
+//! `bulla seal`: closing it, looking at it, and what only admins can decide about it.
+
+use super::statement;
+use crate::exit::{Exit, Failure, told};
+use crate::output::{Format, FormatArgs, word};
+use crate::session::Session;
+use bulla_crypto::envelope;
+use bulla_crypto::identity::Identity;
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::sign::Signer as _;
+use bulla_wire::api::{Seal as State, SealAdmin};
+use bulla_wire::evidence::Consent as Loss;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct Seal {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show the seal and its admins
+    Status(FormatArgs),
+    /// Check that your key can decrypt, before a share depends on it
+    Check,
+    /// Tell the cluster that its clock is right after a step, so that deleting goes on
+    ConfirmClock,
+    /// Accept that the store lost commits: k admins sign, one sends
+    #[command(subcommand)]
+    Consent(Consent),
+}
+
+#[derive(Debug, Subcommand)]
+enum Consent {
+    /// Sign what `bulla unseal` wrote, or add your signature to what another admin signed
+    Sign(statement::Sign),
+    /// Send it with k signatures
+    Send {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
+    match args.verb {
+        None => {
+            session.client()?.seal().await?;
+            session.screen.say("sealed; k admins run `bulla unseal` to open it again");
+            Ok(Exit::Ok)
+        }
+        Some(Verb::Status(format)) => status(session, format).await,
+        Some(Verb::Check) => {
+            let identity = check_key(session).await?;
+            session.screen.line(&format!("{} signs and decrypts", identity.public_key().key_id()))?;
+            Ok(Exit::Ok)
+        }
+        Some(Verb::ConfirmClock) => {
+            session.client()?.seal_confirm_clock().await?;
+            Ok(Exit::Ok)
+        }
+        Some(Verb::Consent(Consent::Sign(sign))) => {
+            let shown = |loss: &Loss| {
+                vec![
+                    format!("consent to lost commits of the cluster {}", loss.cluster),
+                    format!("  lost: lineage {}, up to sequence {}", loss.lost.lineage, loss.lost.sequence),
+                    format!("  kept: lineage {}, up to sequence {}", loss.kept.lineage, loss.kept.sequence),
+                ]
+            };
+            statement::sign(session, sign, shown).await
+        }
+        Some(Verb::Consent(Consent::Send { file })) => {
+            session.client()?.consent_send(statement::read(&file)?).await?;
+            session.screen.say("accepted; run `bulla unseal` again");
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+async fn status(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+    let seal = session.client()?.seal_status().await?;
+    if format == Format::Json {
+        return session.screen.json(&seal).map(|()| Exit::Ok);
+    }
+    let State { state, epoch, mode, k, admins, warning } = seal;
+    session.screen.pairs(&[
+        ("state", word(&state)),
+        ("epoch", epoch.to_string()),
+        ("mode", word(&mode)),
+        ("opens with", format!("{k} of {} admins", admins.len())),
+    ])?;
+    let row = |SealAdmin { principal, name, given }: &SealAdmin| {
+        vec![name.to_string(), principal.to_string(), if *given { "yes" } else { "no" }.to_owned()]
+    };
+    let rows: Vec<_> = admins.iter().map(row).collect();
+    session.screen.table(&["ADMIN", "PRINCIPAL", "SHARE GIVEN"], &rows)?;
+    if let Some(warning) = warning {
+        session.screen.warn(&warning);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Encrypts something to the caller's own key and opens it again: a key that cannot would make its share useless.
+pub async fn check_key(session: &Session<'_>) -> Result<std::sync::Arc<Identity>, Failure> {
+    let identity = session.identity()?;
+    let failed = |what: String| Failure::new(Exit::Failed, format!("your key does not decrypt: {what}"));
+    let probe = draw::<32>(&mut SystemRng);
+    for recipient in identity.recipients() {
+        let sealed = envelope::seal(std::slice::from_ref(recipient), None, &probe).map_err(|error| failed(told(&error)))?;
+        let opened = envelope::open(&[&*identity], &sealed, probe.len()).await.map_err(|error| failed(told(&error)))?;
+        if opened.plaintext.expose().as_slice() != probe {
+            return Err(failed("it gives something else than was encrypted".into()));
+        }
+    }
+    Ok(identity)
+}

@@ -1,0 +1,189 @@
+//! `bulla server`: the node itself.
+
+use super::Variables;
+use crate::exit::{Exit, Failure, told};
+use crate::session::Session;
+use bulla_server::clock::SystemClock;
+use bulla_server::config::{self, Config, ConfigError, Flag};
+use bulla_server::{Running, run as start};
+use clap::{Args, Subcommand, ValueEnum};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What is not given by a flag comes from the environment (BULLA_SERVER_<KEY>), then from --config; docs/samples/
+/// server.toml shows every key. SIGTERM and SIGINT stop the server in order, SIGHUP reads certificates again and opens
+/// the audit file anew.
+#[derive(Debug, Args)]
+pub struct Server {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    flags: Flags,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", value_enum, default_value_t, global = true)]
+    log_format: LogFormat,
+    /// What to log: error, warn, info, debug, trace, or a filter of tracing-subscriber
+    #[arg(long, value_name = "FILTER", env = "BULLA_LOG", hide_env_values = true, default_value = "info", global = true)]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check the configuration and start nothing
+    Check,
+    /// Print a configuration file with every key
+    Sample,
+}
+
+/// One for each key that has a flag.
+#[derive(Debug, Args)]
+struct Flags {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Keep everything in this directory, which is made with mode 0700
+    #[arg(long, value_name = "DIR", conflicts_with = "transient", global = true)]
+    data: Option<String>,
+    /// Keep nothing over a restart; needs --admin and --audit
+    #[arg(long, global = true)]
+    transient: bool,
+    /// Address of the API; port 0 takes any free one [default: 127.0.0.1:8250]
+    #[arg(long, value_name = "ADDR", global = true)]
+    listen: Option<String>,
+    /// Address of the metrics, in plain HTTP; without it there are none
+    #[arg(long, value_name = "ADDR", global = true)]
+    metrics_listen: Option<String>,
+    /// Record of somebody who may make the cluster over the network; may be repeated
+    #[arg(long, value_name = "FILE", global = true)]
+    admin: Vec<String>,
+    /// File of the audit log, or - for standard output
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true, global = true)]
+    audit: Option<String>,
+    /// Where records are kept: file or memory
+    #[arg(long, value_name = "STORE", global = true)]
+    store: Option<String>,
+    /// Write address, node and process id there as JSON once the server answers
+    #[arg(long, value_name = "FILE", global = true)]
+    ready_file: Option<String>,
+    /// Start although the audit file lacks lines that the store remembers
+    #[arg(long, global = true)]
+    accept_audit_loss: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
+    let Server { verb, flags, log_format, log } = args;
+    if matches!(verb, Some(Verb::Sample)) {
+        return session.screen.bytes(config::sample().as_bytes()).map(|()| Exit::Ok);
+    }
+    let config = flags.config(variables)?;
+    if matches!(verb, Some(Verb::Check)) {
+        return check(session, &config);
+    }
+    begin_log(log_format, &log)?;
+    let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
+    let running = start(&config, Arc::new(SystemClock::default()))
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, format!("the server did not start: {}", told(&error))))?;
+    let ready = &running.ready;
+    session.screen.say(&format!("node {} listens on {}", ready.node, ready.address));
+    if let Some(metrics) = ready.metrics {
+        session.screen.say(&format!("metrics on http://{metrics}/metrics"));
+    }
+    serve(running, signals).await
+}
+
+/// Serves until a signal comes or the audit log fails.
+async fn serve(running: Running, mut signals: Signals) -> Result<Exit, Failure> {
+    let failed = loop {
+        tokio::select! {
+            reason = running.failed() => break Some(reason),
+            Some(()) = signals.reload.recv() => running.reload().await,
+            Some(()) = signals.terminate.recv() => break None,
+            Some(()) = signals.interrupt.recv() => break None,
+        }
+    };
+    tracing::info!("stopping: no new connections, running requests end");
+    let whole = running.stop().await;
+    match failed {
+        Some(reason) => {
+            Err(Failure::new(Exit::AuditFailed, format!("the audit log failed, so nothing can be answered: {reason}"))
+                .hint("make room or repair the disk, then start the server again; `bulla audit verify` checks the file"))
+        }
+        None if whole => Ok(Exit::Ok),
+        None => Err(Failure::new(Exit::Failed, "stopped, but requests that took too long were cut off")),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl Flags {
+    fn config(self, variables: Variables) -> Result<Config, Failure> {
+        let Self { config, data, transient, listen, metrics_listen, admin, audit, store, ready_file, accept_audit_loss } =
+            self;
+        let mut flags = Vec::new();
+        let mut set = |key, value: Option<String>| flags.extend(value.map(|value| Flag { key, value }));
+        let truth = |flag: bool| flag.then(|| "true".to_owned());
+        set("data", data);
+        set("transient", truth(transient));
+        set("listen", listen);
+        set("metrics_listen", metrics_listen);
+        admin.into_iter().for_each(|file| set("init.admins", Some(file)));
+        set("audit.file", audit);
+        set("store", store);
+        set("ready_file", ready_file);
+        set("accept_audit_loss", truth(accept_audit_loss));
+        let variables = variables.into_iter().filter_map(|(name, value)| Some((name, value.into_string().ok()?)));
+        config::load(config.as_deref(), variables, &flags).map_err(|error| {
+            let hint = ConfigError::clone(&error).hint;
+            Failure::new(Exit::Usage, error.to_string()).hint(hint)
+        })
+    }
+}
+
+fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    session.screen.pairs(&[
+        ("data", or_none(config.data.as_ref().map(|path| path.display().to_string()))),
+        ("store", format!("{:?}", config.store).to_lowercase()),
+        ("listen", config.listen.to_string()),
+        ("metrics_listen", or_none(config.metrics_listen.map(|address| address.to_string()))),
+    ])?;
+    Ok(Exit::Ok)
+}
+
+fn begin_log(format: LogFormat, filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!("cannot log: {error}")).hint("give --log info, or another filter")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let begun = match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    begun.map_err(|error| Failure::new(Exit::Failed, format!("cannot log: {error}")))
+}

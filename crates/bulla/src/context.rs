@@ -1,0 +1,143 @@
+//! Contexts: which cluster, where, and as whom, under a short name in `config.toml`.
+//!
+//! The cluster id in a context is the pin from which everything else is believed, so the file is made for its owner
+//! alone.
+
+use crate::exit::{Exit, Failure};
+use bulla_wire::id::ClusterId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Where to find a cluster, which one it must be, and who calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// `https://host:port`, `host:port` or `unix:/path`.
+    pub address: String,
+    /// The pin.
+    pub cluster: ClusterId,
+    /// The identity file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<PathBuf>,
+    /// Authorities that must also vouch for the server's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contexts {
+    /// The context that is meant if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// All contexts by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub context: BTreeMap<String, Context>,
+}
+
+impl Contexts {
+    /// Reads the file; nothing yet is no error.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(Failure::file("cannot read", path, &error)),
+        };
+        toml::from_str(&text).map_err(|error| {
+            let problem = error.message().to_owned();
+            Failure::new(Exit::Failed, format!("{} is no file of contexts: {problem}", path.display()))
+                .hint("correct it, or put it away and add the contexts again with `bulla context add`")
+        })
+    }
+
+    /// Writes the file in the place of the old one.
+    pub fn store(&self, path: &Path) -> Result<(), Failure> {
+        let text = toml::to_string(self)
+            .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the contexts: {error}")))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        replace(folder, path, text.as_bytes()).map_err(|error| Failure::file("cannot write", path, &error))
+    }
+
+    /// The context with this name.
+    pub fn find(&self, name: &str) -> Result<&Context, Failure> {
+        self.context.get(name).ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("there is no context {name:?}"))
+                .hint("`bulla context list` shows them, `bulla context add NAME ADDR` makes one")
+        })
+    }
+
+    /// Adds a context, which becomes the current one if there is none.
+    pub fn add(&mut self, name: &str, context: Context) -> Result<(), Failure> {
+        check_name(name)?;
+        if self.context.contains_key(name) {
+            return Err(Failure::new(Exit::Conflict, format!("there is a context {name:?} already"))
+                .hint(format!("choose another name, or remove it first with `bulla context remove {name}`")));
+        }
+        self.context.insert(name.to_owned(), context);
+        self.current.get_or_insert_with(|| name.to_owned());
+        Ok(())
+    }
+}
+
+/// Names of contexts are those of everything else.
+pub fn check_name(name: &str) -> Result<(), Failure> {
+    match name.parse::<bulla_wire::name::Name>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::usage(format!("{name:?} is no name for a context: {error}"))),
+    }
+}
+
+fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn context() -> Context {
+        Context {
+            address: "https://127.0.0.1:8250".into(),
+            cluster: ClusterId::new([7; 32]),
+            identity: Some("/home/alice/alice.key".into()),
+            ca: None,
+        }
+    }
+
+    #[test]
+    fn the_first_context_is_the_current_one_and_none_is_replaced() {
+        let mut contexts = Contexts::default();
+        contexts.add("prod", context()).unwrap();
+        contexts.add("test", context()).unwrap();
+        assert_eq!(contexts.current.as_deref(), Some("prod"));
+        assert_eq!(contexts.add("prod", context()).unwrap_err().exit, Exit::Conflict);
+        assert_eq!(contexts.add("a b", context()).unwrap_err().exit, Exit::Usage);
+        assert_eq!(contexts.find("none").unwrap_err().exit, Exit::NotFound);
+    }
+
+    #[test]
+    fn the_file_is_read_as_it_was_written_and_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bulla/config.toml");
+        assert_eq!(Contexts::load(&path).unwrap(), Contexts::default());
+        let mut contexts = Contexts::default();
+        contexts.add("prod", context()).unwrap();
+        contexts.store(&path).unwrap();
+        assert_eq!(Contexts::load(&path).unwrap(), contexts);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(&path, "[context.prod]\naddress = \"x\"\nclutser = \"y\"\n").unwrap();
+        assert!(Contexts::load(&path).unwrap_err().message.contains("clutser"));
+    }
+}

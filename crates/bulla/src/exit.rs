@@ -1,0 +1,284 @@
+//! How a command ends: one number for each end that a script may want to tell from others.
+//!
+//! The table below is the reference too. Numbers are never used again for something else.
+
+use bulla_client::{ClientError, Untrusted};
+use bulla_wire::error::Code;
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+macro_rules! exits {
+    ($(#[doc = $doc:literal] $variant:ident = $number:literal;)*) => {
+        /// An exit code.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Exit {
+            $(#[doc = $doc] $variant = $number,)*
+        }
+        impl Exit {
+            /// Every code with its meaning, for the reference.
+            #[cfg(test)]
+            pub const ALL: &[(u8, &'static str)] = &[$(($number, $doc),)*];
+            /// The number.
+            pub const fn number(self) -> u8 {
+                match self { $(Self::$variant => $number,)* }
+            }
+        }
+    };
+}
+
+exits! {
+    #[doc = "It was done; for `bulla status`: the cluster is unsealed."]
+    Ok = 0;
+    #[doc = "It failed in a way that has no number of its own; the message says why."]
+    Failed = 1;
+    #[doc = "The cluster is sealed."]
+    Sealed = 2;
+    #[doc = "Another claim opened the wrap before."]
+    AlreadyOpened = 3;
+    #[doc = "Something is not to be believed: a signature, a changed key, an older state, a wrap's content, an audit file."]
+    Untrusted = 4;
+    #[doc = "There is no such thing, or you may not know of it."]
+    NotFound = 5;
+    #[doc = "Nobody opened the wrap in time."]
+    Expired = 6;
+    #[doc = "The writer took the wrap back."]
+    Revoked = 7;
+    #[doc = "The wrap was opened and acknowledged, so it is gone."]
+    Acked = 8;
+    #[doc = "The wrap was opened and never acknowledged, so it is gone."]
+    Lapsed = 9;
+    #[doc = "Whoever opened the wrap reported that its content was bad."]
+    Nacked = 10;
+    #[doc = "The wrap may not be opened yet."]
+    NotYet = 11;
+    #[doc = "The wrap waits for its writer's release after a restore."]
+    Parked = 12;
+    #[doc = "Policy does not permit it; for `bulla policy check`: the answer is no."]
+    Denied = 13;
+    #[doc = "The cluster does not know your key, or has disabled it."]
+    Unauthenticated = 14;
+    #[doc = "No answer came, and nothing happened."]
+    Unreachable = 15;
+    #[doc = "It is not known whether the change happened: read the state before you try again."]
+    UnknownOutcome = 16;
+    #[doc = "There is no cluster yet."]
+    Uninitialised = 17;
+    #[doc = "It is not as the change expects: it exists, has another version, or is in another state."]
+    Conflict = 18;
+    #[doc = "The server cannot take it now; nothing happened, and a later try may succeed."]
+    Busy = 19;
+    #[doc = "The server stopped because its audit log failed."]
+    AuditFailed = 20;
+    #[doc = "The command line is wrong; nothing was tried."]
+    Usage = 64;
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.number())
+    }
+}
+
+/// Why a command failed, ready to be shown.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What was tried and why it failed; lower case, no full stop.
+    pub message: String,
+    /// What to do next, one line each, naming the flag.
+    pub hints: Vec<String>,
+    /// Nothing is to be said: whoever read the output went away.
+    pub silent: bool,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hints: Vec::new(), silent: false }
+    }
+
+    /// The command line is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// A file cannot be used.
+    pub fn file(what: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Self::new(Exit::Failed, format!("{what} {}: {error}", path.display()))
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        let hint = hint.into();
+        if !hint.is_empty() {
+            self.hints.push(hint);
+        }
+        self
+    }
+
+    /// Standard output could not be written. A reader that went away is no news.
+    pub fn output(error: &io::Error) -> Self {
+        let silent = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { silent, ..Self::new(Exit::Failed, format!("cannot write to standard output: {error}")) }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let own = match &error {
+            ClientError::NoIdentity => "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".into(),
+            ClientError::NoPin => {
+                "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".into()
+            }
+            ClientError::Unreachable { .. } => "check --addr and that the server runs; --timeout gives more time".into(),
+            _ => error.code().and_then(advice).map(str::to_owned).unwrap_or_default(),
+        };
+        let theirs = if own.is_empty() { error.hint() } else { String::new() };
+        Self::new(exit_of(&error), told(&error)).hint(own).hint(theirs)
+    }
+}
+
+/// An error with its causes in one line. A cause that is quoted already is not told twice.
+pub fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn exit_of(error: &ClientError) -> Exit {
+    match error {
+        ClientError::UnknownOutcome { .. } => Exit::UnknownOutcome,
+        ClientError::Refused { verified, .. } => {
+            // A refusal that nobody signed is believed only as far as it says what everybody may say.
+            error.code().map_or(Exit::Failed, |code| if *verified || before_init(code) { end_of(code) } else { Exit::Failed })
+        }
+        ClientError::Unreachable { .. } => Exit::Unreachable,
+        ClientError::Untrusted(Untrusted::Unsigned { .. })
+        | ClientError::Untrusted(_)
+        | ClientError::RolledBack(_)
+        | ClientError::Known(_)
+        | ClientError::Tampered { .. } => Exit::Untrusted,
+        ClientError::NoIdentity | ClientError::NoPin => Exit::Usage,
+        ClientError::Sign(_)
+        | ClientError::Seal(_)
+        | ClientError::Open(_)
+        | ClientError::Io { .. }
+        | ClientError::TooLarge { .. }
+        | ClientError::Input { .. } => Exit::Failed,
+    }
+}
+
+/// Codes that come from a node before it can be verified.
+fn before_init(code: Code) -> bool {
+    matches!(code, Code::Uninitialised | Code::AlreadyInitialised | Code::Overloaded | Code::AuditBlocked | Code::Denied)
+}
+
+/// The end that a code of the API means.
+fn end_of(code: Code) -> Exit {
+    match code {
+        Code::Sealed => Exit::Sealed,
+        Code::AlreadyOpened | Code::TooManyDeliveries => Exit::AlreadyOpened,
+        Code::NotFound | Code::UnknownRecipient | Code::UnknownSession | Code::UnknownRoute => Exit::NotFound,
+        Code::Expired => Exit::Expired,
+        Code::Revoked => Exit::Revoked,
+        Code::Acked => Exit::Acked,
+        Code::Lapsed => Exit::Lapsed,
+        Code::Nacked => Exit::Nacked,
+        Code::NotYet => Exit::NotYet,
+        Code::Parked => Exit::Parked,
+        Code::Denied | Code::NotAdmin => Exit::Denied,
+        Code::Unauthenticated => Exit::Unauthenticated,
+        Code::Uninitialised => Exit::Uninitialised,
+        Code::NonceExpired | Code::Unknown => Exit::UnknownOutcome,
+        Code::Exists
+        | Code::VersionMismatch
+        | Code::AlreadyInitialised
+        | Code::NotSealed
+        | Code::LostCommits
+        | Code::RecipientTaken
+        | Code::IngressChanged
+        | Code::NonceReused => Exit::Conflict,
+        Code::Busy | Code::AuditBlocked | Code::Overloaded | Code::ClockStepped => Exit::Busy,
+        Code::BadStatement
+        | Code::BadShare
+        | Code::BadPolicy
+        | Code::KemTooWeak
+        | Code::MixedRecipients
+        | Code::NoReplyRecipient
+        | Code::Malformed
+        | Code::MethodNotAllowed
+        | Code::TooLarge
+        | Code::WrongMediaType
+        | Code::DigestMismatch
+        | Code::SignatureTemplate
+        | Code::WrongAudience
+        | Code::StaleChallenge
+        | Code::Internal => Exit::Failed,
+    }
+}
+
+/// What to do about a code, where the command line knows better than the server.
+fn advice(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::Sealed => "k admins run `bulla unseal`",
+        Code::Uninitialised => "`bulla init` makes the cluster",
+        Code::Unauthenticated => "an enroller admits your record with `bulla principal add FILE.pub`; check --identity",
+        Code::AlreadyOpened => "`bulla wrap inspect` shows who opened it; if that was not you, tell the writer",
+        Code::AlreadyInitialised => "`bulla status` shows the cluster",
+        Code::MixedRecipients => "make two wraps: one to the post-quantum keys, one to the classical ones",
+        Code::KemTooWeak => "admins with classical keys need `bulla init --classical`",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_end_has_a_number_of_its_own() {
+        let numbers: BTreeSet<u8> = Exit::ALL.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers.len(), Exit::ALL.len());
+        // Above lie the codes that shells use for signals.
+        assert!(numbers.iter().all(|number| *number < 126));
+    }
+
+    #[test]
+    fn the_ends_of_a_wrap_are_told_apart() {
+        use Code::{Acked, AlreadyOpened, Expired, Lapsed, Nacked, NotFound, NotYet, Parked, Revoked};
+        let codes = [Acked, AlreadyOpened, Expired, Lapsed, Nacked, NotFound, NotYet, Parked, Revoked];
+        let exits: BTreeSet<u8> = codes.iter().map(|code| end_of(*code).number()).collect();
+        assert_eq!(exits.len(), codes.len());
+        assert_eq!(end_of(AlreadyOpened).number(), 3);
+    }
+
+    #[test]
+    fn a_refusal_without_a_signature_is_no_proof() {
+        let refused = |code: Code, verified| {
+            let message = code.meaning().to_owned();
+            let entry = bulla_wire::error::ErrorEntry { code, message, field: None, hint: None, id: None, receipt: None };
+            Failure::from(ClientError::Refused { status: code.status(), errors: vec![entry], verified }).exit
+        };
+        assert_eq!(refused(Code::AlreadyOpened, true), Exit::AlreadyOpened);
+        assert_eq!(refused(Code::AlreadyOpened, false), Exit::Failed);
+        assert_eq!(refused(Code::Uninitialised, false), Exit::Uninitialised);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = io::Error::other("the disk is full");
+        let outer = ClientError::Io { what: "cannot write", path: None, cause: inner };
+        assert_eq!(told(&outer), "cannot write: the disk is full");
+    }
+}

@@ -1,0 +1,180 @@
+//! What is printed, and how.
+//!
+//! Rules for words:
+//! - Standard output holds only the answer: what a script wants to have, or what a person asked for. Everything else
+//!   (progress, what was written where, warnings) goes to standard error, and `--quiet` leaves it out.
+//! - `error:` says what was tried and why it failed, in one line, lower case, no full stop. Each `hint:` after it is
+//!   one thing to do next and names the command or flag. `warning:` is for what went well and still needs a look.
+//! - Ids have one spelling, `sha256:` and 43 characters, and are never cut: half a fingerprint compares as equal.
+//! - Times are RFC 3339 in UTC. JSON is the answer of the API, unchanged.
+//! - Values of secrets are printed only by the commands that were asked for them.
+//! - Colour, questions and hidden input only on a terminal. What a server sent is printed without control characters,
+//!   so it cannot move the cursor.
+
+use crate::exit::{Exit, Failure};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// The answer of the API.
+    Json,
+}
+
+/// The flag for it.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct FormatArgs {
+    /// How to print the answer
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// The terminal, or what stands in its place.
+#[derive(Debug)]
+pub struct Screen {
+    quiet: bool,
+    colour: bool,
+}
+
+impl Screen {
+    /// What is known of it at start.
+    pub fn new(quiet: bool, no_colour: bool) -> Self {
+        Self { quiet, colour: io::stderr().is_terminal() && !no_colour }
+    }
+
+    /// Tells a person something on standard error.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            self.error_line(&clean(text));
+        }
+    }
+
+    /// Warns; not even `--quiet` hides that.
+    pub fn warn(&self, text: &str) {
+        let label = self.paint("warning:", "33");
+        self.error_line(&format!("{label} {}", clean(text)));
+    }
+
+    /// Says what to do next.
+    pub fn hint(&self, text: &str) {
+        if !self.quiet {
+            self.error_line(&format!("{} {}", self.paint("hint:", "36"), clean(text)));
+        }
+    }
+
+    /// Says why a command failed.
+    pub fn failure(&self, failure: &Failure) {
+        if failure.silent {
+            return;
+        }
+        self.error_line(&format!("{} {}", self.paint("error:", "31"), clean(&failure.message)));
+        for hint in &failure.hints {
+            self.error_line(&format!("{} {}", self.paint("hint:", "36"), clean(hint)));
+        }
+    }
+
+    /// Prints a part of the answer as a line.
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        self.bytes(format!("{}\n", clean(text)).as_bytes())
+    }
+
+    /// Prints the answer as it is.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+    }
+
+    /// Prints the answer as JSON.
+    pub fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value);
+        let text = text.map_err(|error| Failure::new(Exit::Failed, format!("cannot print the answer: {error}")))?;
+        self.bytes(format!("{text}\n").as_bytes())
+    }
+
+    /// Prints names and values, one a line, the values under each other.
+    pub fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in pairs {
+            self.line(&format!("{name:width$}  {value}"))?;
+        }
+        Ok(())
+    }
+
+    /// Prints rows under headings. Nothing at all if there are none, so that a script counts lines.
+    pub fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let print = |cells: &[String]| {
+            let mut text = String::new();
+            for (cell, width) in cells.iter().zip(&widths) {
+                text.push_str(&format!("{cell:width$}  "));
+            }
+            self.line(text.trim_end())
+        };
+        print(&headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>())?;
+        rows.iter().try_for_each(|row| print(row))
+    }
+
+    fn paint(&self, text: &str, colour: &str) -> String {
+        if self.colour { format!("\x1b[1;{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Nobody can be told that standard error is gone.
+    #[expect(clippy::unused_self, reason = "the screen is where lines go")]
+    fn error_line(&self, text: &str) {
+        drop(writeln!(io::stderr().lock(), "{text}"));
+    }
+}
+
+/// Text of others without what a terminal would obey.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Unix milliseconds as people read them.
+pub fn time(ms: u64) -> String {
+    match UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
+        // The formatter knows years up to 9999.
+        Some(time) if ms < 253_402_300_800_000 => humantime::format_rfc3339_seconds(time).to_string(),
+        _ => format!("{ms} ms"),
+    }
+}
+
+/// The name that a value has in JSON: the one word for it.
+pub fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_cannot_move_the_cursor() {
+        assert_eq!(clean("a\x1b[2Jb\u{9b}c\rd\te\n"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\te\n");
+    }
+
+    #[test]
+    fn times_are_utc() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(1_700_000_000_999), "2023-11-14T22:13:20Z");
+        assert_eq!(time(u64::MAX), format!("{} ms", u64::MAX));
+    }
+}

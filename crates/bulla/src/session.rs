@@ -1,0 +1,310 @@
+//! One run of a command: who calls which cluster where, and what is to be said at its end.
+
+use crate::ask;
+use crate::context::{Context, Contexts};
+use crate::exit::{Exit, Failure};
+use crate::output::{Screen, time};
+use bulla_client::{Client, Pin, State, identity};
+use bulla_crypto::identity::Identity;
+use bulla_crypto::secret::SecretBytes;
+use bulla_wire::id::ClusterId;
+use clap::Args;
+use std::cell::OnceCell;
+use std::sync::OnceLock;
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io::Read as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest passphrase in bytes; longer is the wrong file.
+const MAX_PASSPHRASE_BYTES: u64 = 4096;
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Use this context instead of the current one
+    #[arg(long, global = true, env = "BULLA_CONTEXT", hide_env_values = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The server: https://HOST:PORT, HOST:PORT or unix:/PATH
+    #[arg(long, global = true, env = "BULLA_ADDR", hide_env_values = true, value_name = "ADDR")]
+    pub addr: Option<String>,
+    /// The cluster's id, from which everything is verified
+    #[arg(long, global = true, env = "BULLA_CLUSTER", hide_env_values = true, value_name = "ID")]
+    pub cluster: Option<ClusterId>,
+    /// Your identity: a file of `bulla keygen`, or an SSH private key
+    #[arg(long, global = true, env = "BULLA_IDENTITY", hide_env_values = true, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Read the passphrase of an encrypted SSH key from the first line of this file
+    #[arg(long, global = true, env = "BULLA_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Give up after this time, at most 4m; such as 10s
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Print nothing but the answer, warnings and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// Where files of this user lie.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    config: Option<PathBuf>,
+    state: Option<PathBuf>,
+}
+
+impl Places {
+    /// From the environment, by the XDG rules: a relative path there counts as none.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = absolute("HOME");
+        let below = |path: &str| home.as_ref().map(|home| home.join(path));
+        Self {
+            config: absolute("XDG_CONFIG_HOME").or_else(|| below(".config")).map(|path| path.join("bulla/config.toml")),
+            state: absolute("XDG_STATE_HOME").or_else(|| below(".local/state")).map(|path| path.join("bulla")),
+        }
+    }
+}
+
+/// What flags, environment and context say together.
+#[derive(Debug)]
+pub struct Settled {
+    /// Where.
+    pub address: String,
+    /// Which cluster it must be.
+    pub cluster: Option<ClusterId>,
+    /// Who calls.
+    pub identity: Option<PathBuf>,
+    /// Authorities of the certificate.
+    pub ca: Option<PathBuf>,
+}
+
+/// A run of a command.
+pub struct Session<'a> {
+    /// Flags of every command.
+    pub global: Global,
+    /// Where words go.
+    pub screen: &'a Screen,
+    places: Places,
+    client: OnceLock<Client>,
+    identity: OnceLock<Arc<Identity>>,
+}
+
+impl<'a> Session<'a> {
+    /// Nothing is read yet.
+    pub fn new(global: Global, screen: &'a Screen, places: Places) -> Self {
+        Self { global, screen, places, client: OnceLock::new(), identity: OnceLock::new() }
+    }
+
+    /// The file of contexts.
+    pub fn config_path(&self) -> Result<&Path, Failure> {
+        self.places.config.as_deref().ok_or_else(|| {
+            Failure::new(Exit::Failed, "there is no place for contexts")
+                .hint("set HOME or XDG_CONFIG_HOME, or give --addr, --cluster and --identity")
+        })
+    }
+
+    /// The contexts.
+    pub fn contexts(&self) -> Result<Contexts, Failure> {
+        self.places.config.as_deref().map_or_else(|| Ok(Contexts::default()), Contexts::load)
+    }
+
+    fn context(&self) -> Result<Option<Context>, Failure> {
+        let contexts = self.contexts()?;
+        let name = self.global.context.as_ref().or(contexts.current.as_ref());
+        name.map(|name| contexts.find(name).cloned()).transpose()
+    }
+
+    /// The cluster that is pinned by flag, environment or context, if one is.
+    pub fn pin(&self) -> Result<Option<ClusterId>, Failure> {
+        match self.global.cluster {
+            Some(cluster) => Ok(Some(cluster)),
+            None => Ok(self.context()?.map(|context| context.cluster)),
+        }
+    }
+
+    /// Lays flags and environment over the context.
+    pub fn settled(&self) -> Result<Settled, Failure> {
+        let Global { addr, cluster, identity, .. } = &self.global;
+        let context = self.context()?;
+        let of = |get: fn(&Context) -> Option<PathBuf>| context.as_ref().and_then(get);
+        let address = addr.clone().or_else(|| context.as_ref().map(|context| context.address.clone()));
+        let address = address.ok_or_else(|| {
+            Failure::usage("no server is named")
+                .hint("give --addr ADDR and --cluster ID, or add a context with `bulla context add NAME ADDR`")
+        })?;
+        // Another address is not vouched for by the authorities of the context's own.
+        let ca = if addr.is_none() { of(|context| context.ca.clone()) } else { None };
+        Ok(Settled {
+            address,
+            cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)),
+            identity: identity.clone().or_else(|| of(|context| context.identity.clone())),
+            ca,
+        })
+    }
+
+    /// The caller's identity.
+    pub fn identity(&self) -> Result<Arc<Identity>, Failure> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity.clone());
+        }
+        let path = match &self.global.identity {
+            Some(path) => Some(path.clone()),
+            None => self.context()?.and_then(|context| context.identity),
+        };
+        let path = path.ok_or_else(|| Failure::from(bulla_client::ClientError::NoIdentity))?;
+        let identity = self.read_identity(&path)?;
+        Ok(self.identity.get_or_init(|| identity).clone())
+    }
+
+    /// Reads an identity file, asking for the passphrase of an SSH key if it has one.
+    pub fn read_identity(&self, path: &Path) -> Result<Arc<Identity>, Failure> {
+        let failed = OnceCell::new();
+        let passphrase = || match self.passphrase(path) {
+            Ok(passphrase) => passphrase,
+            Err(failure) => {
+                failed.get_or_init(|| failure);
+                None
+            }
+        };
+        let read = identity::read(path, &passphrase);
+        match failed.into_inner() {
+            Some(failure) => Err(failure),
+            None => read.map_err(|error| Failure::from(error).hint("--identity names the file of your key")),
+        }
+    }
+
+    fn passphrase(&self, key: &Path) -> Result<Option<SecretBytes>, Failure> {
+        if let Some(path) = &self.global.passphrase_file {
+            let failed = |error| Failure::file("cannot read", path, &error);
+            let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_PASSPHRASE_BYTES as usize + 1));
+            let file = std::fs::File::open(path).map_err(failed)?;
+            file.take(MAX_PASSPHRASE_BYTES).read_to_end(bytes.expose_mut()).map_err(failed)?;
+            let end = bytes.expose().iter().position(|byte| *byte == b'\n').unwrap_or(bytes.expose().len());
+            bytes.expose_mut().truncate(end);
+            return Ok(Some(bytes));
+        }
+        if ask::possible() {
+            let prompt = format!("Passphrase of {}: ", key.display());
+            let asked = ask::hidden(&prompt);
+            return asked.map(Some).map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")));
+        }
+        Err(Failure::usage(format!("{} is encrypted with a passphrase", key.display()))
+            .hint("give --passphrase-file FILE or BULLA_PASSPHRASE_FILE, or run it at a terminal"))
+    }
+
+    /// A client as the caller.
+    pub fn client(&self) -> Result<Client, Failure> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let settled = self.settled()?;
+        let identity = self.identity()?;
+        if settled.cluster.is_none() {
+            return Err(bulla_client::ClientError::NoPin.into());
+        }
+        let client = self.builder(&settled)?.identity(identity).build()?;
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// A client that calls open routes only.
+    pub fn open_client(&self) -> Result<Client, Failure> {
+        let settled = self.settled()?;
+        Ok(self.builder(&settled)?.build()?)
+    }
+
+    /// A client of some address, with the pin and the authorities that were settled.
+    pub fn builder(&self, settled: &Settled) -> Result<bulla_client::Builder, Failure> {
+        let Settled { address, cluster, identity: _, ca } = settled;
+        let mut builder = Client::builder(address.clone());
+        if let Some(timeout) = self.global.timeout {
+            builder = builder.timeout(timeout);
+        }
+        if let Some(ca) = ca {
+            builder = builder.ca_file(ca.clone());
+        }
+        if let Some(cluster) = cluster {
+            builder = builder.pin(Pin::Cluster(*cluster));
+        }
+        Ok(builder.state(self.state()?))
+    }
+
+    fn state(&self) -> Result<State, Failure> {
+        let path = self.places.state.clone().ok_or_else(|| {
+            Failure::new(Exit::Failed, "there is no place to remember what was seen of the cluster")
+                .hint("set HOME or XDG_STATE_HOME")
+        })?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| Failure::file("cannot make", &path, &error))?;
+        Ok(State::Directory(path))
+    }
+
+    /// Writes what was learnt, and tells what waits for the caller.
+    pub fn finish(&self) -> Result<(), Failure> {
+        let Some(client) = self.client.get() else { return Ok(()) };
+        client.flush()?;
+        for loss in client.losses() {
+            self.screen.warn(&format!(
+                "k admins accepted that the cluster lost commits: it went back from sequence {} to {}",
+                loss.lost.sequence, loss.kept.sequence
+            ));
+        }
+        match client.alarms_waiting() {
+            0 => {}
+            1 => self.screen.warn("an alarm waits for you; read it with `bulla alarms`"),
+            count => self.screen.warn(&format!("{count} alarms wait for you; read them with `bulla alarms`")),
+        }
+        Ok(())
+    }
+}
+
+/// A point in time on the command line: RFC 3339, or a time from now such as `2h`.
+pub fn moment(text: &str) -> Result<u64, String> {
+    let now = now_ms();
+    if let Ok(span) = humantime::parse_duration(text) {
+        return Ok(now.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)));
+    }
+    let at = humantime::parse_rfc3339_weak(text)
+        .map_err(|_| "expected a time such as 2030-01-31T12:00:00Z, or one from now such as 2h".to_owned())?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "a time before 1970".to_owned())?;
+    let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    if ms <= now { Err(format!("{} has passed", time(ms))) } else { Ok(ms) }
+}
+
+/// Unix milliseconds by this machine's clock.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_lie_where_the_xdg_rules_say() {
+        let of = |pairs: &'static [(&str, &str)]| {
+            Places::new(|name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into()))
+        };
+        let places = of(&[("HOME", "/home/a")]);
+        assert_eq!(places.config, Some("/home/a/.config/bulla/config.toml".into()));
+        assert_eq!(places.state, Some("/home/a/.local/state/bulla".into()));
+        let places = of(&[("HOME", "/home/a"), ("XDG_CONFIG_HOME", "/c"), ("XDG_STATE_HOME", "relative")]);
+        assert_eq!(places.config, Some("/c/bulla/config.toml".into()));
+        assert_eq!(places.state, Some("/home/a/.local/state/bulla".into()));
+        assert_eq!(of(&[]).config, None);
+    }
+
+    #[test]
+    fn moments_lie_ahead() {
+        let now = now_ms();
+        assert!(moment("2h").is_ok_and(|at| at.abs_diff(now + 7_200_000) < 60_000));
+        assert!(moment("2090-01-01T00:00:00Z").is_ok_and(|at| at > now));
+        for bad in ["2001-01-01T00:00:00Z", "tomorrow", ""] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+}
