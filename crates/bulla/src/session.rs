@@ -76,8 +76,6 @@ pub struct Settled {
     pub address: String,
     /// Which cluster it must be.
     pub cluster: Option<ClusterId>,
-    /// Who calls.
-    pub identity: Option<PathBuf>,
     /// Authorities of the certificate.
     pub ca: Option<PathBuf>,
 }
@@ -128,20 +126,18 @@ impl<'a> Session<'a> {
 
     /// Lays flags and environment over the context.
     pub fn settled(&self) -> Result<Settled, Failure> {
-        let Global { addr, cluster, identity, .. } = &self.global;
+        let Global { addr, cluster, .. } = &self.global;
         let context = self.context()?;
-        let of = |get: fn(&Context) -> Option<PathBuf>| context.as_ref().and_then(get);
         let address = addr.clone().or_else(|| context.as_ref().map(|context| context.address.clone()));
         let address = address.ok_or_else(|| {
             Failure::usage("no server is named")
                 .hint("give --addr ADDR and --cluster ID, or add a context with `bulla context add NAME ADDR`")
         })?;
         // Another address is not vouched for by the authorities of the context's own.
-        let ca = if addr.is_none() { of(|context| context.ca.clone()) } else { None };
+        let ca = if addr.is_none() { context.as_ref().and_then(|context| context.ca.clone()) } else { None };
         Ok(Settled {
             address,
             cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)),
-            identity: identity.clone().or_else(|| of(|context| context.identity.clone())),
             ca,
         })
     }
@@ -218,7 +214,7 @@ impl<'a> Session<'a> {
 
     /// A client of some address, with the pin and the authorities that were settled.
     pub fn builder(&self, settled: &Settled) -> Result<bulla_client::Builder, Failure> {
-        let Settled { address, cluster, identity: _, ca } = settled;
+        let Settled { address, cluster, ca } = settled;
         let mut builder = Client::builder(address.clone());
         if let Some(timeout) = self.global.timeout {
             builder = builder.timeout(timeout);

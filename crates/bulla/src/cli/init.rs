@@ -69,7 +69,7 @@ pub async fn run(args: Init, session: &Session<'_>) -> Result<Exit, Failure> {
     let (address, node) = target(session, node, ready_file.as_deref(), socket.as_deref()).await?;
     let min_kem = if classical { MinKem::Classical } else { MinKem::Hybrid };
     let body = api::Init { name, admins, mode, k, min_kem };
-    let settled = Settled { address: address.clone(), cluster: None, identity: None, ca: None };
+    let settled = Settled { address: address.clone(), cluster: None, ca: None };
     let builder = session.builder(&settled)?.state(State::Memory).identity(session.identity()?);
     let view = builder.pin(Pin::Node(node)).build()?.init(&body).await?;
     report(session, &view, format.format)?;

@@ -5,8 +5,6 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{time, word};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
-use bulla_crypto::evidence::verify_receipt;
-use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::Slip;
 use clap::Args;
@@ -50,7 +48,7 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     };
     match opened {
         Ok(opened) => report(session, &opened, file.as_deref()),
-        Err(error) => Err(explained(&client, error).await),
+        Err(error) => Err(explained(&client, &slip, error).await),
     }
 }
 
@@ -68,29 +66,21 @@ fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>
 }
 
 /// Adds what a refusal proves, and what to do after an output that failed.
-async fn explained(client: &Client, error: ClientError) -> Failure {
-    let opener = match &error {
-        ClientError::Refused { errors, verified: true, .. } => {
-            errors.iter().find_map(|entry| entry.receipt.as_ref().map(|receipt| (entry.code, receipt.clone())))
-        }
-        _ => None,
-    };
+async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure {
+    let receipts = client.refusal_receipts(slip, &error).await;
     let output = matches!(&error, ClientError::Io { what, .. } if what.contains("content"));
-    let failure = Failure::from(error);
+    let mut failure = Failure::from(error);
     if output {
         return failure.hint("nothing is lost: the wrap waits for this machine; open it again with -o FILE");
     }
-    let Some((Code::AlreadyOpened | Code::Acked | Code::Lapsed | Code::Nacked, envelope)) = opener else {
-        return failure;
-    };
-    let Ok(view) = client.view().await else { return failure };
-    let Ok(receipt) = verify_receipt(&view, &envelope) else { return failure };
-    let receipt = receipt.receipt;
-    let Some(actor) = receipt.actor else { return failure };
-    let from = actor.address.map_or_else(|| "the server's own machine".to_owned(), |address| address);
+    // The first of them says who came first.
+    let Some(receipt) = receipts.first().map(|verified| &verified.receipt) else { return failure };
+    let Some(actor) = &receipt.actor else { return failure };
+    let (kind, at) = (word(&receipt.kind), time(receipt.at_ms));
     let who = named(client, &actor.principal).await;
-    let proof = format!("{} at {} by {who}, key {}, from {from}", word(&receipt.kind), time(receipt.at_ms), actor.key);
-    Failure { message: format!("{}; {proof}", failure.message), ..failure }
+    let from = actor.address.as_deref().unwrap_or("the server's own machine");
+    failure.message = format!("{}; {kind} {at} by {who} with the key {} from {from}", failure.message, actor.key);
+    failure
 }
 
 /// Holds the content until all of it is verified, then hands it on in one piece: half a secret is never printed.

@@ -41,8 +41,6 @@ pub enum Wrap {
     Release {
         /// The slip
         slip: Slip,
-        #[command(flatten)]
-        format: FormatArgs,
     },
 }
 
@@ -91,11 +89,8 @@ pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> 
             let receipts = client.wrap_revoke(&slip).await?;
             answer_receipts(session, &client, &receipts, format).await
         }
-        Wrap::Release { slip, format } => {
-            let answer = session.client()?.wrap_release(&slip.wrap).await?;
-            if format.format == Format::Json {
-                return session.screen.json(&answer).map(|()| Exit::Ok);
-            }
+        Wrap::Release { slip } => {
+            session.client()?.wrap_release(&slip).await?;
             session.screen.say("released: it can be opened again");
             Ok(Exit::Ok)
         }

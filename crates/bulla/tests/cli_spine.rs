@@ -1,0 +1,145 @@
+//! The whole way with the real binary: keys, server, init, unseal, admission, a wrap, and that it opens once.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use bulla_testkit::{Canary, Cli, Options, Server, bulla, canary};
+use std::path::PathBuf;
+
+fn person(name: &str) -> (Cli, PathBuf) {
+    let mut cli = Cli::new(bulla!());
+    cli.run(["keygen", "-o", &format!("{name}.key")]).ok();
+    cli.env("BULLA_IDENTITY", cli.work().join(format!("{name}.key")));
+    let record = cli.work().join(format!("{name}.pub"));
+    (cli, record)
+}
+
+/// Makes the cluster and points everybody to it.
+fn init(server: &Server, admins: &[(&Cli, &PathBuf)], k: &[&str], others: &[&mut Cli]) -> String {
+    let ready = server.directory().join("ready-1.json");
+    let mut args = vec!["init", "--name", "test", "--ready-file", ready.to_str().unwrap()];
+    for (_, record) in admins {
+        args.extend(["--admin", record.to_str().unwrap()]);
+    }
+    args.extend(k);
+    args.extend(["--save-context", "test"]);
+    let (first, _) = admins[0];
+    let output = first.run(&args).ok();
+    let cluster = output.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
+    let rest = admins[1..].iter().map(|(cli, _)| *cli).chain(others.iter().map(|cli| &**cli));
+    for cli in rest {
+        cli.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    }
+    cluster
+}
+
+/// Alice, an admin, sends Bob a secret; Bob opens it once; Mallory, who was admitted too, learns nothing.
+fn deliver(alice: &Cli, bob: &Cli, bob_record: &PathBuf, mallory: &Cli, mallory_record: &PathBuf, secret: &Canary) {
+    let added = alice.run(["principal", "add", bob_record.to_str().unwrap(), "--group", "dev"]).ok();
+    assert!(added.contains("name         bob") && added.contains("dev"), "{added}");
+    alice.run(["principal", "add", mallory_record.to_str().unwrap()]).ok();
+    assert!(bob.run(["whoami"]).ok().contains("bob"));
+
+    alice.file("secret.txt", secret.bytes());
+    let created = alice.run(["wrap", "create", "--to", "bob", "secret.txt"]);
+    let slip = created.ok();
+    assert!(slip.starts_with("bulla:wrap:") && slip.lines().count() == 1, "{slip}");
+
+    mallory.run(["open", &slip]).failed(5);
+    let opened = bob.run(["open", &slip, "-o", "secret.txt"]);
+    assert_eq!(opened.ok(), "");
+    assert_eq!(std::fs::read(bob.work().join("secret.txt")).unwrap(), secret.bytes());
+
+    // Once is once: the content is gone, and the refusal says so; the file that is there is not touched.
+    let again = bob.run(["open", &slip, "-o", "again.txt"]).failed(8);
+    assert!(again.contains("error: acked"), "{again}");
+    assert!(!bob.work().join("again.txt").exists());
+    assert!(bob.run(["open", &slip, "-o", "secret.txt"]).failed(18).contains("nothing is overwritten"));
+    let inspected = alice.run(["wrap", "inspect", &slip]).ok();
+    assert!(inspected.contains("acked") && inspected.contains("bob"), "{inspected}");
+}
+
+/// A second claim while the first is open: what somebody meets who opens with a stolen key after the holder did.
+fn second_claim(alice: &Cli, bob: &mut Cli) {
+    let slip = alice.run_with(["wrap", "create", "--to", "bob", "-"], b"for bob alone").ok();
+    // The first opener has the content but cannot hand it on, so it is not acknowledged.
+    let held = bob.run(["open", &slip, "--field", "none"]).failed(1);
+    assert!(held.contains("open it again"), "{held}");
+    let mut thief = Cli::new(bulla!());
+    let key = thief.file("stolen.key", &std::fs::read(bob.work().join("bob.key")).unwrap());
+    set_private(&key);
+    thief.env("BULLA_IDENTITY", &key);
+    let context = bob.run(["context", "show", "-o", "json"]).ok();
+    let text = |name: &str| {
+        let (_, rest) = context.split_once(&format!("\"{name}\": \"")).unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    };
+    thief.run(["context", "add", "test", &text("address"), "--cluster", &text("cluster")]).ok();
+    let refused = thief.run(["open", &slip]).failed(3);
+    assert!(refused.contains("error: already_opened") && refused.contains("opened 2") && refused.contains("by bob"), "{refused}");
+    // The holder goes on with the claim that was begun, and is warned.
+    let output = bob.run(["open", &slip]);
+    assert_eq!(output.ok(), "for bob alone");
+    assert!(output.errors().contains("bulla alarms"), "{}", output.errors());
+    assert!(bob.run(["alarms", "--seen"]).ok().contains("second_claim"));
+    assert_eq!(bob.run(["alarms"]).ok(), "");
+}
+
+fn set_private(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_secret_opens_once_on_a_transient_server_with_one_admin() {
+    let (alice, alice_record) = person("alice");
+    let (mut bob, bob_record) = person("bob");
+    let (mut mallory, mallory_record) = person("mallory");
+    let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
+    let uninitialised = alice.run(["status", "--addr", server.address()]);
+    assert_eq!(uninitialised.code, 17, "{}", uninitialised.errors());
+    init(&server, &[(&alice, &alice_record)], &[], &[&mut bob, &mut mallory]);
+    assert_eq!(alice.run(["status"]).code, 2);
+    // Nobody can be asked here, and a first share is an approval.
+    assert!(alice.run(["unseal"]).failed(64).contains("--yes"));
+    assert!(alice.run(["unseal", "--yes"]).ok().contains("unsealed"));
+    assert_eq!(alice.run(["status"]).code, 0);
+    let secret = Canary::text("secret");
+    deliver(&alice, &bob, &bob_record, &mallory, &mallory_record, &secret);
+    second_claim(&alice, &mut bob);
+    canary::assert_absent(&[secret], [server.directory(), alice.home().join(".local").as_path()]);
+}
+
+#[test]
+fn a_secret_opens_once_on_a_durable_server_with_two_of_three_admins() {
+    let (alice, alice_record) = person("alice");
+    let (carol, carol_record) = person("carol");
+    let (dave, dave_record) = person("dave");
+    let (mut bob, bob_record) = person("bob");
+    let (mut mallory, mallory_record) = person("mallory");
+    let mut server = Server::start(Options::durable(bulla!()).admin(&alice_record));
+    let admins = [(&alice, &alice_record), (&carol, &carol_record), (&dave, &dave_record)];
+    let cluster = init(&server, &admins, &["-k", "2"], &[&mut bob, &mut mallory]);
+    assert!(alice.run(["unseal", "--yes"]).ok().contains("share given: 1 of 2"));
+    assert_eq!(alice.run(["status"]).code, 2);
+    assert!(carol.run(["unseal", "--yes"]).ok().contains("unsealed, epoch"));
+    let secret = Canary::text("secret");
+    deliver(&alice, &bob, &bob_record, &mallory, &mallory_record, &secret);
+
+    // Over a restart: sealed, then two other admins, and what was opened stays opened.
+    let slip = alice.run_with(["wrap", "create", "--to", "bob", "--label", "later", "key=-"], b"value").ok();
+    let code = server.stop().code();
+    assert_eq!(code, Some(0), "{}", server.log());
+    server.restart();
+    for cli in [&alice, &carol, &dave, &bob] {
+        cli.run(["context", "remove", "test"]).ok();
+        cli.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    }
+    let sealed = bob.run(["open", &slip]).failed(2);
+    assert!(sealed.contains("hint: k admins run `bulla unseal`"), "{sealed}");
+    dave.run(["unseal", "--yes"]).ok();
+    carol.run(["unseal"]).ok();
+    assert_eq!(bob.run(["open", &slip, "--field", "key"]).ok(), "value");
+    bob.run(["open", &slip]).failed(8);
+    canary::assert_absent(&[secret], [server.directory(), alice.home().join(".local").as_path()]);
+    let report = alice.run(["audit", "verify", "--file", server.audit().to_str().unwrap(), "--whole"]).ok();
+    assert!(report.ends_with("sound"), "{report}");
+}
