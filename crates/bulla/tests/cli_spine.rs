@@ -74,7 +74,10 @@ fn second_claim(alice: &Cli, bob: &mut Cli) {
     };
     thief.run(["context", "add", "test", &text("address"), "--cluster", &text("cluster")]).ok();
     let refused = thief.run(["open", &slip]).failed(3);
-    assert!(refused.contains("error: already_opened") && refused.contains("opened 2") && refused.contains("by bob"), "{refused}");
+    assert!(
+        refused.contains("error: already_opened") && refused.contains("opened 2") && refused.contains("by bob"),
+        "{refused}"
+    );
     // The holder goes on with the claim that was begun, and is warned.
     let output = bob.run(["open", &slip]);
     assert_eq!(output.ok(), "for bob alone");
