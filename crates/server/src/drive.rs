@@ -15,11 +15,11 @@ use bulla_core::seen::Seen;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_store::{CommitError, Store, StoreError, failpoint};
+use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::Digest;
 use serde_json::value::RawValue;
 use std::fmt;
-use std::sync::atomic::Ordering;
 
 /// Before the commit of an operation, and after it before anything is said. Crash tests stop the process here.
 pub const FAILPOINTS: &[&str] = &["drive.before_commit", "drive.after_commit"];
@@ -43,8 +43,9 @@ pub struct Once<'a> {
     pub key: Digest,
     /// Digest of the request.
     pub request: Digest,
-    /// The audit line for a successful outcome with these receipts, in case it is lost after the commit.
-    pub line: &'a (dyn Fn(&[Digest]) -> Box<RawValue> + Send + Sync),
+    /// The audit line for an outcome with this code, if it is a refusal, and these receipts, in case it is lost
+    /// after the commit.
+    pub line: &'a (dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + Sync),
 }
 
 impl fmt::Debug for Once<'_> {
@@ -75,6 +76,8 @@ pub enum DriveError {
     Busy,
     /// The nonce was used for another request.
     NonceReused,
+    /// The nonce's minute ended while the request waited. Nothing was done.
+    NonceExpired,
     /// The store did not say whether it committed.
     Unknown(String),
     /// The store does not answer. Nothing was done.
@@ -90,6 +93,7 @@ impl fmt::Display for DriveError {
         match self {
             Self::Busy => f.write_str("too many conflicting commits"),
             Self::NonceReused => f.write_str("the nonce was used for another request"),
+            Self::NonceExpired => f.write_str("the nonce's minute ended while the request waited"),
             Self::Unknown(detail) => write!(f, "the outcome of the commit is unknown: {detail}"),
             Self::Store(detail) => write!(f, "the store failed: {detail}"),
             Self::Barrier(e) => write!(f, "{e}"),
@@ -135,6 +139,9 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
         for _ in 0..MAX_ATTEMPTS {
+            if self.is_closed() {
+                return Err(DriveError::Store("the cluster is being sealed".into()));
+            }
             let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
                 Decision::Repeated(driven) => return Ok(driven),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
@@ -204,6 +211,11 @@ impl Unsealed {
                 }
                 attempt.seen = Some(seen);
             }
+            // The bucket may have gone since the window was looked at. The mark rises before a bucket goes, so
+            // a mark that still lets the minute pass says that the row would have been found.
+            if nonce.is_some_and(|once| once.minute < self.head.mark()) {
+                return Err(DriveError::NonceExpired);
+            }
             let (sequence, records) = self.barrier.records(&queries, snapshot)?;
             attempt.read = attempt.read.or(sequence);
             attempt.records.extend(records);
@@ -228,14 +240,15 @@ impl Unsealed {
                 Ok(Reply::Json(bytes)) if kept => String::from_utf8(bytes.clone()).ok(),
                 _ => None,
             };
-            let row = Seen { request: once.request, reply, line: (once.line)(&outcome.receipts) };
+            let code = outcome.result.as_ref().err().map(|refusal| refusal.code);
+            let row = Seen { request: once.request, reply, line: (once.line)(code, &outcome.receipts) };
             let key = seen_key(&once.key).map_err(as_commit)?;
             let table = Table::Seen(once.minute);
             let value = self.barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut rng);
             batch.require(table, key.clone(), Precondition::Absent);
             batch.put(table, key, value.map_err(as_commit)?);
         }
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(CommitError::Closed);
         }
         failpoint::hit("drive.before_commit");
@@ -264,7 +277,7 @@ impl Unsealed {
     /// # Errors
     /// See [`DriveError`].
     pub async fn write(&self, machine: Machine<'_>, writes: &Writes) -> Result<Sequence, DriveError> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(DriveError::Store("the cluster is being sealed".into()));
         }
         let batch = self.barrier.batch(writes, &mut SystemRng)?;

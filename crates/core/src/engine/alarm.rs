@@ -87,6 +87,33 @@ impl Operation for List {
     }
 }
 
+/// Tells one principal of something that no operation of its own decided.
+#[derive(Debug, Clone)]
+pub struct Tell {
+    /// What kind.
+    pub kind: AlarmKind,
+    /// What happened, for people.
+    pub message: &'static str,
+    /// Who is told.
+    pub principal: PrincipalId,
+}
+
+impl Operation for Tell {
+    fn step(&self, _: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+        let mut writes = Writes::default();
+        let about = About { message: self.message, ..About::default() };
+        let raised = raise(&mut writes, context, rng, self.kind, about, vec![self.principal]);
+        Ok(Step::Done(Box::new(Outcome {
+            writes,
+            result: Ok(Reply::json(&Done {})),
+            replay: Replay::Again,
+            receipts: vec![],
+            alarms: vec![raised],
+            change: None,
+        })))
+    }
+}
+
 /// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back.
 #[derive(Debug, Clone)]
 pub struct Seen {
