@@ -10,13 +10,13 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::id::ClusterId;
 use clap::Args;
 use std::cell::OnceCell;
-use std::sync::OnceLock;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Longest passphrase in bytes; longer is the wrong file.
@@ -135,11 +135,7 @@ impl<'a> Session<'a> {
         })?;
         // Another address is not vouched for by the authorities of the context's own.
         let ca = if addr.is_none() { context.as_ref().and_then(|context| context.ca.clone()) } else { None };
-        Ok(Settled {
-            address,
-            cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)),
-            ca,
-        })
+        Ok(Settled { address, cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)), ca })
     }
 
     /// The caller's identity.

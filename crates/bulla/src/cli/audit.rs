@@ -107,7 +107,8 @@ fn readable(line: &str) -> String {
     if text("kind") != "request" {
         return format!("{:>6}  {}  {line}", number("n"), time(number("at_ms")));
     }
-    let status = value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
+    let status =
+        value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
     let (name, action, resource) = (text("name"), text("action"), text("resource"));
     let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
     let at = time(number("received_ms"));
@@ -133,7 +134,9 @@ fn verify(session: &Session<'_>, args: Verify) -> Result<Exit, Failure> {
         session.screen.warn(&format!("lines between {} and {} may be missing", time(*from), time(*to)));
     }
     for (file, line) in &report.loss_accepted {
-        session.screen.warn(&format!("{file:06}.jsonl:{line}: an administrator accepted that lines before are missing"));
+        session
+            .screen
+            .warn(&format!("{file:06}.jsonl:{line}: an administrator accepted that lines before are missing"));
     }
     for finding in &report.findings {
         session.screen.line(&finding.to_string())?;

@@ -166,9 +166,10 @@ pub fn lines_of(body: &Body) -> Vec<String> {
     lines.push(format!("  seal      {} of {} admins ({})", body.k, body.admins.len(), word(&body.mode)));
     let name = |principal: &bulla_wire::id::PrincipalId| {
         // Version 1 names its principal by its digest; later ones are told by their id alone.
-        let found = body.records.iter().find(|record| {
-            bulla_crypto::evidence::payload_digest(record).as_bytes() == principal.as_bytes()
-        });
+        let found = body
+            .records
+            .iter()
+            .find(|record| bulla_crypto::evidence::payload_digest(record).as_bytes() == principal.as_bytes());
         let record = found.and_then(|record| {
             bulla_wire::json::parse::<bulla_wire::evidence::PrincipalRecord>(&record.payload, record.payload.len()).ok()
         });

@@ -108,7 +108,9 @@ fn mode(admins: usize, k: Option<u8>, any: bool) -> Result<(SealMode, u8), Failu
         (None, true) => Ok((SealMode::Any, 1)),
         (None, false) if admins == 1 => Ok((SealMode::Any, 1)),
         (Some(k), _) if k >= 2 && usize::from(k) <= admins => Ok((SealMode::Quorum, k)),
-        (Some(1), _) => Err(Failure::usage("with -k 1 nothing is shared").hint("--any lets any one admin open the seal")),
+        (Some(1), _) => {
+            Err(Failure::usage("with -k 1 nothing is shared").hint("--any lets any one admin open the seal"))
+        }
         (Some(k), _) => Err(Failure::usage(format!("{k} of {admins} admins cannot be"))
             .hint("-k is at most the number of --admin, and at least 2")),
         (None, false) => Err(Failure::usage("nothing says how many admins open the seal")

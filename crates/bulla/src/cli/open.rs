@@ -32,12 +32,14 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     let Open { slip, file, raw, field } = args;
     let client = session.client()?;
     let target: Box<dyn Output> = match &file {
-        Some(path) => Box::new(FileOutput::create(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
-                    .hint("nothing was opened; choose another file with -o")
+        Some(path) => Box::new(FileOutput::create(path).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
+                        .hint("nothing was opened; choose another file with -o")
+                }
+                _ => Failure::file("cannot write", path, &error).hint("nothing was opened"),
             }
-            _ => Failure::file("cannot write", path, &error).hint("nothing was opened"),
         })?),
         None => Box::new(Stdout),
     };
@@ -146,7 +148,8 @@ impl Output for Stdout {
 }
 
 fn is_text(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t')))
+    std::str::from_utf8(bytes)
+        .is_ok_and(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t')))
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ pub async fn run(command: Principal, session: &Session<'_>) -> Result<Exit, Fail
         Principal::Groups { name, groups } => {
             let client = session.client()?;
             let resolved = client.resolve_name(&name).await?;
-            let attributes = admission_of(&resolved).map(|admission| admission.attributes.0.clone()).unwrap_or_default();
+            let attributes =
+                admission_of(&resolved).map(|admission| admission.attributes.0.clone()).unwrap_or_default();
             let envelope = resolved.record().envelope().clone();
             let resolved = client.admit(&envelope, Admit { groups, attributes }).await?;
             report(session, &resolved).map(|()| Exit::Ok)
@@ -155,7 +156,10 @@ fn report(session: &Session<'_>, resolved: &Resolved) -> Result<(), Failure> {
     for key in record.keys() {
         let use_of = if key.dual_use { " (signs and decrypts with one key)" } else { "" };
         pairs.push(("key", format!("{}{use_of}", key.public.key_id())));
-        let kinds = key.recipients.iter().map(|recipient| (if recipient.is_hybrid() { "post-quantum" } else { "classical" }).to_owned());
+        let kinds = key
+            .recipients
+            .iter()
+            .map(|recipient| (if recipient.is_hybrid() { "post-quantum" } else { "classical" }).to_owned());
         pairs.push(("encryption", kinds.collect::<Vec<_>>().join(", ")));
     }
     match &resolved.admission {
@@ -216,6 +220,8 @@ async fn rotate(session: &Session<'_>, new: &std::path::Path, file: &std::path::
     statement::write(file, &envelope)?;
     let file = file.display();
     session.screen.say(&format!("{file} is your next record; until it is admitted, nothing changes"));
-    session.screen.hint(&format!("an enroller runs `bulla principal add {file}`; then use --identity {}", new.display()));
+    session
+        .screen
+        .hint(&format!("an enroller runs `bulla principal add {file}`; then use --identity {}", new.display()));
     Ok(Exit::Ok)
 }

@@ -147,7 +147,8 @@ fn source(words: &[String]) -> Result<Content, Failure> {
             let file = File::open(path).map_err(|error| Failure::file("cannot read", path.as_ref(), &error))?;
             Ok(Box::new(file))
         }
-        _ => Err(Failure::usage("a wrap has one content").hint("give one file, or - for standard input, or KEY=… fields only")),
+        _ => Err(Failure::usage("a wrap has one content")
+            .hint("give one file, or - for standard input, or KEY=… fields only")),
     }
 }
 
@@ -195,7 +196,10 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     for addressee in &statement.to {
         pairs.push(("to", named(&client, &addressee.principal).await));
     }
-    pairs.push(("opens for", if statement.mode == Mode::Each { "each of them" } else { "the first who comes" }.to_owned()));
+    pairs.push((
+        "opens for",
+        if statement.mode == Mode::Each { "each of them" } else { "the first who comes" }.to_owned(),
+    ));
     pairs.push(("created", time(created.receipt.at_ms)));
     if statement.nbf_ms > 0 {
         pairs.push(("not before", time(statement.nbf_ms)));
@@ -211,7 +215,8 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
         pairs.push(("state", format!("{}{whose}", word(&slot.state))));
     }
     session.screen.pairs(&pairs)?;
-    let receipts: Vec<_> = std::iter::once(created).chain(slots.iter().flat_map(|slot| &slot.receipts)).cloned().collect();
+    let receipts: Vec<_> =
+        std::iter::once(created).chain(slots.iter().flat_map(|slot| &slot.receipts)).cloned().collect();
     show_receipts(session, &client, &receipts).await?;
     Ok(Exit::Ok)
 }
