@@ -89,6 +89,8 @@ pub enum Command {
     Alarms(audit::Alarms),
     /// Sign any request, send it, and print the answer
     Curl(raw::Curl),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    Openapi,
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -120,6 +122,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Audit(args) => audit::run(args, session).await,
         Command::Alarms(args) => audit::alarms(args, session).await,
         Command::Curl(args) => raw::run(args, session).await,
+        Command::Openapi => session.screen.json(&bulla_server::route::openapi::openapi()).map(|()| Exit::Ok),
         Command::Completions { shell } => completions(shell, session),
         Command::Version => session.screen.line(env!("CARGO_PKG_VERSION")).map(|()| Exit::Ok),
     }

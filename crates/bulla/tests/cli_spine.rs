@@ -123,7 +123,7 @@ fn a_secret_opens_once_on_a_durable_server_with_two_of_three_admins() {
     let cluster = init(&server, &admins, &["-k", "2"], &[&mut bob, &mut mallory]);
     assert!(alice.run(["unseal", "--yes"]).ok().contains("share given: 1 of 2"));
     assert_eq!(alice.run(["status"]).code, 2);
-    assert!(carol.run(["unseal", "--yes"]).ok().contains("unsealed, epoch"));
+    assert!(carol.run(["unseal", "--yes"]).ok().starts_with("unsealed"));
     let secret = Canary::text("secret");
     deliver(&alice, &bob, &bob_record, &mallory, &mallory_record, &secret);
 

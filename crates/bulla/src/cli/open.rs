@@ -1,7 +1,7 @@
 //! `bulla open`: a wrap, once.
 
-use super::wrap::named;
 use crate::exit::{Exit, Failure, told};
+use crate::names::Names;
 use crate::output::{time, word};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
@@ -79,7 +79,7 @@ async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure 
     let Some(receipt) = receipts.first().map(|verified| &verified.receipt) else { return failure };
     let Some(actor) = &receipt.actor else { return failure };
     let (kind, at) = (word(&receipt.kind), time(receipt.at_ms));
-    let who = named(client, &actor.principal).await;
+    let who = Names::new(client).full(&actor.principal).await;
     let from = actor.address.as_deref().unwrap_or("the server's own machine");
     failure.message = format!("{}; {kind} {at} by {who} with the key {} from {from}", failure.message, actor.key);
     failure
