@@ -2,6 +2,7 @@
 
 mod audit;
 mod context;
+mod demo;
 mod document;
 mod enroller;
 mod init;
@@ -41,6 +42,8 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 #[expect(clippy::large_enum_variant, reason = "one value in the life of the process")]
 pub enum Command {
+    /// Walk through the real thing in a fresh folder
+    Demo(demo::Demo),
     /// Make an identity, and the record that an enroller admits
     Keygen(keygen::Keygen),
     /// Run a server
@@ -103,6 +106,7 @@ pub enum Command {
 /// Runs a command.
 pub async fn run(command: Command, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
     match command {
+        Command::Demo(args) => demo::run(&args, session),
         Command::Keygen(args) => keygen::run(args, session).await,
         Command::Server(args) => server::run(args, session, variables).await,
         Command::Context(args) => context::run(args, session).await,

@@ -9,7 +9,7 @@ use crate::reply::{Answer, internal};
 use crate::route::{Auth, Effect, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
-use bulla_core::action::Resource;
+use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
@@ -108,7 +108,9 @@ impl Request<'_> {
     /// Parses what is asked for. Nothing has happened yet.
     async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
         let mut body = body?;
-        if matched.route.auth == Auth::Sealed && matched.route.action != Some(bulla_core::action::Action::SealStatus) {
+        // Looking at the seal works in both states; a policy set can be replaced only where it can be read.
+        let either = matches!(matched.route.action, Some(Action::SealStatus | Action::PolicyRecover));
+        if matched.route.auth == Auth::Sealed && !either {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
         }
         let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
@@ -167,14 +169,7 @@ impl Request<'_> {
         })
     }
 
-    async fn decide(
-        &self,
-        op: Op,
-        action: bulla_core::action::Action,
-        resource: Resource,
-        mutation: bool,
-        reply: ReplyKind,
-    ) -> Answer {
+    async fn decide(&self, op: Op, action: Action, resource: Resource, mutation: bool, reply: ReplyKind) -> Answer {
         let nonce = &self.verified.parameters.nonce;
         let key = seen_key(&self.verified.parameters.key, nonce);
         let request = request_digest(&self.verified.parts());
@@ -210,7 +205,7 @@ impl Request<'_> {
             Err(denied) => return self.deny(&denied, mutation.then_some((key, request))).await,
         };
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized);
-        let sealing = matches!(action, bulla_core::action::Action::SealSeal);
+        let sealing = matches!(action, Action::SealSeal);
         let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
         let logged = match reserved {
             Ok(accepted) => event.accepted(accepted),
@@ -295,6 +290,12 @@ impl Request<'_> {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
+            }
+            Op::AlarmSeen(seen) => {
+                let driven = self.drive(seen, once).await;
+                // Counted anew for the next answer.
+                lock(&self.unsealed.unseen).remove(&self.verified.subject.id);
+                driven
             }
             op => match op.operation() {
                 Some(operation) => self.drive(operation, once).await,

@@ -36,7 +36,8 @@ impl Redaction {
                     output.push_str("<time>");
                     length
                 }
-                None if first.is_ascii_alphanumeric() => {
+                // Base64url begins with any of its characters; other words do not begin with these two.
+                None if first.is_ascii_alphanumeric() || (is_token(first) && output.ends_with(':')) => {
                     let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
                     let token = &rest[..length];
                     output.push_str(&self.token(token, output.ends_with("127.0.0.1:")));

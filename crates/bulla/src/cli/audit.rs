@@ -180,6 +180,7 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
             session.screen.table(&["TIME", "ALARM", "WHAT HAPPENED", "BY", "WRAP"], &rows)?;
         }
     }
+    session.alarms_shown();
     if let (true, Some(last)) = (seen, alarms.last()) {
         client.alarms_seen(&last.id).await?;
     }

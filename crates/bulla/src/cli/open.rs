@@ -72,6 +72,13 @@ async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure 
     let receipts = client.refusal_receipts(slip, &error).await;
     let output = matches!(&error, ClientError::Io { what, .. } if what.contains("content"));
     let mut failure = Failure::from(error);
+    if failure.exit == Exit::NotYet
+        && let Ok(inspected) = client.wrap_inspect(slip).await
+    {
+        failure.message =
+            format!("not_yet: it may not be opened before {}", time(inspected.statement.statement.nbf_ms));
+        return failure;
+    }
     if output {
         return failure.hint("nothing is lost: the wrap waits for this machine; open it again with -o FILE");
     }

@@ -99,6 +99,8 @@ pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> 
 
 async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
     let Create { to, each, expires, not_before, ack, label, content, format } = args;
+    // A file that is not there is told before the network is asked.
+    let source = source(&content)?;
     let client = session.client()?;
     let mut resolved: Vec<Resolved> = Vec::new();
     for who in &to {
@@ -119,7 +121,7 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
         ack_s: u32::try_from(ack.as_secs()).unwrap_or(u32::MAX),
         label,
     };
-    let made = client.wrap_create(outgoing, source(&content)?).await?;
+    let made = client.wrap_create(outgoing, source).await?;
     if format.format == Format::Json {
         let receipts = vec![made.created.envelope.clone()];
         session.screen.json(&serde_json::json!({
