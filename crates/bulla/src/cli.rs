@@ -40,7 +40,6 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the life of the process")]
 pub enum Command {
     /// Walk through the real thing in a fresh folder
     Demo(demo::Demo),

@@ -115,14 +115,13 @@ async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
     let envelope = super::init::read_record(&record)?;
     let client = session.client()?;
     let mut admit = Admit { groups, attributes: attributes.into_iter().collect() };
-    if let Some(before) = there(&client, &envelope).await? {
-        if let Some(admission) = admission_of(&before) {
-            if admit.groups.is_empty() {
-                admit.groups.clone_from(&admission.groups);
-            }
-            if admit.attributes.is_empty() {
-                admit.attributes.clone_from(&admission.attributes.0);
-            }
+    let before = there(&client, &envelope).await?;
+    if let Some(admission) = before.as_ref().and_then(admission_of) {
+        if admit.groups.is_empty() {
+            admit.groups.clone_from(&admission.groups);
+        }
+        if admit.attributes.is_empty() {
+            admit.attributes.clone_from(&admission.attributes.0);
         }
     }
     let resolved = client.admit(&envelope, admit).await?;
