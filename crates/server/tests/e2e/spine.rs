@@ -1,4 +1,4 @@
-//! The spine through the real server and client: a secret opens exactly once.
+//! A secret opens exactly once, and whoever comes second is refused and seen.
 
 use bulla_client::{ClientError, MemoryOutput};
 use bulla_testkit::world::{Shape, World};
@@ -48,7 +48,7 @@ async fn a_stolen_key_is_refused_and_seen() {
     let real = world.client(&bob).wrap_open(&made.slip, &mut MemoryOutput::new()).await.expect_err("taken");
     let ClientError::Refused { .. } = &real else { panic!("{real:?}") };
     assert!(matches!(real.code(), Some(Code::AlreadyOpened | Code::Nacked)), "{real}");
-    let told = alice.alarms(None, None).await.expect("alarms");
+    let told = alice.alarms(None, None, false).await.expect("alarms");
     assert!(!told.alarms.is_empty(), "the writer is told");
 }
 

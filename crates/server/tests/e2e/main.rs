@@ -1,0 +1,13 @@
+//! The whole service over real sockets: a server with clocks that the test moves, the real client, and requests
+//! written by hand where a client would never send them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
+
+mod spine;
+mod support;
+mod race;
