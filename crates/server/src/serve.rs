@@ -6,10 +6,10 @@ use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, Phase};
 use crate::reply::{Answer, internal};
-use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
+use crate::route::{Auth, Effect, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
-use bulla_core::action::Resource;
+use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
@@ -119,8 +119,9 @@ impl Request<'_> {
     /// Parses what is asked for. Nothing has happened yet.
     async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
         let mut body = body?;
-        let both = matches!(matched.route.endpoint, Endpoint::SealStatus | Endpoint::PolicyRecover);
-        if matched.route.auth == Auth::Sealed && !both {
+        // Looking at the seal works in both states; a policy set can be replaced only where it can be read.
+        let either = matches!(matched.route.action, Some(Action::SealStatus | Action::PolicyRecover));
+        if matched.route.auth == Auth::Sealed && !either {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
         }
         let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
@@ -186,14 +187,7 @@ impl Request<'_> {
         })
     }
 
-    async fn decide(
-        &self,
-        op: Op,
-        action: bulla_core::action::Action,
-        resource: Resource,
-        mutation: bool,
-        reply: ReplyKind,
-    ) -> Answer {
+    async fn decide(&self, op: Op, action: Action, resource: Resource, mutation: bool, reply: ReplyKind) -> Answer {
         let nonce = &self.verified.parameters.nonce;
         let key = seen_key(&self.verified.parameters.key, nonce);
         let request = request_digest(&self.verified.parts());
@@ -232,7 +226,7 @@ impl Request<'_> {
             Err(denied) => return self.deny(&denied, mutation.then_some((key, request))).await,
         };
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized);
-        let sealing = matches!(action, bulla_core::action::Action::SealSeal);
+        let sealing = matches!(action, Action::SealSeal);
         let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
         let logged = match reserved {
             Ok(accepted) => event.accepted(accepted),
@@ -320,15 +314,14 @@ impl Request<'_> {
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
             }
+            Op::AlarmSeen(seen) => {
+                let driven = self.drive(seen, once).await;
+                // Counted anew for the next answer.
+                lock(&self.unsealed.unseen).remove(&self.verified.subject.id);
+                driven
+            }
             op => match op.operation() {
-                Some(operation) => {
-                    let driven = self.drive(operation, once).await;
-                    if matches!(op, Op::AlarmSeen(_)) {
-                        // Counted again at the next request.
-                        lock(&self.unsealed.unseen).remove(&self.verified.subject.id);
-                    }
-                    driven
-                }
+                Some(operation) => self.drive(operation, once).await,
                 None => Err(DriveError::Fault(Fault::Key("dispatcher"))),
             },
         }
