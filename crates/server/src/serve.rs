@@ -14,7 +14,7 @@ use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as Refuse
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
 use bulla_core::engine::{alarm, wrap};
-use bulla_core::operation::{Content, Context, Fault, Operation, Raised, Refusal, Reply};
+use bulla_core::operation::{Content, Context, Fault, Operation, Refusal, Reply};
 use bulla_core::policy::Denied;
 use bulla_core::seen::in_window;
 use bulla_crypto::digest::sha256;
@@ -127,7 +127,7 @@ impl Request<'_> {
 
     fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
         Context {
-            now: self.unsealed.now(self.node.parts.clock.as_ref()),
+            now: self.unsealed.now(self.node.machine()),
             cluster: self.unsealed.cluster,
             epoch: self.unsealed.epoch,
             lineage: self.unsealed.lineage,
@@ -265,7 +265,7 @@ impl Request<'_> {
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
-            Err(error) => self.fail(&error, &id),
+            Err(error) => self.fail(&error, &id).await,
         };
         let committed = outcome.committed.is_some();
         match logged.finish(outcome).await {
@@ -293,10 +293,15 @@ impl Request<'_> {
             Op::SealConfirmClock => {
                 // Its nonce is remembered in memory: a replay must not confirm a later step.
                 let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
-                if fresh && self.node.set_clock_even(true) {
+                if fresh && self.node.confirm_clock() {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
+            }
+            Op::AlarmSeen(seen) => {
+                let driven = self.drive(seen, once).await;
+                lock(&self.unsealed.unseen).forget(&self.verified.subject.id);
+                driven
             }
             op => match op.operation() {
                 Some(operation) => self.drive(operation, once).await,
@@ -485,9 +490,9 @@ impl Request<'_> {
         sealed.map(Answer::age).map_err(|error| internal(&error, id))
     }
 
-    fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
+    async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
         if let DriveError::NonceReused = error {
-            self.alarm_reuse();
+            self.alarm_reuse(id).await;
         }
         let refusal = self.drive_refusal(error, id);
         (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
@@ -508,31 +513,32 @@ impl Request<'_> {
     }
 
     /// Somebody plays with a used nonce: its owner is told.
-    fn alarm_reuse(&self) {
-        let message = "a nonce of this principal came with another request".to_owned();
-        let alarm = bulla_wire::api::Alarm {
-            id: String::new(),
+    async fn alarm_reuse(&self, id: &str) {
+        let raise = alarm::Raise {
             kind: AlarmKind::ReplayMutation,
-            at_ms: self.node.now_ms(),
-            wrap: None,
-            actor: Some(self.verified.actor.clone()),
-            receipt: None,
-            message,
+            message: "a nonce of this principal came with another request",
+            told: vec![self.verified.subject.id],
         };
-        self.unsealed.tell(&[Raised { alarm, told: vec![self.verified.subject.id] }]);
+        if let Err(error) = self.drive(&raise, None).await {
+            tracing::error!(%error, request = id, "the alarm about a used nonce was not stored");
+        }
     }
 
     /// How many alarms the caller has not seen; counted once, then kept up to date.
     async fn unseen(&self) -> u32 {
         let principal = self.verified.subject.id;
-        if let Some(count) = lock(&self.unsealed.unseen).get(&principal) {
-            return *count;
-        }
+        let changes = {
+            let unseen = lock(&self.unsealed.unseen);
+            if let Some(count) = unseen.get(&principal) {
+                return count;
+            }
+            unseen.changes()
+        };
         let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
         let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
         let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
         let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
-        lock(&self.unsealed.unseen).insert(principal, count);
+        lock(&self.unsealed.unseen).learn(principal, count, changes);
         count
     }
 }
