@@ -350,7 +350,7 @@ async fn enter_unsealed(
     let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
     let unsealed = load(node, sealed, advanced, barrier).await?;
     let gap = node.now_ms().abs_diff(before.commit_ms) > MAX_START_GAP_MS;
-    if gap && node.set_clock_even(false) {
+    if gap && node.doubt_clock(before.commit_ms) {
         tracing::warn!(
             "the clock is more than a day from the store's last commit: nothing is deleted until an admin confirms the time"
         );

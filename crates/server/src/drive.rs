@@ -3,7 +3,7 @@
 //! Everything that must happen exactly once happens in the one commit here: the effect, its audit line for
 //! recovery, and the nonce that a retry is recognised by.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Steady};
 use crate::unsealed::Unsealed;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
@@ -31,6 +31,8 @@ pub struct Machine<'a> {
     pub store: &'a Store,
     /// The clocks.
     pub clock: &'a dyn Clock,
+    /// What time it would be had the wall clock not stepped.
+    pub steady: &'a Steady,
     /// Signs receipts.
     pub node: &'a SigningKey,
 }
@@ -166,7 +168,7 @@ impl Unsealed {
     ) -> Result<Decision, DriveError> {
         let directory = self.directory();
         let context = Context {
-            now: self.now(machine.clock),
+            now: self.now(machine),
             cluster: self.cluster,
             epoch: self.epoch,
             lineage: self.lineage,
@@ -314,8 +316,10 @@ impl Unsealed {
     }
 
     /// What time it is for the cluster.
-    pub fn now(&self, clock: &dyn Clock) -> Now {
-        Now { unix_ms: clock.unix_ms(), active_ms: self.head.active_ms(clock) }
+    pub fn now(&self, machine: Machine<'_>) -> Now {
+        let unix_ms = machine.clock.unix_ms();
+        let steady_ms = machine.steady.unix_ms(unix_ms, machine.clock);
+        Now { unix_ms, steady_ms, active_ms: self.head.active_ms(machine.clock) }
     }
 }
 

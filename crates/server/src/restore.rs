@@ -8,6 +8,7 @@
 
 use crate::ceremony::CeremonyError;
 use crate::node::Node;
+use crate::tick::tell_admins;
 use crate::unsealed::Unsealed;
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Body, Label, RequestLine};
@@ -28,7 +29,8 @@ use bulla_wire::id::WrapId;
 pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<(), CeremonyError> {
     let body = Body::Consent { lost: lost.lost, kept: lost.kept };
     node.parts.sink.note(body).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
-    node.parts.metrics.alarm_raised(AlarmKind::StoreRolledBack);
+    let message = "the store lost commits, and the admins accepted it: every wrap waits for its writer's release";
+    tell_admins(node, unsealed, AlarmKind::StoreRolledBack, message).await;
     park(node, unsealed).await?;
     for line in lost_lines(node, unsealed, lost).await? {
         replay(node, unsealed, &line).await?;

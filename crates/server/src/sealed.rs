@@ -7,16 +7,16 @@ use crate::listen::Peer;
 use crate::node::{Node, Phase, Sealed};
 use crate::reply::{Answer, internal};
 use crate::route::{Endpoint, Matched, Param};
-use crate::unsealed::{REFUSAL_MS, lock};
+use crate::unsealed::{REFUSAL_MS, alarm_name, lock};
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{AuditBlocked, Event, Logged, Outcome, Refusal as RefusedLine};
+use bulla_core::audit::{AuditBlocked, Body, Event, Label, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::operation::Refusal;
 use bulla_core::policy::exempt::SealRight;
 use bulla_core::policy::{Authorized, Subject};
 use bulla_core::seal::{Give, InitError, SessionError};
 use bulla_crypto::evidence::Record;
 use bulla_crypto::message::{request_digest, seen_key};
-use bulla_wire::api::{GiveShare, Init, Seal, SealAdmin, SealState, Signed};
+use bulla_wire::api::{AlarmKind, GiveShare, Init, Seal, SealAdmin, SealState, Signed};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::{MAX_ADMINS, SealMode};
 use bulla_wire::id::{KeyId, PrincipalId};
@@ -313,13 +313,25 @@ async fn perform(
         Asked::Share(id, give) => {
             let GiveShare { index, file, approval } = *give;
             let give = Give { admin: verified.subject.id, index, file: &file.0, approval: approval.as_ref() };
-            ceremony::give(node, &id, &give).await.map(|given| Answer::json(&given))
+            let given = ceremony::give(node, &id, &give).await;
+            if let Err(CeremonyError::Session(SessionError::BadShare { admin, .. })) = &given {
+                alarm_bad_share(node, *admin);
+            }
+            given.map(|given| Answer::json(&given))
         }
         Asked::Document(signed) => {
             ceremony::document(node, &signed.envelope).await.map(|()| Answer::json(&bulla_wire::api::Done {}))
         }
         Asked::Consent(signed) => ceremony::consent(node, &signed.envelope).await.map(|given| Answer::json(&given)),
     }
+}
+
+/// A sealed node can store no alarm: metric, log and audit tell of it.
+fn alarm_bad_share(node: &Node, admin: PrincipalId) {
+    tracing::warn!(%admin, "an admin gave a bad share");
+    node.parts.metrics.alarm_raised(AlarmKind::BadShare);
+    let alarm = Label::lossy(alarm_name(AlarmKind::BadShare));
+    drop(node.parts.sink.note(Body::Alarm { alarm, principal: Some(admin), resource: None }));
 }
 
 fn status(node: &Node, sealed: &Sealed) -> Seal {

@@ -6,7 +6,7 @@ use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, Phase};
 use crate::reply::{Answer, internal};
-use crate::route::{Auth, Effect, Matched, Query, ReplyKind, RequestBody};
+use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
@@ -30,7 +30,6 @@ use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::wrap::Parcel;
 use serde_json::value::RawValue;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Lines after `after` that the filter takes, read from the files.
 fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize) -> std::io::Result<AuditPage> {
@@ -119,9 +118,9 @@ impl Request<'_> {
     /// Parses what is asked for. Nothing has happened yet.
     async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
         let mut body = body?;
-        // Looking at the seal works in both states; a policy set can be replaced only where it can be read.
-        let either = matches!(matched.route.action, Some(Action::SealStatus | Action::PolicyRecover));
-        if matched.route.auth == Auth::Sealed && !either {
+        // Looking at the seal and repairing the policy set are rights of the admins that an open seal does not end.
+        let open_too = matches!(matched.route.endpoint, Endpoint::SealStatus | Endpoint::PolicyRecover);
+        if matched.route.auth == Auth::Sealed && !open_too {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
         }
         let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
@@ -145,7 +144,7 @@ impl Request<'_> {
 
     fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
         Context {
-            now: self.unsealed.now(self.node.parts.clock.as_ref()),
+            now: self.unsealed.now(self.node.machine()),
             cluster: self.unsealed.cluster,
             epoch: self.unsealed.epoch,
             lineage: self.unsealed.lineage,
@@ -309,15 +308,14 @@ impl Request<'_> {
             Op::SealConfirmClock => {
                 // Its nonce is remembered in memory: a replay must not confirm a later step.
                 let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
-                if fresh && self.node.set_clock_even(true) {
+                if fresh && self.node.confirm_clock() {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
             }
             Op::AlarmSeen(seen) => {
                 let driven = self.drive(seen, once).await;
-                // Counted anew for the next answer.
-                lock(&self.unsealed.unseen).remove(&self.verified.subject.id);
+                lock(&self.unsealed.unseen).forget(&self.verified.subject.id);
                 driven
             }
             op => match op.operation() {
@@ -510,7 +508,7 @@ impl Request<'_> {
 
     async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
         if let DriveError::NonceReused = error {
-            self.alarm_reuse().await;
+            self.alarm_reuse(id).await;
         }
         let refusal = self.drive_refusal(error, id);
         (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
@@ -532,33 +530,32 @@ impl Request<'_> {
     }
 
     /// Somebody plays with a used nonce: its owner is told.
-    async fn alarm_reuse(&self) {
-        let told = alarm::Tell {
+    async fn alarm_reuse(&self, id: &str) {
+        let raise = alarm::Raise {
             kind: AlarmKind::ReplayMutation,
             message: "a nonce of this principal came with another request",
-            principal: self.verified.subject.id,
+            told: vec![self.verified.subject.id],
         };
-        if let Err(error) = self.drive(&told, None).await {
-            tracing::warn!(%error, "an alarm about a used nonce was not kept");
+        if let Err(error) = self.drive(&raise, None).await {
+            tracing::error!(%error, request = id, "the alarm about a used nonce was not stored");
         }
     }
 
     /// How many alarms the caller has not seen; counted once, then kept up to date.
     async fn unseen(&self) -> u32 {
         let principal = self.verified.subject.id;
-        if let Some(count) = lock(&self.unsealed.unseen).get(&principal) {
-            return *count;
-        }
-        let told_before = self.unsealed.told.load(Ordering::Acquire);
+        let changes = {
+            let unseen = lock(&self.unsealed.unseen);
+            if let Some(count) = unseen.get(&principal) {
+                return count;
+            }
+            unseen.changes()
+        };
         let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
         let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
         let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
         let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
-        let mut unseen = lock(&self.unsealed.unseen);
-        // An alarm that was told between count and insert would be missed for ever.
-        if self.unsealed.told.load(Ordering::Acquire) == told_before {
-            unseen.insert(principal, count);
-        }
+        lock(&self.unsealed.unseen).learn(principal, count, changes);
         count
     }
 }

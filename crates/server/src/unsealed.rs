@@ -173,6 +173,48 @@ impl Refusals {
     }
 }
 
+/// How many alarms each principal has not seen, once somebody counted them in the store.
+#[derive(Debug, Default)]
+pub struct Unseen {
+    counts: HashMap<PrincipalId, u32>,
+    changes: u64,
+}
+
+impl Unseen {
+    /// The count, if it is known.
+    pub fn get(&self, principal: &PrincipalId) -> Option<u32> {
+        self.counts.get(principal).copied()
+    }
+
+    /// How often something changed so far: to be read before the store is, and given to [`Self::learn`].
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Takes a count from the store, unless something changed since it was begun: then it may be old already.
+    pub fn learn(&mut self, principal: PrincipalId, count: u32, changes: u64) {
+        if self.changes == changes {
+            self.counts.insert(principal, count);
+        }
+    }
+
+    /// These were told of an alarm, which is in the store already.
+    pub fn told(&mut self, told: &[PrincipalId]) {
+        self.changes = self.changes.wrapping_add(1);
+        for principal in told {
+            if let Some(count) = self.counts.get_mut(principal) {
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    /// This one has seen some, so they must be counted again.
+    pub fn forget(&mut self, principal: &PrincipalId) {
+        self.changes = self.changes.wrapping_add(1);
+        self.counts.remove(principal);
+    }
+}
+
 /// What `GET /v1/cluster` tells besides the documents.
 #[derive(Debug, Clone, Default)]
 pub struct History {
@@ -212,10 +254,8 @@ pub struct Unsealed {
     pub closed: AtomicBool,
     /// Refused mutations.
     pub refusals: Mutex<Refusals>,
-    /// How often alarms were told, so that a count that was overtaken is not kept.
-    pub told: AtomicU64,
-    /// How many alarms a principal has not seen, once somebody counted.
-    pub unseen: Mutex<HashMap<PrincipalId, u32>>,
+    /// How many alarms a principal has not seen.
+    pub unseen: Mutex<Unseen>,
     directory: RwLock<Arc<Directory>>,
     sink: Arc<Sink>,
     metrics: Arc<Metrics>,
@@ -267,7 +307,6 @@ impl Unsealed {
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
             closed: AtomicBool::new(false),
             refusals: Mutex::default(),
-            told: AtomicU64::new(0),
             unseen: Mutex::default(),
             directory: RwLock::new(Arc::new(directory)),
             sink,
@@ -315,13 +354,7 @@ impl Unsealed {
             tracing::warn!(kind = alarm_name(alarm.kind), wrap = alarm.wrap.map(|id| id.to_string()), "alarm");
             let resource = alarm.wrap.map(|id| self.names.resource(&bulla_core::action::Resource::Wrap(id)));
             drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied())));
-            let mut unseen = lock(&self.unseen);
-            self.told.fetch_add(1, Ordering::AcqRel);
-            for principal in told {
-                if let Some(count) = unseen.get_mut(principal) {
-                    *count = count.saturating_add(1);
-                }
-            }
+            lock(&self.unseen).told(told);
         }
     }
 }
