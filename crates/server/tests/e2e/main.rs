@@ -8,6 +8,6 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod race;
 mod spine;
 mod support;
-mod race;
