@@ -6,7 +6,7 @@ use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, Phase};
 use crate::reply::{Answer, internal};
-use crate::route::{Auth, Effect, Matched, Query, ReplyKind, RequestBody};
+use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
@@ -14,7 +14,7 @@ use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as Refuse
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
 use bulla_core::engine::{alarm, wrap};
-use bulla_core::operation::{Content, Context, Fault, Operation, Raised, Refusal, Reply};
+use bulla_core::operation::{Content, Context, Fault, Operation, Refusal, Reply};
 use bulla_core::policy::Denied;
 use bulla_core::seen::in_window;
 use bulla_crypto::digest::sha256;
@@ -48,6 +48,12 @@ fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize)
         true
     })?;
     Ok(page)
+}
+
+fn nonce_expired() -> Refusal {
+    Refusal::new(Code::NonceExpired, "the nonce's minute is over: what came of its first attempt is unknown")
+        .field("nonce")
+        .hint("read the state, then ask again with a new nonce")
 }
 
 /// Most recipients of a secret reply.
@@ -89,6 +95,10 @@ pub async fn answer(
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
+    if unsealed.is_closed() {
+        // The body came while the keys were forgotten.
+        return Answer::refusal(&Refusal::new(Code::Sealed, "the cluster was sealed meanwhile"), None);
+    }
     let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     let action = matched.route.action;
     let mutation = matched.route.effect == Effect::Mutation;
@@ -108,13 +118,14 @@ impl Request<'_> {
     /// Parses what is asked for. Nothing has happened yet.
     async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
         let mut body = body?;
-        // Looking at the seal works in both states; a policy set can be replaced only where it can be read.
-        let either = matches!(matched.route.action, Some(Action::SealStatus | Action::PolicyRecover));
-        if matched.route.auth == Auth::Sealed && !either {
+        // Looking at the seal and repairing the policy set are rights of the admins that an open seal does not end.
+        let open_too = matches!(matched.route.endpoint, Endpoint::SealStatus | Endpoint::PolicyRecover);
+        if matched.route.auth == Auth::Sealed && !open_too {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
         }
         let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
-        if let RequestBody::Age { .. } = matched.route.request {
+        let secret = matches!(matched.route.request, RequestBody::Age { .. });
+        if secret {
             body = self.open_ingress(&body).await?;
         }
         if matched.route.reply == ReplyKind::Secret && self.verified.recipients.is_empty() {
@@ -122,12 +133,18 @@ impl Request<'_> {
             return Err(refusal.hint("put a recipient into your record, or sign with another key"));
         }
         let directory = self.unsealed.directory();
-        parse_op(matched, &query, body, &self.context(&directory))
+        parse_op(matched, &query, body, &self.context(&directory)).map_err(|mut refusal| {
+            if secret {
+                // The parser quotes what it found, and this answer is not encrypted.
+                refusal.message = "the encrypted body is not of the form that this route takes".into();
+            }
+            refusal
+        })
     }
 
     fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
         Context {
-            now: self.unsealed.now(self.node.parts.clock.as_ref()),
+            now: self.unsealed.now(self.node.machine()),
             cluster: self.unsealed.cluster,
             epoch: self.unsealed.epoch,
             lineage: self.unsealed.lineage,
@@ -175,26 +192,29 @@ impl Request<'_> {
         let request = request_digest(&self.verified.parts());
         let now_ms = self.node.now_ms();
         if mutation {
-            let refused = lock(&self.unsealed.refusals).get(&key, &request, now_ms);
+            let refused = lock(&self.unsealed.refusals).get(&key, &request, &self.verified.subject.id, now_ms);
             if let Some(refusal) = refused {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
             if !in_window(self.unsealed.head.mark(), nonce.minute(), now_ms) {
-                let refusal = Refusal::new(
-                    Code::NonceExpired,
-                    "the nonce's minute is over: what came of its first attempt is unknown",
-                );
-                let refusal = refusal.field("nonce").hint("read the state, then ask again with a new nonce");
-                return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
+                return refuse(self.node, &self.phase, self.verified, Some(action), &nonce_expired()).await;
             }
         }
         let directory = self.unsealed.directory();
+        // The body may have taken its time: the caller is who the key says now, not when the request began.
+        let subject = match directory.by_key(&self.verified.parameters.key) {
+            Some((principal, _)) if !principal.disabled => principal.subject.clone(),
+            _ => {
+                let refusal = Refusal::new(Code::Unauthenticated, "the key was disabled or rotated meanwhile");
+                return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
+            }
+        };
         // The verbs that ask no policy carry their right in k admins' signatures, which the operation verifies.
         let authorized = if action.asks_policy() {
-            directory.policies().authorize(&self.verified.subject, action, resource, op)
+            directory.policies().authorize(&subject, action, resource, op)
         } else {
             let admins = &directory.view().newest().body().admins;
-            match bulla_core::policy::exempt::SealRight::assertion(admins, self.verified.subject.clone()) {
+            match bulla_core::policy::exempt::SealRight::assertion(admins, subject) {
                 Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource, op)
                     .map_err(|_| self.not_admin(action)),
                 Err(_) => Err(self.not_admin(action)),
@@ -233,7 +253,8 @@ impl Request<'_> {
         let refusal =
             Refusal::new(Code::Denied, message).hint("`bulla policy check` tells why; an admin can change policy");
         if let Some((key, request)) = once {
-            lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
+            let principal = self.verified.subject.id;
+            lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());
         }
         let accepted = match self.node.parts.sink.reserve() {
             Ok(accepted) => accepted,
@@ -248,8 +269,9 @@ impl Request<'_> {
     /// Carries a logged operation out and answers.
     async fn perform(&self, logged: Logged<Op>, once: Option<(Digest, Digest)>, reply: ReplyKind) -> Answer {
         let id = logged.id().to_string();
-        let line = |receipts: &[Digest]| {
-            let outcome = Outcome::done(200).with_receipts(receipts.iter().copied());
+        let line = |code: Option<Code>, receipts: &[Digest]| {
+            let outcome = code.map_or_else(|| Outcome::done(200), Outcome::failed);
+            let outcome = outcome.with_receipts(receipts.iter().copied());
             let line = String::from_utf8(logged.line(&outcome).to_bytes()).unwrap_or_default();
             RawValue::from_string(line).unwrap_or_else(|_| RawValue::NULL.to_owned())
         };
@@ -258,7 +280,7 @@ impl Request<'_> {
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
-            Err(error) => self.fail(&error, &id),
+            Err(error) => self.fail(&error, &id).await,
         };
         let committed = outcome.committed.is_some();
         match logged.finish(outcome).await {
@@ -286,15 +308,14 @@ impl Request<'_> {
             Op::SealConfirmClock => {
                 // Its nonce is remembered in memory: a replay must not confirm a later step.
                 let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
-                if fresh && self.node.set_clock_even(true) {
+                if fresh && self.node.confirm_clock() {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
             }
             Op::AlarmSeen(seen) => {
                 let driven = self.drive(seen, once).await;
-                // Counted anew for the next answer.
-                lock(&self.unsealed.unseen).remove(&self.verified.subject.id);
+                lock(&self.unsealed.unseen).forget(&self.verified.subject.id);
                 driven
             }
             op => match op.operation() {
@@ -427,7 +448,8 @@ impl Request<'_> {
             },
             Err(refusal) => {
                 if let Some((key, request)) = once {
-                    lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
+                    let principal = self.verified.subject.id;
+                    lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());
                 }
                 refusal
             }
@@ -484,9 +506,9 @@ impl Request<'_> {
         sealed.map(Answer::age).map_err(|error| internal(&error, id))
     }
 
-    fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
+    async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
         if let DriveError::NonceReused = error {
-            self.alarm_reuse();
+            self.alarm_reuse(id).await;
         }
         let refusal = self.drive_refusal(error, id);
         (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
@@ -498,6 +520,7 @@ impl Request<'_> {
             DriveError::NonceReused => Refusal::new(Code::NonceReused, "the nonce was used for another request")
                 .field("nonce")
                 .hint("draw a new nonce for each request; if you did, somebody plays with yours"),
+            DriveError::NonceExpired => nonce_expired(),
             DriveError::Unknown(detail) => {
                 tracing::error!(%detail, request = id, "the commit's outcome is unknown");
                 Refusal::new(Code::Unknown, "the outcome is not known").hint("ask again with the same nonce")
@@ -507,31 +530,32 @@ impl Request<'_> {
     }
 
     /// Somebody plays with a used nonce: its owner is told.
-    fn alarm_reuse(&self) {
-        let message = "a nonce of this principal came with another request".to_owned();
-        let alarm = bulla_wire::api::Alarm {
-            id: String::new(),
+    async fn alarm_reuse(&self, id: &str) {
+        let raise = alarm::Raise {
             kind: AlarmKind::ReplayMutation,
-            at_ms: self.node.now_ms(),
-            wrap: None,
-            actor: Some(self.verified.actor.clone()),
-            receipt: None,
-            message,
+            message: "a nonce of this principal came with another request",
+            told: vec![self.verified.subject.id],
         };
-        self.unsealed.tell(&[Raised { alarm, told: vec![self.verified.subject.id] }]);
+        if let Err(error) = self.drive(&raise, None).await {
+            tracing::error!(%error, request = id, "the alarm about a used nonce was not stored");
+        }
     }
 
     /// How many alarms the caller has not seen; counted once, then kept up to date.
     async fn unseen(&self) -> u32 {
         let principal = self.verified.subject.id;
-        if let Some(count) = lock(&self.unsealed.unseen).get(&principal) {
-            return *count;
-        }
+        let changes = {
+            let unseen = lock(&self.unsealed.unseen);
+            if let Some(count) = unseen.get(&principal) {
+                return count;
+            }
+            unseen.changes()
+        };
         let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
         let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
         let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
         let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
-        lock(&self.unsealed.unseen).insert(principal, count);
+        lock(&self.unsealed.unseen).learn(principal, count, changes);
         count
     }
 }
