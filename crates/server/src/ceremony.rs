@@ -3,6 +3,7 @@
 
 use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
+use crate::failpoint;
 use crate::node::{Node, Phase, Sealed};
 use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
@@ -385,9 +386,9 @@ async fn advance(
         now_ms: node.now_ms(),
     };
     let mut advance = seal::advance(opened, accounted, &request, &mut SystemRng)?;
-    bulla_store::failpoint::hit("unseal.before_commit");
+    failpoint::hit(failpoint::UNSEAL_BEFORE_COMMIT);
     let committed = node.parts.store.commit(std::mem::take(&mut advance.batch)).await;
-    bulla_store::failpoint::hit("unseal.after_commit");
+    failpoint::hit(failpoint::UNSEAL_AFTER_COMMIT);
     if let Err(error) = committed {
         // Whatever the store did, the seal in memory is no longer the one to open.
         node.enter(read_phase(&node.parts.store).await?);

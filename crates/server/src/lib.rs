@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod dispatch;
 pub mod drive;
+pub mod failpoint;
 pub mod gate;
 pub mod listen;
 pub mod metrics;

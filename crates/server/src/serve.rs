@@ -3,6 +3,7 @@
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
+use crate::failpoint;
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, Phase};
 use crate::reply::{Answer, internal};
@@ -502,7 +503,7 @@ impl Request<'_> {
         } else {
             seal()
         };
-        bulla_store::failpoint::hit("serve.before_claim_reply");
+        failpoint::hit(failpoint::SERVE_BEFORE_CLAIM_REPLY);
         sealed.map(Answer::age).map_err(|error| internal(&error, id))
     }
 

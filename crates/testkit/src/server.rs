@@ -28,12 +28,16 @@ pub struct Ready {
     pub pid: u32,
 }
 
-/// How a server is started. Its command line is `bulla server --listen 127.0.0.1:0 --ready-file F`, then the
-/// store, then `args`.
+/// Where a server listens if nothing else is said: on loopback, on a port of the system's choice.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// How a server is started. Its command line is `bulla server --listen ADDRESS --ready-file F`, then the store,
+/// then `args`.
 #[derive(Debug, Clone)]
 pub struct Options {
     binary: PathBuf,
     transient: bool,
+    listen: String,
     admins: Vec<PathBuf>,
     args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -42,7 +46,14 @@ pub struct Options {
 impl Options {
     /// A server on the embedded file, under `data/` of its directory.
     pub fn durable(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), transient: false, admins: Vec::new(), args: Vec::new(), environment: Vec::new() }
+        Self {
+            binary: binary.into(),
+            transient: false,
+            listen: ANY_PORT.into(),
+            admins: Vec::new(),
+            args: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 
     /// A server in memory, with its audit log in `audit.jsonl` of its directory.
@@ -69,6 +80,11 @@ impl Options {
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// Takes a variable out of it again.
+    pub fn without_env(&mut self, name: &str) {
+        self.environment.retain(|(set, _)| set != name);
     }
 }
 
@@ -126,7 +142,7 @@ impl Server {
         let log = File::create(self.log_path()).expect("a log file");
         let errors = log.try_clone().expect("a log file");
         let mut command = process::command(&self.options.binary);
-        command.args(["server", "--listen", "127.0.0.1:0", "--ready-file"]).arg(&ready);
+        command.args(["server", "--listen", &self.options.listen, "--ready-file"]).arg(&ready);
         if self.options.transient {
             command.arg("--transient").arg("--audit").arg(self.audit());
         } else {
@@ -197,6 +213,14 @@ impl Server {
     /// What the last start printed.
     pub fn log(&self) -> String {
         std::fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Has it listen from now on where it listens now, so that clients find it again after a restart.
+    ///
+    /// # Panics
+    /// If it never came up.
+    pub fn keep_address(&mut self) {
+        self.options.listen = self.address().to_owned();
     }
 
     /// How it is started from now on.
