@@ -9,7 +9,10 @@
 )]
 
 mod cases;
+mod clocks;
+mod once;
 mod race;
 mod replay;
 mod spine;
 mod support;
+mod wraps;
