@@ -10,6 +10,7 @@
 
 mod cases;
 mod clocks;
+mod governance;
 mod once;
 mod race;
 mod replay;
