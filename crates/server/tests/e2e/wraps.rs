@@ -142,7 +142,10 @@ async fn a_lost_answer_to_open_comes_again_to_the_same_claim_only() {
         let opened = envelope::open(&[&own], &reply.body, usize::MAX).await.unwrap();
         files.push(Parcel::parse(opened.plaintext.expose()).unwrap().file.to_vec());
         assert!(envelope::open(&[&other], &reply.body, usize::MAX).await.is_err());
-        assert!(envelope::open(&[&*stage.bob.identity], &reply.body, usize::MAX).await.is_err(), "not the long-term key");
+        assert!(
+            envelope::open(&[&*stage.bob.identity], &reply.body, usize::MAX).await.is_err(),
+            "not the long-term key"
+        );
         if delivery == 0 {
             bob.call_json("POST", &path, &open_body(&slip, &other)).await.refused(Code::AlreadyOpened);
         }
@@ -176,7 +179,9 @@ async fn a_nack_ends_it_and_is_told() {
     let body =
         api::FinishWrap { statement_sha256: slip.statement_sha256, claim_sha256: claim.recipients()[0].digest() };
     bob.call_json("POST", &format!("/v1/wrap/{}:nack", slip.wrap), &body).await.ok();
-    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim)).await.refused(Code::Nacked);
+    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim))
+        .await
+        .refused(Code::Nacked);
     assert_eq!(stage.states(&slip).await, [SlotState::Nacked]);
     assert!(stage.alarms(&stage.writer, &slip).await.contains(&AlarmKind::Nack));
     finish(stage.world).await;
@@ -193,7 +198,9 @@ async fn what_is_never_acknowledged_lapses() {
     stage.sweep().await;
     assert_eq!(stage.states(&slip).await, [SlotState::Lapsed]);
     assert_eq!(stage.alarms(&stage.writer, &slip).await, [AlarmKind::Lapse]);
-    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim)).await.refused(Code::Lapsed);
+    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim))
+        .await
+        .refused(Code::Lapsed);
     finish(stage.world).await;
 }
 
@@ -206,7 +213,8 @@ async fn strangers_learn_nothing_and_are_told_of() {
     let unknown = Slip { wrap: bulla_wire::id::WrapId::new([3; 16]), ..slip.clone() };
     let mut answers = Vec::new();
     for slip in [&slip, &unknown] {
-        let reply = stranger.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(slip, &claim())).await;
+        let reply =
+            stranger.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(slip, &claim())).await;
         let look = stranger.call("GET", &format!("/v1/wrap/{}", slip.wrap)).await;
         for mut reply in [reply, look] {
             let mut error = reply.error().unwrap();
@@ -354,7 +362,8 @@ async fn statements_that_do_not_hold() {
     assert_eq!(rows(&world).await, before);
     // The same statement twice is one wrap; under another nonce too.
     for _ in 0..2 {
-        let request = cast.alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body.clone(), cast.alice.nonce());
+        let request =
+            cast.alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body.clone(), cast.alice.nonce());
         cast.alice.send(&request).await.ok();
     }
     finish(world).await;
