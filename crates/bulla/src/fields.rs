@@ -94,7 +94,6 @@ pub fn read(fields: &[Field]) -> Result<StrictMap<String>, Failure> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 mod tests {
     use super::*;
 

@@ -108,6 +108,9 @@ fn a_secret_opens_once_on_a_transient_server_with_one_admin() {
     let secret = Canary::text("secret");
     deliver(&alice, &bob, &bob_record, &mallory, &mallory_record, &secret);
     second_claim(&alice, &mut bob);
+    let opened = alice.run(["audit", "show", "--principal", "bob", "--action", "wrap.open"]).ok();
+    assert!(opened.lines().count() >= 3 && opened.lines().all(|line| line.contains("bob  wrap.open")), "{opened}");
+    assert!(opened.contains("200") && opened.contains("409 already_opened"), "{opened}");
     canary::assert_absent(&[secret], [server.directory(), alice.home().join(".local").as_path()]);
 }
 

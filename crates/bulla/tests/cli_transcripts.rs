@@ -51,7 +51,6 @@ fn what_works_with_a_server() {
             .person("bob", &bob)
             .variable("ADDR", server.address())
             .variable("READY", ready.to_str().unwrap())
-            .variable("AUDIT", server.audit().to_str().unwrap())
             .variable("BOB", bob.work().join("bob.pub").to_str().unwrap())
             .variable("CLUSTER", cluster)
             .check(&transcript(name));

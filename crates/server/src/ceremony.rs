@@ -3,7 +3,9 @@
 
 use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
+use crate::failpoint;
 use crate::node::{Node, Phase, Sealed};
+use crate::plain::read_phase;
 use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
@@ -14,21 +16,19 @@ use bulla_core::engine::{policy as policy_engine, principal as principal_engine}
 use bulla_core::head::Head;
 use bulla_core::operation::{Fault, parse_record};
 use bulla_core::policy::first_texts;
-use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, SealedValue, Table};
+use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, Table};
 use bulla_core::seal::{
     self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Lost, RootKey, SealError, SessionError,
-    StoredSeal, row,
+    row,
 };
 use bulla_core::seen::{Seen, minute_of};
-use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::SystemRng;
 use bulla_store::{CommitError, StoreError};
-use bulla_wire::api::{Init, Initialised, LineageEntry, SealState, ShareGiven, UnsealSession};
+use bulla_wire::api::{Init, Initialised, SealState, ShareGiven, UnsealSession};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::Consent;
 use bulla_wire::id::{Digest, KeyId, PrincipalId};
-use bulla_wire::json::{MAX_JSON_BYTES, MAX_STATEMENT_BYTES};
 use bulla_wire::name::Name;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -114,61 +114,6 @@ impl From<CommitError> for CeremonyError {
             error => Self::Store(error.to_string()),
         }
     }
-}
-
-/// Reads the phase that the store is in: uninitialised or sealed.
-///
-/// # Errors
-/// If rows are missing or malformed.
-pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyError> {
-    let Some(stored) = StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? else {
-        return Ok(Phase::Uninitialised);
-    };
-    let lineages_key = row::key(row::LINEAGES).map_err(SealError::from)?;
-    let mut answers = store.read(vec![Read::Get(Table::Plain, lineages_key)]).await?.answers.into_iter();
-    let lineages: Vec<LineageEntry> = match answers.next().and_then(Answer::into_value) {
-        Some(value) => plain_row(&value, row::LINEAGES)?,
-        None => vec![],
-    };
-    let consents = numbered_rows(store, row::CONSENTS).await?;
-    let mut documents = numbered_rows::<Envelope>(store, row::DOCUMENTS).await?.into_iter();
-    let genesis = documents.next().ok_or(SealError::Row(row::DOCUMENTS))?;
-    let malformed = |_| SealError::Row(row::DOCUMENTS);
-    let mut view = ClusterView::pinned(stored.config().cluster, &genesis).map_err(malformed)?;
-    for document in documents {
-        view.push(&document, &[]).map_err(malformed)?;
-    }
-    let history = History { approvals: stored.approvals().to_vec(), lineages, consents };
-    Ok(Phase::Sealed(Arc::new(Sealed { stored: Arc::new(stored), view, history })))
-}
-
-/// All rows whose names end in a number, in the order of the numbers, which is not that of a scan.
-async fn numbered_rows<T: DeserializeOwned>(
-    store: &bulla_store::Store,
-    name: &'static str,
-) -> Result<Vec<T>, CeremonyError> {
-    let mut rows: BTreeMap<u32, T> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let scan =
-            Read::Scan { table: Table::Plain, prefix: name.into(), after: after.take(), limit: SCAN_ENTRIES_MAX };
-        let answer = store.read(vec![scan]).await?.answers.pop();
-        let page = answer.and_then(Answer::into_page).ok_or(SealError::Row(name))?;
-        for (key, value) in &page.entries {
-            let number = std::str::from_utf8(key.as_bytes()).ok().and_then(|key| key.strip_prefix(name)?.parse().ok());
-            rows.insert(number.ok_or(SealError::Row(name))?, plain_row(value, name)?);
-        }
-        after = page.entries.last().map(|(key, _)| key.clone());
-        if !page.more || after.is_none() {
-            return Ok(rows.into_values().collect());
-        }
-    }
-}
-
-fn plain_row<T: DeserializeOwned>(value: &SealedValue, name: &'static str) -> Result<T, CeremonyError> {
-    let content = row::content(value).ok_or(SealError::Row(name))?;
-    let limit = MAX_STATEMENT_BYTES.saturating_mul(2).max(MAX_JSON_BYTES);
-    bulla_wire::json::parse(content, limit).map_err(|_| CeremonyError::Seal(SealError::Row(name)))
 }
 
 /// The position that stands in a head when the log is no file.
@@ -385,9 +330,9 @@ async fn advance(
         now_ms: node.now_ms(),
     };
     let mut advance = seal::advance(opened, accounted, &request, &mut SystemRng)?;
-    bulla_store::failpoint::hit("unseal.before_commit");
+    failpoint::hit(failpoint::UNSEAL_BEFORE_COMMIT);
     let committed = node.parts.store.commit(std::mem::take(&mut advance.batch)).await;
-    bulla_store::failpoint::hit("unseal.after_commit");
+    failpoint::hit(failpoint::UNSEAL_AFTER_COMMIT);
     if let Err(error) = committed {
         // Whatever the store did, the seal in memory is no longer the one to open.
         node.enter(read_phase(&node.parts.store).await?);

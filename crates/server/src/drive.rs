@@ -4,6 +4,7 @@
 //! recovery, and the nonce that a retry is recognised by.
 
 use crate::clock::{Clock, Steady};
+use crate::failpoint;
 use crate::unsealed::Unsealed;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
@@ -14,15 +15,12 @@ use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::Seen;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
-use bulla_store::{CommitError, Store, StoreError, failpoint};
+use bulla_store::{CommitError, Store, StoreError};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::Digest;
 use serde_json::value::RawValue;
 use std::fmt;
-
-/// Before the commit of an operation, and after it before anything is said. Crash tests stop the process here.
-pub const FAILPOINTS: &[&str] = &["drive.before_commit", "drive.after_commit"];
 
 /// What every operation needs of the node.
 #[derive(Clone, Copy)]
@@ -253,9 +251,9 @@ impl Unsealed {
         if self.is_closed() {
             return Err(CommitError::Closed);
         }
-        failpoint::hit("drive.before_commit");
+        failpoint::hit(failpoint::DRIVE_BEFORE_COMMIT);
         let committed = machine.store.commit(batch).await?;
-        failpoint::hit("drive.after_commit");
+        failpoint::hit(failpoint::DRIVE_AFTER_COMMIT);
         Ok(Some(committed.sequence))
     }
 
