@@ -3,7 +3,8 @@
 
 mod wrap_world;
 
-use bulla_core::barrier::{Kind, RecordKey, Writes};
+use bulla_core::barrier::{Cursor, Kind, RecordKey, Writes};
+use bulla_core::engine::alarm;
 use bulla_core::engine::chunk::{CHUNK_BYTES, UPLOAD_LIFETIME_MS, Upload};
 use bulla_core::engine::due::{self, What};
 use bulla_core::engine::wrap::slot::{InvalidTransition, MAX_REFUSED, Opening, State};
@@ -14,7 +15,7 @@ use bulla_core::operation::Content;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::sign_in_memory;
 use bulla_crypto::recipient::Recipient;
-use bulla_wire::api::{AlarmKind, FinishWrap, OpenWrap, RevokeWrap, SlotState, WrapView, Wraps};
+use bulla_wire::api::{AlarmKind, Alarms, FinishWrap, OpenWrap, RevokeWrap, SlotState, WrapView, Wraps};
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::wrap::{MAX_DELIVERIES, MAX_LIFE_MS, Mode, ReceiptKind, Statement};
@@ -370,6 +371,42 @@ fn a_second_claim_is_refused_and_seen() {
 fn carol_again(world: &mut World, wrap: &Wrap) -> Answered {
     let claim = world.claim();
     world.open(wrap, "carol", &claim)
+}
+
+/// A thief of bob's key may not hide from him what happens later.
+#[test]
+fn only_alarms_that_exist_are_marked_as_seen() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let claim = world.claim();
+    let unseen = |world: &mut World, name: &str| {
+        let list = alarm::List { after: None, limit: 100, all: false };
+        world.run(Box::new(list), Some(name)).json::<Alarms>().alarms
+    };
+    let mark = |world: &mut World, name: &str, up_to: &Cursor| {
+        world.run(Box::new(alarm::Seen { up_to: up_to.clone() }), Some(name)).code()
+    };
+    world.open(&wrap, "eve", &claim);
+    let first = Cursor::parse(&unseen(&mut world, "bob")[0].id).unwrap();
+    let last = Cursor::after_clear([0xff; 128]);
+    let later = Cursor::after_clear([first.as_bytes(), &[0]].concat());
+    let before = Cursor::after_clear([0]);
+    for none in [&last, &later, &before] {
+        let refused = world.run(Box::new(alarm::Seen { up_to: none.clone() }), Some("bob"));
+        assert_eq!(refused.code(), Some(Code::NotFound));
+        assert_eq!(refused.result.unwrap_err().field.as_deref(), Some("up_to"));
+    }
+    assert_eq!(mark(&mut world, "eve", &first), Some(Code::NotFound), "it is not hers");
+    assert_eq!(unseen(&mut world, "bob").len(), 1, "nothing was marked");
+    assert_eq!(mark(&mut world, "bob", &first), None);
+    assert_eq!(mark(&mut world, "bob", &first), None, "asked again");
+    assert!(unseen(&mut world, "bob").is_empty());
+    world.pass(1);
+    world.open(&wrap, "eve", &claim);
+    let second = Cursor::parse(&unseen(&mut world, "bob")[0].id).unwrap();
+    assert_eq!(mark(&mut world, "bob", &second), None);
+    assert_eq!(mark(&mut world, "bob", &first), None, "an older one does not take the mark back");
+    assert!(unseen(&mut world, "bob").is_empty());
 }
 
 #[test]
