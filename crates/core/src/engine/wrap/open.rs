@@ -7,7 +7,7 @@ use super::records::{
     Commit, Head, Reader, SlotAt, caller, content_key, fault, head_key, lapse_key, parse_content, slot_key,
     strangers_key, unknown,
 };
-use super::slot::{MAX_REFUSED, Opening, QUIET_DELIVERIES, State};
+use super::slot::{Opening, QUIET_DELIVERIES, State};
 use crate::barrier::{Record, Records};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Reply, Step};
 use bulla_crypto::random::Rng;
@@ -65,13 +65,12 @@ impl Open {
         let mut refusal = Refusal::new(Code::AlreadyOpened, "another claim opened it before")
             .hint("the receipt tells who and when; if that was not you or nobody you know of, tell its writer at once");
         refusal.receipt = opened.map(Box::new);
-        let same = at.slot.state.opening().is_some_and(|opening| opening.by == actor.principal);
-        if at.slot.refused < MAX_REFUSED {
+        let own = at.slot.state.opening().is_some_and(|opening| opening.by == actor.principal);
+        if at.slot.refuse(own) {
             let claim = Some(self.claim_sha256);
             let refused = commit.append(&mut at, ReceiptKind::Refused, Some(actor), claim)?;
-            at.slot.refused = at.slot.refused.saturating_add(1);
             commit.put(at);
-            if same {
+            if own {
                 let message = "a second claim by the same principal: its key may be in other hands";
                 let told = [head.statement.from, actor.principal];
                 commit.alarm(AlarmKind::SecondClaim, Some(&refused), message, told);
