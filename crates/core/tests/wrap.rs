@@ -143,6 +143,51 @@ fn a_repeated_creation_gets_the_same_receipt_at_any_time() {
     assert_eq!(world.rows, rows, "nothing was written");
 }
 
+/// Who posts its own statement under a known id learns that there is a wrap; its parties learn of that.
+#[test]
+fn a_creation_under_anothers_id_is_told_to_its_parties() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let own = |world: &mut World, name: &str, ciphertext: &[u8]| {
+        let statement = world.statement(&["dave"], Mode::First, ciphertext);
+        let statement = Statement { wrap: wrap.id, from: world.id(name), ..statement };
+        sign_in_memory(&statement, &[world.people[name].identity.signing_key()]).unwrap()
+    };
+    for n in 0..usize::from(MAX_STRANGERS) + 3 {
+        let envelope = own(&mut world, "eve", CIPHERTEXT);
+        let refused = world.create_as("eve", &envelope, Content::Inline(CIPHERTEXT.to_vec()));
+        assert_eq!(refused.code(), Some(Code::Exists));
+        let expected = usize::from(n < usize::from(MAX_STRANGERS));
+        assert_eq!(refused.alarm_kinds(), vec![AlarmKind::ClaimByStranger; expected], "attempt {n}");
+        assert!(refused.alarms.iter().all(|raised| raised.alarm.wrap == Some(wrap.id)));
+    }
+    for (name, alarms) in [("alice", 16), ("bob", 16), ("dave", 0), ("eve", 0)] {
+        assert_eq!(world.alarms_of(name), alarms, "{name}");
+    }
+    // Attempts to open are counted with them.
+    let claim = world.claim();
+    assert!(world.open(&wrap, "eve", &claim).alarms.is_empty());
+    invariants(&world, &wrap);
+    // A party knows of it already.
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let statement = Statement { wrap: wrap.id, ..world.statement(&["dave"], Mode::First, CIPHERTEXT) };
+    let statement = Statement { from: world.id("bob"), ..statement };
+    let envelope = sign_in_memory(&statement, &[world.people["bob"].identity.signing_key()]).unwrap();
+    let refused = world.create_as("bob", &envelope, Content::Inline(CIPHERTEXT.to_vec()));
+    assert_eq!((refused.code(), refused.alarms.len()), (Some(Code::Exists), 0));
+    // A large one is not answered before its pieces are there, for the answer comes with the alarm.
+    let large = own(&mut world, "eve", &vec![7; CHUNK_BYTES + 1]);
+    let statement: Statement = serde_json::from_slice(&large.payload).unwrap();
+    let record = world.part(&statement.wrap, "head");
+    assert!(record.is_some());
+    let eve = world.actor("eve");
+    let key = Draft::check(&large, &world.context(Some(&eve))).unwrap().head_key();
+    let records = world.read(&[bulla_core::barrier::Query::Get(key.clone())]);
+    let context = world.context(Some(&eve));
+    let early = Draft::check(&large, &context).unwrap().early(records.get(&key).unwrap(), &context).unwrap();
+    assert!(matches!(early, Early::Wanted), "{early:?}");
+}
+
 /// Each breaks one rule of a statement that is right otherwise.
 #[test]
 fn creations_that_are_refused() {

@@ -18,9 +18,6 @@ use bulla_wire::evidence::Actor;
 use bulla_wire::id::{Digest, WrapId};
 use bulla_wire::wrap::{MAX_DELIVERIES, ReceiptKind};
 
-/// Alarms about strangers of one wrap at most: each is written once for every party.
-pub const MAX_STRANGERS: u8 = 16;
-
 /// `POST /v1/wrap/{id}:open`.
 #[derive(Debug, Clone)]
 pub struct Open {
@@ -120,13 +117,7 @@ impl Open {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        // A record of its own, so that strangers never stand in the way of the parties.
-        let count = counted.and_then(|record| record.bytes.expose().first().copied()).unwrap_or(0);
-        if count < MAX_STRANGERS {
-            commit.writes.replace(strangers_key(&self.wrap), counted, vec![count.saturating_add(1)]);
-            let message = "somebody who is no party tried to open it, and knows its id";
-            commit.alarm(AlarmKind::ClaimByStranger, None, message, head.parties());
-        }
+        commit.stranger(counted, head, "somebody who is no party tried to open it, and knows its id");
         Ok(commit.done(Err(unknown(&self.wrap))))
     }
 }
