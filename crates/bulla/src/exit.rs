@@ -188,7 +188,7 @@ fn exit_of(error: &ClientError) -> Exit {
 fn before_init(code: Code) -> bool {
     matches!(
         code,
-        Code::Uninitialised | Code::AlreadyInitialised | Code::Overloaded | Code::AuditBlocked | Code::Denied
+        Code::Uninitialised | Code::AlreadyInitialised | Code::Overloaded | Code::AuditBlocked | Code::NotAdmin
     )
 }
 

@@ -101,6 +101,8 @@ impl Screen {
     pub fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in pairs {
+            // Further lines of a value stand under its first.
+            let value = value.trim_end_matches('\n').replace('\n', &format!("\n{:width$}  ", ""));
             self.line(&format!("{name:width$}  {value}"))?;
         }
         Ok(())

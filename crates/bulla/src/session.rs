@@ -17,6 +17,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest passphrase in bytes; longer is the wrong file.
@@ -88,13 +89,21 @@ pub struct Session<'a> {
     pub screen: &'a Screen,
     places: Places,
     client: OnceLock<Client>,
+    alarms_shown: AtomicBool,
     identity: OnceLock<Arc<Identity>>,
 }
 
 impl<'a> Session<'a> {
     /// Nothing is read yet.
     pub fn new(global: Global, screen: &'a Screen, places: Places) -> Self {
-        Self { global, screen, places, client: OnceLock::new(), identity: OnceLock::new() }
+        Self {
+            global,
+            screen,
+            places,
+            client: OnceLock::new(),
+            alarms_shown: AtomicBool::new(false),
+            identity: OnceLock::new(),
+        }
     }
 
     /// The file of contexts.
@@ -234,6 +243,11 @@ impl<'a> Session<'a> {
         Ok(State::Directory(path))
     }
 
+    /// The caller was shown its alarms, so they need no mention.
+    pub fn alarms_shown(&self) {
+        self.alarms_shown.store(true, Ordering::Relaxed);
+    }
+
     /// Writes what was learnt, and tells what waits for the caller.
     pub fn finish(&self) -> Result<(), Failure> {
         let Some(client) = self.client.get() else { return Ok(()) };
@@ -245,6 +259,7 @@ impl<'a> Session<'a> {
             ));
         }
         match client.alarms_waiting() {
+            _ if self.alarms_shown.load(Ordering::Relaxed) => {}
             0 => {}
             1 => self.screen.warn("an alarm waits for you; read it with `bulla alarms`"),
             count => self.screen.warn(&format!("{count} alarms wait for you; read them with `bulla alarms`")),

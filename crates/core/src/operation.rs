@@ -26,10 +26,24 @@ pub const MAX_ATTEMPTS: usize = 8;
 /// What time it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// Unix milliseconds.
+    /// Unix milliseconds, by the wall clock.
     pub unix_ms: u64,
+    /// Unix milliseconds as they would be had the wall clock not stepped; the same while it runs evenly. Which of
+    /// the two is right only a person can say.
+    pub steady_ms: u64,
     /// Milliseconds that the cluster has been unsealed in its whole life.
     pub active_ms: u64,
+}
+
+impl Now {
+    /// The earliest time that it may be.
+    pub fn earliest_ms(&self) -> u64 {
+        self.unix_ms.min(self.steady_ms)
+    }
+    /// The latest time that it may be.
+    pub fn latest_ms(&self) -> u64 {
+        self.unix_ms.max(self.steady_ms)
+    }
 }
 
 /// What an operation may know besides its own records.

@@ -1,5 +1,6 @@
 //! The two clocks of a node. A parameter of the server, so that tests can move them.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time.
@@ -55,6 +56,40 @@ impl Watch {
         let even = next.unix_ms.abs_diff(expected) <= MAX_STEP_MS;
         *self = next;
         even
+    }
+}
+
+/// What time it would be had the wall clock not stepped since it last ran evenly.
+#[derive(Debug)]
+pub struct Steady(Mutex<(u64, u64)>);
+
+impl Steady {
+    /// Begins now.
+    pub fn new(clock: &dyn Clock) -> Self {
+        Self(Mutex::new((clock.unix_ms(), clock.monotonic_ms())))
+    }
+
+    /// Believes the wall clock as it is now.
+    pub fn believe(&self, clock: &dyn Clock) {
+        self.begin(clock.unix_ms(), clock);
+    }
+
+    /// Believes the wall clock as it was at the last look.
+    pub fn follow(&self, watch: &Watch) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (watch.unix_ms, watch.monotonic_ms);
+    }
+
+    /// Believes that it is `unix_ms` now, whatever the wall clock says.
+    pub fn begin(&self, unix_ms: u64, clock: &dyn Clock) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (unix_ms, clock.monotonic_ms());
+    }
+
+    /// Unix milliseconds by the monotonic clock, or those of the wall clock while the two agree. `unix_ms` is what
+    /// the wall clock says.
+    pub fn unix_ms(&self, unix_ms: u64, clock: &dyn Clock) -> u64 {
+        let (begin_ms, began) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let steady = begin_ms.saturating_add(clock.monotonic_ms().saturating_sub(began));
+        if steady.abs_diff(unix_ms) <= MAX_STEP_MS { unix_ms } else { steady }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Everything that must happen exactly once happens in the one commit here: the effect, its audit line for
 //! recovery, and the nonce that a retry is recognised by.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Steady};
 use crate::failpoint;
 use crate::unsealed::Unsealed;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
@@ -16,11 +16,11 @@ use bulla_core::seen::Seen;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_store::{CommitError, Store, StoreError};
+use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::Digest;
 use serde_json::value::RawValue;
 use std::fmt;
-use std::sync::atomic::Ordering;
 
 /// What every operation needs of the node.
 #[derive(Clone, Copy)]
@@ -29,6 +29,8 @@ pub struct Machine<'a> {
     pub store: &'a Store,
     /// The clocks.
     pub clock: &'a dyn Clock,
+    /// What time it would be had the wall clock not stepped.
+    pub steady: &'a Steady,
     /// Signs receipts.
     pub node: &'a SigningKey,
 }
@@ -41,8 +43,9 @@ pub struct Once<'a> {
     pub key: Digest,
     /// Digest of the request.
     pub request: Digest,
-    /// The audit line for a successful outcome with these receipts, in case it is lost after the commit.
-    pub line: &'a (dyn Fn(&[Digest]) -> Box<RawValue> + Send + Sync),
+    /// The audit line for an outcome with this code, if it is a refusal, and these receipts, in case it is lost
+    /// after the commit.
+    pub line: &'a (dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + Sync),
 }
 
 impl fmt::Debug for Once<'_> {
@@ -73,6 +76,8 @@ pub enum DriveError {
     Busy,
     /// The nonce was used for another request.
     NonceReused,
+    /// The nonce's minute ended while the request waited. Nothing was done.
+    NonceExpired,
     /// The store did not say whether it committed.
     Unknown(String),
     /// The store does not answer. Nothing was done.
@@ -88,6 +93,7 @@ impl fmt::Display for DriveError {
         match self {
             Self::Busy => f.write_str("too many conflicting commits"),
             Self::NonceReused => f.write_str("the nonce was used for another request"),
+            Self::NonceExpired => f.write_str("the nonce's minute ended while the request waited"),
             Self::Unknown(detail) => write!(f, "the outcome of the commit is unknown: {detail}"),
             Self::Store(detail) => write!(f, "the store failed: {detail}"),
             Self::Barrier(e) => write!(f, "{e}"),
@@ -133,6 +139,9 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
         for _ in 0..MAX_ATTEMPTS {
+            if self.is_closed() {
+                return Err(DriveError::Store("the cluster is being sealed".into()));
+            }
             let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
                 Decision::Repeated(driven) => return Ok(driven),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
@@ -157,7 +166,7 @@ impl Unsealed {
     ) -> Result<Decision, DriveError> {
         let directory = self.directory();
         let context = Context {
-            now: self.now(machine.clock),
+            now: self.now(machine),
             cluster: self.cluster,
             epoch: self.epoch,
             lineage: self.lineage,
@@ -202,6 +211,11 @@ impl Unsealed {
                 }
                 attempt.seen = Some(seen);
             }
+            // The bucket may have gone since the window was looked at. The mark rises before a bucket goes, so
+            // a mark that still lets the minute pass says that the row would have been found.
+            if nonce.is_some_and(|once| once.minute < self.head.mark()) {
+                return Err(DriveError::NonceExpired);
+            }
             let (sequence, records) = self.barrier.records(&queries, snapshot)?;
             attempt.read = attempt.read.or(sequence);
             attempt.records.extend(records);
@@ -226,14 +240,15 @@ impl Unsealed {
                 Ok(Reply::Json(bytes)) if kept => String::from_utf8(bytes.clone()).ok(),
                 _ => None,
             };
-            let row = Seen { request: once.request, reply, line: (once.line)(&outcome.receipts) };
+            let code = outcome.result.as_ref().err().map(|refusal| refusal.code);
+            let row = Seen { request: once.request, reply, line: (once.line)(code, &outcome.receipts) };
             let key = seen_key(&once.key).map_err(as_commit)?;
             let table = Table::Seen(once.minute);
             let value = self.barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut rng);
             batch.require(table, key.clone(), Precondition::Absent);
             batch.put(table, key, value.map_err(as_commit)?);
         }
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(CommitError::Closed);
         }
         failpoint::hit(failpoint::DRIVE_BEFORE_COMMIT);
@@ -262,7 +277,7 @@ impl Unsealed {
     /// # Errors
     /// See [`DriveError`].
     pub async fn write(&self, machine: Machine<'_>, writes: &Writes) -> Result<Sequence, DriveError> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(DriveError::Store("the cluster is being sealed".into()));
         }
         let batch = self.barrier.batch(writes, &mut SystemRng)?;
@@ -299,8 +314,10 @@ impl Unsealed {
     }
 
     /// What time it is for the cluster.
-    pub fn now(&self, clock: &dyn Clock) -> Now {
-        Now { unix_ms: clock.unix_ms(), active_ms: self.head.active_ms(clock) }
+    pub fn now(&self, machine: Machine<'_>) -> Now {
+        let unix_ms = machine.clock.unix_ms();
+        let steady_ms = machine.steady.unix_ms(unix_ms, machine.clock);
+        Now { unix_ms, steady_ms, active_ms: self.head.active_ms(machine.clock) }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod listen;
 pub mod metrics;
 pub mod node;
 pub mod open;
+pub mod plain;
 pub mod reply;
 pub mod restore;
 pub mod route;

@@ -1,6 +1,6 @@
 //! A node: one server process, in one of three phases.
 
-use crate::clock::{Clock, Watch};
+use crate::clock::{Clock, Steady, Watch};
 use crate::drive::Machine;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
@@ -83,6 +83,7 @@ pub struct Node {
     challenge: ChallengeKey,
     names: Names,
     clock_even: AtomicBool,
+    steady: Steady,
 }
 
 impl fmt::Debug for Node {
@@ -105,6 +106,7 @@ impl Node {
             challenge: ChallengeKey::of_process(secret_key(&mut rng)),
             names,
             clock_even: AtomicBool::new(true),
+            steady: Steady::new(parts.clock.as_ref()),
             parts,
         };
         node.enter(phase);
@@ -134,7 +136,12 @@ impl Node {
 
     /// What operations need.
     pub fn machine(&self) -> Machine<'_> {
-        Machine { store: &self.parts.store, clock: self.parts.clock.as_ref(), node: &self.parts.key }
+        Machine {
+            store: &self.parts.store,
+            clock: self.parts.clock.as_ref(),
+            steady: &self.steady,
+            node: &self.parts.key,
+        }
     }
 
     /// Now, Unix milliseconds.
@@ -150,6 +157,25 @@ impl Node {
     /// The clock stepped, or an admin confirmed the time. Whether that is news.
     pub fn set_clock_even(&self, even: bool) -> bool {
         self.clock_even.swap(even, Ordering::AcqRel) != even
+    }
+
+    /// The wall clock is right as it is. Whether deleting had waited for that.
+    pub fn confirm_clock(&self) -> bool {
+        self.steady.believe(self.parts.clock.as_ref());
+        self.set_clock_even(true)
+    }
+
+    /// The wall clock is far from the store's last commit, so either may be right.
+    pub fn doubt_clock(&self, commit_ms: u64) -> bool {
+        self.steady.begin(commit_ms, self.parts.clock.as_ref());
+        self.set_clock_even(false)
+    }
+
+    /// The clock ran evenly until now; nothing is believed anew while a step waits for its confirmation.
+    pub fn clock_ran_evenly(&self, watch: &Watch) {
+        if self.clock_is_even() {
+            self.steady.follow(watch);
+        }
     }
 
     /// Watches the clock from now on.

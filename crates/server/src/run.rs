@@ -1,12 +1,13 @@
 //! Assembly: from a configuration to a node that serves, and back down in order.
 
-use crate::ceremony::{CeremonyError, read_phase};
+use crate::ceremony::CeremonyError;
 use crate::clock::Clock;
 use crate::config::{AuditNames, AuditSync, AuditTarget, Config, StoreKind};
 use crate::gate::Gate;
 use crate::listen::{self, BodyBudget, Handler, Limits, Listeners};
 use crate::metrics::{Metrics, serve_metrics};
 use crate::node::{Node, Parts, Phase};
+use crate::plain::read_phase;
 use crate::sink::{self, AuditConfig, Opening, Sink, SyncMode, SystemDisk, Target};
 use crate::tick;
 use crate::tls::{Tls, TlsError};

@@ -3,12 +3,13 @@
 use crate::clock::Watch;
 use crate::drive::DriveError;
 use crate::node::{Node, Phase};
-use crate::unsealed::{Unsealed, lock};
+use crate::unsealed::{Unsealed, alarm_name, lock};
 use bulla_core::audit::{Body, Label};
 use bulla_core::barrier::{Kind, Query};
-use bulla_core::engine::due;
+use bulla_core::engine::{alarm, due};
 use bulla_core::record::Batch;
-use bulla_core::seen::{BUCKET_MINUTES, minute_of, next_mark};
+use bulla_core::seen::next_mark;
+use bulla_wire::api::AlarmKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,15 +34,24 @@ pub async fn run(node: Arc<Node>) {
 /// One look at the clock and at what is due.
 pub async fn once(node: &Node, watch: &mut Watch) {
     node.sweep_sealed_nonces();
-    if !watch.even(node.parts.clock.as_ref()) && node.set_clock_even(false) {
+    lock(&node.sessions).sweep(node.now_ms());
+    if watch.even(node.parts.clock.as_ref()) {
+        node.clock_ran_evenly(watch);
+    } else if node.set_clock_even(false) {
         tracing::warn!("the clock stepped: nothing is deleted by time until an admin confirms it");
-        let detail = Label::lossy("clock_stepped");
-        drop(node.parts.sink.note(Body::Alarm { alarm: detail, principal: None, resource: None }));
-        node.parts.metrics.alarm_raised(bulla_wire::api::AlarmKind::ClockStepped);
+        if let Phase::Unsealed(unsealed) = node.phase() {
+            tell_admins(node, &unsealed, AlarmKind::ClockStepped, "the clock stepped: deleting waits").await;
+        } else {
+            let alarm = Label::lossy(alarm_name(AlarmKind::ClockStepped));
+            drop(node.parts.sink.note(Body::Alarm { alarm, principal: None, resource: None }));
+            node.parts.metrics.alarm_raised(AlarmKind::ClockStepped);
+        }
     }
     let Phase::Unsealed(unsealed) = node.phase() else { return };
     lock(&unsealed.refusals).sweep(node.now_ms());
-    if !node.clock_is_even() {
+    // As a request: sealing waits for the sweep too.
+    let Ok(_under_way) = unsealed.in_flight.try_acquire() else { return };
+    if !node.clock_is_even() || unsealed.is_closed() {
         return;
     }
     for kind in [Kind::Due, Kind::DueActive] {
@@ -54,17 +64,37 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     }
 }
 
+/// Puts an alarm into the store for every admin.
+pub async fn tell_admins(node: &Node, unsealed: &Unsealed, kind: AlarmKind, message: &'static str) {
+    let told = unsealed.directory().view().newest().body().admins.clone();
+    let raise = alarm::Raise { kind, message, told };
+    if let Err(error) = unsealed.drive(node.machine(), &raise, None, None).await {
+        tracing::error!(%error, "the admins were not told");
+    }
+}
+
 async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), DriveError> {
     let query: [Query; 1] = [due::scan(kind, DUE_AT_ONCE)];
     let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
     let (_, records) = unsealed.barrier.records(&query, snapshot)?;
     let [query] = query;
     let Some((page, _)) = records.page(&query) else { return Ok(()) };
-    for entry in due::overdue(kind, page, unsealed.now(node.parts.clock.as_ref())) {
+    // A step since the last look, which nobody noticed yet, must not make anything overdue.
+    let now = unsealed.now(node.machine());
+    if now.unix_ms != now.steady_ms {
+        return Ok(());
+    }
+    for entry in due::overdue(kind, page, now) {
         for _ in 0..ROUNDS_MAX {
-            let driven = unsealed.drive(node.machine(), &entry, None, None).await?;
-            if driven.committed.is_none() {
-                break;
+            match unsealed.drive(node.machine(), &entry, None, None).await {
+                Ok(driven) if driven.committed.is_some() => {}
+                Ok(_) => break,
+                // One bad record must not keep the others from their end.
+                Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))) => {
+                    tracing::error!(%error, what = ?entry.what, "something due cannot be done");
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -74,15 +104,14 @@ async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), Drive
 /// Drops the buckets of nonces that nobody may use any more, once all their audit lines are on disk: until then
 /// they are what lost lines are written again from.
 async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError> {
-    let (mark, next) = (unsealed.head.mark(), next_mark(node.now_ms()));
-    if next <= mark {
+    let now = unsealed.now(node.machine());
+    let (mark, next) = (unsealed.head.mark(), next_mark(now.unix_ms));
+    if next <= mark || now.unix_ms != now.steady_ms {
         return Ok(());
     }
     node.parts.sink.flush().await.map_err(|e| DriveError::Store(e.to_string()))?;
-    // After a long time sealed most of the minutes between have no bucket: begin at the first that can.
-    let from = mark.max(unsealed.first_bucket);
     unsealed.head.raise_mark(next);
-    let mut minute = from;
+    let mut minute = mark;
     while minute < next {
         let end = next.min(minute.saturating_add(BUCKETS_AT_ONCE));
         let batch = Batch { drop_seen: (minute..end).collect(), ..Batch::default() };
@@ -90,9 +119,4 @@ async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError
         minute = end;
     }
     Ok(())
-}
-
-/// The first minute that can have a bucket, when the store's last commit before unsealing was at this time.
-pub fn first_bucket(last_commit_ms: u64) -> u32 {
-    minute_of(last_commit_ms).saturating_sub(BUCKET_MINUTES.saturating_mul(2))
 }

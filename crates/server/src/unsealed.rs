@@ -15,6 +15,7 @@ use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::secret::SecretKey;
 use bulla_wire::api::{AlarmKind, LineageEntry};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +31,9 @@ pub const REFUSAL_MS: u64 = 65_000;
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
 /// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
 pub const SEAL_PATIENCE_MS: u64 = 5_000;
-/// Most refusals remembered. At the limit the oldest half goes: their challenges are the first to die.
+/// Most refusals remembered of one principal; ten a second are more than anyone needs who does not attack.
+pub const REFUSALS_EACH: usize = 650;
+/// Most refusals remembered in all; at about 300 bytes each they take 20 MiB.
 pub const REFUSALS_MAX: usize = 65_536;
 
 /// Locks a mutex whose data is whole after any panic.
@@ -116,28 +119,99 @@ impl HeadSource for HeadKeeper {
     }
 }
 
-/// Refusals of mutations, by nonce, for as long as they could be played again.
+/// Refusals of mutations, by nonce, for as long as they could be played again. Whoever has too many is refused
+/// before anything is looked at, so that nobody's are forgotten early.
 #[derive(Debug, Default)]
-pub struct Refusals(HashMap<Digest, (u64, Digest, Refusal)>);
+pub struct Refusals {
+    kept: HashMap<Digest, Refused>,
+    by_principal: HashMap<PrincipalId, usize>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    until_ms: u64,
+    request: Digest,
+    principal: PrincipalId,
+    refusal: Refusal,
+}
 
 impl Refusals {
-    /// What was said to this nonce and request.
-    pub fn get(&self, key: &Digest, request: &Digest, now_ms: u64) -> Option<Refusal> {
-        let (until_ms, refused, refusal) = self.0.get(key)?;
-        (now_ms < *until_ms && refused == request).then(|| refusal.clone())
+    /// What was said to this nonce and request, or that this principal was refused too often to be heard.
+    pub fn get(&self, key: &Digest, request: &Digest, principal: &PrincipalId, now_ms: u64) -> Option<Refusal> {
+        match self.kept.get(key) {
+            Some(refused) if now_ms < refused.until_ms && refused.request == *request => {
+                return Some(refused.refusal.clone());
+            }
+            _ => {}
+        }
+        let own = self.by_principal.get(principal).copied().unwrap_or_default();
+        (own >= REFUSALS_EACH || self.kept.len() >= REFUSALS_MAX)
+            .then(|| Refusal::new(Code::Overloaded, "too many refused requests within a minute").hint("wait a minute"))
     }
 
     /// Remembers a refusal.
-    pub fn keep(&mut self, key: Digest, request: Digest, refusal: &Refusal, now_ms: u64) {
-        if self.0.len() >= REFUSALS_MAX {
-            self.0.retain(|_, (until_ms, _, _)| now_ms.saturating_add(REFUSAL_MS / 2) < *until_ms);
+    pub fn keep(&mut self, key: Digest, request: Digest, principal: PrincipalId, refusal: &Refusal, now_ms: u64) {
+        let until_ms = now_ms.saturating_add(REFUSAL_MS);
+        let refused = Refused { until_ms, request, principal, refusal: refusal.clone() };
+        if self.kept.insert(key, refused).is_none() {
+            let own = self.by_principal.entry(principal).or_default();
+            *own = own.saturating_add(1);
         }
-        self.0.insert(key, (now_ms.saturating_add(REFUSAL_MS), request, refusal.clone()));
     }
 
     /// Forgets what cannot be played again.
     pub fn sweep(&mut self, now_ms: u64) {
-        self.0.retain(|_, (until_ms, _, _)| now_ms < *until_ms);
+        let by_principal = &mut self.by_principal;
+        self.kept.retain(|_, refused| {
+            let live = now_ms < refused.until_ms;
+            if !live && let Some(own) = by_principal.get_mut(&refused.principal) {
+                *own = own.saturating_sub(1);
+            }
+            live
+        });
+        by_principal.retain(|_, own| *own > 0);
+    }
+}
+
+/// How many alarms each principal has not seen, once somebody counted them in the store.
+#[derive(Debug, Default)]
+pub struct Unseen {
+    counts: HashMap<PrincipalId, u32>,
+    changes: u64,
+}
+
+impl Unseen {
+    /// The count, if it is known.
+    pub fn get(&self, principal: &PrincipalId) -> Option<u32> {
+        self.counts.get(principal).copied()
+    }
+
+    /// How often something changed so far: to be read before the store is, and given to [`Self::learn`].
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Takes a count from the store, unless something changed since it was begun: then it may be old already.
+    pub fn learn(&mut self, principal: PrincipalId, count: u32, changes: u64) {
+        if self.changes == changes {
+            self.counts.insert(principal, count);
+        }
+    }
+
+    /// These were told of an alarm, which is in the store already.
+    pub fn told(&mut self, told: &[PrincipalId]) {
+        self.changes = self.changes.wrapping_add(1);
+        for principal in told {
+            if let Some(count) = self.counts.get_mut(principal) {
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    /// This one has seen some, so they must be counted again.
+    pub fn forget(&mut self, principal: &PrincipalId) {
+        self.changes = self.changes.wrapping_add(1);
+        self.counts.remove(principal);
     }
 }
 
@@ -170,8 +244,6 @@ pub struct Unsealed {
     pub names: Names,
     /// Writes the head of every commit.
     pub head: Arc<HeadKeeper>,
-    /// The first minute that can have a bucket of nonces.
-    pub first_bucket: u32,
     /// What clients need to judge answers.
     pub history: History,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
@@ -182,8 +254,8 @@ pub struct Unsealed {
     pub closed: AtomicBool,
     /// Refused mutations.
     pub refusals: Mutex<Refusals>,
-    /// How many alarms a principal has not seen, once somebody counted.
-    pub unseen: Mutex<HashMap<PrincipalId, u32>>,
+    /// How many alarms a principal has not seen.
+    pub unseen: Mutex<Unseen>,
     directory: RwLock<Arc<Directory>>,
     sink: Arc<Sink>,
     metrics: Arc<Metrics>,
@@ -213,8 +285,6 @@ pub struct Opening {
     pub names: Names,
     /// Writes the head of every commit.
     pub head: Arc<HeadKeeper>,
-    /// The first minute that can have a bucket of nonces.
-    pub first_bucket: u32,
     /// What clients need to judge answers.
     pub history: History,
 }
@@ -222,8 +292,7 @@ pub struct Opening {
 impl Unsealed {
     /// Puts keys and directory together.
     pub fn new(opening: Opening, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
-        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, first_bucket, history } =
-            opening;
+        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, history } = opening;
         Self {
             cluster,
             epoch,
@@ -233,7 +302,6 @@ impl Unsealed {
             ingress,
             names,
             head,
-            first_bucket,
             history,
             changing: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
@@ -251,14 +319,22 @@ impl Unsealed {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the keys are being forgotten.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Waits until no request but `own` of them is under way, then lets nothing be committed any more.
     pub async fn close(&self, own: u32) {
         let others = IN_FLIGHT_MAX.saturating_sub(own);
         let patience = Duration::from_millis(SEAL_PATIENCE_MS);
-        if tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await.is_err() {
+        // The permits are held until the flag stands, so no request slips in between.
+        let permits = tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await;
+        if permits.is_err() {
             tracing::warn!("requests were still under way when the keys were forgotten");
         }
         self.closed.store(true, Ordering::Release);
+        drop(permits);
     }
 
     /// Takes a committed change over.
@@ -278,12 +354,7 @@ impl Unsealed {
             tracing::warn!(kind = alarm_name(alarm.kind), wrap = alarm.wrap.map(|id| id.to_string()), "alarm");
             let resource = alarm.wrap.map(|id| self.names.resource(&bulla_core::action::Resource::Wrap(id)));
             drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied())));
-            let mut unseen = lock(&self.unseen);
-            for principal in told {
-                if let Some(count) = unseen.get_mut(principal) {
-                    *count = count.saturating_add(1);
-                }
-            }
+            lock(&self.unseen).told(told);
         }
     }
 }

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 /// How long a server may take until it listens. Debug builds on a loaded machine make keys slowly.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the ready file is looked for: measurements of the start end with it.
+const READY_POLL: Duration = Duration::from_millis(2);
 /// How long a graceful stop may take: the server drains for ten seconds at most.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -41,19 +43,15 @@ pub struct Options {
     admins: Vec<PathBuf>,
     args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    core: Option<usize>,
 }
 
 impl Options {
     /// A server on the embedded file, under `data/` of its directory.
     pub fn durable(binary: impl Into<PathBuf>) -> Self {
-        Self {
-            binary: binary.into(),
-            transient: false,
-            listen: ANY_PORT.into(),
-            admins: Vec::new(),
-            args: Vec::new(),
-            environment: Vec::new(),
-        }
+        let (admins, args, environment) = (Vec::new(), Vec::new(), Vec::new());
+        let listen = ANY_PORT.into();
+        Self { binary: binary.into(), transient: false, listen, admins, args, environment, core: None }
     }
 
     /// A server in memory, with its audit log in `audit.jsonl` of its directory.
@@ -72,6 +70,13 @@ impl Options {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Lets it run on this core alone, for measurements.
+    #[must_use]
+    pub fn core(mut self, core: usize) -> Self {
+        self.core = Some(core);
         self
     }
 
@@ -141,7 +146,14 @@ impl Server {
         let ready = self.directory.path().join(format!("ready-{}.json", self.starts));
         let log = File::create(self.log_path()).expect("a log file");
         let errors = log.try_clone().expect("a log file");
-        let mut command = process::command(&self.options.binary);
+        let mut command = match self.options.core {
+            None => process::command(&self.options.binary),
+            Some(core) => {
+                let mut command = process::command("taskset");
+                command.args(["--cpu-list", &core.to_string()]).arg(&self.options.binary);
+                command
+            }
+        };
         command.args(["server", "--listen", &self.options.listen, "--ready-file"]).arg(&ready);
         if self.options.transient {
             command.arg("--transient").arg("--audit").arg(self.audit());
@@ -173,7 +185,7 @@ impl Server {
                 drop(child.wait());
                 return Err(fail(self, None));
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(READY_POLL);
         }
     }
 

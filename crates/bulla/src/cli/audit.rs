@@ -1,7 +1,7 @@
 //! `bulla audit` and `bulla alarms`: what happened.
 
-use super::wrap::named;
 use crate::exit::{Exit, Failure};
+use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
 use bulla_client::AuditOf;
@@ -167,10 +167,11 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
     match format {
         Format::Json => session.screen.json(&Page { alarms: alarms.clone(), next: None })?,
         Format::Table => {
+            let mut names = Names::new(&client);
             let mut rows = Vec::with_capacity(alarms.len());
             for alarm in &alarms {
                 let by = match &alarm.actor {
-                    Some(actor) => named(&client, &actor.principal).await,
+                    Some(actor) => names.short(&actor.principal).await,
                     None => String::new(),
                 };
                 let wrap = alarm.wrap.map(|wrap| wrap.to_string()).unwrap_or_default();
@@ -179,6 +180,7 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
             session.screen.table(&["TIME", "ALARM", "WHAT HAPPENED", "BY", "WRAP"], &rows)?;
         }
     }
+    session.alarms_shown();
     if let (true, Some(last)) = (seen, alarms.last()) {
         client.alarms_seen(&last.id).await?;
     }

@@ -9,6 +9,7 @@ use bulla_client::{Client, Pin, State};
 use bulla_crypto::evidence::{ClusterView, Record};
 use bulla_wire::api::{self, Initialised};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::evidence::{MinKem, SealMode};
 use bulla_wire::id::KeyId;
 use bulla_wire::json;
@@ -71,7 +72,14 @@ pub async fn run(args: Init, session: &Session<'_>) -> Result<Exit, Failure> {
     let body = api::Init { name, admins, mode, k, min_kem };
     let settled = Settled { address: address.clone(), cluster: None, ca: None };
     let builder = session.builder(&settled)?.state(State::Memory).identity(session.identity()?);
-    let view = builder.pin(Pin::Node(node)).build()?.init(&body).await?;
+    let view = builder.pin(Pin::Node(node)).build()?.init(&body).await.map_err(|error| match error.code() {
+        // A node of a cluster no longer answers for itself.
+        Some(Code::WrongAudience | Code::AlreadyInitialised) => {
+            Failure::new(Exit::Conflict, "this server has a cluster already, or has another node key than you gave")
+                .hint(format!("`bulla status --addr {address}` shows it"))
+        }
+        _ => error.into(),
+    })?;
     report(session, &view, format.format)?;
     let identity = session.global.identity.as_deref().map(super::absolute).transpose()?;
     match save_context {

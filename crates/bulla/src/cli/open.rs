@@ -1,10 +1,11 @@
 //! `bulla open`: a wrap, once.
 
-use super::wrap::named;
 use crate::exit::{Exit, Failure, told};
+use crate::names::Names;
 use crate::output::{time, word};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::Slip;
 use clap::Args;
@@ -31,6 +32,9 @@ pub struct Open {
 pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     let Open { slip, file, raw, field } = args;
     let client = session.client()?;
+    if !raw {
+        check_key(session, &client, &slip).await?;
+    }
     let target: Box<dyn Output> = match &file {
         Some(path) => Box::new(FileOutput::create(path).map_err(|error| {
             match error.kind() {
@@ -54,6 +58,20 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     }
 }
 
+/// Refuses before anything is claimed if this key cannot decrypt: a delivery that cannot be read is reported as bad,
+/// and then it is gone.
+async fn check_key(session: &Session<'_>, client: &Client, slip: &Slip) -> Result<(), Failure> {
+    let inspected = client.wrap_inspect(slip).await?;
+    let identity = session.identity()?;
+    let own: Vec<_> = identity.recipients().iter().map(Recipient::digest).collect();
+    let to = &inspected.statement.statement.to;
+    if to.iter().flat_map(|addressee| &addressee.recipients).any(|recipient| own.contains(recipient)) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "this wrap is not encrypted to your key; nothing was opened")
+        .hint("if it is to a key that you had before: --raw -o FILE, then `age -d -i OLD_KEY FILE`"))
+}
+
 fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>) -> Result<Exit, Failure> {
     let Opened { statement: _, writer, receipt, acked } = opened;
     session.screen.say(&format!("from {} {}", writer.name(), writer.principal()));
@@ -72,6 +90,13 @@ async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure 
     let receipts = client.refusal_receipts(slip, &error).await;
     let output = matches!(&error, ClientError::Io { what, .. } if what.contains("content"));
     let mut failure = Failure::from(error);
+    if failure.exit == Exit::NotYet
+        && let Ok(inspected) = client.wrap_inspect(slip).await
+    {
+        failure.message =
+            format!("not_yet: it may not be opened before {}", time(inspected.statement.statement.nbf_ms));
+        return failure;
+    }
     if output {
         return failure.hint("nothing is lost: the wrap waits for this machine; open it again with -o FILE");
     }
@@ -79,7 +104,7 @@ async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure 
     let Some(receipt) = receipts.first().map(|verified| &verified.receipt) else { return failure };
     let Some(actor) = &receipt.actor else { return failure };
     let (kind, at) = (word(&receipt.kind), time(receipt.at_ms));
-    let who = named(client, &actor.principal).await;
+    let who = Names::new(client).full(&actor.principal).await;
     let from = actor.address.as_deref().unwrap_or("the server's own machine");
     failure.message = format!("{}; {kind} {at} by {who} with the key {} from {from}", failure.message, actor.key);
     failure
@@ -153,7 +178,6 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 mod tests {
     use super::*;
 

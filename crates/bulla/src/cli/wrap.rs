@@ -2,12 +2,12 @@
 
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
+use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, moment};
 use bulla_client::{Client, Content, Inspected, Outgoing, Resolved, content};
 use bulla_crypto::evidence::{Standing, VerifiedReceipt};
 use bulla_wire::api::{WrapReceipts, WrapSummary, Wraps};
-use bulla_wire::id::PrincipalId;
 use bulla_wire::json;
 use bulla_wire::wrap::{MAX_LIFE_MS, Mode, Slip};
 use clap::{Args, Subcommand};
@@ -99,6 +99,8 @@ pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> 
 
 async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
     let Create { to, each, expires, not_before, ack, label, content, format } = args;
+    // A file that is not there is told before the network is asked.
+    let source = source(&content)?;
     let client = session.client()?;
     let mut resolved: Vec<Resolved> = Vec::new();
     for who in &to {
@@ -119,7 +121,7 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
         ack_s: u32::try_from(ack.as_secs()).unwrap_or(u32::MAX),
         label,
     };
-    let made = client.wrap_create(outgoing, source(&content)?).await?;
+    let made = client.wrap_create(outgoing, source).await?;
     if format.format == Format::Json {
         let receipts = vec![made.created.envelope.clone()];
         session.screen.json(&serde_json::json!({
@@ -130,7 +132,7 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     session.screen.line(&made.slip.to_string())?;
-    session.screen.say(&format!("to be opened once, with `bulla open {}`", made.slip));
+    session.screen.say("to be opened once, with `bulla open SLIP`");
     Ok(Exit::Ok)
 }
 
@@ -167,13 +169,14 @@ async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Resul
         return session.screen.json(&Wraps { wraps: all, next: None }).map(|()| Exit::Ok);
     }
     let cluster = client.view().await?.id();
+    let mut names = Names::new(&client);
     let mut rows = Vec::with_capacity(all.len());
     for summary in all {
         let WrapSummary { wrap, statement_sha256, from, created_ms, exp_ms, mode: _, states, label } = summary;
         let states: Vec<_> = states.iter().map(word).collect();
         rows.push(vec![
             states.join(","),
-            named(&client, &from).await,
+            names.short(&from).await,
             time(created_ms),
             time(exp_ms),
             label.unwrap_or_default(),
@@ -192,9 +195,10 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     }
     let Inspected { statement, writer, created, slots, .. } = &inspected;
     let statement = &statement.statement;
+    let mut names = Names::new(&client);
     let mut pairs = vec![("from", format!("{} {}", writer.name(), writer.principal()))];
     for addressee in &statement.to {
-        pairs.push(("to", named(&client, &addressee.principal).await));
+        pairs.push(("to", names.full(&addressee.principal).await));
     }
     pairs.push((
         "opens for",
@@ -209,7 +213,7 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     pairs.extend(statement.label.clone().map(|label| ("label", label)));
     for slot in slots {
         let whose = match &slot.principal {
-            Some(principal) => format!(" for {}", named(&client, principal).await),
+            Some(principal) => format!(" for {}", names.full(principal).await),
             None => String::new(),
         };
         pairs.push(("state", format!("{}{whose}", word(&slot.state))));
@@ -217,7 +221,7 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     session.screen.pairs(&pairs)?;
     let receipts: Vec<_> =
         std::iter::once(created).chain(slots.iter().flat_map(|slot| &slot.receipts)).cloned().collect();
-    show_receipts(session, &client, &receipts).await?;
+    show_receipts(session, &mut names, &receipts).await?;
     Ok(Exit::Ok)
 }
 
@@ -231,18 +235,18 @@ async fn answer_receipts(
         let receipts = receipts.iter().map(|receipt| receipt.envelope.clone()).collect();
         return session.screen.json(&WrapReceipts { receipts }).map(|()| Exit::Ok);
     }
-    show_receipts(session, client, receipts).await?;
+    show_receipts(session, &mut Names::new(client), receipts).await?;
     Ok(Exit::Ok)
 }
 
 /// A table of receipts.
-async fn show_receipts(session: &Session<'_>, client: &Client, receipts: &[VerifiedReceipt]) -> Result<(), Failure> {
+async fn show_receipts(session: &Session<'_>, names: &mut Names, receipts: &[VerifiedReceipt]) -> Result<(), Failure> {
     let mut rows = Vec::with_capacity(receipts.len());
     for verified in receipts {
         let receipt = &verified.receipt;
         let (who, address) = match &receipt.actor {
             Some(actor) => {
-                (named(client, &actor.principal).await, actor.address.clone().unwrap_or_else(|| "local".to_owned()))
+                (names.short(&actor.principal).await, actor.address.clone().unwrap_or_else(|| "local".to_owned()))
             }
             None => (String::new(), String::new()),
         };
@@ -254,14 +258,6 @@ async fn show_receipts(session: &Session<'_>, client: &Client, receipts: &[Verif
 /// Whether a receipt proves anything.
 pub fn standing(standing: Standing) -> &'static str {
     if standing == Standing::Valid { "yes" } else { "not proof" }
-}
-
-/// A principal with its verified name, or its id alone if that cannot be had.
-pub async fn named(client: &Client, principal: &PrincipalId) -> String {
-    match client.resolve_id(principal).await {
-        Ok(resolved) => format!("{} {principal}", resolved.name()),
-        Err(_) => principal.to_string(),
-    }
 }
 
 #[cfg(test)]

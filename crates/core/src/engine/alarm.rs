@@ -48,6 +48,33 @@ pub struct About<'a> {
     pub message: &'a str,
 }
 
+/// Raises an alarm by itself, where the request that caused it has no effect of its own.
+#[derive(Debug, Clone)]
+pub struct Raise {
+    /// What raised it.
+    pub kind: AlarmKind,
+    /// What happened, for people.
+    pub message: &'static str,
+    /// Who is told.
+    pub told: Vec<PrincipalId>,
+}
+
+impl Operation for Raise {
+    fn step(&self, _: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+        let mut writes = Writes::default();
+        let about = About { message: self.message, ..About::default() };
+        let raised = raise(&mut writes, context, rng, self.kind, about, self.told.clone());
+        Ok(Step::Done(Box::new(Outcome {
+            writes,
+            result: Ok(Reply::json(&Done {})),
+            replay: Replay::Again,
+            receipts: vec![],
+            alarms: vec![raised],
+            change: None,
+        })))
+    }
+}
+
 /// The key of a principal's cursor.
 pub fn cursor_key(principal: &PrincipalId) -> RecordKey {
     RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "alarms")

@@ -26,6 +26,6 @@ pub use create::{Create, Draft, Early, check_length};
 pub use finish::{Ack, Nack, Release, Revoke};
 pub use open::{MAX_STRANGERS, Open};
 pub use records::TOMBSTONE_MS;
-pub use sweep::{BURIED_AT_ONCE, Park};
+pub use sweep::{BURIED_AT_ONCE, Park, Retire};
 pub(in crate::engine) use sweep::{Bury, Expire, Lapse};
 pub use view::{Inspect, List, MAX_LISTED, MAX_SHOWN};

@@ -136,7 +136,7 @@ impl World {
         let directory = Directory::new(view, principals, BTreeMap::new()).unwrap();
         let terms = BTreeMap::from([(1, secret_key(&mut rng))]);
         let barrier = Barrier::new(cluster, terms, secret_key(&mut rng)).unwrap();
-        let now = Now { unix_ms: START_MS, active_ms: 5_000 };
+        let now = Now { unix_ms: START_MS, steady_ms: START_MS, active_ms: 5_000 };
         Self { people, directory, node, now, rng, barrier, rows: BTreeMap::new(), served: BTreeMap::new(), commits: 0 }
     }
 

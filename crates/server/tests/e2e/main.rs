@@ -8,6 +8,8 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod cases;
+mod race;
+mod replay;
 mod spine;
 mod support;
-mod race;

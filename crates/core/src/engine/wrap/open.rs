@@ -207,15 +207,21 @@ impl Operation for Open {
         {
             return self.lost(at, road);
         }
-        let now = context.now.unix_ms;
+        let (earliest, latest) = (context.now.earliest_ms(), context.now.latest_ms());
         match &at.slot.state {
-            State::Sealed if now < head.statement.nbf_ms => {
+            State::Sealed if latest < head.statement.nbf_ms => {
                 let message = format!("it may not be opened before {} (Unix milliseconds)", head.statement.nbf_ms);
                 Ok(Outcome::refuse(Refusal::new(Code::NotYet, message)))
             }
-            State::Sealed if now >= head.statement.exp_ms => {
+            State::Sealed if earliest >= head.statement.exp_ms => {
                 let refusal = Refusal::new(Code::Expired, "nobody opened it in time");
                 Ok(Outcome::refuse(refusal.hint("ask its writer for a new one")))
+            }
+            // Neither too early nor too late, whichever of the clocks is right.
+            State::Sealed if earliest < head.statement.nbf_ms || latest >= head.statement.exp_ms => {
+                let message = "the clock moved, and whether it may be opened now depends on which time is right";
+                let refusal = Refusal::new(Code::ClockStepped, message);
+                Ok(Outcome::refuse(refusal.hint("an admin confirms the time with `bulla seal confirm-clock`")))
             }
             State::Sealed => match stale_claim(&head, &self.claim_sha256) {
                 Some(refusal) => Ok(Outcome::refuse(refusal)),

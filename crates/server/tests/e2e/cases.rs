@@ -1,0 +1,298 @@
+//! One good request for every signed route. A route without one makes the tests that use them fail.
+
+use crate::support::{Caller, view};
+use bulla_client::{Client, MemoryOutput, Outgoing, content};
+use bulla_crypto::digest::sha256;
+use bulla_crypto::envelope::{self, Binding};
+use bulla_crypto::evidence::{self, AdmissionDraft, DocumentDraft, Node, Record};
+use bulla_crypto::identity::{Identity, IdentityKind};
+use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::share::{self, ShareOf};
+use bulla_crypto::sign::SigningKey;
+use bulla_server::node::Phase;
+use bulla_server::route::{Endpoint, RequestBody, Route};
+use bulla_testkit::world::{Person, World};
+use bulla_wire::api;
+use bulla_wire::evidence::{Bytes, GenesisApproval, NodeState, PolicyRecovery};
+use bulla_wire::id::{Digest, WrapId};
+use bulla_wire::json::{self, StrictMap, V1};
+use bulla_wire::wrap::{Addressee, Ciphertext, Mode, Parcel, Slip, Statement, to_lines};
+
+use crate::support::Request;
+
+/// Everyone who plays, and what they have at hand.
+pub struct Cast {
+    pub admin: Caller,
+    pub alice: Caller,
+    pub bob: Caller,
+    pub alice_person: Person,
+    pub bob_person: Person,
+    pub writer: Client,
+}
+
+/// Who signs a case's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Admin,
+    Alice,
+    Bob,
+}
+
+impl Cast {
+    /// Admits everyone, lets them read and write secrets, and leaves something everywhere.
+    pub async fn new(world: &World) -> Self {
+        let (alice_person, bob_person) = (world.admit("alice").await, world.admit("bob").await);
+        for name in ["erin", "frank", "mallory"] {
+            world.admit(name).await;
+        }
+        let admin = world.client(&world.admins[0]);
+        let text = "permit (principal, action in Bulla::Action::\"kv\", resource);".to_owned();
+        let put = |text| api::PutPolicy { text, replaces: None };
+        admin.policy_put(&"kv".parse().unwrap(), &put(text.clone())).await.unwrap();
+        admin.policy_put(&"doomed".parse().unwrap(), &put(text)).await.unwrap();
+        admin.principal_disable(&"frank".parse().unwrap()).await.unwrap();
+        let writer = world.client(&alice_person);
+        let data = StrictMap([("password".to_owned(), "hunter2".to_owned())].into());
+        writer.kv_put(&"app/db".parse().unwrap(), &api::PutKv { data, cas: None }).await.unwrap();
+        Self {
+            admin: Caller::new(world, &world.admins[0]).await,
+            alice: Caller::new(world, &alice_person).await,
+            bob: Caller::new(world, &bob_person).await,
+            alice_person,
+            bob_person,
+            writer,
+        }
+    }
+
+    /// A caller.
+    pub fn caller(&mut self, who: Who) -> &mut Caller {
+        match who {
+            Who::Admin => &mut self.admin,
+            Who::Alice => &mut self.alice,
+            Who::Bob => &mut self.bob,
+        }
+    }
+
+    /// A wrap from Alice to Bob.
+    pub async fn wrap(&self) -> Slip {
+        let bob = self.writer.resolve("bob").await.unwrap();
+        self.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(b"x".to_vec())).await.unwrap().slip
+    }
+
+    /// A wrap that Bob has opened by hand, and the claim.
+    pub async fn opened(&mut self) -> (Slip, Digest) {
+        let slip = self.wrap().await;
+        let claim = claim();
+        let body = open_body(&slip, &claim);
+        self.bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &body).await.ok();
+        (slip, claim.recipients()[0].digest())
+    }
+
+    /// A good request to a route of an unsealed node, everything that it needs in place.
+    pub async fn request(&mut self, world: &World, route: &Route) -> (Who, Request) {
+        let empty = |target: String| (target, vec![]);
+        let (who, (target, body)) = match route.endpoint {
+            Endpoint::SealStatus => (Who::Admin, empty("/v1/seal".into())),
+            Endpoint::SealSeal => (Who::Admin, empty("/v1/seal:seal".into())),
+            Endpoint::SealConfirmClock => (Who::Admin, empty("/v1/seal:confirm-clock".into())),
+            Endpoint::DocumentPut => (Who::Admin, ("/v1/document".into(), next_document(world))),
+            Endpoint::PrincipalList => (Who::Bob, empty("/v1/principal?limit=5".into())),
+            Endpoint::PrincipalRead => (Who::Bob, empty("/v1/principal/alice".into())),
+            Endpoint::PrincipalPut => (Who::Admin, admission(world, &Person::new("dave"), "/v1/principal/dave")),
+            Endpoint::PrincipalDisable => (Who::Admin, empty("/v1/principal/erin".into())),
+            Endpoint::PrincipalEnable => (Who::Admin, empty("/v1/principal/frank:enable".into())),
+            Endpoint::Whoami => (Who::Bob, empty("/v1/whoami".into())),
+            Endpoint::PolicyList => (Who::Admin, empty("/v1/policy".into())),
+            Endpoint::PolicyRead => (Who::Admin, empty("/v1/policy/first".into())),
+            Endpoint::PolicyPut => {
+                let text = "forbid (principal, action, resource in Bulla::Kv::\"never\");".to_owned();
+                let body = api::PutPolicy { text, replaces: None };
+                (Who::Admin, ("/v1/policy/extra".into(), json::to_vec(&body)))
+            }
+            Endpoint::PolicyDelete => (Who::Admin, empty("/v1/policy/doomed".into())),
+            Endpoint::PolicyCheck => (Who::Admin, ("/v1/policy:check".into(), policy_check())),
+            Endpoint::PolicyRecover => (Who::Admin, ("/v1/policy:recover".into(), recovery(world))),
+            Endpoint::AuditRead => (Who::Admin, empty("/v1/audit?limit=3".into())),
+            Endpoint::AlarmRead => (Who::Bob, empty("/v1/alarms?all=true".into())),
+            Endpoint::AlarmSeen => {
+                let slip = self.wrap().await;
+                self.bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim())).await;
+                self.bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim())).await;
+                let alarms: api::Alarms = self.bob.call("GET", "/v1/alarms?all=true").await.ok().json();
+                let up_to = alarms.alarms.last().unwrap().id.clone();
+                (Who::Bob, ("/v1/alarms:seen".into(), json::to_vec(&api::SeenAlarms { up_to })))
+            }
+            Endpoint::WrapCreate => {
+                let (body, _) = parcel(world, &self.alice_person, &[&self.bob_person], |_| {});
+                (Who::Alice, ("/v1/wrap".into(), body))
+            }
+            Endpoint::WrapList => (Who::Bob, empty("/v1/wrap".into())),
+            Endpoint::WrapInspect => (Who::Bob, empty(format!("/v1/wrap/{}", self.wrap().await.wrap))),
+            Endpoint::WrapOpen => {
+                let slip = self.wrap().await;
+                (Who::Bob, (format!("/v1/wrap/{}:open", slip.wrap), json::to_vec(&open_body(&slip, &claim()))))
+            }
+            Endpoint::WrapAck | Endpoint::WrapNack => {
+                let (slip, claim_sha256) = self.opened().await;
+                let verb = if route.endpoint == Endpoint::WrapAck { "ack" } else { "nack" };
+                let body = api::FinishWrap { statement_sha256: slip.statement_sha256, claim_sha256 };
+                (Who::Bob, (format!("/v1/wrap/{}:{verb}", slip.wrap), json::to_vec(&body)))
+            }
+            Endpoint::WrapRevoke | Endpoint::WrapRelease => {
+                let slip = self.wrap().await;
+                let verb = if route.endpoint == Endpoint::WrapRevoke { "revoke" } else { "release" };
+                let body = api::RevokeWrap { statement_sha256: slip.statement_sha256 };
+                (Who::Alice, (format!("/v1/wrap/{}:{verb}", slip.wrap), json::to_vec(&body)))
+            }
+            Endpoint::KvGet => (Who::Bob, empty("/v1/kv/app/db".into())),
+            Endpoint::KvPut => (Who::Alice, ("/v1/kv/app/cache".into(), kv_body())),
+            Endpoint::KvList if route.template.contains('{') => (Who::Bob, empty("/v1/kv/app:list?limit=2".into())),
+            Endpoint::KvList => (Who::Bob, empty("/v1/kv:list".into())),
+            endpoint => panic!("no case for {endpoint:?}, {} {}", route.method, route.template),
+        };
+        let caller = self.caller(who);
+        let nonce = caller.nonce();
+        let body = match route.request {
+            RequestBody::Age { .. } => caller.ingress(world, route.method, &target, &nonce, &body),
+            _ => body,
+        };
+        (who, caller.request(route.method, &target, route.request.media_type(), body, nonce))
+    }
+}
+
+/// A fresh claim.
+pub fn claim() -> Identity {
+    Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap()
+}
+
+/// The body that opens a wrap with a claim.
+pub fn open_body(slip: &Slip, claim: &Identity) -> api::OpenWrap {
+    api::OpenWrap { statement_sha256: slip.statement_sha256, claim: claim.recipients()[0].to_string() }
+}
+
+/// A secret as the plaintext of a body.
+pub fn kv_body() -> Vec<u8> {
+    let data = StrictMap([("url".to_owned(), "redis://cache".to_owned())].into());
+    json::to_vec(&api::PutKv { data, cas: None })
+}
+
+/// A question about policy.
+pub fn policy_check() -> Vec<u8> {
+    let action = "kv.get".to_owned();
+    json::to_vec(&api::CheckPolicy { principal: "bob".parse().unwrap(), action, resource: "kv/app/db".into() })
+}
+
+/// An admission of somebody by the first admin.
+pub fn admission(world: &World, person: &Person, target: &str) -> (String, Vec<u8>) {
+    let record = Record::open(&person.record, None).unwrap();
+    let serial = world.server().node.now_ms();
+    let payload = AdmissionDraft { serial, ..AdmissionDraft::default() }.payload(&view(world), &record);
+    let admission = evidence::sign_in_memory(&payload, &[world.admins[0].identity.signing_key()]).unwrap();
+    (target.to_owned(), json::to_vec(&api::PutPrincipal { record: person.record.clone(), admission }))
+}
+
+/// The next document: one more node, which is retired already.
+pub fn next_document(world: &World) -> Vec<u8> {
+    let view = view(world);
+    let mut draft = DocumentDraft::of(view.newest());
+    let key = SigningKey::generate(&mut SystemRng).unwrap().public_key().clone();
+    draft.nodes.push(Node { key, state: NodeState::Retired, since_ms: 1 });
+    let document = view.next_document(&draft).unwrap();
+    let keys: Vec<_> = world.admins.iter().map(|admin| admin.identity.signing_key()).collect();
+    json::to_vec(&api::Signed { envelope: evidence::sign_in_memory(&document, &keys).unwrap() })
+}
+
+/// A recovery of the policies that are there, signed by all admins.
+pub fn recovery(world: &World) -> Vec<u8> {
+    let unsealed = crate::support::unsealed(world);
+    let directory = unsealed.directory();
+    let texts = directory.policies().texts().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+    recovery_of(world, &StrictMap(texts), world.admins.len())
+}
+
+/// A recovery of these policies, signed by so many admins.
+pub fn recovery_of(world: &World, texts: &StrictMap<String>, admins: usize) -> Vec<u8> {
+    let policies = String::from_utf8(json::to_vec(texts)).unwrap();
+    let payload = PolicyRecovery {
+        v: V1,
+        cluster: world.cluster,
+        policies_sha256: Digest::new(sha256(&[policies.as_bytes()])),
+        at_ms: world.server().node.now_ms(),
+    };
+    let keys: Vec<_> = world.admins.iter().take(admins).map(|admin| admin.identity.signing_key()).collect();
+    let approval = evidence::sign_in_memory(&payload, &keys).unwrap();
+    json::to_vec(&api::RecoverPolicies { policies, approval })
+}
+
+/// The body that makes a wrap, by hand; `change` may spoil the statement before it is signed.
+pub fn parcel(world: &World, from: &Person, to: &[&Person], change: impl FnOnce(&mut Statement)) -> (Vec<u8>, Slip) {
+    let now_ms = world.server().node.now_ms();
+    let record = |person: &Person| Record::open(&person.record, None).unwrap();
+    let (cluster, wrap, from_id) = (world.cluster, WrapId::new(draw(&mut SystemRng)), record(from).principal());
+    let to: Vec<_> = to.iter().map(|person| record(person)).collect();
+    let addressees: Vec<Addressee> = to
+        .iter()
+        .map(|record| Addressee {
+            principal: record.principal(),
+            record_sha256: record.digest(),
+            recipients: record.recipients().iter().map(|recipient| recipient.digest()).collect(),
+        })
+        .collect();
+    let recipients: Vec<_> = to.iter().flat_map(|record| record.recipients()).cloned().collect();
+    let to_sha256 = Digest::new(sha256(&[to_lines(&addressees).as_bytes()]));
+    let binding = Binding { wrap, cluster, from: from_id, to_sha256 };
+    let file = envelope::seal(&recipients, Some(&binding), b"by hand").unwrap();
+    let mut statement = Statement {
+        v: V1,
+        cluster,
+        wrap,
+        from: from_id,
+        to: addressees,
+        mode: Mode::First,
+        ct: Ciphertext { sha256: Digest::new(sha256(&[&file])), len: file.len() as u64 },
+        nbf_ms: 0,
+        exp_ms: now_ms + 3_600_000,
+        ack_s: 600,
+        label: None,
+    };
+    change(&mut statement);
+    let envelope = evidence::sign_in_memory(&statement, &[from.identity.signing_key()]).unwrap();
+    let slip = Slip { cluster, wrap: statement.wrap, statement_sha256: evidence::payload_digest(&envelope) };
+    let mut body = Parcel::head(&json::to_vec(&envelope));
+    body.extend_from_slice(&file);
+    (body, slip)
+}
+
+/// Opens a wrap as its recipient would.
+pub async fn open_all(client: &Client, slip: &Slip) -> Vec<u8> {
+    let mut output = MemoryOutput::new();
+    client.wrap_open(slip, &mut output).await.unwrap().acked.unwrap();
+    output.content().to_vec()
+}
+
+/// An admin's share for a session, as the admin's client makes it.
+pub fn share(
+    world: &World,
+    admin: &Person,
+    session: &api::UnsealSession,
+    key: &api::EncryptedShareKey,
+) -> api::GiveShare {
+    let Phase::Sealed(sealed) = world.server().node.phase() else { panic!("not sealed") };
+    let document = sealed.view.newest();
+    let me = document.admin_by_key(&admin.identity.signing_key().public_key().key_id()).unwrap();
+    let context = share::context(&ShareOf {
+        cluster: world.cluster,
+        epoch: session.epoch,
+        index: key.index,
+        k: document.body().k,
+        n: u8::try_from(document.body().admins.len()).unwrap(),
+        principal: me.principal(),
+    });
+    let plaintext = share::open_in_memory(&admin.identity, &key.file.0, share::MESSAGE_BYTES).unwrap();
+    let share_key = context.check_key_plaintext(plaintext.expose()).unwrap();
+    let answer = context.give_plaintext(&session.id, &share_key);
+    let file = envelope::seal(&[session.recipient.parse().unwrap()], None, answer.expose()).unwrap();
+    let payload = GenesisApproval { v: V1, cluster: world.cluster };
+    let approval = evidence::sign_in_memory(&payload, &[admin.identity.signing_key()]).unwrap();
+    api::GiveShare { index: key.index, file: Bytes(file), approval: Some(approval) }
+}
