@@ -167,7 +167,9 @@ impl Client {
                 }
                 Attempt::Lost { cause, sent, few } => {
                     tries.unknown |= sent;
-                    tries.few = tries.few.saturating_add(u32::from(few));
+                    // Once a change may have happened only the cluster can tell: it is waited for.
+                    let awaited = tries.unknown && call.changes && matches!(cause, ClientError::Unreachable { .. });
+                    tries.few = tries.few.saturating_add(u32::from(few && !awaited));
                     if tries.few >= FEW_TRIES {
                         return Err(outcome(&call, &tries, cause));
                     }
@@ -183,7 +185,9 @@ impl Client {
                         }
                         Some(Code::Unknown) => tries.unknown = true,
                         Some(Code::Overloaded | Code::Busy) => {}
-                        Some(Code::NonceExpired) => return Err(outcome(&call, &tries, error)),
+                        // It was started again meanwhile, and knows once it is unsealed.
+                        Some(Code::Sealed) if tries.unknown && call.changes => {}
+                        Some(code) if before_nonce(code) => return Err(outcome(&call, &tries, error)),
                         _ => return Err(error),
                     }
                     (wait, error)
@@ -473,6 +477,31 @@ fn refusal(received: &Received, verified: bool) -> Attempt {
         }
         cause => Attempt::Lost { cause, sent: true, few: true },
     }
+}
+
+/// Refusals that are decided before the nonce is looked up, by what may have changed since the first attempt. They
+/// say nothing of what became of it.
+fn before_nonce(code: Code) -> bool {
+    use Code::{
+        AlreadyInitialised, AuditBlocked, Denied, IngressChanged, Internal, NonceExpired, NotAdmin, NotSealed, Sealed,
+        StaleChallenge, Unauthenticated, UnknownSession, WrongAudience,
+    };
+    matches!(
+        code,
+        AlreadyInitialised
+            | AuditBlocked
+            | Denied
+            | IngressChanged
+            | Internal
+            | NonceExpired
+            | NotAdmin
+            | NotSealed
+            | Sealed
+            | StaleChallenge
+            | Unauthenticated
+            | UnknownSession
+            | WrongAudience
+    )
 }
 
 /// What a failed call is told as: a change that may have happened has an unknown outcome.

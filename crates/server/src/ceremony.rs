@@ -30,7 +30,6 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::Consent;
 use bulla_wire::id::{Digest, KeyId, PrincipalId};
 use bulla_wire::name::Name;
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;

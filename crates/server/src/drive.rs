@@ -35,6 +35,9 @@ pub struct Machine<'a> {
     pub node: &'a SigningKey,
 }
 
+/// Writes the audit line of an outcome: its code, if it is a refusal, and the digests of its receipts.
+pub type LineOf<'a> = dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + Sync + 'a;
+
 /// What makes a request's effect happen once.
 pub struct Once<'a> {
     /// The nonce's minute.
@@ -45,7 +48,7 @@ pub struct Once<'a> {
     pub request: Digest,
     /// The audit line for an outcome with this code, if it is a refusal, and these receipts, in case it is lost
     /// after the commit.
-    pub line: &'a (dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + Sync),
+    pub line: &'a LineOf<'a>,
 }
 
 impl fmt::Debug for Once<'_> {

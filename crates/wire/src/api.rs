@@ -11,7 +11,7 @@ use crate::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId, WrapId};
 use crate::json::StrictMap;
 use crate::name::{Name, SecretPath};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Largest page of any listing.
 pub const MAX_PAGE: usize = 1000;
@@ -234,8 +234,14 @@ pub struct PutPolicy {
     /// Cedar text, one or more policies.
     pub text: String,
     /// Digest of the text that is to be replaced; `null` to create; absent to write whatever is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "Option<Digest>")]
     pub replaces: Option<Option<Digest>>,
+}
+
+/// A field that is there, be it `null`: serde alone takes `null` for a field that is absent.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// `GET /v1/policy/{name}` and answer of `PUT`.
@@ -343,4 +349,19 @@ pub struct KvNames {
     pub names: Vec<String>,
     /// Give it as `after` for the next page; none on the last.
     pub next: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_not_absent() {
+        let parse = |text: &str| serde_json::from_str::<PutPolicy>(text).map(|put| put.replaces).ok();
+        assert_eq!(parse(r#"{"text":""}"#), Some(None));
+        assert_eq!(parse(r#"{"text":"","replaces":null}"#), Some(Some(None)));
+        let digest = Digest::new([1; 32]);
+        assert_eq!(parse(&format!(r#"{{"text":"","replaces":"{digest}"}}"#)), Some(Some(Some(digest))));
+        assert_eq!(parse(r#"{"text":"","replaces":""}"#), None);
+    }
 }

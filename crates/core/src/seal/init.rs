@@ -141,7 +141,7 @@ pub fn init(request: &InitRequest<'_>, rng: &mut dyn Rng) -> Result<Initialised,
     let head = Head {
         sequence: Sequence(1),
         lineage: made.config.lineage,
-        mark: crate::seen::minute_of(*now_ms),
+        mark: crate::seen::next_mark(request.now_ms),
         active_ms: 0,
         commit_ms: *now_ms,
         audit: *audit,

@@ -9,7 +9,11 @@
 )]
 
 mod cases;
+mod clocks;
+mod governance;
+mod once;
 mod race;
 mod replay;
 mod spine;
 mod support;
+mod wraps;

@@ -1,0 +1,449 @@
+//! Who may do what, and who is who: secrets by policy, policies, principals, names.
+
+use crate::cases::{kv_body, recovery_of};
+use crate::support::{Caller, Request, Wire, finish, rows, view};
+use bulla_client::{Admit, Client, ClientError, Outgoing, Pin, content};
+use bulla_crypto::BoxFuture;
+use bulla_crypto::evidence::{self, AdmissionDraft, PrincipalKey, Record};
+use bulla_crypto::identity::{Identity, IdentityKind};
+use bulla_crypto::message::{digest_header, sign_response};
+use bulla_crypto::random::SystemRng;
+use bulla_crypto::sign::Signer;
+use bulla_server::listen::{Arrived, BODY_TIMEOUT, BodyBudget, Handler, Limits, Listeners, read_body, serve};
+use bulla_server::metrics::Metrics;
+use bulla_server::node::Node;
+use bulla_server::tls::Tls;
+use bulla_testkit::world::{Person, Shape, World};
+use bulla_wire::api::{self, AlarmKind, PutKv, PutPolicy};
+use bulla_wire::error::Code;
+use bulla_wire::evidence::SealMode;
+use bulla_wire::json::{self, StrictMap};
+use bulla_wire::name::{Name, SecretPath};
+use bulla_wire::signature::{
+    Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, RequestParts, ResponseParts, SIGNATURE_HEADER,
+    SIGNATURE_INPUT_HEADER, STATE_HEADER,
+};
+use bytes::Bytes;
+use http::Response;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn path(text: &str) -> SecretPath {
+    text.parse().unwrap()
+}
+
+fn data(value: &str) -> PutKv {
+    PutKv { data: StrictMap([("password".to_owned(), value.to_owned())].into()), cas: None }
+}
+
+fn policy(text: &str) -> PutPolicy {
+    PutPolicy { text: text.to_owned(), replaces: None }
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>, code: Code) {
+    let error = result.expect_err("refused");
+    assert_eq!(error.code(), Some(code), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_read_by_policy_and_by_nothing_else() {
+    let world = World::new(Shape::durable()).await;
+    let admin = world.client(&world.admins[0]);
+    let (reader, writer) = (Person::new("reader"), Person::new("writer"));
+    world.admit_person(&reader, &["payments"]).await;
+    world.admit_person(&writer, &["payments-ci"]).await;
+    let (reader, writer) = (world.client(&reader), world.client(&writer));
+    for client in [&admin, &reader, &writer] {
+        refused(client.kv_put(&path("payments/db"), &data("1")).await, Code::Denied);
+        refused(client.kv_get(&path("payments/db")).await, Code::Denied);
+        refused(client.kv_list(None, None, None).await, Code::Denied);
+    }
+    let text = "permit (principal in Bulla::Group::\"payments\", action in [Bulla::Action::\"kv.get\", \
+                Bulla::Action::\"kv.list\"], resource in Bulla::Kv::\"payments\"); \
+                permit (principal in Bulla::Group::\"payments-ci\", action == Bulla::Action::\"kv.put\", \
+                resource in Bulla::Kv::\"payments\");";
+    admin.policy_put(&name("payments"), &policy(text)).await.unwrap();
+    for version in 1..=3u64 {
+        assert_eq!(writer.kv_put(&path("payments/db"), &data("hunter2")).await.unwrap().version, version);
+    }
+    let kv = reader.kv_get(&path("payments/db")).await.unwrap();
+    assert_eq!((kv.version, kv.data.0["password"].as_str()), (3, "hunter2"));
+    assert_eq!(reader.kv_list(Some(&path("payments")), None, None).await.unwrap().names, ["db"]);
+    refused(reader.kv_put(&path("payments/db"), &data("2")).await, Code::Denied);
+    refused(writer.kv_get(&path("payments/db")).await, Code::Denied);
+    refused(reader.kv_get(&path("payment")).await, Code::Denied);
+    refused(reader.kv_get(&path("payments2/db")).await, Code::Denied);
+    refused(admin.kv_get(&path("payments/db")).await, Code::Denied);
+    refused(reader.kv_get(&path("payments/none")).await, Code::NotFound);
+    let stale = PutKv { cas: Some(1), ..data("x") };
+    refused(writer.kv_put(&path("payments/db"), &stale).await, Code::VersionMismatch);
+    let fresh = PutKv { cas: Some(3), ..data("x") };
+    assert_eq!(writer.kv_put(&path("payments/db"), &fresh).await.unwrap().version, 4);
+    admin.policy_delete(&name("payments")).await.unwrap();
+    refused(reader.kv_get(&path("payments/db")).await, Code::Denied);
+    finish(world).await;
+}
+
+/// A body that was encrypted for one request is of no use in another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_body_belongs_to_its_request() {
+    let world = World::new(Shape::default()).await;
+    let text = "permit (principal, action in Bulla::Action::\"kv\", resource);";
+    world.client(&world.admins[0]).policy_put(&name("kv"), &policy(text)).await.unwrap();
+    let (alice, mallory) = (world.admit("alice").await, world.admit("mallory").await);
+    let (mut alice, mut mallory) = (Caller::new(&world, &alice).await, Caller::new(&world, &mallory).await);
+    let nonce = alice.nonce();
+    let body = alice.ingress(&world, "PUT", "/v1/kv/app/db", &nonce, &kv_body());
+    let before = rows(&world).await;
+    let other = mallory.nonce();
+    for (path, nonce) in [("/v1/kv/app/db", other), ("/v1/kv/app/db", nonce), ("/v1/kv/mine", nonce)] {
+        let stolen = mallory.request("PUT", path, "application/age", body.clone(), nonce);
+        assert_eq!(mallory.send(&stolen).await.refused(Code::Malformed).error().unwrap().field.unwrap(), "body");
+    }
+    for (path, nonce) in [("/v1/kv/app/other", nonce), ("/v1/kv/app/db", alice.nonce())] {
+        let moved = alice.request("PUT", path, "application/age", body.clone(), nonce);
+        alice.send(&moved).await.refused(Code::Malformed);
+    }
+    let key = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+    let stale = bulla_crypto::envelope::seal(key.recipients(), None, b"x").unwrap();
+    let stale = alice.request("PUT", "/v1/kv/app/db", "application/age", stale, alice.nonce());
+    alice.send(&stale).await.refused(Code::IngressChanged);
+    assert_eq!(rows(&world).await, before);
+    let good = alice.request("PUT", "/v1/kv/app/db", "application/age", body, nonce);
+    alice.send(&good).await.ok();
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_are_written_asked_and_recovered() {
+    let world = World::new(Shape { mode: SealMode::Quorum, k: 2, n: 3, ..Shape::durable() }).await;
+    let admin = world.client(&world.admins[0]);
+    let bob = world.admit("bob").await;
+    let bob = world.client(&bob);
+    refused(bob.policy_put(&name("mine"), &policy("permit (principal, action, resource);")).await, Code::Denied);
+    for bad in [
+        "permit (principal, action, resource)",
+        "permit (principal, action == Bulla::Action::\"kv.x\", resource);",
+        "x",
+    ] {
+        refused(admin.policy_put(&name("bad"), &policy(bad)).await, Code::BadPolicy);
+    }
+    let text = "permit (principal in Bulla::Group::\"ops\", action == Bulla::Action::\"kv.get\", resource);";
+    let put = admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(None), ..policy(text) }).await.unwrap();
+    refused(
+        admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(None), ..policy(text) }).await,
+        Code::VersionMismatch,
+    );
+    admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(Some(put.sha256)), ..policy(text) }).await.unwrap();
+    let all = admin.policies().await.unwrap().policies;
+    assert_eq!(all.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["first", "ops"]);
+    let check = |action: &str, resource: &str| api::CheckPolicy {
+        principal: name("bob"),
+        action: action.to_owned(),
+        resource: resource.to_owned(),
+    };
+    let decision = admin.policy_check(&check("wrap.create", "wrap")).await.unwrap();
+    assert!(decision.allowed);
+    assert_eq!(decision.because, ["first#1"]);
+    assert!(!admin.policy_check(&check("kv.get", "kv/app")).await.unwrap().allowed);
+    refused(bob.policy_check(&check("kv.get", "kv/app")).await, Code::Denied);
+
+    // A set that lets nobody change it.
+    admin.policy_put(&name("shut"), &policy("forbid (principal, action, resource);")).await.unwrap();
+    refused(admin.policy_delete(&name("shut")).await, Code::Denied);
+    refused(bob.whoami().await, Code::Denied);
+    let mut caller = Caller::new(&world, &world.admins[0]).await;
+    let first = all.into_iter().filter(|policy| policy.name.as_str() == "first");
+    let texts = StrictMap(first.map(|policy| (policy.name.to_string(), policy.text)).collect());
+    let send = |caller: &Caller, body: Vec<u8>| {
+        caller.request("POST", "/v1/policy:recover", "application/json", body, caller.nonce())
+    };
+    let one = send(&caller, recovery_of(&world, &texts, 1));
+    caller.send(&one).await.refused(Code::BadStatement);
+    let mut stranger = Caller::new(&world, &Person::new("x")).await;
+    let strange = send(&stranger, recovery_of(&world, &texts, 2));
+    stranger.send(&strange).await.refused(Code::Unauthenticated);
+    let two = send(&caller, recovery_of(&world, &texts, 2));
+    caller.send(&two).await.ok();
+    assert!(bob.whoami().await.is_ok());
+    let told = admin.alarms(None, None, false).await;
+    assert!(told.unwrap().alarms.iter().any(|alarm| alarm.kind == AlarmKind::PolicyRecovered));
+    // Ten minutes later the same signatures are no recovery any more.
+    let late = recovery_of(&world, &texts, 2);
+    world.clock.pass(11 * 60_000);
+    caller.call("GET", "/v1/whoami").await;
+    let late = send(&caller, late);
+    caller.send(&late).await.refused(Code::BadStatement);
+    finish(world).await;
+}
+
+/// Cedar skips a statement whose evaluation fails, a `forbid` too. Here it denies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_fails_denies() {
+    let world = World::new(Shape::default()).await;
+    let admin = world.client(&world.admins[0]);
+    let bob = world.admit("bob").await;
+    let text = "permit (principal, action == Bulla::Action::\"kv.get\", resource); \
+                forbid (principal, action == Bulla::Action::\"kv.get\", resource) \
+                when { 9223372036854775807 + 1 == 0 };";
+    let put = admin.policy_put(&name("overflow"), &policy(text)).await;
+    let bob_client = world.client(&bob);
+    match put {
+        Ok(_) => {
+            refused(bob_client.kv_get(&path("a")).await, Code::Denied);
+            let check = api::CheckPolicy { principal: name("bob"), action: "kv.get".into(), resource: "kv/a".into() };
+            let decision = admin.policy_check(&check).await.unwrap();
+            assert!(!decision.allowed && !decision.errors.is_empty(), "{decision:?}");
+        }
+        Err(error) => assert_eq!(error.code(), Some(Code::BadPolicy), "{error}"),
+    }
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn principals_come_go_and_change() {
+    let mut world = World::new(Shape::durable()).await;
+    let admin = world.client(&world.admins[0]);
+    let bob = world.admit("bob").await;
+    let client = world.client(&bob);
+    assert_eq!(client.whoami().await.unwrap().principal.name, name("bob"));
+
+    // Only an enroller's signature admits, whatever policy says.
+    let text = "permit (principal, action in Bulla::Action::\"principal\", resource);";
+    admin.policy_put(&name("enrol"), &policy(text)).await.unwrap();
+    let carol = Person::new("carol");
+    let error = client.admit(&carol.record, Admit::default()).await.expect_err("bob is no enroller");
+    assert!(matches!(error, ClientError::Input { .. }), "{error}");
+    let mut caller = Caller::new(&world, &bob).await;
+    let record = Record::open(&carol.record, None).unwrap();
+    let payload = AdmissionDraft { serial: 1, ..AdmissionDraft::default() }.payload(&view(&world), &record);
+    let forged = evidence::sign_in_memory(&payload, &[bob.identity.signing_key()]).unwrap();
+    let body = api::PutPrincipal { record: carol.record.clone(), admission: forged };
+    caller.call_json("PUT", "/v1/principal/carol", &body).await.refused(Code::BadStatement);
+    // An admission for one name is none for another.
+    world.admit_person(&carol, &[]).await;
+    let told = admin.principal(&name("carol")).await.unwrap();
+    let body = api::PutPrincipal { record: carol.record.clone(), admission: told.admission.unwrap() };
+    let mut by_hand = Caller::new(&world, &world.admins[0]).await;
+    by_hand.call_json("PUT", "/v1/principal/carla", &body).await.refused(Code::BadStatement);
+
+    // Somebody else's recipient under a new name.
+    let thief = Person::new("thief");
+    let key = PrincipalKey {
+        public: thief.identity.signing_key().public_key().clone(),
+        recipients: bob.identity.recipients().to_vec(),
+        dual_use: false,
+    };
+    let payload = evidence::record_payload(name("thief"), None, &[key]).unwrap();
+    let record = evidence::sign_in_memory(&payload, &[thief.identity.signing_key()]).unwrap();
+    refused(admin.admit(&record, Admit::default()).await, Code::RecipientTaken);
+
+    // Groups.
+    admin.admit(&bob.record, Admit { groups: vec![name("ops")], ..Admit::default() }).await.unwrap();
+    assert_eq!(client.whoami().await.unwrap().principal.groups, [name("ops")]);
+
+    // Disabling takes the key at once, over the same connection.
+    admin.principal_disable(&name("bob")).await.unwrap();
+    refused(client.whoami().await, Code::Unauthenticated);
+    caller.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
+    admin.principal_enable(&name("bob")).await.unwrap();
+    caller.call("GET", "/v1/whoami").await.ok();
+
+    // Rotation: both keys sign, an enroller admits, the owner is told, the old key is gone.
+    let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+    let key = PrincipalKey {
+        public: new.signing_key().public_key().clone(),
+        recipients: new.recipients().to_vec(),
+        dual_use: false,
+    };
+    let signer: &dyn Signer = &new;
+    let next = client.rotate(&[key], &[signer]).await.unwrap();
+    caller.call("GET", "/v1/whoami").await.ok();
+    admin.admit(&next, Admit { groups: vec![name("ops")], ..Admit::default() }).await.unwrap();
+    caller.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
+    let rotated = Person { name: name("bob"), identity: Arc::new(new), record: next };
+    let after = world.client(&rotated);
+    assert_eq!(after.whoami().await.unwrap().principal.version, 2);
+    let told = after.alarms(None, None, false).await.unwrap().alarms;
+    assert!(told.iter().any(|alarm| alarm.kind == AlarmKind::KeyRotated));
+    // A later record without the key before it is another principal's.
+    let other = Person::new("bob");
+    let error = admin.admit(&other.record, Admit::default()).await.expect_err("the name is taken");
+    assert!(matches!(error, ClientError::Input { .. }) || error.code() == Some(Code::Exists), "{error}");
+
+    // All of it holds after a restart.
+    admin.principal_disable(&name("carol")).await.unwrap();
+    world.stop().await;
+    world.start().await;
+    world.unseal().await;
+    refused(world.client(&carol).whoami().await, Code::Unauthenticated);
+    refused(world.client(&bob).whoami().await, Code::Unauthenticated);
+    assert!(world.client(&rotated).whoami().await.is_ok());
+    finish(world).await;
+}
+
+/// A server that lies about one name and signs its lies with its true key.
+struct Liar {
+    node: Arc<Node>,
+    budget: BodyBudget,
+    wire: tokio::sync::Mutex<Wire>,
+    lie: Mutex<Option<api::Principal>>,
+    wraps: AtomicUsize,
+}
+
+impl Handler for Liar {
+    fn handle(&self, arrived: Arrived) -> BoxFuture<'_, Response<Bytes>> {
+        Box::pin(self.answer(arrived))
+    }
+}
+
+impl Liar {
+    async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
+        let Arrived { head, peer: _, body } = arrived;
+        let body = read_body(body, 32 << 20, &self.budget, BODY_TIMEOUT).await.unwrap().bytes;
+        let passed =
+            ["content-type", "content-digest", "bulla-audience", "bulla-challenge", "signature-input", "signature"];
+        let headers = passed.iter().filter_map(|name| {
+            head.headers.get(*name).map(|value| ((*name).to_owned(), value.to_str().unwrap().to_owned()))
+        });
+        let request = Request {
+            method: head.method.to_string(),
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().unwrap_or_default().to_owned(),
+            headers: headers.collect(),
+            body,
+        };
+        if (request.method.as_str(), request.path.as_str()) == ("POST", "/v1/wrap") {
+            self.wraps.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut reply = self.wire.lock().await.send(&request).await;
+        let lie = self.lie.lock().unwrap().clone();
+        if let Some(lie) = lie.filter(|_| request.path == "/v1/principal/bob" && reply.status == 200) {
+            reply.body = json::to_vec(&lie).into();
+            let digest = digest_header(&reply.body);
+            let parts = ResponseParts {
+                status: 200,
+                content_type: "application/json",
+                content_digest: &digest,
+                challenge: reply.header(CHALLENGE_HEADER),
+                state: reply.header(STATE_HEADER),
+            };
+            let answered = Answered::Signed {
+                request: RequestParts {
+                    method: &request.method,
+                    path: &request.path,
+                    query: &request.query,
+                    content_type: request.header("content-type"),
+                    content_digest: request.header(CONTENT_DIGEST_HEADER),
+                    audience: request.header("bulla-audience"),
+                    challenge: request.header(CHALLENGE_HEADER),
+                },
+                signature_input: request.header(SIGNATURE_INPUT_HEADER),
+                signature: request.header(SIGNATURE_HEADER),
+            };
+            let signed = sign_response(&parts, &answered, self.node.now_ms() / 1000, &self.node.parts.key).unwrap();
+            for (name, value) in [
+                (CONTENT_DIGEST_HEADER, digest.clone()),
+                (SIGNATURE_INPUT_HEADER, signed.signature_input),
+                (SIGNATURE_HEADER, signed.signature),
+            ] {
+                reply.headers.insert(name, value.parse().unwrap());
+            }
+        }
+        let mut response = Response::new(reply.body);
+        *response.status_mut() = reply.status.try_into().unwrap();
+        *response.headers_mut() = reply.headers;
+        response.headers_mut().remove("content-length");
+        response
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_swaps_a_record_is_refused_before_anything_is_encrypted() {
+    let world = World::new(Shape::default()).await;
+    let (alice, bob, mallory) = (world.admit("alice").await, world.admit("bob").await, world.admit("mallory").await);
+    let genuine = world.client(&alice).principal(&name("bob")).await.unwrap();
+    let node = world.server().node.clone();
+    let liar = Arc::new(Liar {
+        node,
+        budget: BodyBudget::new(64 << 20),
+        wire: tokio::sync::Mutex::new(Wire::new(world.server().ready.address)),
+        lie: Mutex::new(None),
+        wraps: AtomicUsize::new(0),
+    });
+    let tls = Tls::open(&bulla_server::config::Tls { files: None, require_pq: false }, None).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    let listeners = Listeners { network: Some((listener, tls.config())), local: None };
+    let handler: Arc<Liar> = Arc::clone(&liar);
+    tokio::spawn(serve(listeners, handler, Arc::new(Metrics::new()), Limits::default(), std::future::pending()));
+
+    let forged = Person::new("bob");
+    let forged_record = Record::open(&forged.record, None).unwrap();
+    let admission = |signer: &Person, record: &Record| {
+        let draft = AdmissionDraft { serial: world.server().node.now_ms(), ..AdmissionDraft::default() };
+        let payload = draft.payload(&view(&world), record);
+        Some(evidence::sign_in_memory(&payload, &[signer.identity.signing_key()]).unwrap())
+    };
+    let mallory_told = world.client(&alice).principal(&name("mallory")).await.unwrap();
+    let swapped = |records: Vec<_>, admission| api::Principal {
+        id: forged_record.principal(),
+        records,
+        admission,
+        ..genuine.clone()
+    };
+    let lies = [
+        ("under the genuine admission", swapped(vec![forged.record.clone()], genuine.admission.clone())),
+        ("under the forger's own", swapped(vec![forged.record.clone()], admission(&forged, &forged_record))),
+        ("under that of no enroller", swapped(vec![forged.record.clone()], admission(&mallory, &forged_record))),
+        ("under none", swapped(vec![forged.record.clone()], None)),
+        (
+            "as a next version",
+            swapped(vec![genuine.records[0].clone(), forged.record.clone()], genuine.admission.clone()),
+        ),
+        ("by another's whole record", api::Principal { name: name("bob"), ..mallory_told }),
+    ];
+    for (how, lie) in lies {
+        *liar.lie.lock().unwrap() = Some(lie);
+        let client = alice.client(&address, Pin::Cluster(world.cluster));
+        let error = client.resolve("bob").await.expect_err(how);
+        assert!(matches!(error, ClientError::Untrusted(_) | ClientError::Known(_)), "{how}: {error}");
+    }
+    // One who saw Bob before does not take back an older generation of him.
+    *liar.lie.lock().unwrap() = None;
+    let client = alice.client(&address, Pin::Cluster(world.cluster));
+    let bob_before = client.resolve("bob").await.unwrap();
+    rotate(&world, &bob).await;
+    assert_eq!(client.resolve("bob").await.unwrap().record().version(), 2);
+    *liar.lie.lock().unwrap() = Some(genuine);
+    let error = client.resolve("bob").await.expect_err("an older generation");
+    assert!(matches!(error, ClientError::Known(_) | ClientError::Untrusted(_)), "{error}");
+    assert_eq!(liar.wraps.load(Ordering::SeqCst), 0, "nothing was sent");
+    *liar.lie.lock().unwrap() = None;
+    let now = client.resolve("bob").await.unwrap();
+    assert_ne!(now.record().digest(), bob_before.record().digest());
+    client.wrap_create(Outgoing::new(vec![now], 60), content(b"x".to_vec())).await.unwrap();
+    assert_eq!(liar.wraps.load(Ordering::SeqCst), 1);
+    finish(world).await;
+}
+
+/// Gives somebody a new key; the client of the old one makes the record.
+async fn rotate(world: &World, person: &Person) -> Identity {
+    let client: Client = world.client(person);
+    let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+    let key = PrincipalKey {
+        public: new.signing_key().public_key().clone(),
+        recipients: new.recipients().to_vec(),
+        dual_use: false,
+    };
+    let signer: &dyn Signer = &new;
+    let next = client.rotate(&[key], &[signer]).await.unwrap();
+    world.client(&world.admins[0]).admit(&next, Admit::default()).await.unwrap();
+    new
+}
