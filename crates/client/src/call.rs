@@ -36,6 +36,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a challenge is used here; the server takes it for 60 seconds.
 const CHALLENGE_USE: Duration = Duration::from_secs(45);
 const OVERSIZE: &str = "the answer is larger than any that was asked for";
+const OUTDATED: &str = "the answer names a newer cluster document than could be read here";
 /// First wait before a retry; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait before a retry.
@@ -269,6 +270,10 @@ impl Client {
         let checked = frame.verify(&answered(parts, headers, open), |key| view.active_node(key).cloned());
         if let Err(cause) = checked {
             return Ok(lost(cause));
+        }
+        if frame.state.doc.is_some_and(|doc| doc > view.newest().number()) {
+            // It was not read, or somebody shows an old list of documents: the node may have been removed since.
+            return Ok(lost(Untrusted::Contradiction { what: OUTDATED }));
         }
         if open && received.status < 400 {
             return Ok(lost(Untrusted::OpenProfile));

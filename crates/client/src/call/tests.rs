@@ -291,3 +291,33 @@ fn queries() {
     let call = Call::read("/v1/wrap").with("after", Some("x")).with("limit", None::<u32>).with("a", Some(5));
     assert_eq!(call.query, "after=x&a=5");
 }
+
+/// Whoever hides a new document lets removed nodes and admins live on.
+#[tokio::test]
+async fn an_answer_is_not_judged_by_older_documents_than_it_names() {
+    let mut world = world();
+    world.remove_erin();
+    let (stage, client, _directory) = Stage::open(world);
+    let hide = |told: u32, shown: usize| {
+        *stage.told.lock().unwrap() = told;
+        *stage.shown.lock().unwrap() = shown;
+    };
+    hide(1, 2);
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    // An old answer is shown again, or none at all.
+    for shown in [2, 0] {
+        hide(2, shown);
+        let (ended, came) = stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await;
+        let error = ended.err().unwrap();
+        assert!(matches!(error, ClientError::Untrusted(_)) && came == 3, "{error:?}");
+        assert!(error.to_string().contains("newer cluster document"), "{error}");
+        let (ended, _) = stage.run(&client, change(), &[Act::Done]).await;
+        assert!(matches!(ended, Err(ClientError::UnknownOutcome { .. })));
+        let (ended, _) = stage.run(&client, Call::read("/v1/x"), &[Act::Open(Code::Sealed)]).await;
+        assert!(matches!(ended, Err(ClientError::Untrusted(_))));
+    }
+    assert_eq!(client.view().await.unwrap().newest().number(), 1);
+    hide(2, 3);
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    assert_eq!(client.view().await.unwrap().newest().number(), 2);
+}
