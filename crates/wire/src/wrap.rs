@@ -106,7 +106,7 @@ pub struct Statement {
     pub exp_ms: u64,
     /// Seconds of unsealed time in which the opener must acknowledge.
     pub ack_s: u32,
-    /// A line for the recipients, readable by the server ([`is_label`]).
+    /// A line for the recipients, readable by the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
