@@ -199,6 +199,11 @@ impl<'a> Session<'a> {
 
     /// A client as the caller.
     pub fn client(&self) -> Result<Client, Failure> {
+        self.client_with(&[])
+    }
+
+    /// A client as the caller, which opens wraps with these older keys too. To be asked for before any other.
+    pub fn client_with(&self, old: &[PathBuf]) -> Result<Client, Failure> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
@@ -207,7 +212,11 @@ impl<'a> Session<'a> {
         if settled.cluster.is_none() {
             return Err(bulla_client::ClientError::NoPin.into());
         }
-        let client = self.builder(&settled)?.identity(identity).build()?;
+        let mut builder = self.builder(&settled)?.identity(identity);
+        for path in old {
+            builder = builder.also_opens(self.read_identity(path)?);
+        }
+        let client = builder.build()?;
         Ok(self.client.get_or_init(|| client).clone())
     }
 

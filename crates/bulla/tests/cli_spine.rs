@@ -180,6 +180,9 @@ fn an_ssh_key_makes_the_cluster_over_the_socket_and_keys_are_rotated() {
     let cluster = cluster.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
     bob.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
     let before = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"before").ok();
+    let raw = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"before").ok();
+    let two_lines = ["wrap", "create", "--to", "bob", "--label", "a\nproof  yes", "-"];
+    assert!(alice.run_with(two_lines, b"x").failed(64).contains("one line"));
 
     bob.run(["keygen", "-q", "-o", "new.key", "--name", "bob"]).ok();
     bob.run(["principal", "rotate", "new.key", "-o", "bob-2.pub"]).ok();
@@ -193,15 +196,70 @@ fn an_ssh_key_makes_the_cluster_over_the_socket_and_keys_are_rotated() {
     assert!(bob.run(["whoami"]).ok().contains("version 2"));
     let after = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"after").ok();
     assert_eq!(bob.run(["open", &after]).ok(), "after");
-    // The old wrap is for the old key. That is told before it is claimed, since bad deliveries are final.
-    assert!(bob.run(["open", &before]).failed(1).contains("nothing was opened"));
-    // It is handed out as it is, and age opens it.
-    bob.run(["open", &before, "--raw", "-o", "before.age"]).ok();
+    // The old wraps are for the old key. That is told before they are claimed, since bad deliveries are final.
+    let refused = bob.run(["open", &before]).failed(1);
+    assert!(refused.contains("nothing was opened") && refused.contains("--old-identity FILE"), "{refused}");
+    let inspected = bob.run(["wrap", "inspect", &before]).ok();
+    assert!(inspected.contains("sealed") && !inspected.contains("opened"), "{inspected}");
+    let new_alone = ["open", &before, "--old-identity", new.to_str().unwrap()];
+    assert!(bob.run(new_alone).failed(1).contains("nothing was opened"));
+    let (new_key, old_key) = (new.to_str().unwrap(), old.to_str().unwrap());
+    let both = ["open", &before, "--old-identity", new_key, "--old-identity", old_key];
+    assert_eq!(bob.run(both).ok(), "before");
+    assert!(alice.run(["wrap", "inspect", &before]).ok().contains("acked"));
+    // Or it is handed out as it is, and age opens it.
+    bob.run(["open", &raw, "--raw", "-o", "before.age"]).ok();
     assert!(std::fs::read(bob.work().join("before.age")).unwrap().starts_with(b"age-encryption.org/v1"));
     if let Some(age) = bulla_testkit::tools::age() {
         let opened = bob.run_program(&age, ["-d", "-i", old.to_str().unwrap(), "before.age"], b"");
         assert_eq!(opened.ok(), "before");
     }
+    // Whoever has only the documents could not judge Bob's second record.
+    let late = alice.run(["enroller", "add", "bob"]).failed(18);
+    assert!(late.contains("version 2") && late.contains("hint: make an enroller before"), "{late}");
+    let proposed = alice.run(["document", "propose", "--add-enroller", "bob", "-o", "d.json"]).failed(18);
+    assert!(proposed.contains("version 2") && !alice.work().join("d.json").exists(), "{proposed}");
+}
+
+/// An enroller changes its keys twice; documents follow one step at a time, and a stranger verifies them from the pin.
+/// Its SSH key of before still opens what was wrapped to it.
+#[test]
+fn an_enroller_changes_its_keys_twice() {
+    let mut bob = Cli::new(bulla!());
+    if bulla_testkit::tools::find("ssh-keygen").is_none() {
+        bulla_testkit::skip!("an_enroller_changes_its_keys_twice", "needs ssh-keygen");
+    }
+    bob.run_program(Path::new("ssh-keygen"), ["-q", "-t", "ed25519", "-N", "", "-f", "id_ed25519"], b"").ok();
+    bob.run(["keygen", "--from", "id_ed25519", "--name", "bob"]).ok();
+    bob.env("BULLA_IDENTITY", bob.work().join("id_ed25519"));
+    let mut alice = Cli::new(bulla!());
+    alice.run(["keygen", "-q", "--classical", "-o", "alice.key"]).ok();
+    alice.env("BULLA_IDENTITY", alice.work().join("alice.key"));
+    let record = alice.work().join("alice.pub");
+    let server = Server::start(Options::transient(bulla!()).admin(&record));
+    init(&server, &[(&alice, &record)], &["--classical"], &[&mut bob]);
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob.work().join("bob.pub").to_str().unwrap()]).ok();
+    alice.run(["enroller", "add", "bob"]).ok();
+    let slip = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"before").ok();
+    for version in ["2", "3"] {
+        let (key, next) = (format!("bob-{version}.key"), format!("bob-{version}.pub"));
+        bob.run(["keygen", "-q", "--classical", "-o", &key, "--name", "bob"]).ok();
+        // The record of keygen is of version 1; the next version takes its place.
+        std::fs::remove_file(bob.work().join(&next)).unwrap();
+        bob.run(["principal", "rotate", &key, "-o", &next]).ok();
+        alice.run(["principal", "add", bob.work().join(&next).to_str().unwrap()]).ok();
+        bob.env("BULLA_IDENTITY", bob.work().join(&key));
+    }
+    let first = alice.run(["document", "propose", "--renew", "bob", "-o", "1.json"]);
+    assert!(first.ok().is_empty() && first.errors().contains("version 2 of 3"), "{}", first.errors());
+    alice.run(["document", "submit", "1.json"]).ok();
+    alice.run(["document", "propose", "--renew", "bob", "-o", "2.json"]).ok();
+    alice.run(["document", "submit", "2.json"]).ok();
+    assert!(alice.run(["document", "propose", "--renew", "bob", "-o", "3.json"]).failed(18).contains("newest"));
+    assert!(bob.run(["whoami"]).ok().contains("enroller"));
+    assert!(bob.run(["open", &slip]).failed(1).contains("nothing was opened"));
+    assert_eq!(bob.run(["open", &slip, "--old-identity", "id_ed25519"]).ok(), "before");
 }
 
 /// Two admins sign a document, one of them without a network; a third cannot do it alone.

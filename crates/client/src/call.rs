@@ -317,7 +317,7 @@ impl Client {
         let frame = Frame::of(received)?;
         let Initialised { cluster: _, genesis } = json::parse(&received.body, MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the answer is malformed"))?;
-        let view = ClusterView::unpinned(&genesis, &[]).map_err(ClientError::statement("genesis"))?;
+        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement("genesis"))?;
         let pinned = match &self.0.pin {
             Some(Pin::Node(node)) => *node,
             _ => return Err(ClientError::NoPin),

@@ -215,6 +215,11 @@ fn creations_that_are_refused() {
         ("ack_s low", Code::BadStatement, Some("ack_s"), |_, s| s.ack_s = 9),
         ("ack_s high", Code::BadStatement, Some("ack_s"), |_, s| s.ack_s = 86_401),
         ("label", Code::BadStatement, Some("label"), |_, s| s.label = Some("x".repeat(257))),
+        ("label of two lines", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\nproof  yes".into())),
+        ("label with a control", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{1b}[2J".into())),
+        ("label with a delete", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{7f}".into())),
+        ("label with a separator", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{2028}b".into())),
+        ("label turned round", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{202e}b".into())),
         ("length", Code::BadStatement, Some("ct.len"), |_, s| s.ct.len += 1),
         ("digest", Code::BadStatement, Some("ct.sha256"), |_, s| s.ct.sha256 = Digest::new([7; 32])),
     ];

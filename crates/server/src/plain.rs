@@ -34,7 +34,7 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
     let malformed = |_| SealError::Row(row::DOCUMENTS);
     let mut view = ClusterView::pinned(stored.config().cluster, &genesis).map_err(malformed)?;
     for document in documents {
-        view.push(&document, &[]).map_err(malformed)?;
+        view.push(&document).map_err(malformed)?;
     }
     let history = History { approvals: stored.approvals().to_vec(), lineages, consents };
     Ok(Phase::Sealed(Arc::new(Sealed { stored: Arc::new(stored), view, history })))

@@ -5,7 +5,6 @@ use crate::names::Names;
 use crate::output::{time, word};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
-use bulla_crypto::recipient::Recipient;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::Slip;
 use clap::Args;
@@ -27,14 +26,14 @@ pub struct Open {
     /// Write only this field of a content that was made from KEY=VALUE
     #[arg(long, value_name = "KEY", conflicts_with = "raw")]
     field: Option<String>,
+    /// A key that you had before, for a wrap made to it: an identity file or SSH private key; may be repeated
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    old_identity: Vec<PathBuf>,
 }
 
 pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
-    let Open { slip, file, raw, field } = args;
-    let client = session.client()?;
-    if !raw {
-        check_key(session, &client, &slip).await?;
-    }
+    let Open { slip, file, raw, field, old_identity } = args;
+    let client = session.client_with(&old_identity)?;
     let target: Box<dyn Output> = match &file {
         Some(path) => Box::new(FileOutput::create(path).map_err(|error| {
             match error.kind() {
@@ -56,20 +55,6 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
         Ok(opened) => report(session, &opened, file.as_deref()),
         Err(error) => Err(explained(&client, &slip, error).await),
     }
-}
-
-/// Refuses before anything is claimed if this key cannot decrypt: a delivery that cannot be read is reported as bad,
-/// and then it is gone.
-async fn check_key(session: &Session<'_>, client: &Client, slip: &Slip) -> Result<(), Failure> {
-    let inspected = client.wrap_inspect(slip).await?;
-    let identity = session.identity()?;
-    let own: Vec<_> = identity.recipients().iter().map(Recipient::digest).collect();
-    let to = &inspected.statement.statement.to;
-    if to.iter().flat_map(|addressee| &addressee.recipients).any(|recipient| own.contains(recipient)) {
-        return Ok(());
-    }
-    Err(Failure::new(Exit::Failed, "this wrap is not encrypted to your key; nothing was opened")
-        .hint("if it is to a key that you had before: --raw -o FILE, then `age -d -i OLD_KEY FILE`"))
 }
 
 fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>) -> Result<Exit, Failure> {

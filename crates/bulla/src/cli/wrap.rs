@@ -9,7 +9,7 @@ use bulla_client::{Client, Content, Inspected, Outgoing, Resolved, content};
 use bulla_crypto::evidence::{Standing, VerifiedReceipt};
 use bulla_wire::api::{WrapReceipts, WrapSummary, Wraps};
 use bulla_wire::json;
-use bulla_wire::wrap::{MAX_LIFE_MS, Mode, Slip};
+use bulla_wire::wrap::{LABEL_RULE, MAX_LIFE_MS, Mode, Slip, is_label};
 use clap::{Args, Subcommand};
 use std::fs::File;
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub struct Create {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     ack: Duration,
     /// A line for the recipients, which the server can read
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = label)]
     label: Option<String>,
     /// A file, - for standard input, or fields: KEY=VALUE, KEY=@FILE, KEY=-
     #[arg(required = true, value_name = "CONTENT")]
@@ -77,6 +77,10 @@ fn life(text: &str) -> Result<Duration, String> {
     let life = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let fits = life >= Duration::from_secs(1) && life.as_millis() <= u128::from(MAX_LIFE_MS);
     if fits { Ok(life) } else { Err("a wrap lives for 1 second to 366 days".into()) }
+}
+
+fn label(text: &str) -> Result<String, String> {
+    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("a label {LABEL_RULE}")) }
 }
 
 pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> {
@@ -269,6 +273,18 @@ mod tests {
         assert_eq!(life("7d"), Ok(Duration::from_secs(7 * 86_400)));
         for bad in ["0s", "367d", "long", "-1s"] {
             assert!(life(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_one_line() {
+        assert_eq!(label("for the Käse \u{1f9c0} run"), Ok("for the Käse \u{1f9c0} run".to_owned()));
+        assert!(label(&"x".repeat(256)).is_ok() && label(&"x".repeat(257)).is_err());
+        for c in
+            "\n\r\t\0\u{1b}\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}"
+                .chars()
+        {
+            assert!(label(&format!("a{c}b")).is_err(), "{c:?}");
         }
     }
 

@@ -26,7 +26,7 @@ pub fn next_view(before: &ClusterView, envelope: &Envelope) -> Result<Option<Clu
         return Ok(None);
     }
     let mut view = before.clone();
-    view.push(envelope, &[]).map_err(|reason| format!("the document does not hold: {reason}"))?;
+    view.push(envelope).map_err(|reason| format!("the document does not hold: {reason}"))?;
     let (old, new) = (before.newest().body(), view.newest().body());
     let seal_same = old.admins == new.admins && old.mode == new.mode && old.k == new.k && old.ingress == new.ingress;
     if !seal_same {

@@ -20,7 +20,7 @@ use bulla_crypto::random::Rng;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
-use bulla_wire::wrap::{Addressee, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Statement};
+use bulla_wire::wrap::{Addressee, LABEL_RULE, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Statement, is_label};
 use std::collections::HashSet;
 
 /// What hybrid recipients begin with.
@@ -115,10 +115,14 @@ impl Draft {
         })
     }
 
-    /// Times, and recipients as they are now.
+    /// Times, label, and recipients as they are now.
     fn admissible(&self, context: &Context<'_>) -> Result<(), Refusal> {
         let statement = self.statement();
         check_statement_times(statement, context.now.unix_ms).map_err(|error| bad_statement(&error))?;
+        // Here and not among the reader's rules: a wrap that was made before this rule can still be opened.
+        if !statement.label.as_deref().is_none_or(is_label) {
+            return Err(Refusal::new(Code::BadStatement, format!("label: {LABEL_RULE}")).field("label"));
+        }
         let mut classical = Vec::new();
         for (place, addressee) in statement.to.iter().enumerate() {
             let principal = check_addressee(place, addressee, context)?;
