@@ -7,12 +7,13 @@
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
 use crate::error::{ClientError, Untrusted};
+use crate::retry::{FEW_TRIES, LONGEST_WAIT, Tries, back_off, before_nonce, outcome};
 use crate::state::{self, Seen, StateError, Verdict};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
 use bulla_crypto::envelope;
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::{SignatureHeaders, digest_header, ingress_line, sign_request};
-use bulla_crypto::random::{Rng, SystemRng, draw};
+use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{ChallengeReply, Initialised};
 use bulla_wire::challenge::Challenge;
@@ -32,14 +33,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a challenge is used here; the server takes it for 60 seconds.
 const CHALLENGE_USE: Duration = Duration::from_secs(45);
-/// How often a stale challenge, an answer that must not be believed, and a connection that was never made are
-/// tried again: once is bad luck, three times is a state of things.
-const FEW_TRIES: u32 = 3;
 const OVERSIZE: &str = "the answer is larger than any that was asked for";
-/// First wait before a retry; each next one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait before a retry.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What is to be asked of the cluster.
 pub(crate) struct Call {
@@ -132,17 +126,6 @@ enum Attempt {
     },
     /// The node stands behind what was seen; another one may not.
     Lagging(StateError),
-}
-
-/// Counts what went wrong so far.
-#[derive(Default)]
-struct Tries {
-    all: u32,
-    few: u32,
-    stale: u32,
-    lagging: bool,
-    /// An attempt may have reached the server without a verified answer.
-    unknown: bool,
 }
 
 impl Client {
@@ -479,46 +462,6 @@ fn refusal(received: &Received, verified: bool) -> Attempt {
     }
 }
 
-/// Refusals that are decided before the nonce is looked up, by what may have changed since the first attempt. They
-/// say nothing of what became of it.
-fn before_nonce(code: Code) -> bool {
-    use Code::{
-        AlreadyInitialised, AuditBlocked, Denied, IngressChanged, Internal, NonceExpired, NotAdmin, NotSealed, Sealed,
-        StaleChallenge, Unauthenticated, UnknownSession, WrongAudience,
-    };
-    matches!(
-        code,
-        AlreadyInitialised
-            | AuditBlocked
-            | Denied
-            | IngressChanged
-            | Internal
-            | NonceExpired
-            | NotAdmin
-            | NotSealed
-            | Sealed
-            | StaleChallenge
-            | Unauthenticated
-            | UnknownSession
-            | WrongAudience
-    )
-}
-
-/// What a failed call is told as: a change that may have happened has an unknown outcome.
-fn outcome(call: &Call, tries: &Tries, error: ClientError) -> ClientError {
-    if call.changes && tries.unknown { ClientError::UnknownOutcome { cause: Box::new(error) } } else { error }
-}
-
-/// Doubles with each try, up to [`LONGEST_WAIT`], less up to a half by chance, so that many clients that lost
-/// one server do not come back at once.
-fn back_off(tries: u32) -> Duration {
-    let doubled = FIRST_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST_WAIT);
-    let mut chance = [0; 1];
-    SystemRng.fill(&mut chance);
-    let [chance] = chance;
-    doubled - (doubled / 2).mul_f64(f64::from(chance) / 255.0)
-}
-
 /// Unix milliseconds by this machine's clock.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -528,27 +471,6 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_grow_to_a_bound() {
-        for tries in 1..40 {
-            let full = FIRST_WAIT.saturating_mul(1 << (tries - 1).min(10)).min(LONGEST_WAIT);
-            for _ in 0..20 {
-                let wait = back_off(tries);
-                assert!(wait <= full && wait >= full / 2, "{tries}: {wait:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_lost_change_has_an_unknown_outcome() {
-        let tries = |unknown| Tries { unknown, ..Tries::default() };
-        let change = Call::change("POST", "/v1/x", &());
-        let lost = || ClientError::Unreachable { address: String::new(), cause: String::new() };
-        assert!(matches!(outcome(&change, &tries(true), lost()), ClientError::UnknownOutcome { .. }));
-        assert!(matches!(outcome(&change, &tries(false), lost()), ClientError::Unreachable { .. }));
-        assert!(matches!(outcome(&Call::read("/v1/x"), &tries(true), lost()), ClientError::Unreachable { .. }));
-    }
 
     /// Programs run calls on other threads.
     #[test]

@@ -36,6 +36,7 @@ mod output;
 mod principal;
 mod raw;
 mod resolve;
+mod retry;
 mod seal;
 mod spool;
 mod state;
