@@ -406,9 +406,10 @@ async fn load(
         .map_err(|e| Fault::Record { kind: "policy", reason: e.to_string() })?;
     let seal::Advance { keyring, head, lineage, epoch, cluster, .. } = advanced;
     let names = if node.parts.hash_names { Names::Hashed(NameKey::new(keyring.audit.copy())) } else { Names::Clear };
-    let approvals = match read_phase(&node.parts.store).await? {
-        Phase::Sealed(now) => now.history.approvals.clone(),
-        Phase::Uninitialised | Phase::Unsealed(_) => vec![],
+    // The advance has just written approvals and consents.
+    let (approvals, consents) = match read_phase(&node.parts.store).await? {
+        Phase::Sealed(now) => (now.history.approvals.clone(), now.history.consents.clone()),
+        Phase::Uninitialised | Phase::Unsealed(_) => (vec![], vec![]),
     };
     let opening = Opening {
         cluster,
@@ -424,7 +425,7 @@ async fn load(
             node.parts.clock.clone(),
             node.parts.sink.clone(),
         )),
-        history: History { approvals, lineages: keyring.lineages.clone(), consents: sealed.history.consents.clone() },
+        history: History { approvals, lineages: keyring.lineages.clone(), consents },
         barrier,
     };
     Ok(Unsealed::new(opening, directory, node.parts.sink.clone(), node.parts.metrics.clone()))

@@ -175,8 +175,18 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         });
     }
     let store = open_store(config)?;
-    let phase = read_phase(&store).await.map_err(RunError::Phase)?;
-    let sink = open_sink(config, &key, &phase, clock.clone()).await?;
+    let opened = match read_phase(&store).await {
+        Ok(phase) => open_sink(config, &key, &phase, clock.clone()).await.map(|sink| (phase, sink)),
+        Err(error) => Err(RunError::Phase(error)),
+    };
+    let (phase, sink) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // The file stays locked until its thread has ended, and whoever repairs the fault starts again at once.
+            store.close().await;
+            return Err(error);
+        }
+    };
     let metrics = Arc::new(Metrics::new());
     let parts = Parts {
         key,
@@ -340,10 +350,12 @@ fn open_store(config: &Config) -> Result<Store, RunError> {
     }
 }
 
-/// Where the audit log can be read again; none if it goes to standard output.
+/// Where the audit log can be read again; none if it goes to standard output, a pipe or a device.
 fn audit_path(config: &Config) -> Option<PathBuf> {
     match &config.audit.target {
-        AuditTarget::Directory(path) | AuditTarget::File(path) => Some(path.clone()),
+        AuditTarget::Directory(path) | AuditTarget::File(path) => {
+            Some(path.clone()).filter(|path| sink::can_be_read_again(path))
+        }
         AuditTarget::Stdout => None,
     }
 }

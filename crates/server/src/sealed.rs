@@ -13,7 +13,7 @@ use bulla_core::audit::{AuditBlocked, Body, Event, Label, Logged, Outcome, Refus
 use bulla_core::operation::Refusal;
 use bulla_core::policy::exempt::SealRight;
 use bulla_core::policy::{Authorized, Subject};
-use bulla_core::seal::{Give, InitError, SessionError};
+use bulla_core::seal::{Give, InitError, SealError, SessionError};
 use bulla_crypto::evidence::Record;
 use bulla_crypto::message::{request_digest, seen_key};
 use bulla_wire::api::{AlarmKind, GiveShare, Init, Seal, SealAdmin, SealState, Signed};
@@ -187,6 +187,11 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         )
         .hint("put back the newest copy of the store"),
         CeremonyError::Document(reason) => Refusal::new(Code::BadStatement, reason.clone()).field("envelope"),
+        CeremonyError::Seal(SealError::Consent(_) | SealError::OtherConsent) => {
+            Refusal::new(Code::BadStatement, with_cause(error))
+                .field("envelope")
+                .hint("k admins sign exactly the positions that the last share's answer named")
+        }
         CeremonyError::NothingLost => Refusal::new(Code::NotFound, "nothing was lost that needs consent"),
         CeremonyError::Unknown(_) => {
             Refusal::new(Code::Unknown, "the outcome is not known").hint("look at `bulla status`")

@@ -391,8 +391,8 @@ impl Request<'_> {
             filter = filter.principal(principal.subject.id);
         }
         let Some(path) = self.node.parts.audit_path.clone() else {
-            let refusal = Refusal::new(Code::NotFound, "the audit log goes to standard output");
-            return Err(refusal.hint("read it where that goes"));
+            let refusal = Refusal::new(Code::NotFound, "the audit log goes where it cannot be read again");
+            return Err(refusal.hint("read it at the other end of the pipe"));
         };
         let (after, limit) = (query.after.unwrap_or_default(), query.limit);
         let read = tokio::task::spawn_blocking(move || audit_page(&path, &filter, after, limit)).await;

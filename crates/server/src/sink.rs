@@ -309,7 +309,8 @@ impl Sink {
     /// Writes, marked as recovered, those lines of deduplication rows that the log does not hold: their commits
     /// survived a crash that they did not. Answers how many. Call it before the first request is served.
     pub async fn recover(&self, lines: Vec<RequestLine>) -> Result<usize, LogError> {
-        let Some(layout) = self.shared.layout.clone().filter(|_| !lines.is_empty()) else { return Ok(0) };
+        let readable = |layout: &Layout| !lines.is_empty() && can_be_read_again(layout.place());
+        let Some(layout) = self.shared.layout.clone().filter(readable) else { return Ok(0) };
         let ids: HashSet<RequestId> = lines.iter().map(|line| line.id).collect();
         let since_ms = lines.iter().map(|line| line.received_ms).min().unwrap_or_default();
         let present = tokio::task::spawn_blocking(move || files::present(&layout, &ids, since_ms))
@@ -453,6 +454,11 @@ async fn answer(wait: oneshot::Receiver<Result<(), AuditBlocked>>, patience: Dur
         Ok(Err(_)) => Err(AuditBlocked::Closed),
         Err(_) => Err(AuditBlocked::Slow),
     }
+}
+
+/// Whether lines that were written there can be read again: not from a pipe, a terminal or another device.
+pub fn can_be_read_again(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir() || metadata.is_file())
 }
 
 /// The file behind standard output, if it can be had.

@@ -25,6 +25,13 @@ pub(super) enum Layout {
 }
 
 impl Layout {
+    /// The directory, or the one file.
+    pub(super) fn place(&self) -> &Path {
+        match self {
+            Self::Directory(path) | Self::Single(path) => path,
+        }
+    }
+
     /// The path of a file by its number.
     pub(super) fn path(&self, number: u32) -> PathBuf {
         match self {

@@ -8,12 +8,14 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod audit;
 mod cases;
 mod clocks;
 mod governance;
 mod once;
 mod race;
 mod replay;
+mod seal;
 mod spine;
 mod support;
 mod wraps;

@@ -280,7 +280,7 @@ async fn sizes_up_to_the_limit_and_none_above() {
     let error = stage.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(larger)).await.expect_err("too large");
     assert!(matches!(error, ClientError::TooLarge { .. }), "{error}");
     // By hand, announced as too long: refused before a byte of it was read.
-    let mut alice = Caller::new(&stage.world, &stage.bob).await;
+    let alice = Caller::new(&stage.world, &stage.bob).await;
     let body = vec![0; bulla_server::route::MAX_PARCEL_BODY_BYTES + 1];
     let request = alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body, alice.nonce());
     let mut head = format!("POST /v1/wrap HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", request.body.len());

@@ -1,0 +1,406 @@
+//! The seal: shares, load, restarts, and a store that lost commits.
+
+use crate::cases::{Cast, claim, open_all, open_body, share};
+use crate::support::{Caller, audit_path, finish, lines, open};
+use bulla_client::{Client, Outgoing, Unseal, content};
+use bulla_core::audit::Body;
+use bulla_crypto::dsse;
+use bulla_crypto::evidence::{self, ClusterView};
+use bulla_server::config::StoreKind;
+use bulla_testkit::world::{Person, Shape, World};
+use bulla_wire::api::{self, SealState, SlotState};
+use bulla_wire::error::Code;
+use bulla_wire::evidence::{Bytes, Consent, SealMode};
+use bulla_wire::wrap::Slip;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+fn quorum() -> Shape {
+    Shape { mode: SealMode::Quorum, k: 2, n: 3, ..Shape::durable() }
+}
+
+async fn give(world: &World, admin: &Person) -> api::ShareGiven {
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    world.client(admin).unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given
+}
+
+async fn health(world: &World) -> api::Health {
+    world.client(&world.admins[0]).health().await.unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_two_of_three_open_it_and_one_does_not() {
+    let mut world = World::sealed(quorum()).await;
+    for (first, second) in [(0, 1), (1, 2), (2, 0)] {
+        let one = give(&world, &world.admins[first]).await;
+        assert_eq!((one.state, one.progress.have, one.progress.need), (SealState::Sealed, 1, 2));
+        // The same share again is no second one.
+        let again = give(&world, &world.admins[first]).await;
+        assert_eq!((again.state, again.progress.have), (SealState::Sealed, 1));
+        assert_eq!(health(&world).await.unseal.unwrap().have, 1);
+        let two = give(&world, &world.admins[second]).await;
+        assert_eq!(two.state, SealState::Unsealed);
+        let epoch = world.client(&world.admins[0]).seal_status().await.unwrap().epoch;
+        world.stop().await;
+        world.start().await;
+        let sealed = world.client(&world.admins[0]).seal_status().await.unwrap();
+        assert_eq!((sealed.state, sealed.epoch), (SealState::Sealed, epoch), "sealed after a restart, at its epoch");
+    }
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_share_is_named_and_harms_nobody() {
+    let world = World::sealed(quorum()).await;
+    let mut one = Caller::new(&world, &world.admins[0]).await;
+    let mut two = Caller::new(&world, &world.admins[1]).await;
+    let mut nobody = Caller::new(&world, &Person::new("nobody")).await;
+    let session: api::UnsealSession = one.call("POST", "/v1/seal/session").await.ok().json();
+    nobody.call("POST", "/v1/seal/session").await.refused(Code::Unauthenticated);
+    let path = format!("/v1/seal/session/{}", session.id);
+    let key: api::EncryptedShareKey = one.call("GET", &format!("{path}/key")).await.ok().json();
+    let good = share(&world, &world.admins[0], &session, &key);
+    one.call_json("POST", &format!("{path}/share"), &good).await.ok();
+
+    let key: api::EncryptedShareKey = two.call("GET", &format!("{path}/key")).await.ok().json();
+    assert_eq!(key.index, 1);
+    let own = share(&world, &world.admins[1], &session, &key);
+    let recipient = session.recipient.parse().unwrap();
+    let garbage = bulla_crypto::envelope::seal(&[recipient], None, &[0; 64]).unwrap();
+    let to_nobody = bulla_crypto::envelope::seal(claim().recipients(), None, &[0; 64]).unwrap();
+    for file in [vec![], b"age".to_vec(), garbage, to_nobody, good.file.0.clone(), vec![0; 1 << 16]] {
+        let bad = api::GiveShare { file: Bytes(file), ..own.clone() };
+        let error =
+            two.call_json("POST", &format!("{path}/share"), &bad).await.refused(Code::BadShare).error().unwrap();
+        let id = evidence::payload_digest(&world.admins[1].record).to_string();
+        assert!(error.message.contains(&id), "it names who gave it: {}", error.message);
+        assert!(error.hint.is_some());
+    }
+    let theirs = api::GiveShare { index: 0, ..own.clone() };
+    two.call_json("POST", &format!("{path}/share"), &theirs).await.refused(Code::NotAdmin);
+    let unapproved = api::GiveShare { approval: None, ..own.clone() };
+    two.call_json("POST", &format!("{path}/share"), &unapproved).await.refused(Code::BadStatement);
+    let forged = api::GiveShare { approval: good.approval.clone(), ..own.clone() };
+    two.call_json("POST", &format!("{path}/share"), &forged).await.refused(Code::BadStatement);
+    let elsewhere = format!("/v1/seal/session/{}/share", "a".repeat(26));
+    two.call_json("POST", &elsewhere, &own).await.refused(Code::UnknownSession);
+    assert_eq!(health(&world).await.unseal.unwrap().have, 1, "the good one stays");
+    let alarms = lines(&world).await.into_iter().filter(|line| match &line.body {
+        Body::Alarm { alarm, .. } => alarm.as_str() == "bad_share",
+        _ => false,
+    });
+    assert_eq!(alarms.count(), 6);
+    let given: api::ShareGiven = two.call_json("POST", &format!("{path}/share"), &own).await.ok().json();
+    assert_eq!(given.state, SealState::Unsealed);
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end() {
+    let world = World::sealed(quorum()).await;
+    let mut one = Caller::new(&world, &world.admins[0]).await;
+    let session: api::UnsealSession = one.call("POST", "/v1/seal/session").await.ok().json();
+    let path = format!("/v1/seal/session/{}", session.id);
+    let key: api::EncryptedShareKey = one.call("GET", &format!("{path}/key")).await.ok().json();
+    let body = share(&world, &world.admins[0], &session, &key);
+    one.call_json("POST", &format!("{path}/share"), &body).await.ok();
+    let left = session.expires_ms - world.server().node.now_ms();
+    world.clock.pass(left + 1000);
+    one.call("GET", "/v1/seal").await;
+    one.call_json("POST", &format!("{path}/share"), &body).await.refused(Code::UnknownSession);
+    assert!(health(&world).await.unseal.is_none(), "what was given is forgotten");
+    world.unseal().await;
+    finish(world).await;
+}
+
+/// What each phase says to what it does not do.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_phase_refuses_what_is_not_its_own() {
+    let world = World::sealed(Shape::durable()).await;
+    let mut admin = Caller::new(&world, &world.admins[0]).await;
+    for route in bulla_server::route::ROUTES {
+        use bulla_server::route::Auth;
+        let Auth::Policy(_) = route.auth else { continue };
+        let path = route.template.replace("{name}", "x").replace("{path}", "x").replace("{id}", &"a".repeat(26));
+        let request = admin.request(route.method, &path, route.request.media_type(), vec![], admin.nonce());
+        let reply = admin.send(&request).await.refused(Code::Sealed);
+        assert!(reply.error().unwrap().hint.is_some());
+    }
+    assert_eq!(admin.send(&open("GET", "/v1/health")).await.status, 503);
+    world.unseal().await;
+    admin.send(&open("POST", "/v1/challenge")).await.ok();
+    admin.call("POST", "/v1/seal/session").await.refused(Code::NotSealed);
+    admin.call("GET", &format!("/v1/seal/session/{}/key", "a".repeat(26))).await.refused(Code::NotSealed);
+    assert_eq!(admin.send(&open("GET", "/v1/health")).await.status, 200);
+    world.client(&world.admins[0]).seal().await.unwrap();
+    assert_eq!(health(&world).await.state, SealState::Sealed);
+    world.unseal().await;
+    finish(world).await;
+}
+
+/// Whatever is under way when the keys go either happened whole or not at all, and an answer never lies about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealing_under_load_loses_nothing() {
+    let mut world = World::new(Shape::durable()).await;
+    let mut people = Vec::new();
+    for number in 0..4 {
+        people.push(world.admit(&format!("writer{number}")).await);
+    }
+    let bob = world.admit("bob").await;
+    let (go_on, made) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    let mut running = Vec::new();
+    for person in &people {
+        let client: Client = world.client(person);
+        let to = client.resolve("bob").await.unwrap();
+        let (go_on, made) = (go_on.clone(), made.clone());
+        running.push(tokio::spawn(async move {
+            let mut slips = Vec::new();
+            while go_on.load(Ordering::SeqCst) {
+                let outgoing = Outgoing::new(vec![to.clone()], 3600);
+                if let Ok(wrapped) = client.wrap_create(outgoing, content(b"x".to_vec())).await {
+                    slips.push(wrapped.slip);
+                    made.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            slips
+        }));
+    }
+    let admin = world.client(&world.admins[0]);
+    for round in 1..=5 {
+        while made.load(Ordering::SeqCst) < 20 * round {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        admin.seal().await.unwrap();
+        assert_eq!(health(&world).await.state, SealState::Sealed);
+        world.unseal().await;
+    }
+    go_on.store(false, Ordering::SeqCst);
+    let mut slips = Vec::new();
+    for task in running {
+        slips.extend(task.await.unwrap());
+    }
+    world.stop().await;
+    world.start().await;
+    world.unseal().await;
+    let bob = world.client(&bob);
+    assert!(slips.len() >= 100);
+    for slip in &slips {
+        assert_eq!(open_all(&bob, slip).await, b"x", "acknowledged, so it is there");
+    }
+    finish(world).await;
+}
+
+struct Lost {
+    world: World,
+    before: Vec<Slip>,
+    opened: Slip,
+}
+
+/// A store that was set back: everything after the copy is lost to it, and the audit log remembers.
+async fn set_back() -> Lost {
+    let mut world = World::new(quorum()).await;
+    let cast = Cast::new(&world).await;
+    let before = vec![cast.wrap().await, cast.wrap().await, cast.wrap().await];
+    world.stop().await;
+    let file = world.data().join("bulla.redb");
+    std::fs::copy(&file, world.data().join("copy")).unwrap();
+    world.start().await;
+    world.unseal().await;
+    let bob = world.client(&cast.bob_person);
+    assert_eq!(open_all(&bob, &before[0]).await, b"x");
+    let admin = world.client(&world.admins[0]);
+    admin.principal_disable(&"mallory".parse().unwrap()).await.unwrap();
+    admin.policy_delete(&"doomed".parse().unwrap()).await.unwrap();
+    let writer = world.client(&cast.alice_person);
+    writer.wrap_revoke(&before[1]).await.unwrap();
+    world.admit("late").await;
+    world.stop().await;
+    std::fs::rename(world.data().join("copy"), &file).unwrap();
+    world.start().await;
+    let opened = before[0].clone();
+    Lost { world, before, opened }
+}
+
+/// The admins' shares; what the last one is told.
+async fn shares(world: &World) -> Consent {
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let mut last = None;
+    for admin in &world.admins[..2] {
+        let how = Unseal { approve, danger_older_epoch: true };
+        last = Some(world.client(admin).unseal(&how).await.unwrap().given);
+    }
+    let given = last.unwrap();
+    assert_eq!(given.state, SealState::Sealed, "it stays sealed");
+    given.consent_needed.expect("and asks for consent")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_commits_waits_for_consent() {
+    let Lost { world, before, opened } = set_back().await;
+    let consent = shares(&world).await;
+    assert!(consent.lost.sequence > consent.kept.sequence || consent.lost.lineage != consent.kept.lineage);
+    let mut admin = Caller::new(&world, &world.admins[0]).await;
+    let sign = |consent: &Consent, admins: &[usize]| {
+        let keys: Vec<_> = admins.iter().map(|at| world.admins[*at].identity.signing_key()).collect();
+        api::Signed { envelope: evidence::sign_in_memory(consent, &keys).unwrap() }
+    };
+    // One of two, and two about something else.
+    let few = admin.call_json("POST", "/v1/seal:consent", &sign(&consent, &[0])).await;
+    assert!(few.status >= 400 && few.to_signed(), "{few:?}");
+    let mut other = consent.clone();
+    other.lost.sequence += 1;
+    let wrong = admin.call_json("POST", "/v1/seal:consent", &sign(&other, &[0, 1])).await;
+    assert!(wrong.status >= 400, "{wrong:?}");
+    for reply in [few, wrong] {
+        let error = reply.error().unwrap();
+        assert_eq!(error.code, Code::BadStatement, "{error:?}");
+        assert!(error.hint.is_some());
+    }
+    assert_eq!(health(&world).await.state, SealState::Sealed);
+    // Through the client: one signs, the other adds a signature.
+    let mut envelope = world.client(&world.admins[1]).consent_sign(&consent).await.unwrap();
+    dsse::add_signature(&mut envelope, world.admins[2].identity.signing_key()).await.unwrap();
+    world.client(&world.admins[1]).consent_send(envelope).await.unwrap();
+    assert_eq!(health(&world).await.state, SealState::Unsealed);
+
+    // Who was disabled stays so, what was deleted stays so, and what was opened does not open again.
+    let one = world.client(&world.admins[0]);
+    let mallory = one.principal(&"mallory".parse().unwrap()).await.unwrap();
+    assert!(mallory.disabled);
+    assert_eq!(one.policy(&"doomed".parse().unwrap()).await.unwrap_err().code(), Some(Code::NotFound));
+    assert_eq!(
+        one.principal(&"late".parse().unwrap()).await.unwrap_err().code(),
+        Some(Code::NotFound),
+        "lost, and not put back"
+    );
+    let told = one.alarms(None, None, false).await.unwrap().alarms;
+    assert!(told.iter().any(|alarm| alarm.kind == api::AlarmKind::StoreRolledBack), "{told:?}");
+    let facts: api::Cluster = admin.send(&open("GET", "/v1/cluster")).await.ok().json();
+    assert_eq!(facts.consents.len(), 1, "the consent is served");
+    drop((before, opened));
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_loss_every_wrap_waits_for_its_writer() {
+    let mut lost = set_back().await;
+    let consent = shares(&lost.world).await;
+    let keys: Vec<_> = lost.world.admins[..2].iter().map(|admin| admin.identity.signing_key()).collect();
+    let envelope = evidence::sign_in_memory(&consent, &keys).unwrap();
+    lost.world.client(&lost.world.admins[0]).consent_send(envelope).await.unwrap();
+    // Alice and Bob were made inside; their records are at the node, their keys are not: new people play them.
+    let world = &lost.world;
+    let unsealed = crate::support::unsealed(world);
+    let mut parked = 0;
+    for slip in &lost.before {
+        let statement = slip_states(world, slip).await;
+        assert_eq!(statement, [SlotState::Parked], "{slip}");
+        parked += 1;
+    }
+    assert_eq!(parked, 3);
+    drop(unsealed);
+    lost.world.stop().await;
+    lost.world.start().await;
+    // The next time nothing is missing any more.
+    for admin in &lost.world.admins[..2] {
+        let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+        let how = Unseal { approve, danger_older_epoch: false };
+        lost.world.client(admin).unseal(&how).await.unwrap();
+    }
+    assert_eq!(health(&lost.world).await.state, SealState::Unsealed);
+    finish(lost.world).await;
+}
+
+/// States of a wrap as the writer is told; read with the writer's place in the records.
+async fn slip_states(world: &World, slip: &Slip) -> Vec<SlotState> {
+    let unsealed = crate::support::unsealed(world);
+    let directory = unsealed.directory();
+    let alice = directory.by_name(&"alice".parse().unwrap()).unwrap();
+    let actor = bulla_wire::evidence::Actor {
+        principal: alice.subject.id,
+        key: world.admins[0].identity.signing_key().public_key().key_id(),
+        address: None,
+    };
+    let inspect = bulla_core::engine::wrap::Inspect { wrap: slip.wrap };
+    let driven = unsealed.drive(world.server().node.machine(), &inspect, Some(&actor), None).await.unwrap();
+    let bulla_core::operation::Reply::Json(body) = driven.result.unwrap() else { panic!() };
+    let view: api::WrapView = serde_json::from_slice(&body).unwrap();
+    view.slots.iter().map(|slot| slot.state).collect()
+}
+
+/// The whole way with people whose keys the test holds: parked, released, opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_wrap_opens_after_its_release() {
+    let mut world = World::new(Shape::durable()).await;
+    let (alice, bob) = (world.admit("alice").await, world.admit("bob").await);
+    let writer = world.client(&alice);
+    let made = world.wrap(&writer, &bob, b"the launch code").await;
+    world.stop().await;
+    let file = world.data().join("bulla.redb");
+    std::fs::copy(&file, world.data().join("copy")).unwrap();
+    world.start().await;
+    world.unseal().await;
+    let mut thief = Caller::new(&world, &bob).await;
+    thief.call_json("POST", &format!("/v1/wrap/{}:open", made.slip.wrap), &open_body(&made.slip, &claim())).await.ok();
+    world.stop().await;
+    std::fs::rename(world.data().join("copy"), &file).unwrap();
+    world.start().await;
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let how = Unseal { approve, danger_older_epoch: true };
+    let admin = world.client(&world.admins[0]);
+    let consent = admin.unseal(&how).await.unwrap().given.consent_needed.unwrap();
+    let envelope = admin.consent_sign(&consent).await.unwrap();
+    admin.consent_send(envelope).await.unwrap();
+
+    // New clients: the old ones remember the history that was lost, and say so.
+    let (writer, reader) = (world.client(&alice), world.client(&bob));
+    let mut output = bulla_client::MemoryOutput::new();
+    let waits = reader.wrap_open(&made.slip, &mut output).await.expect_err("parked");
+    assert_eq!(waits.code(), Some(Code::Parked), "{waits}");
+    let not_his = reader.wrap_release(&made.slip).await.expect_err("not his to release");
+    assert!(matches!(not_his.code(), Some(Code::NotFound | Code::Denied)), "{not_his}");
+    writer.wrap_release(&made.slip).await.unwrap();
+    assert_eq!(open_all(&reader, &made.slip).await, b"the launch code");
+    assert!(audit_path(&world).exists() && world.config.store == StoreKind::File);
+    finish(world).await;
+}
+
+/// A client that saw the lost history goes on only with the admins' consent, and tells its user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_notices_a_store_that_was_set_back() {
+    let mut world = World::new(Shape::durable()).await;
+    let alice = world.admit("alice").await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = |world: &World| {
+        Client::builder(world.address())
+            .identity(alice.identity.clone())
+            .pin(bulla_client::Pin::Cluster(world.cluster))
+            .state(bulla_client::State::Directory(folder.path().to_owned()))
+            .build()
+            .unwrap()
+    };
+    world.stop().await;
+    let file = world.data().join("bulla.redb");
+    std::fs::copy(&file, world.data().join("copy")).unwrap();
+    let log = world.config.audit.target.clone();
+    world.start().await;
+    world.unseal().await;
+    let before = client(&world);
+    let me = before.resolve("alice").await.unwrap();
+    for _ in 0..20 {
+        before.wrap_create(Outgoing::new(vec![me.clone()], 60), content(b"x".to_vec())).await.unwrap();
+    }
+    before.flush().unwrap();
+    drop(before);
+    world.stop().await;
+    // Store and audit log are set back together: the node itself cannot know.
+    std::fs::rename(world.data().join("copy"), &file).unwrap();
+    world.config.audit.target = bulla_server::config::AuditTarget::Directory(folder.path().join("another-audit"));
+    world.config.accept_audit_loss = true;
+    world.start().await;
+    world.unseal().await;
+    let error = client(&world).whoami().await.expect_err("the history that it knew is gone");
+    assert!(matches!(error, bulla_client::ClientError::RolledBack(_)), "{error:?}");
+    drop(log);
+    world.stop().await;
+}
