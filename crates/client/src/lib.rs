@@ -36,7 +36,6 @@ mod output;
 mod principal;
 mod raw;
 mod resolve;
-mod retry;
 mod seal;
 mod spool;
 mod state;

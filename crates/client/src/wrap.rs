@@ -198,7 +198,14 @@ impl Client {
 
     /// The receipts that prove a refusal, such as who opened the wrap before. Those that do not hold are left out.
     pub async fn refusal_receipts(&self, slip: &Slip, refusal: &ClientError) -> Vec<VerifiedReceipt> {
-        let ClientError::Refused { errors, .. } = refusal else { return Vec::new() };
+        let errors = match refusal {
+            ClientError::Refused { errors, .. } => errors,
+            ClientError::UnknownOutcome { cause } => match &**cause {
+                ClientError::Refused { errors, .. } => errors,
+                _ => return Vec::new(),
+            },
+            _ => return Vec::new(),
+        };
         let mut verified = Vec::new();
         for envelope in errors.iter().filter_map(|entry| entry.receipt.as_ref()) {
             verified.extend(self.receipt(slip, envelope).await.ok());

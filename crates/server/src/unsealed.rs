@@ -31,10 +31,10 @@ pub const REFUSAL_MS: u64 = 65_000;
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
 /// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
 pub const SEAL_PATIENCE_MS: u64 = 5_000;
-/// Most refusals remembered of one principal; ten a second are more than anyone needs who does not attack.
-pub const REFUSALS_EACH: usize = 650;
-/// Most refusals remembered in all; at about 300 bytes each they take 20 MiB.
-pub const REFUSALS_MAX: usize = 65_536;
+/// Most refusals remembered of one principal; a hundred a second are more than anyone needs who does not attack.
+pub const REFUSALS_EACH: usize = 8_192;
+/// Most refusals remembered in all; at about 300 bytes each they take 40 MiB.
+pub const REFUSALS_MAX: usize = 131_072;
 
 /// Locks a mutex whose data is whole after any panic.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -151,6 +151,10 @@ impl Refusals {
 
     /// Remembers a refusal.
     pub fn keep(&mut self, key: Digest, request: Digest, principal: PrincipalId, refusal: &Refusal, now_ms: u64) {
+        // What comes with a receipt stands in the state, which says the same again.
+        if refusal.receipt.is_some() {
+            return;
+        }
         let until_ms = now_ms.saturating_add(REFUSAL_MS);
         let refused = Refused { until_ms, request, principal, refusal: refusal.clone() };
         if self.kept.insert(key, refused).is_none() {
