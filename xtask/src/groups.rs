@@ -47,7 +47,23 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "clippy",
         about: "no lint fires",
-        steps: &[Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])],
+        steps: &[
+            Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            // What only the crash tests build.
+            Cargo(&[
+                "clippy",
+                "--quiet",
+                "-p",
+                "bulla",
+                "--test",
+                "kill",
+                "--features",
+                FAILPOINTS,
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        ],
     },
     Group {
         name: "unit",

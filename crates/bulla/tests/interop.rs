@@ -1,6 +1,6 @@
 //! The real binary beside programs of others: age opens what it wrote, OpenSSH's keys serve as they are, openssl and
 //! curl see the TLS and the health that the manual promises.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use bulla_testkit::{Canary, Cli, Options, Output, Server, bulla, skip, tools};
 use std::path::{Path, PathBuf};
