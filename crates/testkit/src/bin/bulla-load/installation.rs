@@ -13,6 +13,7 @@ use bulla_testkit::world::Person;
 use bulla_testkit::{Options, Server};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// People who call: as many as there are clients at most, so that each has a key and a connection of its own.
@@ -75,6 +76,8 @@ pub struct Installation {
     admin: Person,
     people: Vec<Person>,
     cluster: ClusterId,
+    /// The newest commit that was seen: behind many reads it lies too far back in the audit log.
+    sequence: AtomicU64,
     _records: tempfile::TempDir,
 }
 
@@ -99,7 +102,8 @@ impl Installation {
         };
         let pin = Pin::Node(server.node().parse()?);
         let cluster = admin.client(&address(&server), pin).init(&init).await?.id();
-        let installation = Self { server, admin, people: Vec::new(), cluster, _records: records };
+        let installation =
+            Self { server, admin, people: Vec::new(), cluster, sequence: AtomicU64::new(0), _records: records };
         installation.unseal().await?;
         Ok(installation)
     }
@@ -155,7 +159,8 @@ impl Installation {
 
     /// Transactions that the store made, as far as the audit log quotes them.
     pub fn transactions(&self) -> Result<u64, Fault> {
-        proc::sequence(&self.server.audit())
+        let quoted = proc::sequence(&self.server.audit())?;
+        Ok(self.sequence.fetch_max(quoted, Ordering::Relaxed).max(quoted))
     }
 
     /// Where it listens.

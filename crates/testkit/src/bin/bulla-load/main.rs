@@ -65,7 +65,8 @@ async fn run() -> Result<(), Fault> {
         [binary, core, plan, file] => (binary, core, plan, Some(PathBuf::from(file))),
         _ => return Err(USAGE.into()),
     };
-    let (binary, core) = (Path::new(binary), core.parse()?);
+    // The server runs in a directory of its own.
+    let (binary, core) = (&*std::fs::canonicalize(binary)?, core.parse()?);
     let plan = Plan::named(plan).ok_or(USAGE)?;
     let before = proc::load_average();
 
