@@ -90,7 +90,9 @@ fn alterations(request: &Request, other: &Request, other_key: &str) -> Vec<(Stri
     with("a byte more of body", &|r| r.body.push(b' '));
     if !request.body.is_empty() {
         with("another body byte", &|r| r.body = flip(&r.body, r.body.len() / 2));
-        with("a byte less of body", &|r| { let _ = r.body.pop(); });
+        with("a byte less of body", &|r| {
+            let _ = r.body.pop();
+        });
         with("no body", &|r| r.body.clear());
         with("another body with its digest", &|r| {
             r.body = flip(&r.body, 1);
