@@ -376,7 +376,7 @@ fn only_between_nbf_and_exp() {
     let cases = [(999, Some(Code::NotYet)), (1000, None), (LIFE_MS - 1, None), (LIFE_MS, Some(Code::Expired))];
     for (after, code) in cases {
         world.rows.clear();
-        world.now.unix_ms = start;
+        (world.now.unix_ms, world.now.steady_ms) = (start, start);
         let created = world.create_as("alice", &envelope, Content::Inline(CIPHERTEXT.to_vec())).receipts().remove(0);
         let digest = bulla_crypto::evidence::payload_digest(&envelope);
         let statement = statement.clone();

@@ -38,7 +38,7 @@ async fn every_route_and_outcome_leaves_one_line() {
             // Denied by policy, or for want of a seal share.
             let mut denied = nobody.request(
                 &request.method,
-                &format!("{}?{}", request.path, request.query).trim_end_matches('?').to_owned(),
+                format!("{}?{}", request.path, request.query).trim_end_matches('?'),
                 request.header("content-type"),
                 request.body.clone(),
                 nobody.nonce(),
@@ -137,7 +137,7 @@ async fn a_full_disk_stops_everything_but_sealing() {
     world.config.accept_audit_loss = false;
     world.start().await;
     world.unseal().await;
-    drop((cast.caller(Who::Admin), slip));
+    let _ = (cast.caller(Who::Admin), slip);
     finish(world).await;
 }
 
