@@ -164,9 +164,9 @@ fn exit_of(error: &ClientError) -> Exit {
         ClientError::UnknownOutcome { .. } => Exit::UnknownOutcome,
         ClientError::Refused { verified, .. } => {
             // A refusal that nobody signed is believed only as far as it says what everybody may say.
-            error
-                .code()
-                .map_or(Exit::Failed, |code| if *verified || before_init(code) { end_of(code) } else { Exit::Failed })
+            error.code().map_or(Exit::Failed, |code| {
+                if *verified || everybody_may_say(code) { end_of(code) } else { Exit::Failed }
+            })
         }
         ClientError::Unreachable { .. } => Exit::Unreachable,
         ClientError::Untrusted(Untrusted::Unsigned { .. })
@@ -184,11 +184,18 @@ fn exit_of(error: &ClientError) -> Exit {
     }
 }
 
-/// Codes that come from a node before it can be verified.
-fn before_init(code: Code) -> bool {
+/// Codes that come from a node before it can be verified, or that are signed for method and path alone: what a person
+/// must mend first. Whoever stands between can show them too, but can as well cut the line.
+fn everybody_may_say(code: Code) -> bool {
     matches!(
         code,
-        Code::Uninitialised | Code::AlreadyInitialised | Code::Overloaded | Code::AuditBlocked | Code::NotAdmin
+        Code::Uninitialised
+            | Code::AlreadyInitialised
+            | Code::Overloaded
+            | Code::AuditBlocked
+            | Code::NotAdmin
+            | Code::Sealed
+            | Code::Unauthenticated
     )
 }
 

@@ -152,7 +152,7 @@ impl Unsealed {
             let once = once.filter(|_| attempt.seen.is_none());
             match self.commit(machine, &outcome, once).await {
                 Ok(committed) => return self.conclude(outcome, &attempt, committed),
-                Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Conflict { .. }) => self.metrics().commit_conflicted(),
                 Err(CommitError::Unknown { detail }) => return Err(DriveError::Unknown(detail)),
                 Err(error) => return Err(DriveError::Store(error.to_string())),
             }
@@ -266,6 +266,9 @@ impl Unsealed {
             self.change(change)?;
         }
         self.tell(&outcome.alarms);
+        if let Some(sequence) = committed {
+            self.metrics().committed(sequence.0);
+        }
         Ok(Driven {
             result: outcome.result,
             read: attempt.read,

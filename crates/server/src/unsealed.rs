@@ -323,6 +323,11 @@ impl Unsealed {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Whether the keys are being forgotten.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
