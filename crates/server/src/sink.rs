@@ -14,8 +14,8 @@ mod files;
 mod read;
 mod writer;
 
-pub use disk::{Disk, RESERVE_BYTES, SystemDisk};
 pub use bulla_core::audit::{Expectations, Report};
+pub use disk::{Disk, RESERVE_BYTES, SystemDisk};
 pub use read::{FileLine, LogError, lines, verify};
 
 use anonymous::Counters;

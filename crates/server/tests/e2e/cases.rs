@@ -271,7 +271,12 @@ pub async fn open_all(client: &Client, slip: &Slip) -> Vec<u8> {
 }
 
 /// An admin's share for a session, as the admin's client makes it.
-pub fn share(world: &World, admin: &Person, session: &api::UnsealSession, key: &api::EncryptedShareKey) -> api::GiveShare {
+pub fn share(
+    world: &World,
+    admin: &Person,
+    session: &api::UnsealSession,
+    key: &api::EncryptedShareKey,
+) -> api::GiveShare {
     let Phase::Sealed(sealed) = world.server().node.phase() else { panic!("not sealed") };
     let document = sealed.view.newest();
     let me = document.admin_by_key(&admin.identity.signing_key().public_key().key_id()).unwrap();

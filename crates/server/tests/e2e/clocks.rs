@@ -48,7 +48,13 @@ async fn stepped(by: i64) {
     for look in 0..2 {
         let early = open(&world, &bob, &soon).await.expect_err("too early by one of the clocks");
         // Behind the low-water mark of nonces nothing at all is changed.
-        let expected = if by > 0 { Code::ClockStepped } else if by > -5 * MINUTE { Code::NotYet } else { Code::NonceExpired };
+        let expected = if by > 0 {
+            Code::ClockStepped
+        } else if by > -5 * MINUTE {
+            Code::NotYet
+        } else {
+            Code::NonceExpired
+        };
         assert_eq!(early.code(), Some(expected), "{early}");
         if by > 0 {
             let late = open(&world, &bob, &short).await.expect_err("too late by one of the clocks");

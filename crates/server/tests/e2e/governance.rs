@@ -26,8 +26,8 @@ use bulla_wire::signature::{
 use bytes::Bytes;
 use http::Response;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -127,12 +127,19 @@ async fn policies_are_written_asked_and_recovered() {
     let bob = world.admit("bob").await;
     let bob = world.client(&bob);
     refused(bob.policy_put(&name("mine"), &policy("permit (principal, action, resource);")).await, Code::Denied);
-    for bad in ["permit (principal, action, resource)", "permit (principal, action == Bulla::Action::\"kv.x\", resource);", "x"] {
+    for bad in [
+        "permit (principal, action, resource)",
+        "permit (principal, action == Bulla::Action::\"kv.x\", resource);",
+        "x",
+    ] {
         refused(admin.policy_put(&name("bad"), &policy(bad)).await, Code::BadPolicy);
     }
     let text = "permit (principal in Bulla::Group::\"ops\", action == Bulla::Action::\"kv.get\", resource);";
     let put = admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(None), ..policy(text) }).await.unwrap();
-    refused(admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(None), ..policy(text) }).await, Code::VersionMismatch);
+    refused(
+        admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(None), ..policy(text) }).await,
+        Code::VersionMismatch,
+    );
     admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(Some(put.sha256)), ..policy(text) }).await.unwrap();
     let all = admin.policies().await.unwrap().policies;
     assert_eq!(all.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["first", "ops"]);
@@ -250,8 +257,11 @@ async fn principals_come_go_and_change() {
 
     // Rotation: both keys sign, an enroller admits, the owner is told, the old key is gone.
     let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
-    let key =
-        PrincipalKey { public: new.signing_key().public_key().clone(), recipients: new.recipients().to_vec(), dual_use: false };
+    let key = PrincipalKey {
+        public: new.signing_key().public_key().clone(),
+        recipients: new.recipients().to_vec(),
+        dual_use: false,
+    };
     let signer: &dyn Signer = &new;
     let next = client.rotate(&[key], &[signer]).await.unwrap();
     caller.call("GET", "/v1/whoami").await.ok();
@@ -297,7 +307,8 @@ impl Liar {
     async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
         let Arrived { head, peer: _, body } = arrived;
         let body = read_body(body, 32 << 20, &self.budget, BODY_TIMEOUT).await.unwrap().bytes;
-        let passed = ["content-type", "content-digest", "bulla-audience", "bulla-challenge", "signature-input", "signature"];
+        let passed =
+            ["content-type", "content-digest", "bulla-audience", "bulla-challenge", "signature-input", "signature"];
         let headers = passed.iter().filter_map(|name| {
             head.headers.get(*name).map(|value| ((*name).to_owned(), value.to_str().unwrap().to_owned()))
         });
@@ -392,7 +403,10 @@ async fn a_server_that_swaps_a_record_is_refused_before_anything_is_encrypted() 
         ("under the forger's own", swapped(vec![forged.record.clone()], admission(&forged, &forged_record))),
         ("under that of no enroller", swapped(vec![forged.record.clone()], admission(&mallory, &forged_record))),
         ("under none", swapped(vec![forged.record.clone()], None)),
-        ("as a next version", swapped(vec![genuine.records[0].clone(), forged.record.clone()], genuine.admission.clone())),
+        (
+            "as a next version",
+            swapped(vec![genuine.records[0].clone(), forged.record.clone()], genuine.admission.clone()),
+        ),
         ("by another's whole record", api::Principal { name: name("bob"), ..mallory_told }),
     ];
     for (how, lie) in lies {
@@ -423,8 +437,11 @@ async fn a_server_that_swaps_a_record_is_refused_before_anything_is_encrypted() 
 async fn rotate(world: &World, person: &Person) -> Identity {
     let client: Client = world.client(person);
     let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
-    let key =
-        PrincipalKey { public: new.signing_key().public_key().clone(), recipients: new.recipients().to_vec(), dual_use: false };
+    let key = PrincipalKey {
+        public: new.signing_key().public_key().clone(),
+        recipients: new.recipients().to_vec(),
+        dual_use: false,
+    };
     let signer: &dyn Signer = &new;
     let next = client.rotate(&[key], &[signer]).await.unwrap();
     world.client(&world.admins[0]).admit(&next, Admit::default()).await.unwrap();

@@ -58,7 +58,8 @@ async fn race(shape: Shape) {
     let to = [writer.resolve("bob").await.unwrap(), writer.resolve("carol").await.unwrap()];
     let identity = |_| Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
     let claims: Vec<Identity> = (0..CLAIMANTS).map(identity).collect();
-    let mut callers = [Caller::new(&world, bob).await, Caller::new(&world, carol).await, Caller::new(&world, mallory).await];
+    let mut callers =
+        [Caller::new(&world, bob).await, Caller::new(&world, carol).await, Caller::new(&world, mallory).await];
     let mut connections = Vec::new();
     for _ in 0..8 {
         connections.push(h2(world.server().ready.address).await);

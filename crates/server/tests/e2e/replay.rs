@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 /// The order of the Ed25519 group, little-endian (RFC 8032 §5.1).
 const L: [u8; 32] = [
-    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
 fn flip(bytes: &[u8], at: usize) -> Vec<u8> {
@@ -90,7 +90,7 @@ fn alterations(request: &Request, other: &Request, other_key: &str) -> Vec<(Stri
     with("a byte more of body", &|r| r.body.push(b' '));
     if !request.body.is_empty() {
         with("another body byte", &|r| r.body = flip(&r.body, r.body.len() / 2));
-        with("a byte less of body", &|r| drop(r.body.pop()));
+        with("a byte less of body", &|r| r.body.truncate(r.body.len() - 1));
         with("no body", &|r| r.body.clear());
         with("another body with its digest", &|r| {
             r.body = flip(&r.body, 1);
@@ -184,7 +184,13 @@ fn data(rows: BTreeMap<(String, Vec<u8>), Vec<u8>>) -> BTreeMap<(String, Vec<u8>
 }
 
 /// Tries everything with one request: altered first, then as it is, then again.
-async fn try_route(world: &World, caller: &mut Caller, route: &'static Route, request: &Request, other_key: &str) -> (Reply, usize) {
+async fn try_route(
+    world: &World,
+    caller: &mut Caller,
+    route: &'static Route,
+    request: &Request,
+    other_key: &str,
+) -> (Reply, usize) {
     caller.send(&open("POST", "/v1/challenge")).await.ok();
     let other = caller.request("GET", "/v1/whoami", EMPTY_MEDIA_TYPE, vec![], caller.nonce());
     let before = rows(world).await;
@@ -455,8 +461,8 @@ async fn an_unknown_key_looks_like_a_bad_signature() {
 async fn the_ecdsa_twin_has_no_second_effect() {
     /// The order of the P-256 group, big-endian (SEC 2 §2.4.2).
     const N: [u8; 32] = [
-        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
-        0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
     ];
     let world = World::new(Shape::default()).await;
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
@@ -478,10 +484,11 @@ async fn the_ecdsa_twin_has_no_second_effect() {
 
     let mut caller = Caller::new(&world, &carol).await;
     let mut request = caller.request("DELETE", "/v1/policy/ops", EMPTY_MEDIA_TYPE, vec![], caller.nonce());
-    let parameters = request
-        .header(SIGNATURE_INPUT_HEADER)
-        .replace("alg=\"ed25519\"", "alg=\"ecdsa-p256-sha256\"")
-        .replace(&caller.key.signing_key().public_key().key_id().to_string(), &signing.public_key().key_id().to_string());
+    let parameters =
+        request.header(SIGNATURE_INPUT_HEADER).replace("alg=\"ed25519\"", "alg=\"ecdsa-p256-sha256\"").replace(
+            &caller.key.signing_key().public_key().key_id().to_string(),
+            &signing.public_key().key_id().to_string(),
+        );
     let parsed = bulla_wire::signature::RequestParameters::parse(&parameters).unwrap();
     let base = parsed.signature_base(&bulla_wire::signature::RequestParts {
         method: &request.method,

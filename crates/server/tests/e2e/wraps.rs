@@ -1,7 +1,7 @@
 //! Wraps whole: who may open when, what each end says, and who is told.
 
 use crate::cases::{Cast, claim, open_all, open_body, parcel};
-use crate::support::{Caller, finish, rows};
+use crate::support::{Caller, announce, finish, rows};
 use bulla_client::{Client, ClientError, MemoryOutput, Outgoing, content};
 use bulla_crypto::envelope;
 use bulla_crypto::identity::IdentityKind;
@@ -142,7 +142,10 @@ async fn a_lost_answer_to_open_comes_again_to_the_same_claim_only() {
         let opened = envelope::open(&[&own], &reply.body, usize::MAX).await.unwrap();
         files.push(Parcel::parse(opened.plaintext.expose()).unwrap().file.to_vec());
         assert!(envelope::open(&[&other], &reply.body, usize::MAX).await.is_err());
-        assert!(envelope::open(&[&*stage.bob.identity], &reply.body, usize::MAX).await.is_err(), "not the long-term key");
+        assert!(
+            envelope::open(&[&*stage.bob.identity], &reply.body, usize::MAX).await.is_err(),
+            "not the long-term key"
+        );
         if delivery == 0 {
             bob.call_json("POST", &path, &open_body(&slip, &other)).await.refused(Code::AlreadyOpened);
         }
@@ -176,7 +179,9 @@ async fn a_nack_ends_it_and_is_told() {
     let body =
         api::FinishWrap { statement_sha256: slip.statement_sha256, claim_sha256: claim.recipients()[0].digest() };
     bob.call_json("POST", &format!("/v1/wrap/{}:nack", slip.wrap), &body).await.ok();
-    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim)).await.refused(Code::Nacked);
+    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim))
+        .await
+        .refused(Code::Nacked);
     assert_eq!(stage.states(&slip).await, [SlotState::Nacked]);
     assert!(stage.alarms(&stage.writer, &slip).await.contains(&AlarmKind::Nack));
     finish(stage.world).await;
@@ -193,7 +198,9 @@ async fn what_is_never_acknowledged_lapses() {
     stage.sweep().await;
     assert_eq!(stage.states(&slip).await, [SlotState::Lapsed]);
     assert_eq!(stage.alarms(&stage.writer, &slip).await, [AlarmKind::Lapse]);
-    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim)).await.refused(Code::Lapsed);
+    bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(&slip, &claim))
+        .await
+        .refused(Code::Lapsed);
     finish(stage.world).await;
 }
 
@@ -206,7 +213,8 @@ async fn strangers_learn_nothing_and_are_told_of() {
     let unknown = Slip { wrap: bulla_wire::id::WrapId::new([3; 16]), ..slip.clone() };
     let mut answers = Vec::new();
     for slip in [&slip, &unknown] {
-        let reply = stranger.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(slip, &claim())).await;
+        let reply =
+            stranger.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(slip, &claim())).await;
         let look = stranger.call("GET", &format!("/v1/wrap/{}", slip.wrap)).await;
         for mut reply in [reply, look] {
             let mut error = reply.error().unwrap();
@@ -272,21 +280,11 @@ async fn sizes_up_to_the_limit_and_none_above() {
     let error = stage.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(larger)).await.expect_err("too large");
     assert!(matches!(error, ClientError::TooLarge { .. }), "{error}");
     // By hand, announced as too long: refused before a byte of it was read.
-    let mut alice = Caller::new(&stage.world, &stage.bob).await;
+    let caller = Caller::new(&stage.world, &stage.bob).await;
     let body = vec![0; bulla_server::route::MAX_PARCEL_BODY_BYTES + 1];
-    let request = alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body, alice.nonce());
-    let mut head = format!("POST /v1/wrap HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", request.body.len());
-    for (name, value) in &request.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    let mut stream = crate::support::tls(stage.world.server().ready.address, "http/1.1").await;
-    tokio::io::AsyncWriteExt::write_all(&mut stream, (head + "\r\n").as_bytes()).await.unwrap();
-    let mut answer = vec![0; 12];
-    let read = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer);
-    tokio::time::timeout(Duration::from_secs(5), read).await.expect("at once").unwrap();
-    assert_eq!(answer, b"HTTP/1.1 413");
+    let request = caller.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body, caller.nonce());
+    assert_eq!(announce(stage.world.server().ready.address, &request).await, 413);
     assert_eq!(rows(&stage.world).await, before);
-    drop(alice.wire);
     finish(stage.world).await;
 }
 
@@ -354,7 +352,8 @@ async fn statements_that_do_not_hold() {
     assert_eq!(rows(&world).await, before);
     // The same statement twice is one wrap; under another nonce too.
     for _ in 0..2 {
-        let request = cast.alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body.clone(), cast.alice.nonce());
+        let request =
+            cast.alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body.clone(), cast.alice.nonce());
         cast.alice.send(&request).await.ok();
     }
     finish(world).await;
