@@ -28,6 +28,17 @@ pub const GENERATED: &[Generated] = &[
         writes: Some(&["-p", "bulla-core", "--test", "seal", "--", "--ignored", "write_vectors"]),
     },
     Generated {
+        files: &[
+            "crates/server/tests/golden/routes.txt",
+            "docs/openapi.json",
+            "docs/reference/errors.md",
+            "docs/reference/routes.md",
+            "docs/samples/server.toml",
+        ],
+        compares: &["-p", "bulla-server", "--test", "routes", "--", "generated_files_are_up_to_date"],
+        writes: None,
+    },
+    Generated {
         files: &["crates/core/tests/golden/authorization.txt"],
         compares: &["-p", "bulla-core", "--test", "policy"],
         writes: None,

@@ -34,7 +34,7 @@ pub enum Step {
 use Step::{Cargo, DocTests, Release, Remaining, Tests, Tidy, Units, WithFailpoints};
 
 /// The features that let a test kill a process at a named point.
-pub const FAILPOINTS: &str = "bulla-store/failpoints";
+pub const FAILPOINTS: &str = "bulla/failpoints";
 
 /// All groups.
 pub const GROUPS: &[Group] = &[
@@ -47,7 +47,23 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "clippy",
         about: "no lint fires",
-        steps: &[Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])],
+        steps: &[
+            Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            // What only the crash tests build.
+            Cargo(&[
+                "clippy",
+                "--quiet",
+                "-p",
+                "bulla",
+                "--test",
+                "kill",
+                "--features",
+                FAILPOINTS,
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        ],
     },
     Group {
         name: "unit",
@@ -65,7 +81,15 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "interop",
         about: "both ways with programs of others",
-        steps: &[Tests { package: "bulla-crypto", target: "envelopes", args: &["interop::"] }],
+        steps: &[
+            Tests { package: "bulla-crypto", target: "envelopes", args: &["interop::"] },
+            Tests { package: "bulla", target: "interop", args: &[] },
+        ],
+    },
+    Group {
+        name: "foreign",
+        about: "a client in Python, written from the specification alone",
+        steps: &[Tests { package: "bulla", target: "foreign", args: &[] }],
     },
     Group {
         name: "store",
@@ -77,6 +101,19 @@ pub const GROUPS: &[Group] = &[
             Tests { package: "bulla-store", target: "kill", args: &[] },
         ],
     },
+    Group {
+        name: "cli",
+        about: "the command line: the whole way, and what it prints",
+        steps: &[
+            Tests { package: "bulla", target: "cli_spine", args: &[] },
+            Tests { package: "bulla", target: "cli_transcripts", args: &[] },
+        ],
+    },
+    Group {
+        name: "demo",
+        about: "the demo, and its lines typed again",
+        steps: &[Tests { package: "bulla", target: "demo", args: &[] }],
+    },
     Group { name: "integration", about: "all other files of tests", steps: &[Remaining] },
     Group {
         name: "failpoints",
@@ -84,6 +121,7 @@ pub const GROUPS: &[Group] = &[
         steps: &[
             WithFailpoints { package: "bulla-store", target: "", args: &["failpoint"] },
             WithFailpoints { package: "bulla-store", target: "kill", args: &[] },
+            WithFailpoints { package: "bulla", target: "kill", args: &[] },
         ],
     },
     Group { name: "release", about: "the release binary: size, libraries, no failpoints", steps: &[Release] },

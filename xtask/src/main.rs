@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask help` lists them.
 
+mod bench;
 mod docs;
 mod groups;
 mod release;
@@ -24,6 +25,8 @@ struct Arguments {
 enum Task {
     /// Run every test, or those of some groups.
     Test(test::Arguments),
+    /// Measure the release binary: speed, memory, start. Prints tables and a JSON line for each measurement.
+    Bench(bench::Arguments),
     /// Hold the policy on the source: sizes, names, dependencies, links, coverage.
     Tidy,
     /// Write the generated files anew, or check that they are up to date.
@@ -37,6 +40,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Tidy => tidy::run().map(|tally| tally.failed == 0),
         Task::Docs { check } => docs::run(check),
     };

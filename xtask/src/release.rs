@@ -77,7 +77,9 @@ mod tests {
     #[test]
     fn failpoints_are_read_from_the_source_and_found() {
         let names = failpoints(&root()).unwrap();
-        assert!(names.contains("store.commit.before") && names.contains("BULLA_FAILPOINT"), "{names:?}");
+        for name in ["BULLA_FAILPOINT", "store.commit.before", "drive.after_commit", "serve.before_claim_reply"] {
+            assert!(names.contains(name), "{name} is missing in {names:?}");
+        }
         assert!(holds(b"..BULLA_FAILPOINT..", b"BULLA_FAILPOINT"));
         assert!(!holds(b"..BULLA_FAILPOIN", b"BULLA_FAILPOINT"));
     }

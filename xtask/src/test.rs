@@ -316,7 +316,9 @@ fn named(program: &Program) -> bool {
 /// Prints the output of something that failed.
 fn show(log: &Path) {
     let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    text.lines().filter(|line| !line.ends_with(" ... ok")).for_each(|line| println!("    {line}"));
+    // Rust's harness prints what passed first.
+    let interesting = text.find("\nfailures:").and_then(|at| text.get(at..)).unwrap_or(&text);
+    interesting.lines().filter(|line| !line.ends_with(" ... ok")).for_each(|line| println!("    {line}"));
     println!("    (all of it in {})", log.display());
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod context;
+mod demo;
 mod document;
 mod enroller;
 mod init;
@@ -39,8 +40,9 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the life of the process")]
 pub enum Command {
+    /// Walk through the real thing in a fresh folder
+    Demo(demo::Demo),
     /// Make an identity, and the record that an enroller admits
     Keygen(keygen::Keygen),
     /// Run a server
@@ -89,6 +91,8 @@ pub enum Command {
     Alarms(audit::Alarms),
     /// Sign any request, send it, and print the answer
     Curl(raw::Curl),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    Openapi,
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -101,6 +105,7 @@ pub enum Command {
 /// Runs a command.
 pub async fn run(command: Command, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
     match command {
+        Command::Demo(args) => demo::run(&args, session),
         Command::Keygen(args) => keygen::run(args, session).await,
         Command::Server(args) => server::run(args, session, variables).await,
         Command::Context(args) => context::run(args, session).await,
@@ -120,6 +125,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Audit(args) => audit::run(args, session).await,
         Command::Alarms(args) => audit::alarms(args, session).await,
         Command::Curl(args) => raw::run(args, session).await,
+        Command::Openapi => session.screen.json(&bulla_server::route::openapi::openapi()).map(|()| Exit::Ok),
         Command::Completions { shell } => completions(shell, session),
         Command::Version => session.screen.line(env!("CARGO_PKG_VERSION")).map(|()| Exit::Ok),
     }

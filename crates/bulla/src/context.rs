@@ -101,7 +101,6 @@ fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;

@@ -129,11 +129,15 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let own = match &error {
-            ClientError::NoIdentity => "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".into(),
+            ClientError::NoIdentity => {
+                "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".into()
+            }
             ClientError::NoPin => {
                 "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".into()
             }
-            ClientError::Unreachable { .. } => "check --addr and that the server runs; --timeout gives more time".into(),
+            ClientError::Unreachable { .. } => {
+                "check --addr and that the server runs; --timeout gives more time".into()
+            }
             _ => error.code().and_then(advice).map(str::to_owned).unwrap_or_default(),
         };
         let theirs = if own.is_empty() { error.hint() } else { String::new() };
@@ -160,7 +164,9 @@ fn exit_of(error: &ClientError) -> Exit {
         ClientError::UnknownOutcome { .. } => Exit::UnknownOutcome,
         ClientError::Refused { verified, .. } => {
             // A refusal that nobody signed is believed only as far as it says what everybody may say.
-            error.code().map_or(Exit::Failed, |code| if *verified || before_init(code) { end_of(code) } else { Exit::Failed })
+            error.code().map_or(Exit::Failed, |code| {
+                if *verified || everybody_may_say(code) { end_of(code) } else { Exit::Failed }
+            })
         }
         ClientError::Unreachable { .. } => Exit::Unreachable,
         ClientError::Untrusted(Untrusted::Unsigned { .. })
@@ -178,9 +184,19 @@ fn exit_of(error: &ClientError) -> Exit {
     }
 }
 
-/// Codes that come from a node before it can be verified.
-fn before_init(code: Code) -> bool {
-    matches!(code, Code::Uninitialised | Code::AlreadyInitialised | Code::Overloaded | Code::AuditBlocked | Code::Denied)
+/// Codes that come from a node before it can be verified, or that are signed for method and path alone: what a person
+/// must mend first. Whoever stands between can show them too, but can as well cut the line.
+fn everybody_may_say(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Uninitialised
+            | Code::AlreadyInitialised
+            | Code::Overloaded
+            | Code::AuditBlocked
+            | Code::NotAdmin
+            | Code::Sealed
+            | Code::Unauthenticated
+    )
 }
 
 /// The end that a code of the API means.
@@ -267,7 +283,8 @@ mod tests {
     fn a_refusal_without_a_signature_is_no_proof() {
         let refused = |code: Code, verified| {
             let message = code.meaning().to_owned();
-            let entry = bulla_wire::error::ErrorEntry { code, message, field: None, hint: None, id: None, receipt: None };
+            let entry =
+                bulla_wire::error::ErrorEntry { code, message, field: None, hint: None, id: None, receipt: None };
             Failure::from(ClientError::Refused { status: code.status(), errors: vec![entry], verified }).exit
         };
         assert_eq!(refused(Code::AlreadyOpened, true), Exit::AlreadyOpened);

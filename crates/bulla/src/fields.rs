@@ -62,7 +62,7 @@ impl Field {
         })
     }
 
-    /// From standard input; hidden where a person types it.
+    /// From standard input, without the end of its last line; hidden where a person types it.
     fn typed(&self) -> Result<Vec<u8>, Failure> {
         let failed = |error: io::Error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}"));
         if ask::possible() {
@@ -70,6 +70,10 @@ impl Field {
         }
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+        // Whoever pipes a password from echo does not mean the end of the line; a file is taken as it is.
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        }
         Ok(bytes)
     }
 }
@@ -90,7 +94,6 @@ pub fn read(fields: &[Field]) -> Result<StrictMap<String>, Failure> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 mod tests {
     use super::*;
 

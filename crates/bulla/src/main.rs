@@ -7,6 +7,7 @@ mod cli;
 mod context;
 mod exit;
 mod fields;
+mod names;
 mod output;
 #[cfg(test)]
 mod reference;

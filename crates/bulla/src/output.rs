@@ -9,9 +9,10 @@
 //! - Times are RFC 3339 in UTC. JSON is the answer of the API, unchanged.
 //! - Values of secrets are printed only by the commands that were asked for them.
 //! - Colour, questions and hidden input only on a terminal. What a server sent is printed without control characters,
-//!   so it cannot move the cursor.
+//!   so it cannot move the cursor; in a table or a field also without ends of lines, so it cannot feign the next one.
 
 use crate::exit::{Exit, Failure};
+use bulla_wire::wrap::is_obeyed;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -79,9 +80,9 @@ impl Screen {
         }
     }
 
-    /// Prints a part of the answer as a line.
+    /// Prints a part of the answer as one line.
     pub fn line(&self, text: &str) -> Result<(), Failure> {
-        self.bytes(format!("{}\n", clean(text)).as_bytes())
+        self.bytes(format!("{}\n", cell(text)).as_bytes())
     }
 
     /// Prints the answer as it is.
@@ -99,33 +100,19 @@ impl Screen {
 
     /// Prints names and values, one a line, the values under each other.
     pub fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
-        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in pairs {
-            self.line(&format!("{name:width$}  {value}"))?;
-        }
-        Ok(())
+        let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, cell(value))).collect();
+        self.texts(&pairs)
+    }
+
+    /// As [`Screen::pairs`], for values that may have many lines: the further ones stand under the first, so none
+    /// can be taken for a pair.
+    pub fn texts(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
+        pairs_of(pairs).iter().try_for_each(|text| self.bytes(format!("{text}\n").as_bytes()))
     }
 
     /// Prints rows under headings. Nothing at all if there are none, so that a script counts lines.
     pub fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
-        for row in rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let print = |cells: &[String]| {
-            let mut text = String::new();
-            for (cell, width) in cells.iter().zip(&widths) {
-                text.push_str(&format!("{cell:width$}  "));
-            }
-            self.line(text.trim_end())
-        };
-        print(&headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>())?;
-        rows.iter().try_for_each(|row| print(row))
+        table_of(headings, rows).iter().try_for_each(|line| self.line(line))
     }
 
     fn paint(&self, text: &str, colour: &str) -> String {
@@ -141,7 +128,42 @@ impl Screen {
 
 /// Text of others without what a terminal would obey.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_obeyed(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Text of others for one place in one line: with a line's end in it, it could feign the next row or field.
+fn cell(text: &str) -> String {
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+fn pairs_of(pairs: &[(&str, String)]) -> Vec<String> {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let text = |(name, value): &(&str, String)| {
+        let value = clean(value.trim_end_matches('\n')).replace('\n', &format!("\n{:width$}  ", ""));
+        format!("{:width$}  {value}", cell(name))
+    };
+    pairs.iter().map(text).collect()
+}
+
+fn table_of(headings: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let clean = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect());
+    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(clean).collect();
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let cells: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        cells.trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Unix milliseconds as people read them.
@@ -169,6 +191,22 @@ mod tests {
     #[test]
     fn others_cannot_move_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\u{9b}c\rd\te\n"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\te\n");
+    }
+
+    /// A label is the writer's text; old ones and those of other servers may hold anything.
+    #[test]
+    fn others_cannot_feign_fields_or_rows() {
+        let label = "x\nproof  yes\u{2028}\u{202e}\t\r\u{1b}[A".to_owned();
+        let shown = "x\u{fffd}proof  yes\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}[A";
+        assert_eq!(cell(&label), shown);
+        let lines = table_of(&["LABEL", "SLIP"], &[vec![label, "s".into()], vec!["y".into(), "t".into()]]);
+        let width = shown.chars().count();
+        let wanted = [("LABEL", "SLIP"), (shown, "s"), ("y", "t")].map(|(a, b)| format!("{a:width$}  {b}"));
+        assert_eq!(lines, wanted);
+        assert!(table_of(&["LABEL"], &[]).is_empty());
+        // A secret may have lines; they cannot be taken for another field.
+        let pairs = pairs_of(&[("a", "1\nproof  yes\n".into()), ("long\n", "2\u{202e}".into())]);
+        assert_eq!(pairs, ["a      1\n       proof  yes", "long\u{fffd}  2\u{fffd}"]);
     }
 
     #[test]

@@ -10,13 +10,14 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::id::ClusterId;
 use clap::Args;
 use std::cell::OnceCell;
-use std::sync::OnceLock;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest passphrase in bytes; longer is the wrong file.
@@ -76,8 +77,6 @@ pub struct Settled {
     pub address: String,
     /// Which cluster it must be.
     pub cluster: Option<ClusterId>,
-    /// Who calls.
-    pub identity: Option<PathBuf>,
     /// Authorities of the certificate.
     pub ca: Option<PathBuf>,
 }
@@ -90,13 +89,21 @@ pub struct Session<'a> {
     pub screen: &'a Screen,
     places: Places,
     client: OnceLock<Client>,
+    alarms_shown: AtomicBool,
     identity: OnceLock<Arc<Identity>>,
 }
 
 impl<'a> Session<'a> {
     /// Nothing is read yet.
     pub fn new(global: Global, screen: &'a Screen, places: Places) -> Self {
-        Self { global, screen, places, client: OnceLock::new(), identity: OnceLock::new() }
+        Self {
+            global,
+            screen,
+            places,
+            client: OnceLock::new(),
+            alarms_shown: AtomicBool::new(false),
+            identity: OnceLock::new(),
+        }
     }
 
     /// The file of contexts.
@@ -128,22 +135,16 @@ impl<'a> Session<'a> {
 
     /// Lays flags and environment over the context.
     pub fn settled(&self) -> Result<Settled, Failure> {
-        let Global { addr, cluster, identity, .. } = &self.global;
+        let Global { addr, cluster, .. } = &self.global;
         let context = self.context()?;
-        let of = |get: fn(&Context) -> Option<PathBuf>| context.as_ref().and_then(get);
         let address = addr.clone().or_else(|| context.as_ref().map(|context| context.address.clone()));
         let address = address.ok_or_else(|| {
             Failure::usage("no server is named")
                 .hint("give --addr ADDR and --cluster ID, or add a context with `bulla context add NAME ADDR`")
         })?;
         // Another address is not vouched for by the authorities of the context's own.
-        let ca = if addr.is_none() { of(|context| context.ca.clone()) } else { None };
-        Ok(Settled {
-            address,
-            cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)),
-            identity: identity.clone().or_else(|| of(|context| context.identity.clone())),
-            ca,
-        })
+        let ca = if addr.is_none() { context.as_ref().and_then(|context| context.ca.clone()) } else { None };
+        Ok(Settled { address, cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)), ca })
     }
 
     /// The caller's identity.
@@ -198,6 +199,11 @@ impl<'a> Session<'a> {
 
     /// A client as the caller.
     pub fn client(&self) -> Result<Client, Failure> {
+        self.client_with(&[])
+    }
+
+    /// A client as the caller, which opens wraps with these older keys too. To be asked for before any other.
+    pub fn client_with(&self, old: &[PathBuf]) -> Result<Client, Failure> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
@@ -206,7 +212,11 @@ impl<'a> Session<'a> {
         if settled.cluster.is_none() {
             return Err(bulla_client::ClientError::NoPin.into());
         }
-        let client = self.builder(&settled)?.identity(identity).build()?;
+        let mut builder = self.builder(&settled)?.identity(identity);
+        for path in old {
+            builder = builder.also_opens(self.read_identity(path)?);
+        }
+        let client = builder.build()?;
         Ok(self.client.get_or_init(|| client).clone())
     }
 
@@ -218,7 +228,7 @@ impl<'a> Session<'a> {
 
     /// A client of some address, with the pin and the authorities that were settled.
     pub fn builder(&self, settled: &Settled) -> Result<bulla_client::Builder, Failure> {
-        let Settled { address, cluster, identity: _, ca } = settled;
+        let Settled { address, cluster, ca } = settled;
         let mut builder = Client::builder(address.clone());
         if let Some(timeout) = self.global.timeout {
             builder = builder.timeout(timeout);
@@ -242,6 +252,11 @@ impl<'a> Session<'a> {
         Ok(State::Directory(path))
     }
 
+    /// The caller was shown its alarms, so they need no mention.
+    pub fn alarms_shown(&self) {
+        self.alarms_shown.store(true, Ordering::Relaxed);
+    }
+
     /// Writes what was learnt, and tells what waits for the caller.
     pub fn finish(&self) -> Result<(), Failure> {
         let Some(client) = self.client.get() else { return Ok(()) };
@@ -253,6 +268,7 @@ impl<'a> Session<'a> {
             ));
         }
         match client.alarms_waiting() {
+            _ if self.alarms_shown.load(Ordering::Relaxed) => {}
             0 => {}
             1 => self.screen.warn("an alarm waits for you; read it with `bulla alarms`"),
             count => self.screen.warn(&format!("{count} alarms wait for you; read them with `bulla alarms`")),

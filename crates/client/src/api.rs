@@ -260,8 +260,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
         let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
-        view.push(&envelope, &[])
-            .map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
+        view.push(&envelope).map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
         self.done(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
         self.cluster().await.map(drop)
     }

@@ -52,6 +52,7 @@ pub enum State {
 pub struct Builder {
     address: String,
     identity: Option<Arc<dyn Key>>,
+    old: Vec<Arc<dyn Decrypter>>,
     pin: Option<Pin>,
     state: State,
     timeout: Duration,
@@ -63,6 +64,13 @@ impl Builder {
     #[must_use]
     pub fn identity(mut self, identity: Arc<dyn Key>) -> Self {
         self.identity = Some(identity);
+        self
+    }
+
+    /// A key that the caller had before: it no longer signs, and wraps to it are opened with it. May be repeated.
+    #[must_use]
+    pub fn also_opens(mut self, key: Arc<dyn Decrypter>) -> Self {
+        self.old.push(key);
         self
     }
 
@@ -99,13 +107,14 @@ impl Builder {
     /// # Errors
     /// [`ClientError::Input`] for an address that is none; [`ClientError::Io`] for the file of authorities.
     pub fn build(self) -> Result<Client, ClientError> {
-        let Self { address, identity, pin, state, timeout, authorities } = self;
+        let Self { address, identity, old, pin, state, timeout, authorities } = self;
         let address: Address = address.parse()?;
         let transport = Transport::new(&address, authorities)?;
         Ok(Client(Arc::new(Inner {
             address,
             transport,
             identity,
+            old,
             pin,
             state,
             timeout,
@@ -124,6 +133,8 @@ pub(crate) struct Inner {
     pub address: Address,
     pub transport: Transport,
     pub identity: Option<Arc<dyn Key>>,
+    /// Keys that open and no longer sign.
+    pub old: Vec<Arc<dyn Decrypter>>,
     pub pin: Option<Pin>,
     pub state: State,
     pub timeout: Duration,
@@ -157,6 +168,7 @@ impl Client {
         Builder {
             address: address.into(),
             identity: None,
+            old: Vec::new(),
             pin: None,
             state: State::default(),
             timeout: DEFAULT_TIMEOUT,
@@ -185,6 +197,12 @@ impl Client {
 
     pub(crate) fn key(&self) -> Result<&Arc<dyn Key>, ClientError> {
         self.0.identity.as_ref().ok_or(ClientError::NoIdentity)
+    }
+
+    /// All keys that can open a wrap: the caller's own, then the older ones.
+    pub(crate) fn decrypters(&self) -> Result<Vec<&dyn Decrypter>, ClientError> {
+        let own: &dyn Decrypter = &**self.key()?;
+        Ok(std::iter::once(own).chain(self.0.old.iter().map(|key| &**key)).collect())
     }
 
     /// No code panics while it holds the lock, and if it did, the values would still be whole.

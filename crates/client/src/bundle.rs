@@ -100,7 +100,7 @@ impl Bundle {
         let (genesis, later) = documents.split_first().ok_or(broken("documents", "must begin with genesis"))?;
         let mut view = ClusterView::pinned(*pin.unwrap_or(cluster), genesis)?;
         for document in later {
-            view.push(document, &[])?;
+            view.push(document)?;
         }
         let chain = RecordChain::open(writer)?;
         let statement = statement_of(statement, &view.id(), &chain)?;

@@ -2,7 +2,9 @@
 //!
 //! - A retry keeps nonce and body, so a change happens once however often it is sent.
 //! - An answer without a valid signature is no answer: the outcome is unknown, as if the connection had broken.
-//! - A change whose outcome is unknown is never sent under a new nonce.
+//! - A change whose outcome is unknown is never sent under a new nonce, and never told as refused.
+
+mod tries;
 
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
@@ -16,7 +18,7 @@ use bulla_crypto::random::{Rng, SystemRng, draw};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{ChallengeReply, Initialised};
 use bulla_wire::challenge::Challenge;
-use bulla_wire::error::{Code, ErrorEntry};
+use bulla_wire::error::ErrorEntry;
 use bulla_wire::id::Nonce;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::signature::{
@@ -27,15 +29,14 @@ use bulla_wire::state::State;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tries::{FEW_TRIES, Next, Tries};
 
 /// Longest wait for one attempt: a full wrap over a slow line passes, and a hanging server leaves time for more.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a challenge is used here; the server takes it for 60 seconds.
 const CHALLENGE_USE: Duration = Duration::from_secs(45);
-/// How often a stale challenge, an answer that must not be believed, and a connection that was never made are
-/// tried again: once is bad luck, three times is a state of things.
-const FEW_TRIES: u32 = 3;
 const OVERSIZE: &str = "the answer is larger than any that was asked for";
+const OUTDATED: &str = "the answer names a newer cluster document than could be read here";
 /// First wait before a retry; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait before a retry.
@@ -122,6 +123,8 @@ enum Attempt {
         errors: Vec<ErrorEntry>,
         status: u16,
         verified: bool,
+        /// Of the open profile: signed for method, path and query alone.
+        open: bool,
         wait: Option<Duration>,
     },
     /// Nothing that may be believed came back. The request may have had its effect if `sent`.
@@ -131,18 +134,11 @@ enum Attempt {
         few: bool,
     },
     /// The node stands behind what was seen; another one may not.
-    Lagging(StateError),
-}
-
-/// Counts what went wrong so far.
-#[derive(Default)]
-struct Tries {
-    all: u32,
-    few: u32,
-    stale: u32,
-    lagging: bool,
-    /// An attempt may have reached the server without a verified answer.
-    unknown: bool,
+    Lagging {
+        cause: StateError,
+        /// It was no refusal.
+        done: bool,
+    },
 }
 
 impl Client {
@@ -155,43 +151,40 @@ impl Client {
             let left = self.0.timeout.saturating_sub(started.elapsed());
             let attempt = match self.attempt(&call, &mut prepared, left.min(ATTEMPT_TIMEOUT)).await {
                 Ok(attempt) => attempt,
-                Err(error) => return Err(outcome(&call, &tries, error)),
+                Err(error) => return Err(tries.outcome(call.changes, error)),
             };
             tries.all = tries.all.saturating_add(1);
-            let (wait, error) = match attempt {
+            let (next, wait, error) = match attempt {
                 Attempt::Answered(answer) => return Ok(answer),
-                Attempt::Lagging(error) if tries.lagging => return Err(error.into()),
-                Attempt::Lagging(error) => {
+                Attempt::Lagging { cause, done } => {
+                    let next = if tries.lagging { Next::End } else { Next::Wait };
                     tries.lagging = true;
-                    (None, error.into())
+                    tries.unknown |= done;
+                    (next, None, cause.into())
                 }
                 Attempt::Lost { cause, sent, few } => {
                     tries.unknown |= sent;
-                    tries.few = tries.few.saturating_add(u32::from(few));
-                    if tries.few >= FEW_TRIES {
-                        return Err(outcome(&call, &tries, cause));
-                    }
-                    (None, cause)
+                    // Once a change may have happened only the cluster can tell: it is waited for.
+                    let awaited = tries.unknown && call.changes && matches!(cause, ClientError::Unreachable { .. });
+                    tries.few = tries.few.saturating_add(u32::from(few && !awaited));
+                    (if tries.few >= FEW_TRIES { Next::End } else { Next::Wait }, None, cause)
                 }
-                Attempt::Refused { errors, status, verified, wait } => {
+                Attempt::Refused { errors, status, verified, open, wait } => {
                     let code = errors.first().map(|entry| entry.code);
+                    let next = tries.refused(call.changes, code, open);
                     let error = ClientError::Refused { status, errors, verified };
-                    match code {
-                        Some(Code::StaleChallenge) if tries.stale < FEW_TRIES => {
-                            tries.stale = tries.stale.saturating_add(1);
-                            continue;
-                        }
-                        Some(Code::Unknown) => tries.unknown = true,
-                        Some(Code::Overloaded | Code::Busy) => {}
-                        Some(Code::NonceExpired) => return Err(outcome(&call, &tries, error)),
-                        _ => return Err(error),
+                    if next == Next::End && Tries::is_told(code, open) {
+                        return Err(error);
                     }
-                    (wait, error)
+                    (next, wait, error)
                 }
             };
+            if next == Next::Again {
+                continue;
+            }
             let wait = wait.unwrap_or_else(|| back_off(tries.all));
-            if started.elapsed().saturating_add(wait) >= self.0.timeout {
-                return Err(outcome(&call, &tries, error));
+            if next == Next::End || started.elapsed().saturating_add(wait) >= self.0.timeout {
+                return Err(tries.outcome(call.changes, error));
             }
             tokio::time::sleep(wait).await;
         }
@@ -284,6 +277,10 @@ impl Client {
         if let Err(cause) = checked {
             return Ok(lost(cause));
         }
+        if frame.state.doc.is_some_and(|doc| doc > view.newest().number()) {
+            // It was not read, or somebody shows an old list of documents: the node may have been removed since.
+            return Ok(lost(Untrusted::Contradiction { what: OUTDATED }));
+        }
         if open && received.status < 400 {
             return Ok(lost(Untrusted::OpenProfile));
         }
@@ -294,13 +291,13 @@ impl Client {
                 && received.status != 503
                 && let Some(lagging) = self.judge_state(known.as_ref(), &frame.state).await?
             {
-                return Ok(Attempt::Lagging(lagging));
+                return Ok(Attempt::Lagging { cause: lagging, done: received.status < 400 });
             }
         }
         if received.status < 400 {
             return Ok(Attempt::Answered(Answer { media: frame.media.to_owned(), body: received.body.clone() }));
         }
-        Ok(refusal(&received, true))
+        Ok(refusal(&received, !(open && call.changes), open))
     }
 
     /// `init` is answered by a node that stands in the genesis it answers with, under the key that was pinned.
@@ -315,12 +312,12 @@ impl Client {
             self.hold_challenge(challenge);
         }
         if received.status >= 400 {
-            return Ok(refusal(received, false));
+            return Ok(refusal(received, false, false));
         }
         let frame = Frame::of(received)?;
         let Initialised { cluster: _, genesis } = json::parse(&received.body, MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the answer is malformed"))?;
-        let view = ClusterView::unpinned(&genesis, &[]).map_err(ClientError::statement("genesis"))?;
+        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement("genesis"))?;
         let pinned = match &self.0.pin {
             Some(Pin::Node(node)) => *node,
             _ => return Err(ClientError::NoPin),
@@ -464,20 +461,15 @@ impl Client {
     }
 }
 
-fn refusal(received: &Received, verified: bool) -> Attempt {
+fn refusal(received: &Received, verified: bool, open: bool) -> Attempt {
     let seconds = received.header("retry-after").and_then(|text| text.parse().ok());
     match refused(received, verified) {
         ClientError::Refused { status, errors, verified } => {
             let wait = seconds.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT));
-            Attempt::Refused { errors, status, verified, wait }
+            Attempt::Refused { errors, status, verified, open, wait }
         }
         cause => Attempt::Lost { cause, sent: true, few: true },
     }
-}
-
-/// What a failed call is told as: a change that may have happened has an unknown outcome.
-fn outcome(call: &Call, tries: &Tries, error: ClientError) -> ClientError {
-    if call.changes && tries.unknown { ClientError::UnknownOutcome { cause: Box::new(error) } } else { error }
 }
 
 /// Doubles with each try, up to [`LONGEST_WAIT`], less up to a half by chance, so that many clients that lost
@@ -497,50 +489,4 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_a_bound() {
-        for tries in 1..40 {
-            let full = FIRST_WAIT.saturating_mul(1 << (tries - 1).min(10)).min(LONGEST_WAIT);
-            for _ in 0..20 {
-                let wait = back_off(tries);
-                assert!(wait <= full && wait >= full / 2, "{tries}: {wait:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_lost_change_has_an_unknown_outcome() {
-        let tries = |unknown| Tries { unknown, ..Tries::default() };
-        let change = Call::change("POST", "/v1/x", &());
-        let lost = || ClientError::Unreachable { address: String::new(), cause: String::new() };
-        assert!(matches!(outcome(&change, &tries(true), lost()), ClientError::UnknownOutcome { .. }));
-        assert!(matches!(outcome(&change, &tries(false), lost()), ClientError::Unreachable { .. }));
-        assert!(matches!(outcome(&Call::read("/v1/x"), &tries(true), lost()), ClientError::Unreachable { .. }));
-    }
-
-    /// Programs run calls on other threads.
-    #[test]
-    fn calls_can_be_spawned() {
-        fn spawnable<T: Send>(_: &T) {}
-        let client = Client::builder("https://127.0.0.1:1").build().unwrap();
-        spawnable(&client.call(Call::read("/v1/x")));
-        let slip = bulla_wire::wrap::Slip {
-            cluster: bulla_wire::id::ClusterId::new([0; 32]),
-            wrap: bulla_wire::id::WrapId::new([0; 16]),
-            statement_sha256: bulla_wire::id::Digest::new([0; 32]),
-        };
-        let mut output = crate::MemoryOutput::new();
-        spawnable(&client.wrap_open(&slip, &mut output));
-        spawnable(&client.wrap_create(crate::Outgoing::new(Vec::new(), 1), crate::content(Vec::new())));
-        spawnable(&client.unseal(&crate::Unseal { approve: &|_| true, danger_older_epoch: false }));
-    }
-
-    #[test]
-    fn queries() {
-        let call = Call::read("/v1/wrap").with("after", Some("x")).with("limit", None::<u32>).with("a", Some(5));
-        assert_eq!(call.query, "after=x&a=5");
-    }
-}
+mod tests;

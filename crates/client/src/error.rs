@@ -60,13 +60,15 @@ impl fmt::Display for Untrusted {
 /// Why a call failed.
 #[derive(Debug)]
 pub enum ClientError {
-    /// The cluster refused. Signed by it, unless `verified` is false, as before init.
+    /// The cluster refused: nothing happened, unless `verified` is false.
     Refused {
         /// HTTP status.
         status: u16,
         /// At least one.
         errors: Vec<ErrorEntry>,
-        /// A node of the pinned cluster signed the refusal.
+        /// A node of the pinned cluster signed the refusal. For a change that means: as the answer to this very
+        /// request. It is false before init, and where a change was refused before its signature was checked: what
+        /// the node said to another request of the same path would look the same.
         verified: bool,
     },
     /// No answer came. Nothing is known to have happened, and for a call that changes nothing that is all.

@@ -51,12 +51,12 @@ pub(crate) fn world() -> World {
         &ingress,
         MinKem::Classical,
     );
-    let mut view = ClusterView::unpinned(&sign_in_memory(&genesis, &[]).unwrap(), &[]).unwrap();
+    let mut view = ClusterView::unpinned(&sign_in_memory(&genesis, &[]).unwrap()).unwrap();
     let mut draft = DocumentDraft::of(view.newest());
     draft.records.push(erin.record.clone());
     draft.enrollers.push(erin.record.principal());
     let next = sign_in_memory(&view.next_document(&draft).unwrap(), &[alice.identity.signing_key()]).unwrap();
-    view.push(&next, &[]).unwrap();
+    view.push(&next).unwrap();
     World { alice, erin, bob, node, view }
 }
 
@@ -67,7 +67,7 @@ impl World {
         draft.remove_enroller(&self.erin.record.principal());
         let payload = self.view.next_document(&draft).unwrap();
         let next = sign_in_memory(&payload, &[self.alice.identity.signing_key()]).unwrap();
-        self.view.push(&next, &[]).unwrap();
+        self.view.push(&next).unwrap();
     }
 }
 

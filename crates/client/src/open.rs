@@ -19,7 +19,7 @@ use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::json;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
-use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Slip, Statement, to_lines};
+use bulla_wire::wrap::{Addressee, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Slip, Statement, to_lines};
 use std::io::{self, Cursor, Write};
 
 /// Largest answer of `open` in bytes: a parcel of the largest ciphertext inside an age file to one recipient.
@@ -52,7 +52,8 @@ impl Client {
     /// Opens the wrap that `slip` names and writes its content to `output`.
     ///
     /// # Errors
-    /// [`ClientError::Tampered`] if the content is not what its writer signed: it is then reported to the cluster.
+    /// [`ClientError::Input`] before anything is claimed if no key at hand opens it: it was made to an older one
+    /// ([`crate::Builder::also_opens`]). [`ClientError::Tampered`] if the content is not what its writer signed: it is then reported to the cluster.
     /// [`ClientError::Refused`] with `already_opened` and its receipt if somebody else was first.
     pub async fn wrap_open(&self, slip: &Slip, output: &mut dyn Output) -> Result<Opened, ClientError> {
         self.open(slip, OpenedAs::Content, output).await
@@ -68,7 +69,11 @@ impl Client {
 
     async fn open(&self, slip: &Slip, opened_as: OpenedAs, output: &mut dyn Output) -> Result<Opened, ClientError> {
         let Inspected { statement, writer, .. } = self.wrap_inspect(slip).await?;
-        self.check_addressed(&statement.statement).await?;
+        let mine = self.check_addressed(&statement.statement).await?;
+        if opened_as == OpenedAs::Content {
+            // A delivery that cannot be read would have to be reported as bad, and that is final.
+            check_keys(&self.decrypters()?, mine)?;
+        }
         let memory = self.trust().await?.memory;
         let claim = Claim::begin(&memory, slip)?;
         let body = OpenWrap { statement_sha256: slip.statement_sha256, claim: claim.recipient()?.to_string() };
@@ -125,12 +130,13 @@ impl Client {
     }
 
     /// The caller is among the addressees, with a record of its own.
-    async fn check_addressed(&self, statement: &Statement) -> Result<(), ClientError> {
+    async fn check_addressed<'a>(&self, statement: &'a Statement) -> Result<&'a Addressee, ClientError> {
         let me = self.me().await?;
         let mine = statement.to.iter().find(|addressee| addressee.principal == me.resolved.principal());
         let mine = mine.ok_or_else(|| ClientError::input("this wrap is not for you"))?;
         let record = me.resolved.chain.find(&mine.record_sha256);
-        demand(record.is_some(), "the wrap was made for a record that is not yours")
+        demand(record.is_some(), "the wrap was made for a record that is not yours")?;
+        Ok(mine)
     }
 
     /// The receipt says that this caller's claim opened this wrap.
@@ -170,8 +176,7 @@ impl Client {
             check_binding(&expected, shown.binding.as_ref())?;
             return output.write_all(file).map_err(written);
         }
-        let key: &dyn Decrypter = &**self.key()?;
-        let reader = Reader::begin(&[key], Cursor::new(file)).await.map_err(unopened)?;
+        let reader = Reader::begin(&self.decrypters()?, Cursor::new(file)).await.map_err(unopened)?;
         check_binding(&expected, reader.binding())?;
         let mut writer = Writer { output, failed: None };
         let copied = reader.copy_to(&mut writer);
@@ -207,6 +212,17 @@ fn binding_of(statement: &Statement) -> Binding {
         from: statement.from,
         to_sha256: Digest::new(sha256(&[to_lines(&statement.to).as_bytes()])),
     }
+}
+
+/// One of these keys is among those that the wrap was made to for this addressee.
+fn check_keys(keys: &[&dyn Decrypter], mine: &Addressee) -> Result<(), ClientError> {
+    let opens = |key: &&dyn Decrypter| key.recipients().iter().any(|own| mine.recipients.contains(&own.digest()));
+    if keys.iter().any(opens) {
+        return Ok(());
+    }
+    Err(ClientError::input(
+        "this wrap was made for an older key of yours; nothing was opened; give that key too (--old-identity FILE)",
+    ))
 }
 
 fn check_ciphertext(statement: &Statement, file: &[u8]) -> Result<(), ClientError> {
@@ -249,6 +265,7 @@ pub(crate) async fn open_secret(key: &dyn Decrypter, file: &[u8], limit: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
     use bulla_wire::id::{ClusterId, PrincipalId, WrapId};
     use bulla_wire::json::V1;
     use bulla_wire::wrap::{Ciphertext, Mode};
@@ -293,6 +310,21 @@ mod tests {
         ] {
             assert!(matches!(check_binding(&expected, Some(&other)), Err(ClientError::Tampered { .. })));
         }
+    }
+
+    #[test]
+    fn a_key_at_hand_opens_it_or_nothing_is_claimed() {
+        let [old, new] = [("bob", 3), ("bob", 4)].map(|(name, seed)| fixture::person(name, seed));
+        let mine = Addressee {
+            principal: old.record.principal(),
+            record_sha256: old.record.digest(),
+            recipients: old.identity.recipients().iter().map(|recipient| recipient.digest()).collect(),
+        };
+        let refused = check_keys(&[&new.identity], &mine).unwrap_err();
+        assert!(matches!(&refused, ClientError::Input { what } if what.contains("--old-identity")), "{refused}");
+        assert!(check_keys(&[], &mine).is_err());
+        assert!(check_keys(&[&old.identity], &mine).is_ok());
+        assert!(check_keys(&[&new.identity, &old.identity], &mine).is_ok());
     }
 
     #[test]

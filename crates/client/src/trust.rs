@@ -54,7 +54,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn discover(&self) -> Result<ClusterView, ClientError> {
-        let begin = |genesis: &Envelope, _: &[Envelope]| ClusterView::unpinned(genesis, &[]);
+        let begin = |genesis: &Envelope, _: &[Envelope]| ClusterView::unpinned(genesis);
         Ok(self.read_documents(None, begin).await?.0)
     }
 
@@ -83,7 +83,7 @@ impl Client {
         let Some((genesis, later)) = documents.split_first() else { return Ok(None) };
         let Ok(mut view) = ClusterView::pinned(*cluster, genesis) else { return Ok(None) };
         for document in later {
-            if view.push(document, &[]).is_err() {
+            if view.push(document).is_err() {
                 break;
             }
         }
@@ -160,7 +160,7 @@ impl Client {
             };
             let mut next = next;
             for document in rest {
-                next.push(document, &[]).map_err(ClientError::statement("a cluster document"))?;
+                next.push(document).map_err(ClientError::statement("a cluster document"))?;
             }
             if next.newest().number() >= page.newest {
                 verify_open(&request, &received, |key| next.active_node(key).cloned()).map_err(ClientError::from)?;

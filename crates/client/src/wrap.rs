@@ -20,7 +20,8 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::wrap::{
-    Addressee, Ciphertext, DEFAULT_ACK_S, MAX_CONTENT_BYTES, Mode, Parcel, ReceiptKind, Slip, Statement, to_lines,
+    Addressee, Ciphertext, DEFAULT_ACK_S, LABEL_RULE, MAX_CONTENT_BYTES, Mode, Parcel, ReceiptKind, Slip, Statement,
+    is_label, to_lines,
 };
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub struct Outgoing {
     pub life_s: u64,
     /// Seconds in which whoever opened it must acknowledge.
     pub ack_s: u32,
-    /// A line for the recipients, which the server can read.
+    /// One line for the recipients, which the server can read: at most 256 bytes, no control characters.
     pub label: Option<String>,
 }
 
@@ -95,6 +96,9 @@ impl Client {
     /// [`ClientError::TooLarge`] before anything is sent; [`ClientError::UnknownOutcome`] if no answer came;
     /// [`ClientError::Seal`] for recipients of both kinds.
     pub async fn wrap_create(&self, outgoing: Outgoing, content: Content) -> Result<Wrapped, ClientError> {
+        if !outgoing.label.as_deref().is_none_or(is_label) {
+            return Err(ClientError::input(format!("the wrap cannot be made: label: {LABEL_RULE}")));
+        }
         let (trust, me) = (self.trust().await?, self.me().await?);
         let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
         let from = me.resolved.principal();
@@ -198,7 +202,14 @@ impl Client {
 
     /// The receipts that prove a refusal, such as who opened the wrap before. Those that do not hold are left out.
     pub async fn refusal_receipts(&self, slip: &Slip, refusal: &ClientError) -> Vec<VerifiedReceipt> {
-        let ClientError::Refused { errors, .. } = refusal else { return Vec::new() };
+        let errors = match refusal {
+            ClientError::Refused { errors, .. } => errors,
+            ClientError::UnknownOutcome { cause } => match &**cause {
+                ClientError::Refused { errors, .. } => errors,
+                _ => return Vec::new(),
+            },
+            _ => return Vec::new(),
+        };
         let mut verified = Vec::new();
         for envelope in errors.iter().filter_map(|entry| entry.receipt.as_ref()) {
             verified.extend(self.receipt(slip, envelope).await.ok());

@@ -3,10 +3,11 @@
 
 mod wrap_world;
 
-use bulla_core::barrier::{Kind, RecordKey, Writes};
+use bulla_core::barrier::{Cursor, Kind, RecordKey, Writes};
+use bulla_core::engine::alarm;
 use bulla_core::engine::chunk::{CHUNK_BYTES, UPLOAD_LIFETIME_MS, Upload};
 use bulla_core::engine::due::{self, What};
-use bulla_core::engine::wrap::slot::{InvalidTransition, MAX_REFUSED, Opening, State};
+use bulla_core::engine::wrap::slot::{InvalidTransition, MAX_QUIETLY_REFUSED, MAX_REFUSED, Opening, State};
 use bulla_core::engine::wrap::{
     Ack, Draft, Early, Inspect, List, MAX_STRANGERS, Nack, Open, Park, Release, Revoke, TOMBSTONE_MS, check_length,
 };
@@ -14,7 +15,7 @@ use bulla_core::operation::Content;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::sign_in_memory;
 use bulla_crypto::recipient::Recipient;
-use bulla_wire::api::{AlarmKind, FinishWrap, OpenWrap, RevokeWrap, SlotState, WrapView, Wraps};
+use bulla_wire::api::{AlarmKind, Alarms, FinishWrap, OpenWrap, RevokeWrap, SlotState, WrapView, Wraps};
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::wrap::{MAX_DELIVERIES, MAX_LIFE_MS, Mode, ReceiptKind, Statement};
@@ -142,6 +143,51 @@ fn a_repeated_creation_gets_the_same_receipt_at_any_time() {
     assert_eq!(world.rows, rows, "nothing was written");
 }
 
+/// Who posts its own statement under a known id learns that there is a wrap; its parties learn of that.
+#[test]
+fn a_creation_under_anothers_id_is_told_to_its_parties() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let own = |world: &mut World, name: &str, ciphertext: &[u8]| {
+        let statement = world.statement(&["dave"], Mode::First, ciphertext);
+        let statement = Statement { wrap: wrap.id, from: world.id(name), ..statement };
+        sign_in_memory(&statement, &[world.people[name].identity.signing_key()]).unwrap()
+    };
+    for n in 0..usize::from(MAX_STRANGERS) + 3 {
+        let envelope = own(&mut world, "eve", CIPHERTEXT);
+        let refused = world.create_as("eve", &envelope, Content::Inline(CIPHERTEXT.to_vec()));
+        assert_eq!(refused.code(), Some(Code::Exists));
+        let expected = usize::from(n < usize::from(MAX_STRANGERS));
+        assert_eq!(refused.alarm_kinds(), vec![AlarmKind::ClaimByStranger; expected], "attempt {n}");
+        assert!(refused.alarms.iter().all(|raised| raised.alarm.wrap == Some(wrap.id)));
+    }
+    for (name, alarms) in [("alice", 16), ("bob", 16), ("dave", 0), ("eve", 0)] {
+        assert_eq!(world.alarms_of(name), alarms, "{name}");
+    }
+    // Attempts to open are counted with them.
+    let claim = world.claim();
+    assert!(world.open(&wrap, "eve", &claim).alarms.is_empty());
+    invariants(&world, &wrap);
+    // A party knows of it already.
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let statement = Statement { wrap: wrap.id, ..world.statement(&["dave"], Mode::First, CIPHERTEXT) };
+    let statement = Statement { from: world.id("bob"), ..statement };
+    let envelope = sign_in_memory(&statement, &[world.people["bob"].identity.signing_key()]).unwrap();
+    let refused = world.create_as("bob", &envelope, Content::Inline(CIPHERTEXT.to_vec()));
+    assert_eq!((refused.code(), refused.alarms.len()), (Some(Code::Exists), 0));
+    // A large one is not answered before its pieces are there, for the answer comes with the alarm.
+    let large = own(&mut world, "eve", &vec![7; CHUNK_BYTES + 1]);
+    let statement: Statement = serde_json::from_slice(&large.payload).unwrap();
+    let record = world.part(&statement.wrap, "head");
+    assert!(record.is_some());
+    let eve = world.actor("eve");
+    let key = Draft::check(&large, &world.context(Some(&eve))).unwrap().head_key();
+    let records = world.read(&[bulla_core::barrier::Query::Get(key.clone())]);
+    let context = world.context(Some(&eve));
+    let early = Draft::check(&large, &context).unwrap().early(records.get(&key).unwrap(), &context).unwrap();
+    assert!(matches!(early, Early::Wanted), "{early:?}");
+}
+
 /// Each breaks one rule of a statement that is right otherwise.
 #[test]
 fn creations_that_are_refused() {
@@ -169,6 +215,11 @@ fn creations_that_are_refused() {
         ("ack_s low", Code::BadStatement, Some("ack_s"), |_, s| s.ack_s = 9),
         ("ack_s high", Code::BadStatement, Some("ack_s"), |_, s| s.ack_s = 86_401),
         ("label", Code::BadStatement, Some("label"), |_, s| s.label = Some("x".repeat(257))),
+        ("label of two lines", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\nproof  yes".into())),
+        ("label with a control", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{1b}[2J".into())),
+        ("label with a delete", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{7f}".into())),
+        ("label with a separator", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{2028}b".into())),
+        ("label turned round", Code::BadStatement, Some("label"), |_, s| s.label = Some("a\u{202e}b".into())),
         ("length", Code::BadStatement, Some("ct.len"), |_, s| s.ct.len += 1),
         ("digest", Code::BadStatement, Some("ct.sha256"), |_, s| s.ct.sha256 = Digest::new([7; 32])),
     ];
@@ -325,7 +376,7 @@ fn only_between_nbf_and_exp() {
     let cases = [(999, Some(Code::NotYet)), (1000, None), (LIFE_MS - 1, None), (LIFE_MS, Some(Code::Expired))];
     for (after, code) in cases {
         world.rows.clear();
-        world.now.unix_ms = start;
+        (world.now.unix_ms, world.now.steady_ms) = (start, start);
         let created = world.create_as("alice", &envelope, Content::Inline(CIPHERTEXT.to_vec())).receipts().remove(0);
         let digest = bulla_crypto::evidence::payload_digest(&envelope);
         let statement = statement.clone();
@@ -345,18 +396,18 @@ fn a_second_claim_is_refused_and_seen() {
     let carol = world.open(&wrap, "carol", &second);
     assert!(carol.alarms.is_empty());
     for n in 1..=MAX_REFUSED + 3 {
-        let refused = if n == 1 { carol_again(&mut world, &wrap) } else { world.open(&wrap, "bob", &second) };
+        let refused = world.open(&wrap, "bob", &second);
         assert_eq!(refused.code(), Some(Code::AlreadyOpened));
         assert_eq!(
             refused.result.as_ref().unwrap_err().receipt,
             Some(Box::new(opened.clone())),
             "proof of who opened it"
         );
-        let alarms = if n > 1 && n < MAX_REFUSED { vec![AlarmKind::SecondClaim] } else { vec![] };
+        let alarms = if n <= MAX_REFUSED { vec![AlarmKind::SecondClaim] } else { vec![] };
         assert_eq!(refused.alarm_kinds(), alarms, "attempt {n}");
     }
     assert_eq!(carol.result.unwrap_err().receipt, Some(Box::new(opened)));
-    assert_eq!(world.receipts(&wrap.id, 0).len() as u32, 1 + MAX_REFUSED);
+    assert_eq!(world.receipts(&wrap.id, 0).len() as u32, 1 + 1 + MAX_REFUSED);
     assert_eq!(world.alarms_of("alice"), world.alarms_of("bob"));
     assert_eq!(world.alarms_of("carol"), 0);
     invariants(&world, &wrap);
@@ -367,9 +418,67 @@ fn a_second_claim_is_refused_and_seen() {
     invariants(&world, &wrap);
 }
 
-fn carol_again(world: &mut World, wrap: &Wrap) -> Answered {
+/// carol opens with bob's stolen key, then as herself until nothing is written any more: bob's own claim still
+/// leaves its receipt and is told to him and the writer.
+#[test]
+fn quiet_refusals_leave_room_for_those_that_alarm() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob", "carol"], Mode::First);
+    let (stolen, own) = (world.claim(), world.claim());
+    world.open(&wrap, "bob", &stolen).content();
+    for _ in 0..MAX_REFUSED + 3 {
+        let quiet = world.open(&wrap, "carol", &own);
+        assert_eq!((quiet.code(), quiet.alarms.len()), (Some(Code::AlreadyOpened), 0));
+    }
+    let quiet = world.receipts(&wrap.id, 0).len();
+    assert_eq!(quiet as u32, 1 + MAX_QUIETLY_REFUSED);
     let claim = world.claim();
-    world.open(wrap, "carol", &claim)
+    for n in 1..=MAX_REFUSED {
+        assert_eq!(world.open(&wrap, "bob", &claim).alarm_kinds(), [AlarmKind::SecondClaim], "attempt {n}");
+    }
+    assert!(world.open(&wrap, "bob", &claim).alarms.is_empty());
+    let receipts = world.receipts(&wrap.id, 0);
+    assert_eq!(receipts.len() as u32, 1 + MAX_QUIETLY_REFUSED + MAX_REFUSED);
+    let told = &receipts[quiet].receipt;
+    assert_eq!((told.kind, told.claim_sha256), (ReceiptKind::Refused, Some(claim.digest())));
+    assert_eq!((world.alarms_of("alice"), world.alarms_of("bob"), world.alarms_of("carol")), (16, 16, 0));
+    invariants(&world, &wrap);
+}
+
+/// A thief of bob's key may not hide from him what happens later.
+#[test]
+fn only_alarms_that_exist_are_marked_as_seen() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let claim = world.claim();
+    let unseen = |world: &mut World, name: &str| {
+        let list = alarm::List { after: None, limit: 100, all: false };
+        world.run(Box::new(list), Some(name)).json::<Alarms>().alarms
+    };
+    let mark = |world: &mut World, name: &str, up_to: &Cursor| {
+        world.run(Box::new(alarm::Seen { up_to: up_to.clone() }), Some(name)).code()
+    };
+    world.open(&wrap, "eve", &claim);
+    let first = Cursor::parse(&unseen(&mut world, "bob")[0].id).unwrap();
+    let last = Cursor::after_clear([0xff; 128]);
+    let later = Cursor::after_clear([first.as_bytes(), &[0]].concat());
+    let before = Cursor::after_clear([0]);
+    for none in [&last, &later, &before] {
+        let refused = world.run(Box::new(alarm::Seen { up_to: none.clone() }), Some("bob"));
+        assert_eq!(refused.code(), Some(Code::NotFound));
+        assert_eq!(refused.result.unwrap_err().field.as_deref(), Some("up_to"));
+    }
+    assert_eq!(mark(&mut world, "eve", &first), Some(Code::NotFound), "it is not hers");
+    assert_eq!(unseen(&mut world, "bob").len(), 1, "nothing was marked");
+    assert_eq!(mark(&mut world, "bob", &first), None);
+    assert_eq!(mark(&mut world, "bob", &first), None, "asked again");
+    assert!(unseen(&mut world, "bob").is_empty());
+    world.pass(1);
+    world.open(&wrap, "eve", &claim);
+    let second = Cursor::parse(&unseen(&mut world, "bob")[0].id).unwrap();
+    assert_eq!(mark(&mut world, "bob", &second), None);
+    assert_eq!(mark(&mut world, "bob", &first), None, "an older one does not take the mark back");
+    assert!(unseen(&mut world, "bob").is_empty());
 }
 
 #[test]

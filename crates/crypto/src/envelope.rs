@@ -210,6 +210,10 @@ impl From<io::Error> for OpenError {
 
 /// Whoever can find the file key in a header. Asynchronous, because the key may live in a token.
 pub trait Decrypter: Send + Sync {
+    /// What is sealed for this decrypter, so that one can tell before a one-time delivery is asked for whether it
+    /// could be read. A token knows them from its certificate or public key, without a touch or PIN.
+    fn recipients(&self) -> &[Recipient];
+
     /// The file key, or `None` if no stanza is for this key. A stanza of this decrypter's own kind that
     /// is malformed is [`OpenError::Header`].
     fn unwrap_file_key<'a>(&'a self, stanzas: &'a [Stanza]) -> BoxFuture<'a, Result<Option<FileKey>, OpenError>>;

@@ -369,6 +369,10 @@ impl Signer for Identity {
 }
 
 impl Decrypter for Identity {
+    fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
     fn unwrap_file_key<'a>(&'a self, stanzas: &'a [Stanza]) -> BoxFuture<'a, Result<Option<FileKey>, OpenError>> {
         Box::pin(std::future::ready(self.key.unwrap_file_key(stanzas)))
     }

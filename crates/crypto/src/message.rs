@@ -11,7 +11,7 @@ use crate::digest::{equal, framed, hmac_sha256, sha256};
 use crate::kdf;
 use crate::random::{Rng, draw};
 use crate::secret::SecretKey;
-use crate::sign::{Algorithm, PublicKey, SignError, Signer, SigningKey, verify_dummy};
+use crate::sign::{Algorithm, PublicKey, RsaMinimum, SignError, Signer, SigningKey, VerifyError, verify_dummy};
 use bulla_wire::challenge::{Challenge, FUTURE_SKEW_MS, LIFETIME_MS};
 use bulla_wire::id::{ClusterId, Digest, KeyId, Nonce};
 use bulla_wire::signature::{
@@ -19,6 +19,8 @@ use bulla_wire::signature::{
     content_digest, parse_signature, signature,
 };
 use std::fmt;
+use std::hint::black_box;
+use std::sync::LazyLock;
 
 /// Milliseconds of an hour: how long one derived challenge key is used.
 const HOUR_MS: u64 = 3_600_000;
@@ -69,7 +71,9 @@ impl fmt::Display for Unauthenticated {
 impl std::error::Error for Unauthenticated {}
 
 /// Verifies a request's signature. `key` is the one registered under `parameters.key`, or `None` if
-/// there is none; then the same work is done for nothing.
+/// there is none; then the work of the algorithm that the parameters name is done for nothing, so that the time of
+/// a refusal does not tell whether there is such a key. For RSA that is the work of a key with 3072 bits: longer
+/// keys cost more, and can be told from unknown ones.
 ///
 /// # Errors
 /// [`Unauthenticated`] if there is no key, the key is another than the parameters name, its algorithm
@@ -84,11 +88,62 @@ pub fn verify_request(
     let fits =
         |key: &&PublicKey| key.key_id() == parameters.key && key.algorithm().name() == parameters.algorithm.as_str();
     let Some(key) = key.filter(fits) else {
-        verify_dummy(base.as_bytes(), signature);
+        spend_verification(&parameters.algorithm, base.as_bytes(), signature);
         return Err(Unauthenticated);
     };
     key.verify(base.as_bytes(), signature).map_err(|_| Unauthenticated)
 }
+
+/// Spends the time of one verification by the algorithm of this name, and tells nothing. A name that is none costs
+/// what Ed25519 costs, whether the key is known or not.
+fn spend_verification(algorithm: &str, message: &[u8], signature: &[u8]) {
+    match Algorithm::from_name(algorithm).and_then(stand_in) {
+        None => verify_dummy(message, signature),
+        Some(key) => {
+            let _: Result<(), VerifyError> = black_box(key.verify(black_box(message), black_box(signature)));
+        }
+    }
+}
+
+/// The key whose work is done where there is no key; for Ed25519 [`verify_dummy`] has its own.
+fn stand_in(algorithm: Algorithm) -> Option<&'static PublicKey> {
+    match algorithm {
+        Algorithm::Ed25519 => None,
+        Algorithm::EcdsaP256 => Some(&STAND_IN_P256),
+        Algorithm::EcdsaP384 => Some(&STAND_IN_P384),
+        Algorithm::RsaPssSha512 => Some(&STAND_IN_RSA),
+    }
+}
+
+/// The public key of RFC 6979 §A.2.5: any valid key serves, its owner gains nothing.
+#[expect(clippy::expect_used, reason = "a constant, exercised by a test")]
+static STAND_IN_P256: LazyLock<PublicKey> = LazyLock::new(|| {
+    PublicKey::from_p256_point(
+        b"\x04\x60\xfe\xd4\xba\x25\x5a\x9d\x31\xc9\x61\xeb\x74\xc6\x35\x6d\x68\xc0\x49\xb8\x92\x3b\x61\xfa\
+           \x6c\xe6\x69\x62\x2e\x60\xf2\x9f\xb6\x79\x03\xfe\x10\x08\xb8\xbc\x99\xa4\x1a\xe9\xe9\x56\x28\xbc\
+           \x64\xf2\xf1\xb2\x0c\x2d\x7e\x9f\x51\x77\xa3\xc2\x94\xd4\x46\x22\x99",
+    )
+    .expect("the key of RFC 6979 parses")
+});
+
+/// The public key of RFC 6979 §A.2.6.
+#[expect(clippy::expect_used, reason = "a constant, exercised by a test")]
+static STAND_IN_P384: LazyLock<PublicKey> = LazyLock::new(|| {
+    PublicKey::from_p384_point(
+        b"\x04\xec\x3a\x4e\x41\x5b\x4e\x19\xa4\x56\x86\x18\x02\x9f\x42\x7f\xa5\xda\x9a\x8b\xc4\xae\x92\xe0\
+           \x2e\x06\xaa\xe5\x28\x6b\x30\x0c\x64\xde\xf8\xf0\xea\x90\x55\x86\x60\x64\xa2\x54\x51\x54\x80\xbc\
+           \x13\x80\x15\xd9\xb7\x2d\x7d\x57\x24\x4e\xa8\xef\x9a\xc0\xc6\x21\x89\x67\x08\xa5\x93\x67\xf9\xdf\
+           \xb9\xf5\x4c\xa8\x4b\x3f\x1c\x9d\xb1\x28\x8b\x23\x1c\x3a\xe0\xd4\xfe\x73\x44\xfd\x25\x33\x26\x47\
+           \x20",
+    )
+    .expect("the key of RFC 6979 parses")
+});
+
+/// An odd number of 3072 bits. Verifying needs no primes, and the result is thrown away.
+#[expect(clippy::expect_used, reason = "a constant, exercised by a test")]
+static STAND_IN_RSA: LazyLock<PublicKey> = LazyLock::new(|| {
+    PublicKey::from_rsa(&[0xd5; 384], &[1, 0, 1], RsaMinimum::Bits3072).expect("an odd modulus of 3072 bits parses")
+});
 
 /// Signs a response by the profile that fits `answered`.
 ///

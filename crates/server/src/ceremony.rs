@@ -3,33 +3,33 @@
 
 use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
+use crate::failpoint;
 use crate::node::{Node, Phase, Sealed};
+use crate::plain::read_phase;
 use crate::restore;
-use crate::tick::first_bucket;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
 use bulla_core::barrier::{Barrier, Kind, Query, SEEN_KIND, Writes};
 use bulla_core::directory::{Directory, Principal, StoredPrincipal};
+use bulla_core::engine::document::next_view;
 use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
+use bulla_core::head::Head;
 use bulla_core::operation::{Fault, parse_record};
 use bulla_core::policy::first_texts;
-use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, SealedValue, StoreKey, Table};
+use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, Table};
 use bulla_core::seal::{
-    self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, RootKey, SealError, SessionError,
-    StoredSeal, row,
+    self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Lost, RootKey, SealError, SessionError,
+    row,
 };
-use bulla_core::seen::{BUCKET_MINUTES, Seen, minute_of};
-use bulla_crypto::evidence::ClusterView;
+use bulla_core::seen::{Seen, minute_of};
 use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::SystemRng;
 use bulla_store::{CommitError, StoreError};
-use bulla_wire::api::{Init, Initialised, LineageEntry, SealState, ShareGiven, UnsealSession};
+use bulla_wire::api::{Init, Initialised, SealState, ShareGiven, UnsealSession};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::Consent;
 use bulla_wire::id::{Digest, KeyId, PrincipalId};
-use bulla_wire::json::{MAX_JSON_BYTES, MAX_STATEMENT_BYTES};
 use bulla_wire::name::Name;
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -49,6 +49,8 @@ pub enum CeremonyError {
     Conflict,
     /// The store lost commits.
     Lost(Box<Consent>),
+    /// A document does not hold, or changes what only a rekey may.
+    Document(String),
     /// Nothing was lost that could be consented to.
     NothingLost,
     /// The store does not answer, or not as it should.
@@ -68,6 +70,7 @@ impl fmt::Display for CeremonyError {
             Self::Seal(error) => write!(f, "{error}"),
             Self::Conflict => f.write_str("another ceremony was faster"),
             Self::Lost(_) => f.write_str("the store holds less than the audit log remembers"),
+            Self::Document(reason) => f.write_str(reason),
             Self::NothingLost => f.write_str("nothing was lost"),
             Self::Store(detail) => write!(f, "the store failed: {detail}"),
             Self::Unknown(detail) => write!(f, "the commit's outcome is unknown: {detail}"),
@@ -110,58 +113,6 @@ impl From<CommitError> for CeremonyError {
             error => Self::Store(error.to_string()),
         }
     }
-}
-
-/// Reads the phase that the store is in: uninitialised or sealed.
-///
-/// # Errors
-/// If rows are missing or malformed.
-pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyError> {
-    let Some(stored) = StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? else {
-        return Ok(Phase::Uninitialised);
-    };
-    let scan =
-        |prefix: &str| Read::Scan { table: Table::Plain, prefix: prefix.into(), after: None, limit: SCAN_ENTRIES_MAX };
-    let lineages_key = row::key(row::LINEAGES).map_err(SealError::from)?;
-    let reads = vec![scan(row::DOCUMENTS), scan(row::CONSENTS), Read::Get(Table::Plain, lineages_key)];
-    let mut answers = store.read(reads).await?.answers.into_iter();
-    let mut documents: Vec<(u32, Envelope)> = numbered_rows(answers.next(), row::DOCUMENTS)?;
-    documents.sort_by_key(|(number, _)| *number);
-    let mut consents: Vec<(u32, Envelope)> = numbered_rows(answers.next(), row::CONSENTS)?;
-    consents.sort_by_key(|(number, _)| *number);
-    let consents = consents.into_iter().map(|(_, consent)| consent).collect();
-    let lineages: Vec<LineageEntry> = match answers.next().and_then(Answer::into_value) {
-        Some(value) => plain_row(&value, row::LINEAGES)?,
-        None => vec![],
-    };
-    let mut documents = documents.into_iter().map(|(_, document)| document);
-    let genesis = documents.next().ok_or(SealError::Row(row::DOCUMENTS))?;
-    let malformed = |_| SealError::Row(row::DOCUMENTS);
-    let mut view = ClusterView::pinned(stored.config().cluster, &genesis).map_err(malformed)?;
-    for document in documents {
-        view.push(&document, &[]).map_err(malformed)?;
-    }
-    let history = History { approvals: stored.approvals().to_vec(), lineages, consents };
-    Ok(Phase::Sealed(Arc::new(Sealed { stored: Arc::new(stored), view, history })))
-}
-
-/// Rows whose names end in a number, which a scan does not give in its order.
-fn numbered_rows<T: DeserializeOwned>(
-    answer: Option<Answer>,
-    name: &'static str,
-) -> Result<Vec<(u32, T)>, CeremonyError> {
-    let page = answer.and_then(Answer::into_page).ok_or(SealError::Row(name))?;
-    let number = |key: &StoreKey| std::str::from_utf8(key.as_bytes()).ok()?.strip_prefix(name)?.parse().ok();
-    let row = |(key, value): &(StoreKey, SealedValue)| {
-        Ok((number(key).ok_or(SealError::Row(name))?, plain_row(value, name)?))
-    };
-    page.entries.iter().map(row).collect()
-}
-
-fn plain_row<T: DeserializeOwned>(value: &SealedValue, name: &'static str) -> Result<T, CeremonyError> {
-    let content = row::content(value).ok_or(SealError::Row(name))?;
-    let limit = MAX_STATEMENT_BYTES.saturating_mul(2).max(MAX_JSON_BYTES);
-    bulla_wire::json::parse(content, limit).map_err(|_| CeremonyError::Seal(SealError::Row(name)))
 }
 
 /// The position that stands in a head when the log is no file.
@@ -257,6 +208,23 @@ pub async fn give(node: &Arc<Node>, id: &str, give: &Give<'_>) -> Result<ShareGi
     }
 }
 
+/// Takes the next cluster document while sealed.
+///
+/// # Errors
+/// See [`CeremonyError`].
+pub async fn document(node: &Arc<Node>, envelope: &Envelope) -> Result<(), CeremonyError> {
+    let _guard = node.ceremony.lock().await;
+    let sealed = sealed(node)?;
+    let Some(view) = next_view(&sealed.view, envelope).map_err(CeremonyError::Document)? else { return Ok(()) };
+    let key = row::document_key(view.newest().number()).map_err(SealError::from)?;
+    let value = row::encode(&bulla_wire::json::to_vec(envelope), &mut SystemRng).map_err(SealError::from)?;
+    let mut batch = bulla_core::record::Batch::default();
+    batch.create(Table::Plain, key, value);
+    node.parts.store.commit(batch).await?;
+    node.enter(read_phase(&node.parts.store).await?);
+    Ok(())
+}
+
 /// Takes the admins' consent to lost commits, and unseals with the shares that were given.
 ///
 /// # Errors
@@ -301,11 +269,30 @@ async fn unseal(
         }
     };
     let before = opened.head;
-    let advanced = advance(node, sealed, opened, accounted, approvals).await?;
-    let lost = accounted_loss;
-    let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
+    // Before the advance, which moves the head: a crash in between must find the same lines to write again.
+    let barrier = opened.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
     recover_audit(node, &barrier, before.mark, minute_of(before.commit_ms)).await?;
-    let unsealed = load(node, sealed, advanced, barrier, before.commit_ms).await?;
+    let advanced = advance(node, sealed, opened, accounted, approvals).await?;
+    let entered = enter_unsealed(node, sealed, advanced, before, accounted_loss.as_ref()).await;
+    if entered.is_err() {
+        // The epoch has advanced, so the seal in memory is no longer the one to open.
+        node.parts.store.set_head(None);
+        node.enter(read_phase(&node.parts.store).await?);
+    }
+    entered
+}
+
+/// Takes the new epoch's keys into use. The caller holds the ceremony.
+async fn enter_unsealed(
+    node: &Arc<Node>,
+    sealed: &Sealed,
+    advanced: seal::Advance,
+    before: Head,
+    lost: Option<&Lost>,
+) -> Result<(), CeremonyError> {
+    let cluster = advanced.cluster;
+    let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
+    let unsealed = load(node, sealed, advanced, barrier).await?;
     let gap = node.now_ms().abs_diff(before.commit_ms) > MAX_START_GAP_MS;
     if gap && node.doubt_clock(before.commit_ms) {
         tracing::warn!(
@@ -313,7 +300,7 @@ async fn unseal(
         );
     }
     node.parts.store.set_head(Some(unsealed.head.clone()));
-    if let Some(lost) = &lost {
+    if let Some(lost) = lost {
         restore::account(node, &unsealed, lost).await?;
     }
     let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
@@ -342,9 +329,9 @@ async fn advance(
         now_ms: node.now_ms(),
     };
     let mut advance = seal::advance(opened, accounted, &request, &mut SystemRng)?;
-    bulla_store::failpoint::hit("unseal.before_commit");
+    failpoint::hit(failpoint::UNSEAL_BEFORE_COMMIT);
     let committed = node.parts.store.commit(std::mem::take(&mut advance.batch)).await;
-    bulla_store::failpoint::hit("unseal.after_commit");
+    failpoint::hit(failpoint::UNSEAL_AFTER_COMMIT);
     if let Err(error) = committed {
         // Whatever the store did, the seal in memory is no longer the one to open.
         node.enter(read_phase(&node.parts.store).await?);
@@ -355,9 +342,8 @@ async fn advance(
 
 /// Writes audit lines again whose commits survived a crash that they did not.
 async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32, last: u32) -> Result<(), CeremonyError> {
-    let from = mark.max(last.saturating_sub(BUCKET_MINUTES.saturating_mul(2)));
     let mut lines = Vec::new();
-    for minute in from..=last.saturating_add(1) {
+    for minute in mark..=last.saturating_add(1) {
         let mut after = None;
         loop {
             let table = Table::Seen(minute);
@@ -410,7 +396,6 @@ async fn load(
     sealed: &Sealed,
     advanced: seal::Advance,
     barrier: Barrier,
-    last_commit_ms: u64,
 ) -> Result<Unsealed, CeremonyError> {
     let mut principals = Vec::new();
     for record in scan_all(node, &barrier, Kind::Principal).await? {
@@ -440,7 +425,6 @@ async fn load(
             node.parts.clock.clone(),
             node.parts.sink.clone(),
         )),
-        first_bucket: first_bucket(last_commit_ms),
         history: History { approvals, lineages: keyring.lineages.clone(), consents },
         barrier,
     };

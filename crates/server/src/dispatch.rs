@@ -318,8 +318,8 @@ fn wrap_op(
         let parcel = Parcel::parse(&body).map_err(|e| Refusal::new(Code::Malformed, e.to_string()).field("body"))?;
         let envelope: Envelope = json::parse(parcel.document, Parcel::MAX_DOCUMENT_BYTES).map_err(|e| malformed(&e))?;
         let draft = wrap::Draft::check(&envelope, context)?;
-        let file = parcel.file.to_vec();
-        return Ok((Op::WrapCreate(Box::new(draft), file), Resource::Wraps));
+        let (wrap, file) = (draft.statement().wrap, parcel.file.to_vec());
+        return Ok((Op::WrapCreate(Box::new(draft), file), Resource::Wrap(wrap)));
     }
     if endpoint == Endpoint::WrapList {
         let limit = query.limit().map_err(|e| bad_query(&e))?;

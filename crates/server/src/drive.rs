@@ -4,6 +4,7 @@
 //! recovery, and the nonce that a retry is recognised by.
 
 use crate::clock::{Clock, Steady};
+use crate::failpoint;
 use crate::unsealed::Unsealed;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
@@ -14,15 +15,12 @@ use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::Seen;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
-use bulla_store::{CommitError, Store, StoreError, failpoint};
+use bulla_store::{CommitError, Store, StoreError};
+use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::Digest;
 use serde_json::value::RawValue;
 use std::fmt;
-use std::sync::atomic::Ordering;
-
-/// Before the commit of an operation, and after it before anything is said. Crash tests stop the process here.
-pub const FAILPOINTS: &[&str] = &["drive.before_commit", "drive.after_commit"];
 
 /// What every operation needs of the node.
 #[derive(Clone, Copy)]
@@ -37,6 +35,9 @@ pub struct Machine<'a> {
     pub node: &'a SigningKey,
 }
 
+/// Writes the audit line of an outcome: its code, if it is a refusal, and the digests of its receipts.
+pub type LineOf<'a> = dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + Sync + 'a;
+
 /// What makes a request's effect happen once.
 pub struct Once<'a> {
     /// The nonce's minute.
@@ -45,8 +46,9 @@ pub struct Once<'a> {
     pub key: Digest,
     /// Digest of the request.
     pub request: Digest,
-    /// The audit line for a successful outcome with these receipts, in case it is lost after the commit.
-    pub line: &'a (dyn Fn(&[Digest]) -> Box<RawValue> + Send + Sync),
+    /// The audit line for an outcome with this code, if it is a refusal, and these receipts, in case it is lost
+    /// after the commit.
+    pub line: &'a LineOf<'a>,
 }
 
 impl fmt::Debug for Once<'_> {
@@ -77,6 +79,8 @@ pub enum DriveError {
     Busy,
     /// The nonce was used for another request.
     NonceReused,
+    /// The nonce's minute ended while the request waited. Nothing was done.
+    NonceExpired,
     /// The store did not say whether it committed.
     Unknown(String),
     /// The store does not answer. Nothing was done.
@@ -92,6 +96,7 @@ impl fmt::Display for DriveError {
         match self {
             Self::Busy => f.write_str("too many conflicting commits"),
             Self::NonceReused => f.write_str("the nonce was used for another request"),
+            Self::NonceExpired => f.write_str("the nonce's minute ended while the request waited"),
             Self::Unknown(detail) => write!(f, "the outcome of the commit is unknown: {detail}"),
             Self::Store(detail) => write!(f, "the store failed: {detail}"),
             Self::Barrier(e) => write!(f, "{e}"),
@@ -137,6 +142,9 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
         for _ in 0..MAX_ATTEMPTS {
+            if self.is_closed() {
+                return Err(DriveError::Store("the cluster is being sealed".into()));
+            }
             let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
                 Decision::Repeated(driven) => return Ok(driven),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
@@ -144,7 +152,7 @@ impl Unsealed {
             let once = once.filter(|_| attempt.seen.is_none());
             match self.commit(machine, &outcome, once).await {
                 Ok(committed) => return self.conclude(outcome, &attempt, committed),
-                Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Conflict { .. }) => self.metrics().commit_conflicted(),
                 Err(CommitError::Unknown { detail }) => return Err(DriveError::Unknown(detail)),
                 Err(error) => return Err(DriveError::Store(error.to_string())),
             }
@@ -206,6 +214,11 @@ impl Unsealed {
                 }
                 attempt.seen = Some(seen);
             }
+            // The bucket may have gone since the window was looked at. The mark rises before a bucket goes, so
+            // a mark that still lets the minute pass says that the row would have been found.
+            if nonce.is_some_and(|once| once.minute < self.head.mark()) {
+                return Err(DriveError::NonceExpired);
+            }
             let (sequence, records) = self.barrier.records(&queries, snapshot)?;
             attempt.read = attempt.read.or(sequence);
             attempt.records.extend(records);
@@ -230,19 +243,20 @@ impl Unsealed {
                 Ok(Reply::Json(bytes)) if kept => String::from_utf8(bytes.clone()).ok(),
                 _ => None,
             };
-            let row = Seen { request: once.request, reply, line: (once.line)(&outcome.receipts) };
+            let code = outcome.result.as_ref().err().map(|refusal| refusal.code);
+            let row = Seen { request: once.request, reply, line: (once.line)(code, &outcome.receipts) };
             let key = seen_key(&once.key).map_err(as_commit)?;
             let table = Table::Seen(once.minute);
             let value = self.barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut rng);
             batch.require(table, key.clone(), Precondition::Absent);
             batch.put(table, key, value.map_err(as_commit)?);
         }
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(CommitError::Closed);
         }
-        failpoint::hit("drive.before_commit");
+        failpoint::hit(failpoint::DRIVE_BEFORE_COMMIT);
         let committed = machine.store.commit(batch).await?;
-        failpoint::hit("drive.after_commit");
+        failpoint::hit(failpoint::DRIVE_AFTER_COMMIT);
         Ok(Some(committed.sequence))
     }
 
@@ -252,6 +266,9 @@ impl Unsealed {
             self.change(change)?;
         }
         self.tell(&outcome.alarms);
+        if let Some(sequence) = committed {
+            self.metrics().committed(sequence.0);
+        }
         Ok(Driven {
             result: outcome.result,
             read: attempt.read,
@@ -266,7 +283,7 @@ impl Unsealed {
     /// # Errors
     /// See [`DriveError`].
     pub async fn write(&self, machine: Machine<'_>, writes: &Writes) -> Result<Sequence, DriveError> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(DriveError::Store("the cluster is being sealed".into()));
         }
         let batch = self.barrier.batch(writes, &mut SystemRng)?;

@@ -160,26 +160,26 @@ impl Gate {
         };
         // Unsealing and sealing change the phase under way: challenge and state are those of now.
         let phase_now = self.node.phase();
-        let (answer, response) = match outcome {
+        let (status, response) = match outcome {
             Ok((answer, Some(verified))) => {
                 let answered = Answered::Signed {
                     request: verified.parts(),
                     signature_input: &verified.headers.signature_input,
                     signature: &verified.headers.signature,
                 };
-                (answer.clone(), sign(&self.node, &phase_now, &answered, answer))
+                (answer.status, sign(&self.node, &phase_now, &answered, answer))
             }
-            Ok((answer, None)) => (answer.clone(), sign(&self.node, &phase_now, &open_profile(&line), answer)),
+            Ok((answer, None)) => (answer.status, sign(&self.node, &phase_now, &open_profile(&line), answer)),
             Err(answer) => {
                 let address = address_of(peer);
                 self.node.parts.sink.anonymous(template, answer.code, address);
                 if let Some(code) = answer.code {
                     self.node.parts.metrics.request_refused(code);
                 }
-                (answer.clone(), sign(&self.node, &phase_now, &open_profile(&line), answer))
+                (answer.status, sign(&self.node, &phase_now, &open_profile(&line), answer))
             }
         };
-        self.node.parts.metrics.request_answered(method, template, answer.status, began.elapsed());
+        self.node.parts.metrics.request_answered(method, template, status, began.elapsed());
         response
     }
 
@@ -213,14 +213,16 @@ impl Gate {
         }
         let checked = self.check(phase, line, headers, peer).map_err(|e| anonymous(&e))?;
         if matched.route.auth == Auth::Init {
-            return self.init(phase, matched, checked, peer, body).await;
+            // Nothing of a stranger's body is read: it would cost memory, and each record in it a signature check.
+            sealed::may_init(&self.node, phase, &checked.parameters.key, peer).map_err(|e| anonymous(&e))?;
+            return self.init(phase, matched, checked, body).await;
         }
         let holder = match phase {
             Phase::Uninitialised => {
                 let refusal = Refusal::new(Code::Uninitialised, "there is no cluster yet");
                 return Err(anonymous(&refusal.hint("`bulla init` makes one")));
             }
-            Phase::Sealed(_) if matched.route.auth != Auth::Sealed => {
+            Phase::Sealed(_) if matched.route.auth != Auth::Sealed && !sealed::also_takes(matched.route.endpoint) => {
                 let refusal = Refusal::new(Code::Sealed, "the cluster is sealed");
                 return Err(anonymous(&refusal.hint("its admins open it with `bulla unseal`")));
             }
@@ -228,7 +230,11 @@ impl Gate {
             Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key),
         };
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
-        let body = self.body(&verified, matched.route.request, body).await;
+        let read = self.body(&verified, matched.route.request, body).await;
+        let (body, _held) = match read.map(ReadBody::into_parts) {
+            Ok((bytes, held)) => (Ok(bytes), Some(held)),
+            Err(refusal) => (Err(refusal), None),
+        };
         let answer = match phase {
             Phase::Sealed(sealed) => sealed::answer(&self.node, sealed, &verified, &matched, body).await,
             Phase::Unsealed(unsealed) => serve::answer(&self.node, unsealed, &verified, matched, body).await,
@@ -245,7 +251,6 @@ impl Gate {
         phase: &Phase,
         matched: Matched<'_>,
         checked: Checked,
-        peer: Peer,
         body: Incoming,
     ) -> Result<(Answer, Option<Verified>), Answer> {
         let read = read_body(body, matched.route.request.max_bytes(), &self.budget, BODY_TIMEOUT).await;
@@ -253,7 +258,7 @@ impl Gate {
         let (init, holder) = sealed::init_holder(&read.bytes, &checked.parameters.key).map_err(|e| anonymous(&e))?;
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
         let answer = match digest_fits(&verified, read) {
-            Ok(_) => sealed::init(&self.node, phase, &verified, &init, peer).await,
+            Ok(_) => sealed::init(&self.node, phase, &verified, &init).await,
             Err(refusal) => sealed::refuse(&self.node, phase, &verified, matched.route.action, &refusal).await,
         };
         Ok((answer, Some(verified)))
@@ -280,15 +285,16 @@ impl Gate {
         Ok(Checked { line: line.clone(), headers, parameters, signature, digest, address: address_of(peer), now_ms })
     }
 
-    async fn body(&self, verified: &Verified, kind: RequestBody, body: Incoming) -> Result<Vec<u8>, Refusal> {
+    /// Reads the body. Its share of the memory for bodies is kept until the request has ended.
+    async fn body(&self, verified: &Verified, kind: RequestBody, body: Incoming) -> Result<ReadBody, Refusal> {
         let read = read_body(body, kind.max_bytes(), &self.budget, BODY_TIMEOUT).await.map_err(|e| body_refusal(&e))?;
         digest_fits(verified, read)
     }
 }
 
-fn digest_fits(verified: &Verified, read: ReadBody) -> Result<Vec<u8>, Refusal> {
+fn digest_fits(verified: &Verified, read: ReadBody) -> Result<ReadBody, Refusal> {
     if equal(&read.sha256, &verified.digest) {
-        return Ok(read.bytes);
+        return Ok(read);
     }
     Err(Refusal::new(Code::DigestMismatch, "the body has not the digest that its header tells")
         .field(CONTENT_DIGEST_HEADER))

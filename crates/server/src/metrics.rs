@@ -49,15 +49,12 @@ pub struct Metrics {
     commits: Counter,
     conflicts: Counter,
     alarms: Family<Kind, Counter>,
-    open_wraps: Gauge,
-    audit_lines: Counter,
     audit_blocked: Gauge,
     seal_state: Gauge,
     epoch: Gauge,
     sequence: Gauge,
     connections: Gauge,
     handshakes_failed: Counter,
-    body_bytes: Gauge,
     resident: Gauge,
 }
 
@@ -78,15 +75,12 @@ impl Metrics {
             commits: Counter::default(),
             conflicts: Counter::default(),
             alarms: Family::default(),
-            open_wraps: Gauge::default(),
-            audit_lines: Counter::default(),
             audit_blocked: Gauge::default(),
             seal_state: Gauge::default(),
             epoch: Gauge::default(),
             sequence: Gauge::default(),
             connections: Gauge::default(),
             handshakes_failed: Counter::default(),
-            body_bytes: Gauge::default(),
             resident: Gauge::default(),
         };
         metrics.register();
@@ -103,8 +97,6 @@ impl Metrics {
         registry.register("commits", "Commits to the store", self.commits.clone());
         registry.register("commit_conflicts", "Commits that another got ahead of", self.conflicts.clone());
         registry.register("alarms", "Alarms raised, by kind", self.alarms.clone());
-        registry.register("open_wraps", "Wraps with a slot that is not final", self.open_wraps.clone());
-        registry.register("audit_lines", "Lines written to the audit log", self.audit_lines.clone());
         let help = "1 while the audit log takes no lines, so that nothing is answered";
         registry.register("audit_blocked", help, self.audit_blocked.clone());
         registry.register("seal_state", "0 uninitialised, 1 sealed, 2 unsealed", self.seal_state.clone());
@@ -113,8 +105,6 @@ impl Metrics {
         registry.register("connections", "Open connections", self.connections.clone());
         let help = "TLS handshakes that failed or took too long";
         registry.register("handshakes_failed", help, self.handshakes_failed.clone());
-        let help = "Memory held by request bodies";
-        registry.register_with_unit("bodies", help, Unit::Bytes, self.body_bytes.clone());
         registry.register_with_unit("resident_memory", "Resident memory", Unit::Bytes, self.resident.clone());
     }
 
@@ -145,16 +135,6 @@ impl Metrics {
         self.alarms.get_or_create(&Kind { kind: kind_text(kind) }).inc();
     }
 
-    /// So many wraps have a slot that is not final.
-    pub fn set_open_wraps(&self, count: u64) {
-        self.open_wraps.set(signed(count));
-    }
-
-    /// Lines were written to the audit log.
-    pub fn audit_lines_written(&self, lines: u64) {
-        self.audit_lines.inc_by(lines);
-    }
-
     /// Whether the audit log takes lines.
     pub fn set_audit_blocked(&self, blocked: bool) {
         self.audit_blocked.set(i64::from(blocked));
@@ -168,11 +148,6 @@ impl Metrics {
             SealState::Unsealed => 2,
         });
         self.epoch.set(signed(epoch));
-    }
-
-    /// Bytes that request bodies hold now.
-    pub fn set_body_bytes(&self, bytes: usize) {
-        self.body_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// A connection was opened; it counts until the value is dropped.

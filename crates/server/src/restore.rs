@@ -2,8 +2,9 @@
 //! can be, and what cannot be known is parked.
 //!
 //! A wrap that is sealed here may have been opened in the history that was lost, so nobody may open it until its
-//! writer releases it. Principals that were disabled and policies that were deleted since stay so. Everything
-//! else that was lost is listed in the log, for people.
+//! writer releases it; one that the audit log shows as opened or revoked ends. An opened one stays with the claim
+//! that won. Principals that were disabled and policies that were deleted since stay so. Everything else that was
+//! lost is listed in the log, for people.
 
 use crate::ceremony::CeremonyError;
 use crate::node::Node;
@@ -23,15 +24,15 @@ use bulla_wire::id::WrapId;
 /// Puts back what can be, parks what cannot be known, and says what was lost. The node does not serve yet.
 ///
 /// # Errors
-/// If the store does not answer: the node stays sealed, and the next unseal needs no consent but finds
-/// the same wraps.
+/// If the store does not answer: the node stays sealed, and the next unseal finds the same loss, since the audit
+/// log quotes no newer commit until all of this is done.
 pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<(), CeremonyError> {
     let body = Body::Consent { lost: lost.lost, kept: lost.kept };
     node.parts.sink.note(body).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
     let message = "the store lost commits, and the admins accepted it: every wrap waits for its writer's release";
     tell_admins(node, unsealed, AlarmKind::StoreRolledBack, message).await;
     park(node, unsealed).await?;
-    for line in lost_lines(node, lost).await? {
+    for line in lost_lines(node, unsealed, lost).await? {
         replay(node, unsealed, &line).await?;
     }
     Ok(())
@@ -60,21 +61,20 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
     }
 }
 
-/// Lines of the audit log whose commits lie between what the store holds and what was reached.
-async fn lost_lines(node: &Node, lost: &Lost) -> Result<Vec<RequestLine>, CeremonyError> {
+/// Lines of the audit log whose commits the store lost.
+async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec<RequestLine>, CeremonyError> {
     let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
-    let (kept, reached) = (lost.kept, lost.lost);
+    let (lost, cluster) = (*lost, unsealed.cluster);
+    let lineages = unsealed.history.lineages.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut lines = Vec::new();
-        let mut after_kept = kept.lineage != reached.lineage;
         crate::sink::lines(&path, 0, |found| {
             if let Body::Request(line) = found.line.body
                 && let Some(quote) = line.outcome.committed
+                && quote.cluster == cluster
+                && lost.covers(&lineages, quote.position())
             {
-                after_kept |= quote.lineage == kept.lineage && quote.sequence > kept.sequence;
-                if after_kept && (quote.lineage != kept.lineage || quote.sequence > kept.sequence) {
-                    lines.push(*line);
-                }
+                lines.push(*line);
             }
             true
         })?;
@@ -85,21 +85,34 @@ async fn lost_lines(node: &Node, lost: &Lost) -> Result<Vec<RequestLine>, Ceremo
         .map_err(|e| CeremonyError::Store(format!("cannot read the audit log: {e}")))
 }
 
+/// What a line is about. A hashed name is found among those that the store still knows.
+fn resource_of(unsealed: &Unsealed, line: &RequestLine) -> Option<Resource> {
+    let text = line.resource.as_ref()?;
+    if let Ok(resource) = text.as_str().parse() {
+        return Some(resource);
+    }
+    let directory = unsealed.directory();
+    let names = directory.principals_after(None).map(|principal| Resource::Principal(principal.subject.name.clone()));
+    names.into_iter().find(|resource| unsealed.names.resource(resource) == *text)
+}
+
 async fn replay(node: &Node, unsealed: &Unsealed, line: &RequestLine) -> Result<(), CeremonyError> {
     let action = line.action.as_ref().and_then(|action| action.as_str().parse::<Action>().ok());
-    let resource = line.resource.as_ref().and_then(|resource| resource.as_str().parse::<Resource>().ok());
-    let operation: Box<dyn Operation + Send + Sync> = match (action, resource) {
-        (Some(Action::PrincipalDisable), Some(Resource::Principal(name))) => {
+    let done = line.outcome.status == 200;
+    let operation: Box<dyn Operation + Send + Sync> = match (action, resource_of(unsealed, line)) {
+        (Some(Action::PrincipalDisable), Some(Resource::Principal(name))) if done => {
             Box::new(principal::SetDisabled { name, disabled: true })
         }
-        (Some(Action::PolicyDelete), Some(Resource::Policy(name))) => Box::new(policy::Delete { name }),
+        (Some(Action::PolicyDelete), Some(Resource::Policy(name))) if done => Box::new(policy::Delete { name }),
+        (Some(Action::WrapOpen | Action::WrapAck | Action::WrapNack), Some(Resource::Wrap(wrap))) if done => {
+            Box::new(wrap::Retire { wrap, principal: Some(line.principal) })
+        }
+        (Some(Action::WrapRevoke), Some(Resource::Wrap(wrap))) if done => {
+            Box::new(wrap::Retire { wrap, principal: None })
+        }
         _ => {
-            let text = |label: Option<&Label>| label.map(|label| label.as_str().to_owned()).unwrap_or_default();
-            tracing::warn!(
-                request = %line.id,
-                action = text(line.action.as_ref()),
-                "the store lost this commit; it was not put back"
-            );
+            let action = line.action.as_ref().map(Label::as_str).unwrap_or_default();
+            tracing::warn!(request = %line.id, action, "the store lost this commit; it was not put back");
             return Ok(());
         }
     };

@@ -1,12 +1,13 @@
 //! Assembly: from a configuration to a node that serves, and back down in order.
 
-use crate::ceremony::{CeremonyError, read_phase};
+use crate::ceremony::CeremonyError;
 use crate::clock::Clock;
 use crate::config::{AuditNames, AuditSync, AuditTarget, Config, StoreKind};
 use crate::gate::Gate;
 use crate::listen::{self, BodyBudget, Handler, Limits, Listeners};
 use crate::metrics::{Metrics, serve_metrics};
 use crate::node::{Node, Parts, Phase};
+use crate::plain::read_phase;
 use crate::sink::{self, AuditConfig, Opening, Sink, SyncMode, SystemDisk, Target};
 use crate::tick;
 use crate::tls::{Tls, TlsError};
@@ -210,13 +211,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         what: config.listen.to_string(),
         source,
     })?;
-    let local = match &config.data {
-        Some(data) => {
-            let path = data.join("bulla.sock");
-            Some(listen::bind_local(&path).map_err(io("listen on", &path))?)
-        }
-        None => None,
-    };
+    let local = config.data.as_deref().map(bind_local).transpose()?;
     let metrics_address = match config.metrics_listen {
         Some(address) => Some(start_metrics(address, metrics.clone()).await?),
         None => None,
@@ -235,6 +230,11 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         write_ready(path, &ready)?;
     }
     Ok(Running { ready, node, tls, stop, served, store, _lock: lock })
+}
+
+fn bind_local(data: &Path) -> Result<tokio::net::UnixListener, RunError> {
+    let path = data.join("bulla.sock");
+    listen::bind_local(&path).map_err(io("listen on", &path))
 }
 
 async fn start_metrics(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr, RunError> {

@@ -18,7 +18,7 @@ use bulla_crypto::evidence::Record;
 use bulla_crypto::message::{request_digest, seen_key};
 use bulla_wire::api::{AlarmKind, GiveShare, Init, Seal, SealAdmin, SealState, Signed};
 use bulla_wire::error::Code;
-use bulla_wire::evidence::SealMode;
+use bulla_wire::evidence::{MAX_ADMINS, SealMode};
 use bulla_wire::id::{KeyId, PrincipalId};
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use std::collections::BTreeMap;
@@ -54,6 +54,9 @@ pub fn holder(sealed: &Sealed, key: &KeyId) -> Option<Holder> {
 /// What is wrong with the body.
 pub fn init_holder(body: &[u8], key: &KeyId) -> Result<(Init, Option<Holder>), Refusal> {
     let init: Init = json::parse(body, MAX_JSON_BYTES).map_err(|e| crate::dispatch::malformed(&e))?;
+    if init.admins.len() > MAX_ADMINS {
+        return Err(Refusal::new(Code::Malformed, format!("at most {MAX_ADMINS} admins")).field("admins"));
+    }
     let mut records = init.admins.iter().filter_map(|envelope| Record::open(envelope, None).ok());
     let holder = records.find_map(|record| holder_of(&record, key));
     Ok((init, holder))
@@ -86,20 +89,32 @@ pub fn audit_blocked(blocked: &AuditBlocked) -> Answer {
     Answer::refusal(&refusal.hint("free space for the audit log, or look at the server's log"), None)
 }
 
-/// Init: by a listed admin over the network, or by the same user on the local socket.
-pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &Init, peer: Peer) -> Answer {
-    let listed = node.parts.init_admins.contains(&verified.parameters.key);
+/// Whether a key may make the cluster from where it comes: a listed admin over the network, or the same user on the
+/// local socket. Looked at before the body is read.
+///
+/// # Errors
+/// If there is a cluster already, or the key may not.
+pub fn may_init(node: &Node, phase: &Phase, key: &KeyId, peer: Peer) -> Result<(), Refusal> {
+    if !matches!(phase, Phase::Uninitialised) {
+        let refusal = Refusal::new(Code::AlreadyInitialised, "the cluster exists already");
+        return Err(refusal.hint("`bulla status` shows it"));
+    }
+    let listed = node.parts.init_admins.contains(key);
     let allowed = match peer {
         Peer::Network(_) => listed,
         Peer::Local { uid } => {
             listed || (node.parts.init_admins.is_empty() && uid == rustix::process::getuid().as_raw())
         }
     };
-    if !allowed {
-        let refusal = Refusal::new(Code::NotAdmin, "this key is not among the admins that may make the cluster");
-        let refusal = refusal.hint("list its record with --admin FILE, or run `bulla init` on the server's own socket");
-        return refuse(node, phase, verified, Some(Action::ClusterInit), &refusal).await;
+    if allowed {
+        return Ok(());
     }
+    let refusal = Refusal::new(Code::NotAdmin, "this key is not among the admins that may make the cluster");
+    Err(refusal.hint("list its record with --admin FILE, or run `bulla init` on the server's own socket"))
+}
+
+/// Makes the cluster.
+pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &Init) -> Answer {
     let Ok(right) = SealRight::assertion(&[verified.subject.id], verified.subject.clone()) else {
         return refuse(node, phase, verified, Some(Action::ClusterInit), &not_admin()).await;
     };
@@ -171,6 +186,7 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
             ),
         )
         .hint("put back the newest copy of the store"),
+        CeremonyError::Document(reason) => Refusal::new(Code::BadStatement, reason.clone()).field("envelope"),
         CeremonyError::Seal(SealError::Consent(_) | SealError::OtherConsent) => {
             Refusal::new(Code::BadStatement, with_cause(error))
                 .field("envelope")
@@ -250,8 +266,15 @@ pub async fn answer(
     finish(node, logged, result).await
 }
 
+/// Whether a sealed node takes this route too, from its admins, although an unsealed one asks policy: a document, by
+/// which a new node's key enters after a restore.
+pub fn also_takes(endpoint: Endpoint) -> bool {
+    endpoint == Endpoint::DocumentPut
+}
+
 /// What a sealed node is asked for.
 enum Asked {
+    Document(Box<Signed>),
     Status,
     Session,
     Key(String),
@@ -272,6 +295,7 @@ fn parse(matched: &Matched<'_>, body: &[u8]) -> Result<Asked, Refusal> {
         Endpoint::SealShare => {
             Asked::Share(session()?, Box::new(json::parse(body, MAX_JSON_BYTES).map_err(malformed)?))
         }
+        Endpoint::DocumentPut => Asked::Document(Box::new(json::parse(body, MAX_JSON_BYTES).map_err(malformed)?)),
         Endpoint::SealConsent => Asked::Consent(Box::new(json::parse(body, MAX_JSON_BYTES).map_err(malformed)?)),
         _ => {
             return Err(
@@ -299,6 +323,9 @@ async fn perform(
                 alarm_bad_share(node, *admin);
             }
             given.map(|given| Answer::json(&given))
+        }
+        Asked::Document(signed) => {
+            ceremony::document(node, &signed.envelope).await.map(|()| Answer::json(&bulla_wire::api::Done {}))
         }
         Asked::Consent(signed) => ceremony::consent(node, &signed.envelope).await.map(|given| Answer::json(&given)),
     }

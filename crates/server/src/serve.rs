@@ -1,5 +1,7 @@
 //! Signed routes of an unsealed node: nonce, policy, audit, effect, reply, in this order.
 
+mod answer;
+
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
@@ -9,11 +11,11 @@ use crate::reply::{Answer, internal};
 use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
-use bulla_core::action::Resource;
-use bulla_core::audit::{Event, Filter, Logged, Outcome, Quote, Refusal as RefusedLine};
+use bulla_core::action::{Action, Resource};
+use bulla_core::audit::{Event, Filter, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
-use bulla_core::engine::{alarm, wrap};
+use bulla_core::engine::wrap;
 use bulla_core::operation::{Content, Context, Fault, Operation, Refusal, Reply};
 use bulla_core::policy::Denied;
 use bulla_core::seen::in_window;
@@ -21,13 +23,10 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Decrypter};
 use bulla_crypto::message::{after_ingress_line, ingress_line, request_digest, seen_key};
 use bulla_crypto::random::{SystemRng, draw};
-use bulla_crypto::recipient::Recipient;
-use bulla_wire::api::{AlarmKind, Alarms, AuditPage, Done, Seal, SealAdmin, SealState};
-use bulla_wire::dsse::Envelope;
+use bulla_wire::api::{AuditPage, Done, Seal, SealAdmin, SealState};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::SealMode;
 use bulla_wire::id::{Digest, KeyId};
-use bulla_wire::wrap::Parcel;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -48,6 +47,12 @@ fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize)
         true
     })?;
     Ok(page)
+}
+
+fn nonce_expired() -> Refusal {
+    Refusal::new(Code::NonceExpired, "the nonce's minute is over: what came of its first attempt is unknown")
+        .field("nonce")
+        .hint("read the state, then ask again with a new nonce")
 }
 
 /// Most recipients of a secret reply.
@@ -89,6 +94,10 @@ pub async fn answer(
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
+    if unsealed.is_closed() {
+        // The body came while the keys were forgotten.
+        return Answer::refusal(&Refusal::new(Code::Sealed, "the cluster was sealed meanwhile"), None);
+    }
     let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     let action = matched.route.action;
     let mutation = matched.route.effect == Effect::Mutation;
@@ -114,7 +123,8 @@ impl Request<'_> {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
         }
         let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
-        if let RequestBody::Age { .. } = matched.route.request {
+        let secret = matches!(matched.route.request, RequestBody::Age { .. });
+        if secret {
             body = self.open_ingress(&body).await?;
         }
         if matched.route.reply == ReplyKind::Secret && self.verified.recipients.is_empty() {
@@ -122,7 +132,13 @@ impl Request<'_> {
             return Err(refusal.hint("put a recipient into your record, or sign with another key"));
         }
         let directory = self.unsealed.directory();
-        parse_op(matched, &query, body, &self.context(&directory))
+        parse_op(matched, &query, body, &self.context(&directory)).map_err(|mut refusal| {
+            if secret {
+                // The parser quotes what it found, and this answer is not encrypted.
+                refusal.message = "the encrypted body is not of the form that this route takes".into();
+            }
+            refusal
+        })
     }
 
     fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
@@ -169,39 +185,35 @@ impl Request<'_> {
         })
     }
 
-    async fn decide(
-        &self,
-        op: Op,
-        action: bulla_core::action::Action,
-        resource: Resource,
-        mutation: bool,
-        reply: ReplyKind,
-    ) -> Answer {
+    async fn decide(&self, op: Op, action: Action, resource: Resource, mutation: bool, reply: ReplyKind) -> Answer {
         let nonce = &self.verified.parameters.nonce;
         let key = seen_key(&self.verified.parameters.key, nonce);
         let request = request_digest(&self.verified.parts());
         let now_ms = self.node.now_ms();
         if mutation {
-            let refused = lock(&self.unsealed.refusals).get(&key, &request, now_ms);
+            let refused = lock(&self.unsealed.refusals).get(&key, &request, &self.verified.subject.id, now_ms);
             if let Some(refusal) = refused {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
             if !in_window(self.unsealed.head.mark(), nonce.minute(), now_ms) {
-                let refusal = Refusal::new(
-                    Code::NonceExpired,
-                    "the nonce's minute is over: what came of its first attempt is unknown",
-                );
-                let refusal = refusal.field("nonce").hint("read the state, then ask again with a new nonce");
-                return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
+                return refuse(self.node, &self.phase, self.verified, Some(action), &nonce_expired()).await;
             }
         }
         let directory = self.unsealed.directory();
+        // The body may have taken its time: the caller is who the key says now, not when the request began.
+        let subject = match directory.by_key(&self.verified.parameters.key) {
+            Some((principal, _)) if !principal.disabled => principal.subject.clone(),
+            _ => {
+                let refusal = Refusal::new(Code::Unauthenticated, "the key was disabled or rotated meanwhile");
+                return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
+            }
+        };
         // The verbs that ask no policy carry their right in k admins' signatures, which the operation verifies.
         let authorized = if action.asks_policy() {
-            directory.policies().authorize(&self.verified.subject, action, resource, op)
+            directory.policies().authorize(&subject, action, resource, op)
         } else {
             let admins = &directory.view().newest().body().admins;
-            match bulla_core::policy::exempt::SealRight::assertion(admins, self.verified.subject.clone()) {
+            match bulla_core::policy::exempt::SealRight::assertion(admins, subject) {
                 Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource, op)
                     .map_err(|_| self.not_admin(action)),
                 Err(_) => Err(self.not_admin(action)),
@@ -212,7 +224,7 @@ impl Request<'_> {
             Err(denied) => return self.deny(&denied, mutation.then_some((key, request))).await,
         };
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized);
-        let sealing = matches!(action, bulla_core::action::Action::SealSeal);
+        let sealing = matches!(action, Action::SealSeal);
         let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
         let logged = match reserved {
             Ok(accepted) => event.accepted(accepted),
@@ -240,7 +252,8 @@ impl Request<'_> {
         let refusal =
             Refusal::new(Code::Denied, message).hint("`bulla policy check` tells why; an admin can change policy");
         if let Some((key, request)) = once {
-            lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
+            let principal = self.verified.subject.id;
+            lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());
         }
         let accepted = match self.node.parts.sink.reserve() {
             Ok(accepted) => accepted,
@@ -255,8 +268,9 @@ impl Request<'_> {
     /// Carries a logged operation out and answers.
     async fn perform(&self, logged: Logged<Op>, once: Option<(Digest, Digest)>, reply: ReplyKind) -> Answer {
         let id = logged.id().to_string();
-        let line = |receipts: &[Digest]| {
-            let outcome = Outcome::done(200).with_receipts(receipts.iter().copied());
+        let line = |code: Option<Code>, receipts: &[Digest]| {
+            let outcome = code.map_or_else(|| Outcome::done(200), Outcome::failed);
+            let outcome = outcome.with_receipts(receipts.iter().copied());
             let line = String::from_utf8(logged.line(&outcome).to_bytes()).unwrap_or_default();
             RawValue::from_string(line).unwrap_or_else(|_| RawValue::NULL.to_owned())
         };
@@ -403,142 +417,5 @@ impl Request<'_> {
             admins: admins.collect(),
             warning: (body.mode == SealMode::Any).then(|| ANY_WARNING.to_owned()),
         }
-    }
-
-    async fn conclude(
-        &self,
-        driven: Driven,
-        once: Option<(Digest, Digest)>,
-        kind: ReplyKind,
-        id: &str,
-    ) -> (Answer, Outcome) {
-        let Driven { result, read, committed, receipts, repeated: _ } = driven;
-        let sequence = committed.or(read).map(|sequence| sequence.0);
-        let quote = committed.map(|sequence| Quote {
-            cluster: self.unsealed.cluster,
-            lineage: self.unsealed.lineage,
-            sequence: sequence.0,
-        });
-        let finish = |outcome: Outcome| {
-            let outcome = outcome.with_receipts(receipts.iter().copied());
-            match quote {
-                Some(quote) => outcome.committed(quote),
-                None => outcome,
-            }
-        };
-        let refusal = match result {
-            Ok(reply) => match self.reply(reply, kind, id).await {
-                Ok(answer) => return (answer.at(sequence), finish(Outcome::done(200))),
-                Err(refusal) => refusal,
-            },
-            Err(refusal) => {
-                if let Some((key, request)) = once {
-                    lock(&self.unsealed.refusals).keep(key, request, &refusal, self.node.now_ms());
-                }
-                refusal
-            }
-        };
-        (Answer::refusal(&refusal, Some(id.to_owned())).at(sequence), finish(Outcome::failed(refusal.code)))
-    }
-
-    async fn reply(&self, reply: Reply, kind: ReplyKind, id: &str) -> Result<Answer, Refusal> {
-        match (reply, kind) {
-            (Reply::Json(body), ReplyKind::Json) => {
-                Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
-            }
-            (Reply::Secret(body), ReplyKind::Secret) => {
-                let recipients: Vec<Recipient> =
-                    self.verified.recipients.iter().filter_map(|text| text.parse().ok()).collect();
-                let sealed = envelope::seal(&recipients, None, body.expose());
-                sealed.map(Answer::age).map_err(|error| internal(&error, id))
-            }
-            (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
-                self.claim_reply(claim, receipt, content, id).await
-            }
-            _ => Err(internal(&"a reply of another kind than the route's", id)),
-        }
-    }
-
-    async fn claim_reply(
-        &self,
-        claim: String,
-        receipt: Envelope,
-        content: Content,
-        id: &str,
-    ) -> Result<Answer, Refusal> {
-        let file = match content {
-            Content::Inline(bytes) => bytes,
-            Content::Chunked(upload) => match self.unsealed.fetch(self.node.machine(), &upload).await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => {
-                    let refusal = Refusal::new(Code::Unknown, "the wrap ended while it was delivered");
-                    return Err(refusal.hint("ask again: the answer says how it ended"));
-                }
-                Err(error) => return Err(self.drive_refusal(&error, id)),
-            },
-        };
-        let recipient: Recipient = claim.parse().map_err(|error| internal(&error, id))?;
-        let mut parcel = Parcel::head(&bulla_wire::json::to_vec(&receipt));
-        parcel.extend_from_slice(&file);
-        let seal = move || envelope::seal(&[recipient], None, &parcel);
-        let sealed = if file.len() > INLINE_SEAL_BYTES {
-            tokio::task::spawn_blocking(seal).await.map_err(|error| internal(&error, id))?
-        } else {
-            seal()
-        };
-        bulla_store::failpoint::hit("serve.before_claim_reply");
-        sealed.map(Answer::age).map_err(|error| internal(&error, id))
-    }
-
-    async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
-        if let DriveError::NonceReused = error {
-            self.alarm_reuse(id).await;
-        }
-        let refusal = self.drive_refusal(error, id);
-        (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
-    }
-
-    fn drive_refusal(&self, error: &DriveError, id: &str) -> Refusal {
-        match error {
-            DriveError::Busy => Refusal::new(Code::Busy, "too many others change the same thing").hint("try again"),
-            DriveError::NonceReused => Refusal::new(Code::NonceReused, "the nonce was used for another request")
-                .field("nonce")
-                .hint("draw a new nonce for each request; if you did, somebody plays with yours"),
-            DriveError::Unknown(detail) => {
-                tracing::error!(%detail, request = id, "the commit's outcome is unknown");
-                Refusal::new(Code::Unknown, "the outcome is not known").hint("ask again with the same nonce")
-            }
-            DriveError::Store(_) | DriveError::Barrier(_) | DriveError::Fault(_) => internal(error, id),
-        }
-    }
-
-    /// Somebody plays with a used nonce: its owner is told.
-    async fn alarm_reuse(&self, id: &str) {
-        let raise = alarm::Raise {
-            kind: AlarmKind::ReplayMutation,
-            message: "a nonce of this principal came with another request",
-            told: vec![self.verified.subject.id],
-        };
-        if let Err(error) = self.drive(&raise, None).await {
-            tracing::error!(%error, request = id, "the alarm about a used nonce was not stored");
-        }
-    }
-
-    /// How many alarms the caller has not seen; counted once, then kept up to date.
-    async fn unseen(&self) -> u32 {
-        let principal = self.verified.subject.id;
-        let changes = {
-            let unseen = lock(&self.unsealed.unseen);
-            if let Some(count) = unseen.get(&principal) {
-                return count;
-            }
-            unseen.changes()
-        };
-        let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
-        let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
-        let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
-        let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
-        lock(&self.unsealed.unseen).learn(principal, count, changes);
-        count
     }
 }

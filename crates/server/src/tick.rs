@@ -8,7 +8,7 @@ use bulla_core::audit::{Body, Label};
 use bulla_core::barrier::{Kind, Query};
 use bulla_core::engine::{alarm, due};
 use bulla_core::record::Batch;
-use bulla_core::seen::{BUCKET_MINUTES, minute_of, next_mark};
+use bulla_core::seen::next_mark;
 use bulla_wire::api::AlarmKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub async fn run(node: Arc<Node>) {
 /// One look at the clock and at what is due.
 pub async fn once(node: &Node, watch: &mut Watch) {
     node.sweep_sealed_nonces();
+    node.parts.metrics.set_audit_blocked(node.parts.sink.healthy().is_err());
+    lock(&node.sessions).sweep(node.now_ms());
     if watch.even(node.parts.clock.as_ref()) {
         node.clock_ran_evenly(watch);
     } else if node.set_clock_even(false) {
@@ -48,7 +50,9 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     }
     let Phase::Unsealed(unsealed) = node.phase() else { return };
     lock(&unsealed.refusals).sweep(node.now_ms());
-    if !node.clock_is_even() {
+    // As a request: sealing waits for the sweep too.
+    let Ok(_under_way) = unsealed.in_flight.try_acquire() else { return };
+    if !node.clock_is_even() || unsealed.is_closed() {
         return;
     }
     for kind in [Kind::Due, Kind::DueActive] {
@@ -83,9 +87,15 @@ async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), Drive
     }
     for entry in due::overdue(kind, page, now) {
         for _ in 0..ROUNDS_MAX {
-            let driven = unsealed.drive(node.machine(), &entry, None, None).await?;
-            if driven.committed.is_none() {
-                break;
+            match unsealed.drive(node.machine(), &entry, None, None).await {
+                Ok(driven) if driven.committed.is_some() => {}
+                Ok(_) => break,
+                // One bad record must not keep the others from their end.
+                Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))) => {
+                    tracing::error!(%error, what = ?entry.what, "something due cannot be done");
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -101,10 +111,8 @@ async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError
         return Ok(());
     }
     node.parts.sink.flush().await.map_err(|e| DriveError::Store(e.to_string()))?;
-    // After a long time sealed most of the minutes between have no bucket: begin at the first that can.
-    let from = mark.max(unsealed.first_bucket);
     unsealed.head.raise_mark(next);
-    let mut minute = from;
+    let mut minute = mark;
     while minute < next {
         let end = next.min(minute.saturating_add(BUCKETS_AT_ONCE));
         let batch = Batch { drop_seen: (minute..end).collect(), ..Batch::default() };
@@ -112,9 +120,4 @@ async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError
         minute = end;
     }
     Ok(())
-}
-
-/// The first minute that can have a bucket, when the store's last commit before unsealing was at this time.
-pub fn first_bucket(last_commit_ms: u64) -> u32 {
-    minute_of(last_commit_ms).saturating_sub(BUCKET_MINUTES.saturating_mul(2))
 }

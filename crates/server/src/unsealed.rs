@@ -15,6 +15,7 @@ use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::secret::SecretKey;
 use bulla_wire::api::{AlarmKind, LineageEntry};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
 use std::collections::HashMap;
 use std::fmt;
@@ -30,8 +31,10 @@ pub const REFUSAL_MS: u64 = 65_000;
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
 /// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
 pub const SEAL_PATIENCE_MS: u64 = 5_000;
-/// Most refusals remembered. At the limit the oldest half goes: their challenges are the first to die.
-pub const REFUSALS_MAX: usize = 65_536;
+/// Most refusals remembered of one principal; a hundred a second are more than anyone needs who does not attack.
+pub const REFUSALS_EACH: usize = 8_192;
+/// Most refusals remembered in all; at about 300 bytes each they take 40 MiB.
+pub const REFUSALS_MAX: usize = 131_072;
 
 /// Locks a mutex whose data is whole after any panic.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,28 +119,61 @@ impl HeadSource for HeadKeeper {
     }
 }
 
-/// Refusals of mutations, by nonce, for as long as they could be played again.
+/// Refusals of mutations, by nonce, for as long as they could be played again. Whoever has too many is refused
+/// before anything is looked at, so that nobody's are forgotten early.
 #[derive(Debug, Default)]
-pub struct Refusals(HashMap<Digest, (u64, Digest, Refusal)>);
+pub struct Refusals {
+    kept: HashMap<Digest, Refused>,
+    by_principal: HashMap<PrincipalId, usize>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    until_ms: u64,
+    request: Digest,
+    principal: PrincipalId,
+    refusal: Refusal,
+}
 
 impl Refusals {
-    /// What was said to this nonce and request.
-    pub fn get(&self, key: &Digest, request: &Digest, now_ms: u64) -> Option<Refusal> {
-        let (until_ms, refused, refusal) = self.0.get(key)?;
-        (now_ms < *until_ms && refused == request).then(|| refusal.clone())
+    /// What was said to this nonce and request, or that this principal was refused too often to be heard.
+    pub fn get(&self, key: &Digest, request: &Digest, principal: &PrincipalId, now_ms: u64) -> Option<Refusal> {
+        match self.kept.get(key) {
+            Some(refused) if now_ms < refused.until_ms && refused.request == *request => {
+                return Some(refused.refusal.clone());
+            }
+            _ => {}
+        }
+        let own = self.by_principal.get(principal).copied().unwrap_or_default();
+        (own >= REFUSALS_EACH || self.kept.len() >= REFUSALS_MAX)
+            .then(|| Refusal::new(Code::Overloaded, "too many refused requests within a minute").hint("wait a minute"))
     }
 
     /// Remembers a refusal.
-    pub fn keep(&mut self, key: Digest, request: Digest, refusal: &Refusal, now_ms: u64) {
-        if self.0.len() >= REFUSALS_MAX {
-            self.0.retain(|_, (until_ms, _, _)| now_ms.saturating_add(REFUSAL_MS / 2) < *until_ms);
+    pub fn keep(&mut self, key: Digest, request: Digest, principal: PrincipalId, refusal: &Refusal, now_ms: u64) {
+        // What comes with a receipt stands in the state, which says the same again.
+        if refusal.receipt.is_some() {
+            return;
         }
-        self.0.insert(key, (now_ms.saturating_add(REFUSAL_MS), request, refusal.clone()));
+        let until_ms = now_ms.saturating_add(REFUSAL_MS);
+        let refused = Refused { until_ms, request, principal, refusal: refusal.clone() };
+        if self.kept.insert(key, refused).is_none() {
+            let own = self.by_principal.entry(principal).or_default();
+            *own = own.saturating_add(1);
+        }
     }
 
     /// Forgets what cannot be played again.
     pub fn sweep(&mut self, now_ms: u64) {
-        self.0.retain(|_, (until_ms, _, _)| now_ms < *until_ms);
+        let by_principal = &mut self.by_principal;
+        self.kept.retain(|_, refused| {
+            let live = now_ms < refused.until_ms;
+            if !live && let Some(own) = by_principal.get_mut(&refused.principal) {
+                *own = own.saturating_sub(1);
+            }
+            live
+        });
+        by_principal.retain(|_, own| *own > 0);
     }
 }
 
@@ -212,8 +248,6 @@ pub struct Unsealed {
     pub names: Names,
     /// Writes the head of every commit.
     pub head: Arc<HeadKeeper>,
-    /// The first minute that can have a bucket of nonces.
-    pub first_bucket: u32,
     /// What clients need to judge answers.
     pub history: History,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
@@ -255,8 +289,6 @@ pub struct Opening {
     pub names: Names,
     /// Writes the head of every commit.
     pub head: Arc<HeadKeeper>,
-    /// The first minute that can have a bucket of nonces.
-    pub first_bucket: u32,
     /// What clients need to judge answers.
     pub history: History,
 }
@@ -264,8 +296,7 @@ pub struct Opening {
 impl Unsealed {
     /// Puts keys and directory together.
     pub fn new(opening: Opening, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
-        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, first_bucket, history } =
-            opening;
+        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, history } = opening;
         Self {
             cluster,
             epoch,
@@ -275,7 +306,6 @@ impl Unsealed {
             ingress,
             names,
             head,
-            first_bucket,
             history,
             changing: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
@@ -293,14 +323,27 @@ impl Unsealed {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Whether the keys are being forgotten.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Waits until no request but `own` of them is under way, then lets nothing be committed any more.
     pub async fn close(&self, own: u32) {
         let others = IN_FLIGHT_MAX.saturating_sub(own);
         let patience = Duration::from_millis(SEAL_PATIENCE_MS);
-        if tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await.is_err() {
+        // The permits are held until the flag stands, so no request slips in between.
+        let permits = tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await;
+        if permits.is_err() {
             tracing::warn!("requests were still under way when the keys were forgotten");
         }
         self.closed.store(true, Ordering::Release);
+        drop(permits);
     }
 
     /// Takes a committed change over.

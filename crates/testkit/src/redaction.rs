@@ -36,7 +36,8 @@ impl Redaction {
                     output.push_str("<time>");
                     length
                 }
-                None if first.is_ascii_alphanumeric() => {
+                // Base64url begins with any of its characters; other words do not begin with these two.
+                None if first.is_ascii_alphanumeric() || (is_token(first) && output.ends_with(':')) => {
                     let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
                     let token = &rest[..length];
                     output.push_str(&self.token(token, output.ends_with("127.0.0.1:")));
@@ -110,11 +111,7 @@ mod tests {
         let (one, two) = ("A".repeat(43), "_b".repeat(21) + "c");
         let wrap = "abcdefghijklmnopqrstuvwxyz";
         let text = format!("sha256:{one} by sha256:{one}, bulla:wrap:{two}:{wrap}:{one}\n");
-        assert_eq!(
-            redaction.apply(&text),
-            "sha256:<id 1> by sha256:<id 1>, bulla:wrap:_<id 2>:<wrap 1>:<id 1>\n"
-                .replace("_<id 2>", &format!("_{}", &two[1..]))
-        );
+        assert_eq!(redaction.apply(&text), "sha256:<id 1> by sha256:<id 1>, bulla:wrap:<id 2>:<wrap 1>:<id 1>\n");
         assert_eq!(redaction.apply("at 2026-11-21T10:00:00Z, 2026-11-21T10:00:00.123Z"), "at <time>, <time>");
         assert_eq!(
             redaction.apply("https://127.0.0.1:43561/v1, port 43561"),

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 /// How long a server may take until it listens. Debug builds on a loaded machine make keys slowly.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the ready file is looked for: measurements of the start end with it.
+const READY_POLL: Duration = Duration::from_millis(2);
 /// How long a graceful stop may take: the server drains for ten seconds at most.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,21 +30,28 @@ pub struct Ready {
     pub pid: u32,
 }
 
-/// How a server is started. Its command line is `bulla server --listen 127.0.0.1:0 --ready-file F`, then the
-/// store, then `args`.
+/// Where a server listens if nothing else is said: on loopback, on a port of the system's choice.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// How a server is started. Its command line is `bulla server --listen ADDRESS --ready-file F`, then the store,
+/// then `args`.
 #[derive(Debug, Clone)]
 pub struct Options {
     binary: PathBuf,
     transient: bool,
+    listen: String,
     admins: Vec<PathBuf>,
     args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    core: Option<usize>,
 }
 
 impl Options {
     /// A server on the embedded file, under `data/` of its directory.
     pub fn durable(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), transient: false, admins: Vec::new(), args: Vec::new(), environment: Vec::new() }
+        let (admins, args, environment) = (Vec::new(), Vec::new(), Vec::new());
+        let listen = ANY_PORT.into();
+        Self { binary: binary.into(), transient: false, listen, admins, args, environment, core: None }
     }
 
     /// A server in memory, with its audit log in `audit.jsonl` of its directory.
@@ -64,11 +73,23 @@ impl Options {
         self
     }
 
+    /// Lets it run on this core alone, for measurements.
+    #[must_use]
+    pub fn core(mut self, core: usize) -> Self {
+        self.core = Some(core);
+        self
+    }
+
     /// Sets a variable of its environment.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// Takes a variable out of it again.
+    pub fn without_env(&mut self, name: &str) {
+        self.environment.retain(|(set, _)| set != name);
     }
 }
 
@@ -125,8 +146,15 @@ impl Server {
         let ready = self.directory.path().join(format!("ready-{}.json", self.starts));
         let log = File::create(self.log_path()).expect("a log file");
         let errors = log.try_clone().expect("a log file");
-        let mut command = process::command(&self.options.binary);
-        command.args(["server", "--listen", "127.0.0.1:0", "--ready-file"]).arg(&ready);
+        let mut command = match self.options.core {
+            None => process::command(&self.options.binary),
+            Some(core) => {
+                let mut command = process::command("taskset");
+                command.args(["--cpu-list", &core.to_string()]).arg(&self.options.binary);
+                command
+            }
+        };
+        command.args(["server", "--listen", &self.options.listen, "--ready-file"]).arg(&ready);
         if self.options.transient {
             command.arg("--transient").arg("--audit").arg(self.audit());
         } else {
@@ -157,7 +185,7 @@ impl Server {
                 drop(child.wait());
                 return Err(fail(self, None));
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(READY_POLL);
         }
     }
 
@@ -197,6 +225,14 @@ impl Server {
     /// What the last start printed.
     pub fn log(&self) -> String {
         std::fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Has it listen from now on where it listens now, so that clients find it again after a restart.
+    ///
+    /// # Panics
+    /// If it never came up.
+    pub fn keep_address(&mut self) {
+        self.options.listen = self.address().to_owned();
     }
 
     /// How it is started from now on.

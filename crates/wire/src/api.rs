@@ -1,11 +1,15 @@
 //! JSON bodies of the HTTP API (`docs/openapi.json` is generated from these types).
 
+mod seal;
+mod wrap;
+
+pub use seal::*;
+pub use wrap::*;
+
 use crate::dsse::Envelope;
-use crate::evidence::{Bytes, Consent, MinKem, SealMode};
 use crate::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId, WrapId};
 use crate::json::StrictMap;
 use crate::name::{Name, SecretPath};
-use crate::wrap::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -16,18 +20,6 @@ pub const MAX_PAGE: usize = 1000;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Done {}
-
-/// Whether a node serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SealState {
-    /// No cluster yet.
-    Uninitialised,
-    /// Keys are not in memory.
-    Sealed,
-    /// It serves.
-    Unsealed,
-}
 
 /// `GET /v1/health`. Status 200 unsealed, 501 uninitialised, 503 sealed or not able to serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -89,124 +81,6 @@ pub struct Cluster {
     pub lineages: Vec<LineageEntry>,
     /// Consents to lost commits, with their signatures.
     pub consents: Vec<Envelope>,
-}
-
-/// `POST /v1/init`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Init {
-    /// The cluster's name.
-    pub name: Name,
-    /// The admins' records, in the order of their shares; the signer is one of them.
-    pub admins: Vec<Envelope>,
-    /// Any or quorum.
-    pub mode: SealMode,
-    /// How many admins open the seal; 1 with `any`.
-    pub k: u8,
-    /// The weakest key encapsulation taken.
-    pub min_kem: MinKem,
-}
-
-/// Answer of `POST /v1/init`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Initialised {
-    /// The new cluster.
-    pub cluster: ClusterId,
-    /// Document 0, without signatures.
-    pub genesis: Envelope,
-}
-
-/// How far an unseal session is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Progress {
-    /// Good shares so far.
-    pub have: u8,
-    /// Shares needed.
-    pub need: u8,
-}
-
-/// `GET /v1/seal`: the seal as the admins made it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Seal {
-    /// Whether it is open.
-    pub state: SealState,
-    /// The epoch; each unseal advances it.
-    pub epoch: u64,
-    /// Any or quorum.
-    pub mode: SealMode,
-    /// How many admins open it.
-    pub k: u8,
-    /// The admins in the order of their shares.
-    pub admins: Vec<SealAdmin>,
-    /// What this mode means for a stolen copy of the storage.
-    pub warning: Option<String>,
-}
-
-/// An admin of the seal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SealAdmin {
-    /// The principal.
-    pub principal: PrincipalId,
-    /// Its name.
-    pub name: Name,
-    /// Its share was given in the current session.
-    pub given: bool,
-}
-
-/// Answer of `POST /v1/seal/session`: where an admin's key must go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UnsealSession {
-    /// The session.
-    pub id: String,
-    /// age recipient made for this session.
-    pub recipient: String,
-    /// The epoch that it opens.
-    pub epoch: u64,
-    /// SHA-256 of the seal configuration.
-    pub config_sha256: Digest,
-    /// When it ends, Unix milliseconds.
-    pub expires_ms: u64,
-    /// How far it is.
-    pub progress: Progress,
-}
-
-/// Answer of `GET /v1/seal/session/{id}/key`: the caller's encrypted intermediate key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EncryptedShareKey {
-    /// Which share it is the key of, from 0.
-    pub index: u8,
-    /// age file to the admin's recipients (`spec/seal.md`).
-    pub file: Bytes,
-}
-
-/// `POST /v1/seal/session/{id}/share`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GiveShare {
-    /// Which share, from 0.
-    pub index: u8,
-    /// age file to the session's recipient (`spec/seal.md`).
-    pub file: Bytes,
-    /// The admin's approval of genesis; required with its first share.
-    pub approval: Option<Envelope>,
-}
-
-/// Answer of `POST /v1/seal/session/{id}/share`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ShareGiven {
-    /// Sealed until the last share.
-    pub state: SealState,
-    /// How far it is.
-    pub progress: Progress,
-    /// The node waits for consent to lost commits (`POST /v1/seal:consent`).
-    pub consent_needed: Option<Consent>,
 }
 
 /// `POST /v1/document`, `POST /v1/seal:consent`: one signed statement.
@@ -283,120 +157,6 @@ pub struct Whoami {
     pub admin: bool,
     /// Whether the caller's signature admits principals.
     pub enroller: bool,
-}
-
-/// State of a wrap's slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SlotState {
-    /// Nobody opened it.
-    Sealed,
-    /// A claim won; not acknowledged yet.
-    Opened,
-    /// The opener has it.
-    Acked,
-    /// The opener never said so.
-    Lapsed,
-    /// The opener could not open the content.
-    Nacked,
-    /// Nobody opened it in time.
-    Expired,
-    /// The writer took it back.
-    Revoked,
-    /// Waits for its writer's release after a restore.
-    Parked,
-}
-
-/// A slot as its parties see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Slot {
-    /// For whom; none with mode `first`, where it is for any of them.
-    pub principal: Option<PrincipalId>,
-    /// Its state.
-    pub state: SlotState,
-    /// Its receipts, oldest first, without the created one.
-    pub receipts: Vec<Envelope>,
-}
-
-/// `GET /v1/wrap/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WrapView {
-    /// The writer's statement.
-    pub statement: Envelope,
-    /// The receipt of its creation.
-    pub created: Envelope,
-    /// Its slots.
-    pub slots: Vec<Slot>,
-}
-
-/// Answer of `POST /v1/wrap` and of `:ack`, `:nack`, `:revoke`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WrapReceipts {
-    /// One receipt a slot that the call concerned.
-    pub receipts: Vec<Envelope>,
-}
-
-/// `POST /v1/wrap/{id}:open`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct OpenWrap {
-    /// SHA-256 of the statement's payload bytes, from the slip.
-    pub statement_sha256: Digest,
-    /// Fresh age recipient, mlkem768x25519, whose key was stored safely before the call.
-    pub claim: String,
-}
-
-/// `POST /v1/wrap/{id}:ack` and `:nack`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FinishWrap {
-    /// SHA-256 of the statement's payload bytes.
-    pub statement_sha256: Digest,
-    /// SHA-256 of the claim recipient's text.
-    pub claim_sha256: Digest,
-}
-
-/// `POST /v1/wrap/{id}:revoke`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RevokeWrap {
-    /// SHA-256 of the statement's payload bytes.
-    pub statement_sha256: Digest,
-}
-
-/// `GET /v1/wrap?after=&limit=`: the caller's own, sent and received, oldest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Wraps {
-    /// One line a wrap.
-    pub wraps: Vec<WrapSummary>,
-    /// Give it as `after` for the next page; none on the last.
-    pub next: Option<String>,
-}
-
-/// A line of a listing of wraps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WrapSummary {
-    /// The wrap.
-    pub wrap: WrapId,
-    /// SHA-256 of its statement.
-    pub statement_sha256: Digest,
-    /// Its writer.
-    pub from: PrincipalId,
-    /// When it was made, Unix milliseconds.
-    pub created_ms: u64,
-    /// When it expires, Unix milliseconds.
-    pub exp_ms: u64,
-    /// First or each.
-    pub mode: Mode,
-    /// The slots' states.
-    pub states: Vec<SlotState>,
-    /// The writer's label.
-    pub label: Option<String>,
 }
 
 /// What raised an alarm.

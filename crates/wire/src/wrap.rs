@@ -24,6 +24,23 @@ pub const MAX_CIPHERTEXT_BYTES: u64 = MAX_CONTENT_BYTES + 256 * 1024;
 pub const MAX_RECIPIENTS: usize = 64;
 /// Longest label in bytes.
 pub const MAX_LABEL_BYTES: usize = 256;
+/// What a new label holds, as an error says it.
+pub const LABEL_RULE: &str = "must be one line of at most 256 bytes without control characters";
+
+/// Whether a label may be made: one line of at most [`MAX_LABEL_BYTES`] bytes, without characters that a terminal
+/// or a page would obey: controls, line and paragraph separators, and those that turn the direction of writing.
+///
+/// A reader does not ask this: it shows a label of old without them.
+pub fn is_label(text: &str) -> bool {
+    text.len() <= MAX_LABEL_BYTES && !text.chars().any(is_obeyed)
+}
+
+/// Whether a screen would obey this character instead of showing it.
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Longest life of a wrap in milliseconds: 366 days. A secret that waits longer is not one-time data.
 pub const MAX_LIFE_MS: u64 = 366 * 24 * 3600 * 1000;
 /// Default for [`Statement::ack_s`].

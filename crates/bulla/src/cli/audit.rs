@@ -1,14 +1,13 @@
 //! `bulla audit` and `bulla alarms`: what happened.
 
-use super::wrap::named;
 use crate::exit::{Exit, Failure};
+use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
-use bulla_client::Client;
+use bulla_client::AuditOf;
 use bulla_server::sink::{self, Expectations};
-use bulla_wire::api::{Alarm, AuditPage};
+use bulla_wire::api::{Alarm, Alarms as Page};
 use bulla_wire::id::{ClusterId, KeyId};
-use bulla_wire::json;
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -83,16 +82,10 @@ pub async fn run(command: Audit, session: &Session<'_>) -> Result<Exit, Failure>
 async fn show(session: &Session<'_>, args: Show) -> Result<Exit, Failure> {
     let Show { resource, principal, action, after, format: FormatArgs { format } } = args;
     let client = session.client()?;
+    let of = AuditOf { resource, principal: principal.map(|name| name.to_string()), action };
     let mut after = after.map(|after| after.to_string());
     loop {
-        let query = query_of(&[
-            ("after", after.clone()),
-            ("limit", Some(PAGE.to_string())),
-            ("resource", resource.clone()),
-            ("principal", principal.as_ref().map(ToString::to_string)),
-            ("action", action.clone()),
-        ]);
-        let page: AuditPage = get(&client, "/v1/audit", &query).await?;
+        let page = client.audit(after.as_deref(), Some(PAGE), &of).await?;
         for line in &page.lines {
             match format {
                 Format::Json => session.screen.line(line)?,
@@ -114,7 +107,8 @@ fn readable(line: &str) -> String {
     if text("kind") != "request" {
         return format!("{:>6}  {}  {line}", number("n"), time(number("at_ms")));
     }
-    let status = value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
+    let status =
+        value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
     let (name, action, resource) = (text("name"), text("action"), text("resource"));
     let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
     let at = time(number("received_ms"));
@@ -140,7 +134,9 @@ fn verify(session: &Session<'_>, args: Verify) -> Result<Exit, Failure> {
         session.screen.warn(&format!("lines between {} and {} may be missing", time(*from), time(*to)));
     }
     for (file, line) in &report.loss_accepted {
-        session.screen.warn(&format!("{file:06}.jsonl:{line}: an administrator accepted that lines before are missing"));
+        session
+            .screen
+            .warn(&format!("{file:06}.jsonl:{line}: an administrator accepted that lines before are missing"));
     }
     for finding in &report.findings {
         session.screen.line(&finding.to_string())?;
@@ -161,12 +157,7 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
     let client = session.client()?;
     let (mut alarms, mut after) = (Vec::<Alarm>::new(), None::<String>);
     loop {
-        let query = query_of(&[
-            ("after", after.clone()),
-            ("limit", Some(PAGE.to_string())),
-            ("all", all.then(|| "true".to_owned())),
-        ]);
-        let page: bulla_wire::api::Alarms = get(&client, "/v1/alarms", &query).await?;
+        let page = client.alarms(after.as_deref(), Some(PAGE), all).await?;
         alarms.extend(page.alarms);
         after = page.next;
         if after.is_none() {
@@ -174,12 +165,13 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
         }
     }
     match format {
-        Format::Json => session.screen.json(&bulla_wire::api::Alarms { alarms: alarms.clone(), next: None })?,
+        Format::Json => session.screen.json(&Page { alarms: alarms.clone(), next: None })?,
         Format::Table => {
+            let mut names = Names::new(&client);
             let mut rows = Vec::with_capacity(alarms.len());
             for alarm in &alarms {
                 let by = match &alarm.actor {
-                    Some(actor) => named(&client, &actor.principal).await,
+                    Some(actor) => names.short(&actor.principal).await,
                     None => String::new(),
                 };
                 let wrap = alarm.wrap.map(|wrap| wrap.to_string()).unwrap_or_default();
@@ -188,23 +180,11 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
             session.screen.table(&["TIME", "ALARM", "WHAT HAPPENED", "BY", "WRAP"], &rows)?;
         }
     }
+    session.alarms_shown();
     if let (true, Some(last)) = (seen, alarms.last()) {
-        let body = bulla_wire::api::SeenAlarms { up_to: last.id.clone() };
-        client.request("POST", "/v1/alarms:seen", "", Some(json::to_vec(&body))).await?;
+        client.alarms_seen(&last.id).await?;
     }
     Ok(Exit::Ok)
-}
-
-async fn get<T: serde::de::DeserializeOwned>(client: &Client, path: &str, query: &str) -> Result<T, Failure> {
-    let answer = client.request("GET", path, query, None).await?;
-    json::parse(&answer.body, usize::MAX)
-        .map_err(|error| Failure::new(Exit::Untrusted, format!("the answer is malformed: {error}")))
-}
-
-/// A query of the values that are there.
-fn query_of(pairs: &[(&str, Option<String>)]) -> String {
-    let given = pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={value}")));
-    given.collect::<Vec<_>>().join("&")
 }
 
 #[cfg(test)]
@@ -218,11 +198,5 @@ mod tests {
         assert_eq!(readable("no json"), "no json");
         let stop = r#"{"v":1,"n":8,"at_ms":0,"kind":"stop"}"#;
         assert_eq!(readable(stop), format!("     8  1970-01-01T00:00:00Z  {stop}"));
-    }
-
-    #[test]
-    fn only_given_values_stand_in_a_query() {
-        assert_eq!(query_of(&[("a", Some("1".into())), ("b", None), ("c", Some("x".into()))]), "a=1&c=x");
-        assert_eq!(query_of(&[]), "");
     }
 }

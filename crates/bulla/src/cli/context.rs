@@ -96,7 +96,7 @@ async fn discover(session: &Session<'_>, address: &str, ca: Option<PathBuf>) -> 
         return Err(Failure::usage("nobody can compare the cluster's id here")
             .hint("give it with --cluster ID; the admins can tell you, and `bulla init` printed it"));
     }
-    let settled = Settled { address: address.to_owned(), cluster: None, identity: None, ca };
+    let settled = Settled { address: address.to_owned(), cluster: None, ca };
     let view = session.builder(&settled)?.build()?.discover().await?;
     describe(session, &view);
     let question = "Is this the cluster id that its admins told you by another way?";

@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, VerifiedDocument};
+use bulla_crypto::evidence::{DocumentDraft, Record, VerifiedDocument};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Document as Body, NodeState};
 use bulla_wire::id::KeyId;
@@ -100,8 +100,19 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     }
     for name in &renew {
         let resolved = client.resolve(name).await?;
-        if !draft.replace_record(resolved.record()) {
-            return Err(Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")));
+        let standing = view.standing(&resolved.principal()).map(Record::version);
+        let standing =
+            standing.ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
+        // Each document takes one step, so that whoever reads the documents alone can judge it.
+        let newest = resolved.record().version();
+        let step = resolved.chain.iter().find(|record| standing.checked_add(1) == Some(record.version()));
+        let Some(step) = step else {
+            return Err(Failure::new(Exit::Conflict, format!("the document has the newest record of {name}")));
+        };
+        draft.replace_record(step);
+        if step.version() < newest {
+            let text = format!("this document renews {name} to version {} of {newest}", step.version());
+            session.screen.hint(&format!("{text}; once it holds, propose the next with --renew {name}"));
         }
     }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
@@ -124,7 +135,18 @@ pub async fn add(client: &Client, draft: &mut DocumentDraft, name: &str) -> Resu
     if draft.enrollers.contains(&principal) {
         return Err(Failure::new(Exit::Conflict, format!("{name} is an enroller already")));
     }
-    if !draft.replace_record(resolved.record()) {
+    // An admin is in the document already, with a record that may be older than its newest.
+    if !draft.records.iter().any(|record| record.principal() == principal) {
+        let version = resolved.record().version();
+        if version > 1 {
+            return Err(Failure::new(
+                Exit::Conflict,
+                format!(
+                    "{name} has changed its keys: its record has version {version}, and a document names version 1"
+                ),
+            )
+            .hint("make an enroller before it changes its keys, or add a new principal for it and make that one"));
+        }
         draft.records.push(resolved.record().clone());
     }
     draft.enrollers.push(principal);
@@ -166,9 +188,10 @@ pub fn lines_of(body: &Body) -> Vec<String> {
     lines.push(format!("  seal      {} of {} admins ({})", body.k, body.admins.len(), word(&body.mode)));
     let name = |principal: &bulla_wire::id::PrincipalId| {
         // Version 1 names its principal by its digest; later ones are told by their id alone.
-        let found = body.records.iter().find(|record| {
-            bulla_crypto::evidence::payload_digest(record).as_bytes() == principal.as_bytes()
-        });
+        let found = body
+            .records
+            .iter()
+            .find(|record| bulla_crypto::evidence::payload_digest(record).as_bytes() == principal.as_bytes());
         let record = found.and_then(|record| {
             bulla_wire::json::parse::<bulla_wire::evidence::PrincipalRecord>(&record.payload, record.payload.len()).ok()
         });

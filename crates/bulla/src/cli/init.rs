@@ -9,6 +9,7 @@ use bulla_client::{Client, Pin, State};
 use bulla_crypto::evidence::{ClusterView, Record};
 use bulla_wire::api::{self, Initialised};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::evidence::{MinKem, SealMode};
 use bulla_wire::id::KeyId;
 use bulla_wire::json;
@@ -69,9 +70,16 @@ pub async fn run(args: Init, session: &Session<'_>) -> Result<Exit, Failure> {
     let (address, node) = target(session, node, ready_file.as_deref(), socket.as_deref()).await?;
     let min_kem = if classical { MinKem::Classical } else { MinKem::Hybrid };
     let body = api::Init { name, admins, mode, k, min_kem };
-    let settled = Settled { address: address.clone(), cluster: None, identity: None, ca: None };
+    let settled = Settled { address: address.clone(), cluster: None, ca: None };
     let builder = session.builder(&settled)?.state(State::Memory).identity(session.identity()?);
-    let view = builder.pin(Pin::Node(node)).build()?.init(&body).await?;
+    let view = builder.pin(Pin::Node(node)).build()?.init(&body).await.map_err(|error| match error.code() {
+        // A node of a cluster no longer answers for itself.
+        Some(Code::WrongAudience | Code::AlreadyInitialised) => {
+            Failure::new(Exit::Conflict, "this server has a cluster already, or has another node key than you gave")
+                .hint(format!("`bulla status --addr {address}` shows it"))
+        }
+        _ => error.into(),
+    })?;
     report(session, &view, format.format)?;
     let identity = session.global.identity.as_deref().map(super::absolute).transpose()?;
     match save_context {
@@ -108,7 +116,9 @@ fn mode(admins: usize, k: Option<u8>, any: bool) -> Result<(SealMode, u8), Failu
         (None, true) => Ok((SealMode::Any, 1)),
         (None, false) if admins == 1 => Ok((SealMode::Any, 1)),
         (Some(k), _) if k >= 2 && usize::from(k) <= admins => Ok((SealMode::Quorum, k)),
-        (Some(1), _) => Err(Failure::usage("with -k 1 nothing is shared").hint("--any lets any one admin open the seal")),
+        (Some(1), _) => {
+            Err(Failure::usage("with -k 1 nothing is shared").hint("--any lets any one admin open the seal"))
+        }
         (Some(k), _) => Err(Failure::usage(format!("{k} of {admins} admins cannot be"))
             .hint("-k is at most the number of --admin, and at least 2")),
         (None, false) => Err(Failure::usage("nothing says how many admins open the seal")

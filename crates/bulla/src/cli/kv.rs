@@ -87,7 +87,7 @@ async fn get(
     }
     session.screen.say(&format!("version {}, written {}", kv.version, time(kv.written_ms)));
     let pairs: Vec<_> = kv.data.0.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    session.screen.pairs(&pairs)?;
+    session.screen.texts(&pairs)?;
     Ok(Exit::Ok)
 }
 

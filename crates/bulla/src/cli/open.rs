@@ -1,12 +1,10 @@
 //! `bulla open`: a wrap, once.
 
-use super::wrap::named;
 use crate::exit::{Exit, Failure, told};
+use crate::names::Names;
 use crate::output::{time, word};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
-use bulla_crypto::evidence::verify_receipt;
-use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::Slip;
 use clap::Args;
@@ -28,18 +26,23 @@ pub struct Open {
     /// Write only this field of a content that was made from KEY=VALUE
     #[arg(long, value_name = "KEY", conflicts_with = "raw")]
     field: Option<String>,
+    /// A key that you had before, for a wrap made to it: an identity file or SSH private key; may be repeated
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    old_identity: Vec<PathBuf>,
 }
 
 pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
-    let Open { slip, file, raw, field } = args;
-    let client = session.client()?;
+    let Open { slip, file, raw, field, old_identity } = args;
+    let client = session.client_with(&old_identity)?;
     let target: Box<dyn Output> = match &file {
-        Some(path) => Box::new(FileOutput::create(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
-                    .hint("nothing was opened; choose another file with -o")
+        Some(path) => Box::new(FileOutput::create(path).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
+                        .hint("nothing was opened; choose another file with -o")
+                }
+                _ => Failure::file("cannot write", path, &error).hint("nothing was opened"),
             }
-            _ => Failure::file("cannot write", path, &error).hint("nothing was opened"),
         })?),
         None => Box::new(Stdout),
     };
@@ -50,7 +53,7 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     };
     match opened {
         Ok(opened) => report(session, &opened, file.as_deref()),
-        Err(error) => Err(explained(&client, error).await),
+        Err(error) => Err(explained(&client, &slip, error).await),
     }
 }
 
@@ -68,29 +71,28 @@ fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>
 }
 
 /// Adds what a refusal proves, and what to do after an output that failed.
-async fn explained(client: &Client, error: ClientError) -> Failure {
-    let opener = match &error {
-        ClientError::Refused { errors, verified: true, .. } => {
-            errors.iter().find_map(|entry| entry.receipt.as_ref().map(|receipt| (entry.code, receipt.clone())))
-        }
-        _ => None,
-    };
+async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure {
+    let receipts = client.refusal_receipts(slip, &error).await;
     let output = matches!(&error, ClientError::Io { what, .. } if what.contains("content"));
-    let failure = Failure::from(error);
+    let mut failure = Failure::from(error);
+    if failure.exit == Exit::NotYet
+        && let Ok(inspected) = client.wrap_inspect(slip).await
+    {
+        failure.message =
+            format!("not_yet: it may not be opened before {}", time(inspected.statement.statement.nbf_ms));
+        return failure;
+    }
     if output {
         return failure.hint("nothing is lost: the wrap waits for this machine; open it again with -o FILE");
     }
-    let Some((Code::AlreadyOpened | Code::Acked | Code::Lapsed | Code::Nacked, envelope)) = opener else {
-        return failure;
-    };
-    let Ok(view) = client.view().await else { return failure };
-    let Ok(receipt) = verify_receipt(&view, &envelope) else { return failure };
-    let receipt = receipt.receipt;
-    let Some(actor) = receipt.actor else { return failure };
-    let from = actor.address.map_or_else(|| "the server's own machine".to_owned(), |address| address);
-    let who = named(client, &actor.principal).await;
-    let proof = format!("{} at {} by {who}, key {}, from {from}", word(&receipt.kind), time(receipt.at_ms), actor.key);
-    Failure { message: format!("{}; {proof}", failure.message), ..failure }
+    // The first of them says who came first.
+    let Some(receipt) = receipts.first().map(|verified| &verified.receipt) else { return failure };
+    let Some(actor) = &receipt.actor else { return failure };
+    let (kind, at) = (word(&receipt.kind), time(receipt.at_ms));
+    let who = Names::new(client).full(&actor.principal).await;
+    let from = actor.address.as_deref().unwrap_or("the server's own machine");
+    failure.message = format!("{}; {kind} {at} by {who} with the key {} from {from}", failure.message, actor.key);
+    failure
 }
 
 /// Holds the content until all of it is verified, then hands it on in one piece: half a secret is never printed.
@@ -156,11 +158,11 @@ impl Output for Stdout {
 }
 
 fn is_text(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t')))
+    std::str::from_utf8(bytes)
+        .is_ok_and(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t')))
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 mod tests {
     use super::*;
 

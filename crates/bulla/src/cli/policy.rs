@@ -166,8 +166,9 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
                 return Ok(Exit::Ok);
             }
             let mut envelope = statement::read(&approval)?;
-            let said: PolicyRecovery = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES)
-                .map_err(|error| Failure::new(Exit::Failed, format!("{} is no approval: {error}", approval.display())))?;
+            let said: PolicyRecovery = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| {
+                Failure::new(Exit::Failed, format!("{} is no approval: {error}", approval.display()))
+            })?;
             if said.policies_sha256 != Digest::new(sha256(&[text.as_bytes()])) {
                 return Err(Failure::new(Exit::Untrusted, "the approval is for another policy set")
                     .hint("compare the files with the admin who signed first"));

@@ -3,6 +3,7 @@
 use super::status::joined;
 use super::{keygen, statement};
 use crate::exit::{Exit, Failure};
+use crate::names::Names;
 use crate::output::{Format, FormatArgs};
 use crate::session::Session;
 use bulla_client::{Admit, Client, ClientError, Resolved};
@@ -89,10 +90,11 @@ pub async fn run(command: Principal, session: &Session<'_>) -> Result<Exit, Fail
         Principal::Groups { name, groups } => {
             let client = session.client()?;
             let resolved = client.resolve_name(&name).await?;
-            let attributes = admission_of(&resolved).map(|admission| admission.attributes.0.clone()).unwrap_or_default();
+            let attributes =
+                admission_of(&resolved).map(|admission| admission.attributes.0.clone()).unwrap_or_default();
             let envelope = resolved.record().envelope().clone();
             let resolved = client.admit(&envelope, Admit { groups, attributes }).await?;
-            report(session, &resolved).map(|()| Exit::Ok)
+            report(session, &client, &resolved).await.map(|()| Exit::Ok)
         }
         Principal::Disable { name } => {
             session.client()?.principal_disable(&name).await?;
@@ -113,18 +115,17 @@ async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
     let envelope = super::init::read_record(&record)?;
     let client = session.client()?;
     let mut admit = Admit { groups, attributes: attributes.into_iter().collect() };
-    if let Some(before) = there(&client, &envelope).await? {
-        if let Some(admission) = admission_of(&before) {
-            if admit.groups.is_empty() {
-                admit.groups.clone_from(&admission.groups);
-            }
-            if admit.attributes.is_empty() {
-                admit.attributes.clone_from(&admission.attributes.0);
-            }
+    let before = there(&client, &envelope).await?;
+    if let Some(admission) = before.as_ref().and_then(admission_of) {
+        if admit.groups.is_empty() {
+            admit.groups.clone_from(&admission.groups);
+        }
+        if admit.attributes.is_empty() {
+            admit.attributes.clone_from(&admission.attributes.0);
         }
     }
     let resolved = client.admit(&envelope, admit).await?;
-    report(session, &resolved)?;
+    report(session, &client, &resolved).await?;
     Ok(Exit::Ok)
 }
 
@@ -145,7 +146,7 @@ fn admission_of(resolved: &Resolved) -> Option<&Admission> {
     resolved.admission.as_ref().map(|admission| &admission.admission)
 }
 
-fn report(session: &Session<'_>, resolved: &Resolved) -> Result<(), Failure> {
+async fn report(session: &Session<'_>, client: &Client, resolved: &Resolved) -> Result<(), Failure> {
     let record = resolved.record();
     let mut pairs = vec![
         ("name", resolved.name().to_string()),
@@ -155,7 +156,10 @@ fn report(session: &Session<'_>, resolved: &Resolved) -> Result<(), Failure> {
     for key in record.keys() {
         let use_of = if key.dual_use { " (signs and decrypts with one key)" } else { "" };
         pairs.push(("key", format!("{}{use_of}", key.public.key_id())));
-        let kinds = key.recipients.iter().map(|recipient| (if recipient.is_hybrid() { "post-quantum" } else { "classical" }).to_owned());
+        let kinds = key
+            .recipients
+            .iter()
+            .map(|recipient| (if recipient.is_hybrid() { "post-quantum" } else { "classical" }).to_owned());
         pairs.push(("encryption", kinds.collect::<Vec<_>>().join(", ")));
     }
     match &resolved.admission {
@@ -163,7 +167,7 @@ fn report(session: &Session<'_>, resolved: &Resolved) -> Result<(), Failure> {
             pairs.push(("groups", joined(&admission.admission.groups)));
             let attributes = &admission.admission.attributes.0;
             pairs.extend(attributes.iter().map(|(name, value)| ("attribute", format!("{name}={value}"))));
-            pairs.push(("admitted by", admission.enroller.to_string()));
+            pairs.push(("admitted by", Names::new(client).full(&admission.enroller).await));
         }
         None => pairs.push(("admitted by", "the cluster document".to_owned())),
     }
@@ -177,7 +181,7 @@ async fn show(session: &Session<'_>, text: &str, FormatArgs { format }: FormatAr
     if format == Format::Json {
         return session.screen.json(&told).map(|()| Exit::Ok);
     }
-    report(session, &resolved)?;
+    report(session, &client, &resolved).await?;
     if told.disabled {
         session.screen.warn("the server says that it is disabled");
     }
@@ -216,6 +220,8 @@ async fn rotate(session: &Session<'_>, new: &std::path::Path, file: &std::path::
     statement::write(file, &envelope)?;
     let file = file.display();
     session.screen.say(&format!("{file} is your next record; until it is admitted, nothing changes"));
-    session.screen.hint(&format!("an enroller runs `bulla principal add {file}`; then use --identity {}", new.display()));
+    session
+        .screen
+        .hint(&format!("an enroller runs `bulla principal add {file}`; then use --identity {}", new.display()));
     Ok(Exit::Ok)
 }

@@ -26,8 +26,11 @@ pub async fn run(args: Curl, session: &Session<'_>) -> Result<Exit, Failure> {
     let answer = session.client()?.request(&method.to_uppercase(), path, query, body).await?;
     let json = answer.media == bulla_wire::signature::JSON_MEDIA_TYPE;
     if !json && std::io::stdout().is_terminal() {
-        return Err(Failure::new(Exit::Failed, format!("the answer is of type {}, and standard output is a terminal", answer.media))
-            .hint("send it to a file or a program, such as age -d -i FILE"));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("the answer is of type {}, and standard output is a terminal", answer.media),
+        )
+        .hint("send it to a file or a program, such as age -d -i FILE"));
     }
     session.screen.bytes(&answer.body)?;
     if json {

@@ -49,9 +49,9 @@ fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure
     let bundle: Bundle = json::parse(&bytes, MAX_BUNDLE_BYTES)
         .map_err(|error| Failure::new(Exit::Failed, format!("{} is no bundle: {error}", file.display())))?;
     let pin = session.pin()?;
-    let report = bundle
-        .verify(pin.as_ref())
-        .map_err(|error| Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error))))?;
+    let report = bundle.verify(pin.as_ref()).map_err(|error| {
+        Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error)))
+    })?;
     session.screen.pairs(&[
         ("cluster", report.cluster.to_string()),
         ("wrap", report.wrap.to_string()),

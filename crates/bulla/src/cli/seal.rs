@@ -107,7 +107,8 @@ pub async fn check_key(session: &Session<'_>) -> Result<std::sync::Arc<Identity>
     let failed = |what: String| Failure::new(Exit::Failed, format!("your key does not decrypt: {what}"));
     let probe = draw::<32>(&mut SystemRng);
     for recipient in identity.recipients() {
-        let sealed = envelope::seal(std::slice::from_ref(recipient), None, &probe).map_err(|error| failed(told(&error)))?;
+        let sealed =
+            envelope::seal(std::slice::from_ref(recipient), None, &probe).map_err(|error| failed(told(&error)))?;
         let opened = envelope::open(&[&*identity], &sealed, probe.len()).await.map_err(|error| failed(told(&error)))?;
         if opened.plaintext.expose().as_slice() != probe {
             return Err(failed("it gives something else than was encrypted".into()));

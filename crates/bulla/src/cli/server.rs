@@ -25,7 +25,14 @@ pub struct Server {
     #[arg(long, value_name = "FORM", value_enum, default_value_t, global = true)]
     log_format: LogFormat,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing-subscriber
-    #[arg(long, value_name = "FILTER", env = "BULLA_LOG", hide_env_values = true, default_value = "info", global = true)]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "BULLA_LOG",
+        hide_env_values = true,
+        default_value = "info",
+        global = true
+    )]
     log: String,
 }
 
@@ -91,7 +98,8 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
         return check(session, &config);
     }
     begin_log(log_format, &log)?;
-    let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
+    let signals =
+        Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
     let running = start(&config, Arc::new(SystemClock::default()))
         .await
         .map_err(|error| Failure::new(Exit::Failed, format!("the server did not start: {}", told(&error))))?;
@@ -118,7 +126,9 @@ async fn serve(running: Running, mut signals: Signals) -> Result<Exit, Failure> 
     match failed {
         Some(reason) => {
             Err(Failure::new(Exit::AuditFailed, format!("the audit log failed, so nothing can be answered: {reason}"))
-                .hint("make room or repair the disk, then start the server again; `bulla audit verify` checks the file"))
+                .hint(
+                    "make room or repair the disk, then start the server again; `bulla audit verify` checks the file",
+                ))
         }
         None if whole => Ok(Exit::Ok),
         None => Err(Failure::new(Exit::Failed, "stopped, but requests that took too long were cut off")),
@@ -143,8 +153,18 @@ impl Signals {
 
 impl Flags {
     fn config(self, variables: Variables) -> Result<Config, Failure> {
-        let Self { config, data, transient, listen, metrics_listen, admin, audit, store, ready_file, accept_audit_loss } =
-            self;
+        let Self {
+            config,
+            data,
+            transient,
+            listen,
+            metrics_listen,
+            admin,
+            audit,
+            store,
+            ready_file,
+            accept_audit_loss,
+        } = self;
         let mut flags = Vec::new();
         let mut set = |key, value: Option<String>| flags.extend(value.map(|value| Flag { key, value }));
         let truth = |flag: bool| flag.then(|| "true".to_owned());
@@ -177,9 +197,8 @@ fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
 }
 
 fn begin_log(format: LogFormat, filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
-        Failure::usage(format!("cannot log: {error}")).hint("give --log info, or another filter")
-    })?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("cannot log: {error}")).hint("give --log info, or another filter"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let begun = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

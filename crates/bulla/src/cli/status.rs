@@ -65,7 +65,8 @@ pub async fn whoami(args: Whoami, session: &Session<'_>) -> Result<Exit, Failure
         ("groups", joined(&groups)),
     ];
     pairs.extend(attributes.0.iter().map(|(name, value)| ("attribute", format!("{name}={value}"))));
-    let roles: Vec<&str> = [(admin, "admin"), (enroller, "enroller")].iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
+    let roles: Vec<&str> =
+        [(admin, "admin"), (enroller, "enroller")].iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
     pairs.push(("roles", if roles.is_empty() { "none".to_owned() } else { roles.join(", ") }));
     session.screen.pairs(&pairs)?;
     Ok(Exit::Ok)

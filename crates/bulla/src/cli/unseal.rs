@@ -77,7 +77,7 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
     if format == Format::Json {
         session.screen.json(&outcome.given)?;
     } else if *state == SealState::Unsealed {
-        session.screen.line(&format!("unsealed, epoch {}", outcome.epoch))?;
+        session.screen.line("unsealed")?;
     } else {
         session.screen.line(&format!("share given: {} of {}", progress.have, progress.need))?;
     }

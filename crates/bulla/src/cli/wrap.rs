@@ -2,14 +2,14 @@
 
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
+use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, moment};
 use bulla_client::{Client, Content, Inspected, Outgoing, Resolved, content};
 use bulla_crypto::evidence::{Standing, VerifiedReceipt};
 use bulla_wire::api::{WrapReceipts, WrapSummary, Wraps};
-use bulla_wire::id::PrincipalId;
 use bulla_wire::json;
-use bulla_wire::wrap::{MAX_LIFE_MS, Mode, Slip};
+use bulla_wire::wrap::{LABEL_RULE, MAX_LIFE_MS, Mode, Slip, is_label};
 use clap::{Args, Subcommand};
 use std::fs::File;
 use std::time::Duration;
@@ -41,8 +41,6 @@ pub enum Wrap {
     Release {
         /// The slip
         slip: Slip,
-        #[command(flatten)]
-        format: FormatArgs,
     },
 }
 
@@ -66,7 +64,7 @@ pub struct Create {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     ack: Duration,
     /// A line for the recipients, which the server can read
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = label)]
     label: Option<String>,
     /// A file, - for standard input, or fields: KEY=VALUE, KEY=@FILE, KEY=-
     #[arg(required = true, value_name = "CONTENT")]
@@ -81,6 +79,10 @@ fn life(text: &str) -> Result<Duration, String> {
     if fits { Ok(life) } else { Err("a wrap lives for 1 second to 366 days".into()) }
 }
 
+fn label(text: &str) -> Result<String, String> {
+    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("a label {LABEL_RULE}")) }
+}
+
 pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> {
     match command {
         Wrap::Create(args) => create(session, args).await,
@@ -91,11 +93,8 @@ pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> 
             let receipts = client.wrap_revoke(&slip).await?;
             answer_receipts(session, &client, &receipts, format).await
         }
-        Wrap::Release { slip, format } => {
-            let answer = session.client()?.wrap_release(&slip.wrap).await?;
-            if format.format == Format::Json {
-                return session.screen.json(&answer).map(|()| Exit::Ok);
-            }
+        Wrap::Release { slip } => {
+            session.client()?.wrap_release(&slip).await?;
             session.screen.say("released: it can be opened again");
             Ok(Exit::Ok)
         }
@@ -104,6 +103,8 @@ pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> 
 
 async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
     let Create { to, each, expires, not_before, ack, label, content, format } = args;
+    // A file that is not there is told before the network is asked.
+    let source = source(&content)?;
     let client = session.client()?;
     let mut resolved: Vec<Resolved> = Vec::new();
     for who in &to {
@@ -124,7 +125,7 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
         ack_s: u32::try_from(ack.as_secs()).unwrap_or(u32::MAX),
         label,
     };
-    let made = client.wrap_create(outgoing, source(&content)?).await?;
+    let made = client.wrap_create(outgoing, source).await?;
     if format.format == Format::Json {
         let receipts = vec![made.created.envelope.clone()];
         session.screen.json(&serde_json::json!({
@@ -135,7 +136,7 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     session.screen.line(&made.slip.to_string())?;
-    session.screen.say(&format!("to be opened once, with `bulla open {}`", made.slip));
+    session.screen.say("to be opened once, with `bulla open SLIP`");
     Ok(Exit::Ok)
 }
 
@@ -152,7 +153,8 @@ fn source(words: &[String]) -> Result<Content, Failure> {
             let file = File::open(path).map_err(|error| Failure::file("cannot read", path.as_ref(), &error))?;
             Ok(Box::new(file))
         }
-        _ => Err(Failure::usage("a wrap has one content").hint("give one file, or - for standard input, or KEY=… fields only")),
+        _ => Err(Failure::usage("a wrap has one content")
+            .hint("give one file, or - for standard input, or KEY=… fields only")),
     }
 }
 
@@ -171,13 +173,14 @@ async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Resul
         return session.screen.json(&Wraps { wraps: all, next: None }).map(|()| Exit::Ok);
     }
     let cluster = client.view().await?.id();
+    let mut names = Names::new(&client);
     let mut rows = Vec::with_capacity(all.len());
     for summary in all {
         let WrapSummary { wrap, statement_sha256, from, created_ms, exp_ms, mode: _, states, label } = summary;
         let states: Vec<_> = states.iter().map(word).collect();
         rows.push(vec![
             states.join(","),
-            named(&client, &from).await,
+            names.short(&from).await,
             time(created_ms),
             time(exp_ms),
             label.unwrap_or_default(),
@@ -196,11 +199,15 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     }
     let Inspected { statement, writer, created, slots, .. } = &inspected;
     let statement = &statement.statement;
+    let mut names = Names::new(&client);
     let mut pairs = vec![("from", format!("{} {}", writer.name(), writer.principal()))];
     for addressee in &statement.to {
-        pairs.push(("to", named(&client, &addressee.principal).await));
+        pairs.push(("to", names.full(&addressee.principal).await));
     }
-    pairs.push(("opens for", if statement.mode == Mode::Each { "each of them" } else { "the first who comes" }.to_owned()));
+    pairs.push((
+        "opens for",
+        if statement.mode == Mode::Each { "each of them" } else { "the first who comes" }.to_owned(),
+    ));
     pairs.push(("created", time(created.receipt.at_ms)));
     if statement.nbf_ms > 0 {
         pairs.push(("not before", time(statement.nbf_ms)));
@@ -210,14 +217,15 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     pairs.extend(statement.label.clone().map(|label| ("label", label)));
     for slot in slots {
         let whose = match &slot.principal {
-            Some(principal) => format!(" for {}", named(&client, principal).await),
+            Some(principal) => format!(" for {}", names.full(principal).await),
             None => String::new(),
         };
         pairs.push(("state", format!("{}{whose}", word(&slot.state))));
     }
     session.screen.pairs(&pairs)?;
-    let receipts: Vec<_> = std::iter::once(created).chain(slots.iter().flat_map(|slot| &slot.receipts)).cloned().collect();
-    show_receipts(session, &client, &receipts).await?;
+    let receipts: Vec<_> =
+        std::iter::once(created).chain(slots.iter().flat_map(|slot| &slot.receipts)).cloned().collect();
+    show_receipts(session, &mut names, &receipts).await?;
     Ok(Exit::Ok)
 }
 
@@ -231,18 +239,18 @@ async fn answer_receipts(
         let receipts = receipts.iter().map(|receipt| receipt.envelope.clone()).collect();
         return session.screen.json(&WrapReceipts { receipts }).map(|()| Exit::Ok);
     }
-    show_receipts(session, client, receipts).await?;
+    show_receipts(session, &mut Names::new(client), receipts).await?;
     Ok(Exit::Ok)
 }
 
 /// A table of receipts.
-async fn show_receipts(session: &Session<'_>, client: &Client, receipts: &[VerifiedReceipt]) -> Result<(), Failure> {
+async fn show_receipts(session: &Session<'_>, names: &mut Names, receipts: &[VerifiedReceipt]) -> Result<(), Failure> {
     let mut rows = Vec::with_capacity(receipts.len());
     for verified in receipts {
         let receipt = &verified.receipt;
         let (who, address) = match &receipt.actor {
             Some(actor) => {
-                (named(client, &actor.principal).await, actor.address.clone().unwrap_or_else(|| "local".to_owned()))
+                (names.short(&actor.principal).await, actor.address.clone().unwrap_or_else(|| "local".to_owned()))
             }
             None => (String::new(), String::new()),
         };
@@ -256,14 +264,6 @@ pub fn standing(standing: Standing) -> &'static str {
     if standing == Standing::Valid { "yes" } else { "not proof" }
 }
 
-/// A principal with its verified name, or its id alone if that cannot be had.
-pub async fn named(client: &Client, principal: &PrincipalId) -> String {
-    match client.resolve_id(principal).await {
-        Ok(resolved) => format!("{} {principal}", resolved.name()),
-        Err(_) => principal.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +273,18 @@ mod tests {
         assert_eq!(life("7d"), Ok(Duration::from_secs(7 * 86_400)));
         for bad in ["0s", "367d", "long", "-1s"] {
             assert!(life(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_one_line() {
+        assert_eq!(label("for the Käse \u{1f9c0} run"), Ok("for the Käse \u{1f9c0} run".to_owned()));
+        assert!(label(&"x".repeat(256)).is_ok() && label(&"x".repeat(257)).is_err());
+        for c in
+            "\n\r\t\0\u{1b}\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}"
+                .chars()
+        {
+            assert!(label(&format!("a{c}b")).is_err(), "{c:?}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! Alarms: one record for each party that is told, in the order of time.
 
 use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
-use crate::operation::{Context, Fault, Operation, Outcome, Raised, Replay, Reply, Step, parse_record};
+use crate::operation::{Context, Fault, Operation, Outcome, Raised, Refusal, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::{Rng, draw};
 use bulla_wire::api::{Alarm, AlarmKind, Alarms, Done};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::id::{PrincipalId, WrapId};
 
 /// Writes an alarm for everyone who is told, and says so.
@@ -114,7 +115,9 @@ impl Operation for List {
     }
 }
 
-/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back.
+/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back, so it goes no
+/// further than an alarm that exists: a thief of the key could otherwise hide all alarms to come, not only those
+/// that its victim may already have read.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// The id of the last alarm seen.
@@ -125,7 +128,14 @@ impl Operation for Seen {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
         let key = cursor_key(&actor.principal);
-        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
+        let alarm = RecordKey::clear(Kind::Alarm, actor.principal.as_bytes(), self.up_to.as_bytes());
+        let (Some(current), Some(alarm)) = (records.get(&key), records.get(&alarm)) else {
+            return Ok(Step::need([key, alarm]));
+        };
+        if alarm.is_none() {
+            let refusal = Refusal::new(Code::NotFound, "you have no alarm with this id").field("up_to");
+            return Ok(Outcome::refuse(refusal.hint("give the id of the last alarm that you were shown")));
+        }
         let mut writes = Writes::default();
         if current.is_none_or(|record| record.bytes.expose().as_slice() < self.up_to.as_bytes()) {
             writes.replace(key, current, self.up_to.as_bytes().to_vec());

@@ -9,7 +9,8 @@
 //! - What happened has a receipt, committed with it, chained to the one before. Receipts are bounded per
 //!   slot, so no party can fill the store.
 //! - To strangers an existing wrap looks like an unknown one. Commits take time, so a stranger who measures
-//!   may tell them apart; the parties are told of the first sixteen such attempts.
+//!   may tell them apart, and who makes a wrap under its id is told that the id is taken; the parties are told of
+//!   the first sixteen such attempts.
 //!
 //! Not held: that the ciphertext is what the statement says, which the server cannot see; and anything
 //! against a store that puts back an older slot.
@@ -24,8 +25,8 @@ mod view;
 
 pub use create::{Create, Draft, Early, check_length};
 pub use finish::{Ack, Nack, Release, Revoke};
-pub use open::{MAX_STRANGERS, Open};
-pub use records::TOMBSTONE_MS;
-pub use sweep::{BURIED_AT_ONCE, Park};
+pub use open::Open;
+pub use records::{MAX_STRANGERS, TOMBSTONE_MS};
+pub use sweep::{BURIED_AT_ONCE, Park, Retire};
 pub(in crate::engine) use sweep::{Bury, Expire, Lapse};
 pub use view::{Inspect, List, MAX_LISTED, MAX_SHOWN};

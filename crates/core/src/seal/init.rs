@@ -129,7 +129,7 @@ pub fn init(request: &InitRequest<'_>, rng: &mut dyn Rng) -> Result<Initialised,
     let keyring = Keyring::generate(Lineage::new(draw(rng)), rng);
     let genesis = genesis(request, &founders, &keyring, rng)?;
     // Judged as any client will judge it.
-    let view = ClusterView::unpinned(&genesis, &[]).map_err(InitError::Document)?;
+    let view = ClusterView::unpinned(&genesis).map_err(InitError::Document)?;
     let cluster = view.id();
     let made = Epoch::deal(cluster, None, view.genesis(), &keyring, rng)?;
 

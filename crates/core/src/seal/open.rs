@@ -107,6 +107,11 @@ pub fn lost_commits(opened: &Opened, quoted: Option<Position>) -> Result<Account
 }
 
 impl Lost {
+    /// Whether a commit that the audit log quotes is one of those that the store lost.
+    pub fn covers(&self, lineages: &[LineageEntry], quoted: Position) -> bool {
+        !reached(lineages, self.kept, quoted)
+    }
+
     /// What k admins are asked to sign.
     pub fn consent(&self, cluster: ClusterId) -> Consent {
         Consent { v: V1, cluster, lost: self.lost, kept: self.kept }

@@ -302,6 +302,11 @@ impl Sessions {
         self.0.get_mut(place).ok_or(SessionError::Unknown)
     }
 
+    /// Drops those that have ended, with the shares in them.
+    pub fn sweep(&mut self, now_ms: u64) {
+        self.0.retain(|session| session.is_running(now_ms));
+    }
+
     /// The running session with this id.
     ///
     /// # Errors

@@ -186,7 +186,7 @@ fn next_document(world: &mut World, change: impl FnOnce(&mut DocumentDraft), sig
     let document = world.view.next_document(&draft).unwrap();
     let keys: Vec<_> = signers.iter().map(|admin| world.admins[*admin].identity.signing_key()).collect();
     let envelope = sign_in_memory(&document, &keys).unwrap();
-    world.view.push(&envelope, &[]).unwrap();
+    world.view.push(&envelope).unwrap();
 }
 
 #[test]

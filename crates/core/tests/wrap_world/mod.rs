@@ -126,7 +126,7 @@ impl World {
             &alice.identity.recipients()[0],
             MinKem::Hybrid,
         );
-        let view = ClusterView::unpinned(&sign_in_memory(&genesis, &[]).unwrap(), &[]).unwrap();
+        let view = ClusterView::unpinned(&sign_in_memory(&genesis, &[]).unwrap()).unwrap();
         let cluster = view.id();
         let principals = people.iter().map(|(name, person)| {
             let mut stored = Principal::founder(&person.record, vec![]);

@@ -59,12 +59,12 @@ pub struct ClusterView {
 
 impl ClusterView {
     /// Begins with a genesis that nobody pinned: at init, on the node itself, and where a person is about to
-    /// compare the id. `known` are records of versions above 1 that it may hold, usually none.
+    /// compare the id. All its records are of version 1.
     ///
     /// # Errors
     /// If genesis breaks a rule of `spec/evidence.md`.
-    pub fn unpinned(genesis: &Envelope, known: &[Record]) -> Result<Self, EvidenceError> {
-        let genesis = VerifiedDocument::genesis(genesis, known)?;
+    pub fn unpinned(genesis: &Envelope) -> Result<Self, EvidenceError> {
+        let genesis = VerifiedDocument::genesis(genesis)?;
         Ok(Self { id: ClusterId::new(*genesis.digest().as_bytes()), genesis, later: Vec::new() })
     }
 
@@ -76,7 +76,7 @@ impl ClusterView {
         if super::payload_digest(genesis).as_bytes() != cluster.as_bytes() {
             return Err(EvidenceError::OtherPin);
         }
-        Self::unpinned(genesis, &[])
+        Self::unpinned(genesis)
     }
 
     /// Begins with any genesis that names exactly the pinned admins and k, and that k of them approved.
@@ -84,7 +84,7 @@ impl ClusterView {
     /// # Errors
     /// [`EvidenceError::OtherPin`] if it names others; [`EvidenceError::TooFewAdmins`].
     pub fn pinned_admins(admins: &AdminSet, genesis: &Envelope, approvals: &[Envelope]) -> Result<Self, EvidenceError> {
-        let view = Self::unpinned(genesis, &[])?;
+        let view = Self::unpinned(genesis)?;
         if AdminSet::of(&view.genesis) != *admins {
             return Err(EvidenceError::OtherPin);
         }
@@ -92,13 +92,13 @@ impl ClusterView {
         if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(view) }
     }
 
-    /// Verifies the next document and takes it. `known` are records from elsewhere, for enrollers who changed
-    /// their keys more than once since the document before.
+    /// Verifies the next document and takes it. Its records are of version 1 or follow one in the document before:
+    /// whoever has only the pin and the documents must be able to judge them.
     ///
     /// # Errors
     /// If it breaks a rule or the admins of the document before did not sign it; the view stays as it was.
-    pub fn push(&mut self, document: &Envelope, known: &[Record]) -> Result<(), EvidenceError> {
-        let next = VerifiedDocument::next(document, self.id, self.newest(), known)?;
+    pub fn push(&mut self, document: &Envelope) -> Result<(), EvidenceError> {
+        let next = VerifiedDocument::next(document, self.id, self.newest())?;
         self.later.push(next);
         Ok(())
     }

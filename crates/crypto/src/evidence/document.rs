@@ -38,24 +38,18 @@ pub struct VerifiedDocument {
 
 impl VerifiedDocument {
     /// Verifies genesis. Whether it is the *pinned* genesis is the caller's question.
-    pub(super) fn genesis(envelope: &Envelope, known: &[Record]) -> Result<Self, EvidenceError> {
+    pub(super) fn genesis(envelope: &Envelope) -> Result<Self, EvidenceError> {
         let body: Document = parse(envelope)?;
         rule(body.number == 0, "number", "must be 0 in genesis")?;
         rule(body.cluster.is_none(), "cluster", "must be null in genesis")?;
         rule(body.prev.is_none(), "prev", "must be null in genesis")?;
         rule(envelope.signatures.is_empty(), "signatures", "must be none in genesis")?;
         rule(body.random.0.len() == 32, "random", "must be 32 bytes")?;
-        Self::check(envelope, body, None, known)
+        Self::check(envelope, body, None)
     }
 
-    /// Verifies the document after `before`. `known` are records from elsewhere (a record chain), for
-    /// principals who changed their keys more than once between two documents.
-    pub(super) fn next(
-        envelope: &Envelope,
-        cluster: ClusterId,
-        before: &Self,
-        known: &[Record],
-    ) -> Result<Self, EvidenceError> {
+    /// Verifies the document after `before`.
+    pub(super) fn next(envelope: &Envelope, cluster: ClusterId, before: &Self) -> Result<Self, EvidenceError> {
         let body: Document = parse(envelope)?;
         rule(body.cluster == Some(cluster), "cluster", "must be this cluster")?;
         rule(before.number().checked_add(1) == Some(body.number), "number", "must be one more than before")?;
@@ -66,18 +60,13 @@ impl VerifiedDocument {
         if have < need {
             return Err(EvidenceError::TooFewAdmins { have, need });
         }
-        let document = Self::check(envelope, body, Some(before), known)?;
+        let document = Self::check(envelope, body, Some(before))?;
         check_node_steps(&before.nodes, &document.nodes)?;
         Ok(document)
     }
 
-    fn check(
-        envelope: &Envelope,
-        body: Document,
-        before: Option<&Self>,
-        known: &[Record],
-    ) -> Result<Self, EvidenceError> {
-        let records = open_records(&body, before, known)?;
+    fn check(envelope: &Envelope, body: Document, before: Option<&Self>) -> Result<Self, EvidenceError> {
+        let records = open_records(&body, before)?;
         check_roles(&body, &records)?;
         let nodes = open_nodes(&body.nodes)?;
         let ingress = canonical(&body.ingress)?;
@@ -167,14 +156,13 @@ impl VerifiedDocument {
 fn open_records(
     body: &Document,
     before: Option<&VerifiedDocument>,
-    known: &[Record],
 ) -> Result<BTreeMap<PrincipalId, Record>, EvidenceError> {
     let mut records = BTreeMap::new();
     let (mut names, mut keys, mut recipients) = (HashSet::new(), HashSet::new(), HashSet::new());
     let most = MAX_ADMINS + MAX_ENROLLERS;
     rule(body.records.len() <= most, "records", "must be those of the admins and enrollers only")?;
     for envelope in &body.records {
-        let record = open_record(envelope, before, known)?;
+        let record = open_record(envelope, before)?;
         rule(names.insert(record.name().clone()), "records", "must have a name of their own each")?;
         for key in record.public_keys() {
             // One key under two admins would count as two signatures.
@@ -189,13 +177,11 @@ fn open_records(
     Ok(records)
 }
 
-fn open_record(
-    envelope: &Envelope,
-    before: Option<&VerifiedDocument>,
-    known: &[Record],
-) -> Result<Record, EvidenceError> {
+/// A later version must follow a record in the document before: a client that has only its pin and the documents
+/// must be able to judge it, and learns of records elsewhere from the documents alone.
+fn open_record(envelope: &Envelope, before: Option<&VerifiedDocument>) -> Result<Record, EvidenceError> {
     let digest = payload_digest(envelope);
-    let here = || before.into_iter().flat_map(VerifiedDocument::records).chain(known);
+    let here = || before.into_iter().flat_map(VerifiedDocument::records);
     if let Some(same) = here().find(|record| record.digest() == digest) {
         // The signatures are not part of the digest, so an envelope with others is judged by itself.
         if same.envelope() == envelope {
@@ -204,7 +190,14 @@ fn open_record(
     }
     let prev = parse::<super::wire::PrincipalRecord>(envelope)?.prev;
     let previous = here().find(|record| Some(record.digest()) == prev);
-    Record::open(envelope, previous)
+    Record::open(envelope, previous).map_err(|error| match error {
+        EvidenceError::PreviousNeeded => EvidenceError::Rule {
+            field: "records",
+            rule: "must be of version 1 or follow one in the document before; whoever changed keys before it was \
+                   named here needs a new principal",
+        },
+        other => other,
+    })
 }
 
 fn check_roles(body: &Document, records: &BTreeMap<PrincipalId, Record>) -> Result<(), EvidenceError> {

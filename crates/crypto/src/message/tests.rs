@@ -85,6 +85,28 @@ fn another_key_or_none_is_one_refusal() {
     assert_eq!(verify_request(&REQUEST, &parameters, &signature, Some(key(1).public_key())), Err(Unauthenticated));
 }
 
+/// An unknown key costs what a known one of the same algorithm costs, so there is a stand-in for each.
+#[test]
+fn an_unknown_key_costs_the_work_of_its_algorithm() {
+    let all = [Algorithm::Ed25519, Algorithm::EcdsaP256, Algorithm::EcdsaP384, Algorithm::RsaPssSha512];
+    let alice = key(1);
+    let (parameters, _) = parsed(&now(sign_request(&REQUEST, 5, nonce([1; 16]), &alice)).unwrap());
+    for algorithm in all {
+        assert_eq!(
+            stand_in(algorithm).map(PublicKey::algorithm),
+            Some(algorithm).filter(|it| *it != Algorithm::Ed25519)
+        );
+        let parameters = RequestParameters { algorithm: algorithm.name().into(), ..parameters.clone() };
+        for signature in [vec![], vec![1; algorithm.signature_len().unwrap_or(384)], vec![0xff; 1024]] {
+            // Unknown, and known as a key of Ed25519.
+            for known in [None, Some(alice.public_key())] {
+                assert_eq!(verify_request(&REQUEST, &parameters, &signature, known), Err(Unauthenticated));
+            }
+        }
+    }
+    spend_verification("no such algorithm", b"", b"");
+}
+
 #[test]
 fn a_response_verifies_for_its_request_only() {
     let (alice, node) = (key(1), key(9));

@@ -77,6 +77,17 @@ pub struct ReadBody {
     _held: Option<OwnedSemaphorePermit>,
 }
 
+/// A share of the memory for bodies, given back when it is dropped.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "only its drop matters")] Option<OwnedSemaphorePermit>);
+
+impl ReadBody {
+    /// The bytes, and their share of the budget: whoever works with the bytes keeps it.
+    pub fn into_parts(self) -> (Vec<u8>, Held) {
+        (self.bytes, Held(self._held))
+    }
+}
+
 /// Reads a body of at most `max` bytes within `limit`. A declared length that is too large is refused before a byte
 /// is read, and its share of the budget is taken at once, so that a transfer does not fail half way.
 pub async fn read_body<B>(body: B, max: usize, budget: &BodyBudget, limit: Duration) -> Result<ReadBody, BodyError>

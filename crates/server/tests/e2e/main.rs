@@ -1,6 +1,7 @@
 //! The whole service over real sockets: a server with clocks that the test moves, the real client, and requests
 //! written by hand where a client would never send them.
 #![expect(
+    clippy::too_many_lines,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -5,7 +5,7 @@
 
 use super::records::{
     Commit, Head, TOMBSTONE_MS, caller, content_key, content_to_bytes, expiry_key, head_key, live_key, mine_key,
-    new_live, receipts_reply, slot_key, tombstone_key,
+    new_live, receipts_reply, slot_key, strangers_key, tombstone_key,
 };
 use super::slot::Slot;
 use crate::barrier::{Record, RecordKey, Records};
@@ -20,7 +20,7 @@ use bulla_crypto::random::Rng;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
-use bulla_wire::wrap::{Addressee, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Statement};
+use bulla_wire::wrap::{Addressee, LABEL_RULE, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Statement, is_label};
 use std::collections::HashSet;
 
 /// What hybrid recipients begin with.
@@ -34,6 +34,16 @@ pub fn check_length(content_length: u64) -> Result<(), Refusal> {
     }
     let refusal = Refusal::new(Code::TooLarge, format!("{content_length} bytes; a wrap's request has at most {most}"));
     Err(refusal.hint("larger things are files for a file server: wrap the key they are encrypted with"))
+}
+
+/// What is there under the id of a new wrap.
+enum Found<'h> {
+    /// Nothing, and the new one may be stored.
+    Nothing,
+    /// Something that decides the answer.
+    Answer(Result<Reply, Refusal>),
+    /// A wrap to which the caller is no party.
+    Foreign(&'h Head),
 }
 
 /// A statement that is well formed and signed by the caller with the key that signed the request. What
@@ -79,26 +89,40 @@ impl Draft {
     }
 
     /// Answers without the ciphertext where that is possible: the wrap is there already, or must be refused.
-    /// A server asks before it writes the pieces of a large one.
+    /// A server asks before it writes the pieces of a large one. Of somebody else's wrap it says nothing: that
+    /// answer comes with the operation, since the wrap's parties are told in the same commit.
     pub fn early(&self, head: Option<&Record>, context: &Context<'_>) -> Result<Early, Fault> {
-        let Some(record) = head else {
-            return Ok(match self.admissible(context) {
-                Ok(()) => Early::Wanted,
-                Err(refusal) => Early::Answer(Err(refusal)),
-            });
-        };
-        let head = Head::parse(record)?;
-        if head.digest == self.verified.digest {
-            return Ok(Early::Answer(Ok(receipts_reply(vec![head.created]))));
-        }
-        let refusal = Refusal::new(Code::Exists, "a wrap with this id exists, with another statement");
-        Ok(Early::Answer(Err(refusal.field("wrap").hint("draw a new random id and sign again"))))
+        let found = head.map(Head::parse).transpose()?;
+        Ok(match self.compare(found.as_ref(), context)? {
+            Found::Nothing | Found::Foreign(_) => Early::Wanted,
+            Found::Answer(answer) => Early::Answer(answer),
+        })
     }
 
-    /// Times, and recipients as they are now.
+    fn compare<'h>(&self, found: Option<&'h Head>, context: &Context<'_>) -> Result<Found<'h>, Fault> {
+        let Some(head) = found else {
+            return Ok(match self.admissible(context) {
+                Ok(()) => Found::Nothing,
+                Err(refusal) => Found::Answer(Err(refusal)),
+            });
+        };
+        Ok(if head.digest == self.verified.digest {
+            Found::Answer(Ok(receipts_reply(vec![head.created.clone()])))
+        } else if head.is_party(&caller(context)?.principal) {
+            Found::Answer(Err(exists()))
+        } else {
+            Found::Foreign(head)
+        })
+    }
+
+    /// Times, label, and recipients as they are now.
     fn admissible(&self, context: &Context<'_>) -> Result<(), Refusal> {
         let statement = self.statement();
         check_statement_times(statement, context.now.unix_ms).map_err(|error| bad_statement(&error))?;
+        // Here and not among the reader's rules: a wrap that was made before this rule can still be opened.
+        if !statement.label.as_deref().is_none_or(is_label) {
+            return Err(Refusal::new(Code::BadStatement, format!("label: {LABEL_RULE}")).field("label"));
+        }
         let mut classical = Vec::new();
         for (place, addressee) in statement.to.iter().enumerate() {
             let principal = check_addressee(place, addressee, context)?;
@@ -114,6 +138,11 @@ impl Draft {
         let refusal = Refusal::new(Code::MixedRecipients, message).field("to");
         Err(refusal.hint("make two wraps, one for each kind of keys"))
     }
+}
+
+fn exists() -> Refusal {
+    let refusal = Refusal::new(Code::Exists, "a wrap with this id exists, with another statement");
+    refusal.field("wrap").hint("draw a new random id and sign again")
 }
 
 fn bad_statement(error: &EvidenceError) -> Refusal {
@@ -203,8 +232,17 @@ impl Operation for Create {
         let VerifiedStatement { envelope, digest, statement, key: _ } = &self.draft.verified;
         let wrap = statement.wrap;
         let mut commit = Commit::new(context, rng, wrap, *digest);
-        if let Early::Answer(result) = self.draft.early(found, context)? {
-            return Ok(commit.done(result));
+        let found = found.map(Head::parse).transpose()?;
+        match self.draft.compare(found.as_ref(), context)? {
+            Found::Nothing => {}
+            Found::Answer(result) => return Ok(commit.done(result)),
+            Found::Foreign(head) => {
+                // The id was told, guessed or seen, and this answer confirms it.
+                let counted = strangers_key(&wrap);
+                let Some(counted) = records.get(&counted) else { return Ok(Step::need([counted])) };
+                commit.stranger(counted, head, "somebody who is no party made another wrap under its id, and knows it");
+                return Ok(commit.done(Err(exists())));
+            }
         }
         let created = commit.sign(ReceiptKind::Created, 0, Some(actor), None, None)?;
         let head = Head {

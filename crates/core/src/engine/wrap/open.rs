@@ -7,7 +7,7 @@ use super::records::{
     Commit, Head, Reader, SlotAt, caller, content_key, fault, head_key, lapse_key, parse_content, slot_key,
     strangers_key, unknown,
 };
-use super::slot::{MAX_REFUSED, Opening, QUIET_DELIVERIES, State};
+use super::slot::{Opening, QUIET_DELIVERIES, State};
 use crate::barrier::{Record, Records};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Reply, Step};
 use bulla_crypto::random::Rng;
@@ -17,9 +17,6 @@ use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::{Digest, WrapId};
 use bulla_wire::wrap::{MAX_DELIVERIES, ReceiptKind};
-
-/// Alarms about strangers of one wrap at most: each is written once for every party.
-pub const MAX_STRANGERS: u8 = 16;
 
 /// `POST /v1/wrap/{id}:open`.
 #[derive(Debug, Clone)]
@@ -65,13 +62,12 @@ impl Open {
         let mut refusal = Refusal::new(Code::AlreadyOpened, "another claim opened it before")
             .hint("the receipt tells who and when; if that was not you or nobody you know of, tell its writer at once");
         refusal.receipt = opened.map(Box::new);
-        let same = at.slot.state.opening().is_some_and(|opening| opening.by == actor.principal);
-        if at.slot.refused < MAX_REFUSED {
+        let own = at.slot.state.opening().is_some_and(|opening| opening.by == actor.principal);
+        if at.slot.refuse(own) {
             let claim = Some(self.claim_sha256);
             let refused = commit.append(&mut at, ReceiptKind::Refused, Some(actor), claim)?;
-            at.slot.refused = at.slot.refused.saturating_add(1);
             commit.put(at);
-            if same {
+            if own {
                 let message = "a second claim by the same principal: its key may be in other hands";
                 let told = [head.statement.from, actor.principal];
                 commit.alarm(AlarmKind::SecondClaim, Some(&refused), message, told);
@@ -121,13 +117,7 @@ impl Open {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        // A record of its own, so that strangers never stand in the way of the parties.
-        let count = counted.and_then(|record| record.bytes.expose().first().copied()).unwrap_or(0);
-        if count < MAX_STRANGERS {
-            commit.writes.replace(strangers_key(&self.wrap), counted, vec![count.saturating_add(1)]);
-            let message = "somebody who is no party tried to open it, and knows its id";
-            commit.alarm(AlarmKind::ClaimByStranger, None, message, head.parties());
-        }
+        commit.stranger(counted, head, "somebody who is no party tried to open it, and knows its id");
         Ok(commit.done(Err(unknown(&self.wrap))))
     }
 }

@@ -6,7 +6,7 @@
 //! | `ct` | the age file or where its pieces are; written once, deleted once, never rewritten |
 //! | `slot/<i>` | state and end of the chain of receipts |
 //! | `live` | how many slots still need the age file; gone with it |
-//! | `strangers` | how often no party tried to open it |
+//! | `strangers` | how often no party tried to open it, or to make another under its id |
 //!
 //! Receipts, the lists of the parties and the entries of what is due have kinds of their own.
 
@@ -31,6 +31,9 @@ use std::collections::BTreeSet;
 
 /// How long tombstones and receipts stay after the wrap's end, in milliseconds: 90 days.
 pub const TOMBSTONE_MS: u64 = 90 * 24 * 3600 * 1000;
+
+/// Alarms about strangers of one wrap at most: each is written once for every party.
+pub const MAX_STRANGERS: u8 = 16;
 
 pub(super) fn head_key(wrap: &WrapId) -> RecordKey {
     RecordKey::hidden(Kind::Wrap, wrap.as_bytes(), "head")
@@ -397,6 +400,16 @@ impl<'a> Commit<'a> {
         let told = told.into_iter().collect();
         let raised = alarm::raise(&mut self.writes, self.context, self.rng, kind, about, told);
         self.alarms.push(raised);
+    }
+
+    /// Tells the parties that somebody who is none of them knows the wrap's id, unless they were told often enough.
+    /// `counted` is a record of its own, so that strangers never stand in the way of the parties.
+    pub(super) fn stranger(&mut self, counted: Option<&Record>, head: &Head, message: &str) {
+        let count = counted.and_then(|record| record.bytes.expose().first().copied()).unwrap_or(0);
+        if count < MAX_STRANGERS {
+            self.writes.replace(strangers_key(&self.wrap), counted, vec![count.saturating_add(1)]);
+            self.alarm(AlarmKind::ClaimByStranger, None, message, head.parties());
+        }
     }
 
     /// The outcome. Whoever asks again finds it in the state.

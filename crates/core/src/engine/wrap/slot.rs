@@ -14,9 +14,14 @@ use bulla_wire::wrap::MAX_DELIVERIES;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Refused receipts of one slot at most: enough to show an attack, and a bound on what an attacker can have
-/// written. Later attempts get the same answer, and leave nothing.
+/// Refused receipts of one slot at most about second claims of the opener's own principal, each with its alarm:
+/// enough to show an attack, and a bound on what an attacker can have written. Later attempts get the same answer,
+/// and leave nothing.
 pub const MAX_REFUSED: u32 = 16;
+
+/// Refused receipts of one slot at most about other recipients, who raise no alarm. Counted apart: a recipient who
+/// opened with another's stolen key must not use up what that other one's own claim will leave.
+pub const MAX_QUIETLY_REFUSED: u32 = 15;
 
 /// Deliveries above this raise an alarm: a reply is lost now and then, not three times in a row.
 pub const QUIET_DELIVERIES: u32 = 3;
@@ -205,19 +210,32 @@ pub struct Slot {
     pub last: Digest,
     /// Number of the receipt that ended it.
     pub ended: Option<u32>,
-    /// How many receipts are of the kind refused.
+    /// How many of its receipts refuse a second claim of the opener's own principal, with an alarm.
     pub refused: u32,
+    /// How many refuse another recipient, without one.
+    #[serde(default)]
+    pub quietly_refused: u32,
 }
 
 impl Slot {
     /// A new slot, whose chain begins after the created receipt.
     pub fn new(created: Digest) -> Self {
-        Self { state: State::Sealed, receipts: 0, last: created, ended: None, refused: 0 }
+        Self { state: State::Sealed, receipts: 0, last: created, ended: None, refused: 0, quietly_refused: 0 }
     }
 
     /// Number of the receipt that says how it stands: how it ended, or that it was opened.
     pub fn telling(&self) -> Option<u32> {
         self.ended.or_else(|| self.opened())
+    }
+
+    /// Counts a refusal that leaves a receipt: of the opener's own principal or of another recipient. `false` if
+    /// there were enough of its kind already.
+    pub fn refuse(&mut self, own: bool) -> bool {
+        let (count, most) =
+            if own { (&mut self.refused, MAX_REFUSED) } else { (&mut self.quietly_refused, MAX_QUIETLY_REFUSED) };
+        let counted = *count < most;
+        *count = count.saturating_add(u32::from(counted));
+        counted
     }
 
     /// Number of the opened receipt.

@@ -11,7 +11,7 @@ use crate::engine::due::Entry;
 use crate::operation::{Context, Fault, Operation, Outcome, Replay, Reply, Step};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::{AlarmKind, Done};
-use bulla_wire::id::WrapId;
+use bulla_wire::id::{PrincipalId, WrapId};
 use bulla_wire::wrap::ReceiptKind;
 
 /// Receipts deleted in one commit: with slots and lists of the largest wrap they stay below the store's
@@ -47,6 +47,48 @@ pub(in crate::engine) struct Bury {
 pub struct Park {
     /// Which.
     pub wrap: WrapId,
+}
+
+/// Ends what the audit log shows as opened or revoked in a history that the store lost: nobody else may open it.
+#[derive(Debug, Clone)]
+pub struct Retire {
+    /// Which.
+    pub wrap: WrapId,
+    /// Only the slot of this principal, where each has one; all of them if it is not known.
+    pub principal: Option<PrincipalId>,
+}
+
+impl Operation for Retire {
+    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+        let mut reader = Reader::new(records);
+        let head = reader.get(head_key(&self.wrap));
+        reader.slot(&self.wrap, 0)?;
+        let live = reader.get(live_key(&self.wrap));
+        if let Some(step) = reader.need() {
+            return Ok(step);
+        }
+        let Some(head) = head.map(Head::parse).transpose()? else { return Ok(nothing()) };
+        let slots = reader.slots(&head)?;
+        if let Some(step) = reader.need() {
+            return Ok(step);
+        }
+        let mut commit = Commit::about(context, rng, &head);
+        let mut first = None;
+        for mut at in slots {
+            let others = self.principal.is_some_and(|by| head.owner(at.index).is_some_and(|owner| owner != by));
+            if let (false, Ok(state)) = (others, at.slot.state.clone().revoke()) {
+                at.slot.state = state;
+                let receipt = commit.end(at, ReceiptKind::Revoked, None)?;
+                first.get_or_insert(receipt);
+            }
+        }
+        commit.settle(live, head.statement.exp_ms)?;
+        if let Some(receipt) = &first {
+            let message = "the store lost commits; the audit log shows that this was opened or revoked";
+            commit.alarm(AlarmKind::StoreRolledBack, Some(receipt), message, [head.statement.from]);
+        }
+        Ok(commit.done(Ok(Reply::json(&Done {}))))
+    }
 }
 
 /// The entry is of no use: its wrap is gone, or it is damaged.

@@ -118,7 +118,7 @@ fn with_node_state(w: &World, state: NodeState, since_ms: u64) -> Value {
     draft.nodes.push(spare);
     let next = view.next_document(&draft).unwrap();
     let signers = [w.alice.identity.signing_key(), w.bob.identity.signing_key()];
-    view.push(&sign_in_memory(&next, &signers).unwrap(), &[]).unwrap();
+    view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap();
     chain(&view)
 }
 

@@ -1,0 +1,290 @@
+//! The whole way with the real binary: keys, server, init, unseal, admission, a wrap, and that it opens once.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails where it stands")]
+
+use bulla_testkit::{Canary, Cli, Options, Server, bulla, canary};
+use std::path::{Path, PathBuf};
+
+fn person(name: &str) -> (Cli, PathBuf) {
+    let mut cli = Cli::new(bulla!());
+    cli.run(["keygen", "-o", &format!("{name}.key")]).ok();
+    cli.env("BULLA_IDENTITY", cli.work().join(format!("{name}.key")));
+    let record = cli.work().join(format!("{name}.pub"));
+    (cli, record)
+}
+
+/// Makes the cluster and points everybody to it.
+fn init(server: &Server, admins: &[(&Cli, &PathBuf)], k: &[&str], others: &[&mut Cli]) -> String {
+    let ready = server.directory().join("ready-1.json");
+    let mut args = vec!["init", "--name", "test", "--ready-file", ready.to_str().unwrap()];
+    for (_, record) in admins {
+        args.extend(["--admin", record.to_str().unwrap()]);
+    }
+    args.extend(k);
+    args.extend(["--save-context", "test"]);
+    let (first, _) = admins[0];
+    let output = first.run(&args).ok();
+    let cluster = output.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
+    let rest = admins[1..].iter().map(|(cli, _)| *cli).chain(others.iter().map(|cli| &**cli));
+    for cli in rest {
+        cli.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    }
+    cluster
+}
+
+/// Alice, an admin, sends Bob a secret; Bob opens it once; Mallory, who was admitted too, learns nothing.
+fn deliver(alice: &Cli, bob: &Cli, bob_record: &Path, mallory: &Cli, mallory_record: &Path, secret: &Canary) {
+    let added = alice.run(["principal", "add", bob_record.to_str().unwrap(), "--group", "dev"]).ok();
+    assert!(added.contains("name         bob") && added.contains("dev"), "{added}");
+    alice.run(["principal", "add", mallory_record.to_str().unwrap()]).ok();
+    assert!(bob.run(["whoami"]).ok().contains("bob"));
+
+    alice.file("secret.txt", secret.bytes());
+    let created = alice.run(["wrap", "create", "--to", "bob", "secret.txt"]);
+    let slip = created.ok();
+    assert!(slip.starts_with("bulla:wrap:") && slip.lines().count() == 1, "{slip}");
+
+    mallory.run(["open", &slip]).failed(5);
+    let opened = bob.run(["open", &slip, "-o", "secret.txt"]);
+    assert_eq!(opened.ok(), "");
+    assert_eq!(std::fs::read(bob.work().join("secret.txt")).unwrap(), secret.bytes());
+
+    // Once is once: the content is gone, and the refusal says so; the file that is there is not touched.
+    let again = bob.run(["open", &slip, "-o", "again.txt"]).failed(3);
+    assert!(again.contains("error: already_opened") && again.contains("by bob"), "{again}");
+    assert!(!bob.work().join("again.txt").exists());
+    assert!(bob.run(["open", &slip, "-o", "secret.txt"]).failed(18).contains("nothing is overwritten"));
+    let inspected = alice.run(["wrap", "inspect", &slip]).ok();
+    assert!(inspected.contains("acked") && inspected.contains("bob"), "{inspected}");
+}
+
+/// A second claim while the first is open: what somebody meets who opens with a stolen key after the holder did.
+fn second_claim(alice: &Cli, bob: &mut Cli) {
+    let slip = alice.run_with(["wrap", "create", "--to", "bob", "-"], b"for bob alone").ok();
+    // The first opener has the content but cannot hand it on, so it is not acknowledged.
+    let held = bob.run(["open", &slip, "--field", "none"]).failed(1);
+    assert!(held.contains("open it again"), "{held}");
+    let mut thief = Cli::new(bulla!());
+    let key = thief.file("stolen.key", &std::fs::read(bob.work().join("bob.key")).unwrap());
+    set_private(&key);
+    thief.env("BULLA_IDENTITY", &key);
+    let context = bob.run(["context", "show", "-o", "json"]).ok();
+    let text = |name: &str| {
+        let (_, rest) = context.split_once(&format!("\"{name}\": \"")).unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    };
+    thief.run(["context", "add", "test", &text("address"), "--cluster", &text("cluster")]).ok();
+    let refused = thief.run(["open", &slip]).failed(3);
+    assert!(
+        refused.contains("error: already_opened") && refused.contains("opened 2") && refused.contains("by bob"),
+        "{refused}"
+    );
+    // The holder goes on with the claim that was begun, and is warned.
+    let output = bob.run(["open", &slip]);
+    assert_eq!(output.ok(), "for bob alone");
+    assert!(output.errors().contains("bulla alarms"), "{}", output.errors());
+    assert!(bob.run(["alarms", "--seen"]).ok().contains("second_claim"));
+    assert_eq!(bob.run(["alarms"]).ok(), "");
+}
+
+fn set_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_secret_opens_once_on_a_transient_server_with_one_admin() {
+    let (alice, alice_record) = person("alice");
+    let (mut bob, bob_record) = person("bob");
+    let (mut mallory, mallory_record) = person("mallory");
+    let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
+    let uninitialised = alice.run(["status", "--addr", server.address()]);
+    assert_eq!(uninitialised.code, 17, "{}", uninitialised.errors());
+    init(&server, &[(&alice, &alice_record)], &[], &[&mut bob, &mut mallory]);
+    assert_eq!(alice.run(["status"]).code, 2);
+    // Nobody can be asked here, and a first share is an approval.
+    assert!(alice.run(["unseal"]).failed(64).contains("--yes"));
+    assert!(alice.run(["unseal", "--yes"]).ok().contains("unsealed"));
+    assert_eq!(alice.run(["status"]).code, 0);
+    let secret = Canary::text("secret");
+    deliver(&alice, &bob, &bob_record, &mallory, &mallory_record, &secret);
+    second_claim(&alice, &mut bob);
+    let opened = alice.run(["audit", "show", "--principal", "bob", "--action", "wrap.open"]).ok();
+    assert!(opened.lines().count() >= 3 && opened.lines().all(|line| line.contains("bob  wrap.open")), "{opened}");
+    assert!(opened.contains("200") && opened.contains("409 already_opened"), "{opened}");
+    canary::assert_absent(&[secret], [server.directory(), alice.home().join(".local").as_path()]);
+}
+
+#[test]
+fn a_secret_opens_once_on_a_durable_server_with_two_of_three_admins() {
+    let (alice, alice_record) = person("alice");
+    let (carol, carol_record) = person("carol");
+    let (dave, dave_record) = person("dave");
+    let (mut bob, bob_record) = person("bob");
+    let (mut mallory, mallory_record) = person("mallory");
+    let mut server = Server::start(Options::durable(bulla!()).admin(&alice_record));
+    let admins = [(&alice, &alice_record), (&carol, &carol_record), (&dave, &dave_record)];
+    let cluster = init(&server, &admins, &["-k", "2"], &[&mut bob, &mut mallory]);
+    assert!(alice.run(["unseal", "--yes"]).ok().contains("share given: 1 of 2"));
+    assert_eq!(alice.run(["status"]).code, 2);
+    assert!(carol.run(["unseal", "--yes"]).ok().starts_with("unsealed"));
+    let secret = Canary::text("secret");
+    deliver(&alice, &bob, &bob_record, &mallory, &mallory_record, &secret);
+
+    // Over a restart: sealed, then two other admins, and what was opened stays opened.
+    let slip = alice.run_with(["wrap", "create", "--to", "bob", "--label", "later", "key=-"], b"value").ok();
+    let code = server.stop().code();
+    assert_eq!(code, Some(0), "{}", server.log());
+    server.restart();
+    for cli in [&alice, &carol, &dave, &bob] {
+        cli.run(["context", "remove", "test"]).ok();
+        cli.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    }
+    let sealed = bob.run(["open", &slip]).failed(2);
+    assert!(sealed.contains("hint: k admins run `bulla unseal`"), "{sealed}");
+    dave.run(["unseal", "--yes"]).ok();
+    carol.run(["unseal"]).ok();
+    assert_eq!(bob.run(["open", &slip, "--field", "key"]).ok(), "value");
+    bob.run(["open", &slip]).failed(3);
+    canary::assert_absent(&[secret], [server.directory(), alice.home().join(".local").as_path()]);
+    let report = alice.run(["audit", "verify", "--file", server.audit().to_str().unwrap(), "--whole"]).ok();
+    assert!(report.ends_with("sound"), "{report}");
+}
+
+/// Without listed admins the cluster is made over the local socket, with an SSH key as it is; then a key is rotated,
+/// and what was wrapped to the old one is opened with the new.
+#[test]
+fn an_ssh_key_makes_the_cluster_over_the_socket_and_keys_are_rotated() {
+    let mut alice = Cli::new(bulla!());
+    let key = alice.work().join("id_ed25519");
+    let args = ["-q", "-t", "ed25519", "-N", "", "-f", key.to_str().unwrap()];
+    if bulla_testkit::tools::find("ssh-keygen").is_none() {
+        bulla_testkit::skip!("an_ssh_key_makes_the_cluster_over_the_socket_and_keys_are_rotated", "needs ssh-keygen");
+    }
+    alice.run_program(Path::new("ssh-keygen"), args, b"").ok();
+    alice.run(["keygen", "--from", "id_ed25519", "--name", "alice"]).ok();
+    alice.env("BULLA_IDENTITY", &key);
+    let (mut bob, bob_record) = person("bob");
+    let server = Server::start(Options::durable(bulla!()));
+    let ready = server.directory().join("ready-1.json");
+    let socket = server.data().join("bulla.sock");
+    let init = ["init", "--name", "test", "--admin", "alice.pub", "--save-context", "test"];
+    // Nobody is listed, so nobody may over the network.
+    let over_network = init.iter().copied().chain(["--classical", "--ready-file", ready.to_str().unwrap()]);
+    assert!(alice.run(over_network).failed(13).contains("error: "));
+    let over_socket = || init.iter().copied().chain(["--socket", socket.to_str().unwrap()]);
+    assert!(alice.run(over_socket()).failed(1).contains("--classical"));
+    alice.run(over_socket().chain(["--classical"])).ok();
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob_record.to_str().unwrap(), "--group", "dev"]).ok();
+    let cluster = alice.run(["context", "show"]).ok();
+    let cluster = cluster.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
+    bob.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    let before = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"before").ok();
+    let raw = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"before").ok();
+    let two_lines = ["wrap", "create", "--to", "bob", "--label", "a\nproof  yes", "-"];
+    assert!(alice.run_with(two_lines, b"x").failed(64).contains("one line"));
+
+    bob.run(["keygen", "-q", "-o", "new.key", "--name", "bob"]).ok();
+    bob.run(["principal", "rotate", "new.key", "-o", "bob-2.pub"]).ok();
+    let next = bob.work().join("bob-2.pub");
+    let admitted = alice.run(["principal", "add", next.to_str().unwrap()]).ok();
+    assert!(admitted.contains("version 2") && admitted.contains("dev"), "groups stay: {admitted}");
+    bob.run(["whoami"]).failed(14);
+    let old = bob.work().join("bob.key");
+    let new = bob.work().join("new.key");
+    bob.env("BULLA_IDENTITY", &new);
+    assert!(bob.run(["whoami"]).ok().contains("version 2"));
+    let after = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"after").ok();
+    assert_eq!(bob.run(["open", &after]).ok(), "after");
+    // The old wraps are for the old key. That is told before they are claimed, since bad deliveries are final.
+    let refused = bob.run(["open", &before]).failed(1);
+    assert!(refused.contains("nothing was opened") && refused.contains("--old-identity FILE"), "{refused}");
+    let inspected = bob.run(["wrap", "inspect", &before]).ok();
+    assert!(inspected.contains("sealed") && !inspected.contains("opened"), "{inspected}");
+    let new_alone = ["open", &before, "--old-identity", new.to_str().unwrap()];
+    assert!(bob.run(new_alone).failed(1).contains("nothing was opened"));
+    let (new_key, old_key) = (new.to_str().unwrap(), old.to_str().unwrap());
+    let both = ["open", &before, "--old-identity", new_key, "--old-identity", old_key];
+    assert_eq!(bob.run(both).ok(), "before");
+    assert!(alice.run(["wrap", "inspect", &before]).ok().contains("acked"));
+    // Or it is handed out as it is, and age opens it.
+    bob.run(["open", &raw, "--raw", "-o", "before.age"]).ok();
+    assert!(std::fs::read(bob.work().join("before.age")).unwrap().starts_with(b"age-encryption.org/v1"));
+    if let Some(age) = bulla_testkit::tools::age() {
+        let opened = bob.run_program(&age, ["-d", "-i", old.to_str().unwrap(), "before.age"], b"");
+        assert_eq!(opened.ok(), "before");
+    }
+    // Whoever has only the documents could not judge Bob's second record.
+    let late = alice.run(["enroller", "add", "bob"]).failed(18);
+    assert!(late.contains("version 2") && late.contains("hint: make an enroller before"), "{late}");
+    let proposed = alice.run(["document", "propose", "--add-enroller", "bob", "-o", "d.json"]).failed(18);
+    assert!(proposed.contains("version 2") && !alice.work().join("d.json").exists(), "{proposed}");
+}
+
+/// An enroller changes its keys twice; documents follow one step at a time, and a stranger verifies them from the pin.
+/// Its SSH key of before still opens what was wrapped to it.
+#[test]
+fn an_enroller_changes_its_keys_twice() {
+    let mut bob = Cli::new(bulla!());
+    if bulla_testkit::tools::find("ssh-keygen").is_none() {
+        bulla_testkit::skip!("an_enroller_changes_its_keys_twice", "needs ssh-keygen");
+    }
+    bob.run_program(Path::new("ssh-keygen"), ["-q", "-t", "ed25519", "-N", "", "-f", "id_ed25519"], b"").ok();
+    bob.run(["keygen", "--from", "id_ed25519", "--name", "bob"]).ok();
+    bob.env("BULLA_IDENTITY", bob.work().join("id_ed25519"));
+    let mut alice = Cli::new(bulla!());
+    alice.run(["keygen", "-q", "--classical", "-o", "alice.key"]).ok();
+    alice.env("BULLA_IDENTITY", alice.work().join("alice.key"));
+    let record = alice.work().join("alice.pub");
+    let server = Server::start(Options::transient(bulla!()).admin(&record));
+    init(&server, &[(&alice, &record)], &["--classical"], &[&mut bob]);
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob.work().join("bob.pub").to_str().unwrap()]).ok();
+    alice.run(["enroller", "add", "bob"]).ok();
+    let slip = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"before").ok();
+    for version in ["2", "3"] {
+        let (key, next) = (format!("bob-{version}.key"), format!("bob-{version}.pub"));
+        bob.run(["keygen", "-q", "--classical", "-o", &key, "--name", "bob"]).ok();
+        // The record of keygen is of version 1; the next version takes its place.
+        std::fs::remove_file(bob.work().join(&next)).unwrap();
+        bob.run(["principal", "rotate", &key, "-o", &next]).ok();
+        alice.run(["principal", "add", bob.work().join(&next).to_str().unwrap()]).ok();
+        bob.env("BULLA_IDENTITY", bob.work().join(&key));
+    }
+    let first = alice.run(["document", "propose", "--renew", "bob", "-o", "1.json"]);
+    assert!(first.ok().is_empty() && first.errors().contains("version 2 of 3"), "{}", first.errors());
+    alice.run(["document", "submit", "1.json"]).ok();
+    alice.run(["document", "propose", "--renew", "bob", "-o", "2.json"]).ok();
+    alice.run(["document", "submit", "2.json"]).ok();
+    assert!(alice.run(["document", "propose", "--renew", "bob", "-o", "3.json"]).failed(18).contains("newest"));
+    assert!(bob.run(["whoami"]).ok().contains("enroller"));
+    assert!(bob.run(["open", &slip]).failed(1).contains("nothing was opened"));
+    assert_eq!(bob.run(["open", &slip, "--old-identity", "id_ed25519"]).ok(), "before");
+}
+
+/// Two admins sign a document, one of them without a network; a third cannot do it alone.
+#[test]
+fn an_enroller_is_made_by_two_of_two_admins() {
+    let (alice, alice_record) = person("alice");
+    let (carol, carol_record) = person("carol");
+    let (mut bob, bob_record) = person("bob");
+    let (_dave, dave_record) = person("dave");
+    let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
+    let admins = [(&alice, &alice_record), (&carol, &carol_record)];
+    init(&server, &admins, &["-k", "2"], &[&mut bob]);
+    alice.run(["unseal", "--yes"]).ok();
+    carol.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob_record.to_str().unwrap()]).ok();
+    alice.run(["enroller", "add", "bob", "-o", "document.json"]).ok();
+    let submit = alice.run(["document", "submit", "document.json"]).failed(1);
+    assert!(submit.contains("1 admins signed, 2 are needed"), "{submit}");
+    let document = std::fs::read(alice.work().join("document.json")).unwrap();
+    carol.file("document.json", &document);
+    let shown = carol.run(["document", "sign", "document.json"]).failed(64);
+    assert!(shown.contains("enroller  bob"), "{shown}");
+    carol.run(["document", "sign", "document.json", "--yes", "--addr", "127.0.0.1:1"]).ok();
+    carol.run(["document", "submit", "document.json"]).ok();
+    assert!(bob.run(["whoami"]).ok().contains("enroller"));
+    // An enroller admits only where policy lets it too.
+    bob.run(["principal", "add", dave_record.to_str().unwrap()]).failed(13);
+}

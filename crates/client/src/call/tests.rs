@@ -1,0 +1,337 @@
+//! Calls against a node that answers by script, over a local socket: what it signs is real, and whoever stands before
+//! it may keep an answer or show another.
+
+use super::*;
+use crate::fixture::{World, person, world};
+use bulla_crypto::message::sign_response;
+use bulla_crypto::sign::SigningKey;
+use bulla_wire::api::Cluster;
+use bulla_wire::error::{Code, ErrorBody};
+use bulla_wire::signature::{Answered, ResponseParts, STATE_HEADER};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// What comes back for a signed request.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// Nothing.
+    Lose,
+    /// An error of the open profile.
+    Open(Code),
+    /// An error for this very request.
+    Refuse(Code),
+    /// Success.
+    Done,
+}
+
+/// A node and its script. The last act is repeated.
+struct Stage {
+    world: World,
+    acts: Mutex<Vec<Act>>,
+    /// Nonces of the signed requests that came.
+    nonces: Mutex<Vec<String>>,
+    /// The document that answers name.
+    told: Mutex<u32>,
+    /// How many documents are shown; none, and the route is dead.
+    shown: Mutex<usize>,
+}
+
+struct Request {
+    method: String,
+    path: String,
+    query: String,
+    headers: HashMap<String, String>,
+}
+
+impl Request {
+    async fn read(stream: &mut UnixStream) -> Self {
+        let mut bytes = Vec::new();
+        let end = loop {
+            assert!(stream.read_buf(&mut bytes).await.unwrap() > 0);
+            if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end;
+            }
+        };
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let mut lines = head.lines();
+        let mut words = lines.next().unwrap().split(' ');
+        let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap());
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let headers: HashMap<_, _> = lines
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect();
+        let length: usize = headers.get("content-length").map_or(0, |text| text.parse().unwrap());
+        while bytes.len() < end + 4 + length {
+            assert!(stream.read_buf(&mut bytes).await.unwrap() > 0);
+        }
+        Self { method, path: path.to_owned(), query: query.to_owned(), headers }
+    }
+
+    fn open(&self) -> Answered<'_> {
+        Answered::Open { method: &self.method, path: &self.path, query: &self.query }
+    }
+
+    fn signed(&self) -> Answered<'_> {
+        let header = |name: &str| self.headers[name].as_str();
+        Answered::Signed {
+            request: RequestParts {
+                method: &self.method,
+                path: &self.path,
+                query: &self.query,
+                content_type: header("content-type"),
+                content_digest: header(CONTENT_DIGEST_HEADER),
+                audience: header(AUDIENCE_HEADER),
+                challenge: header(CHALLENGE_HEADER),
+            },
+            signature_input: header(SIGNATURE_INPUT_HEADER),
+            signature: header(SIGNATURE_HEADER),
+        }
+    }
+}
+
+fn challenge() -> String {
+    Challenge::new(Challenge::covered(0, now_ms(), [0; 2], [0; 8]), [0; 16]).to_string()
+}
+
+fn refused(code: Code) -> (u16, Vec<u8>) {
+    let entry = ErrorEntry { code, message: "no".into(), field: None, hint: None, id: None, receipt: None };
+    (code.status(), json::to_vec(&ErrorBody { errors: vec![entry] }))
+}
+
+/// The bytes of an answer as `node` signs it.
+fn answer(node: &SigningKey, answered: &Answered<'_>, told: u32, (status, body): (u16, Vec<u8>)) -> Vec<u8> {
+    let (digest, challenge, state) = (digest_header(&body), challenge(), format!("v1;1;-;-;doc={told};alarms=0"));
+    let parts = ResponseParts {
+        status,
+        content_type: JSON_MEDIA_TYPE,
+        content_digest: &digest,
+        challenge: &challenge,
+        state: &state,
+    };
+    let signed = sign_response(&parts, answered, 1, node).unwrap();
+    let headers = [
+        ("content-type", JSON_MEDIA_TYPE),
+        (CONTENT_DIGEST_HEADER, &digest),
+        (CHALLENGE_HEADER, &challenge),
+        (STATE_HEADER, &state),
+        (SIGNATURE_INPUT_HEADER, &signed.signature_input),
+        (SIGNATURE_HEADER, &signed.signature),
+        ("connection", "close"),
+    ];
+    let head: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    [format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\n{head}\r\n", body.len()).as_bytes(), &body].concat()
+}
+
+impl Stage {
+    /// Answers one request, or lets the connection break.
+    fn play(&self, request: &Request) -> Option<Vec<u8>> {
+        let told = *self.told.lock().unwrap();
+        let node = &self.world.node;
+        if request.path == "/v1/challenge" {
+            let body = json::to_vec(&ChallengeReply { challenge: challenge(), lifetime_ms: 60_000 });
+            return Some(answer(node, &request.open(), told, (200, body)));
+        }
+        if request.path == "/v1/cluster" {
+            let from: usize = request.query.strip_prefix("from=").unwrap().parse().unwrap();
+            let shown = *self.shown.lock().unwrap();
+            let newest = u32::try_from(shown.checked_sub(1)?).unwrap();
+            let all: Vec<_> = self.world.view.documents().map(|document| document.envelope().clone()).collect();
+            let documents = all.into_iter().take(shown).skip(from).collect();
+            let (approvals, lineages, consents) = (vec![], vec![], vec![]);
+            let body = json::to_vec(&Cluster { documents, newest, approvals, lineages, consents });
+            return Some(answer(node, &request.open(), told, (200, body)));
+        }
+        let input = &request.headers[SIGNATURE_INPUT_HEADER];
+        let nonce = input.split(";nonce=").nth(1).unwrap().split(';').next().unwrap();
+        self.nonces.lock().unwrap().push(nonce.to_owned());
+        let mut acts = self.acts.lock().unwrap();
+        let act = if acts.len() > 1 { acts.remove(0) } else { acts[0] };
+        match act {
+            Act::Lose => None,
+            Act::Open(code) => Some(answer(node, &request.open(), told, refused(code))),
+            Act::Refuse(code) => Some(answer(node, &request.signed(), told, refused(code))),
+            Act::Done => Some(answer(node, &request.signed(), told, (200, b"{}".to_vec()))),
+        }
+    }
+
+    /// Raises the curtain: a client of this node.
+    fn open(world: World) -> (Arc<Self>, Client, tempfile::TempDir) {
+        let (told, shown) = (world.view.newest().number(), world.view.documents().count());
+        let stage = Arc::new(Self {
+            world,
+            acts: Mutex::new(vec![Act::Done]),
+            nonces: Mutex::default(),
+            told: Mutex::new(told),
+            shown: Mutex::new(shown),
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("node.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let played = Arc::clone(&stage);
+        drop(tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let request = Request::read(&mut stream).await;
+                if let Some(bytes) = played.play(&request) {
+                    stream.write_all(&bytes).await.unwrap();
+                }
+            }
+        }));
+        let client = stage.client(&directory, Duration::from_secs(60));
+        (stage, client, directory)
+    }
+
+    fn client(&self, directory: &tempfile::TempDir, timeout: Duration) -> Client {
+        Client::builder(format!("unix:{}", directory.path().join("node.sock").display()))
+            .identity(Arc::new(person("alice", 1).identity))
+            .pin(Pin::Cluster(self.world.view.id()))
+            .timeout(timeout)
+            .build()
+            .unwrap()
+    }
+
+    /// Plays `acts` for a call; how it ended, and how many requests came, all with one nonce.
+    async fn run(&self, client: &Client, call: Call, acts: &[Act]) -> (Result<Answer, ClientError>, usize) {
+        *self.acts.lock().unwrap() = acts.to_vec();
+        self.nonces.lock().unwrap().clear();
+        let ended = client.call(call).await;
+        let mut nonces = self.nonces.lock().unwrap().clone();
+        let came = nonces.len();
+        nonces.dedup();
+        assert_eq!(nonces.len(), 1, "a retry keeps its nonce");
+        (ended, came)
+    }
+}
+
+fn change() -> Call {
+    Call::change("POST", "/v1/x", &())
+}
+
+/// The code inside an unknown outcome.
+fn unknown(ended: Result<Answer, ClientError>) -> Code {
+    match ended {
+        Err(ClientError::UnknownOutcome { cause }) => cause.code().unwrap(),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it was answered"),
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_lost_once_is_never_told_as_refused() {
+    let (stage, client, directory) = Stage::open(world());
+    // It was committed, the node died, and came back sealed: it is waited for as long as there is time.
+    let hasty = stage.client(&directory, Duration::from_secs(1));
+    let (ended, came) = stage.run(&hasty, change(), &[Act::Lose, Act::Open(Code::Sealed)]).await;
+    assert_eq!(unknown(ended), Code::Sealed);
+    assert!(came > 2, "{came}");
+    let sealed = Act::Open(Code::Sealed);
+    let (ended, came) = stage.run(&client, change(), &[Act::Lose, sealed, sealed, sealed, Act::Done]).await;
+    assert!(ended.is_ok() && came == 5, "{came}");
+    let (ended, _) = stage.run(&client, change(), &[Act::Lose, Act::Open(Code::Unauthenticated)]).await;
+    assert_eq!(unknown(ended), Code::Unauthenticated);
+    // A refusal of the retry tells what became of the first attempt only if its nonce was looked up.
+    let (ended, _) = stage.run(&client, change(), &[Act::Lose, Act::Refuse(Code::AlreadyOpened)]).await;
+    assert!(matches!(ended, Err(ClientError::Refused { verified: true, .. })));
+    let (ended, _) = stage.run(&client, change(), &[Act::Lose, Act::Open(Code::AlreadyOpened)]).await;
+    assert_eq!(unknown(ended), Code::AlreadyOpened);
+    let (ended, came) = stage.run(&client, change(), &[Act::Lose, Act::Refuse(Code::Denied)]).await;
+    assert_eq!((unknown(ended), came), (Code::Denied, 2));
+    let (ended, _) = stage.run(&client, change(), &[Act::Lose, Act::Done]).await;
+    assert!(ended.is_ok());
+}
+
+/// Somebody between hands the change in and shows what the node said to another request of the same path.
+#[tokio::test]
+async fn an_open_refusal_of_a_change_is_no_proof() {
+    let (stage, client, _directory) = Stage::open(world());
+    for code in [Code::SignatureTemplate, Code::WrongMediaType, Code::Malformed] {
+        let (ended, came) = stage.run(&client, change(), &[Act::Open(code)]).await;
+        assert_eq!((unknown(ended), came), (code, 3));
+    }
+    let (ended, came) = stage.run(&client, change(), &[Act::Open(Code::SignatureTemplate), Act::Done]).await;
+    assert!(ended.is_ok() && came == 2, "the retry found the answer");
+    let (ended, came) = stage.run(&client, change(), &[Act::Open(Code::StaleChallenge), Act::Done]).await;
+    assert!(ended.is_ok() && came == 2);
+    // What a person must mend first keeps its code, but not as proof.
+    for code in [Code::Sealed, Code::Unauthenticated] {
+        for acts in [&[Act::Open(code)][..], &[Act::Open(Code::StaleChallenge), Act::Open(code)]] {
+            let (ended, came) = stage.run(&client, change(), acts).await;
+            let error = ended.err().unwrap();
+            assert_eq!((error.code(), came), (Some(code), acts.len()));
+            assert!(matches!(error, ClientError::Refused { verified: false, .. }), "{error:?}");
+        }
+    }
+    // The answer to the request itself is proof, and a read has no outcome to be unsure of.
+    let read = || Call::read("/v1/x");
+    for (call, act) in [(change(), Act::Refuse(Code::Denied)), (read(), Act::Open(Code::Sealed))] {
+        let (ended, came) = stage.run(&client, call, &[act]).await;
+        assert!(matches!(ended, Err(ClientError::Refused { verified: true, .. })) && came == 1);
+    }
+}
+
+#[test]
+fn waits_grow_to_a_bound() {
+    for tries in 1..40 {
+        let full = FIRST_WAIT.saturating_mul(1 << (tries - 1).min(10)).min(LONGEST_WAIT);
+        for _ in 0..20 {
+            let wait = back_off(tries);
+            assert!(wait <= full && wait >= full / 2, "{tries}: {wait:?}");
+        }
+    }
+}
+
+/// Programs run calls on other threads.
+#[test]
+fn calls_can_be_spawned() {
+    fn spawnable<T: Send>(_: &T) {}
+    let client = Client::builder("https://127.0.0.1:1").build().unwrap();
+    spawnable(&client.call(Call::read("/v1/x")));
+    let slip = bulla_wire::wrap::Slip {
+        cluster: bulla_wire::id::ClusterId::new([0; 32]),
+        wrap: bulla_wire::id::WrapId::new([0; 16]),
+        statement_sha256: bulla_wire::id::Digest::new([0; 32]),
+    };
+    let mut output = crate::MemoryOutput::new();
+    spawnable(&client.wrap_open(&slip, &mut output));
+    spawnable(&client.wrap_create(crate::Outgoing::new(Vec::new(), 1), crate::content(Vec::new())));
+    spawnable(&client.unseal(&crate::Unseal { approve: &|_| true, danger_older_epoch: false }));
+}
+
+#[test]
+fn queries() {
+    let call = Call::read("/v1/wrap").with("after", Some("x")).with("limit", None::<u32>).with("a", Some(5));
+    assert_eq!(call.query, "after=x&a=5");
+}
+
+/// Whoever hides a new document lets removed nodes and admins live on.
+#[tokio::test]
+async fn an_answer_is_not_judged_by_older_documents_than_it_names() {
+    let mut world = world();
+    world.remove_erin();
+    let (stage, client, _directory) = Stage::open(world);
+    let hide = |told: u32, shown: usize| {
+        *stage.told.lock().unwrap() = told;
+        *stage.shown.lock().unwrap() = shown;
+    };
+    hide(1, 2);
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    // An old answer is shown again, or none at all.
+    for shown in [2, 0] {
+        hide(2, shown);
+        let (ended, came) = stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await;
+        let error = ended.err().unwrap();
+        assert!(matches!(error, ClientError::Untrusted(_)) && came == 3, "{error:?}");
+        assert!(error.to_string().contains("newer cluster document"), "{error}");
+        let (ended, _) = stage.run(&client, change(), &[Act::Done]).await;
+        assert!(matches!(ended, Err(ClientError::UnknownOutcome { .. })));
+        let (ended, _) = stage.run(&client, Call::read("/v1/x"), &[Act::Open(Code::Sealed)]).await;
+        assert!(matches!(ended, Err(ClientError::Untrusted(_))));
+    }
+    assert_eq!(client.view().await.unwrap().newest().number(), 1);
+    hide(2, 3);
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    assert_eq!(client.view().await.unwrap().newest().number(), 2);
+}

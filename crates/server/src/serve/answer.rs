@@ -1,0 +1,160 @@
+//! From what an operation came to, to the answer: secrets encrypted to the reader or the claim, faults in public words,
+//! and the count of alarms that the caller has not seen.
+
+use super::{INLINE_SEAL_BYTES, Request, UNSEEN_MAX, nonce_expired};
+use crate::drive::{DriveError, Driven};
+use crate::failpoint;
+use crate::reply::{Answer, internal};
+use crate::route::ReplyKind;
+use crate::unsealed::lock;
+use bulla_core::audit::{Outcome, Quote};
+use bulla_core::engine::alarm;
+use bulla_core::operation::{Content, Refusal, Reply};
+use bulla_crypto::envelope;
+use bulla_crypto::recipient::Recipient;
+use bulla_wire::api::{AlarmKind, Alarms};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::id::Digest;
+use bulla_wire::wrap::Parcel;
+
+impl Request<'_> {
+    pub(super) async fn conclude(
+        &self,
+        driven: Driven,
+        once: Option<(Digest, Digest)>,
+        kind: ReplyKind,
+        id: &str,
+    ) -> (Answer, Outcome) {
+        let Driven { result, read, committed, receipts, repeated: _ } = driven;
+        let sequence = committed.or(read).map(|sequence| sequence.0);
+        let quote = committed.map(|sequence| Quote {
+            cluster: self.unsealed.cluster,
+            lineage: self.unsealed.lineage,
+            sequence: sequence.0,
+        });
+        let finish = |outcome: Outcome| {
+            let outcome = outcome.with_receipts(receipts.iter().copied());
+            match quote {
+                Some(quote) => outcome.committed(quote),
+                None => outcome,
+            }
+        };
+        let refusal = match result {
+            Ok(reply) => match self.reply(reply, kind, id).await {
+                Ok(answer) => return (answer.at(sequence), finish(Outcome::done(200))),
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => {
+                if let Some((key, request)) = once {
+                    let principal = self.verified.subject.id;
+                    lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());
+                }
+                refusal
+            }
+        };
+        (Answer::refusal(&refusal, Some(id.to_owned())).at(sequence), finish(Outcome::failed(refusal.code)))
+    }
+
+    pub(super) async fn reply(&self, reply: Reply, kind: ReplyKind, id: &str) -> Result<Answer, Refusal> {
+        match (reply, kind) {
+            (Reply::Json(body), ReplyKind::Json) => {
+                Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
+            }
+            (Reply::Secret(body), ReplyKind::Secret) => {
+                let recipients: Vec<Recipient> =
+                    self.verified.recipients.iter().filter_map(|text| text.parse().ok()).collect();
+                let sealed = envelope::seal(&recipients, None, body.expose());
+                sealed.map(Answer::age).map_err(|error| internal(&error, id))
+            }
+            (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
+                self.claim_reply(claim, receipt, content, id).await
+            }
+            _ => Err(internal(&"a reply of another kind than the route's", id)),
+        }
+    }
+
+    async fn claim_reply(
+        &self,
+        claim: String,
+        receipt: Envelope,
+        content: Content,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
+        let file = match content {
+            Content::Inline(bytes) => bytes,
+            Content::Chunked(upload) => match self.unsealed.fetch(self.node.machine(), &upload).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => {
+                    let refusal = Refusal::new(Code::Unknown, "the wrap ended while it was delivered");
+                    return Err(refusal.hint("ask again: the answer says how it ended"));
+                }
+                Err(error) => return Err(self.drive_refusal(&error, id)),
+            },
+        };
+        let recipient: Recipient = claim.parse().map_err(|error| internal(&error, id))?;
+        let mut parcel = Parcel::head(&bulla_wire::json::to_vec(&receipt));
+        parcel.extend_from_slice(&file);
+        let seal = move || envelope::seal(&[recipient], None, &parcel);
+        let sealed = if file.len() > INLINE_SEAL_BYTES {
+            tokio::task::spawn_blocking(seal).await.map_err(|error| internal(&error, id))?
+        } else {
+            seal()
+        };
+        failpoint::hit(failpoint::SERVE_BEFORE_CLAIM_REPLY);
+        sealed.map(Answer::age).map_err(|error| internal(&error, id))
+    }
+
+    pub(super) async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
+        if let DriveError::NonceReused = error {
+            self.alarm_reuse(id).await;
+        }
+        let refusal = self.drive_refusal(error, id);
+        (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
+    }
+
+    pub(super) fn drive_refusal(&self, error: &DriveError, id: &str) -> Refusal {
+        match error {
+            DriveError::Busy => Refusal::new(Code::Busy, "too many others change the same thing").hint("try again"),
+            DriveError::NonceReused => Refusal::new(Code::NonceReused, "the nonce was used for another request")
+                .field("nonce")
+                .hint("draw a new nonce for each request; if you did, somebody plays with yours"),
+            DriveError::NonceExpired => nonce_expired(),
+            DriveError::Unknown(detail) => {
+                tracing::error!(%detail, request = id, "the commit's outcome is unknown");
+                Refusal::new(Code::Unknown, "the outcome is not known").hint("ask again with the same nonce")
+            }
+            DriveError::Store(_) | DriveError::Barrier(_) | DriveError::Fault(_) => internal(error, id),
+        }
+    }
+
+    /// Somebody plays with a used nonce: its owner is told.
+    async fn alarm_reuse(&self, id: &str) {
+        let raise = alarm::Raise {
+            kind: AlarmKind::ReplayMutation,
+            message: "a nonce of this principal came with another request",
+            told: vec![self.verified.subject.id],
+        };
+        if let Err(error) = self.drive(&raise, None).await {
+            tracing::error!(%error, request = id, "the alarm about a used nonce was not stored");
+        }
+    }
+
+    /// How many alarms the caller has not seen; counted once, then kept up to date.
+    pub(super) async fn unseen(&self) -> u32 {
+        let principal = self.verified.subject.id;
+        let changes = {
+            let unseen = lock(&self.unsealed.unseen);
+            if let Some(count) = unseen.get(&principal) {
+                return count;
+            }
+            unseen.changes()
+        };
+        let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
+        let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
+        let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
+        let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
+        lock(&self.unsealed.unseen).learn(principal, count, changes);
+        count
+    }
+}

@@ -1,0 +1,114 @@
+//! Memory and the time of a start, as they grow with what is stored.
+
+use crate::Fault;
+use crate::installation::{Class, Installation, path};
+use crate::proc;
+use crate::table::{Single, middle};
+use crate::work::Place;
+use bulla_client::Client;
+use bulla_client::wire::api::SealState;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Content of a wrap that only has to lie there, in bytes.
+const SMALL_BYTES: usize = 16;
+/// Starts at each size; the median is told.
+const STARTS: usize = 3;
+/// How long a server is left alone before its memory is read: the audit log is synced, connections are quiet.
+const REST: Duration = Duration::from_secs(2);
+/// How often a person at the terminal hears of it.
+const TOLD_EVERY: u64 = 10_000;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Memory of a server that was just unsealed, and never asked anything else.
+pub async fn idle(binary: &Path, class: Class, core: usize) -> Result<Single, Fault> {
+    let installation = Installation::new(binary, class, core).await?;
+    tokio::time::sleep(REST).await;
+    let value = proc::resident(installation.pid())? as f64 / MIB;
+    Ok(Single { what: format!("idle memory, unsealed, {}", class.name()), value, unit: "MiB" })
+}
+
+/// Fills a durable store with outstanding wraps and starts it anew at each of these sizes.
+pub async fn grow(binary: &Path, core: usize, sizes: &[u64]) -> Result<Vec<Single>, Fault> {
+    let mut installation = Installation::new(binary, Class::File, core).await?;
+    installation.admit().await?;
+    let mut singles = Vec::new();
+    let mut wraps = 0;
+    for &size in sizes {
+        let seats = installation.seats().await?;
+        let place = Arc::new(Place { installation, seats });
+        let began = Instant::now();
+        fill(&place, size.saturating_sub(wraps)).await?;
+        wraps = size;
+        eprintln!("  {size} wraps after {:.0} s", began.elapsed().as_secs_f64());
+        tokio::time::sleep(REST).await;
+        let resident = proc::resident(place.installation.pid())? as f64 / MIB;
+        singles.push(Single { what: format!("memory after {size} wraps were made"), value: resident, unit: "MiB" });
+        let file = std::fs::metadata(place.installation.server.data().join("bulla.redb"))?.len() as f64 / MIB;
+        singles.push(Single { what: format!("store file with {size} wraps"), value: file, unit: "MiB" });
+        let place = Arc::into_inner(place).ok_or("a client still works")?;
+        drop(place.seats);
+        installation = place.installation;
+        singles.extend(start(&mut installation, size).await?);
+    }
+    Ok(singles)
+}
+
+/// Makes so many small wraps.
+async fn fill(place: &Arc<Place>, wraps: u64) -> Result<(), Fault> {
+    let taken = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for number in 0..place.seats.len() {
+        let (place, taken) = (place.clone(), taken.clone());
+        tasks.spawn(async move {
+            let seat = place.seats.get(number).ok_or("a seat is missing")?;
+            loop {
+                let mine = taken.fetch_add(1, Ordering::Relaxed);
+                if mine >= wraps {
+                    return Ok::<_, Fault>(());
+                }
+                if mine > 0 && mine.is_multiple_of(TOLD_EVERY) {
+                    eprintln!("  {mine} of {wraps} wraps");
+                }
+                Box::pin(seat.wrap(SMALL_BYTES)).await?;
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// Kills the server and starts it again, some times.
+async fn start(installation: &mut Installation, size: u64) -> Result<Vec<Single>, Fault> {
+    let (mut sealed, mut served, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        installation.server.kill();
+        let began = Instant::now();
+        installation.server.restart();
+        let anyone = Client::builder(installation.address()).build()?;
+        let (health, _) = anyone.health().await?;
+        if health.state != SealState::Sealed {
+            return Err(format!("a server that starts is {:?}", health.state).into());
+        }
+        sealed.push(began.elapsed().as_secs_f64() * 1000.0);
+        let began = Instant::now();
+        installation.unseal().await?;
+        installation.stranger(0)?.kv_get(&path(0)?).await?;
+        served.push(began.elapsed().as_secs_f64() * 1000.0);
+        tokio::time::sleep(REST).await;
+        memory.push(proc::resident(installation.pid())? as f64 / MIB);
+    }
+    let single =
+        |what: &str, values, unit| Single { what: format!("{what} {size} wraps"), value: middle(values), unit };
+    Ok(vec![
+        single("kill -9, exec to health answering sealed, with", sealed, "ms"),
+        single("unsealing by one admin to a new client's first secret, with", served, "ms"),
+        single("memory after start and unsealing with", memory, "MiB"),
+    ])
+}

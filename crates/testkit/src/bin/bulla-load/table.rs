@@ -1,0 +1,179 @@
+//! What was measured, as JSON lines and as Markdown.
+
+use crate::installation::Class;
+use crate::primitives::{FORMULA, Primitives};
+use crate::proc;
+use crate::work::{Sample, Work};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// An operation by so many clients on a class of store.
+#[derive(Debug, Serialize)]
+pub struct Speed {
+    work: Work,
+    class: Class,
+    clients: usize,
+    rounds: usize,
+    operations: u64,
+    /// Medians of the rounds.
+    per_second: f64,
+    per_server_core_second: f64,
+    server_us: f64,
+    crypto_us: f64,
+    load_us: f64,
+    server_busy: f64,
+    load_busy: f64,
+    transactions: f64,
+    written_kib: f64,
+    /// Of all rounds together.
+    p50_us: u32,
+    p95_us: u32,
+    p99_us: u32,
+}
+
+impl Speed {
+    /// Of some rounds of the same.
+    pub fn new(work: Work, class: Class, clients: usize, samples: &[Sample], primitives: &Primitives) -> Self {
+        let each = |of: &dyn Fn(&Sample) -> f64| middle(samples.iter().map(of).collect());
+        let mut latencies: Vec<u32> = samples.iter().flat_map(|sample| sample.latencies.iter().copied()).collect();
+        latencies.sort_unstable();
+        let part = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or_default();
+        Self {
+            work,
+            class,
+            clients,
+            rounds: samples.len(),
+            operations: latencies.len() as u64,
+            per_second: each(&|sample| sample.operations() / sample.wall_s),
+            per_server_core_second: each(&|sample| sample.operations() / sample.server_s.max(0.01)),
+            server_us: each(&|sample| sample.server_s * 1e6 / sample.operations()),
+            crypto_us: primitives.of(work),
+            load_us: each(&|sample| sample.load_s * 1e6 / sample.operations()),
+            server_busy: each(&|sample| sample.server_s / sample.wall_s),
+            load_busy: each(&|sample| sample.load_s / sample.wall_s),
+            transactions: each(&|sample| sample.transactions as f64 / sample.operations()),
+            written_kib: each(&|sample| sample.written as f64 / 1024.0 / sample.operations()),
+            p50_us: part(50),
+            p95_us: part(95),
+            p99_us: part(99),
+        }
+    }
+
+    /// Its row of the table.
+    pub fn row(&self) -> String {
+        let ms = |us: u32| format!("{:.2}", f64::from(us) / 1000.0);
+        format!(
+            "| {} | {} | {} | {:.0} | {:.0} | {} / {} / {} | {:.0} | {:.0} | {:.0} | {:.0} % | {:.0} % | {:.2} | {:.1} |",
+            self.work.name(),
+            self.class.name(),
+            self.clients,
+            self.per_second,
+            self.per_server_core_second,
+            ms(self.p50_us),
+            ms(self.p95_us),
+            ms(self.p99_us),
+            self.server_us,
+            self.crypto_us,
+            self.load_us,
+            self.server_busy * 100.0,
+            self.load_busy * 100.0,
+            self.transactions,
+            self.written_kib,
+        )
+    }
+}
+
+/// A single number.
+#[derive(Debug, Serialize)]
+pub struct Single {
+    /// What it is of.
+    pub what: String,
+    /// The number.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+}
+
+/// All measurements of a run.
+pub struct Report {
+    /// The machine, the date and how it was measured.
+    pub heading: Vec<String>,
+    /// Operations.
+    pub speeds: Vec<Speed>,
+    /// The cryptography by itself.
+    pub primitives: Primitives,
+    /// Memory and start.
+    pub singles: Vec<Single>,
+}
+
+impl Report {
+    /// One JSON object a line.
+    pub fn json(&self) -> Result<String, serde_json::Error> {
+        let mut text = String::new();
+        let primitives = self.primitives.all().map(|(what, value)| Single { what: what.into(), value, unit: "us" });
+        for speed in &self.speeds {
+            text.push_str(&serde_json::to_string(speed)?);
+            text.push('\n');
+        }
+        for single in primitives.iter().chain(&self.singles) {
+            text.push_str(&serde_json::to_string(single)?);
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    /// Tables for people.
+    pub fn markdown(&self) -> String {
+        let mut text = String::new();
+        for line in &self.heading {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{line}");
+        }
+        text.push_str("\n### Operations\n\n");
+        text.push_str(
+            "| work | store | clients | a second | a second of server CPU | p50 / p95 / p99 ms | server CPU µs | \
+             of it cryptography µs | load CPU µs | server core busy | load core busy | transactions | KiB written |\n",
+        );
+        text.push_str("| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n");
+        for speed in &self.speeds {
+            let _ = writeln!(text, "{}", speed.row());
+        }
+        text.push_str("\n### Cryptography by itself\n\n| primitive | µs |\n| --- | --: |\n");
+        for (name, us) in self.primitives.all() {
+            let _ = writeln!(text, "| {name} | {us:.1} |");
+        }
+        let _ = writeln!(text, "\nOf an operation: {FORMULA}");
+        text.push_str("\n### Memory and start\n\n| what | |\n| --- | --: |\n");
+        for Single { what, value, unit } in &self.singles {
+            let _ = writeln!(text, "| {what} | {value:.1} {unit} |");
+        }
+        text
+    }
+}
+
+/// The heading of a run: machine, date, conditions.
+pub fn heading(load_before: &str) -> Vec<String> {
+    let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output();
+    let date = date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    vec![
+        format!("{date}. {}.", proc::machine()),
+        format!("Load average {load_before} before, {} after.", proc::load_average()),
+    ]
+}
+
+/// The median; of an even number the higher of the two in the middle.
+pub fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(middle(vec![3.0, 1.0, 2.0]).to_string(), "2");
+        assert_eq!(middle(vec![]).to_string(), "0");
+    }
+}

@@ -1,0 +1,78 @@
+//! `cargo xtask bench`: builds server and load for release, gives each a core of its own, and lets them measure.
+//!
+//! What is measured, and how, stands in `docs/manual/performance.md`; the load itself is `bulla-load` of the test
+//! kit.
+
+use crate::workspace::{Stop, cargo, target};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The server's core. The load takes all others.
+const SERVER_CORE: usize = 0;
+
+/// How much to measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Short rounds, and 5,000 outstanding wraps: two or three minutes.
+    #[arg(long, conflicts_with = "long")]
+    quick: bool,
+    /// Long rounds, and up to 1,000,000 outstanding wraps: an hour or more, and 20 GB of disk.
+    #[arg(long)]
+    long: bool,
+    /// Write the JSON lines to this file instead of behind the tables.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Builds and measures; whether all went well.
+pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
+    // One after the other, so that the server is built with its own features only.
+    for package in [&["-p", "bulla"][..], &["-p", "bulla-testkit", "--bin", "bulla-load"]] {
+        let built = cargo()
+            .args(["build", "--quiet", "--release", "--locked"])
+            .args(package)
+            .status()
+            .map_err(|error| Stop(format!("cannot run cargo: {error}")))?;
+        if !built.success() {
+            return Ok(false);
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let folder = target().join("release");
+    let plan = match arguments {
+        Arguments { quick: true, .. } => "quick",
+        Arguments { long: true, .. } => "long",
+        _ => "usual",
+    };
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &load_cores(cores)]).arg(folder.join("bulla-load"));
+    command.arg(folder.join("bulla")).arg(SERVER_CORE.to_string()).arg(plan).args(&arguments.json);
+    if cores < 2 {
+        eprintln!("warning: one core for server and load; the numbers mean little");
+    }
+    let status = command
+        .status()
+        .map_err(|error| Stop(format!("cannot run taskset: {error} (it is in Debian's util-linux)")))?;
+    Ok(status.success())
+}
+
+/// All cores but the server's, as taskset takes them.
+fn load_cores(cores: usize) -> String {
+    match cores {
+        0 | 1 => SERVER_CORE.to_string(),
+        2 => "1".to_owned(),
+        _ => format!("1-{}", cores - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_leaves_the_servers_core_alone() {
+        assert_eq!(load_cores(1), "0");
+        assert_eq!(load_cores(2), "1");
+        assert_eq!(load_cores(8), "1-7");
+    }
+}
