@@ -204,7 +204,7 @@ pub fn parse_op(
         }
         Endpoint::KvPut => {
             let path = given.path()?;
-            let body: PutKv = parse(&body)?;
+            let body: PutKv = json::parse_secret(&body, MAX_JSON_BYTES, &["data", "cas"]).map_err(|e| malformed(&e))?;
             Ok((Op::KvPut(kv::Put { path: path.clone(), body }), Resource::Kv(path)))
         }
         Endpoint::KvList => {

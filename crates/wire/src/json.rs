@@ -44,6 +44,36 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonE
     Ok(value)
 }
 
+/// [`parse`] for bytes that hold secrets: the error tells where it went wrong and repeats nothing that stands there,
+/// be it a value or a name. `fields` are the names that the document may have at its top, which are none.
+pub fn parse_secret<T: DeserializeOwned>(
+    bytes: &[u8],
+    limit: usize,
+    fields: &'static [&'static str],
+) -> Result<T, JsonError> {
+    let whole = |reason: String| JsonError { field: ".".into(), reason };
+    if bytes.len() > limit {
+        return Err(whole(format!("{} bytes, at most {limit} are allowed", bytes.len())));
+    }
+    let place = |e: &serde_json::Error| {
+        let what = match e.classify() {
+            serde_json::error::Category::Data => "not what is expected there",
+            serde_json::error::Category::Eof => "the document ends too early",
+            serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
+        };
+        format!("{what}, at line {} column {}", e.line(), e.column())
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
+        let path = e.path().to_string();
+        let top = path.split(['.', '[']).next().unwrap_or_default();
+        let field = fields.iter().find(|field| **field == top).map_or(".", |field| field);
+        JsonError { field: field.to_owned(), reason: place(e.inner()) }
+    })?;
+    deserializer.end().map_err(|e| whole(place(&e)))?;
+    Ok(value)
+}
+
 /// Writes `value` as compact JSON.
 pub fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
     #[expect(
@@ -127,6 +157,29 @@ mod tests {
                 assert!(error.contains(part), "{text}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn an_error_about_a_secret_repeats_nothing_of_it() {
+        type Map = StrictMap<StrictMap<String>>;
+        let read = |text: &str| parse_secret::<Map>(text.as_bytes(), 100, &["data"]).map(|_| ()).unwrap_err();
+        for text in [
+            r#"{"data":{"a":77777}}"#,
+            r#"{"data":{"77777":1}}"#,
+            r#"{"data":"77777"}"#,
+            r#"{"77777":1}"#,
+            r#"{"data":{"77777":"a","77777":"b"}}"#,
+            r#"{"data":{"a":"77777"#,
+            r#"{} 77777"#,
+            "77777",
+        ] {
+            let error = read(text);
+            assert!(!error.to_string().contains("77777"), "{error}");
+            assert!(error.reason.contains("at line 1 column "), "{error}");
+        }
+        assert_eq!(read(r#"{"data":{"a":77777}}"#).field, "data");
+        assert_eq!(read(r#"{"other":1}"#).field, ".");
+        assert!(read(&" ".repeat(101)).reason.contains("at most 100"));
     }
 
     #[test]

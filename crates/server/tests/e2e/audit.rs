@@ -8,7 +8,7 @@ use bulla_server::route::{Auth, Endpoint, ROUTES};
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api;
 use bulla_wire::error::Code;
-use bulla_wire::signature::{EMPTY_MEDIA_TYPE, JSON_MEDIA_TYPE, SIGNATURE_HEADER};
+use bulla_wire::signature::{EMPTY_MEDIA_TYPE, SIGNATURE_HEADER};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn every_route_and_outcome_leaves_one_line() {
             let caller = cast.caller(who);
             let done = caller.send(&request).await;
             // Denied by policy, or for want of a seal share.
-            let mut denied = nobody.request(
+            let denied = nobody.request(
                 &request.method,
                 format!("{}?{}", request.path, request.query).trim_end_matches('?'),
                 request.header("content-type"),
@@ -46,7 +46,6 @@ async fn every_route_and_outcome_leaves_one_line() {
             let denied_reply = nobody.send(&denied).await;
             assert!(denied_reply.status >= 400, "{route:?}");
             // Failed: a body without its digest, or a query that is none.
-            denied.query = "x=y".into();
             let query = nobody.request(
                 &request.method,
                 &format!("{}?x=y", request.path),
@@ -119,15 +118,11 @@ async fn strangers_are_counted() {
     finish(world).await;
 }
 
-/// A log that takes no line: no answer, within two seconds, and no effect. Sealing works all the same.
+/// A node whose log takes no line does not start, and gives its store back.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_stops_everything_but_sealing() {
+async fn a_full_disk_at_start() {
     let mut world = World::new(Shape::durable()).await;
-    let mut cast = Cast::new(&world).await;
-    let slip = cast.wrap().await;
     world.stop().await;
-    // The same log on a device that is full from some byte on: a file behind a size limit would end the test's own
-    // process, so the log goes on in a place that takes nothing.
     let kept = world.config.audit.target.clone();
     world.config.audit.target = AuditTarget::File("/dev/full".into());
     world.config.accept_audit_loss = true;
@@ -137,11 +132,11 @@ async fn a_full_disk_stops_everything_but_sealing() {
     world.config.accept_audit_loss = false;
     world.start().await;
     world.unseal().await;
-    let _ = (cast.caller(Who::Admin), slip);
     finish(world).await;
 }
 
-/// A pipe that nobody reads blocks the log under way.
+/// A pipe that nobody reads blocks the log under way: no answer, within two seconds, and no effect; but the keys can
+/// be forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_blocks_answers_within_two_seconds_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,9 +149,7 @@ async fn a_log_that_blocks_answers_within_two_seconds_and_changes_nothing() {
     };
     let held = reader.join().unwrap();
     let mut world = World::new(Shape::durable()).await;
-    let cast = Cast::new(&world).await;
     world.stop().await;
-    let kept = world.config.audit.target.clone();
     world.config.audit.target = AuditTarget::File(pipe.clone());
     world.config.accept_audit_loss = true;
     world.start().await;
@@ -211,6 +204,7 @@ async fn a_log_that_blocks_answers_within_two_seconds_and_changes_nothing() {
     let began = Instant::now();
     let sealed = admin.send(&seal).await;
     println!("seal: {} after {:?}", sealed.status, began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(3500));
     let health: api::Health = admin.send(&open("GET", "/v1/health")).await.json();
     assert_eq!(health.state, api::SealState::Sealed);
     // Everything is read again, so that the server can end.
@@ -229,6 +223,4 @@ async fn a_log_that_blocks_answers_within_two_seconds_and_changes_nothing() {
     let server = world.server.take().unwrap();
     server.stop().await;
     drain.join().unwrap();
-    world.config.audit.target = kept;
-    drop((cast, JSON_MEDIA_TYPE));
 }

@@ -10,9 +10,11 @@
 )]
 
 mod audit;
+mod canary;
 mod cases;
 mod clocks;
 mod governance;
+mod input;
 mod once;
 mod race;
 mod replay;

@@ -90,9 +90,7 @@ fn alterations(request: &Request, other: &Request, other_key: &str) -> Vec<(Stri
     with("a byte more of body", &|r| r.body.push(b' '));
     if !request.body.is_empty() {
         with("another body byte", &|r| r.body = flip(&r.body, r.body.len() / 2));
-        with("a byte less of body", &|r| {
-            let _ = r.body.pop();
-        });
+        with("a byte less of body", &|r| r.body.truncate(r.body.len() - 1));
         with("no body", &|r| r.body.clear());
         with("another body with its digest", &|r| {
             r.body = flip(&r.body, 1);
@@ -398,7 +396,7 @@ async fn making_a_cluster_is_not_replayed_or_altered() {
         challenge,
     };
     other.call_json("POST", "/v1/init", &init(&stranger)).await.refused(Code::NotAdmin);
-    other.call_json("POST", "/v1/init", &init(admin)).await.refused(Code::NotAdmin);
+    other.call_json("POST", "/v1/init", &init(admin)).await.refused(Code::Unauthenticated);
 
     let body = bulla_wire::json::to_vec(&init(admin));
     let request = caller.request("POST", "/v1/init", JSON_MEDIA_TYPE, body, caller.nonce());

@@ -1,12 +1,11 @@
 //! The seal: shares, load, restarts, and a store that lost commits.
 
 use crate::cases::{Cast, claim, open_all, open_body, share};
-use crate::support::{Caller, audit_path, finish, lines, open};
+use crate::support::{Caller, finish, lines, open};
 use bulla_client::{Client, Outgoing, Unseal, content};
 use bulla_core::audit::Body;
 use bulla_crypto::dsse;
 use bulla_crypto::evidence::{self, ClusterView};
-use bulla_server::config::StoreKind;
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{self, SealState, SlotState};
 use bulla_wire::error::Code;
@@ -193,7 +192,6 @@ async fn sealing_under_load_loses_nothing() {
 struct Lost {
     world: World,
     before: Vec<Slip>,
-    opened: Slip,
 }
 
 /// A store that was set back: everything after the copy is lost to it, and the audit log remembers.
@@ -217,8 +215,7 @@ async fn set_back() -> Lost {
     world.stop().await;
     std::fs::rename(world.data().join("copy"), &file).unwrap();
     world.start().await;
-    let opened = before[0].clone();
-    Lost { world, before, opened }
+    Lost { world, before }
 }
 
 /// The admins' shares; what the last one is told.
@@ -236,7 +233,7 @@ async fn shares(world: &World) -> Consent {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_lost_commits_waits_for_consent() {
-    let Lost { world, before, opened } = set_back().await;
+    let Lost { world, .. } = set_back().await;
     let consent = shares(&world).await;
     assert!(consent.lost.sequence > consent.kept.sequence || consent.lost.lineage != consent.kept.lineage);
     let mut admin = Caller::new(&world, &world.admins[0]).await;
@@ -277,7 +274,6 @@ async fn a_store_that_lost_commits_waits_for_consent() {
     assert!(told.iter().any(|alarm| alarm.kind == api::AlarmKind::StoreRolledBack), "{told:?}");
     let facts: api::Cluster = admin.send(&open("GET", "/v1/cluster")).await.ok().json();
     assert_eq!(facts.consents.len(), 1, "the consent is served");
-    drop((before, opened));
     finish(world).await;
 }
 
@@ -288,17 +284,10 @@ async fn after_a_loss_every_wrap_waits_for_its_writer() {
     let keys: Vec<_> = lost.world.admins[..2].iter().map(|admin| admin.identity.signing_key()).collect();
     let envelope = evidence::sign_in_memory(&consent, &keys).unwrap();
     lost.world.client(&lost.world.admins[0]).consent_send(envelope).await.unwrap();
-    // Alice and Bob were made inside; their records are at the node, their keys are not: new people play them.
-    let world = &lost.world;
-    let unsealed = crate::support::unsealed(world);
-    let mut parked = 0;
+    assert_eq!(lost.before.len(), 3);
     for slip in &lost.before {
-        let statement = slip_states(world, slip).await;
-        assert_eq!(statement, [SlotState::Parked], "{slip}");
-        parked += 1;
+        assert_eq!(slip_states(&lost.world, slip).await, [SlotState::Parked], "{slip}");
     }
-    assert_eq!(parked, 3);
-    drop(unsealed);
     lost.world.stop().await;
     lost.world.start().await;
     // The next time nothing is missing any more.
@@ -311,7 +300,7 @@ async fn after_a_loss_every_wrap_waits_for_its_writer() {
     finish(lost.world).await;
 }
 
-/// States of a wrap as the writer is told; read with the writer's place in the records.
+/// States of a wrap as its writer is told: the writer's key stayed behind with the cast, so the node is asked inside.
 async fn slip_states(world: &World, slip: &Slip) -> Vec<SlotState> {
     let unsealed = crate::support::unsealed(world);
     let directory = unsealed.directory();
@@ -361,7 +350,6 @@ async fn a_parked_wrap_opens_after_its_release() {
     assert!(matches!(not_his.code(), Some(Code::NotFound | Code::Denied)), "{not_his}");
     writer.wrap_release(&made.slip).await.unwrap();
     assert_eq!(open_all(&reader, &made.slip).await, b"the launch code");
-    assert!(audit_path(&world).exists() && world.config.store == StoreKind::File);
     finish(world).await;
 }
 
@@ -382,7 +370,6 @@ async fn a_client_notices_a_store_that_was_set_back() {
     world.stop().await;
     let file = world.data().join("bulla.redb");
     std::fs::copy(&file, world.data().join("copy")).unwrap();
-    let log = world.config.audit.target.clone();
     world.start().await;
     world.unseal().await;
     let before = client(&world);
@@ -401,6 +388,5 @@ async fn a_client_notices_a_store_that_was_set_back() {
     world.unseal().await;
     let error = client(&world).whoami().await.expect_err("the history that it knew is gone");
     assert!(matches!(error, bulla_client::ClientError::RolledBack(_)), "{error:?}");
-    drop(log);
     world.stop().await;
 }

@@ -35,6 +35,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -260,6 +262,22 @@ impl Wire {
         }
         panic!("the server ends every connection");
     }
+}
+
+/// Sends only the head of a request, which announces its body, and gives the status of the answer.
+pub async fn announce(address: SocketAddr, request: &Request) -> u16 {
+    let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+    let mut head = format!("{} {}{query} HTTP/1.1\r\nhost: x\r\n", request.method, request.path);
+    head.push_str(&format!("content-length: {}\r\n", request.body.len()));
+    for (name, value) in &request.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut stream = tls(address, "http/1.1").await;
+    stream.write_all((head + "\r\n").as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut answer));
+    read.await.expect("an answer without the body").unwrap();
+    std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
 }
 
 /// Reads an answer.

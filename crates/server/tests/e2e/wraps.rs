@@ -1,7 +1,7 @@
 //! Wraps whole: who may open when, what each end says, and who is told.
 
 use crate::cases::{Cast, claim, open_all, open_body, parcel};
-use crate::support::{Caller, finish, rows};
+use crate::support::{Caller, announce, finish, rows};
 use bulla_client::{Client, ClientError, MemoryOutput, Outgoing, content};
 use bulla_crypto::envelope;
 use bulla_crypto::identity::IdentityKind;
@@ -280,21 +280,11 @@ async fn sizes_up_to_the_limit_and_none_above() {
     let error = stage.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(larger)).await.expect_err("too large");
     assert!(matches!(error, ClientError::TooLarge { .. }), "{error}");
     // By hand, announced as too long: refused before a byte of it was read.
-    let alice = Caller::new(&stage.world, &stage.bob).await;
+    let caller = Caller::new(&stage.world, &stage.bob).await;
     let body = vec![0; bulla_server::route::MAX_PARCEL_BODY_BYTES + 1];
-    let request = alice.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body, alice.nonce());
-    let mut head = format!("POST /v1/wrap HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", request.body.len());
-    for (name, value) in &request.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    let mut stream = crate::support::tls(stage.world.server().ready.address, "http/1.1").await;
-    tokio::io::AsyncWriteExt::write_all(&mut stream, (head + "\r\n").as_bytes()).await.unwrap();
-    let mut answer = vec![0; 12];
-    let read = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer);
-    tokio::time::timeout(Duration::from_secs(5), read).await.expect("at once").unwrap();
-    assert_eq!(answer, b"HTTP/1.1 413");
+    let request = caller.request("POST", "/v1/wrap", "application/vnd.bulla.wrap", body, caller.nonce());
+    assert_eq!(announce(stage.world.server().ready.address, &request).await, 413);
     assert_eq!(rows(&stage.world).await, before);
-    drop(alice.wire);
     finish(stage.world).await;
 }
 
