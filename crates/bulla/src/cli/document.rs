@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, Record, VerifiedDocument};
+use bulla_crypto::evidence::{DocumentDraft, VerifiedDocument};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Document as Body, NodeState};
 use bulla_wire::id::KeyId;
@@ -100,20 +100,13 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     }
     for name in &renew {
         let resolved = client.resolve(name).await?;
-        let standing = view.standing(&resolved.principal()).map(Record::version);
-        let standing =
-            standing.ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
-        // Each document takes one step, so that whoever reads the documents alone can judge it.
-        let newest = resolved.record().version();
-        let step = resolved.chain.iter().find(|record| standing.checked_add(1) == Some(record.version()));
-        let Some(step) = step else {
+        let standing = view
+            .standing(&resolved.principal())
+            .ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
+        if standing.digest() == resolved.record().digest() {
             return Err(Failure::new(Exit::Conflict, format!("the document has the newest record of {name}")));
-        };
-        draft.replace_record(step);
-        if step.version() < newest {
-            let text = format!("this document renews {name} to version {} of {newest}", step.version());
-            session.screen.hint(&format!("{text}; once it holds, propose the next with --renew {name}"));
         }
+        draft.replace_record(resolved.record());
     }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
     for (id, state) in states.chain(compromise_node.iter().map(|id| (id, NodeState::Compromised))) {
