@@ -13,12 +13,15 @@ const SERVER_CORE: usize = 0;
 /// How much to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Short rounds, and 5,000 outstanding wraps: two or three minutes.
+    /// Short rounds, and 5,000 outstanding wraps: three minutes.
     #[arg(long, conflicts_with = "long")]
     quick: bool,
     /// Long rounds, and up to 1,000,000 outstanding wraps: an hour or more, and 20 GB of disk.
     #[arg(long)]
     long: bool,
+    /// Only memory and start, with 100,000 outstanding wraps.
+    #[arg(long, conflicts_with_all = ["quick", "long"])]
+    scale: bool,
     /// Write the JSON lines to this file instead of behind the tables.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -42,6 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let plan = match arguments {
         Arguments { quick: true, .. } => "quick",
         Arguments { long: true, .. } => "long",
+        Arguments { scale: true, .. } => "scale",
         _ => "usual",
     };
     let mut command = Command::new("taskset");

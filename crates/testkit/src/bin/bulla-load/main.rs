@@ -1,7 +1,7 @@
 //! The load of `cargo xtask bench`: real clients over real TLS against the server of the release binary, which runs on
 //! a core of its own. Prints tables and JSON lines on standard output, and progress on standard error.
 //!
-//! `bulla-load BINARY CORE quick|usual|long [JSON]`: the server's binary, its core, how much to measure, and a file
+//! `bulla-load BINARY CORE quick|usual|long|scale [JSON]`: the server's binary, its core, how much to measure, and a file
 //! for the JSON lines in the place of standard output.
 
 mod installation;
@@ -28,6 +28,7 @@ const CLIENTS: [usize; 3] = [1, 8, 32];
 
 /// How much is measured.
 struct Plan {
+    /// Rounds of each operation; none for memory and start alone.
     rounds: usize,
     length: Duration,
     /// Outstanding wraps at which memory and start are measured.
@@ -41,6 +42,7 @@ impl Plan {
             "quick" => Some(Self { rounds, length: Duration::from_millis(700), sizes: &[1_000, 5_000] }),
             "usual" => Some(Self { rounds, length: Duration::from_secs(2), sizes: &[1_000, 100_000] }),
             "long" => Some(Self { rounds: 5, length: Duration::from_secs(5), sizes: &[1_000, 100_000, 1_000_000] }),
+            "scale" => Some(Self { rounds: 0, length: Duration::ZERO, sizes: &[1_000, 100_000] }),
             _ => None,
         }
     }
@@ -58,7 +60,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Fault> {
-    const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long [JSON]";
+    const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [JSON]";
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (binary, core, plan, file) = match arguments.as_slice() {
         [binary, core, plan] => (binary, core, plan, None),
@@ -77,7 +79,9 @@ async fn run() -> Result<(), Fault> {
     for class in [Class::Memory, Class::File] {
         eprintln!("operations, store: {}", class.name());
         singles.push(scale::idle(binary, class, core).await?);
-        speeds.extend(Box::pin(operations(binary, class, core, &plan, &primitives)).await?);
+        if plan.rounds > 0 {
+            speeds.extend(Box::pin(operations(binary, class, core, &plan, &primitives)).await?);
+        }
     }
     eprintln!("outstanding wraps");
     singles.extend(Box::pin(scale::grow(binary, core, plan.sizes)).await?);

@@ -19,6 +19,10 @@ const SMALL_BYTES: usize = 16;
 const STARTS: usize = 3;
 /// How long a server is left alone before its memory is read: the audit log is synced, connections are quiet.
 const REST: Duration = Duration::from_secs(2);
+/// Above so many wraps the starts are measured again when the nonces of the writing are over.
+const LATER_FROM: u64 = 50_000;
+/// Until they are: a server drops a minute's nonces after five minutes, and looks back at twice that when it starts.
+const LATER: Duration = Duration::from_secs(7 * 60);
 /// How often a person at the terminal hears of it.
 const TOLD_EVERY: u64 = 10_000;
 
@@ -53,7 +57,12 @@ pub async fn grow(binary: &Path, core: usize, sizes: &[u64]) -> Result<Vec<Singl
         let place = Arc::into_inner(place).ok_or("a client still works")?;
         drop(place.seats);
         installation = place.installation;
-        singles.extend(start(&mut installation, size).await?);
+        singles.extend(start(&mut installation, &format!("{size} wraps just made")).await?);
+        if size >= LATER_FROM {
+            eprintln!("  seven minutes until the nonces are over");
+            tokio::time::sleep(LATER).await;
+            singles.extend(start(&mut installation, &format!("{size} wraps, seven minutes later")).await?);
+        }
     }
     Ok(singles)
 }
@@ -85,7 +94,7 @@ async fn fill(place: &Arc<Place>, wraps: u64) -> Result<(), Fault> {
 }
 
 /// Kills the server and starts it again, some times.
-async fn start(installation: &mut Installation, size: u64) -> Result<Vec<Single>, Fault> {
+async fn start(installation: &mut Installation, with: &str) -> Result<Vec<Single>, Fault> {
     let (mut sealed, mut served, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         installation.server.kill();
@@ -104,8 +113,7 @@ async fn start(installation: &mut Installation, size: u64) -> Result<Vec<Single>
         tokio::time::sleep(REST).await;
         memory.push(proc::resident(installation.pid())? as f64 / MIB);
     }
-    let single =
-        |what: &str, values, unit| Single { what: format!("{what} {size} wraps"), value: middle(values), unit };
+    let single = |what: &str, values, unit| Single { what: format!("{what} {with}"), value: middle(values), unit };
     Ok(vec![
         single("kill -9, exec to health answering sealed, with", sealed, "ms"),
         single("unsealing by one admin to a new client's first secret, with", served, "ms"),
