@@ -175,11 +175,13 @@ impl World {
     /// Lets time pass while the cluster serves.
     pub fn pass(&mut self, ms: u64) {
         self.now.unix_ms += ms;
+        self.now.steady_ms += ms;
         self.now.active_ms += ms;
     }
     /// Lets time pass while the cluster is sealed.
     pub fn pass_sealed(&mut self, ms: u64) {
         self.now.unix_ms += ms;
+        self.now.steady_ms += ms;
     }
 
     pub fn claim(&mut self) -> Recipient {
