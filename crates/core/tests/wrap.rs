@@ -386,6 +386,39 @@ fn only_between_nbf_and_exp() {
     }
 }
 
+/// After a step nobody knows which of two times it is: it opens only if it would by both.
+#[test]
+fn a_clock_step_opens_nothing_early_or_late() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut world = World::new(1);
+    let start = world.now.unix_ms;
+    let statement = Statement { nbf_ms: start + HOUR_MS, ..world.statement(&["bob"], Mode::First, CIPHERTEXT) };
+    let statement = Statement { exp_ms: start + 3 * HOUR_MS, ..statement };
+    let envelope = world.sign(&statement);
+    let claim = world.claim();
+    let cases = [
+        (0, 0, Some(Code::NotYet)),
+        (2, 0, Some(Code::ClockStepped)),
+        (0, 2, Some(Code::ClockStepped)),
+        (1, 2, None),
+        (2, 1, None),
+        (3, 2, Some(Code::ClockStepped)),
+        (2, 3, Some(Code::ClockStepped)),
+        (0, 3, Some(Code::ClockStepped)),
+        (3, 4, Some(Code::Expired)),
+    ];
+    for (wall, steady, code) in cases {
+        world.rows.clear();
+        (world.now.unix_ms, world.now.steady_ms) = (start, start);
+        let created = world.create_as("alice", &envelope, Content::Inline(CIPHERTEXT.to_vec())).receipts().remove(0);
+        let digest = bulla_crypto::evidence::payload_digest(&envelope);
+        let statement = statement.clone();
+        let wrap = Wrap { id: statement.wrap, digest, envelope: envelope.clone(), created, statement };
+        (world.now.unix_ms, world.now.steady_ms) = (start + wall * HOUR_MS, start + steady * HOUR_MS);
+        assert_eq!(world.open(&wrap, "bob", &claim).code(), code, "{wall} h by the wall, {steady} h by the other");
+    }
+}
+
 #[test]
 fn a_second_claim_is_refused_and_seen() {
     let mut world = World::new(1);
