@@ -132,7 +132,7 @@ impl Metrics {
 
     /// An alarm was raised.
     pub fn alarm_raised(&self, kind: AlarmKind) {
-        self.alarms.get_or_create(&Kind { kind: kind_text(kind) }).inc();
+        self.alarms.get_or_create(&Kind { kind: crate::unsealed::alarm_name(kind) }).inc();
     }
 
     /// Whether the audit log takes lines.
@@ -180,24 +180,6 @@ pub struct OpenConnection(Gauge);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// As the API spells it.
-const fn kind_text(kind: AlarmKind) -> &'static str {
-    match kind {
-        AlarmKind::SecondClaim => "second_claim",
-        AlarmKind::ClaimByStranger => "claim_by_stranger",
-        AlarmKind::Nack => "nack",
-        AlarmKind::Lapse => "lapse",
-        AlarmKind::Redelivery => "redelivery",
-        AlarmKind::ExpiredUnopened => "expired_unopened",
-        AlarmKind::ReplayMutation => "replay_mutation",
-        AlarmKind::KeyRotated => "key_rotated",
-        AlarmKind::BadShare => "bad_share",
-        AlarmKind::PolicyRecovered => "policy_recovered",
-        AlarmKind::StoreRolledBack => "store_rolled_back",
-        AlarmKind::ClockStepped => "clock_stepped",
     }
 }
 
