@@ -2,6 +2,7 @@
 
 mod graph;
 mod manifests;
+mod map;
 mod pages;
 mod rust;
 
@@ -86,6 +87,11 @@ const RULES: &[Rule] = &[
         name: "docs/coverage.md names every file of tests, and only such as exist",
         why: "it is how one sees that a part is tested",
         check: pages::coverage,
+    },
+    Rule {
+        name: "ARCHITECTURE.md names every module once, and only such as exist",
+        why: "whoever looks for a thing must find its module there, and nothing that is gone",
+        check: map::check,
     },
     Rule {
         name: "packages take version, edition and lints from the workspace, and use what they depend on",

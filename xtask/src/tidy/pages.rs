@@ -176,7 +176,7 @@ fn covers(span: &str, path: &str) -> bool {
 }
 
 /// Code spans of a page.
-fn spans(text: &str) -> Vec<(usize, String)> {
+pub(super) fn spans(text: &str) -> Vec<(usize, String)> {
     let mut spans = Vec::new();
     for (number, line) in prose(text) {
         spans.extend(line.split('`').skip(1).step_by(2).map(|span| (number, span.to_owned())));
