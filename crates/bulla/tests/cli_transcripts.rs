@@ -28,6 +28,58 @@ fn what_works_without_a_server() {
     Transcript::new().person("", &cli).check(&transcript("offline.txt"));
 }
 
+/// Two of three run a cluster; one loses its key, one is added, one takes a new key; what was there before still opens.
+#[test]
+fn the_admins_of_a_cluster_change() {
+    let mut people = ["ann", "ben", "cat", "dan"].map(|name| {
+        let mut cli = Cli::new(bulla!());
+        cli.run(["keygen", "-q", "-o", &format!("{name}.key")]).ok();
+        cli.env("BULLA_IDENTITY", cli.work().join(format!("{name}.key")));
+        cli
+    });
+    let record = |cli: &Cli, name: &str| cli.work().join(format!("{name}.pub")).to_str().unwrap().to_owned();
+    let mut server = Server::start(Options::durable(bulla!()).admin(people[0].work().join("ann.pub")));
+    let ready = server.directory().join("ready-1.json");
+    let [ann, ben, cat, dan] = &people;
+    let mut init = vec!["init", "--name", "test", "-k", "2", "--ready-file", ready.to_str().unwrap()];
+    let records = [record(ann, "ann"), record(ben, "ben"), record(cat, "cat")];
+    records.iter().for_each(|record| init.extend(["--admin", record]));
+    let made = ann.run([&init[..], &["--save-context", "test"]].concat()).ok();
+    let cluster = made.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
+    for cli in [ben, cat, dan] {
+        cli.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    }
+    ann.run(["unseal", "--yes"]).ok();
+    ben.run(["unseal", "--yes"]).ok();
+    ann.run(["keygen", "-q", "-o", "ann-2.key", "--name", "ann"]).ok();
+    // The record of keygen is of version 1; the next version takes its place.
+    std::fs::remove_file(ann.work().join("ann-2.pub")).unwrap();
+    let (shared, next) = (server.directory().join("document.json"), server.directory().join("next.json"));
+    let play = |people: &[Cli; 4], name: &str| {
+        let [ann, ben, cat, dan] = people;
+        Transcript::new()
+            .person("ann", ann)
+            .person("ben", ben)
+            .person("cat", cat)
+            .person("dan", dan)
+            .variable("CLUSTER", &cluster)
+            .variable("DOCUMENT", shared.to_str().unwrap())
+            .variable("NEXT", next.to_str().unwrap())
+            .variable("DAN", &record(dan, "dan"))
+            .check(&transcript(name));
+    };
+    play(&people, "rekey.txt");
+    // A restart finds the seal of the new admins, and only theirs.
+    server.kill();
+    server.restart();
+    let identity = people[0].work().join("ann-2.key");
+    people[0].env("BULLA_IDENTITY", identity);
+    for cli in &mut people {
+        cli.env("BULLA_ADDR", server.address());
+    }
+    play(&people, "rekey-restart.txt");
+}
+
 #[test]
 fn what_works_with_a_server() {
     let (mut alice, mut bob) = (Cli::new(bulla!()), Cli::new(bulla!()));

@@ -6,9 +6,10 @@ use crate::call::Call;
 use crate::error::ClientError;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence;
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{
-    Alarms, AuditPage, CheckPolicy, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
-    RecoverPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
+    Alarms, AuditPage, CheckPolicy, Health, NextIngress, Policies, Policy, PolicyDecision, Principal, Principals,
+    PutPolicy, RecoverPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
@@ -246,6 +247,18 @@ impl Client {
         self.done(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
     }
 
+    /// The ingress key that the next document must name if it changes the seal: the same until one does.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Input`] if what came is weaker than the cluster takes.
+    pub async fn next_ingress(&self) -> Result<Recipient, ClientError> {
+        let NextIngress { ingress } = self.json(Call::action("/v1/seal:rekey")).await?;
+        match ingress.parse::<Recipient>() {
+            Ok(recipient) if recipient.is_hybrid() => Ok(recipient),
+            _ => Err(ClientError::input("the server named no hybrid ingress key")),
+        }
+    }
+
     /// The next document, signed by the caller. Other admins add their signatures.
     ///
     /// # Errors
@@ -260,6 +273,9 @@ impl Client {
     /// [`ClientError`].
     pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
         let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
+        if evidence::payload_digest(&envelope) == view.newest().digest() {
+            return Ok(());
+        }
         view.push(&envelope).map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
         self.done(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
         self.cluster().await.map(drop)

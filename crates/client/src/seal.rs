@@ -20,7 +20,7 @@ const SHARE_KEY_BYTES: usize = 64;
 
 /// How a share is given.
 pub struct Unseal<'a> {
-    /// Shown genesis (id, admins, k) before this admin approves it with its first share. `false` stops.
+    /// Shown genesis (id, admins, k) before a founding admin approves it with its first share. `false` stops.
     pub approve: &'a (dyn Fn(&ClusterView) -> bool + Sync),
     /// Gives the share to an older epoch than this client has seen: after a restore that the admins know of. Whoever
     /// has an old copy of the storage and its node key would ask for exactly this.
@@ -93,8 +93,10 @@ impl Client {
         let decrypter: &dyn Decrypter = &**key;
         let share_key = open_secret(decrypter, &file.0, SHARE_KEY_BYTES).await?;
         let file = answer_share(&share_key, &context, &session)?;
+        // Genesis is approved by its own admins, with the keys that it names; who came later has nothing to approve.
+        let founder = facts.view.genesis().record(&me.principal()).is_some_and(|then| then.digest() == me.digest());
         let approved = verify_approvals(&facts.view, &facts.approvals).contains(&me.principal());
-        let approval = if approved {
+        let approval = if approved || !founder {
             None
         } else {
             if !(how.approve)(&facts.view) {

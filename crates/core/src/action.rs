@@ -80,6 +80,8 @@ actions! {
     SealSeal = "seal.seal",
     /// Confirm the time after a clock step, so that deleting goes on.
     SealClock = "seal.clock",
+    /// Ask for the ingress key of the next rekey.
+    SealRekey = "seal.rekey",
     /// Open an unseal session. Right of the seal's admins.
     SealSession = "seal.session",
     /// Fetch one's own encrypted intermediate key. Right of the seal's admins.

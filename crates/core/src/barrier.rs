@@ -45,6 +45,8 @@ pub enum Kind {
     Upload = 12,
     /// How far a principal has read its alarms.
     AlarmCursor = 13,
+    /// The ingress key that the next rekey brings.
+    NextIngress = 14,
 }
 
 impl Kind {

@@ -7,4 +7,5 @@ pub mod due;
 pub mod kv;
 pub mod policy;
 pub mod principal;
+pub mod rekey;
 pub mod wrap;

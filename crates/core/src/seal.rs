@@ -9,6 +9,7 @@
 //! - [`open()`] checks configuration, keyring and head under the root key, and changes nothing.
 //! - [`lost_commits`] compares the head with the audit file; only its answer lets [`advance()`] go on.
 //! - [`advance()`] makes the batch that begins epoch e + 1. Only its commit makes the node unsealed.
+//! - [`reopen()`] begins a rekey on a node that is unsealed; the same [`advance()`] deals to the admins of its document.
 //!
 //! Held: whatever the store altered in these rows, an unseal is refused, or gives the same keys. k − 1 admins
 //! with the store learn nothing; k admins with an old copy of it open that copy, and nothing written after the
@@ -29,7 +30,7 @@ mod stored;
 pub use advance::{Advance, AdvanceRequest, advance};
 pub use init::{InitError, InitRequest, Initialised, RSA_BITS_MIN, init};
 pub use keyring::{Keyring, LINEAGES_MAX, TERMS_MAX};
-pub use open::{Accounted, Lost, Opened, lost_commits, open};
+pub use open::{Accounted, Lost, Opened, lost_commits, open, reopen};
 pub use root::RootKey;
 pub use session::{
     FILE_BYTES_MAX, Give, GiveOutcome, SESSION_MS, SESSIONS_MAX, Session, SessionError, Sessions, ShareFault,

@@ -38,6 +38,7 @@ fn fitting(action: Action) -> Resource {
         Action::SealStatus
         | Action::SealSeal
         | Action::SealClock
+        | Action::SealRekey
         | Action::SealSession
         | Action::SealKey
         | Action::SealShare

@@ -11,7 +11,7 @@ use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
 use bulla_core::barrier::{Barrier, Kind, Query, SEEN_KIND, Writes};
 use bulla_core::directory::{Directory, Principal, StoredPrincipal};
-use bulla_core::engine::document::next_view;
+use bulla_core::engine::document::{Next, next_view};
 use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
 use bulla_core::head::Head;
 use bulla_core::operation::{Fault, parse_record};
@@ -215,7 +215,14 @@ pub async fn give(node: &Arc<Node>, id: &str, give: &Give<'_>) -> Result<ShareGi
 pub async fn document(node: &Arc<Node>, envelope: &Envelope) -> Result<(), CeremonyError> {
     let _guard = node.ceremony.lock().await;
     let sealed = sealed(node)?;
-    let Some(view) = next_view(&sealed.view, envelope).map_err(CeremonyError::Document)? else { return Ok(()) };
+    let view = match next_view(&sealed.view, envelope).map_err(CeremonyError::Document)? {
+        Next::Same => return Ok(()),
+        Next::Plain(view) => view,
+        Next::Rekey(_) => {
+            let reason = "admins, their keys, mode, k and ingress change while the cluster is unsealed";
+            return Err(CeremonyError::Document(reason.into()));
+        }
+    };
     let key = row::document_key(view.newest().number()).map_err(SealError::from)?;
     let value = row::encode(&bulla_wire::json::to_vec(envelope), &mut SystemRng).map_err(SealError::from)?;
     let mut batch = bulla_core::record::Batch::default();
@@ -391,7 +398,11 @@ async fn scan_all(
     }
 }
 
-async fn load(
+/// What a node holds under the keys of a new epoch.
+///
+/// # Errors
+/// If the store does not answer, or a record does not parse.
+pub async fn load(
     node: &Node,
     sealed: &Sealed,
     advanced: seal::Advance,
@@ -404,7 +415,7 @@ async fn load(
     let policies = load_policies(scan_all(node, &barrier, Kind::Policy).await?)?;
     let directory = Directory::new(sealed.view.clone(), principals, policies)
         .map_err(|e| Fault::Record { kind: "policy", reason: e.to_string() })?;
-    let seal::Advance { keyring, head, lineage, epoch, cluster, .. } = advanced;
+    let seal::Advance { keyring, head, lineage, epoch, cluster, config_sha256, .. } = advanced;
     let names = if node.parts.hash_names { Names::Hashed(NameKey::new(keyring.audit.copy())) } else { Names::Clear };
     // The advance has just written approvals and consents.
     let (approvals, consents) = match read_phase(&node.parts.store).await? {
@@ -427,6 +438,8 @@ async fn load(
         )),
         history: History { approvals, lineages: keyring.lineages.clone(), consents },
         barrier,
+        config_sha256,
+        keyring,
     };
     Ok(Unsealed::new(opening, directory, node.parts.sink.clone(), node.parts.metrics.clone()))
 }

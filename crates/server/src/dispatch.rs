@@ -3,7 +3,7 @@
 use crate::route::{Endpoint, Matched, Param, Query, QueryError};
 use bulla_core::action::{Action, Resource};
 use bulla_core::barrier::Cursor;
-use bulla_core::engine::{alarm, document, kv, policy, principal, wrap};
+use bulla_core::engine::{alarm, document, kv, policy, principal, rekey, wrap};
 use bulla_core::operation::{Context, Operation, Refusal};
 use bulla_wire::api::{self, FinishWrap, OpenWrap, PutKv, PutPolicy, PutPrincipal, RevokeWrap, Signed};
 use bulla_wire::dsse::Envelope;
@@ -36,6 +36,7 @@ pub enum Op {
     AlarmList(alarm::List),
     AlarmSeen(alarm::Seen),
     DocumentPut(document::Put),
+    SealRekey(rekey::Prepare),
     KvGet(kv::Get),
     KvPut(kv::Put),
     KvList(kv::List),
@@ -78,6 +79,7 @@ impl Op {
             Self::AlarmList(op) => op,
             Self::AlarmSeen(op) => op,
             Self::DocumentPut(op) => op,
+            Self::SealRekey(op) => op,
             Self::KvGet(op) => op,
             Self::KvPut(op) => op,
             Self::KvList(op) => op,
@@ -229,6 +231,7 @@ pub fn parse_op(
         Endpoint::SealStatus => Ok((Op::SealStatus, Resource::Seal)),
         Endpoint::SealSeal => Ok((Op::SealSeal, Resource::Seal)),
         Endpoint::SealConfirmClock => Ok((Op::SealConfirmClock, Resource::Seal)),
+        Endpoint::SealRekey => Ok((Op::SealRekey(rekey::Prepare), Resource::Seal)),
         Endpoint::DocumentPut => {
             let Signed { envelope } = parse(&body)?;
             Ok((Op::DocumentPut(document::Put { envelope }), Resource::Cluster))

@@ -6,12 +6,12 @@
 use crate::clock::{Clock, Steady};
 use crate::failpoint;
 use crate::unsealed::Unsealed;
-use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
+use bulla_core::barrier::{Barrier, BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
     Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
 };
-use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
+use bulla_core::record::{Answer, Batch, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::Seen;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
@@ -54,6 +54,28 @@ pub struct Once<'a> {
 impl fmt::Debug for Once<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Once({})", self.key)
+    }
+}
+
+impl Once<'_> {
+    /// Adds the nonce's row to the commit of its effect.
+    ///
+    /// # Errors
+    /// If the row cannot be sealed.
+    pub fn remember(
+        &self,
+        batch: &mut Batch,
+        barrier: &Barrier,
+        reply: Option<String>,
+        code: Option<Code>,
+        receipts: &[Digest],
+    ) -> Result<(), BarrierError> {
+        let row = Seen { request: self.request, reply, line: (self.line)(code, receipts) };
+        let (table, key) = (Table::Seen(self.minute), seen_key(&self.key)?);
+        let value = barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut SystemRng)?;
+        batch.require(table, key.clone(), Precondition::Absent);
+        batch.put(table, key, value);
+        Ok(())
     }
 }
 
@@ -160,6 +182,7 @@ impl Unsealed {
         Err(DriveError::Busy)
     }
 
+    /// Reads and decides, and writes nothing yet.
     async fn decide(
         &self,
         machine: Machine<'_>,
@@ -244,12 +267,7 @@ impl Unsealed {
                 _ => None,
             };
             let code = outcome.result.as_ref().err().map(|refusal| refusal.code);
-            let row = Seen { request: once.request, reply, line: (once.line)(code, &outcome.receipts) };
-            let key = seen_key(&once.key).map_err(as_commit)?;
-            let table = Table::Seen(once.minute);
-            let value = self.barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut rng);
-            batch.require(table, key.clone(), Precondition::Absent);
-            batch.put(table, key, value.map_err(as_commit)?);
+            once.remember(&mut batch, &self.barrier, reply, code, &outcome.receipts).map_err(as_commit)?;
         }
         if self.is_closed() {
             return Err(CommitError::Closed);

@@ -44,6 +44,7 @@ pub enum Endpoint {
     SealSeal,
     SealConsent,
     SealConfirmClock,
+    SealRekey,
     DocumentPut,
     PrincipalList,
     PrincipalRead,

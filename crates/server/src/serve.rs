@@ -15,6 +15,7 @@ use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Event, Filter, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
+use bulla_core::engine::rekey::Rekey;
 use bulla_core::engine::wrap;
 use bulla_core::operation::{Content, Context, Fault, Operation, Refusal, Reply};
 use bulla_core::policy::Denied;
@@ -95,8 +96,11 @@ pub async fn answer(
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
     if unsealed.is_closed() {
-        // The body came while the keys were forgotten.
-        return Answer::refusal(&Refusal::new(Code::Sealed, "the cluster was sealed meanwhile"), None);
+        // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
+        return match node.phase() {
+            Phase::Unsealed(next) => Box::pin(self::answer(node, &next, verified, matched, body)).await,
+            _ => Answer::refusal(&Refusal::new(Code::Sealed, "the cluster was sealed meanwhile"), None),
+        };
     }
     let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     let action = matched.route.action;
@@ -294,6 +298,17 @@ impl Request<'_> {
     }
 
     async fn carry_out(&self, op: &Op, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
+        if let Op::DocumentPut(document) = op
+            && let Some(rekey) = Rekey::of(self.unsealed.directory().view(), &document.envelope)
+        {
+            let result =
+                match crate::rekey::rekey(self.node, self.unsealed, &rekey, &self.verified.actor, once, 1).await {
+                    Ok(Ok(())) => Ok(Reply::json(&Done {})),
+                    Ok(Err(refusal)) => Err(refusal),
+                    Err(error) => Err(ceremony_refusal(self.node, &error, "rekey")),
+                };
+            return Ok(Driven { result, read: None, committed: None, receipts: vec![], repeated: false });
+        }
         let _order = if op.changes_directory() { Some(self.unsealed.changing.lock().await) } else { None };
         let plain = |result| Driven { result, read: None, committed: None, receipts: vec![], repeated: false };
         match op {

@@ -41,6 +41,7 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     } else if node.set_clock_even(false) {
         tracing::warn!("the clock stepped: nothing is deleted by time until an admin confirms it");
         if let Phase::Unsealed(unsealed) = node.phase() {
+            let _under_way = unsealed.in_flight.acquire().await;
             tell_admins(node, &unsealed, AlarmKind::ClockStepped, "the clock stepped: deleting waits").await;
         } else {
             let alarm = Label::lossy(alarm_name(AlarmKind::ClockStepped));

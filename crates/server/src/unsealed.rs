@@ -9,6 +9,7 @@ use bulla_core::directory::{Change, Directory};
 use bulla_core::head::Head;
 use bulla_core::operation::{Fault, Raised, Refusal};
 use bulla_core::record::{HeadSource, Revision, SealedValue, Sequence};
+use bulla_core::seal::Keyring;
 use bulla_crypto::identity::Identity;
 use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::{SystemRng, draw};
@@ -22,7 +23,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a refused mutation stays refused under its nonce, in milliseconds: a little longer than its challenge
 /// lives, so that nobody can play it again after a policy has changed.
@@ -250,6 +251,10 @@ pub struct Unsealed {
     pub head: Arc<HeadKeeper>,
     /// What clients need to judge answers.
     pub history: History,
+    /// All keys, for a rekey.
+    pub keyring: Keyring,
+    /// SHA-256 of the seal's configuration, as it was dealt.
+    pub config_sha256: Digest,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
     pub changing: tokio::sync::Mutex<()>,
     /// A permit for each request under way, so that sealing can wait for them.
@@ -291,12 +296,28 @@ pub struct Opening {
     pub head: Arc<HeadKeeper>,
     /// What clients need to judge answers.
     pub history: History,
+    /// All keys, for a rekey.
+    pub keyring: Keyring,
+    /// SHA-256 of the seal's configuration, as it was dealt.
+    pub config_sha256: Digest,
 }
 
 impl Unsealed {
     /// Puts keys and directory together.
     pub fn new(opening: Opening, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
-        let Opening { cluster, epoch, lineage, barrier, challenge, ingress, names, head, history } = opening;
+        let Opening {
+            cluster,
+            epoch,
+            lineage,
+            barrier,
+            challenge,
+            ingress,
+            names,
+            head,
+            history,
+            keyring,
+            config_sha256,
+        } = opening;
         Self {
             cluster,
             epoch,
@@ -307,6 +328,8 @@ impl Unsealed {
             names,
             head,
             history,
+            keyring,
+            config_sha256,
             changing: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
             closed: AtomicBool::new(false),
@@ -335,15 +358,21 @@ impl Unsealed {
 
     /// Waits until no request but `own` of them is under way, then lets nothing be committed any more.
     pub async fn close(&self, own: u32) {
-        let others = IN_FLIGHT_MAX.saturating_sub(own);
-        let patience = Duration::from_millis(SEAL_PATIENCE_MS);
         // The permits are held until the flag stands, so no request slips in between.
-        let permits = tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await;
-        if permits.is_err() {
+        let permits = self.quiet(own).await;
+        if permits.is_none() {
             tracing::warn!("requests were still under way when the keys were forgotten");
         }
         self.closed.store(true, Ordering::Release);
         drop(permits);
+    }
+
+    /// Waits until no request but `own` of them is under way. New ones wait while the permits are held. `None` if
+    /// some take longer than [`SEAL_PATIENCE_MS`].
+    pub async fn quiet(&self, own: u32) -> Option<SemaphorePermit<'_>> {
+        let others = IN_FLIGHT_MAX.saturating_sub(own);
+        let patience = Duration::from_millis(SEAL_PATIENCE_MS);
+        tokio::time::timeout(patience, self.in_flight.acquire_many(others)).await.ok()?.ok()
     }
 
     /// Takes a committed change over.
@@ -387,5 +416,6 @@ pub fn alarm_name(kind: AlarmKind) -> &'static str {
         AlarmKind::PolicyRecovered => "policy_recovered",
         AlarmKind::StoreRolledBack => "store_rolled_back",
         AlarmKind::ClockStepped => "clock_stepped",
+        AlarmKind::Rekeyed => "rekeyed",
     }
 }

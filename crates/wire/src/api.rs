@@ -187,6 +187,8 @@ pub enum AlarmKind {
     StoreRolledBack,
     /// The clock moved.
     ClockStepped,
+    /// The admins of the seal, or their keys, were changed.
+    Rekeyed,
 }
 
 /// An alarm, as the parties see it.

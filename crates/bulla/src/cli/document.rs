@@ -5,10 +5,11 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, VerifiedDocument};
+use bulla_crypto::evidence::{DocumentDraft, Record, VerifiedDocument};
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::{Document as Body, NodeState};
+use bulla_wire::evidence::{Document as Body, NodeState, PrincipalRecord, SealMode};
 use bulla_wire::id::KeyId;
+use bulla_wire::json;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -40,9 +41,21 @@ pub struct Propose {
     /// Void what this principal admitted; `bulla enroller remove` signs it again first
     #[arg(long, value_name = "NAME")]
     remove_enroller: Vec<String>,
-    /// Take the principal's newest record in the place of the one in the document
+    /// Give this record's principal a share of the seal, and let it admit others; may be repeated
+    #[arg(long, value_name = "RECORD")]
+    add_admin: Vec<PathBuf>,
+    /// Take an admin's share, and what it may admit; may be repeated
     #[arg(long, value_name = "NAME")]
-    renew: Vec<String>,
+    remove_admin: Vec<String>,
+    /// Take the next record of an admin or enroller, from `bulla principal rotate`; may be repeated
+    #[arg(long, value_name = "RECORD")]
+    renew: Vec<PathBuf>,
+    /// So many admins open the seal and sign documents from then on
+    #[arg(short, value_name = "K", conflicts_with = "any")]
+    k: Option<u8>,
+    /// Any one admin opens the seal from then on
+    #[arg(long)]
+    any: bool,
     /// The node signs no more; what it signed stays valid
     #[arg(long, value_name = "ID")]
     retire_node: Vec<KeyId>,
@@ -88,25 +101,50 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
 }
 
 async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> {
-    let Propose { add_enroller, remove_enroller, renew, retire_node, compromise_node, file } = args;
+    let Propose {
+        add_enroller,
+        remove_enroller,
+        add_admin,
+        remove_admin,
+        renew,
+        k,
+        any,
+        retire_node,
+        compromise_node,
+        file,
+    } = args;
     let client = session.client()?;
     let view = client.cluster().await?.view;
-    let mut draft = DocumentDraft::of(view.newest());
+    let newest = view.newest();
+    let mut draft = DocumentDraft::of(newest);
+    for path in &add_admin {
+        draft.add_admin(&record(newest, path)?);
+    }
+    for name in &remove_admin {
+        let admin = newest.admins().find(|record| record.name().as_str() == name);
+        let admin = admin.ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is no admin")))?;
+        draft.remove_admin(&admin.principal());
+    }
+    match (k, any) {
+        (_, true) => (draft.mode, draft.k) = (SealMode::Any, 1),
+        (Some(k), _) => (draft.mode, draft.k) = (SealMode::Quorum, k),
+        (None, false) => {}
+    }
     for name in &add_enroller {
         add(&client, &mut draft, name).await?;
     }
     for name in &remove_enroller {
         remove(view.newest(), &mut draft, name)?;
     }
-    for name in &renew {
-        let resolved = client.resolve(name).await?;
-        let standing = view
-            .standing(&resolved.principal())
-            .ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
-        if standing.digest() == resolved.record().digest() {
-            return Err(Failure::new(Exit::Conflict, format!("the document has the newest record of {name}")));
+    for path in &renew {
+        let next = record(newest, path)?;
+        let (name, standing) = (next.name(), newest.record(&next.principal()));
+        let standing =
+            standing.ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
+        if standing.digest() == next.digest() {
+            return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already")));
         }
-        draft.replace_record(resolved.record());
+        draft.replace_record(&next);
     }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
     for (id, state) in states.chain(compromise_node.iter().map(|id| (id, NodeState::Compromised))) {
@@ -115,10 +153,33 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         node.state = state;
         node.since_ms = now_ms();
     }
+    let (k, n) = (usize::from(draft.k), draft.admins.len());
+    if k > n || (draft.mode == SealMode::Quorum && k < 2) {
+        return Err(Failure::usage(format!("{k} of {n} admins cannot open a seal"))
+            .hint("choose -k from 2 to the number of admins, or --any"));
+    }
+    if draft.changes_seal(newest) {
+        draft.ingress = client.next_ingress().await?;
+        session.screen.say("the seal changes: with the document, shares are dealt anew to its admins");
+    }
     let envelope = signed(&client, &draft).await?;
     statement::write(&file, &envelope)?;
     told_where(session, view.newest(), &file, &envelope);
     Ok(Exit::Ok)
+}
+
+/// A record from a file: the first of a principal, or the next of one that stands in the document.
+fn record(newest: &VerifiedDocument, path: &Path) -> Result<Record, Failure> {
+    let envelope = super::init::read_record(path)?;
+    let opened = newest
+        .records()
+        .find_map(|standing| Record::open(&envelope, Some(standing)).ok().filter(|next| next.version() > 1))
+        .map_or_else(|| Record::open(&envelope, None), Ok);
+    opened.map_err(|error| {
+        let path = path.display();
+        Failure::new(Exit::Failed, format!("the record in {path} does not hold: {}", told(&error)))
+            .hint("give a first record from `bulla keygen`, or the next one from `bulla principal rotate`")
+    })
 }
 
 /// Lets a principal admit others.
@@ -185,13 +246,21 @@ pub fn lines_of(body: &Body) -> Vec<String> {
             .records
             .iter()
             .find(|record| bulla_crypto::evidence::payload_digest(record).as_bytes() == principal.as_bytes());
-        let record = found.and_then(|record| {
-            bulla_wire::json::parse::<bulla_wire::evidence::PrincipalRecord>(&record.payload, record.payload.len()).ok()
-        });
+        let record =
+            found.and_then(|record| json::parse::<PrincipalRecord>(&record.payload, record.payload.len()).ok());
         record.map_or_else(|| principal.to_string(), |record| format!("{} {principal}", record.name))
     };
     lines.extend(body.admins.iter().map(|admin| format!("  admin     {}", name(admin))));
     lines.extend(body.enrollers.iter().map(|enroller| format!("  enroller  {}", name(enroller))));
+    for envelope in &body.records {
+        let record: Option<PrincipalRecord> = json::parse(&envelope.payload, envelope.payload.len()).ok();
+        if let Some(record) = record.filter(|record| record.version > 1) {
+            lines.push(format!(
+                "  record    {} has version {}, with other keys than the first",
+                record.name, record.version
+            ));
+        }
+    }
     for node in &body.nodes {
         let id = KeyId::new(bulla_crypto::digest::sha256(&[&node.spki.0]));
         lines.push(format!("  node      {id} {} since {}", word(&node.state), time(node.since_ms)));

@@ -216,12 +216,17 @@ async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Resul
 
 async fn rotate(session: &Session<'_>, new: &std::path::Path, file: &std::path::Path) -> Result<Exit, Failure> {
     let identity = session.read_identity(new)?;
-    let envelope = session.client()?.rotate(&[keygen::key_of(&identity)], &[&*identity]).await?;
+    let client = session.client()?;
+    let envelope = client.rotate(&[keygen::key_of(&identity)], &[&*identity]).await?;
     statement::write(file, &envelope)?;
-    let file = file.display();
-    session.screen.say(&format!("{file} is your next record; until it is admitted, nothing changes"));
-    session
-        .screen
-        .hint(&format!("an enroller runs `bulla principal add {file}`; then use --identity {}", new.display()));
+    let (file, new) = (file.display(), new.display());
+    let me = client.whoami().await?;
+    let (until, next) = if me.admin || me.enroller {
+        ("a document names it", format!("`bulla document propose --renew {file} -o document.json`"))
+    } else {
+        ("it is admitted", format!("an enroller runs `bulla principal add {file}`"))
+    };
+    session.screen.say(&format!("{file} is your next record; until {until}, nothing changes"));
+    session.screen.hint(&format!("{next}; then use --identity {new}"));
     Ok(Exit::Ok)
 }

@@ -131,6 +131,15 @@ pub enum Body {
         /// The new lineage, and the sequence of the commit that began it.
         committed: Quote,
     },
+    /// A document changed the seal: its shares were dealt anew, and a history of the store began.
+    Rekeyed {
+        /// The epoch that began.
+        epoch: u64,
+        /// The number of the document.
+        document: u32,
+        /// The new lineage, and the sequence of the commit that began it.
+        committed: Quote,
+    },
     /// k admins accepted that the store lost commits.
     Consent {
         /// What was reached before.
@@ -174,7 +183,9 @@ impl Quote {
     pub fn after(current: Option<Self>, body: &Body) -> Option<Self> {
         match body {
             Body::Start { quoted, .. } | Body::Rotate { quoted, .. } => *quoted,
-            Body::Initialised { committed } | Body::Unsealed { committed, .. } => Some(*committed),
+            Body::Initialised { committed } | Body::Unsealed { committed, .. } | Body::Rekeyed { committed, .. } => {
+                Some(*committed)
+            }
             Body::Request(line) => match (current, line.outcome.committed) {
                 // Outcomes of one lineage may be written in another order than they were committed.
                 (Some(old), Some(new)) if old.lineage == new.lineage => {

@@ -310,7 +310,7 @@ impl Verifier {
                 self.history = History::default();
                 self.quote(*committed, false, true);
             }
-            Body::Unsealed { committed, .. } => self.quote(*committed, false, true),
+            Body::Unsealed { committed, .. } | Body::Rekeyed { committed, .. } => self.quote(*committed, false, true),
             Body::Consent { .. } => self.history.consented = true,
             Body::Stop {}
             | Body::Torn { .. }

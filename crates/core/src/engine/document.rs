@@ -4,7 +4,7 @@ use crate::barrier::{Records, Writes};
 use crate::directory::Change;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step};
 use crate::seal::row::document_key;
-use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::evidence::{ClusterView, VerifiedDocument};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
 use bulla_wire::dsse::Envelope;
@@ -17,29 +17,44 @@ pub struct Put {
     pub envelope: Envelope,
 }
 
-/// The documents with one more, `None` if it is the newest already.
+/// What a document does to the documents that are there.
+#[derive(Debug)]
+pub enum Next {
+    /// It is the newest already.
+    Same,
+    /// It comes after them, and leaves the seal alone.
+    Plain(ClusterView),
+    /// It comes after them, and changes who holds shares, how many open the seal, or the ingress key.
+    Rekey(ClusterView),
+}
+
+/// The documents with one more.
 ///
 /// # Errors
 /// Why it is not taken.
-pub fn next_view(before: &ClusterView, envelope: &Envelope) -> Result<Option<ClusterView>, String> {
+pub fn next_view(before: &ClusterView, envelope: &Envelope) -> Result<Next, String> {
     if bulla_crypto::evidence::payload_digest(envelope) == before.newest().digest() {
-        return Ok(None);
+        return Ok(Next::Same);
     }
     let mut view = before.clone();
     view.push(envelope).map_err(|reason| format!("the document does not hold: {reason}"))?;
-    let (old, new) = (before.newest().body(), view.newest().body());
-    let seal_same = old.admins == new.admins && old.mode == new.mode && old.k == new.k && old.ingress == new.ingress;
-    if !seal_same {
-        return Err("admins, mode, k and ingress change by a rekey of the seal, not by a document alone".into());
-    }
-    Ok(Some(view))
+    let same = seal_of(before.newest()).eq(seal_of(view.newest()));
+    Ok(if same { Next::Plain(view) } else { Next::Rekey(view) })
+}
+
+/// Everything in a document that the shares, and what is encrypted to the cluster, depend on.
+fn seal_of(document: &VerifiedDocument) -> impl Iterator<Item = String> + '_ {
+    let body = document.body();
+    let admins = document.admins().map(|record| record.digest().to_string());
+    [format!("{:?} {}", body.mode, body.k), body.ingress.clone()].into_iter().chain(admins)
 }
 
 impl Operation for Put {
     fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let view = match next_view(context.directory.view(), &self.envelope) {
-            Ok(Some(view)) => view,
-            Ok(None) => return Ok(Outcome::read(Reply::json(&Done {}))),
+            Ok(Next::Plain(view)) => view,
+            Ok(Next::Same) => return Ok(Outcome::read(Reply::json(&Done {}))),
+            Ok(Next::Rekey(_)) => return Ok(super::rekey::crossed()),
             Err(reason) => {
                 let refusal = Refusal::new(Code::BadStatement, reason).field("envelope");
                 return Ok(Outcome::refuse(refusal.hint("make it from the newest document, signed by k admins")));

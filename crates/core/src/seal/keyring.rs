@@ -82,6 +82,29 @@ impl Keyring {
         self.lineages.drain(..surplus);
     }
 
+    /// Takes the ingress key of a rekey, and makes an audit key of its own: who held shares before must not read what
+    /// is written from now on.
+    pub(super) fn rekey(&mut self, ingress: SecretKey, rng: &mut dyn Rng) {
+        self.ingress_previous = Some(std::mem::replace(&mut self.ingress, ingress));
+        self.audit = secret_key(rng);
+    }
+
+    /// A second copy, on purpose: a rekey changes one and keeps the other until its commit.
+    pub fn copy(&self) -> Self {
+        Self {
+            terms: self.terms.iter().map(|(term, key)| (*term, key.copy())).collect(),
+            path: self.path.copy(),
+            challenge: self.challenge.copy(),
+            challenge_epoch: self.challenge_epoch,
+            ingress: self.ingress.copy(),
+            ingress_previous: self.ingress_previous.as_ref().map(SecretKey::copy),
+            audit: self.audit.copy(),
+            head: self.head.copy(),
+            document: self.document,
+            lineages: self.lineages.clone(),
+        }
+    }
+
     /// The history that is being written.
     pub fn lineage(&self) -> Option<&LineageEntry> {
         self.lineages.last()

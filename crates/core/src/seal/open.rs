@@ -8,6 +8,8 @@ use crate::head::Head;
 use crate::record::Revision;
 use bulla_crypto::digest::equal;
 use bulla_crypto::evidence::{ClusterView, verify_consent};
+use bulla_crypto::random::Rng;
+use bulla_crypto::secret::SecretKey;
 use bulla_wire::api::LineageEntry;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Position};
@@ -43,6 +45,13 @@ impl Opened {
     pub fn cluster(&self) -> ClusterId {
         self.config.cluster
     }
+
+    /// Takes the ingress key of a rekey. The advance that follows deals the shares.
+    #[must_use]
+    pub fn rekeyed(mut self, ingress: SecretKey, rng: &mut dyn Rng) -> Self {
+        self.keyring.rekey(ingress, rng);
+        self
+    }
 }
 
 /// Opens the seal with the root key of its epoch.
@@ -72,6 +81,37 @@ pub fn open(root: &RootKey, stored: &StoredSeal) -> Result<Opened, SealError> {
         head,
         config: stored.config.clone(),
         config_digest: stored.config_digest(),
+        config_revision: stored.config_revision,
+        head_revision: stored.head_row.revision(),
+    })
+}
+
+/// The seal of a running cluster, whose keys are at hand and whose root key is forgotten: what was dealt last must
+/// still stand in the store. The marks of the head are those in memory, which are never behind.
+///
+/// # Errors
+/// [`SealError::ConfigMac`] if the configuration is not the one that was dealt; [`SealError::Head`] or
+/// [`SealError::HeadLineage`].
+pub fn reopen(
+    keyring: Keyring,
+    config_sha256: &Digest,
+    stored: &StoredSeal,
+    mark: u32,
+    active_ms: u64,
+) -> Result<Opened, SealError> {
+    if stored.config_digest() != *config_sha256 {
+        return Err(SealError::ConfigMac);
+    }
+    let head = Head::verify(&stored.head_row, &keyring.head, &stored.config.cluster).map_err(SealError::Head)?;
+    if head.lineage != stored.config.lineage {
+        return Err(SealError::HeadLineage);
+    }
+    let head = Head { mark: head.mark.max(mark), active_ms: head.active_ms.max(active_ms), ..head };
+    Ok(Opened {
+        keyring,
+        head,
+        config: stored.config.clone(),
+        config_digest: *config_sha256,
         config_revision: stored.config_revision,
         head_revision: stored.head_row.revision(),
     })

@@ -309,10 +309,39 @@ impl DocumentDraft {
         }
     }
 
+    /// Whether shares must be dealt anew: other admins, another order of them, other keys of one, another mode or k. Such
+    /// a document also names the next ingress key.
+    pub fn changes_seal(&self, before: &VerifiedDocument) -> bool {
+        let record = |id: &PrincipalId| self.records.iter().find(|record| record.principal() == *id);
+        let renewed = |id| record(id).map(Record::digest) != before.record(id).map(Record::digest);
+        let body = &before.body;
+        self.admins != body.admins || self.mode != body.mode || self.k != body.k || self.admins.iter().any(renewed)
+    }
+
     /// Puts `record` in the place of the same principal's older one. `false` if the principal is not there.
     pub fn replace_record(&mut self, record: &Record) -> bool {
         let place = self.records.iter_mut().find(|old| old.principal() == record.principal());
         place.map(|old| *old = record.clone()).is_some()
+    }
+
+    /// Gives a principal a share of the seal from this document on, and the right to admit others, as founders have
+    /// both. It is the last in the order of the shares.
+    pub fn add_admin(&mut self, record: &Record) {
+        let principal = record.principal();
+        if !self.replace_record(record) {
+            self.records.push(record.clone());
+        }
+        for role in [&mut self.admins, &mut self.enrollers] {
+            if !role.contains(&principal) {
+                role.push(principal);
+            }
+        }
+    }
+
+    /// Takes both roles of an admin away, and its record.
+    pub fn remove_admin(&mut self, principal: &PrincipalId) {
+        self.admins.retain(|id| id != principal);
+        self.remove_enroller(principal);
     }
 
     /// Takes a role away, and the record with the last role.

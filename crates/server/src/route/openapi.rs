@@ -216,6 +216,7 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::SealKey => schemas!(-, api::EncryptedShareKey),
         Endpoint::SealShare => schemas!(api::GiveShare, api::ShareGiven),
         Endpoint::SealSeal | Endpoint::SealConfirmClock => schemas!(-, api::Done),
+        Endpoint::SealRekey => schemas!(-, api::NextIngress),
         Endpoint::SealConsent | Endpoint::DocumentPut => schemas!(api::Signed, api::Done),
         Endpoint::PrincipalList => schemas!(-, api::Principals),
         Endpoint::PrincipalRead => schemas!(-, api::Principal),

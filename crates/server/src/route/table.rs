@@ -32,6 +32,8 @@ pub const ROUTES: &[Route] = &[
         .body(JSON),
     post("/v1/seal:confirm-clock", Endpoint::SealConfirmClock, "Confirm the time after a clock step.")
         .policy(Action::SealClock),
+    post("/v1/seal:rekey", Endpoint::SealRekey, "Give the ingress key that the document of the next rekey must name.")
+        .policy(Action::SealRekey),
     post("/v1/document", Endpoint::DocumentPut, "Put the next cluster document.")
         .policy(Action::DocumentPut)
         .body(JSON),

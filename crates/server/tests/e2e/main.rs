@@ -17,6 +17,7 @@ mod governance;
 mod input;
 mod once;
 mod race;
+mod rekey;
 mod replay;
 mod seal;
 mod spine;

@@ -136,3 +136,11 @@ pub struct ShareGiven {
     /// The node waits for consent to lost commits (`POST /v1/seal:consent`).
     pub consent_needed: Option<Consent>,
 }
+
+/// The answer to `POST /v1/seal:rekey`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NextIngress {
+    /// The recipient that the next document's `ingress` must be, if it changes the seal.
+    pub ingress: String,
+}

@@ -1,0 +1,170 @@
+//! Rekey on a running node: k admins signed a document that changes the seal, so shares are dealt to its admins in a
+//! new epoch, without a share of today and without sealing the cluster meanwhile.
+//!
+//! Requests under way end first, and new ones wait, for milliseconds: between the reading of the seal and the new
+//! keys nothing else may commit. All of it is one commit; a crash leaves the seal of before or the seal of after.
+
+use crate::ceremony::{CeremonyError, NO_POSITION, load};
+use crate::drive::{DriveError, Once};
+use crate::failpoint;
+use crate::node::{Node, Phase};
+use crate::plain::read_phase;
+use crate::unsealed::Unsealed;
+use bulla_core::audit::{Body, Quote};
+use bulla_core::engine::rekey::{Planned, Rekey};
+use bulla_core::operation::{Context, Raised, Refusal};
+use bulla_core::seal::{self, AdvanceRequest, SealError, StoredSeal};
+use bulla_crypto::random::SystemRng;
+use bulla_store::CommitError;
+use bulla_wire::api::SealState;
+use bulla_wire::evidence::Actor;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Deals the shares anew by a document that was verified. `own` requests under way are the caller's.
+///
+/// # Errors
+/// See [`CeremonyError`]; inside, why the document is refused.
+pub async fn rekey(
+    node: &Arc<Node>,
+    unsealed: &Arc<Unsealed>,
+    rekey: &Rekey,
+    actor: &Actor,
+    once: Option<&Once<'_>>,
+    own: u32,
+) -> Result<Result<(), Refusal>, CeremonyError> {
+    // Another ceremony is not waited for: it may be waiting for this request to end.
+    let Ok(_guard) = node.ceremony.try_lock() else { return Err(CeremonyError::Conflict) };
+    match node.phase() {
+        Phase::Unsealed(now) if Arc::ptr_eq(&now, unsealed) => {}
+        Phase::Unsealed(_) => return Err(CeremonyError::Conflict),
+        _ => return Err(CeremonyError::Phase(SealState::Sealed)),
+    }
+    // Held to the end: whoever waits for them goes on under the new keys, or under the old ones if this fails.
+    let Some(_quiet) = unsealed.quiet(own).await else { return Err(CeremonyError::Conflict) };
+    if !rekey.follows(unsealed.directory().view()) {
+        return Err(CeremonyError::Conflict);
+    }
+    let planned = match plan(node, unsealed, rekey, actor).await? {
+        Ok(planned) => planned,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let (advance, alarms) = deal(node, unsealed, planned, once).await?;
+    enter(node, unsealed, advance, &alarms).await.map(Ok)
+}
+
+async fn plan(
+    node: &Node,
+    unsealed: &Unsealed,
+    rekey: &Rekey,
+    actor: &Actor,
+) -> Result<Result<Planned, Refusal>, CeremonyError> {
+    let queries = rekey.queries();
+    let snapshot = node.parts.store.read(unsealed.barrier.reads(&queries).map_err(DriveError::from)?).await?;
+    let (_, records) = unsealed.barrier.records(&queries, snapshot).map_err(DriveError::from)?;
+    let directory = unsealed.directory();
+    let context = Context {
+        now: unsealed.now(node.machine()),
+        cluster: unsealed.cluster,
+        epoch: unsealed.epoch,
+        lineage: unsealed.lineage,
+        doc: directory.view().newest().number(),
+        node: &node.parts.key,
+        directory: &directory,
+        actor: Some(actor),
+    };
+    Ok(rekey.plan(&records, &context, &mut SystemRng)?)
+}
+
+/// Makes the new epoch and commits it with everything that belongs to it.
+async fn deal(
+    node: &Node,
+    unsealed: &Unsealed,
+    planned: Planned,
+    once: Option<&Once<'_>>,
+) -> Result<(seal::Advance, Vec<Raised>), CeremonyError> {
+    let Planned { view, ingress, writes, alarms } = planned;
+    let mut rng = SystemRng;
+    let stored = StoredSeal::parse(node.parts.store.read(StoredSeal::reads()?).await?)?;
+    let stored = stored.ok_or(SealError::Row(seal::row::CONFIG))?;
+    let active_ms = unsealed.head.active_ms(node.parts.clock.as_ref());
+    let opened =
+        seal::reopen(unsealed.keyring.copy(), &unsealed.config_sha256, &stored, unsealed.head.mark(), active_ms)?;
+    let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == unsealed.cluster);
+    let accounted = seal::lost_commits(&opened, quoted.map(|quote| quote.position()))
+        .map_err(|lost| CeremonyError::Lost(Box::new(lost.consent(unsealed.cluster))))?;
+    let request = AdvanceRequest {
+        view: &view,
+        documents_from: view.newest().number(),
+        approvals: &[],
+        consents_from: 0,
+        audit: node.parts.sink.position().unwrap_or(NO_POSITION),
+        now_ms: node.now_ms(),
+    };
+    let mut advance = seal::advance(opened.rekeyed(ingress, &mut rng), accounted, &request, &mut rng)?;
+    let barrier = advance.keyring.barrier(unsealed.cluster).ok_or(SealError::Keyring)?;
+    let mut batch = std::mem::take(&mut advance.batch);
+    batch.append(barrier.batch(&writes, &mut rng).map_err(DriveError::from)?);
+    if let Some(once) = once {
+        once.remember(&mut batch, &barrier, None, None, &[]).map_err(DriveError::from)?;
+    }
+    failpoint::hit(failpoint::REKEY_BEFORE_COMMIT);
+    // The batch has the head row itself; nothing else commits meanwhile.
+    node.parts.store.set_head(None);
+    let committed = node.parts.store.commit(batch).await;
+    failpoint::hit(failpoint::REKEY_AFTER_COMMIT);
+    match committed {
+        Ok(_) => Ok((advance, alarms)),
+        Err(error @ CommitError::Unknown { .. }) => {
+            // Either seal may stand in the store; only its admins can tell, by opening it.
+            seal_now(node, unsealed).await?;
+            Err(error.into())
+        }
+        Err(error) => {
+            node.parts.store.set_head(Some(unsealed.head.clone()));
+            Err(error.into())
+        }
+    }
+}
+
+/// Takes the new epoch's keys into use.
+async fn enter(
+    node: &Arc<Node>,
+    before: &Unsealed,
+    advance: seal::Advance,
+    alarms: &[Raised],
+) -> Result<(), CeremonyError> {
+    let entered = async {
+        let Phase::Sealed(sealed) = read_phase(&node.parts.store).await? else {
+            return Err(CeremonyError::Seal(SealError::Row(seal::row::CONFIG)));
+        };
+        let barrier = advance.keyring.barrier(advance.cluster).ok_or(SealError::Keyring)?;
+        let next = load(node, &sealed, advance, barrier).await?;
+        let committed = Quote { cluster: next.cluster, lineage: next.lineage, sequence: next.head.sequence() };
+        let document = next.directory().view().newest().number();
+        let line = Body::Rekeyed { epoch: next.epoch, document, committed };
+        node.parts.sink.note(line).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
+        Ok(next)
+    };
+    let next = match entered.await {
+        Ok(next) => next,
+        Err(error) => {
+            // The epoch has advanced, and its keys are not in use: the admins of the document open it.
+            seal_now(node, before).await?;
+            return Err(error);
+        }
+    };
+    node.parts.store.set_head(Some(next.head.clone()));
+    tracing::info!(epoch = next.epoch, "rekeyed");
+    next.tell(alarms);
+    node.enter(Phase::Unsealed(Arc::new(next)));
+    before.closed.store(true, Ordering::Release);
+    Ok(())
+}
+
+async fn seal_now(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
+    unsealed.closed.store(true, Ordering::Release);
+    node.parts.store.set_head(None);
+    node.enter(read_phase(&node.parts.store).await?);
+    Ok(())
+}
