@@ -72,7 +72,7 @@ pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
     Some(Holder {
         key: active.public.clone(),
         subject: principal.subject.clone(),
-        recipients: active.recipients.iter().take(REPLY_RECIPIENTS_MAX).cloned().collect(),
+        recipients: active.reply_to().iter().take(REPLY_RECIPIENTS_MAX).cloned().collect(),
     })
 }
 
