@@ -363,6 +363,22 @@ impl Barrier {
         rng: &mut dyn Rng,
     ) -> Result<SealedValue, BarrierError> {
         let revision = Revision(u64::from_be_bytes(draw(rng)));
+        self.seal_at(revision, table, key, kind, plaintext, rng)
+    }
+
+    /// The same with a revision that says something to whoever reads the row without opening it.
+    ///
+    /// # Errors
+    /// If the plaintext is too long for a record.
+    pub fn seal_at(
+        &self,
+        revision: Revision,
+        table: Table,
+        key: &StoreKey,
+        kind: u8,
+        plaintext: &[u8],
+        rng: &mut dyn Rng,
+    ) -> Result<SealedValue, BarrierError> {
         let term_key = self.terms.get(&self.current).ok_or(BarrierError::UnknownTerm { term: self.current })?;
         let mut bytes = vec![RECORD_TAG];
         bytes.extend_from_slice(&self.current.to_be_bytes());

@@ -6,13 +6,14 @@
 use crate::clock::{Clock, Steady};
 use crate::failpoint;
 use crate::unsealed::Unsealed;
+use bulla_core::audit::RequestId;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
     Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
 };
 use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
-use bulla_core::seen::Seen;
+use bulla_core::seen::{self, Seen};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_store::{CommitError, Store, StoreError};
@@ -40,6 +41,8 @@ pub type LineOf<'a> = dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + 
 
 /// What makes a request's effect happen once.
 pub struct Once<'a> {
+    /// The request.
+    pub id: RequestId,
     /// The nonce's minute.
     pub minute: u32,
     /// Under which the nonce is remembered.
@@ -247,7 +250,8 @@ impl Unsealed {
             let row = Seen { request: once.request, reply, line: (once.line)(code, &outcome.receipts) };
             let key = seen_key(&once.key).map_err(as_commit)?;
             let table = Table::Seen(once.minute);
-            let value = self.barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut rng);
+            let (revision, bytes) = (seen::revision(&once.id), bulla_wire::json::to_vec(&row));
+            let value = self.barrier.seal_at(revision, table, &key, SEEN_KIND, &bytes, &mut rng);
             batch.require(table, key.clone(), Precondition::Absent);
             batch.put(table, key, value.map_err(as_commit)?);
         }

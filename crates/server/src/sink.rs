@@ -11,6 +11,7 @@
 mod anonymous;
 mod disk;
 mod files;
+mod lost;
 mod read;
 mod writer;
 
@@ -20,12 +21,11 @@ pub use read::{FileLine, LogError, lines, verify};
 
 use anonymous::Counters;
 use bulla_core::audit::{
-    Accepted, Address, AuditBlocked, AuditPosition, Body, Label, Quote, RequestId, RequestLine, Slot, Written,
+    Accepted, Address, AuditBlocked, AuditPosition, Body, Label, Quote, RequestLine, Slot, Written,
 };
 use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, KeyId};
 use files::{Layout, Search};
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -304,26 +304,6 @@ impl Sink {
     pub fn anonymous(&self, route: &'static str, reason: Option<Code>, address: Address) {
         let now_ms = (self.shared.clock)();
         lock(&self.shared.counters).count(route, reason, address, now_ms);
-    }
-
-    /// Writes, marked as recovered, those lines of deduplication rows that the log does not hold: their commits
-    /// survived a crash that they did not. Answers how many. Call it before the first request is served.
-    pub async fn recover(&self, lines: Vec<RequestLine>) -> Result<usize, LogError> {
-        let readable = |layout: &Layout| !lines.is_empty() && can_be_read_again(layout.place());
-        let Some(layout) = self.shared.layout.clone().filter(readable) else { return Ok(0) };
-        let ids: HashSet<RequestId> = lines.iter().map(|line| line.id).collect();
-        let since_ms = lines.iter().map(|line| line.received_ms).min().unwrap_or_default();
-        let present = tokio::task::spawn_blocking(move || files::present(&layout, &ids, since_ms))
-            .await
-            .map_err(|_| LogError::Blocked(AuditBlocked::Closed))?
-            .map_err(LogError::Read)?;
-        let missing: Vec<RequestLine> = lines.into_iter().filter(|line| !present.contains(&line.id)).collect();
-        let count = missing.len();
-        for line in missing {
-            self.note(line.recovered().into()).await.map_err(LogError::Blocked)?;
-        }
-        self.flush().await.map_err(LogError::Blocked)?;
-        Ok(count)
     }
 
     /// The last line that is on the disk, for the head of the store. Cheap. None if the target is no file.
