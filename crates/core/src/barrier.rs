@@ -14,6 +14,7 @@ use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::id::ClusterId;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a record is. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -274,6 +275,8 @@ impl From<RecordError> for BarrierError {
 
 const RECORD_TAG: u8 = 0x01;
 const RECORD_HEAD_BYTES: usize = 13;
+/// Most names remembered: those of a hundred requests under way, in some 200 KiB. Then they are forgotten together.
+const NAMES_MAX: usize = 1024;
 
 /// Seals and opens. Lives while the cluster is unsealed.
 pub struct Barrier {
@@ -281,6 +284,9 @@ pub struct Barrier {
     terms: BTreeMap<u32, SecretKey>,
     current: u32,
     path_key: SecretKey,
+    /// Store keys of records that were asked for lately. A request names each of its records up to four times: to read
+    /// it, to open it, to demand that it is as it was, and to write it.
+    names: Mutex<HashMap<RecordKey, StoreKey>>,
 }
 
 impl fmt::Debug for Barrier {
@@ -293,7 +299,7 @@ impl Barrier {
     /// Takes the keyring's terms; the highest one seals. `None` without any term.
     pub fn new(cluster: ClusterId, terms: BTreeMap<u32, SecretKey>, path_key: SecretKey) -> Option<Self> {
         let current = *terms.keys().next_back()?;
-        Some(Self { cluster, terms, current, path_key })
+        Some(Self { cluster, terms, current, path_key, names: Mutex::default() })
     }
 
     fn hidden(&self, kind: Kind, parts: &[&[u8]]) -> [u8; 16] {
@@ -316,12 +322,25 @@ impl Barrier {
 
     /// The opaque key of a record.
     pub fn store_key(&self, key: &RecordKey) -> Result<StoreKey, BarrierError> {
+        if let Some(known) = self.names().get(key) {
+            return Ok(known.clone());
+        }
         let mut bytes = self.prefix(key.kind, &key.dir);
         match &key.child {
             Child::Clear(child) => bytes.extend_from_slice(child),
             Child::Hidden(child) => bytes.extend_from_slice(&self.hidden(key.kind, &[&key.dir, child])),
         }
-        Ok(StoreKey::new(bytes)?)
+        let store_key = StoreKey::new(bytes)?;
+        let mut names = self.names();
+        if names.len() >= NAMES_MAX {
+            names.clear();
+        }
+        names.insert(key.clone(), store_key.clone());
+        Ok(store_key)
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<RecordKey, StoreKey>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn aad(&self, table: Table, key: &[u8], revision: Revision, kind: u8) -> Vec<u8> {
@@ -346,6 +365,22 @@ impl Barrier {
         rng: &mut dyn Rng,
     ) -> Result<SealedValue, BarrierError> {
         let revision = Revision(u64::from_be_bytes(draw(rng)));
+        self.seal_at(revision, table, key, kind, plaintext, rng)
+    }
+
+    /// The same with a revision that says something to whoever reads the row without opening it.
+    ///
+    /// # Errors
+    /// If the plaintext is too long for a record.
+    pub fn seal_at(
+        &self,
+        revision: Revision,
+        table: Table,
+        key: &StoreKey,
+        kind: u8,
+        plaintext: &[u8],
+        rng: &mut dyn Rng,
+    ) -> Result<SealedValue, BarrierError> {
         let term_key = self.terms.get(&self.current).ok_or(BarrierError::UnknownTerm { term: self.current })?;
         let mut bytes = vec![RECORD_TAG];
         bytes.extend_from_slice(&self.current.to_be_bytes());

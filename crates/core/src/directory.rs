@@ -6,6 +6,7 @@
 use crate::operation::Fault;
 use crate::policy::{PolicyError, PolicySet, Subject};
 use bulla_crypto::evidence::{ClusterView, Record};
+use bulla_crypto::recipient::Recipient;
 use bulla_crypto::sign::{PublicKey, RsaMinimum};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::PrincipalRecord;
@@ -15,7 +16,7 @@ use bulla_wire::name::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The record of a principal in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,8 +45,18 @@ pub struct StoredPrincipal {
 pub struct ActiveKey {
     /// Verifies requests.
     pub public: PublicKey,
-    /// Where secret replies go: recipients in canonical text.
+    /// The recipients of the record, in canonical text.
     pub recipients: Vec<String>,
+    parsed: OnceLock<Vec<Recipient>>,
+}
+
+impl ActiveKey {
+    /// Where secret replies go. Parsed when first asked for: it costs more than all else about a principal, and most
+    /// principals ask for no secret before the next unsealing.
+    pub fn reply_to(&self) -> &[Recipient] {
+        // They were parsed when the record was admitted. A version that knows one no more must still unseal.
+        self.parsed.get_or_init(|| self.recipients.iter().filter_map(|text| text.parse().ok()).collect())
+    }
 }
 
 /// A principal as every request needs it.
@@ -78,7 +89,7 @@ impl Principal {
             .map(|entry| {
                 let public =
                     PublicKey::from_spki(&entry.spki.0, RsaMinimum::Bits2048).map_err(|e| fault(e.to_string()))?;
-                Ok(ActiveKey { public, recipients: entry.recipients })
+                Ok(ActiveKey { public, recipients: entry.recipients, parsed: OnceLock::new() })
             })
             .collect::<Result<_, Fault>>()?;
         Ok(Self {

@@ -8,6 +8,7 @@
 use crate::barrier::{Query, RecordKey, Records, Writes};
 use crate::directory::{Change, Directory};
 use bulla_crypto::random::Rng;
+use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretBytes;
 use bulla_crypto::sign::SigningKey;
 use bulla_wire::api::Alarm;
@@ -148,7 +149,7 @@ pub enum Reply {
     /// A parcel for a claim: encrypted to it, and to nobody else.
     Claim {
         /// The claim's recipient.
-        claim: String,
+        claim: Recipient,
         /// The opened or redelivered receipt.
         receipt: Envelope,
         /// The wrap's ciphertext.

@@ -6,6 +6,7 @@
 //! and how many admins must sign, is not policy: engines and seal hold that.
 
 pub mod exempt;
+mod index;
 mod model;
 mod parse;
 
@@ -18,7 +19,8 @@ use crate::action::{Action, Resource};
 use bulla_wire::id::PrincipalId;
 use bulla_wire::name::Name;
 use exempt::SealRight;
-use model::Language;
+use index::Index;
+use model::{Callers, Language};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -63,7 +65,8 @@ impl Decision {
 pub struct PolicySet {
     language: &'static Language,
     policies: BTreeMap<Name, Arc<Parsed>>,
-    statements: cedar_policy::PolicySet,
+    index: Index,
+    callers: Callers,
 }
 
 struct Parsed {
@@ -118,10 +121,9 @@ impl PolicySet {
         if count > MAX_STATEMENTS_IN_SET {
             return Err(PolicyError::TooManyStatements(count));
         }
-        let all = policies.values().flat_map(|policy| policy.statements.iter().cloned());
-        let statements = cedar_policy::PolicySet::from_policies(all)
+        let index = Index::new(policies.values().flat_map(|policy| &policy.statements))
             .map_err(|error| PolicyError::Language(format!("statement ids collide: {error}")))?;
-        Ok(Self { language, policies, statements })
+        Ok(Self { language, policies, index, callers: Callers::default() })
     }
 
     /// The policies and their texts, in the order of their names.
@@ -134,17 +136,29 @@ impl PolicySet {
         if !action.asks_policy() {
             return Decision::failed(format!("{action} is a right of the seal's admins; no policy grants it"));
         }
-        let (request, entities) = match self.language.question(subject, action, resource) {
+        let question = self
+            .callers
+            .entity(self.language, subject)
+            .and_then(|caller| self.language.question(caller, action, resource));
+        let (request, entities) = match question {
             Ok(question) => question,
             Err(error) => return Decision::failed(error),
         };
-        let response = cedar_policy::Authorizer::new().is_authorized(&request, &self.statements, &entities);
-        let mut because: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
+        let authorizer = cedar_policy::Authorizer::new();
+        let (mut permits, mut forbids, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for statements in self.index.candidates(&request, &entities) {
+            let response = authorizer.is_authorized(&request, statements, &entities);
+            // A denial has reasons only if a `forbid` holds, and then all that do.
+            let reasons =
+                if response.decision() == cedar_policy::Decision::Allow { &mut permits } else { &mut forbids };
+            reasons.extend(response.diagnostics().reason().map(ToString::to_string));
+            errors.extend(response.diagnostics().errors().map(failure));
+        }
+        let permitted = forbids.is_empty() && !permits.is_empty();
+        let mut because = if forbids.is_empty() { permits } else { forbids };
         because.sort_by(|a, b| by_number(a).cmp(&by_number(b)));
-        let mut errors: Vec<(String, String)> = response.diagnostics().errors().map(failure).collect();
         errors.sort_by(|(a, _), (b, _)| by_number(a).cmp(&by_number(b)));
         let errors: Vec<String> = errors.into_iter().map(|(id, error)| format!("{id}: {error}")).collect();
-        let permitted = response.decision() == cedar_policy::Decision::Allow;
         if permitted && !errors.is_empty() {
             // A failed statement decided, not those that permit.
             because.clear();

@@ -5,6 +5,8 @@
 //! gone; it is in the head of every commit and in memory, and it never falls. So a nonce is either found,
 //! new, or too old to be believed: never forgotten and taken as new.
 
+use crate::audit::RequestId;
+use crate::record::Revision;
 use bulla_wire::id::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,12 @@ pub fn minute_of(now_ms: u64) -> u32 {
 /// The mark that could hold now: buckets below it may go, once their audit lines are on disk.
 pub fn next_mark(now_ms: u64) -> u32 {
     minute_of(now_ms).saturating_sub(BUCKET_MINUTES.saturating_sub(1))
+}
+
+/// The revision of a request's row: the beginning of its id, as random as any other. Looking for lost audit lines, a
+/// start tells rows by it without opening them.
+pub fn revision(id: &RequestId) -> Revision {
+    Revision(id.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
 }
 
 /// What stands beside a used nonce. Only what the state cannot tell again.

@@ -223,7 +223,7 @@ fn the_seal_right_is_narrow() {
 #[ignore = "measures"]
 fn how_long_a_decision_takes() {
     let caller = subject("dev", &["team5", "web", "payments"], &[("role", "dba")]);
-    for count in [10_usize, 100, 1000] {
+    for count in [10_usize, 100, 1000, 10_000] {
         let mut texts = first_texts();
         for n in 0..count - texts.len() {
             let text = format!(
@@ -240,7 +240,7 @@ fn how_long_a_decision_takes() {
         let written = started.elapsed();
         assert!(allowed(&more, &caller, "kv.put", "kv/x"));
         let resource = "kv/team5/app/db/main".parse().unwrap();
-        let rounds = 200_000 / u32::try_from(count).unwrap();
+        let rounds = 20_000;
         let started = Instant::now();
         for _ in 0..rounds {
             assert!(policies.decide(&caller, Action::KvGet, &resource).allowed);

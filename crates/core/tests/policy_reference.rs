@@ -46,6 +46,10 @@ enum PrincipalScope {
     Any,
     Is(usize),
     In(&'static str),
+    /// `in` a principal: it lies in itself alone.
+    InPrincipal(usize),
+    Kind,
+    KindIn(&'static str),
 }
 
 #[derive(Debug, Clone)]
@@ -131,9 +135,11 @@ impl Condition {
 impl Statement {
     fn applies(&self, subject: &Subject, action: Action, resource: &Thing) -> Result<bool, Failed> {
         let principal = match self.principal {
-            PrincipalScope::Any => true,
-            PrincipalScope::Is(index) => subject.id == id(index),
-            PrincipalScope::In(group) => subject.groups.iter().any(|held| held.as_str() == group),
+            PrincipalScope::Any | PrincipalScope::Kind => true,
+            PrincipalScope::Is(index) | PrincipalScope::InPrincipal(index) => subject.id == id(index),
+            PrincipalScope::In(group) | PrincipalScope::KindIn(group) => {
+                subject.groups.iter().any(|held| held.as_str() == group)
+            }
         };
         let verb = action.as_str();
         let action = match &self.action {
@@ -232,6 +238,9 @@ impl Statement {
             PrincipalScope::Any => "principal".to_owned(),
             PrincipalScope::Is(index) => format!("principal == Bulla::Principal::\"{}\"", id(*index)),
             PrincipalScope::In(group) => format!("principal in Bulla::Group::\"{group}\""),
+            PrincipalScope::InPrincipal(index) => format!("principal in Bulla::Principal::\"{}\"", id(*index)),
+            PrincipalScope::Kind => "principal is Bulla::Principal".to_owned(),
+            PrincipalScope::KindIn(group) => format!("principal is Bulla::Principal in Bulla::Group::\"{group}\""),
         };
         let action = match &self.action {
             ActionScope::Any => "action".to_owned(),
@@ -306,6 +315,9 @@ fn statement() -> impl Strategy<Value = Statement> {
         3 => Just(PrincipalScope::Any),
         1 => (0..NAMES.len()).prop_map(PrincipalScope::Is),
         2 => select(&GROUPS[..]).prop_map(PrincipalScope::In),
+        1 => (0..NAMES.len()).prop_map(PrincipalScope::InPrincipal),
+        1 => Just(PrincipalScope::Kind),
+        1 => select(&GROUPS[..]).prop_map(PrincipalScope::KindIn),
     ];
     let verbs = asked().into_iter().chain(VERBS).collect::<Vec<_>>();
     let kv = vec!["kv.get", "kv.put", "kv.list", "kv"];

@@ -6,22 +6,23 @@ use crate::drive::DriveError;
 use crate::failpoint;
 use crate::node::{Node, Phase, Sealed};
 use crate::plain::read_phase;
+use crate::recovery::recover_audit;
 use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
-use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
-use bulla_core::barrier::{Barrier, Kind, Query, SEEN_KIND, Writes};
+use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote};
+use bulla_core::barrier::{Barrier, Kind, Query, Writes};
 use bulla_core::directory::{Directory, Principal, StoredPrincipal};
 use bulla_core::engine::document::{Next, next_view};
 use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
 use bulla_core::head::Head;
 use bulla_core::operation::{Fault, parse_record};
 use bulla_core::policy::first_texts;
-use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, Table};
+use bulla_core::record::{SCAN_ENTRIES_MAX, Table};
 use bulla_core::seal::{
     self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Lost, RootKey, SealError, SessionError,
     row,
 };
-use bulla_core::seen::{Seen, minute_of};
+use bulla_core::seen::minute_of;
 use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::SystemRng;
 use bulla_store::{CommitError, StoreError};
@@ -345,35 +346,6 @@ async fn advance(
         return Err(error.into());
     }
     Ok(advance)
-}
-
-/// Writes audit lines again whose commits survived a crash that they did not.
-async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32, last: u32) -> Result<(), CeremonyError> {
-    let mut lines = Vec::new();
-    for minute in mark..=last.saturating_add(1) {
-        let mut after = None;
-        loop {
-            let table = Table::Seen(minute);
-            let read = Read::Scan { table, prefix: vec![], after: after.take(), limit: SCAN_ENTRIES_MAX };
-            let mut answers = node.parts.store.read(vec![read]).await?.answers;
-            let Some(page) = answers.pop().and_then(Answer::into_page) else { break };
-            for (key, value) in &page.entries {
-                let bytes = barrier.open(table, key, SEEN_KIND, value).map_err(DriveError::from)?;
-                let seen: Seen = parse_record("seen", &bytes)?;
-                let parsed = RequestLine::from_bytes(seen.line.get().as_bytes());
-                lines.push(parsed.map_err(|e| Fault::Record { kind: "seen", reason: e.to_string() })?);
-            }
-            after = page.entries.last().map(|(key, _)| key.clone());
-            if !page.more {
-                break;
-            }
-        }
-    }
-    let count = node.parts.sink.recover(lines).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
-    if count > 0 {
-        tracing::warn!(count, "audit lines were lost in a crash and written again");
-    }
-    Ok(())
 }
 
 /// Everything of one directory, page by page.

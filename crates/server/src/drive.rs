@@ -6,13 +6,14 @@
 use crate::clock::{Clock, Steady};
 use crate::failpoint;
 use crate::unsealed::Unsealed;
+use bulla_core::audit::RequestId;
 use bulla_core::barrier::{Barrier, BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
     Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
 };
 use bulla_core::record::{Answer, Batch, Precondition, Read, Sequence, StoreKey, Table};
-use bulla_core::seen::Seen;
+use bulla_core::seen::{self, Seen};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_store::{CommitError, Store, StoreError};
@@ -40,6 +41,8 @@ pub type LineOf<'a> = dyn Fn(Option<Code>, &[Digest]) -> Box<RawValue> + Send + 
 
 /// What makes a request's effect happen once.
 pub struct Once<'a> {
+    /// The request.
+    pub id: RequestId,
     /// The nonce's minute.
     pub minute: u32,
     /// Under which the nonce is remembered.
@@ -72,7 +75,8 @@ impl Once<'_> {
     ) -> Result<(), BarrierError> {
         let row = Seen { request: self.request, reply, line: (self.line)(code, receipts) };
         let (table, key) = (Table::Seen(self.minute), seen_key(&self.key)?);
-        let value = barrier.seal(table, &key, SEEN_KIND, &bulla_wire::json::to_vec(&row), &mut SystemRng)?;
+        let (revision, bytes) = (seen::revision(&self.id), bulla_wire::json::to_vec(&row));
+        let value = barrier.seal_at(revision, table, &key, SEEN_KIND, &bytes, &mut SystemRng)?;
         batch.require(table, key.clone(), Precondition::Absent);
         batch.put(table, key, value);
         Ok(())

@@ -20,6 +20,7 @@ use bulla_crypto::BoxFuture;
 use bulla_crypto::digest::equal;
 use bulla_crypto::message::verify_request;
 use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::recipient::Recipient;
 use bulla_crypto::sign::PublicKey;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::Code;
@@ -75,7 +76,7 @@ pub struct Verified {
     /// Who signed.
     pub subject: Subject,
     /// Where secret replies to this key go.
-    pub recipients: Vec<String>,
+    pub recipients: Vec<Recipient>,
     /// Who and from where, for receipts.
     pub actor: Actor,
     /// The same for the audit line.
@@ -131,7 +132,7 @@ pub struct Holder {
     /// Who it is.
     pub subject: Subject,
     /// Where secret replies go.
-    pub recipients: Vec<String>,
+    pub recipients: Vec<Recipient>,
 }
 
 impl Handler for Gate {

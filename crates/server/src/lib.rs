@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod node;
 pub mod open;
 pub mod plain;
+mod recovery;
 pub mod rekey;
 pub mod reply;
 pub mod restore;

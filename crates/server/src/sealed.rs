@@ -39,8 +39,7 @@ fn subject(record: &Record) -> Subject {
 
 fn holder_of(record: &Record, key: &KeyId) -> Option<Holder> {
     let found = record.key(key)?;
-    let recipients = found.recipients.iter().map(ToString::to_string).collect();
-    Some(Holder { key: found.public.clone(), subject: subject(record), recipients })
+    Some(Holder { key: found.public.clone(), subject: subject(record), recipients: found.recipients.clone() })
 }
 
 /// The admin who signs with this key.

@@ -73,7 +73,7 @@ pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
     Some(Holder {
         key: active.public.clone(),
         subject: principal.subject.clone(),
-        recipients: active.recipients.iter().take(REPLY_RECIPIENTS_MAX).cloned().collect(),
+        recipients: active.reply_to().iter().take(REPLY_RECIPIENTS_MAX).cloned().collect(),
     })
 }
 
@@ -271,7 +271,7 @@ impl Request<'_> {
 
     /// Carries a logged operation out and answers.
     async fn perform(&self, logged: Logged<Op>, once: Option<(Digest, Digest)>, reply: ReplyKind) -> Answer {
-        let id = logged.id().to_string();
+        let (request_id, id) = (logged.id(), logged.id().to_string());
         let line = |code: Option<Code>, receipts: &[Digest]| {
             let outcome = code.map_or_else(|| Outcome::done(200), Outcome::failed);
             let outcome = outcome.with_receipts(receipts.iter().copied());
@@ -279,7 +279,7 @@ impl Request<'_> {
             RawValue::from_string(line).unwrap_or_else(|_| RawValue::NULL.to_owned())
         };
         let minute = self.verified.parameters.nonce.minute();
-        let once_value = once.map(|(key, request)| Once { minute, key, request, line: &line });
+        let once_value = once.map(|(key, request)| Once { id: request_id, minute, key, request, line: &line });
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,

@@ -11,6 +11,8 @@
 mod anonymous;
 mod disk;
 mod files;
+mod lost;
+mod queue;
 mod read;
 mod writer;
 
@@ -20,12 +22,12 @@ pub use read::{FileLine, LogError, lines, verify};
 
 use anonymous::Counters;
 use bulla_core::audit::{
-    Accepted, Address, AuditBlocked, AuditPosition, Body, Label, Quote, RequestId, RequestLine, Slot, Written,
+    Accepted, Address, AuditBlocked, AuditPosition, Body, Label, Quote, RequestLine, Slot, Written,
 };
 use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, KeyId};
 use files::{Layout, Search};
-use std::collections::HashSet;
+use queue::Queue;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -201,7 +203,7 @@ impl std::error::Error for OpenError {
 #[derive(Clone)]
 pub struct Sink {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Message>,
+    queue: Queue,
 }
 
 /// What the writing thread shows to everybody.
@@ -252,13 +254,13 @@ impl Sink {
             counters: Mutex::new(Counters::default()),
             failed: watch::Sender::new(None),
         });
-        let (queue, messages) = mpsc::channel();
+        let (thread, messages) = mpsc::channel();
         let writer = Writer::open(&config, opening, shared.clone(), messages)?;
         std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run())
             .map_err(|error| OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error })?;
-        Ok(Self { shared, queue })
+        Ok(Self { shared, queue: Queue::new(thread) })
     }
 
     /// Takes a place for the line of one request. Cheap; it never waits.
@@ -306,26 +308,6 @@ impl Sink {
         lock(&self.shared.counters).count(route, reason, address, now_ms);
     }
 
-    /// Writes, marked as recovered, those lines of deduplication rows that the log does not hold: their commits
-    /// survived a crash that they did not. Answers how many. Call it before the first request is served.
-    pub async fn recover(&self, lines: Vec<RequestLine>) -> Result<usize, LogError> {
-        let readable = |layout: &Layout| !lines.is_empty() && can_be_read_again(layout.place());
-        let Some(layout) = self.shared.layout.clone().filter(readable) else { return Ok(0) };
-        let ids: HashSet<RequestId> = lines.iter().map(|line| line.id).collect();
-        let since_ms = lines.iter().map(|line| line.received_ms).min().unwrap_or_default();
-        let present = tokio::task::spawn_blocking(move || files::present(&layout, &ids, since_ms))
-            .await
-            .map_err(|_| LogError::Blocked(AuditBlocked::Closed))?
-            .map_err(LogError::Read)?;
-        let missing: Vec<RequestLine> = lines.into_iter().filter(|line| !present.contains(&line.id)).collect();
-        let count = missing.len();
-        for line in missing {
-            self.note(line.recovered().into()).await.map_err(LogError::Blocked)?;
-        }
-        self.flush().await.map_err(LogError::Blocked)?;
-        Ok(count)
-    }
-
     /// The last line that is on the disk, for the head of the store. Cheap. None if the target is no file.
     pub fn position(&self) -> Option<AuditPosition> {
         *lock(&self.shared.position)
@@ -354,21 +336,21 @@ impl Sink {
     /// Returns when every line that was given before is on the disk.
     pub async fn flush(&self) -> Result<(), AuditBlocked> {
         let (done, wait) = oneshot::channel();
-        self.queue.send(Message::Flush(done)).map_err(|_| AuditBlocked::Closed)?;
+        self.queue.send(Message::Flush(done))?;
         answer(wait, self.shared.patience).await
     }
 
     /// Opens the file again by its name; if somebody moved it away, the chain goes on in a new one.
     pub async fn reopen(&self) -> Result<(), AuditBlocked> {
         let (done, wait) = oneshot::channel();
-        self.queue.send(Message::Reopen(done)).map_err(|_| AuditBlocked::Closed)?;
+        self.queue.send(Message::Reopen(done))?;
         answer(wait, self.shared.patience).await
     }
 
     /// Writes the last line, syncs and closes. Lines that come later are refused.
     pub async fn flush_and_close(&self) -> Result<(), AuditBlocked> {
         let (done, wait) = oneshot::channel();
-        self.queue.send(Message::Close(done)).map_err(|_| AuditBlocked::Closed)?;
+        self.queue.send(Message::Close(done))?;
         answer(wait, self.shared.patience).await
     }
 }
@@ -426,7 +408,7 @@ impl Drop for Place {
 
 /// What stands behind an [`Accepted`].
 struct Reserved {
-    queue: mpsc::Sender<Message>,
+    queue: Queue,
     place: Place,
     urgent: bool,
 }
@@ -439,11 +421,13 @@ impl Slot for Reserved {
     }
 }
 
-fn send(queue: &mpsc::Sender<Message>, patience: Duration, body: Body, place: Option<Place>, urgent: bool) -> Written {
+fn send(queue: &Queue, patience: Duration, body: Body, place: Option<Place>, urgent: bool) -> Written {
     let (done, wait) = oneshot::channel();
-    let sent = queue.send(Message::Line { body, urgent, done, _place: place });
+    let gathered = queue.gather(Message::Line { body, urgent, done, _place: place });
     Box::pin(async move {
-        sent.map_err(|_| AuditBlocked::Closed)?;
+        // What else is ready to run brings its line first.
+        tokio::task::yield_now().await;
+        drop(gathered);
         answer(wait, patience).await
     })
 }

@@ -27,6 +27,14 @@ impl Upload {
         Self::Bytes(Bytes::new())
     }
 
+    /// Its length in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => length(bytes),
+            Self::File { head, len, .. } => length(head).saturating_add(*len),
+        }
+    }
+
     /// The body of one attempt.
     pub(super) fn body(self) -> UploadBody {
         match self {
@@ -41,6 +49,10 @@ impl Upload {
             }
         }
     }
+}
+
+fn length(bytes: &Bytes) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 fn read(file: &File, len: u64, sender: &mpsc::Sender<io::Result<Bytes>>) {
@@ -75,7 +87,7 @@ impl Body for UploadBody {
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         match ready!(rest.poll_recv(context)) {
             Some(Ok(piece)) => {
-                self.left = self.left.saturating_sub(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+                self.left = self.left.saturating_sub(length(&piece));
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
@@ -88,7 +100,7 @@ impl Body for UploadBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let head = self.head.as_ref().map_or(0, |head| u64::try_from(head.len()).unwrap_or(u64::MAX));
+        let head = self.head.as_ref().map_or(0, length);
         SizeHint::with_exact(head.saturating_add(self.left))
     }
 }
@@ -105,6 +117,7 @@ mod tests {
         let content: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[0]).collect();
         file.write_all(&content).unwrap();
         let upload = Upload::File { head: Bytes::from_static(b"head"), file: Arc::new(file), len: 200_000 };
+        assert_eq!(upload.bytes(), 200_004);
         for _ in 0..2 {
             let body = upload.clone().body();
             assert_eq!(body.size_hint().exact(), Some(200_004));

@@ -10,8 +10,8 @@ use bulla_wire::name::{Name, SecretPath};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema, Validator,
 };
-use std::collections::{BTreeMap, HashSet};
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// The schema, as it stands in the specification.
 const SCHEMA: &str = include_str!("../../../../spec/policy/schema.cedarschema");
@@ -97,40 +97,67 @@ impl Language {
     /// The request and its entities; an error if the action is never done to such a resource.
     pub(super) fn question(
         &self,
-        subject: &Subject,
+        caller: Entity,
         action: Action,
         resource: &Resource,
     ) -> Result<(Request, Entities), String> {
         let misfit = |error: String| format!("{action} on {resource}: {error}");
-        let principal = uid(&self.principal, &subject.id.to_string());
         let verb = uid(&self.action, action.as_str());
         let kind = self.kinds.get(resource.kind()).ok_or_else(|| misfit("no such kind".to_owned()))?;
         let target = uid(kind, &resource.id());
-        let request = Request::new(
-            principal.clone(),
-            verb.clone(),
-            target.clone(),
-            Context::empty(),
-            Some(self.validator.schema()),
-        )
-        .map_err(|_| format!("{action} is never done to {resource}"))?;
+        let request =
+            Request::new(caller.uid(), verb.clone(), target.clone(), Context::empty(), Some(self.validator.schema()))
+                .map_err(|_| format!("{action} is never done to {resource}"))?;
 
-        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         // Three entities, each with everything that it lies in as a direct parent: entities for what lies above
         // would only make Cedar compute a closure that is known already.
-        let caller = Entity::new_with_tags(
-            principal,
-            [("name".to_owned(), text(subject.name.as_str()))],
-            subject.groups.iter().map(|group| uid(&self.group, group.as_str())).collect::<HashSet<_>>(),
-            subject.attributes.iter().map(|(key, value)| (key.clone(), text(value))),
-        )
-        .map_err(|error| misfit(error.to_string()))?;
         let verb = Entity::new_no_attrs(verb, HashSet::from([uid(&self.action, action.group())]));
         let above = above(resource).into_iter().map(|id| uid(kind, id)).collect();
         let target = Entity::new_no_attrs(target, above);
         let entities =
             Entities::from_entities([caller, verb, target], None).map_err(|error| misfit(error.to_string()))?;
         Ok((request, entities))
+    }
+
+    /// The caller in its groups.
+    pub(super) fn caller(&self, subject: &Subject) -> Result<Entity, String> {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        Entity::new_with_tags(
+            uid(&self.principal, &subject.id.to_string()),
+            [("name".to_owned(), text(subject.name.as_str()))],
+            subject.groups.iter().map(|group| uid(&self.group, group.as_str())).collect::<HashSet<_>>(),
+            subject.attributes.iter().map(|(key, value)| (key.clone(), text(value))),
+        )
+        .map_err(|error| error.to_string())
+    }
+}
+
+/// Callers of late as Cedar sees them: making one costs as much as a decision.
+#[derive(Default)]
+pub(super) struct Callers(Mutex<HashMap<PrincipalId, (Subject, Entity)>>);
+
+/// Most callers remembered, of some 2 KiB each. Then they are forgotten together.
+const CALLERS_MAX: usize = 1024;
+
+impl Callers {
+    /// The entity of a caller; of a remembered one only while nothing about it has changed.
+    pub(super) fn entity(&self, language: &Language, subject: &Subject) -> Result<Entity, String> {
+        if let Some((known, entity)) = self.lock().get(&subject.id)
+            && known == subject
+        {
+            return Ok(entity.clone());
+        }
+        let entity = language.caller(subject)?;
+        let mut known = self.lock();
+        if known.len() >= CALLERS_MAX {
+            known.clear();
+        }
+        known.insert(subject.id, (subject.clone(), entity.clone()));
+        Ok(entity)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PrincipalId, (Subject, Entity)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,7 +201,9 @@ mod tests {
         for action in Action::ALL {
             for resource in ["cluster", "seal", "principal/bob", "policy", "audit", "alarm", "self", "wrap", "kv/a/b/c"]
             {
-                if let Ok((_, entities)) = language.question(&subject, *action, &resource.parse().unwrap()) {
+                if let Ok((_, entities)) =
+                    language.question(language.caller(&subject).unwrap(), *action, &resource.parse().unwrap())
+                {
                     Entities::from_entities(entities.iter().cloned(), Some(schema)).unwrap();
                     fitting.push(action.to_string());
                 }

@@ -14,9 +14,9 @@ use std::fmt;
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Most statements in one policy, so that a number in an audit line finds its statement by eye.
 pub const MAX_STATEMENTS: usize = 1000;
-/// Most policies. Every decision looks at each statement.
+/// Most policies. They lie parsed in memory, some 10 KiB each.
 pub const MAX_POLICIES: usize = 10_000;
-/// Most statements in the whole set: a decision over so many takes some 17 ms.
+/// Most statements in the whole set: if all are about everybody and everything, a decision takes some 17 ms.
 pub const MAX_STATEMENTS_IN_SET: usize = 10_000;
 /// Most tokens (words, strings, signs) in one statement. Cedar recurses over chains of operators too: on a stack
 /// of 2 MiB a chain of 4,000 (8,000 tokens) ends the process. Room for some 160 entities in a list.

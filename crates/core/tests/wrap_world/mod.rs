@@ -437,7 +437,7 @@ impl Task {
             let Outcome { result, alarms, receipts, .. } = *outcome;
             if let Ok(Reply::Claim { receipt, claim, .. }) = &result {
                 let receipt = world.verify(receipt).receipt;
-                assert_eq!(receipt.claim_sha256, Some(Digest::new(sha256(&[claim.as_bytes()]))));
+                assert_eq!(receipt.claim_sha256, Some(Digest::new(sha256(&[claim.as_str().as_bytes()]))));
                 world.served.entry(receipt.wrap).or_default().insert((receipt.slot, receipt.claim_sha256.unwrap()));
             }
             return Some(Answered { result, alarms, receipts });

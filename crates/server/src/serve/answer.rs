@@ -62,9 +62,7 @@ impl Request<'_> {
                 Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
             }
             (Reply::Secret(body), ReplyKind::Secret) => {
-                let recipients: Vec<Recipient> =
-                    self.verified.recipients.iter().filter_map(|text| text.parse().ok()).collect();
-                let sealed = envelope::seal(&recipients, None, body.expose());
+                let sealed = envelope::seal(&self.verified.recipients, None, body.expose());
                 sealed.map(Answer::age).map_err(|error| internal(&error, id))
             }
             (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
@@ -76,7 +74,7 @@ impl Request<'_> {
 
     async fn claim_reply(
         &self,
-        claim: String,
+        claim: Recipient,
         receipt: Envelope,
         content: Content,
         id: &str,
@@ -92,10 +90,9 @@ impl Request<'_> {
                 Err(error) => return Err(self.drive_refusal(&error, id)),
             },
         };
-        let recipient: Recipient = claim.parse().map_err(|error| internal(&error, id))?;
         let mut parcel = Parcel::head(&bulla_wire::json::to_vec(&receipt));
         parcel.extend_from_slice(&file);
-        let seal = move || envelope::seal(&[recipient], None, &parcel);
+        let seal = move || envelope::seal(&[claim], None, &parcel);
         let sealed = if file.len() > INLINE_SEAL_BYTES {
             tokio::task::spawn_blocking(seal).await.map_err(|error| internal(&error, id))?
         } else {

@@ -5,6 +5,7 @@ use super::disk::{create_directory, open_append, sync_directory};
 use bulla_core::audit::{AuditPosition, Body, Chain, LINE_BYTES_MAX, Label, Line, Quote, RequestId, line_hash};
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
+use std::hash::Hash;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -322,8 +323,13 @@ fn quoted_before(file: &mut File, end: u64) -> io::Result<Option<Quote>> {
     }
 }
 
-/// Which of these requests have a line, in the files whose last lines are not older than `since_ms`.
-pub(super) fn present(layout: &Layout, ids: &HashSet<RequestId>, since_ms: u64) -> io::Result<HashSet<RequestId>> {
+/// Which of these requests, as `of` names them, have a line, in the files whose last lines are not older than `since_ms`.
+pub(super) fn present<T: Eq + Hash>(
+    layout: &Layout,
+    wanted: &HashSet<T>,
+    since_ms: u64,
+    of: fn(RequestId) -> T,
+) -> io::Result<HashSet<T>> {
     let mut present = HashSet::new();
     for number in layout.numbers()?.into_iter().rev() {
         let mut reader = BufReader::with_capacity(64 * 1024, File::open(layout.path(number))?);
@@ -333,9 +339,9 @@ pub(super) fn present(layout: &Layout, ids: &HashSet<RequestId>, since_ms: u64) 
             if first_ms.is_none() {
                 first_ms = Line::parse(&bytes).ok().map(|line| line.at_ms);
             }
-            present.extend(request_id(&bytes).filter(|id| ids.contains(id)));
+            present.extend(request_id(&bytes).map(of).filter(|one| wanted.contains(one)));
         }
-        if present.len() == ids.len() || first_ms.is_some_and(|first| first < since_ms) {
+        if present.len() == wanted.len() || first_ms.is_some_and(|first| first < since_ms) {
             break;
         }
     }

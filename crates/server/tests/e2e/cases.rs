@@ -95,6 +95,7 @@ impl Cast {
             Endpoint::SealStatus => (Who::Admin, empty("/v1/seal".into())),
             Endpoint::SealSeal => (Who::Admin, empty("/v1/seal:seal".into())),
             Endpoint::SealConfirmClock => (Who::Admin, empty("/v1/seal:confirm-clock".into())),
+            Endpoint::SealRekey => (Who::Admin, empty("/v1/seal:rekey".into())),
             Endpoint::DocumentPut => (Who::Admin, ("/v1/document".into(), next_document(world))),
             Endpoint::PrincipalList => (Who::Bob, empty("/v1/principal?limit=5".into())),
             Endpoint::PrincipalRead => (Who::Bob, empty("/v1/principal/alice".into())),

@@ -23,7 +23,7 @@ use bulla_wire::wrap::{MAX_DELIVERIES, ReceiptKind};
 pub struct Open {
     wrap: WrapId,
     statement_sha256: Digest,
-    claim: String,
+    claim: Recipient,
     claim_sha256: Digest,
 }
 
@@ -48,8 +48,7 @@ impl Open {
 
     /// By a claim that was parsed. `None` if it is no hybrid recipient.
     pub fn by(wrap: WrapId, statement_sha256: Digest, claim: &Recipient) -> Option<Self> {
-        let (claim_sha256, text) = (claim.digest(), claim.as_str().to_owned());
-        claim.is_hybrid().then_some(Self { wrap, statement_sha256, claim: text, claim_sha256 })
+        claim.is_hybrid().then(|| Self { wrap, statement_sha256, claim: claim.clone(), claim_sha256: claim.digest() })
     }
 
     /// Somebody else, or another claim, was first: the answer proves it, and the attempt leaves a receipt.
