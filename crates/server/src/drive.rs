@@ -168,7 +168,7 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Decision, DriveError> {
         let directory = self.directory();
-        let context = Context {
+        let mut context = Context {
             now: self.now(machine),
             cluster: self.cluster,
             epoch: self.epoch,
@@ -177,6 +177,7 @@ impl Unsealed {
             node: machine.node,
             directory: &directory,
             actor,
+            repeated: false,
         };
         let mut attempt = Attempt { records: Records::default(), read: None, seen: None };
         let mut unread = once;
@@ -184,7 +185,10 @@ impl Unsealed {
         for _ in 0..=MAX_ROUNDS {
             let queries = match operation.step(&attempt.records, &context, &mut rng)? {
                 Step::Need(queries) => queries,
-                Step::Done(outcome) if unread.is_none() => return Ok(Decision::Fresh(outcome, attempt)),
+                Step::Done(outcome) if unread.is_none() => {
+                    let outcome = if context.repeated { outcome.without_effect() } else { *outcome };
+                    return Ok(Decision::Fresh(Box::new(outcome), attempt));
+                }
                 // The nonce was not looked up yet: once it is, the same step decides again.
                 Step::Done(_) => vec![],
             };
@@ -212,6 +216,8 @@ impl Unsealed {
                         repeated: true,
                     }));
                 }
+                // The row says that the effect is committed, so this time there is none.
+                context.repeated = true;
                 attempt.seen = Some(seen);
             }
             // The bucket may have gone since the window was looked at. The mark rises before a bucket goes, so

@@ -151,6 +151,7 @@ impl Request<'_> {
             node: &self.node.parts.key,
             directory,
             actor: Some(&self.verified.actor),
+            repeated: false,
         }
     }
 

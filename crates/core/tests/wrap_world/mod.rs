@@ -89,6 +89,8 @@ pub struct World {
     pub served: BTreeMap<WrapId, BTreeSet<(u16, Digest)>>,
     /// Batches that were committed.
     pub commits: u64,
+    /// Requests are repeats under a used nonce.
+    pub repeated: bool,
 }
 
 fn person(name: &str, kind: IdentityKind, rng: &mut dyn Rng) -> Person {
@@ -137,7 +139,18 @@ impl World {
         let terms = BTreeMap::from([(1, secret_key(&mut rng))]);
         let barrier = Barrier::new(cluster, terms, secret_key(&mut rng)).unwrap();
         let now = Now { unix_ms: START_MS, steady_ms: START_MS, active_ms: 5_000 };
-        Self { people, directory, node, now, rng, barrier, rows: BTreeMap::new(), served: BTreeMap::new(), commits: 0 }
+        Self {
+            people,
+            directory,
+            node,
+            now,
+            rng,
+            barrier,
+            rows: BTreeMap::new(),
+            served: BTreeMap::new(),
+            commits: 0,
+            repeated: false,
+        }
     }
 
     /// Admits more people.
@@ -169,6 +182,7 @@ impl World {
             node: &self.node,
             directory: &self.directory,
             actor,
+            repeated: self.repeated,
         }
     }
 

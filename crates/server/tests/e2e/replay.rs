@@ -213,9 +213,7 @@ async fn try_route(
     let again = caller.send(request).await;
     let captured = Captured { route, who: Who::Admin, request: request.clone(), first: first.clone() };
     assert_same(&captured, &again);
-    if route.endpoint != Endpoint::WrapOpen {
-        assert_eq!(rows(world).await, after, "{} {} again", route.method, route.template);
-    }
+    assert_eq!(rows(world).await, after, "{} {} again", route.method, route.template);
     if route.effect == Effect::Read {
         assert_eq!(after, before, "{} {} reads", route.method, route.template);
     }
@@ -256,7 +254,7 @@ async fn no_route_takes_a_replay_or_an_alteration() {
         let nonce = request.header(SIGNATURE_INPUT_HEADER).split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
         caller.sign(request.clone(), nonce.parse().unwrap())
     };
-    let once = |c: &&Captured| c.route.effect == Effect::Mutation && c.route.endpoint != Endpoint::WrapOpen;
+    let once = |c: &&Captured| c.route.effect == Effect::Mutation;
     world.clock.pass(61_000);
     let before = data(rows(&world).await);
     for captured in &captured {
@@ -299,6 +297,46 @@ async fn no_route_takes_a_replay_or_an_alteration() {
         wire.send(&captured.request).await.refused(Code::WrongAudience);
     }
     finish(elsewhere).await;
+    finish(world).await;
+}
+
+/// Whoever caught an opening on the way makes neither deliveries nor evidence of it, whatever it came to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caught_opening_is_counted_once() {
+    let world = World::new(Shape::durable()).await;
+    let mut cast = Cast::new(&world).await;
+    let slip = cast.wrap().await;
+    let path = format!("/v1/wrap/{}:open", slip.wrap);
+    let (own, other) = (claim(), claim());
+    let bob = cast.bob_person.identity.clone();
+    let body = |claim| bulla_wire::json::to_vec(&open_body(&slip, claim));
+    for (who, body, expected) in [
+        (Who::Bob, body(&own), None),
+        (Who::Bob, body(&other), Some(Code::AlreadyOpened)),
+        (Who::Admin, body(&other), Some(Code::NotFound)),
+    ] {
+        let caller = cast.caller(who);
+        caller.call("GET", "/v1/whoami").await;
+        let nonce = caller.nonce();
+        let request = caller.request("POST", &path, JSON_MEDIA_TYPE, body, nonce);
+        let first = caller.send(&request).await;
+        assert_eq!(first.code(), expected, "{first:?}");
+        let after = rows(&world).await;
+        for _ in 0..20 {
+            let again = caller.send(&request).await;
+            assert_eq!(again.code(), expected, "{again:?}");
+            let retry = caller.sign(request.clone(), nonce);
+            let again = caller.send(&retry).await;
+            assert_eq!(again.code(), expected, "{again:?}");
+            if expected.is_none() {
+                let opened = bulla_crypto::envelope::open(&[&own], &again.body, usize::MAX).await.unwrap();
+                let file = bulla_wire::wrap::Parcel::parse(opened.plaintext.expose()).unwrap().file;
+                let content = bulla_crypto::envelope::open(&[&*bob], file, usize::MAX).await.unwrap();
+                assert_eq!(content.plaintext.expose(), b"x", "the content, each time");
+            }
+        }
+        assert_eq!(rows(&world).await, after, "{expected:?} again");
+    }
     finish(world).await;
 }
 
