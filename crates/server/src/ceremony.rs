@@ -10,7 +10,7 @@ use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote, RequestLine};
 use bulla_core::barrier::{Barrier, Kind, Query, SEEN_KIND, Writes};
-use bulla_core::directory::{Directory, Principal, StoredPrincipal};
+use bulla_core::directory::{Directory, Principal, StoredPrincipal, admins_group};
 use bulla_core::engine::document::next_view;
 use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
 use bulla_core::head::Head;
@@ -139,7 +139,7 @@ pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised
     let mut batch = made.batch;
     let barrier = made.keyring.barrier(made.cluster).ok_or(SealError::Keyring)?;
     let mut writes = Writes::default();
-    let admins: Vec<Name> = "admins".parse().into_iter().collect();
+    let admins: Vec<Name> = admins_group().into_iter().collect();
     for record in made.view.genesis().admins() {
         let stored = Principal::founder(record, admins.clone());
         principal_engine::found(&mut writes, &stored, record);

@@ -32,7 +32,7 @@ fn subject(record: &Record) -> Subject {
     Subject {
         id: record.principal(),
         name: record.name().clone(),
-        groups: "admins".parse().into_iter().collect(),
+        groups: bulla_core::directory::admins_group().into_iter().collect(),
         attributes: BTreeMap::new(),
     }
 }

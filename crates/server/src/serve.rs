@@ -62,11 +62,11 @@ const INLINE_SEAL_BYTES: usize = 256 * 1024;
 /// Unseen alarms are counted up to here.
 const UNSEEN_MAX: usize = 1000;
 
-/// The enabled principal who signs with this key.
+/// The principal who signs with this key, unless it is disabled or void.
 pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
     let directory = unsealed.directory();
     let (principal, active) = directory.by_key(key)?;
-    if principal.disabled {
+    if !principal.may_sign() {
         return None;
     }
     Some(Holder {
@@ -203,9 +203,10 @@ impl Request<'_> {
         let directory = self.unsealed.directory();
         // The body may have taken its time: the caller is who the key says now, not when the request began.
         let subject = match directory.by_key(&self.verified.parameters.key) {
-            Some((principal, _)) if !principal.disabled => principal.subject.clone(),
+            Some((principal, _)) if principal.may_sign() => principal.subject.clone(),
             _ => {
-                let refusal = Refusal::new(Code::Unauthenticated, "the key was disabled or rotated meanwhile");
+                let message = "the key was disabled or rotated meanwhile, or its admission is void";
+                let refusal = Refusal::new(Code::Unauthenticated, message);
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
         };

@@ -37,7 +37,7 @@ pub struct Propose {
     /// Let this principal admit others; may be repeated
     #[arg(long, value_name = "NAME")]
     add_enroller: Vec<String>,
-    /// Void what this principal admitted; `bulla enroller remove` signs it again first
+    /// Void what this principal admitted; `bulla enroller remove` first asks whom you admit again
     #[arg(long, value_name = "NAME")]
     remove_enroller: Vec<String>,
     /// Take the principal's newest record in the place of the one in the document
