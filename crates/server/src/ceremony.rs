@@ -256,7 +256,11 @@ async fn unseal(
     let cluster = opened.cluster();
     let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == cluster).map(|quote| quote.position());
     let mut accounted_loss = None;
-    let accounted = match (seal::lost_commits(&opened, quoted), consent) {
+    let found = match seal::lost_commits(&opened, quoted) {
+        Ok(_) if node.parts.sink.has_loss() => Err(Lost::unknown(&opened)),
+        found => found,
+    };
+    let accounted = match (found, consent) {
         (Ok(accounted), _) => accounted,
         (Err(lost), Some(envelope)) => {
             accounted_loss = Some(lost);

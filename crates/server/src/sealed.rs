@@ -178,6 +178,11 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         CeremonyError::Init(_) => Refusal::new(Code::BadStatement, with_cause(error)).field("admins"),
         CeremonyError::Session(error) => session_refusal(error),
         CeremonyError::Conflict => Refusal::new(Code::Busy, "another ceremony was faster").hint("try again"),
+        CeremonyError::Lost(consent) if consent.is_of_unknown_loss() => Refusal::new(
+            Code::LostCommits,
+            format!("the audit log lacks lines, so what was lost after sequence {} is unknown", consent.kept.sequence),
+        )
+        .hint("put back the newest copy of the audit log and the store"),
         CeremonyError::Lost(consent) => Refusal::new(
             Code::LostCommits,
             format!(
