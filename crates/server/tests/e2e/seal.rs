@@ -367,6 +367,69 @@ async fn a_parked_wrap_opens_after_its_release() {
     finish(world).await;
 }
 
+/// Sets the store back to the copy, and unseals it with the admin's consent.
+async fn restored(world: &mut World, copy: &str) {
+    world.stop().await;
+    std::fs::copy(world.data().join(copy), world.data().join("bulla.redb")).unwrap();
+    world.start().await;
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let admin = world.client(&world.admins[0]);
+    let given = admin.unseal(&Unseal { approve, danger_older_epoch: true }).await.unwrap().given;
+    let consent = given.consent_needed.expect("commits were lost");
+    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+}
+
+/// Copies the store, and goes on.
+async fn copied(world: &mut World, copy: &str) {
+    world.stop().await;
+    std::fs::copy(world.data().join("bulla.redb"), world.data().join(copy)).unwrap();
+    world.start().await;
+    world.unseal().await;
+}
+
+/// What one restore put back, and people changed since, a second one leaves as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_restore_puts_back_only_what_it_lost() {
+    let mut world = World::new(Shape::durable()).await;
+    let (bob, doomed, other) = ("bob".parse().unwrap(), "doomed".parse().unwrap(), "other".parse().unwrap());
+    world.admit("bob").await;
+    world.admit("carol").await;
+    let text = "forbid (principal, action, resource in Bulla::Kv::\"never\");".to_owned();
+    let put = api::PutPolicy { text, replaces: None };
+    let admin = world.client(&world.admins[0]);
+    admin.policy_put(&doomed, &put).await.unwrap();
+    admin.policy_put(&other, &put).await.unwrap();
+    copied(&mut world, "first").await;
+    let admin = world.client(&world.admins[0]);
+    admin.principal_disable(&bob).await.unwrap();
+    admin.policy_delete(&doomed).await.unwrap();
+    restored(&mut world, "first").await;
+    let admin = world.client(&world.admins[0]);
+    assert!(admin.principal(&bob).await.unwrap().disabled);
+    assert_eq!(admin.policy(&doomed).await.unwrap_err().code(), Some(Code::NotFound));
+
+    admin.principal_enable(&bob).await.unwrap();
+    admin.policy_put(&doomed, &put).await.unwrap();
+    copied(&mut world, "second").await;
+    let admin = world.client(&world.admins[0]);
+    admin.principal_disable(&"carol".parse().unwrap()).await.unwrap();
+    admin.policy_delete(&other).await.unwrap();
+    restored(&mut world, "second").await;
+    let admin = world.client(&world.admins[0]);
+    assert!(!admin.principal(&bob).await.unwrap().disabled, "enabled after the first restore");
+    assert!(admin.policy(&doomed).await.is_ok(), "put again after the first restore");
+    assert!(admin.principal(&"carol".parse().unwrap()).await.unwrap().disabled);
+    assert_eq!(admin.policy(&other).await.unwrap_err().code(), Some(Code::NotFound));
+
+    // The first copy again: all that came after it is lost, whichever restore followed.
+    restored(&mut world, "first").await;
+    let admin = world.client(&world.admins[0]);
+    for name in ["bob", "carol"] {
+        assert!(admin.principal(&name.parse().unwrap()).await.unwrap().disabled, "{name}");
+    }
+    finish(world).await;
+}
+
 /// Without its audit log a node cannot tell what its store lost: the admins are asked, and every wrap waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_audit_log_needs_consent_too() {
