@@ -4,10 +4,10 @@
 use crate::ceremony::{self, CeremonyError};
 use crate::gate::{Holder, Verified};
 use crate::listen::Peer;
-use crate::node::{Node, Phase, Sealed};
+use crate::node::{Node, NonceReused, Phase, Sealed};
 use crate::reply::{Answer, internal};
 use crate::route::{Endpoint, Matched, Param};
-use crate::unsealed::{REFUSAL_MS, alarm_name, lock};
+use crate::unsealed::{alarm_name, lock};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{AuditBlocked, Body, Event, Label, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::operation::Refusal;
@@ -367,17 +367,12 @@ fn status(node: &Node, sealed: &Sealed) -> Seal {
 /// nonce is not taken.
 fn once(node: &Node, verified: &Verified) -> Result<(), Refusal> {
     let request = request_digest(&verified.parts());
-    let key = seen_key(&verified.parameters.key, &verified.parameters.nonce);
-    let now_ms = node.now_ms();
-    let mut nonces = lock(&node.sealed_nonces);
-    match nonces.get(&key) {
-        Some((_, before)) if *before != request => {
+    let nonce = &verified.parameters.nonce;
+    let key = seen_key(&verified.parameters.key, nonce);
+    match node.first_time(key, nonce.minute(), request) {
+        Ok(_) => Ok(()),
+        Err(NonceReused) => {
             Err(Refusal::new(Code::NonceReused, "the nonce was used for another request").field("nonce"))
-        }
-        Some(_) => Ok(()),
-        None => {
-            nonces.insert(key, (now_ms.saturating_add(REFUSAL_MS.saturating_mul(5)), request));
-            Ok(())
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::ceremony;
 use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
-use crate::node::{Node, Phase};
+use crate::node::{Node, NonceReused, Phase};
 use crate::reply::{Answer, internal};
 use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
@@ -302,14 +302,20 @@ impl Request<'_> {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
             Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
             Op::SealStatus => Ok(plain(Ok(Reply::json(&self.seal_status())))),
+            // A retry must not seal what somebody has unsealed since.
+            Op::SealSeal if !self.first_time(once)? => Ok(plain(Ok(Reply::json(&Done {})))),
             Op::SealSeal => match ceremony::seal(self.node, 1).await {
                 Ok(()) => Ok(plain(Ok(Reply::json(&Done {})))),
-                Err(error) => Ok(plain(Err(ceremony_refusal(self.node, &error, "seal")))),
+                Err(error) => {
+                    if let Some(once) = once {
+                        self.node.forget(&once.key);
+                    }
+                    Ok(plain(Err(ceremony_refusal(self.node, &error, "seal"))))
+                }
             },
             Op::SealConfirmClock => {
-                // Its nonce is remembered in memory: a replay must not confirm a later step.
-                let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
-                if fresh && self.node.confirm_clock() {
+                // A retry must not confirm a later step.
+                if self.first_time(once)? && self.node.confirm_clock() {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
@@ -324,6 +330,13 @@ impl Request<'_> {
                 None => Err(DriveError::Fault(Fault::Key("dispatcher"))),
             },
         }
+    }
+
+    /// Whether a request comes for the first time whose effect no store remembers.
+    fn first_time(&self, once: Option<&Once<'_>>) -> Result<bool, DriveError> {
+        let Some(once) = once else { return Ok(true) };
+        let first = self.node.first_time(once.key, once.minute, once.request);
+        first.map_err(|NonceReused| DriveError::NonceReused)
     }
 
     async fn drive(&self, operation: &(dyn Operation + Sync), once: Option<&Once<'_>>) -> Result<Driven, DriveError> {

@@ -33,7 +33,7 @@ pub async fn run(node: Arc<Node>) {
 
 /// One look at the clock and at what is due.
 pub async fn once(node: &Node, watch: &mut Watch) {
-    node.sweep_sealed_nonces();
+    node.sweep_nonces();
     node.parts.metrics.set_audit_blocked(node.parts.sink.healthy().is_err());
     lock(&node.sessions).sweep(node.now_ms());
     if watch.even(node.parts.clock.as_ref()) {

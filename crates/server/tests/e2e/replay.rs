@@ -359,6 +359,22 @@ async fn sealing_is_not_replayed() {
     world.unseal().await;
     caller.send(&request).await.refused(Code::StaleChallenge);
     unsealed(&world);
+    // Nor by its own sender, whose answer was lost: somebody has unsealed the cluster since.
+    let nonce = request.header(SIGNATURE_INPUT_HEADER).split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
+    let nonce = nonce.parse().unwrap();
+    for _ in 0..4 {
+        caller.call("GET", "/v1/whoami").await;
+        let retry = caller.sign(request.clone(), nonce);
+        assert_eq!(caller.send(&retry).await.ok().json::<api::Done>(), api::Done {});
+        unsealed(&world);
+        world.clock.pass(55_000);
+    }
+    caller.call("GET", "/v1/whoami").await;
+    let other = caller.request("POST", "/v1/seal:confirm-clock", EMPTY_MEDIA_TYPE, vec![], nonce);
+    caller.send(&other).await.refused(Code::NonceReused);
+    caller.call("POST", "/v1/seal:seal").await.ok();
+    assert!(matches!(world.server().node.phase(), bulla_server::node::Phase::Sealed(_)));
+    world.unseal().await;
     finish(world).await;
 }
 
