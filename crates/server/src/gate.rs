@@ -18,13 +18,13 @@ use bulla_core::operation::Refusal;
 use bulla_core::policy::Subject;
 use bulla_crypto::BoxFuture;
 use bulla_crypto::digest::equal;
-use bulla_crypto::message::verify_request;
+use bulla_crypto::message::{request_digest, seen_key, verify_request};
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::PublicKey;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
-use bulla_wire::id::KeyId;
+use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::signature::{
     AUDIENCE_HEADER, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, MAX_HEADER_BYTES, RequestParameters,
     RequestParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TemplateError, parse_content_digest, parse_signature,
@@ -211,10 +211,16 @@ impl Gate {
                 Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
             return Err(anonymous(&refusal.field("content-type")));
         }
-        let checked = self.check(phase, line, headers, peer).map_err(|e| anonymous(&e))?;
+        // Whoever makes a cluster speaks to the node, also again when its answer was lost.
+        let addressed: &[&Phase] =
+            if matched.route.auth == Auth::Init { &[phase, &Phase::Uninitialised] } else { &[phase] };
+        let checked = self.check(addressed, line, headers, peer).map_err(|e| anonymous(&e))?;
         if matched.route.auth == Auth::Init {
             // Nothing of a stranger's body is read: it would cost memory, and each record in it a signature check.
-            sealed::may_init(&self.node, phase, &checked.parameters.key, peer).map_err(|e| anonymous(&e))?;
+            let (nonce, request) = (checked.nonce_key(), checked.request());
+            if self.node.init_again(&nonce, &request).is_none() {
+                sealed::may_init(&self.node, phase, &checked.parameters.key, peer).map_err(|e| anonymous(&e))?;
+            }
             return self.init(phase, matched, checked, body).await;
         }
         let holder = match phase {
@@ -264,14 +270,15 @@ impl Gate {
         Ok((answer, Some(verified)))
     }
 
-    /// Template, audience and challenge.
-    fn check(&self, phase: &Phase, line: &RequestLine, headers: Headers, peer: Peer) -> Result<Checked, Refusal> {
+    /// Template, audience and challenge, as the first of these phases would ask for them, or another.
+    fn check(&self, phases: &[&Phase], line: &RequestLine, headers: Headers, peer: Peer) -> Result<Checked, Refusal> {
         let parameters = RequestParameters::parse(&headers.signature_input).map_err(|e| template(&e))?;
         let signature = parse_signature(&headers.signature).map_err(|e| template(&e))?;
         let digest = parse_content_digest(&headers.content_digest).map_err(|e| template(&e))?;
-        let audience = phase.audience(&self.node);
-        if headers.audience != audience.to_string() {
-            let refusal = Refusal::new(Code::WrongAudience, format!("this is {audience}")).field(AUDIENCE_HEADER);
+        let audiences: Vec<_> = phases.iter().map(|phase| (*phase, phase.audience(&self.node))).collect();
+        if !audiences.iter().any(|(_, audience)| headers.audience == audience.to_string()) {
+            let own = audiences.first().map(|(_, audience)| audience.to_string()).unwrap_or_default();
+            let refusal = Refusal::new(Code::WrongAudience, format!("this is {own}")).field(AUDIENCE_HEADER);
             return Err(refusal.hint("check the context's cluster; `bulla context add` pins it"));
         }
         let stale = |detail: &dyn std::fmt::Display| {
@@ -281,7 +288,15 @@ impl Gate {
         let challenge: Challenge =
             headers.challenge.parse().map_err(|e: bulla_wire::challenge::ParseChallengeError| stale(&e))?;
         let now_ms = self.node.now_ms();
-        phase.challenge_key(&self.node).check(&challenge, &audience, now_ms).map_err(|e| stale(&e))?;
+        // A challenge is of the phase that gave it out.
+        let mut checks =
+            audiences.iter().map(|(phase, own)| phase.challenge_key(&self.node).check(&challenge, own, now_ms));
+        let first = checks.next().unwrap_or(Ok(()));
+        if let Err(error) = first
+            && !checks.any(|other| other.is_ok())
+        {
+            return Err(stale(&error));
+        }
         Ok(Checked { line: line.clone(), headers, parameters, signature, digest, address: address_of(peer), now_ms })
     }
 
@@ -312,6 +327,16 @@ struct Checked {
 }
 
 impl Checked {
+    /// Under which the nonce is remembered.
+    fn nonce_key(&self) -> Digest {
+        seen_key(&self.parameters.key, &self.parameters.nonce)
+    }
+
+    /// Digest of the request.
+    fn request(&self) -> Digest {
+        request_digest(&parts(&self.line, &self.headers))
+    }
+
     /// Verifies the signature; the same work and the same words whether the key is unknown or the signature bad.
     fn verify(self, holder: Option<Holder>) -> Result<Verified, Refusal> {
         let key = holder.as_ref().map(|holder| &holder.key);

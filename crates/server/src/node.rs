@@ -13,7 +13,7 @@ use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::sign::SigningKey;
 use bulla_store::Store;
-use bulla_wire::api::SealState;
+use bulla_wire::api::{Initialised, SealState};
 use bulla_wire::challenge::Challenge;
 use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::signature::Audience;
@@ -23,7 +23,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// What a sealed node may know: everything in the plain table, nothing of which it can authenticate.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ pub struct Node {
     pub sessions: Mutex<Sessions>,
     /// The store lost commits, and admins are asked for consent.
     pub lost: Mutex<Option<Lost>>,
+    /// The init that made the cluster in this process: nonce, request and answer, for a retry whose answer was lost.
+    made: OnceLock<(Digest, Digest, Initialised)>,
     /// Nonces whose effects no store remembers: of sealed routes, of sealing, of confirming the clock.
     nonces: Mutex<HashMap<Digest, Used>>,
     phase: RwLock<Phase>,
@@ -115,6 +117,7 @@ impl Node {
             ceremony: tokio::sync::Mutex::new(()),
             sessions: Mutex::default(),
             lost: Mutex::default(),
+            made: OnceLock::new(),
             nonces: Mutex::default(),
             phase: RwLock::new(Phase::Uninitialised),
             challenge: ChallengeKey::of_process(secret_key(&mut rng)),
@@ -211,6 +214,17 @@ impl Node {
                 Ok(true)
             }
         }
+    }
+
+    /// Remembers the init that made the cluster. There is one in a process's life.
+    pub fn remember_init(&self, key: Digest, request: Digest, answer: &Initialised) {
+        drop(self.made.set((key, request, answer.clone())));
+    }
+
+    /// The answer to the init that made the cluster, if this is it again.
+    pub fn init_again(&self, key: &Digest, request: &Digest) -> Option<&Initialised> {
+        let (made_key, made_request, answer) = self.made.get()?;
+        (made_key == key && made_request == request).then_some(answer)
     }
 
     /// Takes a nonce back whose effect did not happen, so that it may be tried again.

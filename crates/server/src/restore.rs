@@ -73,7 +73,9 @@ async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec
         crate::sink::lines(&path, 0, |found| {
             match found.line.body {
                 Body::Request(line) if line.outcome.committed.is_some_and(is_lost) => lines.push(*line),
-                Body::Unsealed { committed, .. } if committed.cluster == cluster && !is_lost(committed) => lines.clear(),
+                Body::Unsealed { committed, .. } if committed.cluster == cluster && !is_lost(committed) => {
+                    lines.clear()
+                }
                 _ => {}
             }
             true

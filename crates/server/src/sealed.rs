@@ -122,7 +122,16 @@ pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &I
         Ok(logged) => logged,
         Err(answer) => return answer,
     };
-    let result = ceremony::init(node, init, verified.parameters.key).await.map(|made| Answer::json(&made));
+    let nonce = seen_key(&verified.parameters.key, &verified.parameters.nonce);
+    let request = request_digest(&verified.parts());
+    let result = match ceremony::init(node, init, verified.parameters.key).await {
+        Ok(made) => {
+            node.remember_init(nonce, request, &made);
+            Ok(Answer::json(&made))
+        }
+        Err(error @ CeremonyError::Phase(_)) => node.init_again(&nonce, &request).map(Answer::json).ok_or(error),
+        Err(error) => Err(error),
+    };
     finish(node, logged, result).await
 }
 

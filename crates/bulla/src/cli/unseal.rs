@@ -72,8 +72,8 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
             format!("the store ends at sequence {kept}, but the audit log remembers {lost}: commits were lost")
         };
         return Err(Failure::new(Exit::Conflict, what)
-        .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"))
-        .hint(format!("then one sends it with `bulla seal consent send {file}`")));
+            .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"))
+            .hint(format!("then one sends it with `bulla seal consent send {file}`")));
     }
     if format == Format::Json {
         session.screen.json(&outcome.given)?;
