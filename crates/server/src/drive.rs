@@ -220,9 +220,9 @@ impl Unsealed {
                 context.repeated = true;
                 attempt.seen = Some(seen);
             }
-            // The bucket may have gone since the window was looked at. The mark rises before a bucket goes, so
-            // a mark that still lets the minute pass says that the row would have been found.
-            if nonce.is_some_and(|once| once.minute < self.head.mark()) {
+            // The bucket may have gone since the window was looked at. The floor rises before a bucket goes, so
+            // a floor that still lets the minute pass says that the row would have been found.
+            if nonce.is_some_and(|once| once.minute < self.head.floor()) {
                 return Err(DriveError::NonceExpired);
             }
             let (sequence, records) = self.barrier.records(&queries, snapshot)?;

@@ -237,7 +237,7 @@ impl Node {
     pub fn sweep_nonces(&self) {
         let now_ms = self.now_ms();
         let mark = match self.phase() {
-            Phase::Unsealed(unsealed) => unsealed.head.mark(),
+            Phase::Unsealed(unsealed) => unsealed.head.floor(),
             Phase::Uninitialised | Phase::Sealed(_) => next_mark(now_ms),
         };
         lock(&self.nonces).retain(|_, used| now_ms < used.until_ms || in_window(mark, used.minute, now_ms));

@@ -196,7 +196,7 @@ impl Request<'_> {
             if let Some(refusal) = refused {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
-            if !in_window(self.unsealed.head.mark(), nonce.minute(), now_ms) {
+            if !in_window(self.unsealed.head.floor(), nonce.minute(), now_ms) {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &nonce_expired()).await;
             }
         }
@@ -278,6 +278,8 @@ impl Request<'_> {
         };
         let minute = self.verified.parameters.nonce.minute();
         let once_value = once.map(|(key, request)| Once { minute, key, request, line: &line });
+        // Until its line is with the log: the nonce's row is what a lost line is written again from.
+        let _under_way = once.map(|_| self.unsealed.head.under_way(minute));
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
