@@ -13,6 +13,7 @@ use bulla_core::operation::{
 };
 use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::Seen;
+use bulla_crypto::digest::Sha256;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_store::{CommitError, Store, StoreError};
@@ -301,7 +302,8 @@ impl Unsealed {
         }
     }
 
-    /// Reads a large value. `None` if its pieces went away meanwhile.
+    /// Reads a large value, which must have the length and digest that its record tells: each piece is authentic by
+    /// itself, and this says that they are all and in their order. `None` if its pieces went away meanwhile.
     ///
     /// # Errors
     /// See [`DriveError`].
@@ -309,6 +311,7 @@ impl Unsealed {
         // So many chunks at a time, that a read stays below the store's page of 4 MiB.
         const CHUNKS_A_READ: u32 = 8;
         let mut bytes = Vec::with_capacity(usize::try_from(upload.len).unwrap_or_default());
+        let mut hash = Sha256::new();
         let mut from = 0;
         while from < upload.chunks() {
             let queries = upload.queries(from, CHUNKS_A_READ);
@@ -316,11 +319,17 @@ impl Unsealed {
             let (_, records) = self.barrier.records(&queries, snapshot)?;
             for index in from..from.saturating_add(CHUNKS_A_READ).min(upload.chunks()) {
                 match records.get(&upload.chunk(index)).flatten() {
-                    Some(record) => bytes.extend_from_slice(record.bytes.expose()),
+                    Some(record) => {
+                        hash.update(record.bytes.expose());
+                        bytes.extend_from_slice(record.bytes.expose());
+                    }
                     None => return Ok(None),
                 }
             }
             from = from.saturating_add(CHUNKS_A_READ);
+        }
+        if bytes.len() as u64 != upload.len || hash.finish() != *upload.sha256.as_bytes() {
+            return Err(Fault::Record { kind: "upload", reason: "its pieces are not what was stored".into() }.into());
         }
         Ok(Some(bytes))
     }

@@ -6,10 +6,10 @@
 
 use crate::dispatch::bad_query;
 use crate::listen::body::BODY_TIMEOUT;
-use crate::listen::{Arrived, BodyBudget, BodyError, Handler, Peer, ReadBody, read_body};
+use crate::listen::{Arrived, BodyBudget, BodyError, Failed, Handler, Peer, ReadBody, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
-use crate::reply::{Answer, RequestLine, sign};
+use crate::reply::{Answer, RequestLine, internal, sign};
 use crate::route::{self, Auth, Matched, Query, RequestBody, RouteError};
 use crate::sealed;
 use crate::serve;
@@ -34,7 +34,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The handler of every listener.
 pub struct Gate {
@@ -138,23 +138,29 @@ impl Handler for Gate {
     fn handle(&self, arrived: Arrived) -> BoxFuture<'_, Response<Bytes>> {
         Box::pin(self.answer(arrived))
     }
+
+    fn failed(&self, request: Failed) -> Response<Bytes> {
+        let Failed { method, uri, peer } = request;
+        let line = RequestLine::of(&method, &uri);
+        let answer = anonymous(&internal(&"a request's handler panicked", "-"));
+        self.node.parts.sink.anonymous("none", answer.code, address_of(peer));
+        self.node.parts.metrics.request_answered("none", "none", answer.status, Duration::ZERO);
+        sign(&self.node, &self.node.phase(), &open_profile(&line), answer)
+    }
 }
 
 impl Gate {
     async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
         let began = Instant::now();
         let Arrived { head, peer, body } = arrived;
-        let line = RequestLine {
-            method: head.method.as_str().to_owned(),
-            path: head.uri.path().to_owned(),
-            query: head.uri.query().unwrap_or_default().to_owned(),
-        };
+        let line = RequestLine::of(&head.method, &head.uri);
         let phase = self.node.phase();
         let found = route::find(head.method.as_str(), &line.path);
         let (method, template) =
             found.as_ref().map_or(("none", "none"), |matched| (matched.route.method, matched.route.template));
-        let outcome = match found {
-            Err(error) => Err(no_route(&error)),
+        let sizes = header_size(&head.headers).map_err(|e| anonymous(&e));
+        let outcome = match sizes.and_then(|()| found.map_err(|e| no_route(&e))) {
+            Err(answer) => Err(answer),
             Ok(matched) if matched.route.auth == Auth::Open => self.open(&phase, &matched, &line, peer),
             Ok(matched) => self.signed(&phase, matched, &line, &head.headers, peer, body).await,
         };
@@ -403,16 +409,18 @@ pub fn body_refusal(error: &BodyError) -> Refusal {
     Refusal::new(code, error.to_string()).field("body")
 }
 
-/// Takes the headers of the profile; each must be there once, in visible ASCII.
-fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
+/// Names and values together have a limit, on open routes too.
+fn header_size(headers: &HeaderMap) -> Result<(), Refusal> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len())).sum();
     if bytes > MAX_HEADER_BYTES {
-        let refusal = Refusal::new(
-            Code::SignatureTemplate,
-            format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}"),
-        );
-        return Err(refusal.field("headers"));
+        let message = format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}");
+        return Err(Refusal::new(Code::SignatureTemplate, message).field("headers"));
     }
+    Ok(())
+}
+
+/// Takes the headers of the profile; each must be there once, in visible ASCII.
+fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
     let one = |name: &'static str| -> Result<String, Refusal> {
         let mut values = headers.get_all(name).iter();
         let refused = |reason: &str| Refusal::new(Code::SignatureTemplate, format!("{name}: {reason}")).field(name);

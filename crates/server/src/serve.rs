@@ -94,11 +94,12 @@ pub async fn answer(
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
+    let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten.
-        return Answer::refusal(&Refusal::new(Code::Sealed, "the cluster was sealed meanwhile"), None);
+        let refusal = Refusal::new(Code::Sealed, "the cluster was sealed meanwhile");
+        return refuse(node, &request.phase, verified, matched.route.action, &refusal).await;
     }
-    let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     let action = matched.route.action;
     let mutation = matched.route.effect == Effect::Mutation;
     let reply = matched.route.reply;
