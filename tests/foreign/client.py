@@ -211,13 +211,14 @@ class Client:
             listed = self.get("/v1/principal", f"id={who}")["principals"]
             need(len(listed) == 1, f"nobody has the id {who}")
             name = listed[0]["name"]
-        told = shape(self.get(f"/v1/principal/{name}"), "principal", id=str, name=str, disabled=bool, records=list,
-                     admission=(dict, NULL))
+        told = shape(self.get(f"/v1/principal/{name}"), "principal", id=str, name=str, disabled=bool, void=bool,
+                     records=list, admission=(dict, NULL))
         records = chain(told["records"])
         serial = admission(told.get("admission"), self.docs, records)["serial"]
         need(records[-1].name == name and who in (name, records[0].sha), f"{who}: the server names another")
         principal, version, before = self.state["names"].get(name, (records[0].sha, 0, 0))
         need(principal == records[0].sha, f"{name} is another principal than before")
+        serial = before if serial is None else serial
         need([version, before] <= [records[-1].version, serial], f"{name}: older than before")
         self.state["names"][name] = [principal, records[-1].version, serial]
         self.save()

@@ -222,9 +222,10 @@ def admins_id(genesis):
 def admission(envelope, docs, records):
     """Groups and serial of a principal; the newest document must know the enroller."""
     newest, record, principal = docs[-1], records[-1], records[0].sha
+    stands = principal in newest.principals and newest.principals[principal].sha == record.sha
     if envelope is None:
-        need(principal in newest.admins and newest.principals[principal].sha == record.sha, "nobody admitted this record")
-        return {"groups": ["admins"], "attributes": {}, "serial": 0}
+        need(stands, "nobody admitted this record")
+        return {"groups": ["admins"] * (principal in newest.admins), "attributes": {}, "serial": None}
     signed = Signed(envelope, "admission", scope=str, principal=str, name=str, version=int, record_sha256=str,
                     groups=list, attributes=dict, serial=int, doc=int)
     a = signed.body
@@ -233,7 +234,10 @@ def admission(envelope, docs, records):
          (principal, record.name, record.version, record.sha), "admission: of another record")
     need(len(set(a["groups"])) == len(a["groups"]) <= 32 and len(a["attributes"]) <= 32, "admission: groups")
     need(a["doc"] <= newest.number, "admission: by a newer document")
-    signed.by_one({k: v for e in newest.enrollers for k, v in newest.principals[e].keys.items()}, "admission: signer")
+    enrollers = {k: v for e in newest.enrollers for k, v in newest.principals[e].keys.items()}
+    if stands and not any(s["keyid"] in enrollers for s in envelope["signatures"]):
+        return admission(None, docs, records)
+    signed.by_one(enrollers, "admission: signer")
     return a
 
 

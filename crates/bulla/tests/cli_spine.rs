@@ -283,3 +283,52 @@ fn an_enroller_is_made_by_two_of_two_admins() {
     // An enroller admits only where policy lets it too.
     bob.run(["principal", "add", dave_record.to_str().unwrap()]).failed(13);
 }
+
+/// Who was admitted by an enroller that is removed is void, but for those whom somebody admits again by name.
+#[test]
+fn a_removed_enroller_takes_its_admissions_along() {
+    let (alice, alice_record) = person("alice");
+    let (mut erin, erin_record) = person("erin");
+    let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
+    let mut people: Vec<(Cli, PathBuf)> = ["bob", "dave", "frank"].map(person).into();
+    init(&server, &[(&alice, &alice_record)], &[], &mut [&mut erin]);
+    let cluster = alice.run(["context", "show", "-o", "json"]).ok();
+    let cluster = cluster.split_once("\"cluster\": \"").unwrap().1.split_once('"').unwrap().0.to_owned();
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", erin_record.to_str().unwrap(), "--group", "enrol"]).ok();
+    alice.run(["enroller", "add", "erin"]).ok();
+    let text = "permit (principal in Bulla::Group::\"enrol\", action == Bulla::Action::\"principal.put\", resource);";
+    alice.file("enrol.cedar", text.as_bytes());
+    alice.run(["policy", "put", "enrol", "enrol.cedar"]).ok();
+    for (cli, record) in &people {
+        cli.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+        erin.run(["principal", "add", record.to_str().unwrap(), "--group", "dev"]).ok();
+        cli.run(["whoami"]).ok();
+    }
+    let unknown = alice.run(["enroller", "remove", "erin", "--readmit", "alice"]).failed(5);
+    assert!(unknown.contains("alice is not among those"), "{unknown}");
+    let removed = alice.run(["enroller", "remove", "erin", "--readmit", "dave"]);
+    removed.ok();
+    let told = removed.errors();
+    assert!(told.contains("dave is admitted by you now"), "{told}");
+    assert!(told.contains("bob is void once") && told.contains("frank is void once"), "{told}");
+    let listed = alice.run(["principal", "list"]).ok();
+    let state = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(state("bob").contains("void") && state("frank").contains("void"), "{listed}");
+    assert!(state("dave").contains("enabled") && state("erin").contains("enabled"), "{listed}");
+    let shown = alice.run(["principal", "show", "bob"]).failed(4);
+    assert!(shown.contains("bob is void") && shown.contains("hint: its keys are refused until"), "{shown}");
+    let [(bob, bob_record), (dave, _), (frank, _)] = &mut people[..] else { unreachable!("three people") };
+    bob.run(["whoami"]).failed(14);
+    frank.run(["whoami"]).failed(14);
+    assert!(dave.run(["whoami"]).ok().contains("dev"));
+    alice.run(["wrap", "create", "--to", "bob", "enrol.cedar"]).failed(4);
+    // Void is not for ever, and does not stand in the way of the next removal.
+    alice.run(["principal", "add", bob_record.to_str().unwrap()]).ok();
+    bob.run(["whoami"]).ok();
+    alice.run(["enroller", "add", "erin"]).ok();
+    frank.run(["whoami"]).ok();
+    let removed = alice.run(["enroller", "remove", "erin", "--readmit-all"]);
+    assert!(removed.errors().contains("frank is admitted by you now"), "{}", removed.errors());
+    assert!(frank.run(["whoami"]).ok().contains("dev"));
+}

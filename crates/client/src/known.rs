@@ -82,6 +82,8 @@ pub(crate) fn judge(name: &Name, known: Option<&Known>, chain: &RecordChain, ser
     if known.principal != told.principal {
         return Err(KnownError::OtherPrincipal { name: name.clone(), known: known.principal, told: told.principal });
     }
+    // The newest document's word is older than no admission.
+    let told = Known { serial: if serial == 0 { known.serial } else { serial }, ..told };
     let (before, now) = ((known.version, known.serial), (told.version, told.serial));
     if now < before {
         return Err(KnownError::Older { name: name.clone(), known: before, told: now });
@@ -140,6 +142,8 @@ mod tests {
         // A key that the old one handed over to, even with another enroller's lower serial.
         let second = judge(&name, Some(&first), &chain(&[1, 2]), 4).unwrap();
         assert_eq!(second.version, 2);
+        // The document vouches for it now: the admission that was seen stays the oldest one taken.
+        assert_eq!(judge(&name, Some(&first), &chain(&[1]), 0).unwrap(), first);
         // Another principal, an older admission, an older record.
         let refused = |known, chain: &RecordChain, serial| judge(&name, Some(known), chain, serial).unwrap_err();
         assert!(matches!(refused(&first, &chain(&[2]), 6), KnownError::OtherPrincipal { .. }));

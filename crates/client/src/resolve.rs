@@ -36,10 +36,9 @@ impl Resolved {
     }
     /// Whether what binds the name holds by this view, which may be newer than the one it was resolved by.
     pub(crate) fn holds(&self, view: &ClusterView) -> bool {
-        match &self.admission {
-            Some(admission) => verify_admission(view, &admission.envelope, self.record()).is_ok(),
-            None => view.standing(&self.principal()).is_some_and(|record| record.digest() == self.record().digest()),
-        }
+        let admission = self.admission.as_ref();
+        admission.is_some_and(|admission| verify_admission(view, &admission.envelope, self.record()).is_ok())
+            || view.standing(&self.principal()).is_some_and(|record| record.digest() == self.record().digest())
     }
     /// Whom to encrypt to.
     pub fn recipients(&self) -> Vec<&Recipient> {
@@ -153,8 +152,14 @@ fn admission(
     if other {
         return Err(EvidenceError::Rule { field: "name", rule: "must not be that of another in the newest document" });
     }
+    let stands = view.standing(&chain.principal()).is_some_and(|standing| standing.digest() == newest.digest());
     if let Some(envelope) = &told.admission {
-        return verify_admission(view, envelope, newest).map(Some);
+        return match verify_admission(view, envelope, newest) {
+            Ok(admission) => Ok(Some(admission)),
+            // Whoever admitted it may be no enroller any more; the document vouches for it by itself.
+            Err(error) if stands && !matches!(error, EvidenceError::DocumentAhead { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
     }
     let standing = view.standing(&chain.principal()).ok_or(EvidenceError::Rule {
         field: "admission",
@@ -183,7 +188,7 @@ mod tests {
         let records: Vec<_> = records.iter().map(|record| record.envelope().clone()).collect();
         let chain = RecordChain::open(&records).unwrap();
         let name = chain.newest().name().clone();
-        (Principal { id: chain.principal(), name, disabled: false, records, admission }, chain)
+        (Principal { id: chain.principal(), name, disabled: false, void: false, records, admission }, chain)
     }
 
     fn judge(world: &World, records: &[&Record], admission: Option<Envelope>) -> Result<bool, EvidenceError> {
@@ -216,6 +221,16 @@ mod tests {
         let admitted = admission_of(&world, &alias.record, alice);
         assert!(judge(&world, &[&alias.record], Some(admitted)).is_err());
         assert!(judge(&world, &[&alias.record], None).is_err());
+    }
+
+    /// Whoever stands in the document needs no admission that holds.
+    #[test]
+    fn a_void_admission_of_somebody_in_the_document_is_none() {
+        let mut world = world();
+        let admitted = admission_of(&world, &world.alice.record, &world.erin);
+        assert_eq!(judge(&world, &[&world.alice.record], Some(admitted.clone())), Ok(true));
+        world.remove_erin();
+        assert_eq!(judge(&world, &[&world.alice.record], Some(admitted)), Ok(false));
     }
 
     #[test]

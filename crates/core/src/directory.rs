@@ -1,7 +1,9 @@
 //! Who is known here: principals, policies and documents as one immutable value, swapped after a commit.
 //!
 //! It is loaded when the cluster unseals. What is in it was verified when it was stored, and the barrier
-//! vouches for it since; so loading parses and does not verify again.
+//! vouches for it since; so loading parses and does not verify again. What changes with the documents is judged by
+//! the newest one, at loading and with each new one: whoever was admitted by a key that is no enroller's any more is
+//! void here, as it is for clients.
 
 use crate::operation::Fault;
 use crate::policy::{PolicyError, PolicySet, Subject};
@@ -41,7 +43,7 @@ pub struct StoredPrincipal {
 }
 
 /// A key of a principal, as every request needs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ActiveKey {
     /// Verifies requests.
     pub public: PublicKey,
@@ -60,12 +62,14 @@ impl ActiveKey {
 }
 
 /// A principal as every request needs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Principal {
     /// Who it is, for policy.
     pub subject: Subject,
     /// Its keys are refused.
     pub disabled: bool,
+    /// Its admission does not hold by the newest document, so its keys are refused too.
+    pub void: bool,
     /// Version of its newest record.
     pub version: u32,
     /// Digest of its newest record.
@@ -74,9 +78,48 @@ pub struct Principal {
     pub serial: u64,
     /// Keys of the newest record.
     pub keys: Vec<ActiveKey>,
+    /// The key that signed the newest admission, verified when that was stored; none for a founding admin.
+    admitted_by: Option<KeyId>,
+    /// Groups and attributes that it was stored with, while there is no admission that holds.
+    withheld: Option<(Vec<Name>, BTreeMap<String, String>)>,
 }
 
 impl Principal {
+    /// Whether its keys are taken.
+    pub fn may_sign(&self) -> bool {
+        !self.disabled && !self.void
+    }
+
+    /// Judges it by the newest document. `false` if nothing changes.
+    ///
+    /// Whoever stands in the document needs no admission. Without one that holds it has no attributes, and no group but
+    /// `admins` if it is one.
+    fn judge(&mut self, view: &ClusterView) -> bool {
+        let Subject { id, name, groups, .. } = &self.subject;
+        let newest = view.newest();
+        let stands = newest.record(id).is_some();
+        let displaced = view.standing_by_name(name).is_some_and(|standing| standing.principal() != *id);
+        let admitted = self.admitted_by.is_some_and(|key| newest.enroller_by_key(&key).is_some());
+        let void = displaced || !(admitted || stands);
+        let admin = newest.body().admins.contains(id);
+        let mut changed = std::mem::replace(&mut self.void, void) != void;
+        if admitted {
+            if let Some((groups, attributes)) = self.withheld.take() {
+                (self.subject.groups, self.subject.attributes) = (groups, attributes);
+                changed = true;
+            }
+            return changed;
+        }
+        let own: Vec<Name> = admin.then(admins_group).flatten().into_iter().collect();
+        if self.withheld.is_none() || *groups != own {
+            let groups = std::mem::replace(&mut self.subject.groups, own);
+            let attributes = std::mem::take(&mut self.subject.attributes);
+            self.withheld.get_or_insert((groups, attributes));
+            changed = true;
+        }
+        changed
+    }
+
     /// Parses a stored principal.
     pub fn from_stored(stored: &StoredPrincipal) -> Result<Self, Fault> {
         let fault = |reason: String| Fault::Record { kind: "principal", reason };
@@ -100,10 +143,13 @@ impl Principal {
                 attributes: stored.attributes.0.clone(),
             },
             disabled: stored.disabled,
+            void: false,
             version: record.version,
             record_sha256: bulla_crypto::evidence::payload_digest(newest),
             serial: stored.serial,
             keys,
+            admitted_by: stored.admission.as_ref().and_then(|admission| Some(admission.signatures.first()?.key)),
+            withheld: None,
         })
     }
 
@@ -120,6 +166,11 @@ impl Principal {
             attributes: StrictMap::default(),
         }
     }
+}
+
+/// The group of the admins, whose members they are from genesis on.
+pub fn admins_group() -> Option<Name> {
+    "admins".parse().ok()
 }
 
 /// What a commit changes here.
@@ -184,7 +235,8 @@ impl Directory {
         Ok(directory)
     }
 
-    fn insert(&mut self, principal: Principal) {
+    fn insert(&mut self, mut principal: Principal) {
+        principal.judge(&self.view);
         let principal = Arc::new(principal);
         if let Some(before) = self.by_name.insert(principal.subject.name.clone(), principal.clone()) {
             // After rotation the old signing key is refused.
@@ -208,6 +260,12 @@ impl Directory {
             }
             Change::Document(view) => {
                 next.view = Arc::new(*view);
+                for principal in self.by_name.values() {
+                    let mut judged = Principal::clone(principal);
+                    if judged.judge(&next.view) {
+                        next.insert(judged);
+                    }
+                }
                 return Ok(next);
             }
             Change::Policies(policies) => PolicySet::parse(&policies),
@@ -234,7 +292,7 @@ impl Directory {
     pub fn by_id(&self, id: &PrincipalId) -> Option<&Arc<Principal>> {
         self.by_id.get(id)
     }
-    /// The principal that signs with this key now, and the key. Disabled ones are found too.
+    /// The principal that signs with this key now, and the key. Disabled and void ones are found too.
     pub fn by_key(&self, key: &KeyId) -> Option<(&Arc<Principal>, &ActiveKey)> {
         let (principal, index) = self.by_key.get(key)?;
         Some((principal, principal.keys.get(*index)?))

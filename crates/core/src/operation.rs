@@ -66,6 +66,9 @@ pub struct Context<'a> {
     pub directory: &'a Directory,
     /// Who asks; none where time does.
     pub actor: Option<&'a Actor>,
+    /// The same request was carried out before, under the same nonce: nothing is written now, so an operation whose
+    /// answer would tell of a new write tells of the old one.
+    pub repeated: bool,
 }
 
 impl fmt::Debug for Context<'_> {
@@ -128,6 +131,12 @@ impl Outcome {
     }
     fn done(writes: Writes, result: Result<Reply, Refusal>, replay: Replay) -> Step {
         Step::Done(Box::new(Self { writes, result, replay, receipts: vec![], alarms: vec![], change: None }))
+    }
+    /// What is left of it when the request is a repeat: the answer alone.
+    #[must_use]
+    pub fn without_effect(self) -> Self {
+        let (writes, receipts, alarms) = (Writes::default(), vec![], vec![]);
+        Self { writes, receipts, alarms, change: None, ..self }
     }
 }
 

@@ -167,12 +167,13 @@ impl Log {
     }
     fn sample() -> Self {
         let mut log = Self::new();
-        let start = Body::Start { node: NODE, version: Label::lossy("0.1.0"), cluster: None, quoted: None };
+        let start =
+            Body::Start { node: NODE, version: Label::lossy("0.1.0"), cluster: None, quoted: None, loss: false };
         log.add(start).add(Body::Initialised { committed: quote(4, 1) });
         log.add(Body::Unsealed { epoch: 1, committed: quote(5, 2) });
         log.add(request(1, Some(4))).add(request(2, Some(3))).add(request(3, None));
         log.files.push(Vec::new());
-        log.add(Body::Rotate { previous: 1, quoted: Some(quote(5, 4)) });
+        log.add(Body::Rotate { previous: 1, quoted: Some(quote(5, 4)), loss: false });
         log.add(request(4, Some(7))).add(request(5, None)).add(Body::Stop {});
         log
     }

@@ -537,6 +537,35 @@ fn redelivery_has_an_end() {
     invariants(&world, &wrap);
 }
 
+/// The same request under the same nonce is the same delivery: it writes nothing, and gets the content all the same.
+#[test]
+fn a_repeated_request_is_no_delivery() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let claim = world.claim();
+    let opened = world.open(&wrap, "bob", &claim).content();
+    for n in 2..=MAX_DELIVERIES {
+        assert_eq!(repeat(&mut world, &wrap, &claim).content(), opened, "{n}");
+        world.open(&wrap, "bob", &claim).content();
+    }
+    assert_eq!(repeat(&mut world, &wrap, &claim).content(), opened, "the last one too");
+    assert_eq!(world.slot(&wrap.id, 0).state.opening().unwrap().deliveries, MAX_DELIVERIES);
+    ack(&mut world, &wrap, "bob", &claim).receipts();
+    assert_eq!(repeat(&mut world, &wrap, &claim).code(), Some(Code::Acked));
+    invariants(&world, &wrap);
+}
+
+fn repeat(world: &mut World, wrap: &Wrap, claim: &Recipient) -> Answered {
+    let commits = world.commits;
+    world.repeated = true;
+    let answered = world.open(wrap, "bob", claim);
+    world.repeated = false;
+    assert_eq!(answered.receipts, []);
+    assert_eq!(answered.alarm_kinds(), []);
+    assert_eq!(world.commits, commits);
+    answered
+}
+
 #[test]
 fn each_recipient_has_a_slot() {
     let mut world = World::new(1);

@@ -11,7 +11,7 @@ use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote};
 use bulla_core::barrier::{Barrier, Kind, Query, Writes};
-use bulla_core::directory::{Directory, Principal, StoredPrincipal};
+use bulla_core::directory::{Directory, Principal, StoredPrincipal, admins_group};
 use bulla_core::engine::document::{Next, next_view};
 use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
 use bulla_core::head::Head;
@@ -140,7 +140,7 @@ pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised
     let mut batch = made.batch;
     let barrier = made.keyring.barrier(made.cluster).ok_or(SealError::Keyring)?;
     let mut writes = Writes::default();
-    let admins: Vec<Name> = "admins".parse().into_iter().collect();
+    let admins: Vec<Name> = admins_group().into_iter().collect();
     for record in made.view.genesis().admins() {
         let stored = Principal::founder(record, admins.clone());
         principal_engine::found(&mut writes, &stored, record);
@@ -264,7 +264,11 @@ async fn unseal(
     let cluster = opened.cluster();
     let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == cluster).map(|quote| quote.position());
     let mut accounted_loss = None;
-    let accounted = match (seal::lost_commits(&opened, quoted), consent) {
+    let found = match seal::lost_commits(&opened, quoted) {
+        Ok(_) if node.parts.sink.has_loss() => Err(Lost::unknown(&opened)),
+        found => found,
+    };
+    let accounted = match (found, consent) {
         (Ok(accounted), _) => accounted,
         (Err(lost), Some(envelope)) => {
             accounted_loss = Some(lost);

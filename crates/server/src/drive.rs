@@ -14,6 +14,7 @@ use bulla_core::operation::{
 };
 use bulla_core::record::{Answer, Batch, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::{self, Seen};
+use bulla_crypto::digest::Sha256;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_store::{CommitError, Store, StoreError};
@@ -195,7 +196,7 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Decision, DriveError> {
         let directory = self.directory();
-        let context = Context {
+        let mut context = Context {
             now: self.now(machine),
             cluster: self.cluster,
             epoch: self.epoch,
@@ -204,6 +205,7 @@ impl Unsealed {
             node: machine.node,
             directory: &directory,
             actor,
+            repeated: false,
         };
         let mut attempt = Attempt { records: Records::default(), read: None, seen: None };
         let mut unread = once;
@@ -211,7 +213,10 @@ impl Unsealed {
         for _ in 0..=MAX_ROUNDS {
             let queries = match operation.step(&attempt.records, &context, &mut rng)? {
                 Step::Need(queries) => queries,
-                Step::Done(outcome) if unread.is_none() => return Ok(Decision::Fresh(outcome, attempt)),
+                Step::Done(outcome) if unread.is_none() => {
+                    let outcome = if context.repeated { outcome.without_effect() } else { *outcome };
+                    return Ok(Decision::Fresh(Box::new(outcome), attempt));
+                }
                 // The nonce was not looked up yet: once it is, the same step decides again.
                 Step::Done(_) => vec![],
             };
@@ -239,11 +244,13 @@ impl Unsealed {
                         repeated: true,
                     }));
                 }
+                // The row says that the effect is committed, so this time there is none.
+                context.repeated = true;
                 attempt.seen = Some(seen);
             }
-            // The bucket may have gone since the window was looked at. The mark rises before a bucket goes, so
-            // a mark that still lets the minute pass says that the row would have been found.
-            if nonce.is_some_and(|once| once.minute < self.head.mark()) {
+            // The bucket may have gone since the window was looked at. The floor rises before a bucket goes, so
+            // a floor that still lets the minute pass says that the row would have been found.
+            if nonce.is_some_and(|once| once.minute < self.head.floor()) {
                 return Err(DriveError::NonceExpired);
             }
             let (sequence, records) = self.barrier.records(&queries, snapshot)?;
@@ -317,7 +324,8 @@ impl Unsealed {
         }
     }
 
-    /// Reads a large value. `None` if its pieces went away meanwhile.
+    /// Reads a large value, which must have the length and digest that its record tells: each piece is authentic by
+    /// itself, and this says that they are all and in their order. `None` if its pieces went away meanwhile.
     ///
     /// # Errors
     /// See [`DriveError`].
@@ -325,6 +333,7 @@ impl Unsealed {
         // So many chunks at a time, that a read stays below the store's page of 4 MiB.
         const CHUNKS_A_READ: u32 = 8;
         let mut bytes = Vec::with_capacity(usize::try_from(upload.len).unwrap_or_default());
+        let mut hash = Sha256::new();
         let mut from = 0;
         while from < upload.chunks() {
             let queries = upload.queries(from, CHUNKS_A_READ);
@@ -332,11 +341,17 @@ impl Unsealed {
             let (_, records) = self.barrier.records(&queries, snapshot)?;
             for index in from..from.saturating_add(CHUNKS_A_READ).min(upload.chunks()) {
                 match records.get(&upload.chunk(index)).flatten() {
-                    Some(record) => bytes.extend_from_slice(record.bytes.expose()),
+                    Some(record) => {
+                        hash.update(record.bytes.expose());
+                        bytes.extend_from_slice(record.bytes.expose());
+                    }
                     None => return Ok(None),
                 }
             }
             from = from.saturating_add(CHUNKS_A_READ);
+        }
+        if bytes.len() as u64 != upload.len || hash.finish() != *upload.sha256.as_bytes() {
+            return Err(Fault::Record { kind: "upload", reason: "its pieces are not what was stored".into() }.into());
         }
         Ok(Some(bytes))
     }

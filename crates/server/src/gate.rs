@@ -6,10 +6,10 @@
 
 use crate::dispatch::bad_query;
 use crate::listen::body::BODY_TIMEOUT;
-use crate::listen::{Arrived, BodyBudget, BodyError, Handler, Peer, ReadBody, read_body};
+use crate::listen::{Arrived, BodyBudget, BodyError, Failed, Handler, Peer, ReadBody, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
-use crate::reply::{Answer, RequestLine, sign};
+use crate::reply::{Answer, RequestLine, internal, sign};
 use crate::route::{self, Auth, Matched, Query, RequestBody, RouteError};
 use crate::sealed;
 use crate::serve;
@@ -18,14 +18,14 @@ use bulla_core::operation::Refusal;
 use bulla_core::policy::Subject;
 use bulla_crypto::BoxFuture;
 use bulla_crypto::digest::equal;
-use bulla_crypto::message::verify_request;
+use bulla_crypto::message::{request_digest, seen_key, verify_request};
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::sign::PublicKey;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
-use bulla_wire::id::KeyId;
+use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::signature::{
     AUDIENCE_HEADER, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, MAX_HEADER_BYTES, RequestParameters,
     RequestParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TemplateError, parse_content_digest, parse_signature,
@@ -35,7 +35,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The handler of every listener.
 pub struct Gate {
@@ -139,23 +139,29 @@ impl Handler for Gate {
     fn handle(&self, arrived: Arrived) -> BoxFuture<'_, Response<Bytes>> {
         Box::pin(self.answer(arrived))
     }
+
+    fn failed(&self, request: Failed) -> Response<Bytes> {
+        let Failed { method, uri, peer } = request;
+        let line = RequestLine::of(&method, &uri);
+        let answer = anonymous(&internal(&"a request's handler panicked", "-"));
+        self.node.parts.sink.anonymous("none", answer.code, address_of(peer));
+        self.node.parts.metrics.request_answered("none", "none", answer.status, Duration::ZERO);
+        sign(&self.node, &self.node.phase(), &open_profile(&line), answer)
+    }
 }
 
 impl Gate {
     async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
         let began = Instant::now();
         let Arrived { head, peer, body } = arrived;
-        let line = RequestLine {
-            method: head.method.as_str().to_owned(),
-            path: head.uri.path().to_owned(),
-            query: head.uri.query().unwrap_or_default().to_owned(),
-        };
+        let line = RequestLine::of(&head.method, &head.uri);
         let phase = self.node.phase();
         let found = route::find(head.method.as_str(), &line.path);
         let (method, template) =
             found.as_ref().map_or(("none", "none"), |matched| (matched.route.method, matched.route.template));
-        let outcome = match found {
-            Err(error) => Err(no_route(&error)),
+        let sizes = header_size(&head.headers).map_err(|e| anonymous(&e));
+        let outcome = match sizes.and_then(|()| found.map_err(|e| no_route(&e))) {
+            Err(answer) => Err(answer),
             Ok(matched) if matched.route.auth == Auth::Open => self.open(&phase, &matched, &line, peer),
             Ok(matched) => self.signed(&phase, matched, &line, &head.headers, peer, body).await,
         };
@@ -212,10 +218,16 @@ impl Gate {
                 Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
             return Err(anonymous(&refusal.field("content-type")));
         }
-        let checked = self.check(phase, line, headers, peer).map_err(|e| anonymous(&e))?;
+        // Whoever makes a cluster speaks to the node, also again when its answer was lost.
+        let addressed: &[&Phase] =
+            if matched.route.auth == Auth::Init { &[phase, &Phase::Uninitialised] } else { &[phase] };
+        let checked = self.check(addressed, line, headers, peer).map_err(|e| anonymous(&e))?;
         if matched.route.auth == Auth::Init {
             // Nothing of a stranger's body is read: it would cost memory, and each record in it a signature check.
-            sealed::may_init(&self.node, phase, &checked.parameters.key, peer).map_err(|e| anonymous(&e))?;
+            let (nonce, request) = (checked.nonce_key(), checked.request());
+            if self.node.init_again(&nonce, &request).is_none() {
+                sealed::may_init(&self.node, phase, &checked.parameters.key, peer).map_err(|e| anonymous(&e))?;
+            }
             return self.init(phase, matched, checked, body).await;
         }
         let holder = match phase {
@@ -265,14 +277,15 @@ impl Gate {
         Ok((answer, Some(verified)))
     }
 
-    /// Template, audience and challenge.
-    fn check(&self, phase: &Phase, line: &RequestLine, headers: Headers, peer: Peer) -> Result<Checked, Refusal> {
+    /// Template, audience and challenge, as the first of these phases would ask for them, or another.
+    fn check(&self, phases: &[&Phase], line: &RequestLine, headers: Headers, peer: Peer) -> Result<Checked, Refusal> {
         let parameters = RequestParameters::parse(&headers.signature_input).map_err(|e| template(&e))?;
         let signature = parse_signature(&headers.signature).map_err(|e| template(&e))?;
         let digest = parse_content_digest(&headers.content_digest).map_err(|e| template(&e))?;
-        let audience = phase.audience(&self.node);
-        if headers.audience != audience.to_string() {
-            let refusal = Refusal::new(Code::WrongAudience, format!("this is {audience}")).field(AUDIENCE_HEADER);
+        let audiences: Vec<_> = phases.iter().map(|phase| (*phase, phase.audience(&self.node))).collect();
+        if !audiences.iter().any(|(_, audience)| headers.audience == audience.to_string()) {
+            let own = audiences.first().map(|(_, audience)| audience.to_string()).unwrap_or_default();
+            let refusal = Refusal::new(Code::WrongAudience, format!("this is {own}")).field(AUDIENCE_HEADER);
             return Err(refusal.hint("check the context's cluster; `bulla context add` pins it"));
         }
         let stale = |detail: &dyn std::fmt::Display| {
@@ -282,7 +295,15 @@ impl Gate {
         let challenge: Challenge =
             headers.challenge.parse().map_err(|e: bulla_wire::challenge::ParseChallengeError| stale(&e))?;
         let now_ms = self.node.now_ms();
-        phase.challenge_key(&self.node).check(&challenge, &audience, now_ms).map_err(|e| stale(&e))?;
+        // A challenge is of the phase that gave it out.
+        let mut checks =
+            audiences.iter().map(|(phase, own)| phase.challenge_key(&self.node).check(&challenge, own, now_ms));
+        let first = checks.next().unwrap_or(Ok(()));
+        if let Err(error) = first
+            && !checks.any(|other| other.is_ok())
+        {
+            return Err(stale(&error));
+        }
         Ok(Checked { line: line.clone(), headers, parameters, signature, digest, address: address_of(peer), now_ms })
     }
 
@@ -313,6 +334,16 @@ struct Checked {
 }
 
 impl Checked {
+    /// Under which the nonce is remembered.
+    fn nonce_key(&self) -> Digest {
+        seen_key(&self.parameters.key, &self.parameters.nonce)
+    }
+
+    /// Digest of the request.
+    fn request(&self) -> Digest {
+        request_digest(&parts(&self.line, &self.headers))
+    }
+
     /// Verifies the signature; the same work and the same words whether the key is unknown or the signature bad.
     fn verify(self, holder: Option<Holder>) -> Result<Verified, Refusal> {
         let key = holder.as_ref().map(|holder| &holder.key);
@@ -379,16 +410,18 @@ pub fn body_refusal(error: &BodyError) -> Refusal {
     Refusal::new(code, error.to_string()).field("body")
 }
 
-/// Takes the headers of the profile; each must be there once, in visible ASCII.
-fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
+/// Names and values together have a limit, on open routes too.
+fn header_size(headers: &HeaderMap) -> Result<(), Refusal> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len())).sum();
     if bytes > MAX_HEADER_BYTES {
-        let refusal = Refusal::new(
-            Code::SignatureTemplate,
-            format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}"),
-        );
-        return Err(refusal.field("headers"));
+        let message = format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}");
+        return Err(Refusal::new(Code::SignatureTemplate, message).field("headers"));
     }
+    Ok(())
+}
+
+/// Takes the headers of the profile; each must be there once, in visible ASCII.
+fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
     let one = |name: &'static str| -> Result<String, Refusal> {
         let mut values = headers.get_all(name).iter();
         let refused = |reason: &str| Refusal::new(Code::SignatureTemplate, format!("{name}: {reason}")).field(name);

@@ -3,8 +3,8 @@
 //! it came from.
 //!
 //! Threat: everything here happens before a signature was checked, so each wait has an end and each amount a limit.
-//! What hyper itself answers (a request line or header that is no HTTP) is not signed by the node; clients take no
-//! such answer for more than a failure.
+//! What hyper itself answers (a request line or header that is no HTTP, or far too long) is not signed by the node;
+//! clients take no such answer for more than a failure.
 
 pub mod body;
 
@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use bulla_crypto::BoxFuture;
 use bulla_wire::signature::MAX_HEADER_BYTES;
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -101,6 +101,24 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers one request. It runs to its end even if the client hangs up, so that what was committed is audited. A
     /// panic becomes a 500 without detail.
     fn handle(&self, request: Arrived) -> BoxFuture<'_, Response<Bytes>>;
+
+    /// Answers, without detail, a request whose handling panicked.
+    fn failed(&self, _request: Failed) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    }
+}
+
+/// A request whose handling panicked.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// Where it came from.
+    pub peer: Peer,
 }
 
 /// The sockets to serve.
@@ -356,7 +374,7 @@ fn protocol(peer: Peer, limits: Limits) -> auto::Builder<TokioExecutor> {
         .header_read_timeout(limits.idle)
         .max_headers(MAX_HEADERS)
         .max_buf_size(READ_BUFFER_BYTES);
-    // HPACK counts 32 bytes more for each header; what is still too much by our count is refused by `answer`.
+    // HPACK counts 32 bytes more for each header; what is still too much by our count is refused by the gate.
     let header_list_bytes = MAX_HEADER_BYTES + (MAX_HEADERS + 4) * H2_HEADER_OVERHEAD_BYTES;
     builder
         .http2()
@@ -375,26 +393,19 @@ fn protocol(peer: Peer, limits: Limits) -> auto::Builder<TokioExecutor> {
 
 async fn answer(shared: Shared, peer: Peer, request: http::Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let header_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if header_bytes > MAX_HEADER_BYTES {
-        return finish(bare(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
-    }
+    let failed = Failed { method: head.method.clone(), uri: head.uri.clone(), peer };
+    let Shared { handler, alive, .. } = shared;
+    let running = handler.clone();
     // A task of its own: a client that hangs up cancels nothing, and a panic ends there.
     let running = tokio::spawn(async move {
-        let response = shared.handler.handle(Arrived { head, peer, body }).await;
-        drop(shared.alive);
+        let response = running.handle(Arrived { head, peer, body }).await;
+        drop(alive);
         response
     });
     finish(running.await.unwrap_or_else(|error| {
         tracing::error!(panic = error.is_panic(), "a request's handler did not finish");
-        bare(StatusCode::INTERNAL_SERVER_ERROR)
+        handler.failed(failed)
     }))
-}
-
-fn bare(status: StatusCode) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = status;
-    response
 }
 
 /// Nothing between here and the client may keep an answer or change its bytes.

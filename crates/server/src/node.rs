@@ -7,21 +7,23 @@ use crate::sink::Sink;
 use crate::unsealed::{History, Unsealed, lock};
 use bulla_core::audit::Names;
 use bulla_core::seal::{Lost, Sessions, StoredSeal};
+use bulla_core::seen::{in_window, next_mark};
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::sign::SigningKey;
 use bulla_store::Store;
-use bulla_wire::api::SealState;
+use bulla_wire::api::{Initialised, SealState};
 use bulla_wire::challenge::Challenge;
 use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::signature::Audience;
 use bulla_wire::state::State;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// What a sealed node may know: everything in the plain table, nothing of which it can authenticate.
 #[derive(Debug)]
@@ -77,14 +79,28 @@ pub struct Node {
     pub sessions: Mutex<Sessions>,
     /// The store lost commits, and admins are asked for consent.
     pub lost: Mutex<Option<Lost>>,
-    /// Nonces of sealed routes and init, with the digest of their request and the answer.
-    pub sealed_nonces: Mutex<HashMap<Digest, (u64, Digest)>>,
+    /// The init that made the cluster in this process: nonce, request and answer, for a retry whose answer was lost.
+    made: OnceLock<(Digest, Digest, Initialised)>,
+    /// Nonces whose effects no store remembers: of sealed routes, of sealing, of confirming the clock.
+    nonces: Mutex<HashMap<Digest, Used>>,
     phase: RwLock<Phase>,
     challenge: ChallengeKey,
     names: Names,
     clock_even: AtomicBool,
     steady: Steady,
 }
+
+/// A nonce that was used.
+#[derive(Debug)]
+struct Used {
+    until_ms: u64,
+    minute: u32,
+    request: Digest,
+}
+
+/// The nonce was used for another request.
+#[derive(Debug)]
+pub struct NonceReused;
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,7 +117,8 @@ impl Node {
             ceremony: tokio::sync::Mutex::new(()),
             sessions: Mutex::default(),
             lost: Mutex::default(),
-            sealed_nonces: Mutex::default(),
+            made: OnceLock::new(),
+            nonces: Mutex::default(),
             phase: RwLock::new(Phase::Uninitialised),
             challenge: ChallengeKey::of_process(secret_key(&mut rng)),
             names,
@@ -184,15 +201,46 @@ impl Node {
     }
 
     /// Whether this nonce comes for the first time, for effects that no store remembers.
-    pub fn first_time(&self, key: Digest, request: Digest) -> bool {
-        let until_ms = self.now_ms().saturating_add(crate::unsealed::REFUSAL_MS);
-        lock(&self.sealed_nonces).insert(key, (until_ms, request)).is_none()
+    ///
+    /// # Errors
+    /// If it came with another request.
+    pub fn first_time(&self, key: Digest, minute: u32, request: Digest) -> Result<bool, NonceReused> {
+        match lock(&self.nonces).entry(key) {
+            Entry::Occupied(used) if used.get().request == request => Ok(false),
+            Entry::Occupied(_) => Err(NonceReused),
+            Entry::Vacant(place) => {
+                let until_ms = self.now_ms().saturating_add(crate::unsealed::REFUSAL_MS);
+                place.insert(Used { until_ms, minute, request });
+                Ok(true)
+            }
+        }
     }
 
-    /// Forgets nonces of sealed routes whose challenges are dead.
-    pub fn sweep_sealed_nonces(&self) {
+    /// Remembers the init that made the cluster. There is one in a process's life.
+    pub fn remember_init(&self, key: Digest, request: Digest, answer: &Initialised) {
+        drop(self.made.set((key, request, answer.clone())));
+    }
+
+    /// The answer to the init that made the cluster, if this is it again.
+    pub fn init_again(&self, key: &Digest, request: &Digest) -> Option<&Initialised> {
+        let (made_key, made_request, answer) = self.made.get()?;
+        (made_key == key && made_request == request).then_some(answer)
+    }
+
+    /// Takes a nonce back whose effect did not happen, so that it may be tried again.
+    pub fn forget(&self, key: &Digest) {
+        lock(&self.nonces).remove(key);
+    }
+
+    /// Forgets nonces that nobody can use any more: their challenge is dead, and a retry under another one would find
+    /// their minute over.
+    pub fn sweep_nonces(&self) {
         let now_ms = self.now_ms();
-        lock(&self.sealed_nonces).retain(|_, (until_ms, _)| now_ms < *until_ms);
+        let mark = match self.phase() {
+            Phase::Unsealed(unsealed) => unsealed.head.floor(),
+            Phase::Uninitialised | Phase::Sealed(_) => next_mark(now_ms),
+        };
+        lock(&self.nonces).retain(|_, used| now_ms < used.until_ms || in_window(mark, used.minute, now_ms));
     }
 }
 

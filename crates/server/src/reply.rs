@@ -10,7 +10,7 @@ use bulla_wire::signature::{
 };
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use serde::Serialize;
 
 /// Seconds after which a client that met an overloaded or blocked node may try again.
@@ -76,6 +76,14 @@ pub struct RequestLine {
     pub path: String,
     /// The query without its question mark.
     pub query: String,
+}
+
+impl RequestLine {
+    /// Takes it from a request's head.
+    pub fn of(method: &Method, uri: &Uri) -> Self {
+        let (method, path) = (method.as_str().to_owned(), uri.path().to_owned());
+        Self { method, path, query: uri.query().unwrap_or_default().to_owned() }
+    }
 }
 
 /// Signs an answer.

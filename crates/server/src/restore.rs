@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::tick::tell_admins;
 use crate::unsealed::Unsealed;
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{Body, Label, RequestLine};
+use bulla_core::audit::{Body, Label, Quote, RequestLine};
 use bulla_core::barrier::{Kind, Query};
 use bulla_core::engine::due::{Entry, What};
 use bulla_core::engine::{policy, principal, wrap};
@@ -61,20 +61,22 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
     }
 }
 
-/// Lines of the audit log whose commits the store lost.
+/// Lines of the audit log whose commits the store lost, and that no earlier restore accounted for: an unsealing whose
+/// commit the store holds ended whatever was lost before it.
 async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec<RequestLine>, CeremonyError> {
     let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
     let (lost, cluster) = (*lost, unsealed.cluster);
     let lineages = unsealed.history.lineages.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut lines = Vec::new();
+        let is_lost = |quote: Quote| quote.cluster == cluster && lost.covers(&lineages, quote.position());
         crate::sink::lines(&path, 0, |found| {
-            if let Body::Request(line) = found.line.body
-                && let Some(quote) = line.outcome.committed
-                && quote.cluster == cluster
-                && lost.covers(&lineages, quote.position())
-            {
-                lines.push(*line);
+            match found.line.body {
+                Body::Request(line) if line.outcome.committed.is_some_and(is_lost) => lines.push(*line),
+                Body::Unsealed { committed, .. } if committed.cluster == cluster && !is_lost(committed) => {
+                    lines.clear()
+                }
+                _ => {}
             }
             true
         })?;

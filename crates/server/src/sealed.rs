@@ -4,10 +4,10 @@
 use crate::ceremony::{self, CeremonyError};
 use crate::gate::{Holder, Verified};
 use crate::listen::Peer;
-use crate::node::{Node, Phase, Sealed};
+use crate::node::{Node, NonceReused, Phase, Sealed};
 use crate::reply::{Answer, internal};
 use crate::route::{Endpoint, Matched, Param};
-use crate::unsealed::{REFUSAL_MS, alarm_name, lock};
+use crate::unsealed::{alarm_name, lock};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{AuditBlocked, Body, Event, Label, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::operation::Refusal;
@@ -32,7 +32,7 @@ fn subject(record: &Record) -> Subject {
     Subject {
         id: record.principal(),
         name: record.name().clone(),
-        groups: "admins".parse().into_iter().collect(),
+        groups: bulla_core::directory::admins_group().into_iter().collect(),
         attributes: BTreeMap::new(),
     }
 }
@@ -121,7 +121,16 @@ pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &I
         Ok(logged) => logged,
         Err(answer) => return answer,
     };
-    let result = ceremony::init(node, init, verified.parameters.key).await.map(|made| Answer::json(&made));
+    let nonce = seen_key(&verified.parameters.key, &verified.parameters.nonce);
+    let request = request_digest(&verified.parts());
+    let result = match ceremony::init(node, init, verified.parameters.key).await {
+        Ok(made) => {
+            node.remember_init(nonce, request, &made);
+            Ok(Answer::json(&made))
+        }
+        Err(error @ CeremonyError::Phase(_)) => node.init_again(&nonce, &request).map(Answer::json).ok_or(error),
+        Err(error) => Err(error),
+    };
     finish(node, logged, result).await
 }
 
@@ -177,6 +186,11 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         CeremonyError::Init(_) => Refusal::new(Code::BadStatement, with_cause(error)).field("admins"),
         CeremonyError::Session(error) => session_refusal(error),
         CeremonyError::Conflict => Refusal::new(Code::Busy, "another ceremony was faster").hint("try again"),
+        CeremonyError::Lost(consent) if consent.is_of_unknown_loss() => Refusal::new(
+            Code::LostCommits,
+            format!("the audit log lacks lines, so what was lost after sequence {} is unknown", consent.kept.sequence),
+        )
+        .hint("put back the newest copy of the audit log and the store"),
         CeremonyError::Lost(consent) => Refusal::new(
             Code::LostCommits,
             format!(
@@ -361,17 +375,12 @@ fn status(node: &Node, sealed: &Sealed) -> Seal {
 /// nonce is not taken.
 fn once(node: &Node, verified: &Verified) -> Result<(), Refusal> {
     let request = request_digest(&verified.parts());
-    let key = seen_key(&verified.parameters.key, &verified.parameters.nonce);
-    let now_ms = node.now_ms();
-    let mut nonces = lock(&node.sealed_nonces);
-    match nonces.get(&key) {
-        Some((_, before)) if *before != request => {
+    let nonce = &verified.parameters.nonce;
+    let key = seen_key(&verified.parameters.key, nonce);
+    match node.first_time(key, nonce.minute(), request) {
+        Ok(_) => Ok(()),
+        Err(NonceReused) => {
             Err(Refusal::new(Code::NonceReused, "the nonce was used for another request").field("nonce"))
-        }
-        Some(_) => Ok(()),
-        None => {
-            nonces.insert(key, (now_ms.saturating_add(REFUSAL_MS.saturating_mul(5)), request));
-            Ok(())
         }
     }
 }

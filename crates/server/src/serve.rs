@@ -6,7 +6,7 @@ use crate::ceremony;
 use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
-use crate::node::{Node, Phase};
+use crate::node::{Node, NonceReused, Phase};
 use crate::reply::{Answer, internal};
 use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
@@ -63,11 +63,11 @@ const INLINE_SEAL_BYTES: usize = 256 * 1024;
 /// Unseen alarms are counted up to here.
 const UNSEEN_MAX: usize = 1000;
 
-/// The enabled principal who signs with this key.
+/// The principal who signs with this key, unless it is disabled or void.
 pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
     let directory = unsealed.directory();
     let (principal, active) = directory.by_key(key)?;
-    if principal.disabled {
+    if !principal.may_sign() {
         return None;
     }
     Some(Holder {
@@ -95,14 +95,17 @@ pub async fn answer(
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
+    let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
             Phase::Unsealed(next) => Box::pin(self::answer(node, &next, verified, matched, body)).await,
-            _ => Answer::refusal(&Refusal::new(Code::Sealed, "the cluster was sealed meanwhile"), None),
+            _ => {
+                let refusal = Refusal::new(Code::Sealed, "the cluster was sealed meanwhile");
+                refuse(node, &request.phase, verified, matched.route.action, &refusal).await
+            }
         };
     }
-    let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
     let action = matched.route.action;
     let mutation = matched.route.effect == Effect::Mutation;
     let reply = matched.route.reply;
@@ -155,6 +158,7 @@ impl Request<'_> {
             node: &self.node.parts.key,
             directory,
             actor: Some(&self.verified.actor),
+            repeated: false,
         }
     }
 
@@ -199,16 +203,17 @@ impl Request<'_> {
             if let Some(refusal) = refused {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
-            if !in_window(self.unsealed.head.mark(), nonce.minute(), now_ms) {
+            if !in_window(self.unsealed.head.floor(), nonce.minute(), now_ms) {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &nonce_expired()).await;
             }
         }
         let directory = self.unsealed.directory();
         // The body may have taken its time: the caller is who the key says now, not when the request began.
         let subject = match directory.by_key(&self.verified.parameters.key) {
-            Some((principal, _)) if !principal.disabled => principal.subject.clone(),
+            Some((principal, _)) if principal.may_sign() => principal.subject.clone(),
             _ => {
-                let refusal = Refusal::new(Code::Unauthenticated, "the key was disabled or rotated meanwhile");
+                let message = "the key was disabled or rotated meanwhile, or its admission is void";
+                let refusal = Refusal::new(Code::Unauthenticated, message);
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
         };
@@ -280,6 +285,8 @@ impl Request<'_> {
         };
         let minute = self.verified.parameters.nonce.minute();
         let once_value = once.map(|(key, request)| Once { id: request_id, minute, key, request, line: &line });
+        // Until its line is with the log: the nonce's row is what a lost line is written again from.
+        let _under_way = once.map(|_| self.unsealed.head.under_way(minute));
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
@@ -315,14 +322,20 @@ impl Request<'_> {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
             Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
             Op::SealStatus => Ok(plain(Ok(Reply::json(&self.seal_status())))),
+            // A retry must not seal what somebody has unsealed since.
+            Op::SealSeal if !self.first_time(once)? => Ok(plain(Ok(Reply::json(&Done {})))),
             Op::SealSeal => match ceremony::seal(self.node, 1).await {
                 Ok(()) => Ok(plain(Ok(Reply::json(&Done {})))),
-                Err(error) => Ok(plain(Err(ceremony_refusal(self.node, &error, "seal")))),
+                Err(error) => {
+                    if let Some(once) = once {
+                        self.node.forget(&once.key);
+                    }
+                    Ok(plain(Err(ceremony_refusal(self.node, &error, "seal"))))
+                }
             },
             Op::SealConfirmClock => {
-                // Its nonce is remembered in memory: a replay must not confirm a later step.
-                let fresh = once.is_none_or(|once| self.node.first_time(once.key, once.request));
-                if fresh && self.node.confirm_clock() {
+                // A retry must not confirm a later step.
+                if self.first_time(once)? && self.node.confirm_clock() {
                     tracing::warn!("an admin confirmed the time: deleting goes on");
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
@@ -337,6 +350,13 @@ impl Request<'_> {
                 None => Err(DriveError::Fault(Fault::Key("dispatcher"))),
             },
         }
+    }
+
+    /// Whether a request comes for the first time whose effect no store remembers.
+    fn first_time(&self, once: Option<&Once<'_>>) -> Result<bool, DriveError> {
+        let Some(once) = once else { return Ok(true) };
+        let first = self.node.first_time(once.key, once.minute, once.request);
+        first.map_err(|NonceReused| DriveError::NonceReused)
     }
 
     async fn drive(&self, operation: &(dyn Operation + Sync), once: Option<&Once<'_>>) -> Result<Driven, DriveError> {

@@ -222,6 +222,7 @@ struct Shared {
     trouble: Mutex<Option<AuditBlocked>>,
     position: Mutex<Option<AuditPosition>>,
     quoted: Mutex<Option<Quote>>,
+    loss: AtomicBool,
     counters: Mutex<Counters>,
     failed: watch::Sender<Option<String>>,
 }
@@ -251,6 +252,7 @@ impl Sink {
             trouble: Mutex::new(None),
             position: Mutex::new(None),
             quoted: Mutex::new(None),
+            loss: AtomicBool::new(false),
             counters: Mutex::new(Counters::default()),
             failed: watch::Sender::new(None),
         });
@@ -316,6 +318,12 @@ impl Sink {
     /// The last commit that the log quotes: what the store must have reached.
     pub fn last_quoted(&self) -> Option<Quote> {
         *lock(&self.shared.quoted)
+    }
+
+    /// Whether the log was opened although it lacks lines, and the cluster was not unsealed since: then it cannot tell
+    /// what the store must have reached. It is remembered over restarts.
+    pub fn has_loss(&self) -> bool {
+        self.shared.loss.load(Ordering::Acquire)
     }
 
     /// Whether the log takes lines, for the health answer.

@@ -33,7 +33,7 @@ pub async fn run(node: Arc<Node>) {
 
 /// One look at the clock and at what is due.
 pub async fn once(node: &Node, watch: &mut Watch) {
-    node.sweep_sealed_nonces();
+    node.sweep_nonces();
     node.parts.metrics.set_audit_blocked(node.parts.sink.healthy().is_err());
     lock(&node.sessions).sweep(node.now_ms());
     if watch.even(node.parts.clock.as_ref()) {
@@ -104,11 +104,15 @@ async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), Drive
 }
 
 /// Drops the buckets of nonces that nobody may use any more, once all their audit lines are on disk: until then
-/// they are what lost lines are written again from.
+/// they are what lost lines are written again from. So first no more of them are taken, then those under way end, then
+/// the log is synced; only then the mark rises, behind which nothing is written again.
 async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError> {
     let now = unsealed.now(node.machine());
     let (mark, next) = (unsealed.head.mark(), next_mark(now.unix_ms));
     if next <= mark || now.unix_ms != now.steady_ms {
+        return Ok(());
+    }
+    if !unsealed.head.raise_floor(next) {
         return Ok(());
     }
     node.parts.sink.flush().await.map_err(|e| DriveError::Store(e.to_string()))?;

@@ -18,7 +18,8 @@ use bulla_wire::api::{AlarmKind, LineageEntry};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -49,6 +50,10 @@ pub struct HeadKeeper {
     lineage: Lineage,
     sequence: AtomicU64,
     mark: AtomicU32,
+    /// Nonces of minutes below are not taken any more; at or above the mark.
+    floor: AtomicU32,
+    /// Minutes of the nonces under way, and how many.
+    minutes: Mutex<BTreeMap<u32, usize>>,
     active_before_ms: u64,
     began_monotonic_ms: u64,
     clock: Arc<dyn Clock>,
@@ -71,6 +76,8 @@ impl HeadKeeper {
             lineage: head.lineage,
             sequence: AtomicU64::new(head.sequence.0),
             mark: AtomicU32::new(head.mark),
+            floor: AtomicU32::new(head.mark),
+            minutes: Mutex::default(),
             active_before_ms: head.active_ms,
             began_monotonic_ms: clock.monotonic_ms(),
             clock,
@@ -84,19 +91,58 @@ impl HeadKeeper {
         self.active_before_ms.saturating_add(clock.monotonic_ms().saturating_sub(self.began_monotonic_ms))
     }
 
-    /// The low-water mark of nonces.
+    /// The low-water mark of nonces: what is below may be gone from the store.
     pub fn mark(&self) -> u32 {
         self.mark.load(Ordering::Acquire)
     }
 
-    /// Raises the mark; it never falls.
+    /// Raises the mark; it never falls. The caller has raised the floor, and every line of a commit below it is on disk.
     pub fn raise_mark(&self, mark: u32) {
         self.mark.fetch_max(mark, Ordering::AcqRel);
+    }
+
+    /// Below which minute no nonce is taken.
+    pub fn floor(&self) -> u32 {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// Takes no nonce below this minute from now on. Whether none of those that were taken is under way any more, so
+    /// that all their lines are with the log.
+    pub fn raise_floor(&self, floor: u32) -> bool {
+        self.floor.fetch_max(floor, Ordering::AcqRel);
+        lock(&self.minutes).range(..floor).next().is_none()
+    }
+
+    /// A request with a nonce of this minute is under way until the answer is dropped. It looks at the floor only
+    /// then, so either it is refused or it is waited for.
+    pub fn under_way(&self, minute: u32) -> UnderWay<'_> {
+        let mut minutes = lock(&self.minutes);
+        let count = minutes.entry(minute).or_default();
+        *count = count.saturating_add(1);
+        UnderWay { keeper: self, minute }
     }
 
     /// The last sequence given out.
     pub fn sequence(&self) -> u64 {
         self.sequence.load(Ordering::Acquire)
+    }
+}
+
+/// A nonce's minute that must not go yet.
+#[derive(Debug)]
+pub struct UnderWay<'a> {
+    keeper: &'a HeadKeeper,
+    minute: u32,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = lock(&self.keeper.minutes).entry(self.minute) {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -125,14 +171,14 @@ impl HeadSource for HeadKeeper {
 #[derive(Debug, Default)]
 pub struct Refusals {
     kept: HashMap<Digest, Refused>,
-    by_principal: HashMap<PrincipalId, usize>,
+    /// The nonces of each principal, oldest first.
+    by_principal: HashMap<PrincipalId, VecDeque<Digest>>,
 }
 
 #[derive(Debug)]
 struct Refused {
     until_ms: u64,
     request: Digest,
-    principal: PrincipalId,
     refusal: Refusal,
 }
 
@@ -145,36 +191,43 @@ impl Refusals {
             }
             _ => {}
         }
-        let own = self.by_principal.get(principal).copied().unwrap_or_default();
-        (own >= REFUSALS_EACH || self.kept.len() >= REFUSALS_MAX)
+        let own = self.by_principal.get(principal).map_or(0, VecDeque::len);
+        (own >= REFUSALS_EACH)
             .then(|| Refusal::new(Code::Overloaded, "too many refused requests within a minute").hint("wait a minute"))
     }
 
-    /// Remembers a refusal.
+    /// Remembers a refusal. If there is no room, the oldest of the principal with most is forgotten: whoever fills the
+    /// memory loses its own protection first, and stands in nobody's way.
     pub fn keep(&mut self, key: Digest, request: Digest, principal: PrincipalId, refusal: &Refusal, now_ms: u64) {
         // What comes with a receipt stands in the state, which says the same again.
         if refusal.receipt.is_some() {
             return;
         }
+        if self.kept.len() >= REFUSALS_MAX
+            && let Some(most) = self.by_principal.values_mut().max_by_key(|own| own.len())
+            && let Some(oldest) = most.pop_front()
+        {
+            self.kept.remove(&oldest);
+        }
         let until_ms = now_ms.saturating_add(REFUSAL_MS);
-        let refused = Refused { until_ms, request, principal, refusal: refusal.clone() };
+        let refused = Refused { until_ms, request, refusal: refusal.clone() };
         if self.kept.insert(key, refused).is_none() {
-            let own = self.by_principal.entry(principal).or_default();
-            *own = own.saturating_add(1);
+            self.by_principal.entry(principal).or_default().push_back(key);
         }
     }
 
     /// Forgets what cannot be played again.
     pub fn sweep(&mut self, now_ms: u64) {
-        let by_principal = &mut self.by_principal;
-        self.kept.retain(|_, refused| {
-            let live = now_ms < refused.until_ms;
-            if !live && let Some(own) = by_principal.get_mut(&refused.principal) {
-                *own = own.saturating_sub(1);
-            }
-            live
+        let before = self.kept.len();
+        self.kept.retain(|_, refused| now_ms < refused.until_ms);
+        if self.kept.len() == before {
+            return;
+        }
+        let kept = &self.kept;
+        self.by_principal.retain(|_, own| {
+            own.retain(|key| kept.contains_key(key));
+            !own.is_empty()
         });
-        by_principal.retain(|_, own| *own > 0);
     }
 }
 
@@ -417,5 +470,38 @@ pub fn alarm_name(kind: AlarmKind) -> &'static str {
         AlarmKind::StoreRolledBack => "store_rolled_back",
         AlarmKind::ClockStepped => "clock_stepped",
         AlarmKind::Rekeyed => "rekeyed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(n: u64) -> Digest {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&n.to_be_bytes());
+        Digest::new(bytes)
+    }
+
+    /// Many principals fill the memory; one that was never refused is heard, and what it was told then is kept.
+    #[test]
+    fn nobody_fills_the_memory_of_refusals_for_others() {
+        let (mut refusals, request) = (Refusals::default(), digest(0));
+        let refusal = Refusal::new(Code::Denied, "no");
+        let (floods, quiet) = (REFUSALS_MAX.div_ceil(REFUSALS_EACH), PrincipalId::new([0xff; 32]));
+        for n in 0..REFUSALS_MAX {
+            let by = PrincipalId::new([u8::try_from(n % floods).unwrap(); 32]);
+            assert_eq!(refusals.get(&digest(n as u64), &request, &by, 0), None);
+            refusals.keep(digest(n as u64), request, by, &refusal, 0);
+        }
+        let code = |refusal: Option<Refusal>| refusal.map(|refusal| refusal.code);
+        let own = digest(u64::MAX);
+        assert_eq!(code(refusals.get(&own, &request, &PrincipalId::new([1; 32]), 0)), Some(Code::Overloaded));
+        assert_eq!(refusals.get(&own, &request, &quiet, 0), None);
+        refusals.keep(own, request, quiet, &refusal, 0);
+        assert_eq!(code(refusals.get(&own, &request, &quiet, REFUSAL_MS - 1)), Some(Code::Denied));
+        assert_eq!(refusals.kept.len(), REFUSALS_MAX, "one of the others was forgotten");
+        refusals.sweep(REFUSAL_MS);
+        assert!(refusals.kept.is_empty() && refusals.by_principal.is_empty());
     }
 }

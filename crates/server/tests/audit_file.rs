@@ -322,7 +322,7 @@ async fn files_are_rotated_and_linked() {
     assert!(report.files >= 5 && report.requests == 21, "{report:?}");
     let second = fs::read_to_string(directory.path().join("000002.jsonl")).unwrap();
     let first_line = Line::parse(second.lines().next().unwrap().as_bytes()).unwrap();
-    assert_eq!(first_line.body, Body::Rotate { previous: 1, quoted: Some(quote(3)) });
+    assert_eq!(first_line.body, Body::Rotate { previous: 1, quoted: Some(quote(3)), loss: false });
 
     // A new process finds the last commit although it is quoted in the first file only.
     let sink = Sink::open(small.clone(), opening(head, SystemDisk)).unwrap();
@@ -363,6 +363,41 @@ async fn files_are_rotated_and_linked() {
     let accept = AuditConfig { danger_accept_loss: true, ..small };
     crash(Sink::open(accept, opening(Some(positions[0]), SystemDisk)).unwrap(), directory.path());
     assert!(kinds(directory.path()).contains(&"loss_accepted".to_owned()));
+}
+
+/// Until the cluster is unsealed the log says that it lacks lines, whatever files and restarts lie between.
+#[tokio::test]
+async fn a_loss_is_remembered_until_the_cluster_is_unsealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (before, last) = prepared(directory.path()).await;
+    let path = directory.path().join("000001.jsonl");
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(before.offset).unwrap();
+    let accept = AuditConfig { danger_accept_loss: true, max_size_bytes: 1, ..config(directory.path()) };
+    let sink = Sink::open(accept, opening(Some(last), SystemDisk)).unwrap();
+    assert!(sink.has_loss());
+    sink.flush().await.unwrap();
+    let after = sink.position();
+    crash(sink, directory.path());
+    let small = AuditConfig { max_size_bytes: 1, ..config(directory.path()) };
+    for head in [after, None] {
+        let sink = Sink::open(small.clone(), opening(head, SystemDisk)).unwrap();
+        assert!(sink.has_loss(), "{head:?}");
+        // Each line begins a file.
+        for _ in 0..3 {
+            write(&sink).await.unwrap();
+        }
+        sink.flush_and_close().await.unwrap();
+    }
+    let sink = Sink::open(small.clone(), opening(None, SystemDisk)).unwrap();
+    assert!(sink.has_loss());
+    sink.note(Body::Unsealed { epoch: 2, committed: quote(9) }).await.unwrap();
+    assert!(!sink.has_loss());
+    sink.flush().await.unwrap();
+    let unsealed = sink.position();
+    crash(sink, directory.path());
+    for head in [unsealed, None] {
+        assert!(!Sink::open(small.clone(), opening(head, SystemDisk)).unwrap().has_loss());
+    }
 }
 
 #[tokio::test]

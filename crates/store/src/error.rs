@@ -111,6 +111,8 @@ impl std::error::Error for CommitError {
 pub enum HeadError {
     /// A batch writes the head row although a head source is set, or removes it.
     Reserved,
+    /// A batch writes more than plain rows while there is no head source, and brings no head row.
+    Missing,
     /// The row lacks the tag or the length of a head row, or holds another sequence number than its source
     /// said.
     Malformed,
@@ -127,6 +129,7 @@ impl fmt::Display for HeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reserved => f.write_str("only the head source writes the head row, and nobody removes it"),
+            Self::Missing => f.write_str("nothing but plain rows is written without a head row: the cluster is sealed"),
             Self::Malformed => f.write_str("the head row does not hold its sequence number"),
             Self::NotAbove { stored, offered } => {
                 write!(f, "sequence {} is not above the stored {}", offered.0, stored.0)

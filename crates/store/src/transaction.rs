@@ -50,7 +50,8 @@ pub(crate) fn apply<R: Rows>(rows: &mut R, batch: Batch) -> Result<(), R::Fault>
 }
 
 /// The sequence number after this batch, if it writes the head row itself, as it may while there is no
-/// head source: the first commit of a cluster and the epoch advance at unseal do.
+/// head source: the first commit of a cluster and the epoch advance at unseal do. Without either a batch may write
+/// plain rows alone: what a sealed cluster commits elsewhere would be missed by no head.
 pub(crate) fn own_head(
     batch: &Batch,
     has_source: bool,
@@ -61,7 +62,11 @@ pub(crate) fn own_head(
         return Err(HeadError::Reserved);
     }
     let Some((_, _, row)) = batch.puts.iter().find(|(table, key, _)| is_head(*table, key)) else {
-        return Ok(None);
+        let plain = |table: &Table| *table == Table::Plain;
+        let puts = batch.puts.iter().map(|(table, ..)| table);
+        let others = puts.chain(batch.deletes.iter().map(|(table, _)| table)).any(|table| !plain(table));
+        let unheaded = !has_source && (others || !batch.drop_seen.is_empty());
+        return if unheaded { Err(HeadError::Missing) } else { Ok(None) };
     };
     if has_source {
         return Err(HeadError::Reserved);

@@ -111,6 +111,8 @@ pub struct Principal {
     pub name: Name,
     /// The server refuses its keys.
     pub disabled: bool,
+    /// Its admission does not hold by the newest document, so its keys are refused until somebody admits it again.
+    pub void: bool,
     /// All its records, version 1 first.
     pub records: Vec<Envelope>,
     /// The newest admission; none for an admin who stands in the document alone.
@@ -143,6 +145,8 @@ pub struct PrincipalSummary {
     pub attributes: StrictMap<String>,
     /// The server refuses its keys.
     pub disabled: bool,
+    /// Its admission does not hold by the newest document, so its keys are refused until somebody admits it again.
+    pub void: bool,
 }
 
 /// `GET /v1/whoami`.

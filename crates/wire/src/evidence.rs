@@ -249,10 +249,17 @@ pub struct Consent {
     pub v: V1,
     /// The cluster.
     pub cluster: ClusterId,
-    /// What was reached, as audit file or client remembers it.
+    /// What was reached, as the audit file remembers it; the same as `kept` if that lacks lines and cannot tell.
     pub lost: Position,
     /// What the store holds.
     pub kept: Position,
+}
+
+impl Consent {
+    /// Whether nobody can tell how much was lost, if anything.
+    pub fn is_of_unknown_loss(&self) -> bool {
+        self.lost == self.kept
+    }
 }
 
 /// k admins replace the whole policy set.

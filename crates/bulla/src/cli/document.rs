@@ -38,7 +38,7 @@ pub struct Propose {
     /// Let this principal admit others; may be repeated
     #[arg(long, value_name = "NAME")]
     add_enroller: Vec<String>,
-    /// Void what this principal admitted; `bulla enroller remove` signs it again first
+    /// Void what this principal admitted; `bulla enroller remove` first asks whom you admit again
     #[arg(long, value_name = "NAME")]
     remove_enroller: Vec<String>,
     /// Give this record's principal a share of the seal, and let it admit others; may be repeated

@@ -176,7 +176,10 @@ async fn report(session: &Session<'_>, client: &Client, resolved: &Resolved) -> 
 
 async fn show(session: &Session<'_>, text: &str, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
     let client = session.client()?;
-    let resolved = client.resolve(text).await?;
+    let resolved = match client.resolve(text).await {
+        Err(error @ ClientError::Untrusted(_)) => return Err(told_void(&client, text, error).await),
+        resolved => resolved?,
+    };
     let told = client.principal(resolved.name()).await?;
     if format == Format::Json {
         return session.screen.json(&told).map(|()| Exit::Ok);
@@ -186,6 +189,20 @@ async fn show(session: &Session<'_>, text: &str, FormatArgs { format }: FormatAr
         session.screen.warn("the server says that it is disabled");
     }
     Ok(Exit::Ok)
+}
+
+/// Why a principal does not resolve, in plain words where it is only void.
+async fn told_void(client: &Client, text: &str, error: ClientError) -> Failure {
+    let told = match text.parse() {
+        Ok(name) => client.principal(&name).await.ok(),
+        Err(_) => None,
+    };
+    let failure = Failure::from(error);
+    if !told.is_some_and(|told| told.void) {
+        return failure;
+    }
+    let failure = Failure::new(failure.exit, format!("{text} is void: who admitted it is no enroller any more"));
+    failure.hint("its keys are refused until an enroller admits it again: `bulla principal add RECORD`")
 }
 
 async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
@@ -206,7 +223,11 @@ async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Resul
     let rows: Vec<_> = all
         .iter()
         .map(|summary| {
-            let state = if summary.disabled { "disabled" } else { "enabled" };
+            let state = match (summary.disabled, summary.void) {
+                (true, _) => "disabled",
+                (false, true) => "void",
+                (false, false) => "enabled",
+            };
             vec![summary.name.to_string(), summary.id.to_string(), state.to_owned(), joined(&summary.groups)]
         })
         .collect();

@@ -62,9 +62,14 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
         }
         Some(Verb::Consent(Consent::Sign(sign))) => {
             let shown = |loss: &Loss| {
+                let lost = if loss.is_of_unknown_loss() {
+                    "  lost: unknown, as the audit log lacks lines; nothing, or whatever came after".to_owned()
+                } else {
+                    format!("  lost: lineage {}, up to sequence {}", loss.lost.lineage, loss.lost.sequence)
+                };
                 vec![
                     format!("consent to lost commits of the cluster {}", loss.cluster),
-                    format!("  lost: lineage {}, up to sequence {}", loss.lost.lineage, loss.lost.sequence),
+                    lost,
                     format!("  kept: lineage {}, up to sequence {}", loss.kept.lineage, loss.kept.sequence),
                 ]
             };

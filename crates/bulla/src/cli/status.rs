@@ -56,7 +56,7 @@ pub async fn whoami(args: Whoami, session: &Session<'_>) -> Result<Exit, Failure
         return session.screen.json(&answer).map(|()| Exit::Ok);
     }
     let Answer { principal, key, admin, enroller } = answer;
-    let PrincipalSummary { id, name, version, groups, attributes, disabled: _ } = principal;
+    let PrincipalSummary { id, name, version, groups, attributes, disabled: _, void: _ } = principal;
     let mut pairs = vec![
         ("name", name.to_string()),
         ("principal", id.to_string()),

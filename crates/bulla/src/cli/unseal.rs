@@ -64,15 +64,16 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
         let text = serde_json::to_vec_pretty(consent).unwrap_or_default();
         super::keygen::write_new(&consent_file, 0o644, &text)?;
         let file = consent_file.display();
-        return Err(Failure::new(
-            Exit::Conflict,
-            format!(
-                "the store ends at sequence {}, but the audit log remembers {}: commits were lost",
-                consent.kept.sequence, consent.lost.sequence
-            ),
-        )
-        .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"))
-        .hint(format!("then one sends it with `bulla seal consent send {file}`")));
+        let kept = consent.kept.sequence;
+        let what = if consent.is_of_unknown_loss() {
+            format!("the audit log lacks lines, so nobody knows whether the store lost commits after sequence {kept}")
+        } else {
+            let lost = consent.lost.sequence;
+            format!("the store ends at sequence {kept}, but the audit log remembers {lost}: commits were lost")
+        };
+        return Err(Failure::new(Exit::Conflict, what)
+            .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"))
+            .hint(format!("then one sends it with `bulla seal consent send {file}`")));
     }
     if format == Format::Json {
         session.screen.json(&outcome.given)?;

@@ -51,6 +51,9 @@ pub enum Body {
         /// The last commit that the lines before quote.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quoted: Option<Quote>,
+        /// Lines were lost, and the cluster was not unsealed since.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        loss: bool,
     },
     /// The node stopped in order; every line before is on disk.
     Stop {},
@@ -61,6 +64,9 @@ pub enum Body {
         /// The last commit that the lines before quote, so that nobody has to search older files.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quoted: Option<Quote>,
+        /// As in `start`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        loss: bool,
     },
     /// The end of a file was not whole lines after a crash, and was moved aside.
     Torn {
@@ -170,6 +176,20 @@ pub struct Quote {
     pub lineage: Lineage,
     /// How far in it.
     pub sequence: u64,
+}
+
+impl Body {
+    /// Whether the log lacks lines that nobody came to terms with, as far as this line tells: one says that lines were
+    /// lost, and an unsealing ends that, since the admins consented to it. Only an unsealed node quotes commits.
+    pub fn tells_loss(&self) -> Option<bool> {
+        match self {
+            Self::LossAccepted { .. } => Some(true),
+            Self::Start { loss, .. } | Self::Rotate { loss, .. } => Some(*loss),
+            Self::Initialised { .. } | Self::Unsealed { .. } => Some(false),
+            Self::Request(line) if line.outcome.committed.is_some() && !line.outcome.recovered => Some(false),
+            _ => None,
+        }
+    }
 }
 
 impl Quote {

@@ -293,7 +293,7 @@ impl Verifier {
                 self.check_cluster(*cluster);
                 self.check_carried(*quoted);
             }
-            Body::Rotate { previous, quoted } => {
+            Body::Rotate { previous, quoted, .. } => {
                 self.check_carried(*quoted);
                 let number = self.file.map_or(0, |(number, ..)| number);
                 if previous.checked_add(1) != Some(number) {

@@ -167,9 +167,10 @@ impl Operation for Check {
             return Ok(Outcome::refuse(refusal.field("principal")));
         };
         let mut decision = context.directory.policies().decide(&principal.subject, self.action, &self.resource);
-        if principal.disabled {
+        if !principal.may_sign() {
+            let state = if principal.disabled { "disabled" } else { "void: who admitted it is no enroller now" };
             decision.allowed = false;
-            decision.because = vec!["the principal is disabled".into()];
+            decision.because = vec![format!("the principal is {state}")];
         }
         let (allowed, because, errors) = (decision.allowed, decision.because, decision.errors);
         Ok(Outcome::read(Reply::json(&PolicyDecision { allowed, because, errors })))

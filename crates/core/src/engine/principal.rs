@@ -52,6 +52,7 @@ fn summary(principal: &Principal) -> PrincipalSummary {
         groups: principal.subject.groups.clone(),
         attributes: StrictMap(principal.subject.attributes.clone()),
         disabled: principal.disabled,
+        void: principal.void,
     }
 }
 
@@ -106,12 +107,13 @@ fn unknown(name: &Name) -> Step {
 }
 
 impl Operation for Read {
-    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let key = key(&self.name);
         let Some(record) = records.get(&key) else { return Ok(Step::need([key])) };
         let Some(record) = record else { return Ok(unknown(&self.name)) };
         let StoredPrincipal { id, name, disabled, records, admission, .. } = parse_record("principal", &record.bytes)?;
-        Ok(Outcome::read(Reply::json(&api::Principal { id, name, disabled, records, admission })))
+        let void = context.directory.by_name(&name).is_some_and(|principal| principal.void);
+        Ok(Outcome::read(Reply::json(&api::Principal { id, name, disabled, void, records, admission })))
     }
 }
 

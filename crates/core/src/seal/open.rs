@@ -147,6 +147,12 @@ pub fn lost_commits(opened: &Opened, quoted: Option<Position>) -> Result<Account
 }
 
 impl Lost {
+    /// The audit log itself lacks lines, so it cannot tell what was reached: what the store holds, or more.
+    pub fn unknown(opened: &Opened) -> Self {
+        let kept = opened.head.position();
+        Self { lost: kept, kept }
+    }
+
     /// Whether a commit that the audit log quotes is one of those that the store lost.
     pub fn covers(&self, lineages: &[LineageEntry], quoted: Position) -> bool {
         !reached(lineages, self.kept, quoted)

@@ -3,7 +3,7 @@
 //! point between a read and a commit.
 
 use bulla_core::barrier::{Barrier, Cursor, Kind, Query, RecordKey, Records};
-use bulla_core::directory::{Change, Directory, Principal};
+use bulla_core::directory::{Change, Directory, Principal, StoredPrincipal};
 use bulla_core::engine::due::{self, Entry};
 use bulla_core::engine::wrap::{Create, Draft, Open, slot::Slot};
 use bulla_core::operation::{
@@ -15,8 +15,8 @@ use bulla_core::record::{
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::PrincipalKey;
 use bulla_crypto::evidence::{
-    ClusterView, Record, Standing, VerifiedReceipt, check_receipt_chain, genesis_payload, payload_digest,
-    record_payload, sign_in_memory, verify_receipt,
+    AdmissionDraft, ClusterView, Record, Standing, VerifiedReceipt, check_receipt_chain, genesis_payload,
+    payload_digest, record_payload, sign_in_memory, verify_receipt,
 };
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::{Rng, SeededRng, draw, secret_key};
@@ -89,6 +89,8 @@ pub struct World {
     pub served: BTreeMap<WrapId, BTreeSet<(u16, Digest)>>,
     /// Batches that were committed.
     pub commits: u64,
+    /// Requests are repeats under a used nonce.
+    pub repeated: bool,
 }
 
 fn person(name: &str, kind: IdentityKind, rng: &mut dyn Rng) -> Person {
@@ -101,6 +103,13 @@ fn person(name: &str, kind: IdentityKind, rng: &mut dyn Rng) -> Person {
     let payload = record_payload(name.parse().unwrap(), None, &[key]).unwrap();
     let record = Record::open(&sign_in_memory(&payload, &[identity.signing_key()]).unwrap(), None).unwrap();
     Person { identity, record }
+}
+
+/// Somebody as the store holds it, admitted by an enroller.
+fn admitted(view: &ClusterView, person: &Person, enroller: &Person) -> StoredPrincipal {
+    let admission = AdmissionDraft { serial: 1, ..AdmissionDraft::default() }.payload(view, &person.record);
+    let admission = sign_in_memory(&admission, &[enroller.identity.signing_key()]).unwrap();
+    StoredPrincipal { admission: Some(admission), serial: 1, ..Principal::founder(&person.record, vec![]) }
 }
 
 impl World {
@@ -129,22 +138,34 @@ impl World {
         let view = ClusterView::unpinned(&sign_in_memory(&genesis, &[]).unwrap()).unwrap();
         let cluster = view.id();
         let principals = people.iter().map(|(name, person)| {
-            let mut stored = Principal::founder(&person.record, vec![]);
+            let mut stored = admitted(&view, person, alice);
             stored.disabled = *name == "gina";
             Principal::from_stored(&stored).unwrap()
         });
+        let principals: Vec<_> = principals.collect();
         let directory = Directory::new(view, principals, BTreeMap::new()).unwrap();
         let terms = BTreeMap::from([(1, secret_key(&mut rng))]);
         let barrier = Barrier::new(cluster, terms, secret_key(&mut rng)).unwrap();
         let now = Now { unix_ms: START_MS, steady_ms: START_MS, active_ms: 5_000 };
-        Self { people, directory, node, now, rng, barrier, rows: BTreeMap::new(), served: BTreeMap::new(), commits: 0 }
+        Self {
+            people,
+            directory,
+            node,
+            now,
+            rng,
+            barrier,
+            rows: BTreeMap::new(),
+            served: BTreeMap::new(),
+            commits: 0,
+            repeated: false,
+        }
     }
 
     /// Admits more people.
     pub fn admit(&mut self, names: &[&'static str]) {
         for name in names {
             let person = person(name, IdentityKind::Hybrid, &mut self.rng);
-            let stored = Box::new(Principal::founder(&person.record, vec![]));
+            let stored = Box::new(admitted(self.directory.view(), &person, &self.people["alice"]));
             self.directory = self.directory.with(Change::Principal(stored)).unwrap();
             self.people.insert(name, person);
         }
@@ -169,6 +190,7 @@ impl World {
             node: &self.node,
             directory: &self.directory,
             actor,
+            repeated: self.repeated,
         }
     }
 

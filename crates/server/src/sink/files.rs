@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const SEARCH_BYTES: u64 = 1024 * 1024;
 /// What every line that quotes a commit contains.
 const MARK: &[u8] = b"\"sequence\":";
+/// What every line contains that tells of lost lines.
+const LOSS_MARK: &[u8] = b"\"loss";
 
 /// Where the files lie.
 #[derive(Debug, Clone)]
@@ -94,6 +96,8 @@ pub(super) struct Found {
     pub(super) chain: Chain,
     /// The last quoted commit.
     pub(super) quoted: Option<Quote>,
+    /// Lines were lost, and the cluster was not unsealed since.
+    pub(super) loss: bool,
     /// What has to be written before anything else.
     pub(super) notes: Vec<Body>,
 }
@@ -112,6 +116,7 @@ struct Cursor {
     offset: u64,
     chain: Option<Chain>,
     quoted: Option<Quote>,
+    loss: bool,
     /// The last line says that the node stopped in order.
     stopped: bool,
     /// Lines read since the cursor was made.
@@ -137,14 +142,16 @@ impl Search<'_> {
         let Some(mut cursor) = self.start(&numbers, &mut notes)? else {
             let number = self.head.map_or(1, |head| head.file.saturating_add(1));
             let number = if matches!(self.layout, Layout::Single(_)) { 1 } else { number };
-            return Ok(Found { number, chain: Chain::default(), quoted: None, notes });
+            let loss = !notes.is_empty();
+            return Ok(Found { number, chain: Chain::default(), quoted: None, loss, notes });
         };
         let torn = self.walk(&mut cursor, &numbers, &mut notes)?;
         let chain = cursor.chain.unwrap_or_default();
+        let loss = cursor.loss || notes.iter().any(|note| note.tells_loss() == Some(true));
         if chain.n > 0 && !cursor.stopped && (torn || self.head.is_some() && cursor.lines == 0) {
             notes.push(Body::TailLost { from_ms: chain.at_ms, to_ms: self.now_ms });
         }
-        Ok(Found { number: cursor.number, chain, quoted: cursor.quoted, notes })
+        Ok(Found { number: cursor.number, chain, quoted: cursor.quoted, loss, notes })
     }
 
     /// The line that the store remembers, or the beginning of the last file. Nothing if there are no files.
@@ -164,7 +171,7 @@ impl Search<'_> {
         // A crash between making a file and writing to it leaves it empty.
         let filled = numbers.iter().rev().find(|number| !self.is_empty(**number));
         let Some(&number) = filled.or(numbers.last()) else { return Ok(None) };
-        Ok(Some(Cursor { number, offset: 0, chain: None, quoted: None, stopped: false, lines: 0 }))
+        Ok(Some(Cursor { number, offset: 0, chain: None, quoted: None, loss: false, stopped: false, lines: 0 }))
     }
 
     fn is_empty(&self, number: u32) -> bool {
@@ -214,9 +221,9 @@ impl Search<'_> {
         };
         let mut chain = Chain::default();
         chain.advance(&line, bytes);
-        let quoted = quoted_before(&mut file, head.offset)?;
+        let (quoted, loss) = told_before(&mut file, head.offset)?;
         let stopped = matches!(line.body, Body::Stop {});
-        Ok(Ok(Cursor { number: head.file, offset: head.offset, chain: Some(chain), quoted, stopped, lines: 0 }))
+        Ok(Ok(Cursor { number: head.file, offset: head.offset, chain: Some(chain), quoted, loss, stopped, lines: 0 }))
     }
 
     /// Follows the chain to the end of the last file. Says whether a torn end was moved aside.
@@ -267,6 +274,7 @@ fn follow(cursor: &mut Cursor, path: &Path) -> io::Result<Option<Broken>> {
                     cursor.chain = Some(chain);
                     cursor.offset = cursor.offset.saturating_add(length_of(&bytes)).saturating_add(1);
                     cursor.quoted = Quote::after(cursor.quoted, &line.body);
+                    cursor.loss = line.body.tells_loss().unwrap_or(cursor.loss);
                     cursor.stopped = matches!(line.body, Body::Stop {});
                     cursor.lines = cursor.lines.saturating_add(1);
                     continue;
@@ -303,23 +311,26 @@ fn move_aside(path: &Path, cursor: &Cursor) -> io::Result<Body> {
     Ok(Body::Torn { file: cursor.number, offset: cursor.offset, bytes, moved_to: Label::lossy(&name) })
 }
 
-/// The last quoted commit of the lines before `end`, searched backwards in growing steps. Each file begins with what
-/// the ones before quoted, so one file is enough.
-fn quoted_before(file: &mut File, end: u64) -> io::Result<Option<Quote>> {
+/// The last quoted commit of the lines before `end`, and whether lines were lost since the last unsealing, searched
+/// backwards in growing steps. Each file begins with what the ones before told, so one file is enough.
+fn told_before(file: &mut File, end: u64) -> io::Result<(Option<Quote>, bool)> {
     let mut reach = SEARCH_BYTES;
     loop {
         let begin = end.saturating_sub(reach);
         let bytes = read_range(file, begin, end)?;
-        // The first line of a window is most likely cut; every line that quotes a commit holds these bytes.
+        // The first line of a window is most likely cut; every line that tells anything holds one of the marks.
         let lines = bytes.split(|byte| *byte == b'\n').skip(usize::from(begin > 0));
-        let quoted = lines
-            .filter(|line| line.windows(MARK.len()).any(|window| window == MARK))
+        let told = lines
+            .filter(|line| [MARK, LOSS_MARK].iter().any(|mark| line.windows(mark.len()).any(|window| window == *mark)))
             .filter_map(|line| Line::parse(line).ok())
-            .fold(None, |quoted, line| Quote::after(quoted, &line.body));
-        if begin == 0 || quoted.is_some() {
-            return Ok(quoted);
+            .fold((None, None), |(quoted, loss), Line { body, .. }| {
+                (Quote::after(quoted, &body), body.tells_loss().or(loss))
+            });
+        match told {
+            (Some(quoted), Some(loss)) => return Ok((Some(quoted), loss)),
+            (quoted, loss) if begin == 0 => return Ok((quoted, loss.unwrap_or_default())),
+            _ => reach = reach.saturating_mul(8),
         }
-        reach = reach.saturating_mul(8);
     }
 }
 

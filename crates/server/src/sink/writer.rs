@@ -73,6 +73,8 @@ pub(super) struct Writer {
     length: u64,
     chain: Chain,
     quoted: Option<Quote>,
+    /// Lines were lost, and the cluster was not unsealed since.
+    loss: bool,
     /// Written and not yet synced.
     dirty: bool,
     waiting: VecDeque<Waiting>,
@@ -95,7 +97,7 @@ impl Writer {
         messages: mpsc::Receiver<Message>,
     ) -> Result<Self, OpenError> {
         let layout = shared.layout.clone();
-        let nothing = Found { number: 1, chain: Chain::default(), quoted: None, notes: Vec::new() };
+        let nothing = Found { number: 1, chain: Chain::default(), quoted: None, loss: false, notes: Vec::new() };
         let (lock, found, file, regular, path) = match &layout {
             Some(layout) => {
                 let path = layout.path(1);
@@ -131,6 +133,7 @@ impl Writer {
             length,
             chain: found.chain,
             quoted: found.quoted,
+            loss: found.loss,
             dirty: false,
             waiting: VecDeque::new(),
             reserve: Reserve::new(reserve),
@@ -145,8 +148,8 @@ impl Writer {
             writer.push(body);
         }
         let version = Label::lossy(&opening.version);
-        let (node, cluster, quoted) = (opening.node, opening.cluster, writer.quoted);
-        writer.push(Body::Start { node, version, cluster, quoted });
+        let (node, cluster, quoted, loss) = (opening.node, opening.cluster, writer.quoted, writer.loss);
+        writer.push(Body::Start { node, version, cluster, quoted, loss });
         writer.reserve.keep().map_err(OpenError::io("keep a reserve beside", &path))?;
         writer.flush();
         writer.sync();
@@ -295,17 +298,19 @@ impl Writer {
     /// Writes one batch as the next lines of the chain, or puts it back in front.
     fn write(&mut self, mut batch: VecDeque<Waiting>) {
         let now_ms = (self.clock)();
-        let (mut chain, mut quoted, mut bytes) = (self.chain, self.quoted, Vec::new());
+        let (mut chain, mut quoted, mut loss, mut bytes) = (self.chain, self.quoted, self.loss, Vec::new());
         for waiting in &batch {
             chain.append(now_ms, &waiting.body, &mut bytes);
             quoted = Quote::after(quoted, &waiting.body);
+            loss = waiting.body.tells_loss().unwrap_or(loss);
         }
         let shared = self.shared.clone();
         match shared.busy(|| self.append(&bytes)) {
             Ok(()) => {
                 self.chain = chain;
-                self.quoted = quoted;
+                (self.quoted, self.loss) = (quoted, loss);
                 *lock(&self.shared.quoted) = quoted;
+                self.shared.loss.store(loss, Ordering::Release);
                 self.length = self.length.saturating_add(length_of(&bytes));
                 if !self.dirty {
                     self.dirty = true;
@@ -434,7 +439,7 @@ impl Writer {
         });
         match opened {
             Ok(file) => {
-                let body = Body::Rotate { previous: self.number, quoted: self.quoted };
+                let body = Body::Rotate { previous: self.number, quoted: self.quoted, loss: self.loss };
                 (self.file, self.number, self.length) = (file, number, 0);
                 self.waiting.push_front(Waiting { body, urgent: false, done: None, _place: None });
             }

@@ -1,11 +1,12 @@
 //! Clocks that step: nothing opens early or late, nothing is deleted, until somebody says which time is right.
 
-use crate::support::{finish, finish_after_steps, lines};
+use crate::support::{Caller, finish, finish_after_steps, lines};
 use bulla_client::{Client, ClientError, MemoryOutput, Outgoing, content};
 use bulla_core::audit::Body;
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{AlarmKind, SlotState};
 use bulla_wire::error::Code;
+use bulla_wire::signature::EMPTY_MEDIA_TYPE;
 use bulla_wire::wrap::Slip;
 use std::time::Duration;
 
@@ -185,4 +186,27 @@ async fn an_opened_wrap_does_not_lapse_while_sealed() {
     let told = writer.alarms(None, None, false).await.unwrap().alarms;
     assert!(told.iter().any(|alarm| alarm.kind == AlarmKind::Lapse && alarm.wrap == Some(slip.wrap)));
     finish(world).await;
+}
+
+/// An admin said that the time is right; whoever caught that does not say so of a later step.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_is_of_one_step() {
+    let world = World::new(Shape::durable()).await;
+    let mut admin = Caller::new(&world, &world.admins[0]).await;
+    let nonce = admin.nonce();
+    let request = admin.request("POST", "/v1/seal:confirm-clock", EMPTY_MEDIA_TYPE, vec![], nonce);
+    admin.send(&request).await.ok();
+    for _ in 0..2 {
+        world.clock.pass(100_000);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    world.clock.step(10_000);
+    sweep().await;
+    admin.call("GET", "/v1/whoami").await;
+    let retry = admin.sign(request, nonce);
+    admin.send(&retry).await.ok();
+    assert!(!world.server().node.clock_is_even(), "it was about no step");
+    admin.call("POST", "/v1/seal:confirm-clock").await.ok();
+    assert!(world.server().node.clock_is_even());
+    finish_after_steps(world).await;
 }

@@ -288,6 +288,102 @@ async fn principals_come_go_and_change() {
     finish(world).await;
 }
 
+/// Puts the next document, with or without this enroller.
+async fn enrol(world: &World, person: &Person, enroller: bool) {
+    let view = view(world);
+    let mut draft = evidence::DocumentDraft::of(view.newest());
+    let record = Record::open(&person.record, None).unwrap();
+    if enroller {
+        draft.enrollers.push(record.principal());
+        draft.records.push(record);
+    } else {
+        draft.remove_enroller(&record.principal());
+    }
+    let document = view.next_document(&draft).unwrap();
+    let envelope = evidence::sign_in_memory(&document, &[world.admins[0].identity.signing_key()]).unwrap();
+    world.client(&world.admins[0]).document_put(envelope).await.unwrap();
+}
+
+/// The admin hands in what another enroller signed.
+async fn admit_by(world: &World, enroller: &Person, person: &Person, groups: &[&str]) {
+    let record = Record::open(&person.record, None).unwrap();
+    let groups = groups.iter().map(|group| name(group)).collect();
+    let serial = world.server().node.now_ms();
+    let draft = AdmissionDraft { serial, groups, ..AdmissionDraft::default() };
+    let payload = draft.payload(&view(world), &record);
+    let admission = evidence::sign_in_memory(&payload, &[enroller.identity.signing_key()]).unwrap();
+    let body = api::PutPrincipal { record: person.record.clone(), admission };
+    let mut admin = Caller::new(world, &world.admins[0]).await;
+    admin.call_json("PUT", &format!("/v1/principal/{}", person.name), &body).await.ok();
+}
+
+/// Admissions are judged by the newest document, when it comes and when the cluster unseals.
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_removed_enroller_admitted_is_void() {
+    let mut world = World::new(Shape::durable()).await;
+    let (erin, bob, carol) = (world.admit("erin").await, Person::new("bob"), Person::new("carol"));
+    enrol(&world, &erin, true).await;
+    admit_by(&world, &erin, &bob, &["ops"]).await;
+    admit_by(&world, &erin, &carol, &["ops"]).await;
+    enrol(&world, &carol, true).await;
+    let admin = world.client(&world.admins[0]);
+    let text = "permit (principal in Bulla::Group::\"ops\", action in Bulla::Action::\"kv\", resource);";
+    admin.policy_put(&name("ops"), &policy(text)).await.unwrap();
+    world.client(&bob).kv_put(&path("app/db"), &data("1")).await.unwrap();
+    world.client(&carol).kv_put(&path("app/db"), &data("2")).await.unwrap();
+
+    enrol(&world, &erin, false).await;
+    for restarted in [false, true] {
+        if restarted {
+            world.stop().await;
+            world.start().await;
+            world.unseal().await;
+        }
+        let admin = world.client(&world.admins[0]);
+        // As somebody whom nobody ever admitted.
+        refused(world.client(&bob).whoami().await, Code::Unauthenticated);
+        assert!(admin.principal(&name("bob")).await.unwrap().void);
+        let all = admin.principals(None, None, None, None).await.unwrap().principals;
+        let void: Vec<_> = all.iter().filter(|summary| summary.void).map(|summary| summary.name.as_str()).collect();
+        assert_eq!(void, ["bob"]);
+        let error = admin.resolve("bob").await.expect_err("nobody vouches for it");
+        assert!(matches!(error, ClientError::Untrusted(_)), "{error:?}");
+        // The document vouches for Carol, but not for the groups that Erin gave.
+        let me = world.client(&carol).whoami().await.unwrap();
+        assert!(me.enroller && me.principal.groups.is_empty(), "{me:?}");
+        refused(world.client(&carol).kv_get(&path("app/db")).await, Code::Denied);
+        assert!(admin.resolve("carol").await.is_ok());
+        assert!(world.client(&erin).whoami().await.is_ok(), "an admin admitted Erin");
+    }
+    let mut check = Caller::new(&world, &world.admins[0]).await;
+    let question = api::CheckPolicy { principal: name("bob"), action: "kv.get".into(), resource: "kv/app/db".into() };
+    let decision: api::PolicyDecision = check.call_json("POST", "/v1/policy:check", &question).await.ok().json();
+    assert!(!decision.allowed && decision.because[0].contains("void"), "{decision:?}");
+    let (body, _) = crate::cases::parcel(&world, &world.admins[0], &[&bob], |_| {});
+    let media = bulla_wire::wrap::PARCEL_MEDIA_TYPE;
+    let request = check.request("POST", "/v1/wrap", media, body, check.nonce());
+    check.send(&request).await.refused(Code::UnknownRecipient);
+
+    // The founding admin needs no admission, and one that is void takes nothing from it but what it gave.
+    enrol(&world, &erin, true).await;
+    let founder = &world.admins[0];
+    admit_by(&world, &erin, founder, &["admins", "ops"]).await;
+    let groups = |me: api::Whoami| me.principal.groups.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut caller = Caller::new(&world, founder).await;
+    assert_eq!(groups(caller.call("GET", "/v1/whoami").await.ok().json()), ["admins", "ops"]);
+    enrol(&world, &erin, false).await;
+    assert_eq!(groups(caller.call("GET", "/v1/whoami").await.ok().json()), ["admins"]);
+    // Again an enroller: what it signed holds again. Or somebody else admits him.
+    enrol(&world, &erin, true).await;
+    assert_eq!(world.client(&bob).kv_get(&path("app/db")).await.unwrap().version, 2);
+    assert!(world.client(&carol).kv_get(&path("app/db")).await.is_ok());
+    enrol(&world, &erin, false).await;
+    refused(world.client(&bob).whoami().await, Code::Unauthenticated);
+    world.admit_person(&bob, &[]).await;
+    assert!(world.client(&bob).whoami().await.unwrap().principal.groups.is_empty());
+    finish(world).await;
+}
+
 /// A server that lies about one name and signs its lies with its true key.
 struct Liar {
     node: Arc<Node>,

@@ -2,9 +2,12 @@
 
 use crate::cases::Cast;
 use crate::support::{Caller, Reply, announce, finish, open, rows, tls};
+use bulla_server::gate::Gate;
+use bulla_server::listen::{BodyBudget, Failed, Handler as _, Peer};
 use bulla_server::route::{Auth, Endpoint, ROUTES, RequestBody};
 use bulla_testkit::world::{Shape, World};
 use bulla_wire::error::Code;
+use bulla_wire::signature::EMPTY_MEDIA_TYPE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn named(what: &str, reply: &Reply) {
@@ -164,5 +167,32 @@ async fn what_is_no_request_ends_the_connection() {
     }
     assert_eq!(rows(&world).await, before);
     assert!(world.client(&world.admins[0]).whoami().await.is_ok());
+    finish(world).await;
+}
+
+/// Whatever is answered under `/v1` is signed and counted, long headers and panics too.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_is_without_a_signature() {
+    let world = World::new(Shape::default()).await;
+    let mut caller = Caller::new(&world, &world.admins[0]).await;
+    for mut request in [
+        open("GET", "/v1/health"),
+        open("GET", "/v1/nowhere"),
+        caller.request("GET", "/v1/whoami", EMPTY_MEDIA_TYPE, vec![], caller.nonce()),
+    ] {
+        request.headers.push(("x-long".into(), "y".repeat(13 * 1024)));
+        // What is sent here is verified.
+        let refused = caller.send(&request).await.refused(Code::SignatureTemplate);
+        assert_eq!(refused.error().unwrap().field.as_deref(), Some("headers"));
+    }
+    let request = open("POST", "/v1/wrap");
+    let gate = Gate { node: world.server().node.clone(), budget: BodyBudget::new(1) };
+    let (method, uri) = (request.method.parse().unwrap(), request.path.parse().unwrap());
+    let (head, body) = gate.failed(Failed { method, uri, peer: Peer::Local { uid: 0 } }).into_parts();
+    let reply = Reply { status: head.status.as_u16(), headers: head.headers, body };
+    reply.verify(&request, &caller.node);
+    assert!(reply.refused(Code::Internal).error().unwrap().hint.is_some());
+    let told = world.server().node.parts.metrics.text();
+    assert!(told.contains("signature_template"), "{told}");
     finish(world).await;
 }

@@ -81,6 +81,44 @@ async fn a_retry_is_the_same_request_until_its_nonce_is_over() {
     finish_after_steps(world).await;
 }
 
+/// A bucket stays while a request of its minute is under way: its line could be lost, and is written again from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_waits_for_the_lines_of_its_minute() {
+    let (world, mut caller) = world().await;
+    let unsealed = crate::support::unsealed(&world);
+    let nonce = caller.nonce();
+    let request = put(&world, &caller, nonce);
+    caller.send(&request).await.ok();
+    let under_way = unsealed.head.under_way(nonce.minute());
+    world.clock.pass(6 * MINUTE);
+    let (head, minute) = (&unsealed.head, nonce.minute());
+    eventually(|| head.floor() > minute).await;
+    caller.call("GET", "/v1/whoami").await;
+    let late = caller.sign(request, nonce);
+    caller.send(&late).await.refused(Code::NonceExpired);
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert!(head.mark() <= minute, "the row is there until the line is");
+    let bucket = |rows: std::collections::BTreeMap<(String, Vec<u8>), Vec<u8>>| {
+        rows.into_keys().filter(|(table, _)| *table == format!("Seen({minute})")).count()
+    };
+    assert!(bucket(rows(&world).await) >= 1);
+    drop(under_way);
+    eventually(|| head.mark() > minute).await;
+    assert_eq!(bucket(rows(&world).await), 0);
+    finish(world).await;
+}
+
+/// The node looks once a second.
+async fn eventually(done: impl Fn() -> bool) {
+    for _ in 0..100 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("it never came to that");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_set_back_executes_nothing_twice() {
     let (mut world, mut caller) = world().await;

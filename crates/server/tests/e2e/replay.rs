@@ -213,9 +213,7 @@ async fn try_route(
     let again = caller.send(request).await;
     let captured = Captured { route, who: Who::Admin, request: request.clone(), first: first.clone() };
     assert_same(&captured, &again);
-    if route.endpoint != Endpoint::WrapOpen {
-        assert_eq!(rows(world).await, after, "{} {} again", route.method, route.template);
-    }
+    assert_eq!(rows(world).await, after, "{} {} again", route.method, route.template);
     if route.effect == Effect::Read {
         assert_eq!(after, before, "{} {} reads", route.method, route.template);
     }
@@ -256,7 +254,7 @@ async fn no_route_takes_a_replay_or_an_alteration() {
         let nonce = request.header(SIGNATURE_INPUT_HEADER).split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
         caller.sign(request.clone(), nonce.parse().unwrap())
     };
-    let once = |c: &&Captured| c.route.effect == Effect::Mutation && c.route.endpoint != Endpoint::WrapOpen;
+    let once = |c: &&Captured| c.route.effect == Effect::Mutation;
     world.clock.pass(61_000);
     let before = data(rows(&world).await);
     for captured in &captured {
@@ -302,6 +300,46 @@ async fn no_route_takes_a_replay_or_an_alteration() {
     finish(world).await;
 }
 
+/// Whoever caught an opening on the way makes neither deliveries nor evidence of it, whatever it came to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caught_opening_is_counted_once() {
+    let world = World::new(Shape::durable()).await;
+    let mut cast = Cast::new(&world).await;
+    let slip = cast.wrap().await;
+    let path = format!("/v1/wrap/{}:open", slip.wrap);
+    let (own, other) = (claim(), claim());
+    let bob = cast.bob_person.identity.clone();
+    let body = |claim| bulla_wire::json::to_vec(&open_body(&slip, claim));
+    for (who, body, expected) in [
+        (Who::Bob, body(&own), None),
+        (Who::Bob, body(&other), Some(Code::AlreadyOpened)),
+        (Who::Admin, body(&other), Some(Code::NotFound)),
+    ] {
+        let caller = cast.caller(who);
+        caller.call("GET", "/v1/whoami").await;
+        let nonce = caller.nonce();
+        let request = caller.request("POST", &path, JSON_MEDIA_TYPE, body, nonce);
+        let first = caller.send(&request).await;
+        assert_eq!(first.code(), expected, "{first:?}");
+        let after = rows(&world).await;
+        for _ in 0..20 {
+            let again = caller.send(&request).await;
+            assert_eq!(again.code(), expected, "{again:?}");
+            let retry = caller.sign(request.clone(), nonce);
+            let again = caller.send(&retry).await;
+            assert_eq!(again.code(), expected, "{again:?}");
+            if expected.is_none() {
+                let opened = bulla_crypto::envelope::open(&[&own], &again.body, usize::MAX).await.unwrap();
+                let file = bulla_wire::wrap::Parcel::parse(opened.plaintext.expose()).unwrap().file;
+                let content = bulla_crypto::envelope::open(&[&*bob], file, usize::MAX).await.unwrap();
+                assert_eq!(content.plaintext.expose(), b"x", "the content, each time");
+            }
+        }
+        assert_eq!(rows(&world).await, after, "{expected:?} again");
+    }
+    finish(world).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sealing_is_not_replayed() {
     let world = World::new(Shape::durable()).await;
@@ -321,6 +359,22 @@ async fn sealing_is_not_replayed() {
     world.unseal().await;
     caller.send(&request).await.refused(Code::StaleChallenge);
     unsealed(&world);
+    // Nor by its own sender, whose answer was lost: somebody has unsealed the cluster since.
+    let nonce = request.header(SIGNATURE_INPUT_HEADER).split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
+    let nonce = nonce.parse().unwrap();
+    for _ in 0..4 {
+        caller.call("GET", "/v1/whoami").await;
+        let retry = caller.sign(request.clone(), nonce);
+        assert_eq!(caller.send(&retry).await.ok().json::<api::Done>(), api::Done {});
+        unsealed(&world);
+        world.clock.pass(55_000);
+    }
+    caller.call("GET", "/v1/whoami").await;
+    let other = caller.request("POST", "/v1/seal:confirm-clock", EMPTY_MEDIA_TYPE, vec![], nonce);
+    caller.send(&other).await.refused(Code::NonceReused);
+    caller.call("POST", "/v1/seal:seal").await.ok();
+    assert!(matches!(world.server().node.phase(), bulla_server::node::Phase::Sealed(_)));
+    world.unseal().await;
     finish(world).await;
 }
 
@@ -410,10 +464,28 @@ async fn making_a_cluster_is_not_replayed_or_altered() {
     let health: api::Health = caller.send(&open("GET", "/v1/health")).await.json();
     assert_eq!(health.state, api::SealState::Uninitialised);
     let made_now: api::Initialised = caller.send(&request).await.ok().json();
-    caller.send(&request).await.refused(Code::WrongAudience);
+    // The answer was lost: the same request again, also under another challenge, gets it. Nobody else's does.
+    let nonce = request.header(SIGNATURE_INPUT_HEADER).split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
+    let nonce: bulla_wire::id::Nonce = nonce.parse().unwrap();
+    for pass in [0, 61_000, 61_000] {
+        made.clock.pass(pass);
+        let again = caller.send(&request).await;
+        assert_eq!(again.code(), (pass > 0).then_some(Code::StaleChallenge));
+        let retry = caller.sign(request.clone(), nonce);
+        assert_eq!(caller.send(&retry).await.ok().json::<api::Initialised>(), made_now);
+    }
+    caller.call_json("POST", "/v1/init", &init(admin)).await.refused(Code::AlreadyInitialised);
+    let reused = bulla_wire::json::to_vec(&init(&stranger));
+    let reused = caller.request("POST", "/v1/init", JSON_MEDIA_TYPE, reused, nonce);
+    caller.send(&reused).await.refused(Code::AlreadyInitialised);
+    other.challenge = caller.challenge;
+    other.call_json("POST", "/v1/init", &init(admin)).await.refused(Code::AlreadyInitialised);
+    caller.call("GET", "/v1/seal").await.refused(Code::WrongAudience);
     caller.audience = made_now.cluster.to_string();
     let again = caller.call_json("POST", "/v1/init", &init(admin)).await;
     again.refused(Code::AlreadyInitialised);
+    let health: api::Health = caller.send(&open("GET", "/v1/health")).await.json();
+    assert_eq!(health.state, api::SealState::Sealed);
     assert!(server.stop().await);
     finish(made).await;
 }

@@ -367,6 +367,106 @@ async fn a_parked_wrap_opens_after_its_release() {
     finish(world).await;
 }
 
+/// Sets the store back to the copy, and unseals it with the admin's consent.
+async fn restored(world: &mut World, copy: &str) {
+    world.stop().await;
+    std::fs::copy(world.data().join(copy), world.data().join("bulla.redb")).unwrap();
+    world.start().await;
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let admin = world.client(&world.admins[0]);
+    let given = admin.unseal(&Unseal { approve, danger_older_epoch: true }).await.unwrap().given;
+    let consent = given.consent_needed.expect("commits were lost");
+    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+}
+
+/// Copies the store, and goes on.
+async fn copied(world: &mut World, copy: &str) {
+    world.stop().await;
+    std::fs::copy(world.data().join("bulla.redb"), world.data().join(copy)).unwrap();
+    world.start().await;
+    world.unseal().await;
+}
+
+/// What one restore put back, and people changed since, a second one leaves as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_restore_puts_back_only_what_it_lost() {
+    let mut world = World::new(Shape::durable()).await;
+    let (bob, doomed, other) = ("bob".parse().unwrap(), "doomed".parse().unwrap(), "other".parse().unwrap());
+    world.admit("bob").await;
+    world.admit("carol").await;
+    let text = "forbid (principal, action, resource in Bulla::Kv::\"never\");".to_owned();
+    let put = api::PutPolicy { text, replaces: None };
+    let admin = world.client(&world.admins[0]);
+    admin.policy_put(&doomed, &put).await.unwrap();
+    admin.policy_put(&other, &put).await.unwrap();
+    copied(&mut world, "first").await;
+    let admin = world.client(&world.admins[0]);
+    admin.principal_disable(&bob).await.unwrap();
+    admin.policy_delete(&doomed).await.unwrap();
+    restored(&mut world, "first").await;
+    let admin = world.client(&world.admins[0]);
+    assert!(admin.principal(&bob).await.unwrap().disabled);
+    assert_eq!(admin.policy(&doomed).await.unwrap_err().code(), Some(Code::NotFound));
+
+    admin.principal_enable(&bob).await.unwrap();
+    admin.policy_put(&doomed, &put).await.unwrap();
+    copied(&mut world, "second").await;
+    let admin = world.client(&world.admins[0]);
+    admin.principal_disable(&"carol".parse().unwrap()).await.unwrap();
+    admin.policy_delete(&other).await.unwrap();
+    restored(&mut world, "second").await;
+    let admin = world.client(&world.admins[0]);
+    assert!(!admin.principal(&bob).await.unwrap().disabled, "enabled after the first restore");
+    assert!(admin.policy(&doomed).await.is_ok(), "put again after the first restore");
+    assert!(admin.principal(&"carol".parse().unwrap()).await.unwrap().disabled);
+    assert_eq!(admin.policy(&other).await.unwrap_err().code(), Some(Code::NotFound));
+
+    // The first copy again: all that came after it is lost, whichever restore followed.
+    restored(&mut world, "first").await;
+    let admin = world.client(&world.admins[0]);
+    for name in ["bob", "carol"] {
+        assert!(admin.principal(&name.parse().unwrap()).await.unwrap().disabled, "{name}");
+    }
+    finish(world).await;
+}
+
+/// Without its audit log a node cannot tell what its store lost: the admins are asked, and every wrap waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_audit_log_needs_consent_too() {
+    let mut world = World::new(quorum()).await;
+    let cast = Cast::new(&world).await;
+    let slip = cast.wrap().await;
+    world.stop().await;
+    std::fs::rename(world.data().join("audit"), world.data().join("lost")).unwrap();
+    assert!(bulla_server::run(&world.config, world.clock.clone()).await.is_err(), "not without being told");
+    world.config.accept_audit_loss = true;
+    for _ in 0..2 {
+        world.start().await;
+        let consent = shares(&world).await;
+        assert!(consent.is_of_unknown_loss(), "{consent:?}");
+        assert_eq!(health(&world).await.state, SealState::Sealed);
+        world.stop().await;
+    }
+    world.start().await;
+    let consent = shares(&world).await;
+    let keys: Vec<_> = world.admins[..2].iter().map(|admin| admin.identity.signing_key()).collect();
+    let mut elsewhere = consent.clone();
+    elsewhere.lost.sequence += 1;
+    let admin = world.client(&world.admins[0]);
+    let error = admin.consent_send(evidence::sign_in_memory(&elsewhere, &keys).unwrap()).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::BadStatement), "{error}");
+    admin.consent_send(evidence::sign_in_memory(&consent, &keys).unwrap()).await.unwrap();
+    assert_eq!(slip_states(&world, &slip).await, [SlotState::Parked]);
+    let told = world.client(&world.admins[0]).alarms(None, None, false).await.unwrap().alarms;
+    assert!(told.iter().any(|alarm| alarm.kind == api::AlarmKind::StoreRolledBack), "{told:?}");
+    // The log knows by now what the store holds.
+    world.config.accept_audit_loss = false;
+    world.stop().await;
+    world.start().await;
+    world.unseal().await;
+    finish(world).await;
+}
+
 /// A client that saw the lost history goes on only with the admins' consent, and tells its user.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_notices_a_store_that_was_set_back() {
@@ -399,7 +499,13 @@ async fn a_client_notices_a_store_that_was_set_back() {
     world.config.audit.target = bulla_server::config::AuditTarget::Directory(folder.path().join("another-audit"));
     world.config.accept_audit_loss = true;
     world.start().await;
-    world.unseal().await;
+    // But it knows that lines are missing, so it asks; what it is told then excuses nothing that a client saw.
+    let admin = world.client(&world.admins[0]);
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let given = admin.unseal(&Unseal { approve, danger_older_epoch: true }).await.unwrap().given;
+    let consent = given.consent_needed.expect("it asks for consent");
+    assert!(consent.is_of_unknown_loss());
+    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
     let error = client(&world).whoami().await.expect_err("the history that it knew is gone");
     assert!(matches!(error, bulla_client::ClientError::RolledBack(_)), "{error:?}");
     world.stop().await;

@@ -288,6 +288,35 @@ async fn sizes_up_to_the_limit_and_none_above() {
     finish(stage.world).await;
 }
 
+/// A piece that is authentic by itself, but not the one that was stored, is not given out.
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_are_checked_together() {
+    use bulla_core::barrier::{Kind, Query, RecordKey, Writes};
+    use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
+    let stage = stage(Shape::default()).await;
+    let bob = stage.writer.resolve("bob").await.unwrap();
+    let made =
+        stage.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(vec![7; 2 * CHUNK_BYTES])).await.unwrap();
+    let unsealed = crate::support::unsealed(&stage.world);
+    let machine = stage.world.server().node.machine();
+    let key = RecordKey::hidden(Kind::Wrap, made.slip.wrap.as_bytes(), "ct");
+    let query = [Query::Get(key.clone())];
+    let snapshot = machine.store.read(unsealed.barrier.reads(&query).unwrap()).await.unwrap();
+    let (_, records) = unsealed.barrier.records(&query, snapshot).unwrap();
+    let stored = records.get(&key).unwrap().unwrap().bytes.expose().split_first().unwrap().1.to_vec();
+    let upload = Upload::parse(&bulla_crypto::secret::SecretBytes::new(stored)).unwrap();
+    let mut bob = Caller::new(&stage.world, &stage.bob).await;
+    let (path, body) = (format!("/v1/wrap/{}:open", made.slip.wrap), open_body(&made.slip, &claim()));
+    bob.call_json("POST", &path, &body).await.ok();
+    for other in [vec![8; CHUNK_BYTES], vec![7; CHUNK_BYTES - 1]] {
+        let mut writes = Writes::default();
+        writes.put(upload.chunk(1), other);
+        unsealed.write(machine, &writes).await.unwrap();
+        bob.call_json("POST", &path, &body).await.refused(Code::Internal);
+    }
+    finish(stage.world).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hybrid_and_classical_recipients_do_not_mix() {
     let stage = stage(Shape::default()).await;

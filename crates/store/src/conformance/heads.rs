@@ -32,12 +32,14 @@ fn head_error(answer: Result<crate::Committed, CommitError>) -> HeadError {
 async fn without_a_source(store: &Store) {
     assert_eq!(sequence(store).await, None);
     let mut batch = Batch::default();
-    batch.put(Table::Data, key("a"), value(1));
+    batch.put(Table::Plain, key("a"), value(1));
     assert_eq!(commit(store, batch.clone()).await.sequence, Sequence(0));
     assert_eq!(sequence(store).await, None, "a sealed store wrote a head row");
+    nothing_else(store).await;
 
     assert_eq!(commit(store, with_head(5)).await.sequence, Sequence(5));
     assert_eq!(commit(store, batch.clone()).await.sequence, Sequence(5));
+    nothing_else(store).await;
     assert_eq!(sequence(store).await, Some(Sequence(5)));
     for offered in [0, 4, 5] {
         let error = head_error(store.commit(with_head(offered)).await);
@@ -54,10 +56,32 @@ async fn without_a_source(store: &Store) {
     let mut batch = Batch::default();
     batch.put(Table::Plain, StoreKey::head(), value(9));
     assert_eq!(head_error(store.commit(batch).await), HeadError::Malformed);
-    let mut batch = Batch::default();
+    let mut batch = with_head(6);
     batch.put(Table::Data, StoreKey::head(), value(9));
+    batch.put(Table::Seen(1), key("a"), value(1));
     commit(store, batch).await;
-    assert_eq!(sequence(store).await, Some(Sequence(5)), "only the plain table has a head");
+    assert_eq!(sequence(store).await, Some(Sequence(6)), "only the plain table has a head");
+    // What a batch under a source wrote is not changed without one either.
+    for table in [Table::Data, Table::Seen(1)] {
+        let mut batch = Batch::default();
+        batch.delete(table, key("a"));
+        assert_eq!(head_error(store.commit(batch).await), HeadError::Missing);
+    }
+    let dropped = Batch { drop_seen: vec![1], ..Batch::default() };
+    assert_eq!(head_error(store.commit(dropped).await), HeadError::Missing);
+    assert_eq!(super::revision(store, Table::Seen(1), "a").await, Some(1));
+}
+
+/// A batch of a cluster that was sealed meanwhile comes too late.
+async fn nothing_else(store: &Store) {
+    for table in [Table::Data, Table::Seen(7)] {
+        let mut batch = Batch::default();
+        batch.put(Table::Plain, key("beside"), value(1));
+        batch.put(table, key("late"), value(1));
+        assert_eq!(head_error(store.commit(batch).await), HeadError::Missing);
+        assert_eq!(super::revision(store, table, "late").await, None);
+        assert_eq!(super::revision(store, Table::Plain, "beside").await, None);
+    }
 }
 
 async fn one_row_per_transaction(store: &Store) {
@@ -83,7 +107,7 @@ async fn one_row_per_transaction(store: &Store) {
 
     assert_eq!(head_error(store.commit(with_head(1000)).await), HeadError::Reserved);
     store.set_head(None);
-    put(store, Table::Data, "sealed", 1).await;
+    put(store, Table::Plain, "sealed", 1).await;
     assert_eq!(source.calls(), calls);
 }
 

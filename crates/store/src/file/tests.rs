@@ -118,7 +118,8 @@ fn start(disk: &Disk) -> (Store, Arc<Mutex<Vec<String>>>) {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let reported = Arc::clone(&reports);
     let on_fatal = OnFatal::call(move |what| reported.lock().unwrap().push(what.to_owned()));
-    (Store::File(FileStore::start(database, Path::new("bulla.redb"), on_fatal).unwrap()), reports)
+    let store = Store::File(FileStore::start(database, Path::new("bulla.redb"), on_fatal).unwrap());
+    (crate::conformance::with_head(store), reports)
 }
 
 fn key(name: &str) -> StoreKey {

@@ -161,8 +161,9 @@ fn check_addressee<'a>(place: usize, to: &Addressee, context: &Context<'a>) -> R
         return Err(refusal.field(format!("to[{place}].principal")));
     };
     let name = &principal.subject.name;
-    if principal.disabled {
-        let refusal = Refusal::new(Code::UnknownRecipient, format!("{name} is disabled and could not open it"));
+    if !principal.may_sign() {
+        let state = if principal.disabled { "disabled" } else { "void" };
+        let refusal = Refusal::new(Code::UnknownRecipient, format!("{name} is {state} and could not open it"));
         return Err(refusal.field(format!("to[{place}].principal")).hint("leave it out, or ask an enroller"));
     }
     if principal.record_sha256 != to.record_sha256 {

@@ -81,6 +81,21 @@ impl Open {
         ended(&mut reader, &self.wrap, at)
     }
 
+    /// The request that won, or fetched again, comes once more under its own nonce: the same delivery, which is
+    /// answered from what it left and counts once.
+    fn repeat(&self, at: &SlotAt<'_>, content: Option<&Record>, road: Road<'_>) -> Result<Step, Fault> {
+        let mut reader = road.reader;
+        let number = at.slot.opened().ok_or_else(|| fault("wrap slot", "it is sealed after it was opened"))?;
+        let receipt = reader.receipt(&self.wrap, at.index, number)?;
+        if let Some(step) = reader.need() {
+            return Ok(step);
+        }
+        let receipt = receipt.ok_or_else(|| fault("receipt", "it is missing while a slot is open"))?;
+        let content = content.ok_or_else(|| fault("wrap content", "it is missing while a slot is open"))?;
+        let content = parse_content(content)?;
+        Ok(Outcome::read(Reply::Claim { claim: self.claim.clone(), receipt, content }))
+    }
+
     /// Serves the claim that won, now or before.
     fn deliver(&self, mut at: SlotAt<'_>, content: Option<&Record>, road: Road<'_>) -> Result<Step, Fault> {
         let Road { head, actor, mut commit, .. } = road;
@@ -198,6 +213,7 @@ impl Operation for Open {
         }
         let (earliest, latest) = (context.now.earliest_ms(), context.now.latest_ms());
         match &at.slot.state {
+            State::Sealed | State::Opened(_) if context.repeated => self.repeat(&at, content, road),
             State::Sealed if latest < head.statement.nbf_ms => {
                 let message = format!("it may not be opened before {} (Unix milliseconds)", head.statement.nbf_ms);
                 Ok(Outcome::refuse(Refusal::new(Code::NotYet, message)))
