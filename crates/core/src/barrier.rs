@@ -43,7 +43,7 @@ pub enum Kind {
     Chunk = 11,
     /// A large value that is being written.
     Upload = 12,
-    /// How far a principal has read its alarms.
+    /// How far a principal's list of alarms goes, and how far it has read it.
     AlarmCursor = 13,
 }
 

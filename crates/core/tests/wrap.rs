@@ -514,6 +514,46 @@ fn only_alarms_that_exist_are_marked_as_seen() {
     assert!(unseen(&mut world, "bob").is_empty());
 }
 
+/// Whatever the clocks say, and whoever decided first: an alarm that comes later is never behind the mark.
+#[test]
+fn no_alarm_comes_behind_the_mark() {
+    let mut world = World::new(1);
+    let wraps: Vec<_> = (0..3).map(|_| world.wrap(&["bob"], Mode::First)).collect();
+    let claim = world.claim();
+    // One is decided, and waits.
+    let mut late = Task::new(Box::new(wraps[0].open(&claim)), Some(world.actor("eve")));
+    while late.decided.is_none() {
+        assert!(late.tick(&mut world).is_none());
+    }
+    // The clock stands an hour ahead; another is raised and seen.
+    world.now.unix_ms += 3_600_000;
+    world.open(&wraps[1], "eve", &claim);
+    let list = |world: &mut World, all: bool| {
+        let list = alarm::List { after: None, limit: 100, all };
+        world.run(Box::new(list), Some("bob")).json::<Alarms>().alarms
+    };
+    let mark = |world: &mut World| {
+        let up_to = Cursor::parse(&list(world, false).last().unwrap().id).unwrap();
+        assert_eq!(world.run(Box::new(alarm::Seen { up_to }), Some("bob")).code(), None);
+        assert!(list(world, false).is_empty());
+    };
+    mark(&mut world);
+    while late.tick(&mut world).is_none() {}
+    assert_eq!(list(&mut world, false)[0].wrap, Some(wraps[0].id), "the one that waited");
+    mark(&mut world);
+    world.now.unix_ms -= 3_600_000;
+    for count in 1..=4 {
+        world.open(&wraps[2], "eve", &claim);
+        assert_eq!(list(&mut world, false).len(), count, "all within one millisecond, and an hour earlier");
+    }
+    mark(&mut world);
+    world.open(&wraps[2], "eve", &claim);
+    assert_eq!(list(&mut world, false).len(), 1);
+    let ids: Vec<_> = list(&mut world, true).iter().map(|alarm| Cursor::parse(&alarm.id).unwrap()).collect();
+    assert!(ids.windows(2).all(|pair| pair[0].as_bytes() < pair[1].as_bytes()));
+    assert_eq!(ids.len(), 7);
+}
+
 #[test]
 fn redelivery_has_an_end() {
     let mut world = World::new(1);

@@ -9,7 +9,7 @@ use crate::unsealed::Unsealed;
 use bulla_core::barrier::{BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
-    Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
+    Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step, step,
 };
 use bulla_core::record::{Answer, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::Seen;
@@ -141,6 +141,7 @@ impl Unsealed {
         actor: Option<&Actor>,
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
+        let mut turn = None;
         for _ in 0..MAX_ATTEMPTS {
             if self.is_closed() {
                 return Err(DriveError::Store("the cluster is being sealed".into()));
@@ -149,6 +150,12 @@ impl Unsealed {
                 Decision::Repeated(driven) => return Ok(driven),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
             };
+            if !outcome.alarms.is_empty() && turn.is_none() {
+                // Alarms are numbered in each party's list. Decided side by side they would conflict until some of
+                // them give up, so they are decided one after another.
+                turn = Some(self.alarming.lock().await);
+                continue;
+            }
             let once = once.filter(|_| attempt.seen.is_none());
             match self.commit(machine, &outcome, once).await {
                 Ok(committed) => return self.conclude(outcome, &attempt, committed),
@@ -182,7 +189,7 @@ impl Unsealed {
         let mut unread = once;
         let mut rng = SystemRng;
         for _ in 0..=MAX_ROUNDS {
-            let queries = match operation.step(&attempt.records, &context, &mut rng)? {
+            let queries = match step(operation, &attempt.records, &context, &mut rng)? {
                 Step::Need(queries) => queries,
                 Step::Done(outcome) if unread.is_none() => return Ok(Decision::Fresh(outcome, attempt)),
                 // The nonce was not looked up yet: once it is, the same step decides again.

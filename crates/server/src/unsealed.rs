@@ -252,6 +252,8 @@ pub struct Unsealed {
     pub history: History,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
     pub changing: tokio::sync::Mutex<()>,
+    /// Held while alarms are decided and committed, so that they come in one order.
+    pub alarming: tokio::sync::Mutex<()>,
     /// A permit for each request under way, so that sealing can wait for them.
     pub in_flight: Semaphore,
     /// The keys are being forgotten: nothing is committed any more.
@@ -308,6 +310,7 @@ impl Unsealed {
             head,
             history,
             changing: tokio::sync::Mutex::new(()),
+            alarming: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
             closed: AtomicBool::new(false),
             refusals: Mutex::default(),

@@ -1,29 +1,21 @@
-//! Alarms: one record for each party that is told, in the order of time.
+//! Alarms: one record for each party that is told, in a list of its own, in the order in which they were committed.
 
 use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
 use crate::operation::{Context, Fault, Operation, Outcome, Raised, Refusal, Replay, Reply, Step, parse_record};
-use bulla_crypto::random::{Rng, draw};
+use bulla_crypto::random::Rng;
 use bulla_wire::api::{Alarm, AlarmKind, Alarms, Done};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::{PrincipalId, WrapId};
+use std::collections::BTreeSet;
 
-/// Writes an alarm for everyone who is told, and says so.
-pub fn raise(
-    writes: &mut Writes,
-    context: &Context<'_>,
-    rng: &mut dyn Rng,
-    kind: AlarmKind,
-    about: About<'_>,
-    mut told: Vec<PrincipalId>,
-) -> Raised {
+/// An alarm for everyone who is told. [`enlist`] puts it into their lists.
+pub fn raise(context: &Context<'_>, kind: AlarmKind, about: About<'_>, mut told: Vec<PrincipalId>) -> Raised {
     // A writer may be its own recipient; nobody is told twice.
     told.sort_unstable();
     told.dedup();
-    let random: [u8; 8] = draw(rng);
-    let child = [&context.now.unix_ms.to_be_bytes()[..], &random].concat();
     let alarm = Alarm {
-        id: Cursor::after_clear(child.clone()).to_text(),
+        id: String::new(),
         kind,
         at_ms: context.now.unix_ms,
         wrap: about.wrap,
@@ -31,11 +23,40 @@ pub fn raise(
         receipt: about.receipt.cloned(),
         message: about.message.to_owned(),
     };
-    let bytes = bulla_wire::json::to_vec(&alarm);
-    for principal in &told {
-        writes.put(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child.clone()), bytes.clone());
-    }
     Raised { alarm, told }
+}
+
+/// Writes an outcome's alarms at the end of the lists of those who are told, in the same commit.
+///
+/// An alarm stands under the number that follows its list's newest one, whatever the clocks say, and the commit
+/// demands that no other came meanwhile. So numbers rise in the order of commits, and nothing is ever written
+/// behind a mark that its owner has set already.
+pub fn enlist(mut outcome: Box<Outcome>, records: &Records) -> Result<Step, Fault> {
+    let told: BTreeSet<PrincipalId> = outcome.alarms.iter().flat_map(|raised| raised.told.iter().copied()).collect();
+    let unread: Vec<_> = told.iter().map(newest_key).filter(|key| records.get(key).is_none()).collect();
+    if !unread.is_empty() {
+        return Ok(Step::need(unread));
+    }
+    let Outcome { writes, alarms, .. } = &mut *outcome;
+    for principal in told {
+        let key = newest_key(&principal);
+        let current = records.get(&key).flatten();
+        let mut number = current.map_or(Ok(0), |record| number(record.bytes.expose()))?;
+        for raised in alarms.iter().filter(|raised| raised.told.contains(&principal)) {
+            number = number.checked_add(1).ok_or(Fault::Key("number of an alarm"))?;
+            let child = number.to_be_bytes();
+            let alarm = Alarm { id: Cursor::after_clear(child).to_text(), ..raised.alarm.clone() };
+            let bytes = bulla_wire::json::to_vec(&alarm);
+            writes.create(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child), bytes);
+        }
+        writes.replace(key, current, number.to_be_bytes().to_vec());
+    }
+    Ok(Step::Done(outcome))
+}
+
+fn number(bytes: &[u8]) -> Result<u64, Fault> {
+    let number = bytes.try_into().map(u64::from_be_bytes);
+    number.map_err(|_| Fault::Record { kind: "alarm cursor", reason: format!("it has {} bytes", bytes.len()) })
 }
 
 /// What an alarm is about.
@@ -61,12 +82,11 @@ pub struct Raise {
 }
 
 impl Operation for Raise {
-    fn step(&self, _: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
-        let mut writes = Writes::default();
+    fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let about = About { message: self.message, ..About::default() };
-        let raised = raise(&mut writes, context, rng, self.kind, about, self.told.clone());
+        let raised = raise(context, self.kind, about, self.told.clone());
         Ok(Step::Done(Box::new(Outcome {
-            writes,
+            writes: Writes::default(),
             result: Ok(Reply::json(&Done {})),
             replay: Replay::Again,
             receipts: vec![],
@@ -79,6 +99,11 @@ impl Operation for Raise {
 /// The key of a principal's cursor.
 pub fn cursor_key(principal: &PrincipalId) -> RecordKey {
     RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "alarms")
+}
+
+/// The key of the number of a principal's newest alarm.
+fn newest_key(principal: &PrincipalId) -> RecordKey {
+    RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "newest")
 }
 
 /// A page of one principal's alarms after a cursor.

@@ -187,7 +187,7 @@ pub struct Recover {
 }
 
 impl Operation for Recover {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let directory = context.directory;
         let bytes = self.policies.as_bytes();
         if let Err(reason) = verify_policy_recovery(directory.view(), &self.approval, bytes, context.now.unix_ms) {
@@ -216,7 +216,7 @@ impl Operation for Recover {
         }
         let told = directory.view().newest().body().admins.clone();
         let about = About { message: "the admins replaced the policy set", ..About::default() };
-        let raised = alarm::raise(&mut writes, context, rng, AlarmKind::PolicyRecovered, about, told);
+        let raised = alarm::raise(context, AlarmKind::PolicyRecovered, about, told);
         let mut outcome = changed(writes, Reply::json(&Done {}), Change::Policies(texts), Replay::Kept);
         outcome.alarms.push(raised);
         Ok(Step::Done(outcome))
