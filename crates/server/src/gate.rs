@@ -227,7 +227,7 @@ impl Gate {
                 return Err(anonymous(&refusal.hint("its admins open it with `bulla unseal`")));
             }
             Phase::Sealed(sealed) => sealed::holder(sealed, &checked.parameters.key),
-            Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key),
+            Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key, matched.route.action),
         };
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
         let read = self.body(&verified, matched.route.request, body).await;

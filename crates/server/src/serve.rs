@@ -14,6 +14,7 @@ use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Event, Filter, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
+use bulla_core::directory::{Directory, Principal};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
 use bulla_core::engine::wrap;
 use bulla_core::operation::{Content, Context, Fault, Operation, Refusal, Reply};
@@ -62,11 +63,17 @@ const INLINE_SEAL_BYTES: usize = 256 * 1024;
 /// Unseen alarms are counted up to here.
 const UNSEEN_MAX: usize = 1000;
 
-/// The enabled principal who signs with this key.
-pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
+/// Whether this principal is heard. A disabled one is not, unless it is an admin who brings a recovery: else one
+/// admin could lock out all the others for ever, and k of them could not repair it.
+fn heard(directory: &Directory, principal: &Principal, action: Option<Action>) -> bool {
+    !principal.disabled || (action == Some(Action::PolicyRecover) && directory.is_admin(&principal.subject.id))
+}
+
+/// The principal who signs with this key, if it is heard.
+pub fn holder(unsealed: &Unsealed, key: &KeyId, action: Option<Action>) -> Option<Holder> {
     let directory = unsealed.directory();
     let (principal, active) = directory.by_key(key)?;
-    if principal.disabled {
+    if !heard(&directory, principal, action) {
         return None;
     }
     Some(Holder {
@@ -141,7 +148,7 @@ impl Request<'_> {
         })
     }
 
-    fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
+    fn context<'a>(&'a self, directory: &'a Directory) -> Context<'a> {
         Context {
             now: self.unsealed.now(self.node.machine()),
             cluster: self.unsealed.cluster,
@@ -202,7 +209,7 @@ impl Request<'_> {
         let directory = self.unsealed.directory();
         // The body may have taken its time: the caller is who the key says now, not when the request began.
         let subject = match directory.by_key(&self.verified.parameters.key) {
-            Some((principal, _)) if !principal.disabled => principal.subject.clone(),
+            Some((principal, _)) if heard(&directory, principal, Some(action)) => principal.subject.clone(),
             _ => {
                 let refusal = Refusal::new(Code::Unauthenticated, "the key was disabled or rotated meanwhile");
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;

@@ -131,6 +131,15 @@ pub fn verify_consent(view: &ClusterView, envelope: &Envelope) -> Result<Consent
     Ok(consent)
 }
 
+/// A recovery that k admins signed.
+#[derive(Debug, Clone)]
+pub struct VerifiedRecovery {
+    /// What they said.
+    pub recovery: PolicyRecovery,
+    /// Who signed.
+    pub signers: BTreeSet<PrincipalId>,
+}
+
 /// Verifies that k admins replace the whole policy set by `policies` (JSON bytes), and that they said so within
 /// the last ten minutes.
 ///
@@ -141,7 +150,7 @@ pub fn verify_policy_recovery(
     envelope: &Envelope,
     policies: &[u8],
     now_ms: u64,
-) -> Result<PolicyRecovery, EvidenceError> {
+) -> Result<VerifiedRecovery, EvidenceError> {
     let recovery: PolicyRecovery = parse(envelope)?;
     let PolicyRecovery { v: V1, cluster, policies_sha256, at_ms } = &recovery;
     rule(*cluster == view.id(), "cluster", "must be this cluster")?;
@@ -149,11 +158,12 @@ pub fn verify_policy_recovery(
     let fresh =
         *at_ms <= now_ms.saturating_add(FUTURE_SKEW_MS) && now_ms.saturating_sub(*at_ms) <= POLICY_RECOVERY_LIFETIME_MS;
     rule(fresh, "at_ms", "must be within the last ten minutes")?;
-    enough(view, envelope, POLICY_RECOVERY_TYPE)?;
-    Ok(recovery)
+    let signers = enough(view, envelope, POLICY_RECOVERY_TYPE)?;
+    Ok(VerifiedRecovery { recovery, signers })
 }
 
-fn enough(view: &ClusterView, envelope: &Envelope, payload_type: &str) -> Result<(), EvidenceError> {
-    let (have, need) = (view.newest().signed_by_admins(envelope, payload_type)?.len(), view.newest().quorum());
-    if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(()) }
+fn enough(view: &ClusterView, envelope: &Envelope, payload_type: &str) -> Result<BTreeSet<PrincipalId>, EvidenceError> {
+    let signers = view.newest().signed_by_admins(envelope, payload_type)?;
+    let (have, need) = (signers.len(), view.newest().quorum());
+    if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(signers) }
 }

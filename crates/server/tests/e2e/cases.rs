@@ -212,6 +212,12 @@ pub fn recovery(world: &World) -> Vec<u8> {
 
 /// A recovery of these policies, signed by so many admins.
 pub fn recovery_of(world: &World, texts: &StrictMap<String>, admins: usize) -> Vec<u8> {
+    let admins: Vec<_> = world.admins.iter().take(admins).collect();
+    recovery_by(world, texts, &admins)
+}
+
+/// A recovery of these policies, signed by these admins.
+pub fn recovery_by(world: &World, texts: &StrictMap<String>, admins: &[&Person]) -> Vec<u8> {
     let policies = String::from_utf8(json::to_vec(texts)).unwrap();
     let payload = PolicyRecovery {
         v: V1,
@@ -219,7 +225,7 @@ pub fn recovery_of(world: &World, texts: &StrictMap<String>, admins: usize) -> V
         policies_sha256: Digest::new(sha256(&[policies.as_bytes()])),
         at_ms: world.server().node.now_ms(),
     };
-    let keys: Vec<_> = world.admins.iter().take(admins).map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = admins.iter().map(|admin| admin.identity.signing_key()).collect();
     let approval = evidence::sign_in_memory(&payload, &keys).unwrap();
     json::to_vec(&api::RecoverPolicies { policies, approval })
 }

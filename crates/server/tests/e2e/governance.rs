@@ -1,6 +1,6 @@
 //! Who may do what, and who is who: secrets by policy, policies, principals, names.
 
-use crate::cases::{kv_body, recovery_of};
+use crate::cases::{kv_body, recovery_by, recovery_of};
 use crate::support::{Caller, Request, Wire, finish, rows, view};
 use bulla_client::{Admit, Client, ClientError, Outgoing, Pin, content};
 use bulla_crypto::BoxFuture;
@@ -181,6 +181,53 @@ async fn policies_are_written_asked_and_recovered() {
     let late = send(&caller, late);
     caller.send(&late).await.refused(Code::BadStatement);
     finish(world).await;
+}
+
+/// One admin who disables the others is undone by k of them; nothing else is heard from a disabled admin.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_admin_does_not_lock_out_the_others() {
+    let mut world = World::new(Shape { mode: SealMode::Quorum, k: 2, n: 3, ..Shape::durable() }).await;
+    let [ann, ben, cat] = world.admins.as_slice() else { panic!("three admins") };
+    let mallory = world.admit("mallory").await;
+    let admin = world.client(ann);
+    for name in [&ben.name, &cat.name, &mallory.name] {
+        admin.principal_disable(name).await.unwrap();
+    }
+    // The new set leaves the right to disable to nobody but the two.
+    let first = admin.policies().await.unwrap().policies.remove(0).text;
+    let texts = StrictMap([("first".to_owned(), first), ("no-ann".to_owned(), forbid(ann))].into());
+    let send = |caller: &Caller, body: Vec<u8>| {
+        caller.request("POST", "/v1/policy:recover", "application/json", body, caller.nonce())
+    };
+    let mut ben_calls = Caller::new(&world, ben).await;
+    let refused_body = ben_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated).body;
+    let mut mallory_calls = Caller::new(&world, &mallory).await;
+    let not_hers = send(&mallory_calls, recovery_by(&world, &texts, &[ben, cat]));
+    let uniform = mallory_calls.send(&not_hers).await.refused(Code::Unauthenticated).body;
+    assert_eq!(uniform, refused_body, "a disabled key, whatever it asks, is like an unknown one");
+    let alone = send(&ben_calls, recovery_by(&world, &texts, &[ben]));
+    ben_calls.send(&alone).await.refused(Code::BadStatement);
+    ben_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
+    // Cat signs, ben signs and brings it.
+    let both = send(&ben_calls, recovery_by(&world, &texts, &[ben, cat]));
+    ben_calls.send(&both).await.ok();
+    ben_calls.call("GET", "/v1/whoami").await.ok();
+    world.client(cat).whoami().await.unwrap();
+    mallory_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
+    refused(admin.principal_disable(&ben.name).await, Code::Denied);
+    // It stays so after a restart.
+    world.stop().await;
+    world.start().await;
+    world.unseal().await;
+    let [_, ben, cat] = world.admins.as_slice() else { panic!("three admins") };
+    world.client(ben).whoami().await.unwrap();
+    world.client(cat).principal_disable(&name("mallory")).await.unwrap();
+    finish(world).await;
+}
+
+fn forbid(admin: &Person) -> String {
+    let id = Record::open(&admin.record, None).unwrap().principal();
+    format!("forbid (principal == Bulla::Principal::\"{id}\", action, resource);")
 }
 
 /// Cedar skips a statement whose evaluation fails, a `forbid` too. Here it denies.
