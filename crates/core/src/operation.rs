@@ -203,6 +203,20 @@ pub enum Content {
     Chunked(crate::engine::chunk::Upload),
 }
 
+impl Content {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Inline(bytes) => bytes.len(),
+            Self::Chunked(upload) => usize::try_from(upload.len).unwrap_or(usize::MAX),
+        }
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A refusal, in public words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

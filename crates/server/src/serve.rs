@@ -302,7 +302,7 @@ impl Request<'_> {
 
     async fn carry_out(&self, op: &Op, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
         let _order = if op.changes_directory() { Some(self.unsealed.changing.lock().await) } else { None };
-        let plain = |result| Driven { result, read: None, committed: None, receipts: vec![], repeated: false };
+        let plain = Driven::said;
         match op {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
             Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
@@ -342,8 +342,7 @@ impl Request<'_> {
         file: &[u8],
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
-        let refused =
-            |refusal| Driven { result: Err(refusal), read: None, committed: None, receipts: vec![], repeated: false };
+        let refused = |refusal| Driven::said(Err(refusal));
         if file.len() <= CHUNK_BYTES {
             return match wrap::Create::new(draft.clone(), Content::Inline(file.to_vec())) {
                 Ok(create) => self.drive(&create, once).await,
@@ -359,7 +358,7 @@ impl Request<'_> {
             Err(refusal) => return Ok(refused(refusal)),
         };
         if let Some(answer) = self.early(draft).await? {
-            return Ok(Driven { result: answer, read: None, committed: None, receipts: vec![], repeated: false });
+            return Ok(Driven::said(answer));
         }
         self.unsealed.write(machine, &upload.begin()).await?;
         // An upload that is not published goes with the sweep, once its deadline is over.
