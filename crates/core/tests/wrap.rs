@@ -554,6 +554,42 @@ fn no_alarm_comes_behind_the_mark() {
     assert_eq!(ids.len(), 7);
 }
 
+/// Old alarms go when their owner marks later ones as seen; what nobody has seen stays.
+#[test]
+fn seen_alarms_go_after_ninety_days() {
+    let mut world = World::new(1);
+    let wraps: Vec<_> = (0..3).map(|_| world.wrap(&["bob"], Mode::First)).collect();
+    let claim = world.claim();
+    let list = |world: &mut World, all: bool| {
+        let list = alarm::List { after: None, limit: 100, all };
+        world.run(Box::new(list), Some("bob")).json::<Alarms>().alarms
+    };
+    let mark = |world: &mut World, id: &str| {
+        let up_to = Cursor::parse(id).unwrap();
+        assert_eq!(world.run(Box::new(alarm::Seen { up_to }), Some("bob")).code(), None);
+    };
+    for wrap in &wraps {
+        world.open(wrap, "eve", &claim);
+    }
+    let alarms = list(&mut world, false);
+    world.pass(alarm::KEPT_MS - 1);
+    mark(&mut world, &alarms[1].id);
+    assert_eq!(list(&mut world, true).len(), 3, "a millisecond too early");
+    world.pass(1);
+    // By one of the clocks it is too early.
+    world.now.steady_ms -= 1;
+    mark(&mut world, &alarms[1].id);
+    assert_eq!(list(&mut world, true).len(), 3);
+    world.now.steady_ms += 1;
+    for _ in 0..2 {
+        mark(&mut world, &alarms[1].id);
+        let left: Vec<_> = list(&mut world, true).into_iter().map(|alarm| alarm.id).collect();
+        assert_eq!(left, [alarms[1].id.as_str(), &alarms[2].id]);
+    }
+    assert_eq!(list(&mut world, false).len(), 1);
+    assert_eq!(world.alarms_of("alice"), 3, "hers are hers");
+}
+
 #[test]
 fn redelivery_has_an_end() {
     let mut world = World::new(1);

@@ -286,7 +286,7 @@ impl Request<'_> {
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
-            Err(error) => self.fail(&error, &id).await,
+            Err(error) => self.fail(&error, once, &id).await,
         };
         let committed = outcome.committed.is_some();
         match logged.finish(outcome).await {

@@ -140,7 +140,13 @@ impl Operation for List {
     }
 }
 
-/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back, so it goes no
+/// How long an alarm is kept after it was raised, in milliseconds, if it was seen: as long as a wrap's receipts after
+/// its end, 90 days.
+pub const KEPT_MS: u64 = 90 * 24 * 3600 * 1000;
+/// Most alarms that one marking deletes; half of what a commit takes.
+const PRUNED_AT_ONCE: usize = 256;
+
+/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one; old ones before it are deleted. The mark never goes back, so it goes no
 /// further than an alarm that exists: a thief of the key could otherwise hide all alarms to come, not only those
 /// that its victim may already have read.
 #[derive(Debug, Clone)]
@@ -154,8 +160,11 @@ impl Operation for Seen {
         let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
         let key = cursor_key(&actor.principal);
         let alarm = RecordKey::clear(Kind::Alarm, actor.principal.as_bytes(), self.up_to.as_bytes());
-        let (Some(current), Some(alarm)) = (records.get(&key), records.get(&alarm)) else {
-            return Ok(Step::need([key, alarm]));
+        let oldest = scan(&actor.principal, None, PRUNED_AT_ONCE);
+        let (Some(current), Some(alarm), Some((oldest, _))) =
+            (records.get(&key), records.get(&alarm), records.page(&oldest))
+        else {
+            return Ok(Step::Need(vec![Query::Get(key), Query::Get(alarm), oldest]));
         };
         if alarm.is_none() {
             let refusal = Refusal::new(Code::NotFound, "you have no alarm with this id").field("up_to");
@@ -164,6 +173,13 @@ impl Operation for Seen {
         let mut writes = Writes::default();
         if current.is_none_or(|record| record.bytes.expose().as_slice() < self.up_to.as_bytes()) {
             writes.replace(key, current, self.up_to.as_bytes().to_vec());
+        }
+        // What is named stays, so that whoever asks again finds it.
+        for record in oldest.iter().take_while(|record| record.cursor.as_bytes() < self.up_to.as_bytes()) {
+            let Alarm { at_ms, .. } = parse_record("alarm", &record.bytes)?;
+            if at_ms.saturating_add(KEPT_MS) <= context.now.earliest_ms() {
+                writes.delete(RecordKey::clear(Kind::Alarm, actor.principal.as_bytes(), record.cursor.as_bytes()));
+            }
         }
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
     }

@@ -118,11 +118,16 @@ impl Request<'_> {
         sealed.map_err(|error| internal(&error, id))
     }
 
-    pub(super) async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
-        if let DriveError::NonceReused = error {
-            self.alarm_reuse(id).await;
-        }
+    pub(super) async fn fail(&self, error: &DriveError, once: Option<(Digest, Digest)>, id: &str) -> (Answer, Outcome) {
         let refusal = self.drive_refusal(error, id);
+        if let (DriveError::NonceReused, Some((key, request))) = (error, once) {
+            let principal = self.verified.subject.id;
+            lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());
+            let monotonic_ms = self.node.parts.clock.monotonic_ms();
+            if lock(&self.unsealed.reuse_alarms).raise(principal, monotonic_ms) {
+                self.alarm_reuse(id).await;
+            }
+        }
         (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
     }
 
