@@ -221,9 +221,9 @@ impl Request<'_> {
         } else {
             let admins = &directory.view().newest().body().admins;
             match bulla_core::policy::exempt::SealRight::assertion(admins, subject) {
-                Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource, op)
-                    .map_err(|_| self.not_admin(action)),
-                Err(_) => Err(self.not_admin(action)),
+                Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource.clone(), op)
+                    .map_err(|_| self.not_admin(action, resource)),
+                Err(_) => Err(self.not_admin(action, resource)),
             }
         };
         let authorized = match authorized {
@@ -240,11 +240,11 @@ impl Request<'_> {
         self.perform(logged, mutation.then_some((key, request)), reply).await
     }
 
-    fn not_admin(&self, action: bulla_core::action::Action) -> Box<Denied> {
+    fn not_admin(&self, action: Action, resource: Resource) -> Box<Denied> {
         Box::new(Denied {
             subject: self.verified.subject.clone(),
             action,
-            resource: Resource::Cluster,
+            resource,
             decision: bulla_core::policy::Decision { allowed: false, because: vec![], errors: vec![] },
         })
     }
