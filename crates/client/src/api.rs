@@ -8,7 +8,7 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence;
 use bulla_wire::api::{
     Alarms, AuditPage, CheckPolicy, Health, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy,
-    RecoverPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
+    RecoverPolicies, ReplacedPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
@@ -161,8 +161,9 @@ impl Client {
     /// [`ClientError`].
     pub async fn policy_recovery_sign(&self, policies: &str) -> Result<Envelope, ClientError> {
         let cluster = self.view().await?.id();
+        let ReplacedPolicies { sha256: replaces } = self.json(Call::read("/v1/policy:recover")).await?;
         let policies_sha256 = Digest::new(sha256(&[policies.as_bytes()]));
-        let recovery = PolicyRecovery { v: V1, cluster, policies_sha256, at_ms: crate::call::now_ms() };
+        let recovery = PolicyRecovery { v: V1, cluster, policies_sha256, replaces, at_ms: crate::call::now_ms() };
         Ok(evidence::sign(&recovery, &[&**self.key()?]).await?)
     }
 

@@ -44,6 +44,7 @@ pub enum Op {
     PolicyPut(policy::Put),
     PolicyDelete(policy::Delete),
     PolicyCheck(policy::Check),
+    PolicyReplaced(policy::Replaced),
     PolicyRecover(policy::Recover),
     PrincipalList(principal::List),
     PrincipalRead(principal::Read),
@@ -86,6 +87,7 @@ impl Op {
             Self::PolicyPut(op) => op,
             Self::PolicyDelete(op) => op,
             Self::PolicyCheck(op) => op,
+            Self::PolicyReplaced(op) => op,
             Self::PolicyRecover(op) => op,
             Self::PrincipalList(op) => op,
             Self::PrincipalRead(op) => op,
@@ -299,6 +301,7 @@ fn names_op(
             let resource = resource.parse().map_err(|e| bad("resource", &e))?;
             (Op::PolicyCheck(policy::Check { principal, action, resource }), Resource::Policies)
         }
+        Endpoint::PolicyReplaced => (Op::PolicyReplaced(policy::Replaced), Resource::Policies),
         Endpoint::PolicyRecover => {
             let api::RecoverPolicies { policies, approval } = parse(body)?;
             (Op::PolicyRecover(policy::Recover { policies, approval }), Resource::Policies)

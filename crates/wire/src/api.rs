@@ -288,6 +288,15 @@ pub struct PolicyDecision {
     pub errors: Vec<String>,
 }
 
+/// `GET /v1/policy:recover`: what a recovery would replace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplacedPolicies {
+    /// Digest of the policy set: SHA-256 of the JSON text `{"<name>":"<SHA-256 of its text>",…}`, without spaces and
+    /// in the order of the names.
+    pub sha256: Digest,
+}
+
 /// `POST /v1/policy:recover`: k admins replace the whole set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

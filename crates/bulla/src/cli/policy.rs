@@ -174,6 +174,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
                     .hint("compare the files with the admin who signed first"));
             }
             session.screen.say(&format!("approval of {} for the cluster {}", time(said.at_ms), said.cluster));
+            session.screen.say(&format!("in the place of the policy set {}", said.replaces));
             statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
             let identity = session.identity()?;
             dsse::add_signature(&mut envelope, &*identity)

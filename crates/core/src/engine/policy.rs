@@ -10,7 +10,7 @@ use crate::policy::{PolicyError, PolicySet};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::{VerifiedRecovery, verify_policy_recovery};
 use bulla_crypto::random::Rng;
-use bulla_wire::api::{AlarmKind, Done, Policies, Policy, PolicyDecision, PutPolicy};
+use bulla_wire::api::{AlarmKind, Done, Policies, Policy, PolicyDecision, PutPolicy, ReplacedPolicies};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
@@ -177,6 +177,16 @@ impl Operation for Check {
     }
 }
 
+/// `GET /v1/policy:recover`: what the admins must name as replaced, even while policy lets them read nothing.
+#[derive(Debug, Clone)]
+pub struct Replaced;
+
+impl Operation for Replaced {
+    fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        Ok(Outcome::read(Reply::json(&ReplacedPolicies { sha256: context.directory.policies().digest() })))
+    }
+}
+
 /// `POST /v1/policy:recover`: the way back after a policy set that lets nobody change it, or an admin who disabled the
 /// others. Its right is k admins' signatures over the new set, not policy; those who signed are enabled again.
 #[derive(Debug, Clone)]
@@ -191,12 +201,13 @@ impl Operation for Recover {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let directory = context.directory;
         let bytes = self.policies.as_bytes();
-        let verified = verify_policy_recovery(directory.view(), &self.approval, bytes, context.now.unix_ms);
+        let (replaced, now_ms) = (directory.policies().digest(), context.now.unix_ms);
+        let verified = verify_policy_recovery(directory.view(), &self.approval, bytes, &replaced, now_ms);
         let VerifiedRecovery { signers, .. } = match verified {
             Ok(verified) => verified,
             Err(reason) => {
                 let refusal = Refusal::new(Code::BadStatement, format!("the approval does not hold: {reason}"));
-                return Ok(Outcome::refuse(refusal.field("approval")));
+                return Ok(Outcome::refuse(refusal.field("approval").hint("sign anew: `bulla policy recover sign`")));
             }
         };
         let texts: BTreeMap<Name, String> = match parse_set(&self.policies) {

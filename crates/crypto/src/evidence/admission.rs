@@ -14,8 +14,8 @@ use bulla_wire::json::{StrictMap, V1};
 use bulla_wire::name::Name;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// How long k admins' signatures over a policy set may be used, in milliseconds: ten minutes, so that an old
-/// recovery cannot be played again later.
+/// How long k admins' signatures over a policy set may be used, in milliseconds: ten minutes. They are good once, as
+/// they name the set that they replace; but one that was never brought must not be kept for later.
 pub const POLICY_RECOVERY_LIFETIME_MS: u64 = 600_000;
 
 /// An admission that holds by the newest document known here.
@@ -140,8 +140,8 @@ pub struct VerifiedRecovery {
     pub signers: BTreeSet<PrincipalId>,
 }
 
-/// Verifies that k admins replace the whole policy set by `policies` (JSON bytes), and that they said so within
-/// the last ten minutes.
+/// Verifies that k admins replace the policy set of the digest `replaced` by `policies` (JSON bytes), and that they
+/// said so within the last ten minutes.
 ///
 /// # Errors
 /// See [`EvidenceError`].
@@ -149,12 +149,14 @@ pub fn verify_policy_recovery(
     view: &ClusterView,
     envelope: &Envelope,
     policies: &[u8],
+    replaced: &Digest,
     now_ms: u64,
 ) -> Result<VerifiedRecovery, EvidenceError> {
     let recovery: PolicyRecovery = parse(envelope)?;
-    let PolicyRecovery { v: V1, cluster, policies_sha256, at_ms } = &recovery;
+    let PolicyRecovery { v: V1, cluster, policies_sha256, replaces, at_ms } = &recovery;
     rule(*cluster == view.id(), "cluster", "must be this cluster")?;
     rule(*policies_sha256.as_bytes() == sha256(&[policies]), "policies_sha256", "must be the new set's digest")?;
+    rule(replaces == replaced, "replaces", "must be the digest of the set that is there")?;
     let fresh =
         *at_ms <= now_ms.saturating_add(FUTURE_SKEW_MS) && now_ms.saturating_sub(*at_ms) <= POLICY_RECOVERY_LIFETIME_MS;
     rule(fresh, "at_ms", "must be within the last ten minutes")?;

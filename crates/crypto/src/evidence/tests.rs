@@ -153,7 +153,8 @@ fn judge(kind: &str, input: &Value) -> Result<Value, EvidenceError> {
         "policy-recovery" => {
             let (view, policies) = (open_view(input)?, input["policies"].as_str().unwrap());
             let now_ms = number("now_ms");
-            verify_policy_recovery(&view, &envelope(&input["approval"]), policies.as_bytes(), now_ms)
+            let replaced = input["replaced"].as_str().unwrap().parse().unwrap();
+            verify_policy_recovery(&view, &envelope(&input["approval"]), policies.as_bytes(), &replaced, now_ms)
                 .map(|verified| json!(verified.recovery))
         }
         "statement" => {

@@ -226,6 +226,7 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::PolicyRead => schemas!(-, api::Policy),
         Endpoint::PolicyPut => schemas!(api::PutPolicy, api::Policy),
         Endpoint::PolicyCheck => schemas!(api::CheckPolicy, api::PolicyDecision),
+        Endpoint::PolicyReplaced => schemas!(-, api::ReplacedPolicies),
         Endpoint::PolicyRecover => schemas!(api::RecoverPolicies, api::Done),
         Endpoint::AuditRead => schemas!(-, api::AuditPage),
         Endpoint::AlarmRead => schemas!(-, api::Alarms),

@@ -111,6 +111,7 @@ impl Cast {
             }
             Endpoint::PolicyDelete => (Who::Admin, empty("/v1/policy/doomed".into())),
             Endpoint::PolicyCheck => (Who::Admin, ("/v1/policy:check".into(), policy_check())),
+            Endpoint::PolicyReplaced => (Who::Admin, empty("/v1/policy:recover".into())),
             Endpoint::PolicyRecover => (Who::Admin, ("/v1/policy:recover".into(), recovery(world))),
             Endpoint::AuditRead => (Who::Admin, empty("/v1/audit?limit=3".into())),
             Endpoint::AlarmRead => (Who::Bob, empty("/v1/alarms?all=true".into())),
@@ -223,6 +224,7 @@ pub fn recovery_by(world: &World, texts: &StrictMap<String>, admins: &[&Person])
         v: V1,
         cluster: world.cluster,
         policies_sha256: Digest::new(sha256(&[policies.as_bytes()])),
+        replaces: crate::support::unsealed(world).directory().policies().digest(),
         at_ms: world.server().node.now_ms(),
     };
     let keys: Vec<_> = admins.iter().map(|admin| admin.identity.signing_key()).collect();

@@ -1,7 +1,7 @@
 //! Who may do what, and who is who: secrets by policy, policies, principals, names.
 
 use crate::cases::{kv_body, recovery_by, recovery_of};
-use crate::support::{Caller, Request, Wire, finish, rows, view};
+use crate::support::{Caller, Request, Wire, finish, rows, unsealed, view};
 use bulla_client::{Admit, Client, ClientError, Outgoing, Pin, content};
 use bulla_crypto::BoxFuture;
 use bulla_crypto::evidence::{self, AdmissionDraft, PrincipalKey, Record};
@@ -169,11 +169,21 @@ async fn policies_are_written_asked_and_recovered() {
     let mut stranger = Caller::new(&world, &Person::new("x")).await;
     let strange = send(&stranger, recovery_of(&world, &texts, 2));
     stranger.send(&strange).await.refused(Code::Unauthenticated);
+    // The admins are told what it replaces, although they may read nothing; nobody else is.
+    let replaced: api::ReplacedPolicies = caller.call("GET", "/v1/policy:recover").await.ok().json();
+    assert_eq!(replaced.sha256, unsealed(&world).directory().policies().digest());
+    refused(bob.request("GET", "/v1/policy:recover", "", None).await, Code::Denied);
     let two = send(&caller, recovery_of(&world, &texts, 2));
     caller.send(&two).await.ok();
     assert!(bob.whoami().await.is_ok());
     let told = admin.alarms(None, None, false).await;
     assert!(told.unwrap().alarms.iter().any(|alarm| alarm.kind == AlarmKind::PolicyRecovered));
+    // Whoever may write policies again does so; the same signatures are spent.
+    admin.policy_put(&name("ops"), &policy(text)).await.unwrap();
+    let spent: api::RecoverPolicies = json::parse(&two.body, json::MAX_JSON_BYTES).unwrap();
+    let again = caller.call_json("POST", "/v1/policy:recover", &spent).await.refused(Code::BadStatement);
+    assert!(again.error().unwrap().message.contains("replaces"), "{again:?}");
+    assert!(admin.policy(&name("ops")).await.is_ok());
     // Ten minutes later the same signatures are no recovery any more.
     let late = recovery_of(&world, &texts, 2);
     world.clock.pass(11 * 60_000);
