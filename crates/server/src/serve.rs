@@ -3,7 +3,7 @@
 mod answer;
 
 use crate::ceremony;
-use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
+use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, Phase};
@@ -390,12 +390,17 @@ impl Request<'_> {
         if let Some(action) = query.action {
             filter = filter.action(action);
         }
-        if let Some(name) = &query.principal {
-            let directory = self.unsealed.directory();
-            let Some(principal) = directory.by_name(name) else {
-                return Err(Refusal::new(Code::NotFound, format!("no principal is called {name}")).field("principal"));
-            };
-            filter = filter.principal(principal.subject.id);
+        match &query.principal {
+            Some(ByNameOrId::Id(id)) => filter = filter.principal(*id),
+            Some(ByNameOrId::Name(name)) => {
+                let directory = self.unsealed.directory();
+                let Some(principal) = directory.by_name(name) else {
+                    let refusal = Refusal::new(Code::NotFound, format!("no principal is called {name}"));
+                    return Err(refusal.field("principal"));
+                };
+                filter = filter.principal(principal.subject.id);
+            }
+            None => {}
         }
         let Some(path) = self.node.parts.audit_path.clone() else {
             let refusal = Refusal::new(Code::NotFound, "the audit log goes where it cannot be read again");

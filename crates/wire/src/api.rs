@@ -261,7 +261,19 @@ pub struct Policy {
 #[serde(deny_unknown_fields)]
 pub struct Policies {
     /// In the order of their names.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<PolicySummary>,
+}
+
+/// A policy in a list. Its text is at `GET /v1/policy/{name}`: all texts together may have 12.5 MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySummary {
+    /// Its name.
+    pub name: Name,
+    /// Length of its text in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its text.
+    pub sha256: Digest,
 }
 
 /// `POST /v1/policy:check`: may X do Y on Z?

@@ -6,7 +6,7 @@ use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::dsse;
-use bulla_wire::api::{CheckPolicy, Policy as Stored, PutPolicy};
+use bulla_wire::api::{CheckPolicy, PolicySummary, PutPolicy};
 use bulla_wire::evidence::PolicyRecovery;
 use bulla_wire::id::Digest;
 use bulla_wire::json::{self, StrictMap};
@@ -106,7 +106,7 @@ pub async fn run(command: Policy, session: &Session<'_>) -> Result<Exit, Failure
             if format == Format::Json {
                 return session.screen.json(&policies).map(|()| Exit::Ok);
             }
-            let row = |policy: &Stored| vec![policy.name.to_string(), policy.sha256.to_string()];
+            let row = |policy: &PolicySummary| vec![policy.name.to_string(), policy.sha256.to_string()];
             let rows: Vec<_> = policies.policies.iter().map(row).collect();
             session.screen.table(&["NAME", "TEXT"], &rows)?;
             Ok(Exit::Ok)

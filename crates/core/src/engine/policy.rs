@@ -10,7 +10,7 @@ use crate::policy::{PolicyError, PolicySet};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::{VerifiedRecovery, verify_policy_recovery};
 use bulla_crypto::random::Rng;
-use bulla_wire::api::{AlarmKind, Done, Policies, Policy, PolicyDecision, PutPolicy, ReplacedPolicies};
+use bulla_wire::api::{AlarmKind, Done, Policies, Policy, PolicyDecision, PolicySummary, PutPolicy, ReplacedPolicies};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
@@ -71,7 +71,12 @@ pub struct List;
 
 impl Operation for List {
     fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let policies = context.directory.policies().texts().map(|(name, text)| answer(name, text)).collect();
+        let summary = |(name, text): (&Name, &str)| PolicySummary {
+            name: name.clone(),
+            bytes: text.len() as u64,
+            sha256: Digest::new(sha256(&[text.as_bytes()])),
+        };
+        let policies = context.directory.policies().texts().map(summary).collect();
         Ok(Outcome::read(Reply::json(&Policies { policies })))
     }
 }

@@ -185,12 +185,12 @@ pub(super) fn query_description(name: &str) -> &'static str {
     match name {
         "from" => "The number of the first document to give.",
         "id" => "Only the principal of this id.",
-        "recipient" => "Only the principal that holds this age recipient.",
+        "recipient" => "Only the principal that holds the age recipient with this SHA-256, `sha256:…`.",
         "after" => "Begin behind this entry: `next` of the page before.",
         "limit" => "At most so many entries.",
         "all" => "Also those that were seen before.",
         "resource" => "Only lines about this resource, such as `kv/app/db`.",
-        "principal" => "Only lines of this principal, by id or name.",
+        "principal" => "Only lines of this principal, by name or by id, `sha256:…`.",
         "action" => "Only lines with this action, such as `kv.get`.",
         _ => "",
     }

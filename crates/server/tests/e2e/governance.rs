@@ -2,7 +2,7 @@
 
 use crate::cases::{kv_body, recovery_by, recovery_of};
 use crate::support::{Caller, Request, Wire, finish, rows, unsealed, view};
-use bulla_client::{Admit, Client, ClientError, Outgoing, Pin, content};
+use bulla_client::{Admit, AuditOf, Client, ClientError, Outgoing, Pin, content};
 use bulla_crypto::BoxFuture;
 use bulla_crypto::evidence::{self, AdmissionDraft, PrincipalKey, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
@@ -142,6 +142,8 @@ async fn policies_are_written_asked_and_recovered() {
     );
     admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(Some(put.sha256)), ..policy(text) }).await.unwrap();
     let all = admin.policies().await.unwrap().policies;
+    assert_eq!((all[1].bytes, all[1].sha256), (text.len() as u64, put.sha256));
+    let first = admin.policy(&all[0].name).await.unwrap().text;
     assert_eq!(all.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["first", "ops"]);
     let check = |action: &str, resource: &str| api::CheckPolicy {
         principal: name("bob"),
@@ -159,8 +161,7 @@ async fn policies_are_written_asked_and_recovered() {
     refused(admin.policy_delete(&name("shut")).await, Code::Denied);
     refused(bob.whoami().await, Code::Denied);
     let mut caller = Caller::new(&world, &world.admins[0]).await;
-    let first = all.into_iter().filter(|policy| policy.name.as_str() == "first");
-    let texts = StrictMap(first.map(|policy| (policy.name.to_string(), policy.text)).collect());
+    let texts = StrictMap([("first".to_owned(), first)].into());
     let send = |caller: &Caller, body: Vec<u8>| {
         caller.request("POST", "/v1/policy:recover", "application/json", body, caller.nonce())
     };
@@ -204,7 +205,7 @@ async fn one_admin_does_not_lock_out_the_others() {
         admin.principal_disable(name).await.unwrap();
     }
     // The new set leaves the right to disable to nobody but the two.
-    let first = admin.policies().await.unwrap().policies.remove(0).text;
+    let first = admin.policy(&name("first")).await.unwrap().text;
     let texts = StrictMap([("first".to_owned(), first), ("no-ann".to_owned(), forbid(ann))].into());
     let send = |caller: &Caller, body: Vec<u8>| {
         caller.request("POST", "/v1/policy:recover", "application/json", body, caller.nonce())
@@ -238,6 +239,43 @@ async fn one_admin_does_not_lock_out_the_others() {
 fn forbid(admin: &Person) -> String {
     let id = Record::open(&admin.record, None).unwrap().principal();
     format!("forbid (principal == Bulla::Principal::\"{id}\", action, resource);")
+}
+
+/// The list of policies stays small whatever their texts are.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_policies_holds_no_texts() {
+    let world = World::new(Shape::default()).await;
+    let mut admin = Caller::new(&world, &world.admins[0]).await;
+    // Comments are text too.
+    let text = format!("// {}\nforbid (principal, action, resource in Bulla::Kv::\"never\");", "x".repeat(65_000));
+    let client = world.client(&world.admins[0]);
+    for n in 0..20 {
+        client.policy_put(&name(&format!("team{n}")), &policy(&text)).await.unwrap();
+    }
+    let reply = admin.call("GET", "/v1/policy").await.ok();
+    assert!(reply.body.len() < 8 * 1024, "{} bytes", reply.body.len());
+    assert_eq!(client.policies().await.unwrap().policies.len(), 21);
+    assert_eq!(client.policy(&name("team9")).await.unwrap().text, text);
+    finish(world).await;
+}
+
+/// Lines of one principal are found by name and by id.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_lines_are_found_by_name_and_by_id() {
+    let world = World::new(Shape::durable()).await;
+    let bob = world.admit("bob").await;
+    world.client(&bob).whoami().await.unwrap();
+    let id = Record::open(&bob.record, None).unwrap().principal().to_string();
+    let admin = world.client(&world.admins[0]);
+    let of = |principal: &str| AuditOf { principal: Some(principal.to_owned()), ..AuditOf::default() };
+    let by_name = admin.audit(None, None, &of("bob")).await.unwrap().lines;
+    assert_eq!(by_name.len(), 1);
+    assert_eq!(admin.audit(None, None, &of(&id)).await.unwrap().lines, by_name);
+    let nobody = bulla_wire::id::PrincipalId::new([7; 32]).to_string();
+    assert!(admin.audit(None, None, &of(&nobody)).await.unwrap().lines.is_empty());
+    refused(admin.audit(None, None, &of("bo")).await, Code::NotFound);
+    refused(admin.audit(None, None, &of("sha256:x")).await, Code::Malformed);
+    finish(world).await;
 }
 
 /// Cedar skips a statement whose evaluation fails, a `forbid` too. Here it denies.
