@@ -171,6 +171,9 @@ fn parameters(route: &Route) -> Vec<Value> {
             "description": query_description(name),
             "schema": match *name {
                 "from" => json!({"type": "integer", "minimum": 0}),
+                "activecode" | "sealedcode" | "uninitcode" => {
+                    json!({"type": "integer", "minimum": 200, "maximum": 599})
+                }
                 "limit" => json!({"type": "integer", "minimum": 1, "maximum": api::MAX_PAGE}),
                 "all" => json!({"type": "boolean"}),
                 _ => json!({"type": "string", "pattern": "^[A-Za-z0-9._~@+=/:-]+$"}),
@@ -184,6 +187,9 @@ fn parameters(route: &Route) -> Vec<Value> {
 pub(super) fn query_description(name: &str) -> &'static str {
     match name {
         "from" => "The number of the first document to give.",
+        "activecode" => "The status if it serves, instead of 200.",
+        "sealedcode" => "The status if it is sealed, instead of 503.",
+        "uninitcode" => "The status if there is no cluster yet, instead of 501.",
         "id" => "Only the principal of this id.",
         "recipient" => "Only the principal that holds the age recipient with this SHA-256, `sha256:…`.",
         "after" => "Begin behind this entry: `next` of the page before.",
