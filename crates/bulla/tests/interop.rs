@@ -173,19 +173,21 @@ fn openssl_sees_tls_1_3_with_a_good_group_and_no_ticket() {
 fn curl_sees_the_health_of_each_phase() {
     let Some(curl) = tools::find("curl") else { skip!("curl_sees_the_health_of_each_phase", "needs curl") };
     let mut house = House::sealed();
-    let health = |house: &House| {
-        let url = format!("https://{}/v1/health", house.server.address());
+    let probe = |house: &House, query: &str| {
+        let url = format!("https://{}/v1/health{query}", house.server.address());
         let text = house.admin.run_program(&curl, ["-sk", "-w", "\n%{http_code}", &url], b"").ok();
         let (body, status) = text.rsplit_once('\n').unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         (status.to_owned(), body["state"].as_str().unwrap().to_owned())
     };
-    let is = |status: &str, state: &str| (status.to_owned(), state.to_owned());
-    assert_eq!(health(&house), is("501", "uninitialised"));
+    let chosen = "?activecode=299&sealedcode=200&uninitcode=288";
+    let health = |house: &House| (probe(house, ""), probe(house, chosen).0);
+    let is = |status: &str, state: &str, chosen: &str| ((status.to_owned(), state.to_owned()), chosen.to_owned());
+    assert_eq!(health(&house), is("501", "uninitialised", "288"));
     house.init();
-    assert_eq!(health(&house), is("503", "sealed"));
+    assert_eq!(health(&house), is("503", "sealed", "200"));
     house.admin.run(["unseal", "--yes"]).ok();
-    assert_eq!(health(&house), is("200", "unsealed"));
+    assert_eq!(health(&house), is("200", "unsealed", "299"));
     house.admin.run(["seal"]).ok();
-    assert_eq!(health(&house), is("503", "sealed"));
+    assert_eq!(health(&house), is("503", "sealed", "200"));
 }

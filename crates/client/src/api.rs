@@ -9,7 +9,7 @@ use bulla_crypto::evidence;
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{
     Alarms, AuditPage, CheckPolicy, Health, NextIngress, Policies, Policy, PolicyDecision, Principal, Principals,
-    PutPolicy, RecoverPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
+    PutPolicy, RecoverPolicies, ReplacedPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
@@ -162,8 +162,9 @@ impl Client {
     /// [`ClientError`].
     pub async fn policy_recovery_sign(&self, policies: &str) -> Result<Envelope, ClientError> {
         let cluster = self.view().await?.id();
+        let ReplacedPolicies { sha256: replaces } = self.json(Call::read("/v1/policy:recover")).await?;
         let policies_sha256 = Digest::new(sha256(&[policies.as_bytes()]));
-        let recovery = PolicyRecovery { v: V1, cluster, policies_sha256, at_ms: crate::call::now_ms() };
+        let recovery = PolicyRecovery { v: V1, cluster, policies_sha256, replaces, at_ms: crate::call::now_ms() };
         Ok(evidence::sign(&recovery, &[&**self.key()?]).await?)
     }
 

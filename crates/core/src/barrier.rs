@@ -44,7 +44,7 @@ pub enum Kind {
     Chunk = 11,
     /// A large value that is being written.
     Upload = 12,
-    /// How far a principal has read its alarms.
+    /// How far a principal's list of alarms goes, and how far it has read it.
     AlarmCursor = 13,
     /// The ingress key that the next rekey brings.
     NextIngress = 14,

@@ -179,8 +179,8 @@ pub enum Change {
     Principal(Box<StoredPrincipal>),
     /// A policy was written, or deleted if there is no text.
     Policy(Name, Option<String>),
-    /// The whole policy set was replaced.
-    Policies(BTreeMap<Name, String>),
+    /// k admins replaced the whole policy set, which took back those of them who were disabled.
+    Recovery(BTreeMap<Name, String>, Vec<StoredPrincipal>),
     /// A document was added.
     Document(Box<ClusterView>),
 }
@@ -190,7 +190,9 @@ impl fmt::Debug for Change {
         match self {
             Self::Principal(principal) => write!(f, "Principal({})", principal.name),
             Self::Policy(name, text) => write!(f, "Policy({name}, {})", if text.is_some() { "put" } else { "deleted" }),
-            Self::Policies(policies) => write!(f, "Policies({})", policies.len()),
+            Self::Recovery(policies, enabled) => {
+                write!(f, "Recovery({} policies, {} enabled)", policies.len(), enabled.len())
+            }
             Self::Document(view) => write!(f, "Document({})", view.newest().number()),
         }
     }
@@ -268,7 +270,12 @@ impl Directory {
                 }
                 return Ok(next);
             }
-            Change::Policies(policies) => PolicySet::parse(&policies),
+            Change::Recovery(policies, enabled) => {
+                for stored in &enabled {
+                    next.insert(Principal::from_stored(stored)?);
+                }
+                PolicySet::parse(&policies)
+            }
             Change::Policy(name, Some(text)) => self.policies.with(&name, &text),
             Change::Policy(name, None) => self.policies.without(&name),
         };

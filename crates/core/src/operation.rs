@@ -7,6 +7,7 @@
 
 use crate::barrier::{Query, RecordKey, Records, Writes};
 use crate::directory::{Change, Directory};
+use crate::engine::alarm;
 use bulla_crypto::random::Rng;
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretBytes;
@@ -19,7 +20,8 @@ use bulla_wire::id::{ClusterId, Digest, Lineage, PrincipalId};
 use serde::Serialize;
 use std::fmt;
 
-/// Rounds of reading before a decision. The longest road (a wrap's head, slot, receipts, content) takes three.
+/// Rounds of reading before a decision. The longest road (a wrap's head, slot, receipts, content) takes three; the lists
+/// of those who are told of an alarm are one more.
 pub const MAX_ROUNDS: usize = 4;
 /// Attempts at a commit that others get ahead of, before the answer is `busy`.
 pub const MAX_ATTEMPTS: usize = 8;
@@ -83,6 +85,19 @@ pub trait Operation {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault>;
 }
 
+/// One step of an operation, as whoever drives it takes it: with its alarms put into the lists of those who are told.
+pub fn step(
+    operation: &dyn Operation,
+    records: &Records,
+    context: &Context<'_>,
+    rng: &mut dyn Rng,
+) -> Result<Step, Fault> {
+    match operation.step(records, context, rng)? {
+        Step::Done(outcome) => alarm::enlist(outcome, records),
+        need => Ok(need),
+    }
+}
+
 /// What a step came to.
 #[derive(Debug)]
 pub enum Step {
@@ -110,7 +125,7 @@ pub struct Outcome {
     pub replay: Replay,
     /// Digests of receipts that this made, for the audit line.
     pub receipts: Vec<Digest>,
-    /// Alarms that this raised, with those who are told. Their records are among the writes.
+    /// Alarms that this raised, with those who are told. [`step`] puts their records among the writes.
     pub alarms: Vec<Raised>,
     /// What changes in the directory once it is written.
     pub change: Option<Change>,
@@ -198,6 +213,20 @@ pub enum Content {
     Chunked(crate::engine::chunk::Upload),
 }
 
+impl Content {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Inline(bytes) => bytes.len(),
+            Self::Chunked(upload) => usize::try_from(upload.len).unwrap_or(usize::MAX),
+        }
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A refusal, in public words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -241,7 +270,7 @@ impl Refusal {
 /// An alarm and those who are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Raised {
-    /// The alarm.
+    /// The alarm, still without an id: that is its place in each list.
     pub alarm: Alarm,
     /// Who is told.
     pub told: Vec<PrincipalId>,

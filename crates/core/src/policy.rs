@@ -16,7 +16,9 @@ pub use parse::{
 };
 
 use crate::action::{Action, Resource};
-use bulla_wire::id::PrincipalId;
+use bulla_crypto::digest::sha256;
+use bulla_wire::id::{Digest, PrincipalId};
+use bulla_wire::json::StrictMap;
 use bulla_wire::name::Name;
 use exempt::SealRight;
 use index::Index;
@@ -97,6 +99,12 @@ impl PolicySet {
     /// The set of a new cluster.
     pub fn first() -> Result<Self, PolicyError> {
         Self::parse(&first_texts())
+    }
+
+    /// Its digest, by which a recovery names what it replaces (`spec/policy.md`).
+    pub fn digest(&self) -> Digest {
+        let texts = self.texts().map(|(name, text)| (name.to_string(), Digest::new(sha256(&[text.as_bytes()]))));
+        Digest::new(sha256(&[&bulla_wire::json::to_vec(&StrictMap(texts.collect()))]))
     }
 
     /// This set with one policy written; only the new text is parsed.

@@ -514,6 +514,82 @@ fn only_alarms_that_exist_are_marked_as_seen() {
     assert!(unseen(&mut world, "bob").is_empty());
 }
 
+/// Whatever the clocks say, and whoever decided first: an alarm that comes later is never behind the mark.
+#[test]
+fn no_alarm_comes_behind_the_mark() {
+    let mut world = World::new(1);
+    let wraps: Vec<_> = (0..3).map(|_| world.wrap(&["bob"], Mode::First)).collect();
+    let claim = world.claim();
+    // One is decided, and waits.
+    let mut late = Task::new(Box::new(wraps[0].open(&claim)), Some(world.actor("eve")));
+    while late.decided.is_none() {
+        assert!(late.tick(&mut world).is_none());
+    }
+    // The clock stands an hour ahead; another is raised and seen.
+    world.now.unix_ms += 3_600_000;
+    world.open(&wraps[1], "eve", &claim);
+    let list = |world: &mut World, all: bool| {
+        let list = alarm::List { after: None, limit: 100, all };
+        world.run(Box::new(list), Some("bob")).json::<Alarms>().alarms
+    };
+    let mark = |world: &mut World| {
+        let up_to = Cursor::parse(&list(world, false).last().unwrap().id).unwrap();
+        assert_eq!(world.run(Box::new(alarm::Seen { up_to }), Some("bob")).code(), None);
+        assert!(list(world, false).is_empty());
+    };
+    mark(&mut world);
+    while late.tick(&mut world).is_none() {}
+    assert_eq!(list(&mut world, false)[0].wrap, Some(wraps[0].id), "the one that waited");
+    mark(&mut world);
+    world.now.unix_ms -= 3_600_000;
+    for count in 1..=4 {
+        world.open(&wraps[2], "eve", &claim);
+        assert_eq!(list(&mut world, false).len(), count, "all within one millisecond, and an hour earlier");
+    }
+    mark(&mut world);
+    world.open(&wraps[2], "eve", &claim);
+    assert_eq!(list(&mut world, false).len(), 1);
+    let ids: Vec<_> = list(&mut world, true).iter().map(|alarm| Cursor::parse(&alarm.id).unwrap()).collect();
+    assert!(ids.windows(2).all(|pair| pair[0].as_bytes() < pair[1].as_bytes()));
+    assert_eq!(ids.len(), 7);
+}
+
+/// Old alarms go when their owner marks later ones as seen; what nobody has seen stays.
+#[test]
+fn seen_alarms_go_after_ninety_days() {
+    let mut world = World::new(1);
+    let wraps: Vec<_> = (0..3).map(|_| world.wrap(&["bob"], Mode::First)).collect();
+    let claim = world.claim();
+    let list = |world: &mut World, all: bool| {
+        let list = alarm::List { after: None, limit: 100, all };
+        world.run(Box::new(list), Some("bob")).json::<Alarms>().alarms
+    };
+    let mark = |world: &mut World, id: &str| {
+        let up_to = Cursor::parse(id).unwrap();
+        assert_eq!(world.run(Box::new(alarm::Seen { up_to }), Some("bob")).code(), None);
+    };
+    for wrap in &wraps {
+        world.open(wrap, "eve", &claim);
+    }
+    let alarms = list(&mut world, false);
+    world.pass(alarm::KEPT_MS - 1);
+    mark(&mut world, &alarms[1].id);
+    assert_eq!(list(&mut world, true).len(), 3, "a millisecond too early");
+    world.pass(1);
+    // By one of the clocks it is too early.
+    world.now.steady_ms -= 1;
+    mark(&mut world, &alarms[1].id);
+    assert_eq!(list(&mut world, true).len(), 3);
+    world.now.steady_ms += 1;
+    for _ in 0..2 {
+        mark(&mut world, &alarms[1].id);
+        let left: Vec<_> = list(&mut world, true).into_iter().map(|alarm| alarm.id).collect();
+        assert_eq!(left, [alarms[1].id.as_str(), &alarms[2].id]);
+    }
+    assert_eq!(list(&mut world, false).len(), 1);
+    assert_eq!(world.alarms_of("alice"), 3, "hers are hers");
+}
+
 #[test]
 fn redelivery_has_an_end() {
     let mut world = World::new(1);

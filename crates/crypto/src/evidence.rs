@@ -19,8 +19,8 @@ mod record;
 mod wrap;
 
 pub use admission::{
-    AdmissionDraft, VerifiedAdmission, verify_admission, verify_approval, verify_approvals, verify_consent,
-    verify_policy_recovery,
+    AdmissionDraft, VerifiedAdmission, VerifiedRecovery, verify_admission, verify_approval, verify_approvals,
+    verify_consent, verify_policy_recovery,
 };
 pub use cluster::{AdminSet, ClusterView, genesis_payload};
 pub use document::{DocumentDraft, Node, VerifiedDocument};

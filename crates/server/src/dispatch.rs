@@ -8,7 +8,7 @@ use bulla_core::operation::{Context, Operation, Refusal};
 use bulla_wire::api::{self, FinishWrap, OpenWrap, PutKv, PutPolicy, PutPrincipal, RevokeWrap, Signed};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::id::{Digest, WrapId};
+use bulla_wire::id::{Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, JsonError, MAX_JSON_BYTES};
 use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::wrap::Parcel;
@@ -25,9 +25,28 @@ pub struct AuditQuery {
     /// Only lines about this resource.
     pub resource: Option<Resource>,
     /// Only lines of this principal.
-    pub principal: Option<Name>,
+    pub principal: Option<ByNameOrId>,
     /// Only lines of this action.
     pub action: Option<Action>,
+}
+
+/// A principal by its name, or by its id. No text is both, since a name has no colon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant says what it holds")]
+pub enum ByNameOrId {
+    Name(Name),
+    Id(PrincipalId),
+}
+
+impl std::str::FromStr for ByNameOrId {
+    type Err = bulla_wire::name::ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        text.parse().map(Self::Name)
+    }
 }
 
 /// What is asked for.
@@ -45,6 +64,7 @@ pub enum Op {
     PolicyPut(policy::Put),
     PolicyDelete(policy::Delete),
     PolicyCheck(policy::Check),
+    PolicyReplaced(policy::Replaced),
     PolicyRecover(policy::Recover),
     PrincipalList(principal::List),
     PrincipalRead(principal::Read),
@@ -88,6 +108,7 @@ impl Op {
             Self::PolicyPut(op) => op,
             Self::PolicyDelete(op) => op,
             Self::PolicyCheck(op) => op,
+            Self::PolicyReplaced(op) => op,
             Self::PolicyRecover(op) => op,
             Self::PrincipalList(op) => op,
             Self::PrincipalRead(op) => op,
@@ -243,7 +264,7 @@ pub fn parse_op(
 fn audit_op(query: &Query, limit: usize) -> Result<(Op, Resource), Refusal> {
     let after = query.number("after", 0..=u64::MAX).map_err(|e| bad_query(&e))?;
     let resource = parsed(query, "resource", "a resource such as kv/app/db")?;
-    let principal = parsed(query, "principal", "a principal's name")?;
+    let principal = parsed(query, "principal", "a principal's name or id")?;
     let action = parsed(query, "action", "an action such as kv.get")?;
     Ok((Op::AuditRead(AuditQuery { after, limit, resource, principal, action }), Resource::Audit))
 }
@@ -302,6 +323,7 @@ fn names_op(
             let resource = resource.parse().map_err(|e| bad("resource", &e))?;
             (Op::PolicyCheck(policy::Check { principal, action, resource }), Resource::Policies)
         }
+        Endpoint::PolicyReplaced => (Op::PolicyReplaced(policy::Replaced), Resource::Policies),
         Endpoint::PolicyRecover => {
             let api::RecoverPolicies { policies, approval } = parse(body)?;
             (Op::PolicyRecover(policy::Recover { policies, approval }), Resource::Policies)

@@ -5,12 +5,13 @@
 
 use crate::clock::{Clock, Steady};
 use crate::failpoint;
+use crate::listen::{BodyBudget, Held};
 use crate::unsealed::Unsealed;
 use bulla_core::audit::RequestId;
 use bulla_core::barrier::{Barrier, BarrierError, Records, SEEN_KIND, Writes};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
-    Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step,
+    Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step, step,
 };
 use bulla_core::record::{Answer, Batch, Precondition, Read, Sequence, StoreKey, Table};
 use bulla_core::seen::{self, Seen};
@@ -35,6 +36,18 @@ pub struct Machine<'a> {
     pub steady: &'a Steady,
     /// Signs receipts.
     pub node: &'a SigningKey,
+    /// Memory for large answers.
+    pub bodies: &'a BodyBudget,
+}
+
+impl Machine<'_> {
+    /// The memory that an outcome's answer will take: the parcel, and its age file in a buffer that may have room for
+    /// twice as much.
+    fn room(&self, outcome: &Outcome) -> Result<Option<Held>, DriveError> {
+        let Ok(Reply::Claim { content, .. }) = &outcome.result else { return Ok(None) };
+        let bytes = content.len().saturating_mul(3);
+        self.bodies.hold(bytes).map(Some).map_err(|_| DriveError::Overloaded)
+    }
 }
 
 /// Writes the audit line of an outcome: its code, if it is a refusal, and the digests of its receipts.
@@ -97,6 +110,15 @@ pub struct Driven {
     pub receipts: Vec<Digest>,
     /// The nonce was used before: nothing happened now.
     pub repeated: bool,
+    /// The share of memory that a large answer takes.
+    pub room: Option<Held>,
+}
+
+impl Driven {
+    /// What can be said without a look at the store.
+    pub fn said(result: Result<Reply, Refusal>) -> Self {
+        Self { result, read: None, committed: None, receipts: vec![], repeated: false, room: None }
+    }
 }
 
 /// Why nothing can be said.
@@ -108,6 +130,8 @@ pub enum DriveError {
     NonceReused,
     /// The nonce's minute ended while the request waited. Nothing was done.
     NonceExpired,
+    /// There is no memory for the answer now. Nothing was done.
+    Overloaded,
     /// The store did not say whether it committed.
     Unknown(String),
     /// The store does not answer. Nothing was done.
@@ -124,6 +148,7 @@ impl fmt::Display for DriveError {
             Self::Busy => f.write_str("too many conflicting commits"),
             Self::NonceReused => f.write_str("the nonce was used for another request"),
             Self::NonceExpired => f.write_str("the nonce's minute ended while the request waited"),
+            Self::Overloaded => f.write_str("there is no memory for the answer"),
             Self::Unknown(detail) => write!(f, "the outcome of the commit is unknown: {detail}"),
             Self::Store(detail) => write!(f, "the store failed: {detail}"),
             Self::Barrier(e) => write!(f, "{e}"),
@@ -168,6 +193,7 @@ impl Unsealed {
         actor: Option<&Actor>,
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
+        let mut turn = None;
         for _ in 0..MAX_ATTEMPTS {
             if self.is_closed() {
                 return Err(DriveError::Store("the cluster is being sealed".into()));
@@ -176,9 +202,17 @@ impl Unsealed {
                 Decision::Repeated(driven) => return Ok(driven),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
             };
+            if !outcome.alarms.is_empty() && turn.is_none() {
+                // Alarms are numbered in each party's list. Decided side by side they would conflict until some of
+                // them give up, so they are decided one after another.
+                turn = Some(self.alarming.lock().await);
+                continue;
+            }
             let once = once.filter(|_| attempt.seen.is_none());
+            // Before the commit: a delivery that nobody receives would be counted all the same.
+            let room = machine.room(&outcome)?;
             match self.commit(machine, &outcome, once).await {
-                Ok(committed) => return self.conclude(outcome, &attempt, committed),
+                Ok(committed) => return self.conclude(outcome, &attempt, committed, room),
                 Err(CommitError::Conflict { .. }) => self.metrics().commit_conflicted(),
                 Err(CommitError::Unknown { detail }) => return Err(DriveError::Unknown(detail)),
                 Err(error) => return Err(DriveError::Store(error.to_string())),
@@ -211,7 +245,7 @@ impl Unsealed {
         let mut unread = once;
         let mut rng = SystemRng;
         for _ in 0..=MAX_ROUNDS {
-            let queries = match operation.step(&attempt.records, &context, &mut rng)? {
+            let queries = match step(operation, &attempt.records, &context, &mut rng)? {
                 Step::Need(queries) => queries,
                 Step::Done(outcome) if unread.is_none() => {
                     let outcome = if context.repeated { outcome.without_effect() } else { *outcome };
@@ -242,6 +276,7 @@ impl Unsealed {
                         committed: None,
                         receipts: vec![],
                         repeated: true,
+                        room: None,
                     }));
                 }
                 // The row says that the effect is committed, so this time there is none.
@@ -290,7 +325,13 @@ impl Unsealed {
     }
 
     /// What follows a commit: the directory changes, alarms are told.
-    fn conclude(&self, outcome: Outcome, attempt: &Attempt, committed: Option<Sequence>) -> Result<Driven, DriveError> {
+    fn conclude(
+        &self,
+        outcome: Outcome,
+        attempt: &Attempt,
+        committed: Option<Sequence>,
+        room: Option<Held>,
+    ) -> Result<Driven, DriveError> {
         if let Some(change) = outcome.change {
             self.change(change)?;
         }
@@ -304,6 +345,7 @@ impl Unsealed {
             committed,
             receipts: outcome.receipts,
             repeated: attempt.seen.is_some(),
+            room,
         })
     }
 

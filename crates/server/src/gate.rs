@@ -6,7 +6,7 @@
 
 use crate::dispatch::bad_query;
 use crate::listen::body::BODY_TIMEOUT;
-use crate::listen::{Arrived, BodyBudget, BodyError, Failed, Handler, Peer, ReadBody, read_body};
+use crate::listen::{Arrived, BodyError, Failed, Handler, Peer, ReadBody, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
 use crate::reply::{Answer, RequestLine, internal, sign};
@@ -41,8 +41,6 @@ use std::time::{Duration, Instant};
 pub struct Gate {
     /// The node.
     pub node: Arc<Node>,
-    /// Memory that request bodies may take in all.
-    pub budget: BodyBudget,
 }
 
 /// The headers of the signature profile, each there once.
@@ -240,7 +238,7 @@ impl Gate {
                 return Err(anonymous(&refusal.hint("its admins open it with `bulla unseal`")));
             }
             Phase::Sealed(sealed) => sealed::holder(sealed, &checked.parameters.key),
-            Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key),
+            Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key, matched.route.action),
         };
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
         let read = self.body(&verified, matched.route.request, body).await;
@@ -266,7 +264,7 @@ impl Gate {
         checked: Checked,
         body: Incoming,
     ) -> Result<(Answer, Option<Verified>), Answer> {
-        let read = read_body(body, matched.route.request.max_bytes(), &self.budget, BODY_TIMEOUT).await;
+        let read = read_body(body, matched.route.request.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
         let read = read.map_err(|e| anonymous(&body_refusal(&e)))?;
         let (init, holder) = sealed::init_holder(&read.bytes, &checked.parameters.key).map_err(|e| anonymous(&e))?;
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
@@ -309,8 +307,8 @@ impl Gate {
 
     /// Reads the body. Its share of the memory for bodies is kept until the request has ended.
     async fn body(&self, verified: &Verified, kind: RequestBody, body: Incoming) -> Result<ReadBody, Refusal> {
-        let read = read_body(body, kind.max_bytes(), &self.budget, BODY_TIMEOUT).await.map_err(|e| body_refusal(&e))?;
-        digest_fits(verified, read)
+        let read = read_body(body, kind.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
+        digest_fits(verified, read.map_err(|e| body_refusal(&e))?)
     }
 }
 

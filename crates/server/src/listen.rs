@@ -8,7 +8,7 @@
 
 pub mod body;
 
-pub use body::{BODY_TIMEOUT, BodyBudget, BodyError, DEFAULT_BODY_BUDGET_BYTES, ReadBody, read_body};
+pub use body::{BODY_TIMEOUT, BodyBudget, BodyError, DEFAULT_BODY_BUDGET_BYTES, Held, ReadBody, read_body};
 
 use crate::metrics::Metrics;
 use bulla_crypto::BoxFuture;

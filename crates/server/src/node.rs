@@ -2,6 +2,7 @@
 
 use crate::clock::{Clock, Steady, Watch};
 use crate::drive::Machine;
+use crate::listen::BodyBudget;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::unsealed::{History, Unsealed, lock};
@@ -65,6 +66,8 @@ pub struct Parts {
     pub hash_names: bool,
     /// Where the audit log can be read again; none if it cannot.
     pub audit_path: Option<PathBuf>,
+    /// Memory for the bodies of requests and for large answers, in all.
+    pub bodies: BodyBudget,
     /// Keys whose holders may make the cluster over the network.
     pub init_admins: Vec<KeyId>,
 }
@@ -158,6 +161,7 @@ impl Node {
             clock: self.parts.clock.as_ref(),
             steady: &self.steady,
             node: &self.parts.key,
+            bodies: &self.parts.bodies,
         }
     }
 

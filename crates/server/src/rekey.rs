@@ -73,7 +73,7 @@ async fn plan(
         directory: &directory,
         actor: Some(actor),
     };
-    Ok(rekey.plan(&records, &context, &mut SystemRng)?)
+    Ok(rekey.plan(&records, &context)?)
 }
 
 /// Makes the new epoch and commits it with everything that belongs to it.

@@ -1,5 +1,6 @@
 //! The one way out: an answer becomes a signed response here, and an error gets its public text here.
 
+use crate::listen::Held;
 use crate::node::{Node, Phase};
 use bulla_core::operation::Refusal;
 use bulla_crypto::message::{digest_header, sign_response};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Seconds after which a client that met an overloaded or blocked node may try again.
 const RETRY_AFTER_S: u32 = 1;
@@ -33,6 +35,20 @@ pub struct Answer {
     pub alarms: u32,
     /// Methods that the path takes, for 405.
     pub allow: Option<String>,
+    /// The share of memory that the body takes, until it was sent.
+    pub room: Option<Arc<Held>>,
+}
+
+/// A body and its share of memory: the connection drops both when the last byte is written.
+struct Roomy {
+    body: Vec<u8>,
+    _room: Arc<Held>,
+}
+
+impl AsRef<[u8]> for Roomy {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 impl Answer {
@@ -48,7 +64,7 @@ impl Answer {
 
     /// Bytes of any kind.
     pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, code: None, content_type, body, sequence: None, alarms: 0, allow: None }
+        Self { status, code: None, content_type, body, sequence: None, alarms: 0, allow: None, room: None }
     }
 
     /// An error. `id` finds the request in audit and log; none where it was not recorded.
@@ -99,7 +115,11 @@ pub fn sign(node: &Node, phase: &Phase, answered: &Answered<'_>, answer: Answer)
         state: &state,
     };
     let signed = sign_response(&parts, answered, node.now_ms() / 1000, &node.parts.key);
-    let mut response = Response::new(Bytes::from(answer.body));
+    let body = match answer.room {
+        Some(_room) => Bytes::from_owner(Roomy { body: answer.body, _room }),
+        None => Bytes::from(answer.body),
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     let mut put = |name: http::HeaderName, value: &str| {

@@ -189,6 +189,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     };
     let metrics = Arc::new(Metrics::new());
     let parts = Parts {
+        bodies: BodyBudget::new(config.limits.body_mib.saturating_mul(1024 * 1024)),
         key,
         store: store.clone(),
         sink,
@@ -217,8 +218,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         None => None,
     };
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let budget = BodyBudget::new(config.limits.body_mib.saturating_mul(1024 * 1024));
-    let gate: Arc<dyn Handler> = Arc::new(Gate { node: node.clone(), budget });
+    let gate: Arc<dyn Handler> = Arc::new(Gate { node: node.clone() });
     let listeners = Listeners { network: Some((network, tls.config())), local };
     let limits = Limits { connections: config.limits.connections, ..Limits::default() };
     let served = tokio::spawn(listen::serve(listeners, gate, metrics, limits, async move {

@@ -271,7 +271,8 @@ pub async fn answer(
         Ok(parsed) => parsed,
         Err(refusal) => return refuse(node, &phase, verified, Some(action), &refusal).await,
     };
-    let logged = match log(node, &phase, verified, right, action, Resource::Seal) {
+    let resource = if matches!(parsed, Asked::Document(_)) { Resource::Cluster } else { Resource::Seal };
+    let logged = match log(node, &phase, verified, right, action, resource) {
         Ok(logged) => logged,
         Err(answer) => return answer,
     };

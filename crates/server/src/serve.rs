@@ -3,7 +3,7 @@
 mod answer;
 
 use crate::ceremony;
-use crate::dispatch::{AuditQuery, Op, bad_query, parse_op};
+use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, NonceReused, Phase};
@@ -14,6 +14,7 @@ use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Event, Filter, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
+use bulla_core::directory::{Directory, Principal};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
 use bulla_core::engine::rekey::Rekey;
 use bulla_core::engine::wrap;
@@ -63,11 +64,17 @@ const INLINE_SEAL_BYTES: usize = 256 * 1024;
 /// Unseen alarms are counted up to here.
 const UNSEEN_MAX: usize = 1000;
 
-/// The principal who signs with this key, unless it is disabled or void.
-pub fn holder(unsealed: &Unsealed, key: &KeyId) -> Option<Holder> {
+/// Whether this principal is heard. A disabled one is not, unless it is an admin who brings a recovery: else one
+/// admin could lock out all the others for ever, and k of them could not repair it.
+fn heard(directory: &Directory, principal: &Principal, action: Option<Action>) -> bool {
+    principal.may_sign() || (action == Some(Action::PolicyRecover) && directory.is_admin(&principal.subject.id))
+}
+
+/// The principal who signs with this key, if it is heard.
+pub fn holder(unsealed: &Unsealed, key: &KeyId, action: Option<Action>) -> Option<Holder> {
     let directory = unsealed.directory();
     let (principal, active) = directory.by_key(key)?;
-    if !principal.may_sign() {
+    if !heard(&directory, principal, action) {
         return None;
     }
     Some(Holder {
@@ -125,7 +132,8 @@ impl Request<'_> {
     async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
         let mut body = body?;
         // Looking at the seal and repairing the policy set are rights of the admins that an open seal does not end.
-        let open_too = matches!(matched.route.endpoint, Endpoint::SealStatus | Endpoint::PolicyRecover);
+        let open_too =
+            matches!(matched.route.endpoint, Endpoint::SealStatus | Endpoint::PolicyReplaced | Endpoint::PolicyRecover);
         if matched.route.auth == Auth::Sealed && !open_too {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
         }
@@ -148,7 +156,7 @@ impl Request<'_> {
         })
     }
 
-    fn context<'a>(&'a self, directory: &'a bulla_core::directory::Directory) -> Context<'a> {
+    fn context<'a>(&'a self, directory: &'a Directory) -> Context<'a> {
         Context {
             now: self.unsealed.now(self.node.machine()),
             cluster: self.unsealed.cluster,
@@ -210,7 +218,7 @@ impl Request<'_> {
         let directory = self.unsealed.directory();
         // The body may have taken its time: the caller is who the key says now, not when the request began.
         let subject = match directory.by_key(&self.verified.parameters.key) {
-            Some((principal, _)) if principal.may_sign() => principal.subject.clone(),
+            Some((principal, _)) if heard(&directory, principal, Some(action)) => principal.subject.clone(),
             _ => {
                 let message = "the key was disabled or rotated meanwhile, or its admission is void";
                 let refusal = Refusal::new(Code::Unauthenticated, message);
@@ -223,9 +231,9 @@ impl Request<'_> {
         } else {
             let admins = &directory.view().newest().body().admins;
             match bulla_core::policy::exempt::SealRight::assertion(admins, subject) {
-                Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource, op)
-                    .map_err(|_| self.not_admin(action)),
-                Err(_) => Err(self.not_admin(action)),
+                Ok(right) => bulla_core::policy::Authorized::exempt(right, action, resource.clone(), op)
+                    .map_err(|_| self.not_admin(action, resource)),
+                Err(_) => Err(self.not_admin(action, resource)),
             }
         };
         let authorized = match authorized {
@@ -242,11 +250,11 @@ impl Request<'_> {
         self.perform(logged, mutation.then_some((key, request)), reply).await
     }
 
-    fn not_admin(&self, action: bulla_core::action::Action) -> Box<Denied> {
+    fn not_admin(&self, action: Action, resource: Resource) -> Box<Denied> {
         Box::new(Denied {
             subject: self.verified.subject.clone(),
             action,
-            resource: Resource::Cluster,
+            resource,
             decision: bulla_core::policy::Decision { allowed: false, because: vec![], errors: vec![] },
         })
     }
@@ -290,7 +298,7 @@ impl Request<'_> {
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
-            Err(error) => self.fail(&error, &id).await,
+            Err(error) => self.fail(&error, once, &id).await,
         };
         let committed = outcome.committed.is_some();
         match logged.finish(outcome).await {
@@ -317,7 +325,7 @@ impl Request<'_> {
             return Ok(Driven { result, read: None, committed: None, receipts: vec![], repeated: false });
         }
         let _order = if op.changes_directory() { Some(self.unsealed.changing.lock().await) } else { None };
-        let plain = |result| Driven { result, read: None, committed: None, receipts: vec![], repeated: false };
+        let plain = Driven::said;
         match op {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
             Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
@@ -370,8 +378,7 @@ impl Request<'_> {
         file: &[u8],
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
-        let refused =
-            |refusal| Driven { result: Err(refusal), read: None, committed: None, receipts: vec![], repeated: false };
+        let refused = |refusal| Driven::said(Err(refusal));
         if file.len() <= CHUNK_BYTES {
             return match wrap::Create::new(draft.clone(), Content::Inline(file.to_vec())) {
                 Ok(create) => self.drive(&create, once).await,
@@ -387,7 +394,7 @@ impl Request<'_> {
             Err(refusal) => return Ok(refused(refusal)),
         };
         if let Some(answer) = self.early(draft).await? {
-            return Ok(Driven { result: answer, read: None, committed: None, receipts: vec![], repeated: false });
+            return Ok(Driven::said(answer));
         }
         self.unsealed.write(machine, &upload.begin()).await?;
         // An upload that is not published goes with the sweep, once its deadline is over.
@@ -418,12 +425,17 @@ impl Request<'_> {
         if let Some(action) = query.action {
             filter = filter.action(action);
         }
-        if let Some(name) = &query.principal {
-            let directory = self.unsealed.directory();
-            let Some(principal) = directory.by_name(name) else {
-                return Err(Refusal::new(Code::NotFound, format!("no principal is called {name}")).field("principal"));
-            };
-            filter = filter.principal(principal.subject.id);
+        match &query.principal {
+            Some(ByNameOrId::Id(id)) => filter = filter.principal(*id),
+            Some(ByNameOrId::Name(name)) => {
+                let directory = self.unsealed.directory();
+                let Some(principal) = directory.by_name(name) else {
+                    let refusal = Refusal::new(Code::NotFound, format!("no principal is called {name}"));
+                    return Err(refusal.field("principal"));
+                };
+                filter = filter.principal(principal.subject.id);
+            }
+            None => {}
         }
         let Some(path) = self.node.parts.audit_path.clone() else {
             let refusal = Refusal::new(Code::NotFound, "the audit log goes where it cannot be read again");

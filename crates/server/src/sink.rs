@@ -303,8 +303,8 @@ impl Sink {
         send(&self.queue, self.shared.patience, Body::Sealed { epoch }, None, true)
     }
 
-    /// Counts a request of an open route, or one that failed before its key was known. It never waits, and one
-    /// line is written per second, route and reason, whatever is sent from outside.
+    /// Counts a request of an open route, or one that failed before its key was known. It never waits, and the lines
+    /// are bounded by the hour, whatever is sent from outside.
     pub fn anonymous(&self, route: &'static str, reason: Option<Code>, address: Address) {
         let now_ms = (self.shared.clock)();
         lock(&self.shared.counters).count(route, reason, address, now_ms);

@@ -231,6 +231,33 @@ impl Refusals {
     }
 }
 
+/// Alarms about used nonces that one principal gets in an hour: enough to say that somebody plays with its key, too few
+/// to bury any other alarm. Each refusal has its line in the audit log all the same.
+pub const REUSE_ALARMS_MAX: u32 = 16;
+/// The hour of [`REUSE_ALARMS_MAX`], in milliseconds.
+const REUSE_ALARMS_MS: u64 = 3_600_000;
+
+/// Counts alarms about used nonces by principal, in hours of the monotonic clock.
+#[derive(Debug, Default)]
+pub struct ReuseAlarms {
+    hour: u64,
+    raised: HashMap<PrincipalId, u32>,
+}
+
+impl ReuseAlarms {
+    /// Whether one more may be raised, which is then counted.
+    pub fn raise(&mut self, principal: PrincipalId, monotonic_ms: u64) -> bool {
+        let hour = monotonic_ms / REUSE_ALARMS_MS;
+        if hour != self.hour {
+            (self.hour, self.raised) = (hour, HashMap::new());
+        }
+        let raised = self.raised.entry(principal).or_default();
+        let more = *raised < REUSE_ALARMS_MAX;
+        *raised = raised.saturating_add(u32::from(more));
+        more
+    }
+}
+
 /// How many alarms each principal has not seen, once somebody counted them in the store.
 #[derive(Debug, Default)]
 pub struct Unseen {
@@ -310,12 +337,16 @@ pub struct Unsealed {
     pub config_sha256: Digest,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
     pub changing: tokio::sync::Mutex<()>,
+    /// Held while alarms are decided and committed, so that they come in one order.
+    pub alarming: tokio::sync::Mutex<()>,
     /// A permit for each request under way, so that sealing can wait for them.
     pub in_flight: Semaphore,
     /// The keys are being forgotten: nothing is committed any more.
     pub closed: AtomicBool,
     /// Refused mutations.
     pub refusals: Mutex<Refusals>,
+    /// Alarms about used nonces.
+    pub reuse_alarms: Mutex<ReuseAlarms>,
     /// How many alarms a principal has not seen.
     pub unseen: Mutex<Unseen>,
     directory: RwLock<Arc<Directory>>,
@@ -384,9 +415,11 @@ impl Unsealed {
             keyring,
             config_sha256,
             changing: tokio::sync::Mutex::new(()),
+            alarming: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
             closed: AtomicBool::new(false),
             refusals: Mutex::default(),
+            reuse_alarms: Mutex::default(),
             unseen: Mutex::default(),
             directory: RwLock::new(Arc::new(directory)),
             sink,

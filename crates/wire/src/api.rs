@@ -267,7 +267,19 @@ pub struct Policy {
 #[serde(deny_unknown_fields)]
 pub struct Policies {
     /// In the order of their names.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<PolicySummary>,
+}
+
+/// A policy in a list. Its text is at `GET /v1/policy/{name}`: all texts together may have 12.5 MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySummary {
+    /// Its name.
+    pub name: Name,
+    /// Length of its text in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its text.
+    pub sha256: Digest,
 }
 
 /// `POST /v1/policy:check`: may X do Y on Z?
@@ -292,6 +304,15 @@ pub struct PolicyDecision {
     pub because: Vec<String>,
     /// Statements whose evaluation failed; any of them denies.
     pub errors: Vec<String>,
+}
+
+/// `GET /v1/policy:recover`: what a recovery would replace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplacedPolicies {
+    /// Digest of the policy set: SHA-256 of the JSON text `{"<name>":"<SHA-256 of its text>",…}`, without spaces and
+    /// in the order of the names.
+    pub sha256: Digest,
 }
 
 /// `POST /v1/policy:recover`: k admins replace the whole set.

@@ -272,6 +272,8 @@ pub struct PolicyRecovery {
     pub cluster: ClusterId,
     /// SHA-256 of the JSON bytes of the new set.
     pub policies_sha256: Digest,
+    /// Digest of the set that it replaces, so that the admins' word is good once.
+    pub replaces: Digest,
     /// Unix milliseconds; the server takes it for ten minutes.
     pub at_ms: u64,
 }

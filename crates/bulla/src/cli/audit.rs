@@ -7,8 +7,7 @@ use crate::session::Session;
 use bulla_client::AuditOf;
 use bulla_server::sink::{self, Expectations};
 use bulla_wire::api::{Alarm, Alarms as Page};
-use bulla_wire::id::{ClusterId, KeyId};
-use bulla_wire::name::Name;
+use bulla_wire::id::{ClusterId, KeyId, PrincipalId};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -24,13 +23,21 @@ pub enum Audit {
     Verify(Verify),
 }
 
+/// A principal's name or id on the command line; the server takes either.
+fn name_or_id(text: &str) -> Result<String, String> {
+    match text.parse::<PrincipalId>() {
+        Ok(id) => Ok(id.to_string()),
+        Err(_) => super::name(text).map(|name| name.to_string()),
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Show {
     /// Only lines about this resource, such as kv/app/db
     resource: Option<String>,
-    /// Only lines of this principal
-    #[arg(long, value_name = "NAME", value_parser = super::name)]
-    principal: Option<Name>,
+    /// Only lines of this principal, by name or id
+    #[arg(long, value_name = "NAME", value_parser = name_or_id)]
+    principal: Option<String>,
     /// Only lines of this action, such as kv.get
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
@@ -82,7 +89,7 @@ pub async fn run(command: Audit, session: &Session<'_>) -> Result<Exit, Failure>
 async fn show(session: &Session<'_>, args: Show) -> Result<Exit, Failure> {
     let Show { resource, principal, action, after, format: FormatArgs { format } } = args;
     let client = session.client()?;
-    let of = AuditOf { resource, principal: principal.map(|name| name.to_string()), action };
+    let of = AuditOf { resource, principal, action };
     let mut after = after.map(|after| after.to_string());
     loop {
         let page = client.audit(after.as_deref(), Some(PAGE), &of).await?;

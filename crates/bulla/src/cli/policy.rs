@@ -6,7 +6,7 @@ use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::dsse;
-use bulla_wire::api::{CheckPolicy, Policy as Stored, PutPolicy};
+use bulla_wire::api::{CheckPolicy, PolicySummary, PutPolicy};
 use bulla_wire::evidence::PolicyRecovery;
 use bulla_wire::id::Digest;
 use bulla_wire::json::{self, StrictMap};
@@ -106,7 +106,7 @@ pub async fn run(command: Policy, session: &Session<'_>) -> Result<Exit, Failure
             if format == Format::Json {
                 return session.screen.json(&policies).map(|()| Exit::Ok);
             }
-            let row = |policy: &Stored| vec![policy.name.to_string(), policy.sha256.to_string()];
+            let row = |policy: &PolicySummary| vec![policy.name.to_string(), policy.sha256.to_string()];
             let rows: Vec<_> = policies.policies.iter().map(row).collect();
             session.screen.table(&["NAME", "TEXT"], &rows)?;
             Ok(Exit::Ok)
@@ -174,6 +174,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
                     .hint("compare the files with the admin who signed first"));
             }
             session.screen.say(&format!("approval of {} for the cluster {}", time(said.at_ms), said.cluster));
+            session.screen.say(&format!("in the place of the policy set {}", said.replaces));
             statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
             let identity = session.identity()?;
             dsse::add_signature(&mut envelope, &*identity)

@@ -1,29 +1,21 @@
-//! Alarms: one record for each party that is told, in the order of time.
+//! Alarms: one record for each party that is told, in a list of its own, in the order in which they were committed.
 
 use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
 use crate::operation::{Context, Fault, Operation, Outcome, Raised, Refusal, Replay, Reply, Step, parse_record};
-use bulla_crypto::random::{Rng, draw};
+use bulla_crypto::random::Rng;
 use bulla_wire::api::{Alarm, AlarmKind, Alarms, Done};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::{PrincipalId, WrapId};
+use std::collections::BTreeSet;
 
-/// Writes an alarm for everyone who is told, and says so.
-pub fn raise(
-    writes: &mut Writes,
-    context: &Context<'_>,
-    rng: &mut dyn Rng,
-    kind: AlarmKind,
-    about: About<'_>,
-    mut told: Vec<PrincipalId>,
-) -> Raised {
+/// An alarm for everyone who is told. [`enlist`] puts it into their lists.
+pub fn raise(context: &Context<'_>, kind: AlarmKind, about: About<'_>, mut told: Vec<PrincipalId>) -> Raised {
     // A writer may be its own recipient; nobody is told twice.
     told.sort_unstable();
     told.dedup();
-    let random: [u8; 8] = draw(rng);
-    let child = [&context.now.unix_ms.to_be_bytes()[..], &random].concat();
     let alarm = Alarm {
-        id: Cursor::after_clear(child.clone()).to_text(),
+        id: String::new(),
         kind,
         at_ms: context.now.unix_ms,
         wrap: about.wrap,
@@ -31,11 +23,47 @@ pub fn raise(
         receipt: about.receipt.cloned(),
         message: about.message.to_owned(),
     };
-    let bytes = bulla_wire::json::to_vec(&alarm);
-    for principal in &told {
-        writes.put(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child.clone()), bytes.clone());
-    }
     Raised { alarm, told }
+}
+
+/// Writes an outcome's alarms at the end of the lists of those who are told, in the same commit.
+pub fn enlist(mut outcome: Box<Outcome>, records: &Records) -> Result<Step, Fault> {
+    let told = outcome.alarms.iter().flat_map(|raised| raised.told.iter());
+    let unread: BTreeSet<_> = told.filter(|principal| records.get(&newest_key(principal)).is_none()).collect();
+    if !unread.is_empty() {
+        return Ok(Step::need(unread.into_iter().map(newest_key)));
+    }
+    let Outcome { writes, alarms, .. } = &mut *outcome;
+    list(writes, alarms, records)?;
+    Ok(Step::Done(outcome))
+}
+
+/// Writes alarms at the end of the lists of those who are told; the records under their [`newest_key`] were read.
+///
+/// An alarm stands under the number that follows its list's newest one, whatever the clocks say, and the commit
+/// demands that no other came meanwhile. So numbers rise in the order of commits, and nothing is ever written
+/// behind a mark that its owner has set already.
+pub(super) fn list(writes: &mut Writes, alarms: &[Raised], records: &Records) -> Result<(), Fault> {
+    let told: BTreeSet<PrincipalId> = alarms.iter().flat_map(|raised| raised.told.iter().copied()).collect();
+    for principal in told {
+        let key = newest_key(&principal);
+        let current = records.get(&key).flatten();
+        let mut number = current.map_or(Ok(0), |record| number(record.bytes.expose()))?;
+        for raised in alarms.iter().filter(|raised| raised.told.contains(&principal)) {
+            number = number.checked_add(1).ok_or(Fault::Key("number of an alarm"))?;
+            let child = number.to_be_bytes();
+            let alarm = Alarm { id: Cursor::after_clear(child).to_text(), ..raised.alarm.clone() };
+            let bytes = bulla_wire::json::to_vec(&alarm);
+            writes.create(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child), bytes);
+        }
+        writes.replace(key, current, number.to_be_bytes().to_vec());
+    }
+    Ok(())
+}
+
+fn number(bytes: &[u8]) -> Result<u64, Fault> {
+    let number = bytes.try_into().map(u64::from_be_bytes);
+    number.map_err(|_| Fault::Record { kind: "alarm cursor", reason: format!("it has {} bytes", bytes.len()) })
 }
 
 /// What an alarm is about.
@@ -61,12 +89,11 @@ pub struct Raise {
 }
 
 impl Operation for Raise {
-    fn step(&self, _: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
-        let mut writes = Writes::default();
+    fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let about = About { message: self.message, ..About::default() };
-        let raised = raise(&mut writes, context, rng, self.kind, about, self.told.clone());
+        let raised = raise(context, self.kind, about, self.told.clone());
         Ok(Step::Done(Box::new(Outcome {
-            writes,
+            writes: Writes::default(),
             result: Ok(Reply::json(&Done {})),
             replay: Replay::Again,
             receipts: vec![],
@@ -79,6 +106,11 @@ impl Operation for Raise {
 /// The key of a principal's cursor.
 pub fn cursor_key(principal: &PrincipalId) -> RecordKey {
     RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "alarms")
+}
+
+/// The key of the number of a principal's newest alarm.
+pub(super) fn newest_key(principal: &PrincipalId) -> RecordKey {
+    RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "newest")
 }
 
 /// A page of one principal's alarms after a cursor.
@@ -115,7 +147,13 @@ impl Operation for List {
     }
 }
 
-/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one. The mark never goes back, so it goes no
+/// How long an alarm is kept after it was raised, in milliseconds, if it was seen: as long as a wrap's receipts after
+/// its end, 90 days.
+pub const KEPT_MS: u64 = 90 * 24 * 3600 * 1000;
+/// Most alarms that one marking deletes; half of what a commit takes.
+const PRUNED_AT_ONCE: usize = 256;
+
+/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one; old ones before it are deleted. The mark never goes back, so it goes no
 /// further than an alarm that exists: a thief of the key could otherwise hide all alarms to come, not only those
 /// that its victim may already have read.
 #[derive(Debug, Clone)]
@@ -129,8 +167,11 @@ impl Operation for Seen {
         let Some(actor) = context.actor else { return Err(Fault::Key("caller of alarms")) };
         let key = cursor_key(&actor.principal);
         let alarm = RecordKey::clear(Kind::Alarm, actor.principal.as_bytes(), self.up_to.as_bytes());
-        let (Some(current), Some(alarm)) = (records.get(&key), records.get(&alarm)) else {
-            return Ok(Step::need([key, alarm]));
+        let oldest = scan(&actor.principal, None, PRUNED_AT_ONCE);
+        let (Some(current), Some(alarm), Some((oldest, _))) =
+            (records.get(&key), records.get(&alarm), records.page(&oldest))
+        else {
+            return Ok(Step::Need(vec![Query::Get(key), Query::Get(alarm), oldest]));
         };
         if alarm.is_none() {
             let refusal = Refusal::new(Code::NotFound, "you have no alarm with this id").field("up_to");
@@ -139,6 +180,13 @@ impl Operation for Seen {
         let mut writes = Writes::default();
         if current.is_none_or(|record| record.bytes.expose().as_slice() < self.up_to.as_bytes()) {
             writes.replace(key, current, self.up_to.as_bytes().to_vec());
+        }
+        // What is named stays, so that whoever asks again finds it.
+        for record in oldest.iter().take_while(|record| record.cursor.as_bytes() < self.up_to.as_bytes()) {
+            let Alarm { at_ms, .. } = parse_record("alarm", &record.bytes)?;
+            if at_ms.saturating_add(KEPT_MS) <= context.now.earliest_ms() {
+                writes.delete(RecordKey::clear(Kind::Alarm, actor.principal.as_bytes(), record.cursor.as_bytes()));
+            }
         }
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
     }

@@ -2,14 +2,15 @@
 
 use crate::action::{Action, Resource};
 use crate::barrier::{Kind, RecordKey, Records, Writes};
-use crate::directory::Change;
+use crate::directory::{Change, StoredPrincipal};
 use crate::engine::alarm::{self, About};
+use crate::engine::principal;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
 use crate::policy::{PolicyError, PolicySet};
 use bulla_crypto::digest::sha256;
-use bulla_crypto::evidence::verify_policy_recovery;
+use bulla_crypto::evidence::{VerifiedRecovery, verify_policy_recovery};
 use bulla_crypto::random::Rng;
-use bulla_wire::api::{AlarmKind, Done, Policies, Policy, PolicyDecision, PutPolicy};
+use bulla_wire::api::{AlarmKind, Done, Policies, Policy, PolicyDecision, PolicySummary, PutPolicy, ReplacedPolicies};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
@@ -70,7 +71,12 @@ pub struct List;
 
 impl Operation for List {
     fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let policies = context.directory.policies().texts().map(|(name, text)| answer(name, text)).collect();
+        let summary = |(name, text): (&Name, &str)| PolicySummary {
+            name: name.clone(),
+            bytes: text.len() as u64,
+            sha256: Digest::new(sha256(&[text.as_bytes()])),
+        };
+        let policies = context.directory.policies().texts().map(summary).collect();
         Ok(Outcome::read(Reply::json(&Policies { policies })))
     }
 }
@@ -177,8 +183,18 @@ impl Operation for Check {
     }
 }
 
-/// `POST /v1/policy:recover`: the way back after a policy set that lets nobody change it. Its right is k admins'
-/// signatures over the new set, not policy.
+/// `GET /v1/policy:recover`: what the admins must name as replaced, even while policy lets them read nothing.
+#[derive(Debug, Clone)]
+pub struct Replaced;
+
+impl Operation for Replaced {
+    fn step(&self, _: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        Ok(Outcome::read(Reply::json(&ReplacedPolicies { sha256: context.directory.policies().digest() })))
+    }
+}
+
+/// `POST /v1/policy:recover`: the way back after a policy set that lets nobody change it, or an admin who disabled the
+/// others. Its right is k admins' signatures over the new set, not policy; those who signed are enabled again.
 #[derive(Debug, Clone)]
 pub struct Recover {
     /// The new set as JSON text.
@@ -188,19 +204,26 @@ pub struct Recover {
 }
 
 impl Operation for Recover {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let directory = context.directory;
         let bytes = self.policies.as_bytes();
-        if let Err(reason) = verify_policy_recovery(directory.view(), &self.approval, bytes, context.now.unix_ms) {
-            let refusal = Refusal::new(Code::BadStatement, format!("the approval does not hold: {reason}"));
-            return Ok(Outcome::refuse(refusal.field("approval")));
-        }
+        let (replaced, now_ms) = (directory.policies().digest(), context.now.unix_ms);
+        let verified = verify_policy_recovery(directory.view(), &self.approval, bytes, &replaced, now_ms);
+        let VerifiedRecovery { signers, .. } = match verified {
+            Ok(verified) => verified,
+            Err(reason) => {
+                let refusal = Refusal::new(Code::BadStatement, format!("the approval does not hold: {reason}"));
+                return Ok(Outcome::refuse(refusal.field("approval").hint("sign anew: `bulla policy recover sign`")));
+            }
+        };
         let texts: BTreeMap<Name, String> = match parse_set(&self.policies) {
             Ok(texts) => texts,
             Err(refusal) => return Ok(Outcome::refuse(*refusal)),
         };
-        let keys: Vec<RecordKey> =
-            directory.policies().texts().map(|(name, _)| key(name)).chain(texts.keys().map(key)).collect();
+        let disabled = signers.iter().filter_map(|id| directory.by_id(id)).filter(|principal| principal.disabled);
+        let disabled: Vec<RecordKey> = disabled.map(|principal| principal::key(&principal.subject.name)).collect();
+        let old = directory.policies().texts().map(|(name, _)| key(name));
+        let keys: Vec<RecordKey> = old.chain(texts.keys().map(key)).chain(disabled.iter().cloned()).collect();
         if keys.iter().any(|key| records.get(key).is_none()) {
             return Ok(Step::need(keys));
         }
@@ -215,10 +238,18 @@ impl Operation for Recover {
             let current = records.get(&key).flatten();
             writes.replace(key, current, StoredPolicy::to_bytes(name, text));
         }
+        let mut enabled = vec![];
+        for key in disabled {
+            let Some(current) = records.get(&key).flatten() else { continue };
+            let stored: StoredPrincipal = parse_record("principal", &current.bytes)?;
+            let stored = StoredPrincipal { disabled: false, ..stored };
+            writes.replace(key, Some(current), bulla_wire::json::to_vec(&stored));
+            enabled.push(stored);
+        }
         let told = directory.view().newest().body().admins.clone();
         let about = About { message: "the admins replaced the policy set", ..About::default() };
-        let raised = alarm::raise(&mut writes, context, rng, AlarmKind::PolicyRecovered, about, told);
-        let mut outcome = changed(writes, Reply::json(&Done {}), Change::Policies(texts), Replay::Kept);
+        let raised = alarm::raise(context, AlarmKind::PolicyRecovered, about, told);
+        let mut outcome = changed(writes, Reply::json(&Done {}), Change::Recovery(texts, enabled), Replay::Kept);
         outcome.alarms.push(raised);
         Ok(Step::Done(outcome))
     }

@@ -203,7 +203,7 @@ impl Put {
 }
 
 impl Operation for Put {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let own_key = key(&self.name);
         let Some(current) = records.get(&own_key) else { return Ok(Step::need([own_key])) };
         let stored = current.map(|record| parse_record::<StoredPrincipal>("principal", &record.bytes)).transpose()?;
@@ -241,7 +241,7 @@ impl Operation for Put {
         let mut alarms = vec![];
         if rotated {
             let about = About { message: "the keys of this principal were rotated", ..About::default() };
-            alarms.push(alarm::raise(&mut writes, context, rng, AlarmKind::KeyRotated, about, vec![next.id]));
+            alarms.push(alarm::raise(context, AlarmKind::KeyRotated, about, vec![next.id]));
         }
         Ok(Step::Done(Box::new(Outcome {
             writes,

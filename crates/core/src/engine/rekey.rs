@@ -10,7 +10,7 @@
 //! document that others are signing.
 
 use crate::barrier::{Kind, Query, RecordKey, Records, Writes};
-use crate::directory::{Principal, StoredPrincipal};
+use crate::directory::{Principal, StoredPrincipal, admins_group};
 use crate::engine::alarm::{self, About};
 use crate::engine::document::{Next, next_view};
 use crate::engine::principal::{self, holder_keys};
@@ -25,9 +25,6 @@ use bulla_wire::error::Code;
 use bulla_wire::id::PrincipalId;
 use bulla_wire::name::Name;
 use std::collections::BTreeSet;
-
-/// The group that follows the admins of the seal.
-const ADMINS: &str = "admins";
 
 /// The record of the next ingress key: its seed.
 fn ingress_key() -> RecordKey {
@@ -120,19 +117,16 @@ impl Rekey {
         let keys: BTreeSet<Name> = records.map(|record| record.name().clone()).collect();
         let names = keys.iter().map(principal::key);
         let holders = self.after.newest().admins().flat_map(holder_keys);
-        std::iter::once(ingress_key()).chain(names).chain(holders).map(Query::Get).collect()
+        let lists = self.told();
+        let lists = lists.iter().map(alarm::newest_key);
+        std::iter::once(ingress_key()).chain(names).chain(holders).chain(lists).map(Query::Get).collect()
     }
 
     /// Decides, by what [`Self::queries`] found.
     ///
     /// # Errors
     /// [`Fault`] if a record does not parse; inside, why the document is refused.
-    pub fn plan(
-        &self,
-        records: &Records,
-        context: &Context<'_>,
-        rng: &mut dyn Rng,
-    ) -> Result<Result<Planned, Refusal>, Fault> {
+    pub fn plan(&self, records: &Records, context: &Context<'_>) -> Result<Result<Planned, Refusal>, Fault> {
         let wanted = self.after.newest().body().ingress.as_str();
         let ingress = match seed(records)?.flatten() {
             Some(seed) if recipient(&seed)? == wanted => seed,
@@ -155,8 +149,9 @@ impl Rekey {
             }
         }
         let about = About { message: "the admins of the seal, or their keys, were changed", ..About::default() };
-        let raised = alarm::raise(&mut writes, context, rng, AlarmKind::Rekeyed, about, self.told());
-        Ok(Ok(Planned { view: self.after.clone(), ingress, writes, alarms: vec![raised] }))
+        let alarms = vec![alarm::raise(context, AlarmKind::Rekeyed, about, self.told())];
+        alarm::list(&mut writes, &alarms, records)?;
+        Ok(Ok(Planned { view: self.after.clone(), ingress, writes, alarms }))
     }
 
     /// The admins of before and after.
@@ -177,7 +172,7 @@ fn admit(admin: &Record, records: &Records, writes: &mut Writes) -> Result<Resul
         Ok(Err(Refusal::new(Code::BadStatement, reason).field("envelope.records").hint(hint)))
     };
     let name = admin.name();
-    let group: Vec<Name> = ADMINS.parse().into_iter().collect();
+    let group = admins_group();
     let before = stored(name, records)?;
     let mut next = match &before {
         None => Principal::founder(admin, group.clone()),
@@ -225,7 +220,7 @@ fn admit(admin: &Record, records: &Records, writes: &mut Writes) -> Result<Resul
 /// Takes the group from an admin who is none any more. It stays a principal.
 fn dismiss(former: &Record, records: &Records, writes: &mut Writes) -> Result<(), Fault> {
     let Some(mut stored) = stored(former.name(), records)? else { return Ok(()) };
-    stored.groups.retain(|group| group.as_str() != ADMINS);
+    stored.groups.retain(|group| !admins_group().contains(group));
     let current = records.get(&principal::key(former.name())).flatten();
     writes.replace(principal::key(former.name()), current, bulla_wire::json::to_vec(&stored));
     Ok(())

@@ -7,7 +7,7 @@ use bulla_core::directory::{Change, Directory, Principal, StoredPrincipal};
 use bulla_core::engine::due::{self, Entry};
 use bulla_core::engine::wrap::{Create, Draft, Open, slot::Slot};
 use bulla_core::operation::{
-    Content, Context, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Raised, Refusal, Reply, Step,
+    Content, Context, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Raised, Refusal, Reply, Step, step,
 };
 use bulla_core::record::{
     Answer, BATCH_BYTES_MAX, Batch, Page, Precondition, READS_MAX, Read, SealedValue, Snapshot, StoreKey,
@@ -434,7 +434,7 @@ pub struct Task {
     records: Records,
     rounds: usize,
     attempts: usize,
-    decided: Option<Box<Outcome>>,
+    pub decided: Option<Box<Outcome>>,
 }
 
 impl Task {
@@ -445,7 +445,7 @@ impl Task {
     pub fn tick(&mut self, world: &mut World) -> Option<Answered> {
         let Some(outcome) = self.decided.take() else {
             let mut rng = SeededRng::new(draw(&mut world.rng));
-            match self.op.step(&self.records, &world.context(self.actor.as_ref()), &mut rng).unwrap() {
+            match step(&*self.op, &self.records, &world.context(self.actor.as_ref()), &mut rng).unwrap() {
                 Step::Need(queries) => {
                     self.rounds += 1;
                     assert!(self.rounds <= MAX_ROUNDS, "asks too often");

@@ -14,8 +14,8 @@ use bulla_wire::json::{StrictMap, V1};
 use bulla_wire::name::Name;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// How long k admins' signatures over a policy set may be used, in milliseconds: ten minutes, so that an old
-/// recovery cannot be played again later.
+/// How long k admins' signatures over a policy set may be used, in milliseconds: ten minutes. They are good once, as
+/// they name the set that they replace; but one that was never brought must not be kept for later.
 pub const POLICY_RECOVERY_LIFETIME_MS: u64 = 600_000;
 
 /// An admission that holds by the newest document known here.
@@ -131,8 +131,17 @@ pub fn verify_consent(view: &ClusterView, envelope: &Envelope) -> Result<Consent
     Ok(consent)
 }
 
-/// Verifies that k admins replace the whole policy set by `policies` (JSON bytes), and that they said so within
-/// the last ten minutes.
+/// A recovery that k admins signed.
+#[derive(Debug, Clone)]
+pub struct VerifiedRecovery {
+    /// What they said.
+    pub recovery: PolicyRecovery,
+    /// Who signed.
+    pub signers: BTreeSet<PrincipalId>,
+}
+
+/// Verifies that k admins replace the policy set of the digest `replaced` by `policies` (JSON bytes), and that they
+/// said so within the last ten minutes.
 ///
 /// # Errors
 /// See [`EvidenceError`].
@@ -140,20 +149,23 @@ pub fn verify_policy_recovery(
     view: &ClusterView,
     envelope: &Envelope,
     policies: &[u8],
+    replaced: &Digest,
     now_ms: u64,
-) -> Result<PolicyRecovery, EvidenceError> {
+) -> Result<VerifiedRecovery, EvidenceError> {
     let recovery: PolicyRecovery = parse(envelope)?;
-    let PolicyRecovery { v: V1, cluster, policies_sha256, at_ms } = &recovery;
+    let PolicyRecovery { v: V1, cluster, policies_sha256, replaces, at_ms } = &recovery;
     rule(*cluster == view.id(), "cluster", "must be this cluster")?;
     rule(*policies_sha256.as_bytes() == sha256(&[policies]), "policies_sha256", "must be the new set's digest")?;
+    rule(replaces == replaced, "replaces", "must be the digest of the set that is there")?;
     let fresh =
         *at_ms <= now_ms.saturating_add(FUTURE_SKEW_MS) && now_ms.saturating_sub(*at_ms) <= POLICY_RECOVERY_LIFETIME_MS;
     rule(fresh, "at_ms", "must be within the last ten minutes")?;
-    enough(view, envelope, POLICY_RECOVERY_TYPE)?;
-    Ok(recovery)
+    let signers = enough(view, envelope, POLICY_RECOVERY_TYPE)?;
+    Ok(VerifiedRecovery { recovery, signers })
 }
 
-fn enough(view: &ClusterView, envelope: &Envelope, payload_type: &str) -> Result<(), EvidenceError> {
-    let (have, need) = (view.newest().signed_by_admins(envelope, payload_type)?.len(), view.newest().quorum());
-    if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(()) }
+fn enough(view: &ClusterView, envelope: &Envelope, payload_type: &str) -> Result<BTreeSet<PrincipalId>, EvidenceError> {
+    let signers = view.newest().signed_by_admins(envelope, payload_type)?;
+    let (have, need) = (signers.len(), view.newest().quorum());
+    if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(signers) }
 }

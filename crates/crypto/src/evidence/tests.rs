@@ -153,8 +153,9 @@ fn judge(kind: &str, input: &Value) -> Result<Value, EvidenceError> {
         "policy-recovery" => {
             let (view, policies) = (open_view(input)?, input["policies"].as_str().unwrap());
             let now_ms = number("now_ms");
-            verify_policy_recovery(&view, &envelope(&input["approval"]), policies.as_bytes(), now_ms)
-                .map(|recovery| json!(recovery))
+            let replaced = input["replaced"].as_str().unwrap().parse().unwrap();
+            verify_policy_recovery(&view, &envelope(&input["approval"]), policies.as_bytes(), &replaced, now_ms)
+                .map(|verified| json!(verified.recovery))
         }
         "statement" => {
             let cluster: ClusterId = input["cluster"].as_str().unwrap().parse().unwrap();

@@ -218,11 +218,15 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.body_mib",
-        kind: Kind::Number(32, 4095),
+        // The largest wrap takes three times its size while it is opened.
+        kind: Kind::Number(64, 4095),
         default: Some("256"),
         example: "",
         flag: None,
-        doc: &["Memory in MiB for the bodies of all requests at once. What does not fit is told to try again."],
+        doc: &[
+            "Memory in MiB for the bodies of all requests, and for wraps that are opened, at once.",
+            "What does not fit is told to try again.",
+        ],
     },
 ];
 

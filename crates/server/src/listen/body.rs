@@ -1,5 +1,5 @@
 //! Reads a body into memory: hashed while it arrives, never more than its route takes, never more at once than the
-//! node has put aside for bodies, and not for ever.
+//! node has put aside for bodies, and not for ever. Large answers take their share of the same memory.
 
 use bulla_crypto::digest::Sha256;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ pub const DEFAULT_BODY_BUDGET_BYTES: usize = 256 * 1024 * 1024;
 /// Time for a body to arrive: the largest wrap at 280 KB/s.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the node has put aside for bodies.
+/// What the node has put aside for bodies and large answers.
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
     free: Arc<Semaphore>,
@@ -31,6 +31,14 @@ impl BodyBudget {
     /// Bytes that are free now.
     pub fn free_bytes(&self) -> usize {
         self.free.available_permits()
+    }
+
+    /// Takes a share for an answer, before it is made.
+    ///
+    /// # Errors
+    /// If so much is not free now.
+    pub fn hold(&self, bytes: usize) -> Result<Held, BodyError> {
+        self.take(bytes).map(|permit| Held(Some(permit)))
     }
 
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BodyError> {
@@ -79,7 +87,16 @@ pub struct ReadBody {
 
 /// A share of the memory for bodies, given back when it is dropped.
 #[derive(Debug)]
-pub struct Held(#[expect(dead_code, reason = "only its drop matters")] Option<OwnedSemaphorePermit>);
+pub struct Held(Option<OwnedSemaphorePermit>);
+
+impl Held {
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.0 {
+            drop(permit.split(permit.num_permits().saturating_sub(bytes)));
+        }
+    }
+}
 
 impl ReadBody {
     /// The bytes, and their share of the budget: whoever works with the bytes keeps it.
@@ -153,6 +170,19 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn an_answer_holds_what_it_needs() {
+        let budget = BodyBudget::new(100);
+        let mut held = budget.hold(90).expect("free");
+        assert_eq!(budget.hold(11).map(drop), Err(BodyError::Overloaded));
+        held.shrink(30);
+        assert_eq!(budget.free_bytes(), 70);
+        held.shrink(40);
+        assert_eq!(budget.free_bytes(), 70, "it does not grow");
+        drop(held);
+        assert_eq!(budget.free_bytes(), 100);
+    }
 
     #[tokio::test]
     async fn reads_and_hashes() {

@@ -171,6 +171,9 @@ fn parameters(route: &Route) -> Vec<Value> {
             "description": query_description(name),
             "schema": match *name {
                 "from" => json!({"type": "integer", "minimum": 0}),
+                "activecode" | "sealedcode" | "uninitcode" => {
+                    json!({"type": "integer", "minimum": 200, "maximum": 599})
+                }
                 "limit" => json!({"type": "integer", "minimum": 1, "maximum": api::MAX_PAGE}),
                 "all" => json!({"type": "boolean"}),
                 _ => json!({"type": "string", "pattern": "^[A-Za-z0-9._~@+=/:-]+$"}),
@@ -184,13 +187,16 @@ fn parameters(route: &Route) -> Vec<Value> {
 pub(super) fn query_description(name: &str) -> &'static str {
     match name {
         "from" => "The number of the first document to give.",
+        "activecode" => "The status if it serves, instead of 200.",
+        "sealedcode" => "The status if it is sealed, instead of 503.",
+        "uninitcode" => "The status if there is no cluster yet, instead of 501.",
         "id" => "Only the principal of this id.",
-        "recipient" => "Only the principal that holds this age recipient.",
+        "recipient" => "Only the principal that holds the age recipient with this SHA-256, `sha256:…`.",
         "after" => "Begin behind this entry: `next` of the page before.",
         "limit" => "At most so many entries.",
         "all" => "Also those that were seen before.",
         "resource" => "Only lines about this resource, such as `kv/app/db`.",
-        "principal" => "Only lines of this principal, by id or name.",
+        "principal" => "Only lines of this principal, by name or by id, `sha256:…`.",
         "action" => "Only lines with this action, such as `kv.get`.",
         _ => "",
     }
@@ -227,6 +233,7 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::PolicyRead => schemas!(-, api::Policy),
         Endpoint::PolicyPut => schemas!(api::PutPolicy, api::Policy),
         Endpoint::PolicyCheck => schemas!(api::CheckPolicy, api::PolicyDecision),
+        Endpoint::PolicyReplaced => schemas!(-, api::ReplacedPolicies),
         Endpoint::PolicyRecover => schemas!(api::RecoverPolicies, api::Done),
         Endpoint::AuditRead => schemas!(-, api::AuditPage),
         Endpoint::AlarmRead => schemas!(-, api::Alarms),

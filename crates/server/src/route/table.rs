@@ -12,7 +12,11 @@ const PARCEL: RequestBody = RequestBody::Parcel { max: MAX_PARCEL_BODY_BYTES };
 
 /// Every route of the API, in the order of the reference.
 pub const ROUTES: &[Route] = &[
-    get("/v1/health", Endpoint::Health, "Tell whether the node serves."),
+    get("/v1/health", Endpoint::Health, "Tell whether the node serves.").query(&[
+        "activecode",
+        "sealedcode",
+        "uninitcode",
+    ]),
     get("/v1/cluster", Endpoint::Cluster, "Give the cluster's documents, approvals, histories and consents.")
         .query(&["from"]),
     post("/v1/challenge", Endpoint::Challenge, "Give a challenge to a client that has none.").read(),
@@ -67,6 +71,8 @@ pub const ROUTES: &[Route] = &[
     .policy(Action::PolicyCheck)
     .body(JSON)
     .read(),
+    get("/v1/policy:recover", Endpoint::PolicyReplaced, "Give the digest of the policy set that a recovery replaces.")
+        .auth(Auth::Sealed, Action::PolicyRecover),
     post("/v1/policy:recover", Endpoint::PolicyRecover, "Replace the whole policy set, by k admins' signatures.")
         .auth(Auth::Sealed, Action::PolicyRecover)
         .body(JSON),

@@ -4,6 +4,7 @@
 use super::{INLINE_SEAL_BYTES, Request, UNSEEN_MAX, nonce_expired};
 use crate::drive::{DriveError, Driven};
 use crate::failpoint;
+use crate::listen::Held;
 use crate::reply::{Answer, internal};
 use crate::route::ReplyKind;
 use crate::unsealed::lock;
@@ -17,6 +18,7 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::wrap::Parcel;
+use std::sync::Arc;
 
 impl Request<'_> {
     pub(super) async fn conclude(
@@ -26,7 +28,7 @@ impl Request<'_> {
         kind: ReplyKind,
         id: &str,
     ) -> (Answer, Outcome) {
-        let Driven { result, read, committed, receipts, repeated: _ } = driven;
+        let Driven { result, read, committed, receipts, repeated: _, room } = driven;
         let sequence = committed.or(read).map(|sequence| sequence.0);
         let quote = committed.map(|sequence| Quote {
             cluster: self.unsealed.cluster,
@@ -41,7 +43,7 @@ impl Request<'_> {
             }
         };
         let refusal = match result {
-            Ok(reply) => match self.reply(reply, kind, id).await {
+            Ok(reply) => match self.reply(reply, room, kind, id).await {
                 Ok(answer) => return (answer.at(sequence), finish(Outcome::done(200))),
                 Err(refusal) => refusal,
             },
@@ -56,7 +58,13 @@ impl Request<'_> {
         (Answer::refusal(&refusal, Some(id.to_owned())).at(sequence), finish(Outcome::failed(refusal.code)))
     }
 
-    pub(super) async fn reply(&self, reply: Reply, kind: ReplyKind, id: &str) -> Result<Answer, Refusal> {
+    pub(super) async fn reply(
+        &self,
+        reply: Reply,
+        room: Option<Held>,
+        kind: ReplyKind,
+        id: &str,
+    ) -> Result<Answer, Refusal> {
         match (reply, kind) {
             (Reply::Json(body), ReplyKind::Json) => {
                 Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
@@ -66,7 +74,12 @@ impl Request<'_> {
                 sealed.map(Answer::age).map_err(|error| internal(&error, id))
             }
             (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
-                self.claim_reply(claim, receipt, content, id).await
+                let sealed = self.claim_reply(claim, receipt, content, id).await?;
+                let room = room.map(|mut room| {
+                    room.shrink(sealed.capacity());
+                    Arc::new(room)
+                });
+                Ok(Answer { room, ..Answer::age(sealed) })
             }
             _ => Err(internal(&"a reply of another kind than the route's", id)),
         }
@@ -78,7 +91,7 @@ impl Request<'_> {
         receipt: Envelope,
         content: Content,
         id: &str,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Vec<u8>, Refusal> {
         let file = match content {
             Content::Inline(bytes) => bytes,
             Content::Chunked(upload) => match self.unsealed.fetch(self.node.machine(), &upload).await {
@@ -91,28 +104,36 @@ impl Request<'_> {
             },
         };
         let mut parcel = Parcel::head(&bulla_wire::json::to_vec(&receipt));
+        parcel.reserve_exact(file.len());
         parcel.extend_from_slice(&file);
+        let large = file.len() > INLINE_SEAL_BYTES;
+        drop(file);
         let seal = move || envelope::seal(&[claim], None, &parcel);
-        let sealed = if file.len() > INLINE_SEAL_BYTES {
-            tokio::task::spawn_blocking(seal).await.map_err(|error| internal(&error, id))?
-        } else {
-            seal()
-        };
+        let sealed =
+            if large { tokio::task::spawn_blocking(seal).await.map_err(|error| internal(&error, id))? } else { seal() };
         failpoint::hit(failpoint::SERVE_BEFORE_CLAIM_REPLY);
-        sealed.map(Answer::age).map_err(|error| internal(&error, id))
+        sealed.map_err(|error| internal(&error, id))
     }
 
-    pub(super) async fn fail(&self, error: &DriveError, id: &str) -> (Answer, Outcome) {
-        if let DriveError::NonceReused = error {
-            self.alarm_reuse(id).await;
-        }
+    pub(super) async fn fail(&self, error: &DriveError, once: Option<(Digest, Digest)>, id: &str) -> (Answer, Outcome) {
         let refusal = self.drive_refusal(error, id);
+        if let (DriveError::NonceReused, Some((key, request))) = (error, once) {
+            let principal = self.verified.subject.id;
+            lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());
+            let monotonic_ms = self.node.parts.clock.monotonic_ms();
+            if lock(&self.unsealed.reuse_alarms).raise(principal, monotonic_ms) {
+                self.alarm_reuse(id).await;
+            }
+        }
         (Answer::refusal(&refusal, Some(id.to_owned())), Outcome::failed(refusal.code))
     }
 
     pub(super) fn drive_refusal(&self, error: &DriveError, id: &str) -> Refusal {
         match error {
             DriveError::Busy => Refusal::new(Code::Busy, "too many others change the same thing").hint("try again"),
+            DriveError::Overloaded => {
+                Refusal::new(Code::Overloaded, "too many large answers at once").hint("try again")
+            }
             DriveError::NonceReused => Refusal::new(Code::NonceReused, "the nonce was used for another request")
                 .field("nonce")
                 .hint("draw a new nonce for each request; if you did, somebody plays with yours"),

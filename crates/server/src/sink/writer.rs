@@ -1,5 +1,6 @@
 //! The thread that chains, writes and syncs the lines.
 
+use super::anonymous::Counters;
 use super::disk::{Disk, Reserve, is_full, open_append, sync_directory};
 use super::files::{Found, Layout, Search, open_output};
 use super::{AuditConfig, Clock, OpenError, Opening, Place, Shared, SyncMode, label, lock, stdout};
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 
 /// Most lines in one write. With the largest lines it is 2 MiB; with usual ones a disk takes it at once.
 const BATCH_LINES: usize = 256;
-/// How often anonymous counts are written, and a full disk is tried again.
+/// How often it is looked whether anonymous counts are due, and a full disk is tried again.
 const TICK: Duration = Duration::from_secs(1);
 
 pub(super) type Answer = oneshot::Sender<Result<(), AuditBlocked>>;
@@ -221,7 +222,7 @@ impl Writer {
     }
 
     fn close(&mut self) {
-        self.push_counts();
+        self.push_counts(Counters::all);
         self.push(Body::Stop {});
         self.flush();
         self.sync();
@@ -238,10 +239,10 @@ impl Writer {
         self.waiting.push_back(Waiting { body, urgent: false, done: None, _place: None });
     }
 
-    fn push_counts(&mut self) {
+    fn push_counts(&mut self, take: impl FnOnce(&mut Counters) -> Vec<Body>) {
         // On a full disk the counts grow in memory, where they are bounded, instead of as lines.
         if self.blocked.is_none() && !self.failed {
-            let counts = lock(&self.shared.counters).take();
+            let counts = take(&mut lock(&self.shared.counters));
             counts.into_iter().for_each(|body| self.push(body));
         }
     }
@@ -252,7 +253,7 @@ impl Writer {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.unblock();
-            self.push_counts();
+            self.push_counts(|counters| counters.due(now));
             self.flush();
         }
         if let (true, SyncMode::Interval(interval)) = (self.dirty && now >= self.next_sync, self.sync) {

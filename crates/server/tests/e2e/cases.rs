@@ -112,6 +112,7 @@ impl Cast {
             }
             Endpoint::PolicyDelete => (Who::Admin, empty("/v1/policy/doomed".into())),
             Endpoint::PolicyCheck => (Who::Admin, ("/v1/policy:check".into(), policy_check())),
+            Endpoint::PolicyReplaced => (Who::Admin, empty("/v1/policy:recover".into())),
             Endpoint::PolicyRecover => (Who::Admin, ("/v1/policy:recover".into(), recovery(world))),
             Endpoint::AuditRead => (Who::Admin, empty("/v1/audit?limit=3".into())),
             Endpoint::AlarmRead => (Who::Bob, empty("/v1/alarms?all=true".into())),
@@ -213,14 +214,21 @@ pub fn recovery(world: &World) -> Vec<u8> {
 
 /// A recovery of these policies, signed by so many admins.
 pub fn recovery_of(world: &World, texts: &StrictMap<String>, admins: usize) -> Vec<u8> {
+    let admins: Vec<_> = world.admins.iter().take(admins).collect();
+    recovery_by(world, texts, &admins)
+}
+
+/// A recovery of these policies, signed by these admins.
+pub fn recovery_by(world: &World, texts: &StrictMap<String>, admins: &[&Person]) -> Vec<u8> {
     let policies = String::from_utf8(json::to_vec(texts)).unwrap();
     let payload = PolicyRecovery {
         v: V1,
         cluster: world.cluster,
         policies_sha256: Digest::new(sha256(&[policies.as_bytes()])),
+        replaces: crate::support::unsealed(world).directory().policies().digest(),
         at_ms: world.server().node.now_ms(),
     };
-    let keys: Vec<_> = world.admins.iter().take(admins).map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = admins.iter().map(|admin| admin.identity.signing_key()).collect();
     let approval = evidence::sign_in_memory(&payload, &keys).unwrap();
     json::to_vec(&api::RecoverPolicies { policies, approval })
 }

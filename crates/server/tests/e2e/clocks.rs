@@ -1,5 +1,6 @@
 //! Clocks that step: nothing opens early or late, nothing is deleted, until somebody says which time is right.
 
+use crate::cases::{claim, open_body};
 use crate::support::{Caller, finish, finish_after_steps, lines};
 use bulla_client::{Client, ClientError, MemoryOutput, Outgoing, content};
 use bulla_core::audit::Body;
@@ -114,6 +115,31 @@ async fn ten_years_forward() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_years_back() {
     stepped(-10 * YEAR).await;
+}
+
+/// An alarm of a time that never was, marked as seen, hides none that follow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_back_hides_no_alarm() {
+    let world = World::new(Shape::durable()).await;
+    let (alice, bob, eve) = (world.admit("alice").await, world.admit("bob").await, world.admit("eve").await);
+    let writer = world.client(&alice);
+    let slip = made(&world, &writer, 0, 360 * 24 * 3600).await;
+    world.clock.step(HOUR);
+    open(&world, &eve, &slip).await.expect_err("she is no party");
+    let told = writer.alarms(None, None, false).await.unwrap().alarms;
+    let [alarm] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(alarm.kind, AlarmKind::ClaimByStranger);
+    writer.alarms_seen(&alarm.id).await.unwrap();
+    world.clock.step(-HOUR);
+    let mut caller = Caller::new(&world, &bob).await;
+    let path = format!("/v1/wrap/{}:open", slip.wrap);
+    caller.call_json("POST", &path, &open_body(&slip, &claim())).await.ok();
+    let reply = caller.call_json("POST", &path, &open_body(&slip, &claim())).await.refused(Code::AlreadyOpened);
+    assert_eq!(reply.state().alarms, 2, "the stranger, whom bob has not seen yet, and this");
+    let told = writer.alarms(None, None, false).await.unwrap().alarms;
+    let kinds: Vec<_> = told.iter().map(|alarm| alarm.kind).collect();
+    assert_eq!(kinds, [AlarmKind::SecondClaim]);
+    finish_after_steps(world).await;
 }
 
 /// A wall clock that stands still while time passes.

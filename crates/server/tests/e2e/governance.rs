@@ -1,8 +1,8 @@
 //! Who may do what, and who is who: secrets by policy, policies, principals, names.
 
-use crate::cases::{kv_body, recovery_of};
-use crate::support::{Caller, Request, Wire, finish, rows, view};
-use bulla_client::{Admit, Client, ClientError, Outgoing, Pin, content};
+use crate::cases::{kv_body, recovery_by, recovery_of};
+use crate::support::{Caller, Request, Wire, finish, rows, unsealed, view};
+use bulla_client::{Admit, AuditOf, Client, ClientError, Outgoing, Pin, content};
 use bulla_crypto::BoxFuture;
 use bulla_crypto::evidence::{self, AdmissionDraft, PrincipalKey, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
@@ -142,6 +142,8 @@ async fn policies_are_written_asked_and_recovered() {
     );
     admin.policy_put(&name("ops"), &PutPolicy { replaces: Some(Some(put.sha256)), ..policy(text) }).await.unwrap();
     let all = admin.policies().await.unwrap().policies;
+    assert_eq!((all[1].bytes, all[1].sha256), (text.len() as u64, put.sha256));
+    let first = admin.policy(&all[0].name).await.unwrap().text;
     assert_eq!(all.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["first", "ops"]);
     let check = |action: &str, resource: &str| api::CheckPolicy {
         principal: name("bob"),
@@ -159,8 +161,7 @@ async fn policies_are_written_asked_and_recovered() {
     refused(admin.policy_delete(&name("shut")).await, Code::Denied);
     refused(bob.whoami().await, Code::Denied);
     let mut caller = Caller::new(&world, &world.admins[0]).await;
-    let first = all.into_iter().filter(|policy| policy.name.as_str() == "first");
-    let texts = StrictMap(first.map(|policy| (policy.name.to_string(), policy.text)).collect());
+    let texts = StrictMap([("first".to_owned(), first)].into());
     let send = |caller: &Caller, body: Vec<u8>| {
         caller.request("POST", "/v1/policy:recover", "application/json", body, caller.nonce())
     };
@@ -169,17 +170,111 @@ async fn policies_are_written_asked_and_recovered() {
     let mut stranger = Caller::new(&world, &Person::new("x")).await;
     let strange = send(&stranger, recovery_of(&world, &texts, 2));
     stranger.send(&strange).await.refused(Code::Unauthenticated);
+    // The admins are told what it replaces, although they may read nothing; nobody else is.
+    let replaced: api::ReplacedPolicies = caller.call("GET", "/v1/policy:recover").await.ok().json();
+    assert_eq!(replaced.sha256, unsealed(&world).directory().policies().digest());
+    refused(bob.request("GET", "/v1/policy:recover", "", None).await, Code::Denied);
     let two = send(&caller, recovery_of(&world, &texts, 2));
     caller.send(&two).await.ok();
     assert!(bob.whoami().await.is_ok());
     let told = admin.alarms(None, None, false).await;
     assert!(told.unwrap().alarms.iter().any(|alarm| alarm.kind == AlarmKind::PolicyRecovered));
+    // Whoever may write policies again does so; the same signatures are spent.
+    admin.policy_put(&name("ops"), &policy(text)).await.unwrap();
+    let spent: api::RecoverPolicies = json::parse(&two.body, json::MAX_JSON_BYTES).unwrap();
+    let again = caller.call_json("POST", "/v1/policy:recover", &spent).await.refused(Code::BadStatement);
+    assert!(again.error().unwrap().message.contains("replaces"), "{again:?}");
+    assert!(admin.policy(&name("ops")).await.is_ok());
     // Ten minutes later the same signatures are no recovery any more.
     let late = recovery_of(&world, &texts, 2);
     world.clock.pass(11 * 60_000);
     caller.call("GET", "/v1/whoami").await;
     let late = send(&caller, late);
     caller.send(&late).await.refused(Code::BadStatement);
+    finish(world).await;
+}
+
+/// One admin who disables the others is undone by k of them; nothing else is heard from a disabled admin.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_admin_does_not_lock_out_the_others() {
+    let mut world = World::new(Shape { mode: SealMode::Quorum, k: 2, n: 3, ..Shape::durable() }).await;
+    let [ann, ben, cat] = world.admins.as_slice() else { panic!("three admins") };
+    let mallory = world.admit("mallory").await;
+    let admin = world.client(ann);
+    for name in [&ben.name, &cat.name, &mallory.name] {
+        admin.principal_disable(name).await.unwrap();
+    }
+    // The new set leaves the right to disable to nobody but the two.
+    let first = admin.policy(&name("first")).await.unwrap().text;
+    let texts = StrictMap([("first".to_owned(), first), ("no-ann".to_owned(), forbid(ann))].into());
+    let send = |caller: &Caller, body: Vec<u8>| {
+        caller.request("POST", "/v1/policy:recover", "application/json", body, caller.nonce())
+    };
+    let mut ben_calls = Caller::new(&world, ben).await;
+    let refused_body = ben_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated).body;
+    let mut mallory_calls = Caller::new(&world, &mallory).await;
+    let not_hers = send(&mallory_calls, recovery_by(&world, &texts, &[ben, cat]));
+    let uniform = mallory_calls.send(&not_hers).await.refused(Code::Unauthenticated).body;
+    assert_eq!(uniform, refused_body, "a disabled key, whatever it asks, is like an unknown one");
+    let alone = send(&ben_calls, recovery_by(&world, &texts, &[ben]));
+    ben_calls.send(&alone).await.refused(Code::BadStatement);
+    ben_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
+    // Cat signs, ben signs and brings it.
+    let both = send(&ben_calls, recovery_by(&world, &texts, &[ben, cat]));
+    ben_calls.send(&both).await.ok();
+    ben_calls.call("GET", "/v1/whoami").await.ok();
+    world.client(cat).whoami().await.unwrap();
+    mallory_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
+    refused(admin.principal_disable(&ben.name).await, Code::Denied);
+    // It stays so after a restart.
+    world.stop().await;
+    world.start().await;
+    world.unseal().await;
+    let [_, ben, cat] = world.admins.as_slice() else { panic!("three admins") };
+    world.client(ben).whoami().await.unwrap();
+    world.client(cat).principal_disable(&name("mallory")).await.unwrap();
+    finish(world).await;
+}
+
+fn forbid(admin: &Person) -> String {
+    let id = Record::open(&admin.record, None).unwrap().principal();
+    format!("forbid (principal == Bulla::Principal::\"{id}\", action, resource);")
+}
+
+/// The list of policies stays small whatever their texts are.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_policies_holds_no_texts() {
+    let world = World::new(Shape::default()).await;
+    let mut admin = Caller::new(&world, &world.admins[0]).await;
+    // Comments are text too.
+    let text = format!("// {}\nforbid (principal, action, resource in Bulla::Kv::\"never\");", "x".repeat(65_000));
+    let client = world.client(&world.admins[0]);
+    for n in 0..20 {
+        client.policy_put(&name(&format!("team{n}")), &policy(&text)).await.unwrap();
+    }
+    let reply = admin.call("GET", "/v1/policy").await.ok();
+    assert!(reply.body.len() < 8 * 1024, "{} bytes", reply.body.len());
+    assert_eq!(client.policies().await.unwrap().policies.len(), 21);
+    assert_eq!(client.policy(&name("team9")).await.unwrap().text, text);
+    finish(world).await;
+}
+
+/// Lines of one principal are found by name and by id.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_lines_are_found_by_name_and_by_id() {
+    let world = World::new(Shape::durable()).await;
+    let bob = world.admit("bob").await;
+    world.client(&bob).whoami().await.unwrap();
+    let id = Record::open(&bob.record, None).unwrap().principal().to_string();
+    let admin = world.client(&world.admins[0]);
+    let of = |principal: &str| AuditOf { principal: Some(principal.to_owned()), ..AuditOf::default() };
+    let by_name = admin.audit(None, None, &of("bob")).await.unwrap().lines;
+    assert_eq!(by_name.len(), 1);
+    assert_eq!(admin.audit(None, None, &of(&id)).await.unwrap().lines, by_name);
+    let nobody = bulla_wire::id::PrincipalId::new([7; 32]).to_string();
+    assert!(admin.audit(None, None, &of(&nobody)).await.unwrap().lines.is_empty());
+    refused(admin.audit(None, None, &of("bo")).await, Code::NotFound);
+    refused(admin.audit(None, None, &of("sha256:x")).await, Code::Malformed);
     finish(world).await;
 }
 

@@ -4,6 +4,7 @@ use crate::cases::{kv_body, policy_check};
 use crate::support::{Caller, Request, finish, finish_after_steps, lines, requests, rows, tls};
 use bulla_testkit::world::{Shape, World};
 use bulla_wire::api;
+use bulla_wire::encoding::base64url;
 use bulla_wire::error::Code;
 use bulla_wire::id::Nonce;
 use bulla_wire::json::{self, StrictMap};
@@ -229,6 +230,44 @@ async fn another_request_under_a_used_nonce_is_refused_and_told() {
         assert_eq!(admin.send(&check).await.code(), Some(Code::NotFound), "bob is not there");
     }
     finish(world).await;
+}
+
+/// Whoever holds a key can use a nonce again as often as they like; the owner's other alarms stay in sight.
+#[tokio::test(flavor = "multi_thread")]
+async fn used_nonces_bury_no_other_alarm() {
+    let (world, mut caller) = world().await;
+    let mut unseen = 0;
+    // Many requests under one nonce, and then a few under each of many.
+    for (nonces, others) in [(1, 40), (40, 1)] {
+        for _ in 0..nonces {
+            let nonce = caller.nonce();
+            let first = put(&world, &caller, nonce);
+            caller.send(&first).await.ok();
+            for other in 0..others {
+                let body = seen(other);
+                let reused = caller.request("POST", "/v1/alarms:seen", JSON_MEDIA_TYPE, body, nonce);
+                // The same again is refused from memory.
+                for _ in 0..3 {
+                    unseen = caller.send(&reused).await.refused(Code::NonceReused).state().alarms;
+                }
+            }
+        }
+    }
+    assert_eq!(unseen, 16);
+    let told: api::Alarms = caller.call("GET", "/v1/alarms?limit=1000").await.ok().json();
+    assert_eq!(told.alarms.len(), 16);
+    world.clock.pass(3_600_000);
+    caller.call("GET", "/v1/whoami").await;
+    let nonce = caller.nonce();
+    let request = put(&world, &caller, nonce);
+    caller.send(&request).await.ok();
+    let reused = caller.request("POST", "/v1/alarms:seen", JSON_MEDIA_TYPE, seen(0), nonce);
+    assert_eq!(caller.send(&reused).await.refused(Code::NonceReused).state().alarms, 17, "an hour later");
+    finish(world).await;
+}
+
+fn seen(number: u8) -> Vec<u8> {
+    json::to_vec(&api::SeenAlarms { up_to: base64url(&[number]) })
 }
 
 /// What was refused stays refused for as long as it could be played again, whatever policy says by then.

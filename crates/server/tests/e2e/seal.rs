@@ -141,6 +141,36 @@ async fn every_phase_refuses_what_is_not_its_own() {
     finish(world).await;
 }
 
+/// A load balancer looks at the status only, and may choose what each state says to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_codes_are_chosen_strictly() {
+    let world = World::sealed(Shape::durable()).await;
+    let mut anyone = Caller::new(&world, &world.admins[0]).await;
+    let ask = |query: &str| {
+        let mut request = open("GET", "/v1/health");
+        request.query = query.to_owned();
+        request
+    };
+    let chosen = "sealedcode=299&activecode=222&uninitcode=599";
+    for (query, status) in [("", 503), ("sealedcode=200", 200), ("activecode=222", 503), (chosen, 299)] {
+        let reply = anyone.send(&ask(query)).await;
+        assert_eq!((reply.status, reply.json::<api::Health>().state), (status, SealState::Sealed), "{query}");
+    }
+    world.unseal().await;
+    for (query, status) in [("", 200), ("sealedcode=299", 200), (chosen, 222)] {
+        let reply = anyone.send(&ask(query)).await;
+        assert_eq!((reply.status, reply.json::<api::Health>().state), (status, SealState::Unsealed), "{query}");
+    }
+    for bad in ["199", "600", "+200", "0200", "2e2", "200.0", "ok"] {
+        for name in ["sealedcode", "activecode", "uninitcode"] {
+            let error = anyone.send(&ask(&format!("{name}={bad}"))).await.refused(Code::Malformed).error().unwrap();
+            assert_eq!(error.field.as_deref(), Some(name), "{bad}");
+        }
+    }
+    anyone.send(&ask("standbyok=true")).await.refused(Code::Malformed);
+    finish(world).await;
+}
+
 /// Whatever is under way when the keys go either happened whole or not at all, and an answer never lies about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn sealing_under_load_loses_nothing() {

@@ -1,7 +1,7 @@
 //! Wraps whole: who may open when, what each end says, and who is told.
 
 use crate::cases::{Cast, claim, open_all, open_body, parcel};
-use crate::support::{Caller, announce, finish, rows};
+use crate::support::{Caller, announce, finish, read, rows, tls};
 use bulla_client::{Client, ClientError, MemoryOutput, Outgoing, content};
 use bulla_crypto::envelope;
 use bulla_crypto::identity::IdentityKind;
@@ -10,6 +10,7 @@ use bulla_wire::api::{self, AlarmKind, SlotState};
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::wrap::{MAX_CONTENT_BYTES, MAX_DELIVERIES, Mode, Parcel, ReceiptKind, Slip};
+use hyper_util::rt::TokioIo;
 use std::time::Duration;
 
 struct Stage {
@@ -166,6 +167,50 @@ async fn a_lost_answer_to_open_comes_again_to_the_same_claim_only() {
         bob.call_json("POST", &format!("/v1/wrap/{}:ack", slip.wrap), &body).await.ok();
     }
     bob.call_json("POST", &path, &open_body(&slip, &own)).await.refused(Code::Acked);
+    finish(stage.world).await;
+}
+
+/// What is opened takes its share of the memory for bodies before anything is won, and keeps it until it was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_have_their_share_of_memory() {
+    let stage = stage(Shape::durable()).await;
+    let len = MAX_CONTENT_BYTES as usize;
+    let bob = stage.writer.resolve("bob").await.unwrap();
+    let made = stage.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(vec![7; len])).await.unwrap();
+    let mut bob = Caller::new(&stage.world, &stage.bob).await;
+    let node = stage.world.server().node.clone();
+    let bodies = &node.parts.bodies;
+    let all = bodies.free_bytes();
+    let path = format!("/v1/wrap/{}:open", made.slip.wrap);
+    let body = bulla_wire::json::to_vec(&open_body(&made.slip, &claim()));
+    let request = |caller: &Caller| {
+        caller.request("POST", &path, bulla_wire::signature::JSON_MEDIA_TYPE, body.clone(), caller.nonce())
+    };
+    // Two thirds of what it takes are free.
+    let others = bodies.hold(all - 2 * len).unwrap();
+    let before = rows(&stage.world).await;
+    for _ in 0..=MAX_DELIVERIES {
+        let refused = bob.send(&request(&bob)).await.refused(Code::Overloaded);
+        assert_eq!(refused.header("retry-after"), "1");
+    }
+    assert_eq!(rows(&stage.world).await, before, "it is not opened, and no delivery is counted");
+    drop(others);
+    // Its head is there, and nobody reads the rest.
+    let stream = TokioIo::new(tls(stage.world.server().ready.address, "http/1.1").await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(request(&bob).http(None).unwrap()).await.unwrap();
+    assert_eq!(response.status().as_u16(), 200);
+    let held = all - bodies.free_bytes();
+    assert!((len..3 * len).contains(&held), "{held} bytes are held for an answer of {len}");
+    assert!(read(response).await.body.len() > len);
+    for _ in 0..100 {
+        if bodies.free_bytes() == all {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bodies.free_bytes(), all, "it was sent");
     finish(stage.world).await;
 }
 

@@ -226,13 +226,13 @@ impl Create {
 }
 
 impl Operation for Create {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let key = self.draft.head_key();
         let Some(found) = records.get(&key) else { return Ok(Step::need([key])) };
         let actor = caller(context)?;
         let VerifiedStatement { envelope, digest, statement, key: _ } = &self.draft.verified;
         let wrap = statement.wrap;
-        let mut commit = Commit::new(context, rng, wrap, *digest);
+        let mut commit = Commit::new(context, wrap, *digest);
         let found = found.map(Head::parse).transpose()?;
         match self.draft.compare(found.as_ref(), context)? {
             Found::Nothing => {}

@@ -33,14 +33,14 @@ pub struct Nack {
 }
 
 impl Operation for Ack {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
-        finish(&self.wrap, &self.body, ReceiptKind::Acked, records, context, rng)
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        finish(&self.wrap, &self.body, ReceiptKind::Acked, records, context)
     }
 }
 
 impl Operation for Nack {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
-        finish(&self.wrap, &self.body, ReceiptKind::Nacked, records, context, rng)
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        finish(&self.wrap, &self.body, ReceiptKind::Nacked, records, context)
     }
 }
 
@@ -50,7 +50,6 @@ fn finish(
     kind: ReceiptKind,
     records: &Records,
     context: &Context<'_>,
-    rng: &mut dyn Rng,
 ) -> Result<Step, Fault> {
     let actor = caller(context)?;
     let mut reader = Reader::new(records);
@@ -84,7 +83,7 @@ fn finish(
         State::Acked(_) => kind == ReceiptKind::Acked,
         State::Nacked { .. } => kind == ReceiptKind::Nacked,
         State::Opened(_) => {
-            let mut commit = Commit::about(context, rng, &head);
+            let mut commit = Commit::about(context, &head);
             let state = at.slot.state;
             let next = if kind == ReceiptKind::Acked { state.ack() } else { state.nack() };
             at.slot.state = next.map_err(|e| fault("wrap slot", &e.to_string()))?;
@@ -164,7 +163,7 @@ fn own<'a>(wrap: &WrapId, slip: &Digest, records: &'a Records, actor: &Actor) ->
 }
 
 impl Operation for Revoke {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let actor = caller(context)?;
         let own = own(&self.wrap, &self.body.statement_sha256, records, actor)?;
         let Own { head, slots, live, mut reader } = match own {
@@ -189,7 +188,7 @@ impl Operation for Revoke {
                 None => Err(fault("wrap slot", "a wrap has none")),
             };
         }
-        let mut commit = Commit::about(context, rng, &head);
+        let mut commit = Commit::about(context, &head);
         let mut receipts = Vec::new();
         for mut at in slots {
             let index = at.index;
@@ -214,13 +213,13 @@ fn revoked_before(at: &SlotAt<'_>) -> Vec<u32> {
 }
 
 impl Operation for Release {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let actor = caller(context)?;
         let Own { head, slots, .. } = match own(&self.wrap, &self.body.statement_sha256, records, actor)? {
             Ok(own) => own,
             Err(step) => return Ok(step),
         };
-        let mut commit = Commit::about(context, rng, &head);
+        let mut commit = Commit::about(context, &head);
         let parked = slots.iter().any(|at| at.slot.state == State::Parked);
         if parked && context.now.unix_ms >= head.statement.exp_ms {
             return Ok(commit.done(Err(Refusal::new(Code::Expired, "its time is over").hint("write a new one"))));

@@ -173,7 +173,7 @@ pub(super) fn ended(reader: &mut Reader<'_>, wrap: &WrapId, at: &SlotAt<'_>) -> 
 }
 
 impl Operation for Open {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let mut reader = Reader::new(records);
         let actor = caller(context)?;
         let head = reader.get(head_key(&self.wrap));
@@ -184,7 +184,7 @@ impl Operation for Open {
             return Ok(step);
         }
         let Some(head) = head.map(Head::parse).transpose()? else { return Ok(Outcome::refuse(unknown(&self.wrap))) };
-        let commit = Commit::about(context, rng, &head);
+        let commit = Commit::about(context, &head);
         let road = Road { head: &head, actor, reader, commit };
         let Some(index) = head.slot_of(&actor.principal) else {
             if head.is_writer(&actor.principal) {

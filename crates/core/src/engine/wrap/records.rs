@@ -17,7 +17,6 @@ use crate::engine::chunk::Upload;
 use crate::engine::due::{self, What};
 use crate::operation::{Content, Context, Fault, Now, Outcome, Raised, Refusal, Replay, Reply, Step, parse_record};
 use bulla_crypto::evidence::{payload_digest, sign_in_memory};
-use bulla_crypto::random::Rng;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{AlarmKind, WrapReceipts};
 use bulla_wire::dsse::Envelope;
@@ -263,7 +262,6 @@ impl<'a> Reader<'a> {
 /// Gathers what one operation writes: changed slots with their receipts, alarms, and the end of the ciphertext.
 pub(super) struct Commit<'a> {
     context: &'a Context<'a>,
-    rng: &'a mut dyn Rng,
     wrap: WrapId,
     statement_sha256: Digest,
     pub writes: Writes,
@@ -273,13 +271,13 @@ pub(super) struct Commit<'a> {
 }
 
 impl<'a> Commit<'a> {
-    pub(super) fn new(context: &'a Context<'a>, rng: &'a mut dyn Rng, wrap: WrapId, statement_sha256: Digest) -> Self {
+    pub(super) fn new(context: &'a Context<'a>, wrap: WrapId, statement_sha256: Digest) -> Self {
         let (writes, receipts, alarms) = (Writes::default(), vec![], vec![]);
-        Self { context, rng, wrap, statement_sha256, writes, receipts, alarms, ended: 0 }
+        Self { context, wrap, statement_sha256, writes, receipts, alarms, ended: 0 }
     }
 
-    pub(super) fn about(context: &'a Context<'a>, rng: &'a mut dyn Rng, head: &Head) -> Self {
-        Self::new(context, rng, head.statement.wrap, head.digest)
+    pub(super) fn about(context: &'a Context<'a>, head: &Head) -> Self {
+        Self::new(context, head.statement.wrap, head.digest)
     }
 
     /// What time it is.
@@ -397,9 +395,7 @@ impl<'a> Commit<'a> {
         told: impl IntoIterator<Item = PrincipalId>,
     ) {
         let about = About { wrap: Some(self.wrap), receipt, message };
-        let told = told.into_iter().collect();
-        let raised = alarm::raise(&mut self.writes, self.context, self.rng, kind, about, told);
-        self.alarms.push(raised);
+        self.alarms.push(alarm::raise(self.context, kind, about, told.into_iter().collect()));
     }
 
     /// Tells the parties that somebody who is none of them knows the wrap's id, unless they were told often enough.

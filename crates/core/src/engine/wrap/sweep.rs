@@ -59,7 +59,7 @@ pub struct Retire {
 }
 
 impl Operation for Retire {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&self.wrap));
         reader.slot(&self.wrap, 0)?;
@@ -72,7 +72,7 @@ impl Operation for Retire {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        let mut commit = Commit::about(context, rng, &head);
+        let mut commit = Commit::about(context, &head);
         let mut first = None;
         for mut at in slots {
             let others = self.principal.is_some_and(|by| head.owner(at.index).is_some_and(|owner| owner != by));
@@ -107,7 +107,7 @@ fn wrap_of(entry: &Entry) -> Option<WrapId> {
 }
 
 impl Operation for Expire {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let Some(wrap) = wrap_of(&self.entry) else { return Ok(drop_entry(&self.entry)) };
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&wrap));
@@ -124,7 +124,7 @@ impl Operation for Expire {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        let mut commit = Commit::about(context, rng, &head);
+        let mut commit = Commit::about(context, &head);
         let mut first = None;
         for mut at in slots {
             if let Ok(state) = at.slot.state.clone().expire() {
@@ -154,7 +154,7 @@ impl Lapse {
 }
 
 impl Operation for Lapse {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let Some((wrap, index)) = self.place() else { return Ok(drop_entry(&self.entry)) };
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&wrap));
@@ -172,7 +172,7 @@ impl Operation for Lapse {
         let opened = matches!(at.slot.state, State::Opened(_));
         let Ok(state) = at.slot.state.clone().lapse() else { return Ok(drop_entry(&self.entry)) };
         at.slot.state = state;
-        let mut commit = Commit::about(context, rng, &head);
+        let mut commit = Commit::about(context, &head);
         if opened {
             let receipt = commit.end(at, ReceiptKind::Lapsed, None)?;
             let message = "it was opened and never acknowledged: the opener may not have it; make it anew";
@@ -241,7 +241,7 @@ impl Bury {
 }
 
 impl Operation for Park {
-    fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let mut reader = Reader::new(records);
         let head = reader.get(head_key(&self.wrap));
         reader.slot(&self.wrap, 0)?;
@@ -253,7 +253,7 @@ impl Operation for Park {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        let mut commit = Commit::about(context, rng, &head);
+        let mut commit = Commit::about(context, &head);
         for mut at in slots {
             if let Ok(state) = at.slot.state.clone().park() {
                 at.slot.state = state;

@@ -291,13 +291,16 @@ fn what_admins_sign_together() {
     );
     let policies = r#"{"base":"permit(principal,action,resource);"}"#;
     let digest = Digest::new(crate::digest::sha256(&[policies.as_bytes()]));
-    let good = PolicyRecovery { v: V1, cluster: w.view.id(), policies_sha256: digest, at_ms: 1_000_000 };
+    let replaced = Digest::new(crate::digest::sha256(&[b"{}"]));
+    let good =
+        PolicyRecovery { v: V1, cluster: w.view.id(), policies_sha256: digest, replaces: replaced, at_ms: 1_000_000 };
     let recovery = |name: &str, recovery: &PolicyRecovery, now_ms: u64, by: &[&Identity], expect: &str| {
         let approval = signed(recovery, by);
-        let input = json!({"documents": chain(&w.view), "policies": policies, "now_ms": now_ms, "approval": approval});
+        let input = json!({"documents": chain(&w.view), "policies": policies, "replaced": replaced, "now_ms": now_ms, "approval": approval});
         case(name, input, expect)
     };
     let other_set = PolicyRecovery { policies_sha256: Digest::new([0; 32]), ..good.clone() };
+    let other_place = PolicyRecovery { replaces: Digest::new([0; 32]), ..good.clone() };
     let elsewhere = PolicyRecovery { cluster: ClusterId::new([0; 32]), ..good.clone() };
     let both = [alice, bob];
     check_vectors(
@@ -310,6 +313,7 @@ fn what_admins_sign_together() {
             recovery("earlier", &good, 994_999, &both, "rule at_ms"),
             recovery("one admin", &good, 1_000_000, &[bob], "too_few_admins"),
             recovery("another set", &other_set, 1_000_000, &both, "rule policies_sha256"),
+            recovery("in the place of another set", &other_place, 1_000_000, &both, "rule replaces"),
             recovery("another cluster", &elsewhere, 1_000_000, &both, "rule cluster"),
         ],
     );
