@@ -5,8 +5,10 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, VerifiedDocument};
+use bulla_crypto::evidence::{DocumentDraft, Node, VerifiedDocument};
+use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::encoding::base64url_decode;
 use bulla_wire::evidence::{Document as Body, NodeState};
 use bulla_wire::id::KeyId;
 use clap::{Args, Subcommand};
@@ -43,6 +45,9 @@ pub struct Propose {
     /// Take the principal's newest record in the place of the one in the document
     #[arg(long, value_name = "NAME")]
     renew: Vec<String>,
+    /// Take in a node by the key that its server prints at the start, after a restore without node.key; may be repeated
+    #[arg(long, value_name = "SPKI", value_parser = node_key)]
+    add_node: Vec<PublicKey>,
     /// The node signs no more; what it signed stays valid
     #[arg(long, value_name = "ID")]
     retire_node: Vec<KeyId>,
@@ -88,9 +93,10 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
 }
 
 async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> {
-    let Propose { add_enroller, remove_enroller, renew, retire_node, compromise_node, file } = args;
+    let Propose { add_enroller, remove_enroller, renew, add_node, retire_node, compromise_node, file } = args;
     let client = session.client()?;
-    let view = client.cluster().await?.view;
+    // The only node that answers may be the one that enters, and until then nothing but its documents is believed.
+    let view = if add_node.is_empty() { client.cluster().await?.view } else { client.view_to_build_on().await? };
     let mut draft = DocumentDraft::of(view.newest());
     for name in &add_enroller {
         add(&client, &mut draft, name).await?;
@@ -108,6 +114,13 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         }
         draft.replace_record(resolved.record());
     }
+    for key in add_node {
+        let id = key.key_id();
+        if draft.nodes.iter().any(|node| node.key == key) {
+            return Err(Failure::new(Exit::Conflict, format!("{id} is a node of this cluster already")));
+        }
+        draft.nodes.push(Node { key, state: NodeState::Active, since_ms: now_ms() });
+    }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
     for (id, state) in states.chain(compromise_node.iter().map(|id| (id, NodeState::Compromised))) {
         let node = draft.nodes.iter_mut().find(|node| node.key.key_id() == *id);
@@ -119,6 +132,12 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     statement::write(&file, &envelope)?;
     told_where(session, view.newest(), &file, &envelope);
     Ok(Exit::Ok)
+}
+
+fn node_key(text: &str) -> Result<PublicKey, String> {
+    let spki = base64url_decode(text).ok_or("it is no base64url; the server prints the key at its start")?;
+    let key = PublicKey::from_spki(&spki, RsaMinimum::Bits3072).map_err(|error| error.to_string())?;
+    if key.algorithm() == Algorithm::Ed25519 { Ok(key) } else { Err("a node's key is an Ed25519 key".to_owned()) }
 }
 
 /// Lets a principal admit others.
