@@ -332,3 +332,67 @@ fn a_removed_enroller_takes_its_admissions_along() {
     assert!(removed.errors().contains("frank is admitted by you now"), "{}", removed.errors());
     assert!(frank.run(["whoami"]).ok().contains("dev"));
 }
+
+/// After a restore without node.key the server has a new key, and nobody believes it until k admins take it in.
+#[test]
+fn a_new_node_key_enters_by_a_document_before_the_unseal() {
+    let (alice, alice_record) = person("alice");
+    let (carol, carol_record) = person("carol");
+    let (dave, dave_record) = person("dave");
+    let (mut bob, bob_record) = person("bob");
+    let mut server = Server::start(Options::durable(bulla!()).admin(&alice_record));
+    let admins = [(&alice, &alice_record), (&carol, &carol_record), (&dave, &dave_record)];
+    let cluster = init(&server, &admins, &["-k", "2"], &[&mut bob]);
+    alice.run(["unseal", "--yes"]).ok();
+    carol.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob_record.to_str().unwrap()]).ok();
+    let slip = alice.run_with(["wrap", "create", "--to", "bob", "--label", "before", "key=-"], b"value").ok();
+    assert!(!server.log().contains("--add-node"), "{}", server.log());
+    server.keep_address();
+    server.stop();
+    let old = server.node().to_owned();
+    std::fs::remove_file(server.data().join("node.key")).unwrap();
+    server.restart();
+    let spki = server.ready().spki.clone();
+    assert_ne!(server.node(), old);
+    let command = format!("bulla document propose --add-node {spki} -o FILE");
+    assert!(server.log().contains(&command), "{}", server.log());
+
+    // Everybody refuses it, whatever they remember, and status says what to do without naming a key.
+    let (mut newcomer, _) = person("newcomer");
+    newcomer.env("BULLA_CLUSTER", &cluster).env("BULLA_ADDR", server.address());
+    for (cli, command) in [(&alice, "status"), (&bob, "whoami"), (&carol, "unseal"), (&newcomer, "status")] {
+        let refused = cli.run([command]).failed(4);
+        assert!(refused.contains("no document names"), "{command}: {refused}");
+        assert_eq!(refused.contains("--add-node SPKI"), command == "status", "{command}: {refused}");
+        assert!(!refused.contains(&spki), "{refused}");
+    }
+
+    // Alice proposes without a network: she knows the documents. One admin is not enough.
+    let propose = ["document", "propose", "--add-node", &spki, "--retire-node", &old, "-o", "node.json"];
+    let bad = ["document", "propose", "--add-node", server.node(), "-o", "node.json"];
+    assert!(alice.run(bad).failed(64).contains("add-node"));
+    alice.run(propose.iter().copied().chain(["--addr", "127.0.0.1:1"])).ok();
+    assert!(alice.run(["document", "submit", "node.json"]).failed(1).contains("1 admins signed, 2 are needed"));
+    dave.file("node.json", &std::fs::read(alice.work().join("node.json")).unwrap());
+    let shown = dave.run(["document", "sign", "node.json"]).failed(64);
+    assert!(shown.contains(server.node()) && shown.contains("retired"), "{shown}");
+    dave.run(["document", "sign", "node.json", "--yes"]).ok();
+    dave.run(["document", "submit", "node.json"]).ok();
+    // Again is no mistake, and the key is in.
+    dave.run(["document", "submit", "node.json"]).ok();
+    let twice = ["document", "propose", "--add-node", &spki, "-o", "again.json"];
+    assert!(alice.run(twice).failed(18).contains("already"));
+
+    assert!(carol.run(["unseal"]).ok().contains("1 of 2"));
+    assert!(dave.run(["unseal", "--yes"]).ok().starts_with("unsealed"));
+    assert_eq!(bob.run(["open", &slip, "--field", "key"]).ok(), "value");
+    assert!(newcomer.run(["status"]).ok().contains(server.node()));
+    // What the old node signed stays proof.
+    bob.run(["receipt", "save", &slip, "-o", "proof.json"]).ok();
+    bob.run(["receipt", "verify", "proof.json"]).ok();
+    server.restart();
+    assert!(!server.log().contains("--add-node"), "{}", server.log());
+    let report = alice.run(["audit", "verify", "--file", server.audit().to_str().unwrap(), "--whole"]).ok();
+    assert!(report.ends_with("sound"), "{report}");
+}

@@ -3,9 +3,9 @@
 use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::Client;
 use crate::call::Call;
-use crate::error::ClientError;
+use crate::error::{ClientError, Untrusted};
 use bulla_crypto::digest::sha256;
-use bulla_crypto::evidence;
+use bulla_crypto::evidence::{self, ClusterView, payload_digest};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{
     Alarms, AuditPage, CheckPolicy, Health, NextIngress, Policies, Policy, PolicyDecision, Principal, Principals,
@@ -17,6 +17,7 @@ use bulla_wire::id::{Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::name::Name;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
 /// Largest page of an audit log or listing in bytes: a thousand lines of a few kilobytes.
 const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
@@ -268,17 +269,33 @@ impl Client {
         Ok(evidence::sign(document, &[&**self.key()?]).await?)
     }
 
-    /// Hands in the next document. It is verified here first, so that a mistake is told before it travels.
+    /// The newest documents to be had, to build the next one on: also from a node that none of them names, whose key
+    /// may be about to enter, and without any answer those that are known here.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn view_to_build_on(&self) -> Result<Arc<ClusterView>, ClientError> {
+        match self.cluster().await {
+            Ok(facts) => Ok(facts.view),
+            Err(ClientError::Unreachable { .. } | ClientError::Untrusted(Untrusted::Signature(_))) => self.view().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands in the next document. It is verified here first, so that a mistake is told before it travels. The node
+    /// that takes it is believed by this document: k admins signed it, and a node's new key may enter by it.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
-        let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
-        if evidence::payload_digest(&envelope) == view.newest().digest() {
+        let view = self.view_to_build_on().await?;
+        if view.newest().digest() == payload_digest(&envelope) {
             return Ok(());
         }
-        view.push(&envelope).map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
-        self.done(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
+        let mut next = ClusterView::clone(&view);
+        next.push(&envelope).map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
+        let call = Call::change("POST", "/v1/document", &Signed { envelope }).of_seal();
+        self.done(Call { view: Some(Arc::new(next)), ..call }).await?;
         self.cluster().await.map(drop)
     }
 

@@ -55,6 +55,9 @@ pub(crate) struct Call {
     pub changes: bool,
     /// Whether the answer's position is judged and remembered. Not while sealed: the node has not checked it then.
     pub judged: bool,
+    /// By which documents the node is believed, if not by those that are held: a node may enter by the very one that
+    /// is handed in.
+    pub view: Option<Arc<ClusterView>>,
 }
 
 /// What a request carries.
@@ -80,6 +83,7 @@ impl Call {
             limit: MAX_JSON_BYTES,
             changes: false,
             judged: true,
+            view: None,
         }
     }
 
@@ -197,7 +201,10 @@ impl Client {
         limit: Duration,
     ) -> Result<Attempt, ClientError> {
         let key = self.key()?;
-        let (trust, audience) = self.audience().await?;
+        let (mut trust, audience) = self.audience().await?;
+        if let (Some(trust), Some(view)) = (&mut trust, &call.view) {
+            trust.view = Arc::clone(view);
+        }
         let challenge = match self.challenge(trust.as_ref()).await {
             Ok(challenge) => challenge,
             Err(ClientError::Unreachable { address, cause }) => {

@@ -141,7 +141,8 @@ impl ClientError {
             Self::Refused { errors, .. } => errors.iter().find_map(|entry| entry.hint.clone()).unwrap_or_default(),
             Self::Unreachable { .. } => "check the address and that the server runs".into(),
             Self::Untrusted(Untrusted::Signature(ResponseError::UnknownNode(_))) => {
-                "the answer is from another cluster or a node that was removed: compare the pinned cluster id".into()
+                "the answer is from another cluster, or from a node that no document names, which was removed or has a new \
+                 key: compare the pinned cluster id".into()
             }
             Self::Untrusted(Untrusted::Unsigned { .. } | Untrusted::Body) => {
                 "something between you and the server answers in its place or rewrites answers".into()

@@ -15,6 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const STATE_FILE: &str = "state.json";
+/// Apart from the position, which it does not have: a sealed node's answers tell none that was checked.
+const SHARE_FILE: &str = "share.json";
 const KNOWN_FILE: &str = "known.json";
 const DOCUMENTS_FILE: &str = "documents.json";
 /// How often a busy client writes its position at most: an older one on disk is only a weaker memory.
@@ -31,6 +33,7 @@ struct Inner {
     seen: Option<Seen>,
     on_disk: Option<Seen>,
     written: Option<Instant>,
+    share_epoch: u64,
     known: BTreeMap<Name, Known>,
     pub claims: HashMap<WrapId, SecretBytes>,
 }
@@ -44,7 +47,8 @@ impl Memory {
     /// Reads what was kept in `directory`.
     pub(crate) fn of_directory(directory: Directory) -> Result<Self, ClientError> {
         let seen = read_json(&directory, STATE_FILE)?;
-        let inner = Inner { seen, on_disk: seen, ..Inner::default() };
+        let share_epoch = read_json(&directory, SHARE_FILE)?.unwrap_or_default();
+        let inner = Inner { seen, on_disk: seen, share_epoch, ..Inner::default() };
         Ok(Self { directory: Some(directory), inner: Mutex::new(inner) })
     }
 
@@ -78,7 +82,33 @@ impl Memory {
     /// Takes the cluster's position as it is: k admins accepted that what was seen before is lost.
     pub(crate) fn accept_loss(&self, told: Seen) -> Result<(), ClientError> {
         self.inner().seen = Some(told);
-        self.write_state(told, true)
+        self.write_state(told, true)?;
+        self.write_share_epoch(told.epoch, true)
+    }
+
+    /// The highest epoch of which a share of this memory's owner knows.
+    pub(crate) fn share_epoch(&self) -> u64 {
+        self.inner().share_epoch
+    }
+
+    /// Remembers an epoch that a share was given to, or that it opened, if it is higher. It is on disk afterwards.
+    pub(crate) fn remember_share(&self, epoch: u64) -> Result<(), ClientError> {
+        self.write_share_epoch(epoch, false)
+    }
+
+    fn write_share_epoch(&self, epoch: u64, lower_too: bool) -> Result<(), ClientError> {
+        let there = |there: u64| if lower_too { epoch } else { there.max(epoch) };
+        let Some(directory) = &self.directory else {
+            let mut inner = self.inner();
+            inner.share_epoch = there(inner.share_epoch);
+            return Ok(());
+        };
+        let lock = directory.lock().map_err(|error| wrote(directory, SHARE_FILE, error))?;
+        let highest = there(read_json(directory, SHARE_FILE)?.unwrap_or_default());
+        write_json(directory, SHARE_FILE, &highest)?;
+        drop(lock);
+        self.inner().share_epoch = highest;
+        Ok(())
     }
 
     /// Writes what is not written yet.

@@ -10,7 +10,7 @@ use bulla_crypto::evidence::{self, ClusterView, Record, VerifiedDocument, verify
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretBytes;
 use bulla_crypto::share::{self, ShareContext, ShareOf};
-use bulla_wire::api::{EncryptedShareKey, GiveShare, Init, Initialised, ShareGiven, UnsealSession};
+use bulla_wire::api::{EncryptedShareKey, GiveShare, Init, Initialised, SealState, ShareGiven, UnsealSession};
 use bulla_wire::evidence::{Bytes, GenesisApproval};
 use bulla_wire::id::{ClusterId, PrincipalId};
 use bulla_wire::json::V1;
@@ -79,9 +79,10 @@ impl Client {
             .ok_or_else(|| ClientError::input("your key is not that of an admin of this cluster"))?;
         let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal/session") };
         let session: UnsealSession = self.json(call.of_seal()).await?;
-        let seen = self.trust().await?.memory.seen();
-        if let Some(seen) = seen.filter(|seen| seen.epoch > session.epoch && !how.danger_older_epoch) {
-            return Err(StateError::Epoch { seen: seen.epoch, told: session.epoch }.into());
+        let memory = self.trust().await?.memory;
+        let seen = memory.seen().map_or(0, |seen| seen.epoch).max(memory.share_epoch());
+        if seen > session.epoch && !how.danger_older_epoch {
+            return Err(StateError::Epoch { seen, told: session.epoch }.into());
         }
         check_session_id(&session.id)?;
         let path = format!("/v1/seal/session/{}", session.id);
@@ -106,7 +107,10 @@ impl Client {
             Some(evidence::sign(&payload, &[&**key]).await?)
         };
         let body = GiveShare { index, file: Bytes(file), approval };
-        let given = self.json(Call::change("POST", format!("{path}/share"), &body).of_seal()).await?;
+        let given: ShareGiven = self.json(Call::change("POST", format!("{path}/share"), &body).of_seal()).await?;
+        // An unseal begins the next epoch, so a copy of the storage of before it is refused from now on.
+        let opened = u64::from(given.state == SealState::Unsealed);
+        memory.remember_share(session.epoch.saturating_add(opened))?;
         Ok(UnsealOutcome { given, index, epoch: session.epoch })
     }
 }

@@ -3,7 +3,7 @@
 use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::{Client, Pin, State, Trust};
 use crate::disk::Directory;
-use crate::error::{ClientError, demand};
+use crate::error::{ClientError, Untrusted, demand};
 use crate::memory::Memory;
 use bulla_crypto::evidence::{ClusterView, EvidenceError, verify_consent};
 use bulla_wire::api::{Cluster, LineageEntry};
@@ -40,8 +40,10 @@ impl Client {
 
     /// Reads the newest documents, and what else the cluster tells about itself.
     ///
+    /// Documents prove themselves, so those in an answer are kept even if the node that gave it is in none of them.
+    ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; [`ClientError::Untrusted`] for the answer of such a node.
     pub async fn cluster(&self) -> Result<ClusterFacts, ClientError> {
         let _loading = self.0.loading.lock().await;
         let known = self.held().trust.clone();
@@ -55,7 +57,8 @@ impl Client {
     /// [`ClientError`].
     pub async fn discover(&self) -> Result<ClusterView, ClientError> {
         let begin = |genesis: &Envelope, _: &[Envelope]| ClusterView::unpinned(genesis);
-        Ok(self.read_documents(None, begin).await?.0)
+        let (view, _, signed) = self.read_documents(None, begin).await?;
+        Ok(signed.map(|()| view)?)
     }
 
     /// What is believed now; read first if nothing is.
@@ -111,7 +114,7 @@ impl Client {
             Pin::Node(_) => Err(EvidenceError::OtherPin),
         };
         let before = known.as_ref().map(|trust| trust.view.newest().number());
-        let (view, page) =
+        let (view, page, signed) =
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
         let memory = match known {
             Some(trust) => trust.memory,
@@ -123,6 +126,7 @@ impl Client {
         }
         let view = Arc::new(view);
         self.held().trust = Some(Trust { view: Arc::clone(&view), memory });
+        signed?;
         let Cluster { documents: _, newest: _, approvals, lineages, consents } = page;
         // A consent by admins who have left since does not verify by the newest document, and does not count.
         let consents = consents.iter().filter_map(|consent| verify_consent(&view, consent).ok()).collect();
@@ -130,12 +134,13 @@ impl Client {
     }
 
     /// Reads documents from the one after `view`'s newest on, page by page. The last page's signature is checked by
-    /// the documents that were read, since only they tell which nodes are to be believed.
+    /// the documents that were read, since only they tell which nodes are to be believed: what came of it is told
+    /// apart, because the documents hold whoever shows them.
     async fn read_documents(
         &self,
         mut view: Option<ClusterView>,
         begin: impl Fn(&Envelope, &[Envelope]) -> Result<ClusterView, EvidenceError>,
-    ) -> Result<(ClusterView, Cluster), ClientError> {
+    ) -> Result<(ClusterView, Cluster, Result<(), Untrusted>), ClientError> {
         loop {
             let from = view.as_ref().map_or(0, |view| view.newest().number().saturating_add(1));
             let query = format!("from={from}");
@@ -163,8 +168,8 @@ impl Client {
                 next.push(document).map_err(ClientError::statement("a cluster document"))?;
             }
             if next.newest().number() >= page.newest {
-                verify_open(&request, &received, |key| next.active_node(key).cloned()).map_err(ClientError::from)?;
-                return Ok((next, page));
+                let signed = verify_open(&request, &received, |key| next.active_node(key).cloned());
+                return Ok((next, page, signed));
             }
             demand(!page.documents.is_empty(), "the cluster does not show all its documents")?;
             view = Some(next);

@@ -19,6 +19,7 @@ use bulla_crypto::sign::SigningKey;
 use bulla_store::{OnFatal, Store};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::encoding::{base64url, base64url_decode};
+use bulla_wire::evidence::{Bytes, NodeState};
 use bulla_wire::id::KeyId;
 use serde::Serialize;
 use std::fmt;
@@ -106,6 +107,8 @@ pub struct Ready {
     pub metrics: Option<SocketAddr>,
     /// The node's key, which a client pins until there is a cluster.
     pub node: KeyId,
+    /// The same key itself, by which a document names the node.
+    pub spki: Bytes,
     /// The process.
     pub pid: u32,
 }
@@ -225,7 +228,9 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     tokio::spawn(tick::run(node.clone()));
-    let ready = Ready { address, metrics: metrics_address, node: node.id(), pid: std::process::id() };
+    warn_of_unnamed_node(&node);
+    let spki = Bytes(node.parts.key.public_key().spki().to_vec());
+    let ready = Ready { address, metrics: metrics_address, node: node.id(), spki, pid: std::process::id() };
     if let Some(path) = &config.ready_file {
         write_ready(path, &ready)?;
     }
@@ -324,6 +329,28 @@ fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
             unfit(&path, "is no node key; put the right file back, or begin with an empty data directory")
         })?;
     signing(&seed).map_err(|e| unfit(&path, &e.to_string()))
+}
+
+/// Clients take no answer from a node that is not active in the newest document. After a restore without `node.key` a
+/// new key was made, and it is the admins' to take it in.
+fn warn_of_unnamed_node(node: &Node) {
+    let Phase::Sealed(sealed) = node.phase() else { return };
+    let (document, key) = (sealed.view.newest(), node.parts.key.public_key());
+    let number = document.number();
+    match document.node(&node.id()).map(|found| found.state) {
+        Some(NodeState::Active) => {}
+        Some(state) => tracing::warn!(
+            node = %node.id(), document = number, ?state,
+            "the newest document says that this node is no longer active, so clients refuse its answers"
+        ),
+        None => tracing::warn!(
+            node = %node.id(), document = number,
+            "no document names this node's key, so clients refuse its answers; if node.key is new here, an admin runs \
+             `bulla document propose --add-node {} -o FILE`, k admins sign the file, and one submits it before the \
+             unseal",
+            base64url(key.spki())
+        ),
+    }
 }
 
 fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {

@@ -26,6 +26,8 @@ pub struct Ready {
     pub address: String,
     /// The key id of its node key.
     pub node: String,
+    /// Its node key.
+    pub spki: String,
     /// Its process id.
     pub pid: u32,
 }
@@ -173,7 +175,7 @@ impl Server {
         loop {
             // The file is renamed into place, so it is whole once it is there.
             if let Ok(text) = std::fs::read(&ready) {
-                self.ready = Some(serde_json::from_slice(&text).expect("the ready file is {address, node, pid}"));
+                self.ready = Some(serde_json::from_slice(&text).expect("the ready file is {address, node, spki, pid}"));
                 self.child = Some(child);
                 return Ok(());
             }
@@ -306,7 +308,7 @@ mod tests {
         path
     }
 
-    const READY: &str = r#"printf '{"address":"127.0.0.1:1","node":"sha256:n","pid":%s}' $$ > $ready.new
+    const READY: &str = r#"printf '{"address":"127.0.0.1:1","node":"sha256:n","spki":"MCow","pid":%s}' $$ > $ready.new
         mv $ready.new $ready"#;
 
     #[test]

@@ -5,8 +5,10 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, Record, VerifiedDocument};
+use bulla_crypto::evidence::{DocumentDraft, Node, Record, VerifiedDocument};
+use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::encoding::base64url_decode;
 use bulla_wire::evidence::{Document as Body, NodeState, PrincipalRecord, SealMode};
 use bulla_wire::id::KeyId;
 use bulla_wire::json;
@@ -56,6 +58,9 @@ pub struct Propose {
     /// Any one admin opens the seal from then on
     #[arg(long)]
     any: bool,
+    /// Take in a node by the key that its server prints at the start, after a restore without node.key; may be repeated
+    #[arg(long, value_name = "SPKI", value_parser = node_key)]
+    add_node: Vec<PublicKey>,
     /// The node signs no more; what it signed stays valid
     #[arg(long, value_name = "ID")]
     retire_node: Vec<KeyId>,
@@ -109,12 +114,14 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         renew,
         k,
         any,
+        add_node,
         retire_node,
         compromise_node,
         file,
     } = args;
     let client = session.client()?;
-    let view = client.cluster().await?.view;
+    // The only node that answers may be the one that enters, and until then nothing but its documents is believed.
+    let view = if add_node.is_empty() { client.cluster().await?.view } else { client.view_to_build_on().await? };
     let newest = view.newest();
     let mut draft = DocumentDraft::of(newest);
     for path in &add_admin {
@@ -145,6 +152,13 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
             return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already")));
         }
         draft.replace_record(&next);
+    }
+    for key in add_node {
+        let id = key.key_id();
+        if draft.nodes.iter().any(|node| node.key == key) {
+            return Err(Failure::new(Exit::Conflict, format!("{id} is a node of this cluster already")));
+        }
+        draft.nodes.push(Node { key, state: NodeState::Active, since_ms: now_ms() });
     }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
     for (id, state) in states.chain(compromise_node.iter().map(|id| (id, NodeState::Compromised))) {
@@ -180,6 +194,10 @@ fn record(newest: &VerifiedDocument, path: &Path) -> Result<Record, Failure> {
         Failure::new(Exit::Failed, format!("the record in {path} does not hold: {}", told(&error)))
             .hint("give a first record from `bulla keygen`, or the next one from `bulla principal rotate`")
     })
+fn node_key(text: &str) -> Result<PublicKey, String> {
+    let spki = base64url_decode(text).ok_or("it is no base64url; the server prints the key at its start")?;
+    let key = PublicKey::from_spki(&spki, RsaMinimum::Bits3072).map_err(|error| error.to_string())?;
+    if key.algorithm() == Algorithm::Ed25519 { Ok(key) } else { Err("a node's key is an Ed25519 key".to_owned()) }
 }
 
 /// Lets a principal admit others.

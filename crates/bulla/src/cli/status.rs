@@ -3,6 +3,8 @@
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs, word};
 use crate::session::Session;
+use bulla_client::{ClientError, Untrusted};
+use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Health, PrincipalSummary, SealState, Whoami as Answer};
 use clap::Args;
 
@@ -20,7 +22,7 @@ pub struct Whoami {
 }
 
 pub async fn run(args: Status, session: &Session<'_>) -> Result<Exit, Failure> {
-    let (health, verified) = session.open_client()?.health().await?;
+    let (health, verified) = session.open_client()?.health().await.map_err(told_of_node)?;
     let exit = match health.state {
         SealState::Unsealed => Exit::Ok,
         SealState::Sealed => Exit::Sealed,
@@ -48,6 +50,19 @@ pub async fn run(args: Status, session: &Session<'_>) -> Result<Exit, Failure> {
         session.screen.warn("the clock moved, so deleting waits; an admin runs `bulla seal confirm-clock`");
     }
     Ok(exit)
+}
+
+/// Whoever looks at the status after a restore is told what to do; the key itself only by the server's own log.
+fn told_of_node(error: ClientError) -> Failure {
+    let unknown = matches!(&error, ClientError::Untrusted(Untrusted::Signature(ResponseError::UnknownNode(_))));
+    let failure = Failure::from(error);
+    if !unknown {
+        return failure;
+    }
+    failure.hint(
+        "if the node.key of your server is new: the server's log shows the key, and an admin runs \
+         `bulla document propose --add-node SPKI -o FILE`",
+    )
 }
 
 pub async fn whoami(args: Whoami, session: &Session<'_>) -> Result<Exit, Failure> {

@@ -2,7 +2,7 @@
 
 use crate::cases::{Cast, claim, open_all, open_body, share};
 use crate::support::{Caller, finish, lines, open};
-use bulla_client::{Client, Outgoing, Unseal, content};
+use bulla_client::{Client, ClientError, Outgoing, StateError, Unseal, content};
 use bulla_core::audit::Body;
 use bulla_crypto::dsse;
 use bulla_crypto::evidence::{self, ClusterView};
@@ -11,6 +11,7 @@ use bulla_wire::api::{self, SealState, SlotState};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::{Bytes, Consent, SealMode};
 use bulla_wire::wrap::Slip;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -21,6 +22,16 @@ fn quorum() -> Shape {
 async fn give(world: &World, admin: &Person) -> api::ShareGiven {
     let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
     world.client(admin).unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given
+}
+
+/// A client that remembers in this folder.
+fn remembering(world: &World, person: &Person, folder: &Path) -> Client {
+    Client::builder(world.address())
+        .identity(person.identity.clone())
+        .pin(bulla_client::Pin::Cluster(world.cluster))
+        .state(bulla_client::State::Directory(folder.to_owned()))
+        .build()
+        .unwrap()
 }
 
 async fn health(world: &World) -> api::Health {
@@ -503,14 +514,7 @@ async fn a_client_notices_a_store_that_was_set_back() {
     let mut world = World::new(Shape::durable()).await;
     let alice = world.admit("alice").await;
     let folder = tempfile::tempdir().unwrap();
-    let client = |world: &World| {
-        Client::builder(world.address())
-            .identity(alice.identity.clone())
-            .pin(bulla_client::Pin::Cluster(world.cluster))
-            .state(bulla_client::State::Directory(folder.path().to_owned()))
-            .build()
-            .unwrap()
-    };
+    let client = |world: &World| remembering(world, &alice, folder.path());
     world.stop().await;
     let file = world.data().join("bulla.redb");
     std::fs::copy(&file, world.data().join("copy")).unwrap();
@@ -538,5 +542,52 @@ async fn a_client_notices_a_store_that_was_set_back() {
     admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
     let error = client(&world).whoami().await.expect_err("the history that it knew is gone");
     assert!(matches!(error, bulla_client::ClientError::RolledBack(_)), "{error:?}");
+    world.stop().await;
+}
+
+/// An admin who does nothing but unseal refuses an older copy of the storage too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_gives_no_share_to_an_older_epoch() {
+    let mut world = World::sealed(quorum()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let admin = |world: &World| remembering(world, &world.admins[0], folder.path());
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let how = Unseal { approve, danger_older_epoch: false };
+    world.stop().await;
+    let file = world.data().join("bulla.redb");
+    let copies = [world.data().join("first"), world.data().join("second")];
+    std::fs::copy(&file, &copies[0]).unwrap();
+    world.start().await;
+    admin(&world).unseal(&how).await.unwrap();
+    // The same epoch again is no rollback as long as the seal has not been opened.
+    admin(&world).unseal(&how).await.unwrap();
+    give(&world, &world.admins[1]).await;
+    world.stop().await;
+    std::fs::copy(&file, &copies[1]).unwrap();
+    world.start().await;
+    // Another admin begins and this one opens: what was is older then, although nobody told it the new epoch.
+    let mut opened = 2;
+    for (copy, first) in [(&copies[0], true), (&copies[1], false)] {
+        if first {
+            assert_eq!(admin(&world).unseal(&how).await.unwrap().epoch, opened, "it gives and does not open");
+        } else {
+            give(&world, &world.admins[1]).await;
+            assert_eq!(admin(&world).unseal(&how).await.unwrap().given.state, SealState::Unsealed);
+            opened += 1;
+        }
+        world.stop().await;
+        std::fs::copy(&file, world.data().join("kept")).unwrap();
+        std::fs::copy(copy, &file).unwrap();
+        world.start().await;
+        let error = admin(&world).unseal(&how).await.expect_err("an old copy asks for a share");
+        let expected = StateError::Epoch { seen: opened, told: opened - 1 };
+        assert!(matches!(&error, ClientError::RolledBack(found) if *found == expected), "{error:?}");
+        let known = Unseal { approve, danger_older_epoch: true };
+        assert_eq!(admin(&world).unseal(&known).await.unwrap().epoch, opened - 1);
+        admin(&world).unseal(&how).await.expect_err("once is not for ever");
+        world.stop().await;
+        std::fs::rename(world.data().join("kept"), &file).unwrap();
+        world.start().await;
+    }
     world.stop().await;
 }
