@@ -4,14 +4,14 @@ use super::wrap::standing;
 use crate::exit::{Exit, Failure, told};
 use crate::output::{time, word};
 use crate::session::Session;
-use bulla_client::Bundle;
+use bulla_client::Proof;
 use bulla_wire::json;
 use bulla_wire::wrap::Slip;
 use clap::Subcommand;
 use std::path::PathBuf;
 
-/// Largest bundle in bytes: documents, records and receipts of a wrap to the most recipients.
-const MAX_BUNDLE_BYTES: usize = 32 * 1024 * 1024;
+/// Largest proof in bytes: documents, records and receipts of a wrap to the most recipients.
+const MAX_PROOF_BYTES: usize = 32 * 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub enum Receipt {
@@ -33,8 +33,8 @@ pub enum Receipt {
 pub async fn run(command: Receipt, session: &Session<'_>) -> Result<Exit, Failure> {
     match command {
         Receipt::Save { slip, file } => {
-            let bundle = session.client()?.receipt_bundle(&slip).await?;
-            let mut text = json::to_vec(&bundle);
+            let proof = session.client()?.proof(&slip).await?;
+            let mut text = json::to_vec(&proof);
             text.push(b'\n');
             super::keygen::write_new(&file, 0o644, &text)?;
             session.screen.say(&format!("written to {}", file.display()));
@@ -46,10 +46,10 @@ pub async fn run(command: Receipt, session: &Session<'_>) -> Result<Exit, Failur
 
 fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure> {
     let bytes = std::fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
-    let bundle: Bundle = json::parse(&bytes, MAX_BUNDLE_BYTES)
-        .map_err(|error| Failure::new(Exit::Failed, format!("{} is no bundle: {error}", file.display())))?;
+    let proof: Proof = json::parse(&bytes, MAX_PROOF_BYTES)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{} is no proof: {error}", file.display())))?;
     let pin = session.pin()?;
-    let report = bundle.verify(pin.as_ref()).map_err(|error| {
+    let report = proof.verify(pin.as_ref()).map_err(|error| {
         Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error)))
     })?;
     session.screen.pairs(&[

@@ -24,7 +24,7 @@ fn receipt(world: &World, statement: &Envelope, kind: ReceiptKind, prev: Option<
     sign_in_memory(&payload, &[&world.node]).unwrap()
 }
 
-fn bundle(world: &World) -> Bundle {
+fn proof(world: &World) -> Proof {
     let statement = Statement {
         v: V1,
         cluster: world.view.id(),
@@ -46,7 +46,7 @@ fn bundle(world: &World) -> Bundle {
     let created = receipt(world, &statement, ReceiptKind::Created, None);
     let opened = receipt(world, &statement, ReceiptKind::Opened, Some(&created));
     let acked = receipt(world, &statement, ReceiptKind::Acked, Some(&opened));
-    Bundle {
+    Proof {
         v: V1,
         cluster: world.view.id(),
         documents: world.view.documents().map(|document| document.envelope().clone()).collect(),
@@ -58,27 +58,27 @@ fn bundle(world: &World) -> Bundle {
 }
 
 #[test]
-fn a_bundle_proves_what_happened() {
+fn a_proof_shows_what_happened() {
     let world = world();
-    let text = serde_json::to_string(&bundle(&world)).unwrap();
-    let bundle: Bundle = serde_json::from_str(&text).unwrap();
-    let report = bundle.verify(Some(&world.view.id())).unwrap();
+    let text = serde_json::to_string(&proof(&world)).unwrap();
+    let proof: Proof = serde_json::from_str(&text).unwrap();
+    let report = proof.verify(Some(&world.view.id())).unwrap();
     assert_eq!(report.from, world.alice.record.principal());
     let kinds: Vec<_> = report.receipts.iter().map(|line| (line.kind, line.standing)).collect();
     assert_eq!(
         kinds,
         [ReceiptKind::Created, ReceiptKind::Opened, ReceiptKind::Acked].map(|kind| (kind, Standing::Valid))
     );
-    assert_eq!(bundle.verify(None).unwrap().cluster, world.view.id());
+    assert_eq!(proof.verify(None).unwrap().cluster, world.view.id());
 }
 
-/// What is done to a good bundle.
-type Case<'a> = (&'a str, &'a dyn Fn(&mut Bundle));
+/// What is done to a good proof.
+type Case<'a> = (&'a str, &'a dyn Fn(&mut Proof));
 
 #[test]
 fn every_part_counts() {
     let world = world();
-    let good = bundle(&world);
+    let good = proof(&world);
     let other_pin = good.verify(Some(&ClusterId::new([0; 32]))).unwrap_err();
     assert_eq!(other_pin, EvidenceError::OtherPin);
     let cases: &[Case<'_>] = &[
@@ -94,9 +94,9 @@ fn every_part_counts() {
         ("a receipt without signature", &|b| b.slots[0][1].signatures.clear()),
     ];
     for &(name, change) in cases {
-        let mut bundle = good.clone();
-        change(&mut bundle);
-        assert!(bundle.verify(Some(&world.view.id())).is_err(), "{name}");
+        let mut proof = good.clone();
+        change(&mut proof);
+        assert!(proof.verify(Some(&world.view.id())).is_err(), "{name}");
     }
     // Receipts of another statement by the same writer.
     let mut other = good.clone();

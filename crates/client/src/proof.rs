@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// Documents, the writer's records, the statement and all receipts of a wrap. A JSON file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Bundle {
+pub struct Proof {
     /// Format version.
     pub v: V1,
     /// The cluster.
@@ -35,9 +35,9 @@ pub struct Bundle {
     pub slots: Vec<Vec<Envelope>>,
 }
 
-/// What a bundle proves.
+/// What it proves.
 #[derive(Debug)]
-pub struct BundleReport {
+pub struct ProofReport {
     /// The cluster whose documents vouch for it. Who has no pin must compare it.
     pub cluster: ClusterId,
     /// The wrap.
@@ -72,11 +72,11 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn receipt_bundle(&self, slip: &Slip) -> Result<Bundle, ClientError> {
+    pub async fn proof(&self, slip: &Slip) -> Result<Proof, ClientError> {
         let Inspected { writer, view: wrap, .. } = self.wrap_inspect(slip).await?;
         let view = self.cluster().await?.view;
         let WrapView { statement, created, slots } = wrap;
-        Ok(Bundle {
+        Ok(Proof {
             v: V1,
             cluster: view.id(),
             documents: view.documents().map(|document| document.envelope().clone()).collect(),
@@ -88,13 +88,13 @@ impl Client {
     }
 }
 
-impl Bundle {
-    /// Verifies the bundle from the pin on, with nothing else. Without a pin the report's cluster must be compared
+impl Proof {
+    /// Verifies the proof from the pin on, with nothing else. Without a pin the report's cluster must be compared
     /// by whoever reads it.
     ///
     /// # Errors
     /// [`EvidenceError`] for the first thing that does not hold.
-    pub fn verify(&self, pin: Option<&ClusterId>) -> Result<BundleReport, EvidenceError> {
+    pub fn verify(&self, pin: Option<&ClusterId>) -> Result<ProofReport, EvidenceError> {
         let Self { v: V1, cluster, documents, writer, statement, created, slots } = self;
         let broken = |field, rule| EvidenceError::Rule { field, rule };
         let (genesis, later) = documents.split_first().ok_or(broken("documents", "must begin with genesis"))?;
@@ -118,7 +118,7 @@ impl Bundle {
             check_receipt_chain(&created, &verified)?;
             receipts.extend(verified.iter().map(ReceiptLine::of));
         }
-        Ok(BundleReport {
+        Ok(ProofReport {
             cluster: view.id(),
             wrap: statement.statement.wrap,
             from: chain.principal(),
