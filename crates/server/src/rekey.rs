@@ -72,6 +72,7 @@ async fn plan(
         node: &node.parts.key,
         directory: &directory,
         actor: Some(actor),
+        repeated: false,
     };
     Ok(rekey.plan(&records, &context)?)
 }

@@ -322,7 +322,7 @@ impl Request<'_> {
                     Ok(Err(refusal)) => Err(refusal),
                     Err(error) => Err(ceremony_refusal(self.node, &error, "rekey")),
                 };
-            return Ok(Driven { result, read: None, committed: None, receipts: vec![], repeated: false });
+            return Ok(Driven::said(result));
         }
         let _order = if op.changes_directory() { Some(self.unsealed.changing.lock().await) } else { None };
         let plain = Driven::said;

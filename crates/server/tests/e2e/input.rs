@@ -3,7 +3,7 @@
 use crate::cases::Cast;
 use crate::support::{Caller, Reply, announce, finish, open, rows, tls};
 use bulla_server::gate::Gate;
-use bulla_server::listen::{BodyBudget, Failed, Handler as _, Peer};
+use bulla_server::listen::{Failed, Handler as _, Peer};
 use bulla_server::route::{Auth, Endpoint, ROUTES, RequestBody};
 use bulla_testkit::world::{Shape, World};
 use bulla_wire::error::Code;
@@ -186,7 +186,7 @@ async fn no_answer_is_without_a_signature() {
         assert_eq!(refused.error().unwrap().field.as_deref(), Some("headers"));
     }
     let request = open("POST", "/v1/wrap");
-    let gate = Gate { node: world.server().node.clone(), budget: BodyBudget::new(1) };
+    let gate = Gate { node: world.server().node.clone() };
     let (method, uri) = (request.method.parse().unwrap(), request.path.parse().unwrap());
     let (head, body) = gate.failed(Failed { method, uri, peer: Peer::Local { uid: 0 } }).into_parts();
     let reply = Reply { status: head.status.as_u16(), headers: head.headers, body };
