@@ -291,7 +291,7 @@ fn a_removed_enroller_takes_its_admissions_along() {
     let (mut erin, erin_record) = person("erin");
     let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
     let mut people: Vec<(Cli, PathBuf)> = ["bob", "dave", "frank"].map(person).into();
-    init(&server, &[(&alice, &alice_record)], &[], &mut [&mut erin]);
+    init(&server, &[(&alice, &alice_record)], &[], &[&mut erin]);
     let cluster = alice.run(["context", "show", "-o", "json"]).ok();
     let cluster = cluster.split_once("\"cluster\": \"").unwrap().1.split_once('"').unwrap().0.to_owned();
     alice.run(["unseal", "--yes"]).ok();

@@ -52,8 +52,8 @@ pub struct Propose {
     /// Take the next record of an admin or enroller, from `bulla principal rotate`; may be repeated
     #[arg(long, value_name = "RECORD")]
     renew: Vec<PathBuf>,
-    /// So many admins open the seal and sign documents from then on
-    #[arg(short, value_name = "K", conflicts_with = "any")]
+    /// So many admins open the seal and sign documents from then on, 2 or more
+    #[arg(short, value_name = "K", conflicts_with = "any", value_parser = clap::value_parser!(u8).range(2..))]
     k: Option<u8>,
     /// Any one admin opens the seal from then on
     #[arg(long)]
@@ -124,19 +124,7 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     let view = if add_node.is_empty() { client.cluster().await?.view } else { client.view_to_build_on().await? };
     let newest = view.newest();
     let mut draft = DocumentDraft::of(newest);
-    for path in &add_admin {
-        draft.add_admin(&record(newest, path)?);
-    }
-    for name in &remove_admin {
-        let admin = newest.admins().find(|record| record.name().as_str() == name);
-        let admin = admin.ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is no admin")))?;
-        draft.remove_admin(&admin.principal());
-    }
-    match (k, any) {
-        (_, true) => (draft.mode, draft.k) = (SealMode::Any, 1),
-        (Some(k), _) => (draft.mode, draft.k) = (SealMode::Quorum, k),
-        (None, false) => {}
-    }
+    change_admins(newest, &mut draft, &add_admin, &remove_admin, if any { Some(1) } else { k })?;
     for name in &add_enroller {
         add(&client, &mut draft, name).await?;
     }
@@ -167,11 +155,6 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         node.state = state;
         node.since_ms = now_ms();
     }
-    let (k, n) = (usize::from(draft.k), draft.admins.len());
-    if k > n || (draft.mode == SealMode::Quorum && k < 2) {
-        return Err(Failure::usage(format!("{k} of {n} admins cannot open a seal"))
-            .hint("choose -k from 2 to the number of admins, or --any"));
-    }
     if draft.changes_seal(newest) {
         draft.ingress = client.next_ingress().await?;
         session.screen.say("the seal changes: with the document, shares are dealt anew to its admins");
@@ -180,6 +163,36 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     statement::write(&file, &envelope)?;
     told_where(session, view.newest(), &file, &envelope);
     Ok(Exit::Ok)
+}
+
+/// Adds and removes admins, and sets how many of them open the seal: 1 is mode `any`.
+fn change_admins(
+    newest: &VerifiedDocument,
+    draft: &mut DocumentDraft,
+    add: &[PathBuf],
+    remove: &[String],
+    k: Option<u8>,
+) -> Result<(), Failure> {
+    for path in add {
+        draft.add_admin(&record(newest, path)?);
+    }
+    for name in remove {
+        let admin = newest.admins().find(|record| record.name().as_str() == name);
+        let admin = admin.ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("{name} is no admin")).hint("`bulla document show` names them")
+        })?;
+        draft.remove_admin(&admin.principal());
+    }
+    if let Some(k) = k {
+        draft.mode = if k == 1 { SealMode::Any } else { SealMode::Quorum };
+        draft.k = k;
+    }
+    let (k, n) = (usize::from(draft.k), draft.admins.len());
+    if (1..=n).contains(&k) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{k} of {n} admins cannot open a seal"))
+        .hint("choose -k from 2 to the number of admins, or --any"))
 }
 
 /// A record from a file: the first of a principal, or the next of one that stands in the document.
@@ -194,6 +207,8 @@ fn record(newest: &VerifiedDocument, path: &Path) -> Result<Record, Failure> {
         Failure::new(Exit::Failed, format!("the record in {path} does not hold: {}", told(&error)))
             .hint("give a first record from `bulla keygen`, or the next one from `bulla principal rotate`")
     })
+}
+
 fn node_key(text: &str) -> Result<PublicKey, String> {
     let spki = base64url_decode(text).ok_or("it is no base64url; the server prints the key at its start")?;
     let key = PublicKey::from_spki(&spki, RsaMinimum::Bits3072).map_err(|error| error.to_string())?;
