@@ -200,6 +200,7 @@ impl Unsealed {
             }
             let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
                 Decision::Repeated(driven) => return Ok(driven),
+                Decision::Fresh(outcome, attempt) if attempt.seen.is_some() => (outcome.without_effect(), attempt),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
             };
             if !outcome.alarms.is_empty() && turn.is_none() {
@@ -247,10 +248,7 @@ impl Unsealed {
         for _ in 0..=MAX_ROUNDS {
             let queries = match step(operation, &attempt.records, &context, &mut rng)? {
                 Step::Need(queries) => queries,
-                Step::Done(outcome) if unread.is_none() => {
-                    let outcome = if context.repeated { outcome.without_effect() } else { *outcome };
-                    return Ok(Decision::Fresh(Box::new(outcome), attempt));
-                }
+                Step::Done(outcome) if unread.is_none() => return Ok(Decision::Fresh(outcome, attempt)),
                 // The nonce was not looked up yet: once it is, the same step decides again.
                 Step::Done(_) => vec![],
             };

@@ -21,6 +21,9 @@ pub enum Enroller {
     /// Let a principal admit others
     Add(Change),
     /// Take that away again; whom it admitted and you do not admit again is void
+    ///
+    /// At a terminal you are asked about each of those; elsewhere the flags say it. If the enroller's key may be in other
+    /// hands, make sure by another way that you know whom you admit.
     Remove(Remove),
     /// List the enrollers
     List(FormatArgs),
@@ -37,13 +40,11 @@ pub struct Change {
     file: PathBuf,
 }
 
-/// Who was admitted by the one that leaves needs another enroller's word. At a terminal you are asked about each;
-/// elsewhere the flags say it. Make sure of each by another way if the enroller's key may be in other hands.
 #[derive(Debug, Args)]
 pub struct Remove {
     #[command(flatten)]
     change: Change,
-    /// Admit this principal again by your signature; may be repeated, and nobody is asked about
+    /// Admit this principal again by your signature; may be repeated, and you are asked about nobody
     #[arg(long, value_name = "NAME")]
     readmit: Vec<Name>,
     /// Admit everybody again whom it admitted

@@ -74,7 +74,6 @@ pub(super) struct Writer {
     length: u64,
     chain: Chain,
     quoted: Option<Quote>,
-    /// Lines were lost, and the cluster was not unsealed since.
     loss: bool,
     /// Written and not yet synced.
     dirty: bool,

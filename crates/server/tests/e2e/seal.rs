@@ -477,8 +477,9 @@ async fn a_lost_audit_log_needs_consent_too() {
     let mut world = World::new(quorum()).await;
     let cast = Cast::new(&world).await;
     let slip = cast.wrap().await;
+    let audit = world.server().node.parts.audit_path.clone().unwrap();
     world.stop().await;
-    std::fs::rename(world.data().join("audit"), world.data().join("lost")).unwrap();
+    std::fs::rename(&audit, audit.with_extension("lost")).unwrap();
     assert!(bulla_server::run(&world.config, world.clock.clone()).await.is_err(), "not without being told");
     world.config.accept_audit_loss = true;
     for _ in 0..2 {
