@@ -4,6 +4,8 @@
 //! put it in another's place. Not protected: sizes, counts, times of writing, and the freshness of a
 //! single row; a store that puts back an older writing of one record is not noticed (`spec/barrier.md`).
 
+mod names;
+
 use crate::record::{Answer, Page, Precondition, Read, RecordError, Revision, SealedValue, StoreKey, Table};
 use crate::record::{Batch, Sequence, Snapshot};
 use bulla_crypto::digest::{framed, hmac_sha256};
@@ -12,9 +14,9 @@ use bulla_crypto::sealed;
 use bulla_crypto::secret::{SecretBytes, SecretKey};
 use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::id::ClusterId;
+use names::Names;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a record is. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -275,8 +277,6 @@ impl From<RecordError> for BarrierError {
 
 const RECORD_TAG: u8 = 0x01;
 const RECORD_HEAD_BYTES: usize = 13;
-/// Most names remembered: those of a hundred requests under way, in some 200 KiB. Then they are forgotten together.
-const NAMES_MAX: usize = 1024;
 
 /// Seals and opens. Lives while the cluster is unsealed.
 pub struct Barrier {
@@ -284,9 +284,7 @@ pub struct Barrier {
     terms: BTreeMap<u32, SecretKey>,
     current: u32,
     path_key: SecretKey,
-    /// Store keys of records that were asked for lately. A request names each of its records up to four times: to read
-    /// it, to open it, to demand that it is as it was, and to write it.
-    names: Mutex<HashMap<RecordKey, StoreKey>>,
+    names: Names,
 }
 
 impl fmt::Debug for Barrier {
@@ -299,7 +297,7 @@ impl Barrier {
     /// Takes the keyring's terms; the highest one seals. `None` without any term.
     pub fn new(cluster: ClusterId, terms: BTreeMap<u32, SecretKey>, path_key: SecretKey) -> Option<Self> {
         let current = *terms.keys().next_back()?;
-        Some(Self { cluster, terms, current, path_key, names: Mutex::default() })
+        Some(Self { cluster, terms, current, path_key, names: Names::default() })
     }
 
     fn hidden(&self, kind: Kind, parts: &[&[u8]]) -> [u8; 16] {
@@ -322,25 +320,14 @@ impl Barrier {
 
     /// The opaque key of a record.
     pub fn store_key(&self, key: &RecordKey) -> Result<StoreKey, BarrierError> {
-        if let Some(known) = self.names().get(key) {
-            return Ok(known.clone());
-        }
-        let mut bytes = self.prefix(key.kind, &key.dir);
-        match &key.child {
-            Child::Clear(child) => bytes.extend_from_slice(child),
-            Child::Hidden(child) => bytes.extend_from_slice(&self.hidden(key.kind, &[&key.dir, child])),
-        }
-        let store_key = StoreKey::new(bytes)?;
-        let mut names = self.names();
-        if names.len() >= NAMES_MAX {
-            names.clear();
-        }
-        names.insert(key.clone(), store_key.clone());
-        Ok(store_key)
-    }
-
-    fn names(&self) -> MutexGuard<'_, HashMap<RecordKey, StoreKey>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.get(key, || {
+            let mut bytes = self.prefix(key.kind, &key.dir);
+            match &key.child {
+                Child::Clear(child) => bytes.extend_from_slice(child),
+                Child::Hidden(child) => bytes.extend_from_slice(&self.hidden(key.kind, &[&key.dir, child])),
+            }
+            Ok(StoreKey::new(bytes)?)
+        })
     }
 
     fn aad(&self, table: Table, key: &[u8], revision: Revision, kind: u8) -> Vec<u8> {
