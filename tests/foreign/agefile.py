@@ -1,217 +1,146 @@
-"""age files of version 1, for keys of the kinds mlkem768x25519 and X25519 (spec/envelope.md).
+"""Hybrid identities and age files for them (spec/identity-file.md, envelope.md)."""
 
-Nothing in here is Bulla's own: any age library with these two kinds does the same.
-"""
-import base64, hashlib, hmac, re, secrets
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import re
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, hpke
-from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+BASE32, BECH32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+BECH32_GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+HPKE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
+INFO, ENC_LENGTH, CHUNK, TAG = b"age-encryption.org/mlkem768x25519", 1120, 64 * 1024, 16
+STANZA = rb"-> [!-~]+(?: [!-~]+)*\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/]{0,63}\n"
+HEADER = re.compile(rb"(age-encryption\.org/v1\n((?:%s)+)---) ([A-Za-z0-9+/]{43})\n" % STANZA)
+BINDING = re.compile("bulla-wrap-v1 [a-z2-7]{26}( [A-Za-z0-9_-]{43}){3}")
 
 
-class Refused(Exception):
-    """Something does not verify."""
+class Refused(ValueError):
+    """What arrived is not to be believed. The reason is spelled as in the vectors."""
 
 
-def need(condition, what):
+def demand(condition, reason):
     if not condition:
-        raise Refused(what)
+        raise Refused(reason)
 
 
-def b64(data, url=False, pad=True):
-    text = base64.b64encode(data, b"-_" if url else b"+/").decode()
-    return text if pad else text.rstrip("=")
+def to_base64(data, altchars=None):
+    """Unpadded."""
+    return base64.b64encode(data, altchars).decode().rstrip("=")
 
 
-def unb64(text, url=False, pad=True):
-    """Bytes have one spelling; any other is refused."""
-    try:
-        data = base64.b64decode(text + ("" if pad else "=" * (-len(text) % 4)), b"-_" if url else b"+/", True)
-    except ValueError:
-        raise Refused("base64") from None
-    need(b64(data, url, pad) == text, "base64")
+def from_base64(text, altchars=None):
+    """The bytes of unpadded base64 in its one spelling."""
+    data = base64.b64decode(text + "==", altchars)
+    demand(to_base64(data, altchars) == text, "base64")
     return data
 
 
-def hkdf(salt, info, secret):
-    return HKDF(hashes.SHA256(), 32, salt, info.encode()).derive(secret)
+def digest(data):
+    return "sha256:" + to_base64(hashlib.sha256(data).digest(), b"-_")
 
 
-BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+def hkdf(salt, info, key):
+    return HKDF(hashes.SHA256(), 32, salt, info).derive(key)
 
 
-def checksum(hrp, values):
-    total = 1
-    for v in [ord(c) >> 5 for c in hrp] + [0] + [ord(c) & 31 for c in hrp] + values:
-        top, total = total >> 25, (total & 0x1FFFFFF) << 5 ^ v
-        for i, g in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
-            total ^= g if top >> i & 1 else 0
-    return total
+def to_bech32(prefix, data):
+    text = base64.b32encode(data).decode().rstrip("=").translate(str.maketrans(BASE32, BECH32))
+    checksum = 1
+    expanded = [*(ord(c) >> 5 for c in prefix), 0, *(ord(c) & 31 for c in prefix)]
+    for value in expanded + [BECH32.index(c) for c in text + "qqqqqq"]:
+        top, checksum = checksum >> 25, (checksum & 0x1FFFFFF) << 5 ^ value
+        for bit, generator in enumerate(BECH32_GENERATORS):
+            checksum ^= generator if top >> bit & 1 else 0
+    return f"{prefix}1{text}" + "".join(BECH32[(checksum ^ 1) >> place & 31] for place in range(25, -1, -5))
 
 
-def regroup(values, have, want):
-    number = bits = 0
-    out = []
-    for v in values:
-        number, bits = number << have | v, bits + have
-        while bits >= want:
-            bits -= want
-            out.append(number >> bits & (1 << want) - 1)
-        number &= (1 << bits) - 1
-    return out, number, bits
+def from_bech32(prefix, text):
+    """The bytes. That they spell the same text again holds alphabet, case, checksum and padding bits."""
+    words = text[len(prefix) + 1 : -6].translate(str.maketrans(BECH32, BASE32))
+    data = base64.b32decode(words + "=" * (-len(words) % 8))
+    demand(to_bech32(prefix, data) == text, "bech32")
+    return data
 
 
-def bech32(hrp, data):
-    values, rest, bits = regroup(data, 8, 5)
-    values += [rest << 5 - bits] if bits else []
-    check = checksum(hrp, values + [0] * 6) ^ 1
-    return hrp + "1" + "".join(BECH32[v] for v in values + [check >> 5 * (5 - i) & 31 for i in range(6)])
+class Identity:
+    """A signing key and a decryption key, both from one key line."""
+
+    def __init__(self, text):
+        """From the text of an identity file."""
+        lines = text.splitlines()
+        (key,) = [line for line in lines if line and not line.startswith("#")]
+        demand(key == key.upper(), "a damaged key")
+        seed = from_bech32("age-secret-key-pq-", key.lower())
+        expanded = hashlib.shake_256(seed).digest(96)
+        kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(expanded[:64])
+        curve = x25519.X25519PrivateKey.from_private_bytes(expanded[64:])
+        self.decryption = hpke.MLKEM768X25519PrivateKey(kem, curve)
+        public = kem.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
+        self.recipient = to_bech32("age1pq", public)
+        signing = hkdf(b"", b"bulla/v1/identity/sign", seed)
+        self.signing = ed25519.Ed25519PrivateKey.from_private_bytes(signing)
+        spki = self.signing.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.key_id = digest(spki)
+        told = dict(line.split(": ", 1) for line in lines if ": " in line)
+        demand(told.get("# key id", self.key_id) == self.key_id, "a comment contradicts the key")
+        demand(told.get("# recipient", self.recipient) == self.recipient, "a comment contradicts the key")
 
 
-def unbech32(hrp, text):
-    need(text.startswith(hrp + "1"), "bech32: prefix")
-    values = [BECH32.find(c) for c in text[len(hrp) + 1:]]
-    need(len(values) > 6 and -1 not in values and checksum(hrp, values) == 1, "bech32")
-    data, rest, bits = regroup(values[:-6], 5, 8)
-    need(bits < 5 and rest == 0, "bech32: padding")
-    return bytes(data)
+def chunks(data, size):
+    """The pieces of a payload, each with its nonce."""
+    starts = range(0, len(data) or 1, size)
+    for number, start in enumerate(starts):
+        yield number.to_bytes(11) + bytes([number == len(starts) - 1]), data[start : start + size]
 
 
-HPKE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
-HPKE_INFO = b"age-encryption.org/mlkem768x25519"
-X_INFO = "age-encryption.org/v1/X25519"
+def header_mac(file_key, header):
+    return to_base64(hmac.digest(hkdf(b"", b"header", file_key), header, "sha256"))
 
 
-def exchange(private, public):
-    try:
-        return private.exchange(x25519.X25519PublicKey.from_public_bytes(public))
-    except ValueError:
-        raise Refused("an X25519 share of small order") from None
+def encrypt(content, recipients, binding):
+    """An age file; `binding` is the extra stanza without its arrow."""
+    file_key, nonce, header = os.urandom(16), os.urandom(16), "age-encryption.org/v1\n"
+    for recipient in recipients:
+        public = from_bech32("age1pq", recipient)
+        kem = mlkem.MLKEM768PublicKey.from_public_bytes(public[:-32])
+        curve = x25519.X25519PublicKey.from_public_bytes(public[-32:])
+        sealed = HPKE.encrypt(file_key, hpke.MLKEM768X25519PublicKey(kem, curve), info=INFO)
+        header += f"-> mlkem768x25519 {to_base64(sealed[:ENC_LENGTH])}\n{to_base64(sealed[ENC_LENGTH:])}\n"
+    header += f"-> {binding}\n\n---"
+    cipher = ChaCha20Poly1305(hkdf(nonce, b"payload", file_key))
+    payload = b"".join(cipher.encrypt(*numbered, None) for numbered in chunks(content, CHUNK))
+    return f"{header} {header_mac(file_key, header.encode())}\n".encode() + nonce + payload
 
 
-def recipient(text):
-    """What an age recipient is: (kind, key bytes). Kinds: mlkem768x25519, X25519, ssh-…, tag."""
-    if text.startswith("age1tagpq1"):
-        return "tag", unbech32("age1tagpq", text)
-    if text.startswith("ssh-"):
-        words = text.split(" ")
-        need(len(words) == 2 and words[0] in ("ssh-ed25519", "ssh-rsa"), f"no recipient: {text}")
-        return words[0], unb64(words[1])
-    kind, hrp, size = ("mlkem768x25519", "age1pq", 1216) if text.startswith("age1pq1") else ("X25519", "age", 32)
-    key = unbech32(hrp, text)
-    need(len(key) == size and int.from_bytes(key[-32:], "little") < 2**255 - 19, "recipient")
-    exchange(x25519.X25519PrivateKey.generate(), key[-32:])
-    if kind == "mlkem768x25519":
-        coefficients, _, _ = regroup(key[1151::-1], 8, 12)  # 768 numbers of 12 bits, little-endian
-        need(max(coefficients) < 3329, "recipient")
-    return kind, key
-
-
-def hybrid(text):
-    return recipient(text)[0] in ("mlkem768x25519", "tag")
-
-
-class DecryptionKey:
-    """A seed of 32 bytes, hybrid or classical."""
-    def __init__(self, seed, pq):
-        self.seed, self.pq = seed, pq
-        if pq:
-            parts = hashlib.shake_256(seed).digest(96)
-            self.x = x25519.X25519PrivateKey.from_private_bytes(parts[64:])
-            post = mlkem.MLKEM768PrivateKey.from_seed_bytes(parts[:64])
-            self.key = hpke.MLKEM768X25519PrivateKey(post, self.x)
-            self.public = post.public_key().public_bytes_raw() + self.x.public_key().public_bytes_raw()
-        else:
-            self.x = x25519.X25519PrivateKey.from_private_bytes(seed)
-            self.public = self.x.public_key().public_bytes_raw()
-        self.recipient = bech32("age1pq" if pq else "age", self.public)
-
-    def open(self, stanza):
-        """The file key, or None if the stanza is for somebody else."""
-        kind, args, body = stanza
-        if kind != ("mlkem768x25519" if self.pq else "X25519"):
-            return None
-        need(len(args) == 1 and len(body) == 32, "stanza")
-        share = unb64(args[0], pad=False)
-        need(len(share) == (1120 if self.pq else 32), "stanza")
-        secret = exchange(self.x, share[-32:])
-        try:
-            if self.pq:
-                return HPKE.decrypt(share + body, self.key, HPKE_INFO)
-            return ChaCha20Poly1305(hkdf(share + self.public, X_INFO, secret)).decrypt(bytes(12), body, None)
-        except InvalidTag:
-            return None
-
-
-def encrypt(content, recipients, binding=None):
-    file_key, stanzas = secrets.token_bytes(16), []
-    for text in recipients:
-        kind, key = recipient(text)
+def decrypt(file, identity):
+    """Content and binding (None without one) of an age file. Nothing is given out before all is verified."""
+    header = HEADER.match(file[: 256 * 1024])
+    demand(header and len(file) >= header.end() + 16, "header")
+    file_keys, bindings = [], []
+    for stanza in header[2].decode()[len("-> ") : -1].split("\n-> "):
+        line, *body = stanza.split("\n")
+        (kind, *words), body = line.split(" "), from_base64("".join(body))
+        demand(kind != "scrypt", "passphrase")
+        if kind == "bulla-wrap-v1":
+            bindings.append(line + body.hex())
         if kind == "mlkem768x25519":
-            public = hpke.MLKEM768X25519PublicKey(mlkem.MLKEM768PublicKey.from_public_bytes(key[:1184]),
-                                                  x25519.X25519PublicKey.from_public_bytes(key[1184:]))
-            sealed = HPKE.encrypt(file_key, public, HPKE_INFO)
-            share, body = sealed[:1120], sealed[1120:]
-        elif kind == "X25519":
-            once = x25519.X25519PrivateKey.generate()
-            share = once.public_key().public_bytes_raw()
-            body = ChaCha20Poly1305(hkdf(share + key, X_INFO, exchange(once, key))).encrypt(bytes(12), file_key, None)
-        else:
-            raise Refused(f"this client does not encrypt to {kind}")
-        stanzas.append(f"-> {kind} {b64(share, pad=False)}\n{b64(body, pad=False)}\n")
-    stanzas += [f"-> {binding}\n\n"] if binding else []
-    header = ("age-encryption.org/v1\n" + "".join(stanzas) + "---").encode()
-    mac = hmac.digest(hkdf(b"", "header", file_key), header, "sha256")
-    nonce = secrets.token_bytes(16)
-    cipher, out = ChaCha20Poly1305(hkdf(nonce, "payload", file_key)), [header, b" ", b64(mac, pad=False).encode(), b"\n", nonce]
-    count = max(1, -(-len(content) // 65536))
-    for i in range(count):
-        out.append(cipher.encrypt(i.to_bytes(11, "big") + bytes([i == count - 1]), content[i << 16:i + 1 << 16], None))
-    return b"".join(out)
-
-
-def decrypt(data, key):
-    """Content and stanzas of an age file; nothing is given out before all of it is checked."""
-    position = 0
-
-    def line():
-        nonlocal position
-        end = data.find(b"\n", position, position + 262144)
-        need(end >= 0, "age header")
-        text, position = data[position:end], end + 1
-        need(all(32 <= c < 127 for c in text), "age header")
-        return text.decode()
-    need(line() == "age-encryption.org/v1", "age version")
-    stanzas = []
-    while (head := line()).startswith("-> "):
-        kind, *args = head[3:].split(" ")
-        need(kind and all(args), "age stanza")
-        body = ""
-        while True:
-            part = line()
-            need(len(part) <= 64, "age stanza")
-            body += part
-            if len(part) < 64:
-                break
-        stanzas.append((kind, args, unb64(body, pad=False)))
-    mark = position - len(head) - 1 + 3
-    mac = re.fullmatch(r"--- ([A-Za-z0-9+/]{43})", head)
-    need(mac and stanzas and position <= 262144 and len(data) >= position + 16, "age header")
-    mac = unb64(mac[1], pad=False)
-    need(all(kind != "scrypt" for kind, _, _ in stanzas), "passphrase")
-    keys = [found for found in [key.open(s) for s in stanzas] if found]
-    need(keys, "no stanza is for this key")
-    need(hmac.compare_digest(hmac.digest(hkdf(b"", "header", keys[0]), data[:mark], "sha256"), mac), "age header MAC")
-    cipher = ChaCha20Poly1305(hkdf(data[position:position + 16], "payload", keys[0]))
-    rest, out = data[position + 16:], []
-    count = max(1, -(-len(rest) // 65552))
-    for i in range(count):
-        try:
-            out.append(cipher.decrypt(i.to_bytes(11, "big") + bytes([i == count - 1]),
-                                      rest[i * 65552:(i + 1) * 65552], None))
-        except (InvalidTag, ValueError):
-            raise Refused("age payload") from None
-    need(count == 1 or out[-1], "age payload")
-    return b"".join(out), stanzas
+            demand(len(words) == 1 and len(body) == 32 and len(from_base64(words[0])) == ENC_LENGTH, "header")
+            with contextlib.suppress(InvalidTag):  # Then it is for somebody else.
+                file_keys.append(HPKE.decrypt(from_base64(words[0]) + body, identity.decryption, info=INFO))
+    demand(len(bindings) <= 1 and all(map(BINDING.fullmatch, bindings)), "binding")
+    demand(file_keys, "no match")
+    demand(hmac.compare_digest(header[3].decode(), header_mac(file_keys[0], header[1])), "HMAC")
+    nonce, payload = file[header.end() : header.end() + 16], file[header.end() + 16 :]
+    cipher = ChaCha20Poly1305(hkdf(nonce, b"payload", file_keys[0]))
+    pieces = [cipher.decrypt(*numbered, None) for numbered in chunks(payload, CHUNK + TAG)]
+    demand(pieces[-1] or len(pieces) == 1, "payload")
+    return b"".join(pieces), bindings[0] if bindings else None
