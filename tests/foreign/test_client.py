@@ -1,7 +1,7 @@
 """Without arguments the vectors of spec/vectors; with ADDRESS CLUSTER ALICE BOB both programs at a server.
 
-ALICE and BOB are identity files of admitted principals. The variable BULLA names the program, which is to find the
-server by itself.
+ALICE and BOB are identity files of admitted principals. BULLA in the environment is the program, which is to
+find the server by itself.
 """
 
 import base64
@@ -84,6 +84,11 @@ def check_evidence():
                 proofs = ["Valid" if receipt.proof else "NotProof" for receipt in judge(case["input"])]
                 assert proofs == case["output"], case["name"]
             yield name
+            text = json.dumps(case["input"])
+            if expected == "ok" and '"sig": "' in text:
+                forged = re.sub('(?<="sig": ")(.)', lambda sig: "B" if sig[1] == "A" else "A", text, count=1)
+                assert outcome(judge, json.loads(forged)) == "a library refused", (name, case["name"])
+                yield "forged"
 
 
 def check_keys():
@@ -122,10 +127,18 @@ def check_exchanges():
         for name in [None, *got["headers"]]:
             assert outcome(request.verify, *changed(answer, name), newest) != "ok", (case["name"], name)
             yield "changed exchange"
+        if not request.headers:
+            request.headers = {"Signature": "A request that was signed is answered as such."}
+            assert outcome(request.verify, *answer, newest) == "answer"
         if case["name"] == "an opening":
             parcel, _ = decrypt(answer[2], Identity(vectors["wrap"]["claim"]))
             file, reader = parcel[4 + int.from_bytes(parcel[:4]) :], Identity(vectors["identities"]["bob"])
             assert decrypt(file, reader) == (vectors["wrap"]["content"].encode(), vectors["wrap"]["binding"])
+            mac = file.index(b"\n--- ") + len(b"\n--- ")
+            assert outcome(decrypt, file[:mac] + file[mac:].swapcase(), reader) == "HMAC"
+    for state in newest.states.values():
+        state["state"] = "retired"
+    assert outcome(request.verify, *answer, newest) == "answer"
 
 
 def check_server(address, cluster, alice_path, bob_path):
