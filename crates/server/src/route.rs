@@ -56,6 +56,7 @@ pub enum Endpoint {
     PolicyPut,
     PolicyDelete,
     PolicyCheck,
+    PolicyExplain,
     PolicyReplaced,
     PolicyRecover,
     AuditRead,
