@@ -8,8 +8,9 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::{self, ClusterView, payload_digest};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{
-    Alarms, AuditPage, CheckPolicy, Health, NextIngress, Policies, Policy, PolicyDecision, Principal, Principals,
-    PutPolicy, RecoverPolicies, ReplacedPolicies, Seal, SealState, SeenAlarms, Signed, Whoami, WrapView, Wraps,
+    Alarms, AuditPage, CheckPolicy, ExplainPolicy, Health, NextIngress, Policies, Policy, PolicyDecision,
+    PolicyExplanation, Principal, Principals, PutPolicy, RecoverPolicies, ReplacedPolicies, Seal, SealState,
+    SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
@@ -167,6 +168,15 @@ impl Client {
         let policies_sha256 = Digest::new(sha256(&[policies.as_bytes()]));
         let recovery = PolicyRecovery { v: V1, cluster, policies_sha256, replaces, at_ms: crate::call::now_ms() };
         Ok(evidence::sign(&recovery, &[&**self.key()?]).await?)
+    }
+
+    /// Why an earlier request was allowed or denied.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_explain(&self, id: &str) -> Result<PolicyExplanation, ClientError> {
+        let call = Call::change("POST", "/v1/policy:explain", &ExplainPolicy { id: id.to_owned() });
+        self.json(Call { changes: false, ..call }).await
     }
 
     /// Replaces the whole policy set by k admins' word.

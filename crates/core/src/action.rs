@@ -114,6 +114,8 @@ actions! {
     PolicyDelete = "policy.delete",
     /// Ask what a principal may do, and because of which statement.
     PolicyCheck = "policy.check",
+    /// Ask why an earlier request was allowed or denied.
+    PolicyExplain = "policy.explain",
     /// Replace the whole policy set. Right of k admins.
     PolicyRecover = "policy.recover",
     /// Read the audit log.

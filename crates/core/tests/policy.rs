@@ -48,7 +48,7 @@ fn fitting(action: Action) -> Resource {
         Action::PrincipalRead | Action::PrincipalPut | Action::PrincipalDisable | Action::PrincipalEnable => {
             Resource::Principal("bob".parse().unwrap())
         }
-        Action::PolicyList | Action::PolicyCheck | Action::PolicyRecover => Resource::Policies,
+        Action::PolicyList | Action::PolicyCheck | Action::PolicyExplain | Action::PolicyRecover => Resource::Policies,
         Action::PolicyRead | Action::PolicyPut | Action::PolicyDelete => Resource::Policy("team".parse().unwrap()),
         Action::AuditRead => Resource::Audit,
         Action::AlarmRead => Resource::Alarms,

@@ -2,6 +2,7 @@
 
 use crate::route::{Endpoint, Matched, Param, Query, QueryError};
 use bulla_core::action::{Action, Resource};
+use bulla_core::audit::{ParseRequestIdError, RequestId};
 use bulla_core::barrier::Cursor;
 use bulla_core::engine::{alarm, document, kv, policy, principal, rekey, wrap};
 use bulla_core::operation::{Context, Operation, Refusal};
@@ -81,6 +82,7 @@ pub enum Op {
     /// The statement, and where the ciphertext begins in the body.
     WrapCreate(Box<wrap::Draft>, Vec<u8>),
     AuditRead(AuditQuery),
+    PolicyExplain(RequestId),
     SealStatus,
     SealSeal,
     SealConfirmClock,
@@ -122,9 +124,12 @@ impl Op {
             Self::WrapNack(op) => op,
             Self::WrapRevoke(op) => op,
             Self::WrapRelease(op) => op,
-            Self::WrapCreate(..) | Self::AuditRead(_) | Self::SealStatus | Self::SealSeal | Self::SealConfirmClock => {
-                return None;
-            }
+            Self::WrapCreate(..)
+            | Self::AuditRead(_)
+            | Self::PolicyExplain(_)
+            | Self::SealStatus
+            | Self::SealSeal
+            | Self::SealConfirmClock => return None,
         })
     }
 
@@ -322,6 +327,14 @@ fn names_op(
             let action = action.parse().map_err(|e| bad("action", &e))?;
             let resource = resource.parse().map_err(|e| bad("resource", &e))?;
             (Op::PolicyCheck(policy::Check { principal, action, resource }), Resource::Policies)
+        }
+        Endpoint::PolicyExplain => {
+            let api::ExplainPolicy { id } = parse(body)?;
+            let id = id.parse().map_err(|e: ParseRequestIdError| {
+                let refusal = Refusal::new(Code::Malformed, e.to_string()).field("id");
+                refusal.hint("an error and an audit line tell the request's id")
+            })?;
+            (Op::PolicyExplain(id), Resource::Policies)
         }
         Endpoint::PolicyReplaced => (Op::PolicyReplaced(policy::Replaced), Resource::Policies),
         Endpoint::PolicyRecover => {

@@ -57,6 +57,7 @@ pub enum Endpoint {
     PolicyPut,
     PolicyDelete,
     PolicyCheck,
+    PolicyExplain,
     PolicyReplaced,
     PolicyRecover,
     AuditRead,

@@ -1,6 +1,7 @@
 //! Signed routes of an unsealed node: nonce, policy, audit, effect, reply, in this order.
 
 mod answer;
+mod explain;
 
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
@@ -329,6 +330,7 @@ impl Request<'_> {
         match op {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
             Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
+            Op::PolicyExplain(id) => Ok(plain(self.explain(*id).await)),
             Op::SealStatus => Ok(plain(Ok(Reply::json(&self.seal_status())))),
             // A retry must not seal what somebody has unsealed since.
             Op::SealSeal if !self.first_time(once)? => Ok(plain(Ok(Reply::json(&Done {})))),

@@ -306,6 +306,41 @@ pub struct PolicyDecision {
     pub errors: Vec<String>,
 }
 
+/// `POST /v1/policy:explain`: why was this request allowed or denied?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainPolicy {
+    /// The request's id, as its error or its audit line tells it.
+    pub id: String,
+}
+
+/// Answer of `POST /v1/policy:explain`: what the audit log says of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyExplanation {
+    /// The request's id.
+    pub id: String,
+    /// When it arrived, Unix milliseconds.
+    pub received_ms: u64,
+    /// Who asked.
+    pub principal: PrincipalId,
+    /// The caller's name, as the log shows it.
+    pub name: String,
+    /// What was asked for; none if no route fitted.
+    pub action: Option<String>,
+    /// On what, as the log shows it; none if the request did not parse.
+    pub resource: Option<String>,
+    /// What was decided; none if the request failed before.
+    pub allowed: Option<bool>,
+    /// The statements that decided, as `<policy name>#<number>` from 0; at most eight. None of them permitted it if it
+    /// is empty and the request was denied.
+    pub reasons: Vec<String>,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// The code of the answer, if it was an error.
+    pub code: Option<crate::error::Code>,
+}
+
 /// `GET /v1/policy:recover`: what a recovery would replace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,7 @@ use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::dsse;
-use bulla_wire::api::{CheckPolicy, PolicySummary, PutPolicy};
+use bulla_wire::api::{CheckPolicy, PolicyExplanation, PolicySummary, PutPolicy};
 use bulla_wire::evidence::PolicyRecovery;
 use bulla_wire::id::Digest;
 use bulla_wire::json::{self, StrictMap};
@@ -44,6 +44,14 @@ pub enum Policy {
         action: String,
         /// The resource, such as kv/app/db
         resource: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Say why an earlier request was allowed or denied, by the id that its error or its audit line tells
+    Explain {
+        /// The request's id
+        #[arg(value_name = "ID")]
+        id: String,
         #[command(flatten)]
         format: FormatArgs,
     },
@@ -119,6 +127,7 @@ pub async fn run(command: Policy, session: &Session<'_>) -> Result<Exit, Failure
         Policy::Check { principal, action, resource, format } => {
             check(session, CheckPolicy { principal, action, resource }, format).await
         }
+        Policy::Explain { id, format } => explain(session, &id, format).await,
         Policy::Recover(command) => recover(session, command).await,
     }
 }
@@ -152,6 +161,30 @@ async fn check(session: &Session<'_>, body: CheckPolicy, FormatArgs { format }: 
         session.screen.line("  no statement permits it")?;
     }
     Ok(exit)
+}
+
+async fn explain(session: &Session<'_>, id: &str, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+    let explanation = session.client()?.policy_explain(id).await?;
+    if format == Format::Json {
+        return session.screen.json(&explanation).map(|()| Exit::Ok);
+    }
+    let PolicyExplanation { received_ms, name, action, resource, allowed, reasons, status, code, .. } = explanation;
+    let what = [action, resource.map(|resource| format!("on {resource}"))].into_iter().flatten().collect::<Vec<_>>();
+    session.screen.line(&format!("{} {name}: {}", time(received_ms), what.join(" ")))?;
+    session.screen.line(match allowed {
+        Some(true) => "allowed",
+        Some(false) => "denied",
+        None => "refused before policy was asked",
+    })?;
+    for reason in &reasons {
+        session.screen.line(&format!("  by {reason}"))?;
+    }
+    if allowed == Some(false) && reasons.is_empty() {
+        session.screen.line("  no statement permits it")?;
+    }
+    let code = code.map(|code| format!(" {code}")).unwrap_or_default();
+    session.screen.line(&format!("answered with {status}{code}"))?;
+    Ok(Exit::Ok)
 }
 
 async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failure> {

@@ -153,9 +153,9 @@ pub const KEPT_MS: u64 = 90 * 24 * 3600 * 1000;
 /// Most alarms that one marking deletes; half of what a commit takes.
 const PRUNED_AT_ONCE: usize = 256;
 
-/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one; old ones before it are deleted. The mark never goes back, so it goes no
-/// further than an alarm that exists: a thief of the key could otherwise hide all alarms to come, not only those
-/// that its victim may already have read.
+/// `POST /v1/alarms:seen`: the caller has seen its alarms up to this one; old ones before it are deleted. The mark never
+/// goes back, so it goes no further than an alarm that exists: a thief of the key could otherwise hide all alarms to
+/// come, not only those that its victim may already have read.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// The id of the last alarm seen.

@@ -233,6 +233,7 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::PolicyRead => schemas!(-, api::Policy),
         Endpoint::PolicyPut => schemas!(api::PutPolicy, api::Policy),
         Endpoint::PolicyCheck => schemas!(api::CheckPolicy, api::PolicyDecision),
+        Endpoint::PolicyExplain => schemas!(api::ExplainPolicy, api::PolicyExplanation),
         Endpoint::PolicyReplaced => schemas!(-, api::ReplacedPolicies),
         Endpoint::PolicyRecover => schemas!(api::RecoverPolicies, api::Done),
         Endpoint::AuditRead => schemas!(-, api::AuditPage),

@@ -71,6 +71,10 @@ pub const ROUTES: &[Route] = &[
     .policy(Action::PolicyCheck)
     .body(JSON)
     .read(),
+    post("/v1/policy:explain", Endpoint::PolicyExplain, "Tell why an earlier request was allowed or denied.")
+        .policy(Action::PolicyExplain)
+        .body(JSON)
+        .read(),
     get("/v1/policy:recover", Endpoint::PolicyReplaced, "Give the digest of the policy set that a recovery replaces.")
         .auth(Auth::Sealed, Action::PolicyRecover),
     post("/v1/policy:recover", Endpoint::PolicyRecover, "Replace the whole policy set, by k admins' signatures.")

@@ -3,11 +3,12 @@
 use super::OpenError;
 use super::disk::{create_directory, open_append, sync_directory};
 use bulla_core::audit::{AuditPosition, Body, Chain, LINE_BYTES_MAX, Label, Line, Quote, RequestId, line_hash};
+use rustix::fs::FlockOperation;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hash;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How far before the end of what the store remembers is searched first for the last quoted commit. Outcomes are
@@ -387,4 +388,24 @@ pub(super) fn open_output(layout: &Layout, number: u32) -> io::Result<(File, boo
         sync_directory(directory)?;
     }
     Ok((file, regular))
+}
+
+/// Whether a path still names an open file.
+pub(super) fn same_file(path: &Path, file: &File) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+        _ => false,
+    }
+}
+
+/// Two processes in one directory would break the chain for each other.
+pub(super) fn lock_out(layout: &Layout) -> Result<Option<File>, OpenError> {
+    let Layout::Directory(directory) = layout else { return Ok(None) };
+    super::disk::create_directory(directory).map_err(OpenError::io("make", directory))?;
+    let file = File::open(directory).map_err(OpenError::io("open", directory))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(directory.clone())),
+        Err(error) => Err(OpenError::io("lock", directory)(error.into())),
+    }
 }

@@ -2,15 +2,13 @@
 
 use super::anonymous::Counters;
 use super::disk::{Disk, Reserve, is_full, open_append, sync_directory};
-use super::files::{Found, Layout, Search, open_output};
+use super::files::{Found, Layout, Search, lock_out, open_output, same_file};
 use super::{AuditConfig, Clock, OpenError, Opening, Place, Shared, SyncMode, label, lock, stdout};
 use bulla_core::audit::{AuditBlocked, AuditPosition, Body, Chain, Label, Quote};
-use rustix::fs::FlockOperation;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -479,23 +477,4 @@ impl Drop for Writer {
 
 fn length_of(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
-}
-
-fn same_file(path: &Path, file: &File) -> bool {
-    match (fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
-        _ => false,
-    }
-}
-
-/// Two processes in one directory would break the chain for each other.
-fn lock_out(layout: &Layout) -> Result<Option<File>, OpenError> {
-    let Layout::Directory(directory) = layout else { return Ok(None) };
-    super::disk::create_directory(directory).map_err(OpenError::io("make", directory))?;
-    let file = File::open(directory).map_err(OpenError::io("open", directory))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(directory.clone())),
-        Err(error) => Err(OpenError::io("lock", directory)(error.into())),
-    }
 }

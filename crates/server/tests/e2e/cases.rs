@@ -112,6 +112,14 @@ impl Cast {
             }
             Endpoint::PolicyDelete => (Who::Admin, empty("/v1/policy/doomed".into())),
             Endpoint::PolicyCheck => (Who::Admin, ("/v1/policy:check".into(), policy_check())),
+            Endpoint::PolicyExplain => {
+                let id = crate::support::lines(world).await.iter().find_map(|line| match &line.body {
+                    bulla_core::audit::Body::Request(line) => Some(line.id.to_string()),
+                    _ => None,
+                });
+                let body = api::ExplainPolicy { id: id.unwrap() };
+                (Who::Admin, ("/v1/policy:explain".into(), json::to_vec(&body)))
+            }
             Endpoint::PolicyReplaced => (Who::Admin, empty("/v1/policy:recover".into())),
             Endpoint::PolicyRecover => (Who::Admin, ("/v1/policy:recover".into(), recovery(world))),
             Endpoint::AuditRead => (Who::Admin, empty("/v1/audit?limit=3".into())),

@@ -278,6 +278,40 @@ async fn audit_lines_are_found_by_name_and_by_id() {
     finish(world).await;
 }
 
+/// A denial carries an id, with which those who may ask why.
+#[tokio::test(flavor = "multi_thread")]
+async fn denials_are_explained() {
+    let world = World::new(Shape::durable()).await;
+    let admin = world.client(&world.admins[0]);
+    let (alice, bob) = (world.admit("alice").await, world.admit("bob").await);
+    let text = "forbid (principal, action == Bulla::Action::\"kv.get\", resource in Bulla::Kv::\"app\");";
+    admin.policy_put(&name("shut"), &policy(text)).await.unwrap();
+    let mut caller = Caller::new(&world, &alice).await;
+    let id_of = |reply: crate::support::Reply| reply.refused(Code::Denied).error().unwrap().id.unwrap();
+    let forbidden = id_of(caller.call("GET", "/v1/kv/app/db").await);
+    let unpermitted = id_of(caller.call("GET", "/v1/kv/other").await);
+    for (id, resource, reasons) in [(&forbidden, "kv/app/db", vec!["shut#0"]), (&unpermitted, "kv/other", vec![])] {
+        let why = admin.policy_explain(id).await.unwrap();
+        assert_eq!((why.id.as_str(), why.name.as_str()), (id.as_str(), "alice"));
+        assert_eq!(why.principal, Record::open(&alice.record, None).unwrap().principal());
+        assert_eq!((why.action.as_deref(), why.resource.as_deref()), (Some("kv.get"), Some(resource)));
+        assert_eq!((why.allowed, why.reasons), (Some(false), reasons.into_iter().map(str::to_owned).collect()));
+        assert_eq!((why.status, why.code), (403, Some(Code::Denied)));
+    }
+    // What was refused before policy was asked, and what was allowed, have lines too.
+    let malformed = caller.call("GET", "/v1/whoami?x=y").await.refused(Code::Malformed).error().unwrap().id.unwrap();
+    assert_eq!(admin.policy_explain(&malformed).await.unwrap().allowed, None);
+    refused(admin.policy_explain(&"a".repeat(26)).await, Code::NotFound);
+    refused(admin.policy_explain("x").await, Code::Malformed);
+    // Nobody explains anything to those who may not ask.
+    refused(world.client(&bob).policy_explain(&forbidden).await, Code::Denied);
+    let text = "permit (principal, action == Bulla::Action::\"policy.explain\", resource) \
+                when { principal.name == \"bob\" };";
+    admin.policy_put(&name("helpdesk"), &policy(text)).await.unwrap();
+    assert!(world.client(&bob).policy_explain(&forbidden).await.is_ok());
+    finish(world).await;
+}
+
 /// Cedar skips a statement whose evaluation fails, a `forbid` too. Here it denies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_fails_denies() {
