@@ -134,6 +134,7 @@ async fn ceremonies_leave_one_line_each() {
     assert_eq!(last.state, api::SealState::Unsealed);
     expected.extend([said("seal.key", "seal", 200), said("seal.share", "seal", 200)]);
     // Unsealed: what is over, who may not, and the end.
+    admin.send(&open("POST", "/v1/challenge")).await.ok();
     admin.call("POST", "/v1/seal/session").await.refused(Code::NotSealed);
     expected.push((Some("seal.session".into()), None, Code::NotSealed.status()));
     let document = admin.call_json("POST", "/v1/document", &signed).await;

@@ -125,14 +125,15 @@ async fn a_step_back_hides_no_alarm() {
     let writer = world.client(&alice);
     let slip = made(&world, &writer, 0, 360 * 24 * 3600).await;
     world.clock.step(HOUR);
-    open(&world, &eve, &slip).await.expect_err("she is no party");
+    let path = format!("/v1/wrap/{}:open", slip.wrap);
+    let mut stranger = Caller::new(&world, &eve).await;
+    stranger.call_json("POST", &path, &open_body(&slip, &claim())).await.refused(Code::NotFound);
     let told = writer.alarms(None, None, false).await.unwrap().alarms;
     let [alarm] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!(alarm.kind, AlarmKind::ClaimByStranger);
     writer.alarms_seen(&alarm.id).await.unwrap();
     world.clock.step(-HOUR);
     let mut caller = Caller::new(&world, &bob).await;
-    let path = format!("/v1/wrap/{}:open", slip.wrap);
     caller.call_json("POST", &path, &open_body(&slip, &claim())).await.ok();
     let reply = caller.call_json("POST", &path, &open_body(&slip, &claim())).await.refused(Code::AlreadyOpened);
     assert_eq!(reply.state().alarms, 2, "the stranger, whom bob has not seen yet, and this");
