@@ -250,8 +250,10 @@ fn an_ssh_key_of_before_opens_what_was_wrapped_to_it() {
         bob.env("BULLA_IDENTITY", bob.work().join(&key));
     }
     assert!(alice.run(["enroller", "add", "bob"]).failed(18).contains("version 3"));
-    assert!(alice.run(["document", "propose", "--renew", "bob", "-o", "d.json"]).failed(5).contains("neither"));
-    assert!(alice.run(["document", "propose", "--renew", "alice", "-o", "d.json"]).failed(18).contains("newest"));
+    let propose =
+        |record: &Path| alice.run(["document", "propose", "--renew", record.to_str().unwrap(), "-o", "d.json"]);
+    assert!(propose(&bob.work().join("bob.pub")).failed(5).contains("neither"));
+    assert!(propose(&record).failed(18).contains("this record of alice already"));
     assert!(bob.run(["whoami"]).ok().contains("version 3"));
     assert!(bob.run(["open", &slip]).failed(1).contains("nothing was opened"));
     assert_eq!(bob.run(["open", &slip, "--old-identity", "id_ed25519"]).ok(), "before");
