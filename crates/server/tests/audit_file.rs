@@ -396,7 +396,9 @@ async fn a_loss_is_remembered_until_the_cluster_is_unsealed() {
     let unsealed = sink.position();
     crash(sink, directory.path());
     for head in [unsealed, None] {
-        assert!(!Sink::open(small.clone(), opening(head, SystemDisk)).unwrap().has_loss());
+        let sink = Sink::open(small.clone(), opening(head, SystemDisk)).unwrap();
+        assert!(!sink.has_loss());
+        crash(sink, directory.path());
     }
 }
 

@@ -217,7 +217,7 @@ fn admit(admin: &Record, records: &Records, writes: &mut Writes) -> Result<Resul
     Ok(Ok(()))
 }
 
-/// Takes the group from an admin who is none any more. It stays a principal.
+/// Takes the group from an admin who is none any more. It stays a principal, void until an enroller admits it.
 fn dismiss(former: &Record, records: &Records, writes: &mut Writes) -> Result<(), Fault> {
     let Some(mut stored) = stored(former.name(), records)? else { return Ok(()) };
     stored.groups.retain(|group| Some(group) != admins_group().as_ref());

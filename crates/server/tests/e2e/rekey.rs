@@ -187,8 +187,13 @@ async fn roles_and_keys_follow_the_document() {
     })
     .await;
     world.client(a).document_put(envelope).await.unwrap();
-    let (dan_now, c_now) = (groups(&dan).await, groups(c).await);
+    let dan_now = groups(&dan).await;
     assert!(dan_now.admin && dan_now.enroller && dan_now.principal.groups.iter().any(|g| g.as_str() == "admins"));
+    // Nobody but the document ever vouched for the former admin: it is void until an enroller admits it.
+    let error = world.client(c).whoami().await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Unauthenticated), "{error}");
+    world.client(a).admit(&c.record, Admit::default()).await.unwrap();
+    let c_now = groups(c).await;
     assert!(!c_now.admin && !c_now.enroller && c_now.principal.groups.is_empty());
     world.client(&dan).admit(&Person::new("frank").record, Admit::default()).await.unwrap();
     assert_eq!(*view(&world).newest().ingress(), ingress);

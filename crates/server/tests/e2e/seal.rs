@@ -1,7 +1,7 @@
 //! The seal: shares, load, restarts, and a store that lost commits.
 
 use crate::cases::{Cast, claim, open_all, open_body, share};
-use crate::support::{Caller, finish, lines, open};
+use crate::support::{Caller, finish, finish_with_a_later_log, lines, open};
 use bulla_client::{Client, ClientError, Outgoing, StateError, Unseal, content};
 use bulla_core::audit::Body;
 use bulla_crypto::dsse;
@@ -506,7 +506,7 @@ async fn a_lost_audit_log_needs_consent_too() {
     world.stop().await;
     world.start().await;
     world.unseal().await;
-    finish(world).await;
+    finish_with_a_later_log(world).await;
 }
 
 /// A client that saw the lost history goes on only with the admins' consent, and tells its user.
