@@ -8,30 +8,21 @@ import re
 import time
 
 import requests
-import urllib3
 from agefile import decrypt, demand, digest, encrypt, from_base64, to_base64
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from evidence import Document, read_admission, read_receipts, read_records, read_wrap, sign
 
-urllib3.disable_warnings()  # Nobody vouches for the server's certificate; its answers are signed.
 ANSWER = re.compile(r'bulla=(\((.*)\);created=\d+;keyid="([^"]+)";alg="ed25519";tag="bulla-res-(open-)?v1")')
 STATE = re.compile(r"v1;(\d+);[A-Za-z0-9_-]+;(\d+|-);doc=(\d+);alarms=\d+")
-SLIP = re.compile(r"bulla:wrap:([A-Za-z0-9_-]{43}):([a-z2-7]{26}):([A-Za-z0-9_-]{43})")
 REFUSALS = (ValueError, InvalidSignature, InvalidTag, UnsupportedAlgorithm)
-DAY_MS = 24 * 60 * 60 * 1000
 
 
 class Denied(Exception):
-    """An error that the server signed, with the receipt that proves it, if there is one."""
-
-    def __init__(self, error, documents):
-        super().__init__(error["code"])
-        self.receipt = read_receipts([error["receipt"]], documents)[0] if error.get("receipt") else None
+    """An error that the server signed: its code, and the receipts that prove it."""
 
 
 def signature_base(parts, parameters):
-    lines = [f"{name}: {value}\n" for name, value in parts.items()]
-    return "".join([*lines, f'"@signature-params": {parameters}']).encode()
+    return "\n".join(map(": ".join, [*parts.items(), ('"@signature-params"', parameters)])).encode()
 
 
 def content_digest(body):
@@ -40,7 +31,6 @@ def content_digest(body):
 
 class Request:
     """A request, as it is signed and as its answer is verified. Those to open routes are not signed."""
-
     def __init__(self, method, path, query="", body=b"", media="application/octet-stream"):
         self.target = {"@method": method, "@path": path, "@query": "?" + query}
         self.body, self.media, self.headers = body, media, {}
@@ -59,7 +49,7 @@ class Request:
         answer = ANSWER.fullmatch(headers["Signature-Input"])
         demand(answer and headers["Content-Digest"] == content_digest(body), "answer")
         names = ("Content-Type", "Content-Digest", "Bulla-Challenge", "Bulla-State")
-        parts = {'"@status"': status} | {f'"{name.lower()}"': headers[name] for name in names}
+        parts = {'"@status"': str(status)} | {f'"{name.lower()}"': headers[name] for name in names}
         parts |= {f'"{name}";req': value for name, value in self.target.items()}
         if not answer[4]:
             parts['"content-digest";req'] = self.headers["Content-Digest"]
@@ -68,8 +58,7 @@ class Request:
         demand(not answer[4] or not self.headers or status >= 400, "answer")
         demand(answer[2] == " ".join(parts) and answer[3] in document.nodes, "answer")
         demand(document.states[answer[3]]["state"] == "active", "answer")
-        signature = headers["Signature"].removeprefix("bulla=:").removesuffix(":")
-        signature = base64.b64decode(signature, validate=True)
+        signature = base64.b64decode(headers["Signature"][len("bulla=:") : -len(":")], validate=True)
         document.nodes[answer[3]].verify(signature, signature_base(parts, answer[1]))
 
 
@@ -78,6 +67,8 @@ class Client:
         self.address, self.cluster, self.identity = address, cluster, identity
         self.documents, self.state = [], (0, 0)
         self.read_documents()
+        self.own = self.resolve(self.call("GET", "/v1/whoami")["principal"]["name"])
+        demand(identity.key_id in self.own[-1].keys, "a record without my key")
 
     def send(self, request):
         method, path, query = request.target.values()
@@ -87,14 +78,14 @@ class Client:
 
     def read_documents(self):
         """Follows the chain from the pin; its newest document names the nodes, which sign this answer too."""
-        newest = 0
-        while newest >= len(self.documents):
+        told = {"newest": 0}
+        while told["newest"] >= len(self.documents):
             request = Request("GET", "/v1/cluster", f"from={len(self.documents)}")
             status, headers, body = self.send(request)
-            newest, documents = json.loads(body)["newest"], json.loads(body)["documents"]
-            for envelope in documents:
+            told = json.loads(body)
+            for envelope in told["documents"]:
                 self.documents.append(Document(envelope, self.documents[-1] if self.documents else None))
-            demand(documents and self.documents[0].digest == self.cluster, "other_pin")
+            demand(told["documents"] and self.documents[0].digest == self.cluster, "other_pin")
         request.verify(status, headers, body, self.documents[-1])
         self.challenge = headers["Bulla-Challenge"]
 
@@ -115,7 +106,7 @@ class Client:
             self.state, self.challenge = state, headers["Bulla-Challenge"]
             error = json.loads(body)["errors"][0] if status >= 400 else {}
         if error:
-            raise Denied(error, self.documents)
+            raise Denied(error["code"], *read_receipts(filter(None, [error.get("receipt")]), self.documents))
         return body if headers["Content-Type"] == "application/age" else json.loads(body)
 
     def resolve(self, name):
@@ -130,19 +121,14 @@ class Client:
             demand(newest.records[records[0].digest].digest == records[-1].digest, "no admission")
         return records
 
-    def own_records(self):
-        records = self.resolve(self.call("GET", "/v1/whoami")["principal"]["name"])
-        demand(self.identity.key_id in records[-1].keys, "a record without my key")
-        return records
-
     def wrap(self, content, name):
         """The slip of a new wrap for one principal."""
-        writer, reader = self.own_records()[0], self.resolve(name)[-1]
+        reader = self.resolve(name)[-1]
         recipients = [digest(recipient.encode()) for recipient in reader.recipients]
         to = {"principal": reader.principal, "record_sha256": reader.digest, "recipients": recipients}
         wrap = base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
-        fields = {"v": 1, "cluster": self.cluster, "wrap": wrap, "from": writer.digest, "to": [to]}
-        fields |= {"mode": "first", "nbf_ms": 0, "exp_ms": int(time.time() * 1000) + DAY_MS, "ack_s": 3600}
+        fields = {"v": 1, "cluster": self.cluster, "wrap": wrap, "from": self.own[0].digest, "to": [to]}
+        fields |= {"mode": "first", "nbf_ms": 0, "exp_ms": int(time.time() + 86_400) * 1000, "ack_s": 3600}
         file = encrypt(content, reader.recipients, binding(fields))
         fields["ct"] = {"sha256": digest(file), "len": len(file)}
         statement = sign("application/vnd.bulla.wrap.v1+json", fields, self.identity)
@@ -161,9 +147,9 @@ class Client:
 
     def parts(self, slip):
         """The wrap's id and its statement's."""
-        match = SLIP.fullmatch(slip)
-        demand(match and match[1] == self.cluster[7:], "not a slip of this cluster")
-        return match[2], "sha256:" + match[3]
+        cluster, wrap, statement = slip.rsplit(":", 2)
+        demand(cluster == f"bulla:wrap:{self.cluster[7:]}", "not a slip of this cluster")
+        return wrap, "sha256:" + statement
 
     def inspect(self, slip):
         """The writer's statement, and each slot's receipts from the created one on."""
@@ -180,10 +166,10 @@ class Client:
 
     def open(self, slip, claim):
         """The content. The claim is on the disk before, and the content before it is acknowledged."""
-        (fields, _), own, (wrap, statement_id) = self.inspect(slip), self.own_records(), self.parts(slip)
-        (place,) = [place for place in fields["to"] if place["principal"] == own[0].digest]
-        demand(place["record_sha256"] in [record.digest for record in own], "to a record that is not mine")
-        demand(digest(self.identity.recipient.encode()) in place["recipients"], "to a key that is not mine")
+        (fields, _), (wrap, statement_id) = self.inspect(slip), self.parts(slip)
+        (place,) = [place for place in fields["to"] if place["principal"] == self.own[0].digest]
+        demand(place["record_sha256"] in [record.digest for record in self.own], "to a record of others")
+        demand(digest(self.identity.recipient.encode()) in place["recipients"], "to a key of others")
         body = json.dumps({"statement_sha256": statement_id, "claim": claim.recipient}).encode()
         answer = self.call("POST", f"/v1/wrap/{wrap}:open", "", body)
         try:
