@@ -3,11 +3,11 @@
 
 use super::*;
 use crate::fixture::{World, person, world};
-use bulla_crypto::message::sign_response;
+use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::sign::SigningKey;
 use bulla_wire::api::Cluster;
 use bulla_wire::error::{Code, ErrorBody};
-use bulla_wire::signature::{Answered, ResponseParts, STATE_HEADER};
+use bulla_wire::signature::{Answered, JSON_MEDIA_TYPE, ResponseParts, STATE_HEADER};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
