@@ -9,7 +9,7 @@ mod tries;
 
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
-use crate::error::{ClientError, Untrusted};
+use crate::error::{ClientError, GENESIS, Untrusted, demand};
 use crate::state::{self, Seen, StateError, Verdict};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
 use bulla_crypto::evidence::ClusterView;
@@ -36,6 +36,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a challenge is used here; the server takes it for 60 seconds.
 const CHALLENGE_USE: Duration = Duration::from_secs(45);
 const OVERSIZE: &str = "the answer is larger than any that was asked for";
+const OTHER_CLUSTER: &str = "another cluster of the same admins answers there now than when the call began";
 const OUTDATED: &str = "the answer names a newer cluster document than could be read here";
 /// First wait before a retry; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -196,12 +197,21 @@ impl Client {
                 let cause = ClientError::Unreachable { address, cause };
                 return Ok(Attempt::Lost { cause, sent: false, few: true });
             }
+            Err(cause) if self.moved_on(&cause) => return Ok(Attempt::Lost { cause, sent: false, few: true }),
             Err(error) => return Err(error),
         };
+        // Of the pinned admins another cluster may have come meanwhile. A change was made for the one before.
+        let cluster = trust.as_ref().map(|trust| trust.view.id());
+        if prepared.as_ref().is_some_and(|prepared| prepared.cluster != cluster) {
+            demand(!call.changes, OTHER_CLUSTER)?;
+            *prepared = None;
+        }
         if prepared.is_none() {
             *prepared = Some(self.prepare(call, trust.as_ref(), &challenge)?);
         }
-        let Some(Prepared { nonce, upload, content_digest, media }) = prepared else { return Err(ClientError::NoPin) };
+        let Some(Prepared { cluster: _, nonce, upload, content_digest, media }) = prepared else {
+            return Err(ClientError::NoPin);
+        };
         let (audience, challenge) = (audience.to_string(), challenge.to_string());
         let parts = RequestParts {
             method: call.method,
@@ -252,7 +262,11 @@ impl Client {
         received: Received,
     ) -> Result<Attempt, ClientError> {
         let Some(trust) = trust else { return self.judge_init(parts, headers, &received) };
-        let lost = |cause: Untrusted| Attempt::Lost { cause: cause.into(), sent: true, few: true };
+        let lost = |cause: Untrusted| {
+            let cause = cause.into();
+            self.moved_on(&cause);
+            Attempt::Lost { cause, sent: true, few: true }
+        };
         let frame = match Frame::of(&received) {
             Ok(frame) => frame,
             Err(cause) => return Ok(lost(cause)),
@@ -309,7 +323,7 @@ impl Client {
         let frame = Frame::of(received)?;
         let Initialised { cluster: _, genesis } = json::parse(&received.body, MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the answer is malformed"))?;
-        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement("genesis"))?;
+        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement(GENESIS))?;
         let pinned = match &self.0.pin {
             Some(Pin::Node(node)) => *node,
             _ => return Err(ClientError::NoPin),

@@ -9,11 +9,13 @@ use bulla_crypto::message::{digest_header, ingress_line};
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::challenge::Challenge;
-use bulla_wire::id::Nonce;
+use bulla_wire::id::{ClusterId, Nonce};
 use bulla_wire::signature::{AGE_MEDIA_TYPE, EMPTY_MEDIA_TYPE, JSON_MEDIA_TYPE, content_digest};
 
 /// What all attempts of a call have in common.
 pub(super) struct Prepared {
+    /// For which cluster; none before init.
+    pub cluster: Option<ClusterId>,
     pub nonce: Nonce,
     pub upload: Upload,
     pub content_digest: String,
@@ -29,7 +31,9 @@ impl Client {
         challenge: &Challenge,
     ) -> Result<Prepared, ClientError> {
         let nonce = Nonce::new(challenge.minute(), draw(&mut SystemRng));
+        let cluster = trust.map(|trust| trust.view.id());
         let whole = |bytes: Vec<u8>, media| Prepared {
+            cluster,
             nonce,
             content_digest: digest_header(&bytes),
             upload: Upload::Bytes(bytes.into()),
@@ -39,6 +43,7 @@ impl Client {
             CallBody::Empty => whole(Vec::new(), EMPTY_MEDIA_TYPE),
             CallBody::Json(json) => whole(json.clone(), JSON_MEDIA_TYPE),
             CallBody::Parcel { upload, sha256 } => Prepared {
+                cluster,
                 nonce,
                 upload: upload.clone(),
                 content_digest: content_digest(sha256),
