@@ -1,6 +1,7 @@
 //! The commands, a file for each group.
 
 mod audit;
+mod bundle;
 mod context;
 mod demo;
 mod document;
@@ -70,6 +71,9 @@ pub enum Command {
     /// Change who runs the cluster: documents signed by k admins
     #[command(subcommand)]
     Document(document::Document),
+    /// Say what the clusters of a transient server begin with, signed by k admins
+    #[command(subcommand)]
+    Bundle(bundle::Bundle),
     /// Send one-time secrets, and see what became of them
     #[command(subcommand)]
     Wrap(wrap::Wrap),
@@ -117,6 +121,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Principal(args) => principal::run(args, session).await,
         Command::Enroller(args) => enroller::run(args, session).await,
         Command::Document(args) => document::run(args, session).await,
+        Command::Bundle(args) => bundle::run(args, session).await,
         Command::Wrap(args) => wrap::run(args, session).await,
         Command::Open(args) => open::run(args, session).await,
         Command::Receipt(args) => receipt::run(args, session).await,

@@ -1,10 +1,11 @@
 //! Contexts: which cluster, where, and as whom, under a short name in `config.toml`.
 //!
-//! The cluster id in a context is the pin from which everything else is believed, so the file is made for its owner
-//! alone.
+//! What a context trusts is the pin from which everything else is believed, so the file is made for its owner alone.
 
 use crate::exit::{Exit, Failure};
-use bulla_wire::id::ClusterId;
+use bulla_client::Pin;
+use bulla_crypto::evidence::AdminSet;
+use bulla_wire::id::{ClusterId, KeyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -12,20 +13,107 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// Which cluster is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// The one with this id.
+    Cluster(ClusterId),
+    /// Any that k of these admins approved.
+    Admins(AdminSet),
+}
+
+impl Trust {
+    /// Where a client's belief begins.
+    pub fn pin(&self) -> Pin {
+        match self {
+            Self::Cluster(cluster) => Pin::Cluster(*cluster),
+            Self::Admins(admins) => Pin::Admins(admins.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cluster(cluster) => cluster.fmt(f),
+            Self::Admins(admins) => write!(f, "any of {} of {} admins", admins.k(), admins.keys().len()),
+        }
+    }
+}
+
 /// Where to find a cluster, which one it must be, and who calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Context {
     /// `https://host:port`, `host:port` or `unix:/path`.
     pub address: String,
-    /// The pin.
-    pub cluster: ClusterId,
+    /// What is believed.
+    pub trust: Trust,
     /// The identity file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<PathBuf>,
     /// Authorities that must also vouch for the server's certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+}
+
+/// A context as it stands in the file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trust: Option<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    k: Option<u8>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    admins: Vec<KeyId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
+}
+
+/// What is trusted if not one cluster.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Admins,
+}
+
+impl TryFrom<Written> for Context {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { address, cluster, trust, k, admins, identity, ca } = written;
+        if address.is_empty() {
+            return Err("missing field `address`".into());
+        }
+        let trust = match (cluster, trust, k) {
+            (Some(cluster), None, None) if admins.is_empty() => Trust::Cluster(cluster),
+            (None, Some(Word::Admins), Some(k)) => {
+                Trust::Admins(AdminSet::new(admins, k).map_err(|error| error.to_string())?)
+            }
+            _ => return Err("it needs either cluster, or trust = \"admins\" with admins and k".into()),
+        };
+        Ok(Self { address, trust, identity, ca })
+    }
+}
+
+impl From<Context> for Written {
+    fn from(context: Context) -> Self {
+        let Context { address, trust, identity, ca } = context;
+        let written = Self { address, identity, ca, ..Self::default() };
+        match trust {
+            Trust::Cluster(cluster) => Self { cluster: Some(cluster), ..written },
+            Trust::Admins(admins) => Self {
+                trust: Some(Word::Admins),
+                k: Some(admins.k()),
+                admins: admins.keys().iter().copied().collect(),
+                ..written
+            },
+        }
+    }
 }
 
 /// The whole file.
@@ -108,7 +196,7 @@ mod tests {
     fn context() -> Context {
         Context {
             address: "https://127.0.0.1:8250".into(),
-            cluster: ClusterId::new([7; 32]),
+            trust: Trust::Cluster(ClusterId::new([7; 32])),
             identity: Some("/home/alice/alice.key".into()),
             ca: None,
         }
@@ -132,11 +220,40 @@ mod tests {
         assert_eq!(Contexts::load(&path).unwrap(), Contexts::default());
         let mut contexts = Contexts::default();
         contexts.add("prod", context()).unwrap();
+        let admins = AdminSet::new([KeyId::new([2; 32]), KeyId::new([1; 32])], 2).unwrap();
+        contexts.add("ci", Context { trust: Trust::Admins(admins), ..context() }).unwrap();
         contexts.store(&path).unwrap();
         assert_eq!(Contexts::load(&path).unwrap(), contexts);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(&path, "[context.prod]\naddress = \"x\"\nclutser = \"y\"\n").unwrap();
         assert!(Contexts::load(&path).unwrap_err().message.contains("clutser"));
+    }
+
+    #[test]
+    fn a_context_trusts_one_thing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let (cluster, key) = (ClusterId::new([7; 32]), KeyId::new([1; 32]));
+        let load = |lines: &str| {
+            fs::write(&path, format!("[context.ci]\naddress = \"x\"\n{lines}\n")).unwrap();
+            Contexts::load(&path).map(|contexts| contexts.context["ci"].trust.to_string())
+        };
+        let admins = format!("admins = [\"{key}\"]");
+        assert_eq!(load(&format!("cluster = \"{cluster}\"")).unwrap(), cluster.to_string());
+        assert_eq!(load(&format!("trust = \"admins\"\nk = 1\n{admins}")).unwrap(), "any of 1 of 1 admins");
+        for bad in [
+            String::new(),
+            format!("cluster = \"{cluster}\"\ntrust = \"admins\"\nk = 1\n{admins}"),
+            format!("cluster = \"{cluster}\"\n{admins}"),
+            format!("trust = \"admins\"\n{admins}"),
+            format!("k = 1\n{admins}"),
+            format!("trust = \"admins\"\nk = 2\n{admins}"),
+            format!("trust = \"admins\"\nk = 0\n{admins}"),
+            "trust = \"admins\"\nk = 1\nadmins = []".to_owned(),
+            format!("trust = \"anybody\"\nk = 1\n{admins}"),
+        ] {
+            assert!(load(&bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! One run of a command: who calls which cluster where, and what is to be said at its end.
 
 use crate::ask;
-use crate::context::{Context, Contexts};
+use crate::context::{Context, Contexts, Trust};
 use crate::exit::{Exit, Failure};
 use crate::output::{Screen, time};
-use bulla_client::{Client, Pin, State, identity};
+use bulla_client::{Client, State, identity};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::id::ClusterId;
@@ -75,8 +75,8 @@ impl Places {
 pub struct Settled {
     /// Where.
     pub address: String,
-    /// Which cluster it must be.
-    pub cluster: Option<ClusterId>,
+    /// Which cluster is believed.
+    pub trust: Option<Trust>,
     /// Authorities of the certificate.
     pub ca: Option<PathBuf>,
 }
@@ -125,17 +125,17 @@ impl<'a> Session<'a> {
         name.map(|name| contexts.find(name).cloned()).transpose()
     }
 
-    /// The cluster that is pinned by flag, environment or context, if one is.
-    pub fn pin(&self) -> Result<Option<ClusterId>, Failure> {
+    /// What is trusted by flag, environment or context, if anything is.
+    pub fn trust(&self) -> Result<Option<Trust>, Failure> {
         match self.global.cluster {
-            Some(cluster) => Ok(Some(cluster)),
-            None => Ok(self.context()?.map(|context| context.cluster)),
+            Some(cluster) => Ok(Some(Trust::Cluster(cluster))),
+            None => Ok(self.context()?.map(|context| context.trust)),
         }
     }
 
     /// Lays flags and environment over the context.
     pub fn settled(&self) -> Result<Settled, Failure> {
-        let Global { addr, cluster, .. } = &self.global;
+        let Global { addr, .. } = &self.global;
         let context = self.context()?;
         let address = addr.clone().or_else(|| context.as_ref().map(|context| context.address.clone()));
         let address = address.ok_or_else(|| {
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
         })?;
         // Another address is not vouched for by the authorities of the context's own.
         let ca = if addr.is_none() { context.as_ref().and_then(|context| context.ca.clone()) } else { None };
-        Ok(Settled { address, cluster: cluster.or_else(|| context.as_ref().map(|context| context.cluster)), ca })
+        Ok(Settled { address, trust: self.trust()?, ca })
     }
 
     /// The caller's identity.
@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
         }
         let settled = self.settled()?;
         let identity = self.identity()?;
-        if settled.cluster.is_none() {
+        if settled.trust.is_none() {
             return Err(bulla_client::ClientError::NoPin.into());
         }
         let mut builder = self.builder(&settled)?.identity(identity);
@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
 
     /// A client of some address, with the pin and the authorities that were settled.
     pub fn builder(&self, settled: &Settled) -> Result<bulla_client::Builder, Failure> {
-        let Settled { address, cluster, ca } = settled;
+        let Settled { address, trust, ca } = settled;
         let mut builder = Client::builder(address.clone());
         if let Some(timeout) = self.global.timeout {
             builder = builder.timeout(timeout);
@@ -236,8 +236,8 @@ impl<'a> Session<'a> {
         if let Some(ca) = ca {
             builder = builder.ca_file(ca.clone());
         }
-        if let Some(cluster) = cluster {
-            builder = builder.pin(Pin::Cluster(*cluster));
+        if let Some(trust) = trust {
+            builder = builder.pin(trust.pin());
         }
         Ok(builder.state(self.state()?))
     }

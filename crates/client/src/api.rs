@@ -3,9 +3,9 @@
 use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::Client;
 use crate::call::Call;
-use crate::error::{ClientError, Untrusted};
+use crate::error::{ClientError, GENESIS, Untrusted};
 use bulla_crypto::digest::sha256;
-use bulla_crypto::evidence::{self, ClusterView, payload_digest};
+use bulla_crypto::evidence::{self, ClusterView, EvidenceError::TooFewAdmins, payload_digest};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{
     Alarms, AuditPage, CheckPolicy, ExplainPolicy, Health, NextIngress, Policies, Policy, PolicyDecision,
@@ -44,7 +44,8 @@ impl Client {
         self.call(call).await.map(drop)
     }
 
-    /// Whether the node serves, and whether a node of the pinned cluster said so. Needs no identity.
+    /// Whether the node serves, and whether a node of the pinned cluster said so. Needs no identity. While the pinned
+    /// admins have not approved their new cluster yet, nobody can say so that it is sealed.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -57,7 +58,15 @@ impl Client {
         if health.state == SealState::Uninitialised || self.0.pin.is_none() {
             return Ok((health, false));
         }
-        let view = self.view().await?;
+        let view = match self.view().await {
+            Err(ClientError::Untrusted(Untrusted::Statement { what: GENESIS, cause: TooFewAdmins { .. } }))
+                if health.state == SealState::Sealed =>
+            {
+                // Its admins are about to unseal it first, and until then there is nothing to verify it by.
+                return Ok((health, false));
+            }
+            view => view?,
+        };
         let verified = verify_open(&request, &received, |key| view.active_node(key).cloned());
         if verified.is_err() {
             // A node that joined since is in a newer document.

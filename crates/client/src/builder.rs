@@ -1,7 +1,7 @@
 //! Making a client.
 
 use crate::ClientError;
-use crate::memory::Memory;
+use crate::memory::{Memory, Names};
 use crate::resolve::{Me, Resolved};
 use crate::transport::{Address, Authorities, Transport};
 use bulla_crypto::envelope::Decrypter;
@@ -33,7 +33,7 @@ pub enum Pin {
     Cluster(ClusterId),
     /// The node with this key, before it belongs to a cluster: for `init` alone.
     Node(KeyId),
-    /// Any cluster of these admins that k of them approved.
+    /// Any cluster of these admins that k of them approved. Each run looks anew which one answers.
     Admins(AdminSet),
 }
 
@@ -153,6 +153,10 @@ pub(crate) struct Held {
     /// Writers of wraps, so that opening many by one writer does not look it up each time.
     pub writers: HashMap<PrincipalId, Resolved>,
     pub losses: Vec<Consent>,
+    /// What is remembered of each cluster that was met.
+    pub memories: HashMap<ClusterId, Arc<Memory>>,
+    /// Names that last over the clusters of the pinned admins.
+    pub lasting: Option<Arc<Names>>,
 }
 
 /// What is believed of the cluster, and what is remembered of it.
@@ -191,8 +195,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::Io`].
     pub fn flush(&self) -> Result<(), ClientError> {
-        let trust = self.held().trust.clone();
-        trust.map_or(Ok(()), |trust| trust.memory.flush())
+        let memories: Vec<_> = self.held().memories.values().cloned().collect();
+        memories.iter().try_for_each(|memory| memory.flush())
     }
 
     pub(crate) fn key(&self) -> Result<&Arc<dyn Key>, ClientError> {

@@ -4,28 +4,28 @@
 //! - An answer without a valid signature is no answer: the outcome is unknown, as if the connection had broken.
 //! - A change whose outcome is unknown is never sent under a new nonce, and never told as refused.
 
+mod prepared;
 mod tries;
 
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
-use crate::error::{ClientError, Untrusted};
+use crate::error::{ClientError, GENESIS, Untrusted, demand};
 use crate::state::{self, Seen, StateError, Verdict};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
-use bulla_crypto::envelope;
 use bulla_crypto::evidence::ClusterView;
-use bulla_crypto::message::{SignatureHeaders, digest_header, ingress_line, sign_request};
-use bulla_crypto::random::{Rng, SystemRng, draw};
+use bulla_crypto::message::{SignatureHeaders, sign_request};
+use bulla_crypto::random::{Rng, SystemRng};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{ChallengeReply, Initialised};
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::ErrorEntry;
-use bulla_wire::id::Nonce;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::signature::{
-    AGE_MEDIA_TYPE, AUDIENCE_HEADER, Audience, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, EMPTY_MEDIA_TYPE,
-    JSON_MEDIA_TYPE, RequestParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, content_digest,
+    AUDIENCE_HEADER, Audience, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, RequestParts, SIGNATURE_HEADER,
+    SIGNATURE_INPUT_HEADER,
 };
 use bulla_wire::state::State;
+use prepared::Prepared;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,6 +36,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a challenge is used here; the server takes it for 60 seconds.
 const CHALLENGE_USE: Duration = Duration::from_secs(45);
 const OVERSIZE: &str = "the answer is larger than any that was asked for";
+const OTHER_CLUSTER: &str = "another cluster of the same admins answers there now than when the call began";
 const OUTDATED: &str = "the answer names a newer cluster document than could be read here";
 /// First wait before a retry; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -110,14 +111,6 @@ impl Call {
     pub(crate) fn of_seal(self) -> Self {
         Self { judged: false, ..self }
     }
-}
-
-/// What all attempts of a call have in common.
-struct Prepared {
-    nonce: Nonce,
-    upload: Upload,
-    content_digest: String,
-    media: &'static str,
 }
 
 /// How one attempt ended.
@@ -211,12 +204,21 @@ impl Client {
                 let cause = ClientError::Unreachable { address, cause };
                 return Ok(Attempt::Lost { cause, sent: false, few: true });
             }
+            Err(cause) if self.moved_on(&cause) => return Ok(Attempt::Lost { cause, sent: false, few: true }),
             Err(error) => return Err(error),
         };
+        // Of the pinned admins another cluster may have come meanwhile. A change was made for the one before.
+        let cluster = trust.as_ref().map(|trust| trust.view.id());
+        if prepared.as_ref().is_some_and(|prepared| prepared.cluster != cluster) {
+            demand(!call.changes, OTHER_CLUSTER)?;
+            *prepared = None;
+        }
         if prepared.is_none() {
             *prepared = Some(self.prepare(call, trust.as_ref(), &challenge)?);
         }
-        let Some(Prepared { nonce, upload, content_digest, media }) = prepared else { return Err(ClientError::NoPin) };
+        let Some(Prepared { cluster: _, nonce, upload, content_digest, media }) = prepared else {
+            return Err(ClientError::NoPin);
+        };
         let (audience, challenge) = (audience.to_string(), challenge.to_string());
         let parts = RequestParts {
             method: call.method,
@@ -267,7 +269,11 @@ impl Client {
         received: Received,
     ) -> Result<Attempt, ClientError> {
         let Some(trust) = trust else { return self.judge_init(parts, headers, &received) };
-        let lost = |cause: Untrusted| Attempt::Lost { cause: cause.into(), sent: true, few: true };
+        let lost = |cause: Untrusted| {
+            let cause = cause.into();
+            self.moved_on(&cause);
+            Attempt::Lost { cause, sent: true, few: true }
+        };
         let frame = match Frame::of(&received) {
             Ok(frame) => frame,
             Err(cause) => return Ok(lost(cause)),
@@ -324,7 +330,7 @@ impl Client {
         let frame = Frame::of(received)?;
         let Initialised { cluster: _, genesis } = json::parse(&received.body, MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the answer is malformed"))?;
-        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement("genesis"))?;
+        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement(GENESIS))?;
         let pinned = match &self.0.pin {
             Some(Pin::Node(node)) => *node,
             _ => return Err(ClientError::NoPin),
@@ -433,38 +439,6 @@ impl Client {
 
     fn hold_challenge(&self, challenge: Challenge) {
         self.held().challenge = Some((challenge, Instant::now()));
-    }
-
-    /// Chooses the nonce and makes the body that all attempts carry.
-    fn prepare(&self, call: &Call, trust: Option<&Trust>, challenge: &Challenge) -> Result<Prepared, ClientError> {
-        let nonce = Nonce::new(challenge.minute(), draw(&mut SystemRng));
-        let whole = |bytes: Vec<u8>, media| Prepared {
-            nonce,
-            content_digest: digest_header(&bytes),
-            upload: Upload::Bytes(bytes.into()),
-            media,
-        };
-        Ok(match &call.body {
-            CallBody::Empty => whole(Vec::new(), EMPTY_MEDIA_TYPE),
-            CallBody::Json(json) => whole(json.clone(), JSON_MEDIA_TYPE),
-            CallBody::Parcel { upload, sha256 } => Prepared {
-                nonce,
-                upload: upload.clone(),
-                content_digest: content_digest(sha256),
-                media: bulla_wire::wrap::PARCEL_MEDIA_TYPE,
-            },
-            CallBody::Ingress(json) => {
-                let trust = trust.ok_or(ClientError::NoPin)?;
-                let key = self.key()?.public_key().key_id();
-                let line = ingress_line(&trust.view.id(), &key, call.method, &call.path, &call.query, &nonce);
-                let length = line.len().saturating_add(json.expose().len());
-                let mut plaintext = SecretBytes::new(Vec::with_capacity(length));
-                plaintext.expose_mut().extend_from_slice(line.as_bytes());
-                plaintext.expose_mut().extend_from_slice(json.expose());
-                let ingress = std::slice::from_ref(trust.view.newest().ingress());
-                whole(envelope::seal(ingress, None, plaintext.expose())?, AGE_MEDIA_TYPE)
-            }
-        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! A file is replaced by renaming a whole new one over it, so a reader sees the old or the new. Who changes a file
 //! by what stood in it holds the directory's lock meanwhile; it is gone with the process that held it.
 
+use bulla_crypto::evidence::AdminSet;
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_wire::encoding::base32;
 use bulla_wire::id::ClusterId;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Largest file that is read back in bytes. Documents of a cluster are the largest; a hundred of them fit.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The directory of one cluster.
+/// The directory of one cluster, or of all clusters of the same admins.
 #[derive(Debug, Clone)]
 pub(crate) struct Directory(PathBuf);
 
@@ -22,6 +23,13 @@ impl Directory {
     /// Opens, or makes with mode 0700, the directory of `cluster` below `base`.
     pub(crate) fn of_cluster(base: &Path, cluster: &ClusterId) -> io::Result<Self> {
         let path = base.join(cluster.base64url());
+        make(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Opens, or makes, the directory of all clusters of these admins below `base`.
+    pub(crate) fn of_admins(base: &Path, admins: &AdminSet) -> io::Result<Self> {
+        let path = base.join(format!("admins-{}", admins.digest().base64url()));
         make(&path)?;
         Ok(Self(path))
     }

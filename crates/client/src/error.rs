@@ -12,6 +12,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+/// How the first document is called in [`Untrusted::Statement`].
+pub(crate) const GENESIS: &str = "genesis";
+
 /// What about an answer is not to be believed.
 #[derive(Debug)]
 pub enum Untrusted {
@@ -147,9 +150,13 @@ impl ClientError {
             Self::Untrusted(Untrusted::Unsigned { .. } | Untrusted::Body) => {
                 "something between you and the server answers in its place or rewrites answers".into()
             }
+            Self::Untrusted(Untrusted::Statement { what: GENESIS, cause }) => genesis_hint(cause).into(),
             Self::Untrusted(_) => "do not go on; ask the admins".into(),
             Self::RolledBack(_) => {
                 "the storage was set back, or this is a copy of the cluster: ask the admins before you go on".into()
+            }
+            Self::Known(KnownError::Older { .. }) => {
+                "the server, or the bundle that it began with, is older than what you saw: ask its admins".into()
             }
             Self::Known(_) => "ask the holder of the name by another way whether the key changed".into(),
             Self::UnknownOutcome { .. } => "read the state before you try again".into(),
@@ -180,6 +187,22 @@ impl ClientError {
 
     pub(crate) fn input(what: impl Into<String>) -> Self {
         Self::Input { what: what.into() }
+    }
+}
+
+fn genesis_hint(cause: &EvidenceError) -> &'static str {
+    match cause {
+        EvidenceError::TooFewAdmins { .. } => {
+            "this cluster is new: its admins approve it with the shares by which they unseal it first"
+        }
+        EvidenceError::OtherAdmins => {
+            "this is a cluster of other people: send nothing there before you know why; check the address"
+        }
+        EvidenceError::OtherK { .. } => "ask the admins whether they made the cluster anew with another k",
+        EvidenceError::OtherPin => {
+            "this is another cluster than the pinned one: ask the admins whether they made a new one"
+        }
+        _ => "do not go on; ask the admins",
     }
 }
 

@@ -1,5 +1,8 @@
 //! Which keys a name stood for: the client's own memory, as ssh has of hosts.
 //!
+//! A cluster's names are remembered with the cluster. Who trusts admins, and not one cluster, remembers besides what was
+//! admitted into any cluster of theirs: those names keep their keys over restarts (`judge_lasting`).
+//!
 //! Held: a server cannot put another principal, an older record or a forked one under a name that this client has
 //! resolved before. Not held: the first resolution believes the enrollers.
 
@@ -95,6 +98,24 @@ pub(crate) fn judge(name: &Name, known: Option<&Known>, chain: &RecordChain, ser
     Ok(told)
 }
 
+/// As [`judge`], by what is remembered over all clusters of the same admins. `serial` is that of an admission into any of
+/// them; without one the name is another's business, and only what is known already is held against the chain.
+pub(crate) fn judge_lasting(
+    name: &Name,
+    known: Option<&Known>,
+    chain: &RecordChain,
+    serial: Option<u64>,
+) -> Result<Option<Known>, KnownError> {
+    match (known, serial) {
+        (None, None) => Ok(None),
+        (_, Some(serial)) => judge(name, known, chain, serial).map(Some),
+        // The serials of two scopes do not compare. A newer record begins anew, since its admission into any cluster may
+        // have been signed before the one into this cluster.
+        (Some(known), None) if chain.newest().version() > known.version => judge(name, Some(known), chain, 0).map(Some),
+        (Some(known), None) => judge(name, Some(known), chain, known.serial).map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +173,24 @@ mod tests {
         // A second version 2, made with a stolen first key.
         assert!(matches!(refused(&second, &chain(&[1, 3]), 9), KnownError::Forked { .. }));
         assert!(matches!(refused(&second, &chain(&[1, 3, 4]), 9), KnownError::Forked { .. }));
+    }
+
+    #[test]
+    fn names_of_any_cluster_of_the_admins() {
+        let name: Name = "bob".parse().unwrap();
+        let lasting = |known, chain: &RecordChain, serial| judge_lasting(&name, known, chain, serial);
+        // A name that only one cluster knows does not last.
+        assert_eq!(lasting(None, &chain(&[1]), None).unwrap(), None);
+        let first = lasting(None, &chain(&[1]), Some(5)).unwrap().unwrap();
+        // A cluster's own admission is judged by the keys, and leaves the serial as it was.
+        assert_eq!(lasting(Some(&first), &chain(&[1]), None).unwrap(), Some(first.clone()));
+        assert!(matches!(lasting(Some(&first), &chain(&[2]), None), Err(KnownError::OtherPrincipal { .. })));
+        assert!(matches!(lasting(Some(&first), &chain(&[1]), Some(4)), Err(KnownError::Older { .. })));
+        // Keys that changed within a cluster stay changed; a newer bundle is taken, the older one is not.
+        let second = lasting(Some(&first), &chain(&[1, 2]), None).unwrap().unwrap();
+        assert_eq!((second.version, second.serial), (2, 0));
+        assert!(lasting(Some(&second), &chain(&[1, 2]), Some(4)).is_ok());
+        assert!(matches!(lasting(Some(&second), &chain(&[1]), Some(5)), Err(KnownError::Older { .. })));
+        assert!(matches!(lasting(Some(&second), &chain(&[1, 3]), Some(9)), Err(KnownError::Forked { .. })));
     }
 }

@@ -2,16 +2,17 @@
 
 use crate::ClientError;
 use crate::disk::Directory;
-use crate::known::{self, Known};
+use crate::known::{self, Known, KnownError};
 use crate::state::Seen;
 use bulla_crypto::evidence::RecordChain;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::{Admission, Scope};
 use bulla_wire::id::WrapId;
 use bulla_wire::name::Name;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const STATE_FILE: &str = "state.json";
@@ -25,6 +26,9 @@ const STATE_EVERY: Duration = Duration::from_secs(1);
 /// One cluster's memory.
 pub(crate) struct Memory {
     directory: Option<Directory>,
+    names: Names,
+    /// Names that last over all clusters of the pinned admins.
+    lasting: Option<Arc<Names>>,
     inner: Mutex<Inner>,
 }
 
@@ -34,14 +38,56 @@ struct Inner {
     on_disk: Option<Seen>,
     written: Option<Instant>,
     share_epoch: u64,
-    known: BTreeMap<Name, Known>,
     pub claims: HashMap<WrapId, SecretBytes>,
+}
+
+/// Names and the keys that they stood for.
+pub(crate) enum Names {
+    /// Until the process ends.
+    Volatile(Mutex<BTreeMap<Name, Known>>),
+    /// In a file of this directory.
+    Kept(Directory),
+}
+
+impl Names {
+    /// Nothing is kept over the process' end.
+    pub(crate) fn volatile() -> Self {
+        Self::Volatile(Mutex::default())
+    }
+
+    /// Has what is known of `name` judged, and remembers what comes of it, if anything. Of all processes one does at a
+    /// time.
+    fn judge(
+        &self,
+        name: &Name,
+        judge: impl FnOnce(Option<&Known>) -> Result<Option<Known>, KnownError>,
+    ) -> Result<(), ClientError> {
+        let directory = match self {
+            Self::Volatile(known) => {
+                // No code panics while it holds the lock, and if it did, the values would still be whole.
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                let told = judge(known.get(name))?;
+                told.map(|told| known.insert(name.clone(), told));
+                return Ok(());
+            }
+            Self::Kept(directory) => directory,
+        };
+        let lock = directory.lock().map_err(|error| wrote(directory, KNOWN_FILE, error))?;
+        let mut known: BTreeMap<Name, Known> = read_json(directory, KNOWN_FILE)?.unwrap_or_default();
+        let told = judge(known.get(name))?;
+        if told.is_some() && known.get(name) != told.as_ref() {
+            known.extend(told.map(|told| (name.clone(), told)));
+            write_json(directory, KNOWN_FILE, &known)?;
+        }
+        drop(lock);
+        Ok(())
+    }
 }
 
 impl Memory {
     /// Nothing is kept over the process' end.
     pub(crate) fn volatile() -> Self {
-        Self { directory: None, inner: Mutex::default() }
+        Self { directory: None, names: Names::volatile(), lasting: None, inner: Mutex::default() }
     }
 
     /// Reads what was kept in `directory`.
@@ -49,7 +95,14 @@ impl Memory {
         let seen = read_json(&directory, STATE_FILE)?;
         let share_epoch = read_json(&directory, SHARE_FILE)?.unwrap_or_default();
         let inner = Inner { seen, on_disk: seen, share_epoch, ..Inner::default() };
-        Ok(Self { directory: Some(directory), inner: Mutex::new(inner) })
+        let names = Names::Kept(directory.clone());
+        Ok(Self { directory: Some(directory), names, lasting: None, inner: Mutex::new(inner) })
+    }
+
+    /// Remembers names besides over all clusters of the same admins.
+    pub(crate) fn with_lasting(mut self, names: Arc<Names>) -> Self {
+        self.lasting = Some(names);
+        self
     }
 
     pub(crate) fn directory(&self) -> Option<&Directory> {
@@ -136,23 +189,20 @@ impl Memory {
         Ok(())
     }
 
-    /// Judges a verified chain under a name, and remembers it.
-    pub(crate) fn know(&self, name: &Name, chain: &RecordChain, serial: u64) -> Result<(), ClientError> {
-        let Some(directory) = &self.directory else {
-            let mut inner = self.inner();
-            let told = known::judge(name, inner.known.get(name), chain, serial)?;
-            inner.known.insert(name.clone(), told);
-            return Ok(());
-        };
-        let lock = directory.lock().map_err(|error| wrote(directory, KNOWN_FILE, error))?;
-        let mut known: BTreeMap<Name, Known> = read_json(directory, KNOWN_FILE)?.unwrap_or_default();
-        let told = known::judge(name, known.get(name), chain, serial)?;
-        if known.get(name) != Some(&told) {
-            known.insert(name.clone(), told);
-            write_json(directory, KNOWN_FILE, &known)?;
+    /// Judges a verified chain under a name, and remembers it. Without an admission a document is the word for it.
+    pub(crate) fn know(
+        &self,
+        name: &Name,
+        chain: &RecordChain,
+        admission: Option<&Admission>,
+    ) -> Result<(), ClientError> {
+        if let Some(lasting) = &self.lasting {
+            let serial = admission.filter(|admission| matches!(admission.scope, Scope::Admins(_)));
+            let serial = serial.map(|admission| admission.serial);
+            lasting.judge(name, |known| known::judge_lasting(name, known, chain, serial))?;
         }
-        drop(lock);
-        Ok(())
+        let serial = admission.map_or(0, |admission| admission.serial);
+        self.names.judge(name, |known| known::judge(name, known, chain, serial).map(Some))
     }
 
     /// The documents that were kept. They are verified again, so a damaged file costs a look-up and nothing else.

@@ -115,8 +115,8 @@ impl Client {
             admission = self::admission(&trust.view, told, &chain);
         }
         let admission = admission.map_err(ClientError::statement("the principal's admission"))?;
-        let serial = admission.as_ref().map_or(0, |verified| verified.admission.serial);
-        trust.memory.know(chain.newest().name(), &chain, serial)?;
+        let said = admission.as_ref().map(|verified| &verified.admission);
+        trust.memory.know(chain.newest().name(), &chain, said)?;
         Ok(Resolved { chain, admission, disabled: told.disabled })
     }
 

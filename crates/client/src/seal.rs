@@ -2,7 +2,7 @@
 
 use crate::builder::{Client, Pin};
 use crate::call::Call;
-use crate::error::{ClientError, demand};
+use crate::error::{ClientError, GENESIS, demand};
 use crate::open::open_secret;
 use crate::state::StateError;
 use bulla_crypto::envelope::{self, Decrypter};
@@ -50,7 +50,7 @@ impl Client {
             return Err(ClientError::input("init needs the node's key id as pin"));
         };
         let Initialised { cluster, genesis } = self.json(Call::change("POST", "/v1/init", body).of_seal()).await?;
-        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement("genesis"))?;
+        let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement(GENESIS))?;
         demand(view.id() == cluster, "the node names another cluster than its genesis")?;
         demand(view.active_node(node).is_some(), "the genesis does not name this node")?;
         let Init { name, admins, mode, k, min_kem } = body;

@@ -1,11 +1,12 @@
 //! From the pin to the newest document.
 
 use crate::answer::{OpenRequest, refused, verify_open};
-use crate::builder::{Client, Pin, State, Trust};
+use crate::builder::{Client, Held, Pin, State, Trust};
 use crate::disk::Directory;
-use crate::error::{ClientError, Untrusted, demand};
-use crate::memory::Memory;
-use bulla_crypto::evidence::{ClusterView, EvidenceError, verify_consent};
+use crate::error::{ClientError, GENESIS, Untrusted, demand};
+use crate::memory::{Memory, Names};
+use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError, verify_consent};
+use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::Consent;
@@ -47,7 +48,10 @@ impl Client {
     pub async fn cluster(&self) -> Result<ClusterFacts, ClientError> {
         let _loading = self.0.loading.lock().await;
         let known = self.held().trust.clone();
-        self.load(known).await
+        match self.load(known).await {
+            Err(error) if self.moved_on(&error) => self.load(None).await,
+            loaded => loaded,
+        }
     }
 
     /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
@@ -90,19 +94,60 @@ impl Client {
                 break;
             }
         }
-        Ok(Some(Trust { view: Arc::new(view), memory: Arc::new(memory) }))
+        Ok(Some(Trust { view: Arc::new(view), memory }))
     }
 
-    fn memory(&self, cluster: &ClusterId) -> Result<Memory, ClientError> {
-        match &self.0.state {
-            State::Memory => Ok(Memory::volatile()),
+    /// What is remembered of a cluster. It stays while the client lives, also when another cluster came meanwhile.
+    fn memory(&self, cluster: &ClusterId) -> Result<Arc<Memory>, ClientError> {
+        if let Some(memory) = self.held().memories.get(cluster) {
+            return Ok(Arc::clone(memory));
+        }
+        let memory = match &self.0.state {
+            State::Memory => Memory::volatile(),
             State::Directory(base) => {
                 let directory = Directory::of_cluster(base, cluster);
                 Memory::of_directory(
                     directory.map_err(|error| ClientError::io("cannot make a directory in", base.clone(), error))?,
-                )
+                )?
             }
+        };
+        let memory = Arc::new(match &self.0.pin {
+            Some(Pin::Admins(admins)) => memory.with_lasting(self.lasting(admins)?),
+            _ => memory,
+        });
+        Ok(Arc::clone(self.held().memories.entry(*cluster).or_insert(memory)))
+    }
+
+    /// Names that last over the clusters of these admins.
+    fn lasting(&self, admins: &AdminSet) -> Result<Arc<Names>, ClientError> {
+        if let Some(names) = self.held().lasting.clone() {
+            return Ok(names);
         }
+        let names = Arc::new(match &self.0.state {
+            State::Memory => Names::volatile(),
+            State::Directory(base) => Names::Kept(
+                Directory::of_admins(base, admins)
+                    .map_err(|error| ClientError::io("cannot make a directory in", base.clone(), error))?,
+            ),
+        });
+        Ok(Arc::clone(self.held().lasting.get_or_insert(names)))
+    }
+
+    /// Whether an answer shows that another cluster of the pinned admins may be there now. Then what was believed of the
+    /// one before is forgotten, and the next call looks anew.
+    pub(crate) fn moved_on(&self, error: &ClientError) -> bool {
+        let stranger = matches!(error, ClientError::Untrusted(Untrusted::Signature(ResponseError::UnknownNode(_))));
+        let mut held = self.held();
+        if !stranger || held.trust.is_none() || !matches!(self.0.pin, Some(Pin::Admins(_))) {
+            return false;
+        }
+        *held = Held {
+            losses: std::mem::take(&mut held.losses),
+            memories: std::mem::take(&mut held.memories),
+            lasting: held.lasting.take(),
+            ..Held::default()
+        };
+        true
     }
 
     /// Reads on from `known`, verifies, keeps. The caller holds `loading`.
@@ -118,7 +163,7 @@ impl Client {
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
         let memory = match known {
             Some(trust) => trust.memory,
-            None => Arc::new(self.memory(&view.id())?),
+            None => self.memory(&view.id())?,
         };
         if before != Some(view.newest().number()) {
             let envelopes: Vec<_> = view.documents().map(|document| document.envelope()).collect();
@@ -160,7 +205,7 @@ impl Client {
                         .documents
                         .split_first()
                         .ok_or_else(|| ClientError::contradiction("the cluster does not show its genesis"))?;
-                    (begin(genesis, &page.approvals).map_err(ClientError::statement("genesis"))?, rest)
+                    (begin(genesis, &page.approvals).map_err(ClientError::statement(GENESIS))?, rest)
                 }
             };
             let mut next = next;

@@ -18,8 +18,8 @@ mod verify;
 
 pub use filter::Filter;
 pub use line::{
-    ANONYMOUS_ADDRESSES_MAX, AuditPosition, Body, Chain, LINE_BYTES_MAX, LINE_VERSION, Line, ParseLineError, Quote,
-    line_hash,
+    ANONYMOUS_ADDRESSES_MAX, AuditPosition, Body, BundleLine, Chain, LINE_BYTES_MAX, LINE_VERSION, Line,
+    ParseLineError, Quote, line_hash,
 };
 pub use request::{
     Accepted, AuditBlocked, Event, Facts, Logged, Method, Outcome, Owed, ParseRequestIdError, REASONS_MAX,

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod barrier;
 pub mod directory;
 pub mod engine;
+pub mod founding;
 pub mod head;
 pub mod operation;
 pub mod policy;

@@ -169,7 +169,7 @@ impl Log {
         let mut log = Self::new();
         let start =
             Body::Start { node: NODE, version: Label::lossy("0.1.0"), cluster: None, quoted: None, loss: false };
-        log.add(start).add(Body::Initialised { committed: quote(4, 1) });
+        log.add(start).add(Body::Initialised { committed: quote(4, 1), bundle: None });
         log.add(Body::Unsealed { epoch: 1, committed: quote(5, 2) });
         log.add(request(1, Some(4))).add(request(2, Some(3))).add(request(3, None));
         log.files.push(Vec::new());

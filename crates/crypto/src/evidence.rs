@@ -13,6 +13,7 @@
 //! numbers that it saw notices when they fall.
 
 mod admission;
+mod bundle;
 mod cluster;
 mod document;
 mod record;
@@ -22,6 +23,7 @@ pub use admission::{
     AdmissionDraft, VerifiedAdmission, VerifiedRecovery, verify_admission, verify_approval, verify_approvals,
     verify_consent, verify_policy_recovery,
 };
+pub use bundle::{BundleDraft, BundledPrincipal, VerifiedBundle};
 pub use cluster::{AdminSet, ClusterView, genesis_payload};
 pub use document::{DocumentDraft, Node, VerifiedDocument};
 pub use record::{PrincipalKey, Record, RecordChain, record_payload};
@@ -58,6 +60,7 @@ payloads! {
     wire::GenesisApproval = wire::GENESIS_TYPE;
     wire::Consent = wire::CONSENT_TYPE;
     wire::PolicyRecovery = wire::POLICY_RECOVERY_TYPE;
+    wire::Bundle = wire::BUNDLE_TYPE;
     Statement = STATEMENT_TYPE;
     Receipt = RECEIPT_TYPE;
 }
@@ -123,6 +126,27 @@ pub enum EvidenceError {
     },
     /// The documents do not begin at what was pinned.
     OtherPin,
+    /// The admins are not those that are expected.
+    OtherAdmins,
+    /// The admins are those that are expected, but another number of them decides.
+    OtherK {
+        /// How many are expected.
+        pinned: u8,
+        /// How many it says.
+        told: u8,
+    },
+    /// It ended before now.
+    Expired {
+        /// When, Unix milliseconds.
+        exp_ms: u64,
+    },
+    /// Something is wrong with a principal of a bundle.
+    Bundled {
+        /// Its place in the list.
+        index: usize,
+        /// What.
+        cause: Box<Self>,
+    },
 }
 
 /// Shorthand for the most common refusal.
@@ -152,6 +176,10 @@ impl fmt::Display for EvidenceError {
             Self::UnknownNode(key) => write!(f, "signed by {key}, which is no node of this cluster"),
             Self::DocumentAhead { quoted } => write!(f, "it quotes document {quoted}, which is not known here yet"),
             Self::OtherPin => f.write_str("the cluster is not the one that was pinned"),
+            Self::OtherAdmins => f.write_str("its admins are not those that are expected"),
+            Self::OtherK { pinned, told } => write!(f, "{told} of its admins decide, but {pinned} are expected to"),
+            Self::Expired { .. } => f.write_str("it has expired"),
+            Self::Bundled { index, .. } => write!(f, "principals[{index}] does not hold"),
         }
     }
 }
@@ -163,13 +191,17 @@ impl std::error::Error for EvidenceError {
             Self::Payload(cause) => Some(cause),
             Self::Key(cause) => Some(cause),
             Self::Recipient(cause) => Some(cause),
+            Self::Bundled { cause, .. } => Some(cause),
             Self::Rule { .. }
             | Self::NotSignedBy(_)
             | Self::PreviousNeeded
             | Self::TooFewAdmins { .. }
             | Self::UnknownNode(_)
             | Self::DocumentAhead { .. }
-            | Self::OtherPin => None,
+            | Self::OtherPin
+            | Self::OtherAdmins
+            | Self::OtherK { .. }
+            | Self::Expired { .. } => None,
         }
     }
 }

@@ -10,13 +10,13 @@ use crate::recovery::recover_audit;
 use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote};
-use bulla_core::barrier::{Barrier, Kind, Query, Writes};
-use bulla_core::directory::{Directory, Principal, StoredPrincipal, admins_group};
+use bulla_core::barrier::{Barrier, Kind, Query};
+use bulla_core::directory::{Directory, Principal, StoredPrincipal};
 use bulla_core::engine::document::{Next, next_view};
-use bulla_core::engine::{policy as policy_engine, principal as principal_engine};
+use bulla_core::engine::policy as policy_engine;
+use bulla_core::founding::{self, Bundle, BundleError};
 use bulla_core::head::Head;
 use bulla_core::operation::{Fault, parse_record};
-use bulla_core::policy::first_texts;
 use bulla_core::record::{SCAN_ENTRIES_MAX, Table};
 use bulla_core::seal::{
     self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Lost, RootKey, SealError, SessionError,
@@ -42,6 +42,8 @@ pub enum CeremonyError {
     Phase(SealState),
     /// The cluster was not made.
     Init(InitError),
+    /// The bundle is for another cluster than this one would be.
+    Bundle(BundleError),
     /// The session did not take it.
     Session(SessionError),
     /// Rows of the store do not open the seal.
@@ -67,6 +69,7 @@ impl fmt::Display for CeremonyError {
         match self {
             Self::Phase(state) => write!(f, "the cluster is {state:?}"),
             Self::Init(error) => write!(f, "{error}"),
+            Self::Bundle(error) => write!(f, "{error}"),
             Self::Session(error) => write!(f, "{error}"),
             Self::Seal(error) => write!(f, "{error}"),
             Self::Conflict => f.write_str("another ceremony was faster"),
@@ -139,20 +142,13 @@ pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised
     let made = seal::init(&request, &mut rng).map_err(CeremonyError::Init)?;
     let mut batch = made.batch;
     let barrier = made.keyring.barrier(made.cluster).ok_or(SealError::Keyring)?;
-    let mut writes = Writes::default();
-    let admins: Vec<Name> = admins_group().into_iter().collect();
-    for record in made.view.genesis().admins() {
-        let stored = Principal::founder(record, admins.clone());
-        principal_engine::found(&mut writes, &stored, record);
-    }
-    for (name, text) in first_texts() {
-        writes.create(policy_engine::key(&name), policy_engine::StoredPolicy::to_bytes(&name, &text));
-    }
+    let bundle = node.parts.bundle.as_ref();
+    let writes = founding::rows(&made.view, bundle, request.now_ms).map_err(CeremonyError::Bundle)?;
     let data = barrier.batch(&writes, &mut rng).map_err(|e| CeremonyError::Store(e.to_string()))?;
     batch.append(data);
     node.parts.store.commit(batch).await?;
     let committed = Quote { cluster: made.cluster, lineage: made.head.lineage, sequence: made.head.sequence.0 };
-    drop(node.parts.sink.note(Body::Initialised { committed }));
+    drop(node.parts.sink.note(Body::Initialised { committed, bundle: bundle.map(Bundle::line) }));
     node.enter(read_phase(&node.parts.store).await?);
     Ok(Initialised { cluster: made.cluster, genesis: made.genesis })
 }

@@ -87,6 +87,8 @@ pub struct Audit {
 pub struct Init {
     /// Record files (`.pub`) of those who may do it over the network.
     pub admins: Vec<PathBuf>,
+    /// The bundle that the cluster of a transient server begins with.
+    pub bundle: Option<PathBuf>,
 }
 
 /// How much at once.

@@ -1,5 +1,6 @@
 //! The shell around `bulla-core`: sockets, files and time, and nothing that decides.
 
+pub mod bundle;
 pub mod ceremony;
 pub mod clock;
 pub mod config;

@@ -1,5 +1,6 @@
 //! A node: one server process, in one of three phases.
 
+use crate::bundle::Bundle;
 use crate::clock::{Clock, Steady, Watch};
 use crate::drive::Machine;
 use crate::listen::BodyBudget;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub bodies: BodyBudget,
     /// Keys whose holders may make the cluster over the network.
     pub init_admins: Vec<KeyId>,
+    /// What the cluster begins with besides its founders and the first policy set.
+    pub bundle: Option<Bundle>,
 }
 
 /// One server process.

@@ -1,5 +1,6 @@
 //! Assembly: from a configuration to a node that serves, and back down in order.
 
+use crate::bundle;
 use crate::ceremony::CeremonyError;
 use crate::clock::Clock;
 use crate::config::{AuditNames, AuditSync, AuditTarget, Config, StoreKind};
@@ -177,6 +178,9 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
                 .into(),
         });
     }
+    let bundle = config.init.bundle.as_deref();
+    let bundle = bundle.map(|path| bundle::read(path, &init_admins, clock.unix_ms())).transpose()?;
+    bundle.iter().for_each(bundle::announce);
     let store = open_store(config)?;
     let opened = match read_phase(&store).await {
         Ok(phase) => open_sink(config, &key, &phase, clock.clone()).await.map(|sink| (phase, sink)),
@@ -202,6 +206,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         hash_names: config.audit.names == AuditNames::Hashed,
         audit_path: audit_path(config),
         init_admins,
+        bundle,
     };
     let node = Arc::new(Node::new(parts, phase));
     let tls = Arc::new(Tls::open(&config.tls, config.data.as_deref()).map_err(RunError::Tls)?);

@@ -184,6 +184,7 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
             .hint("make a hybrid key with `bulla keygen`, or choose min_kem classical"),
         CeremonyError::Init(InitError::NotAdmin) => not_admin(),
         CeremonyError::Init(_) => Refusal::new(Code::BadStatement, with_cause(error)).field("admins"),
+        CeremonyError::Bundle(error) => crate::bundle::refusal(error),
         CeremonyError::Session(error) => session_refusal(error),
         CeremonyError::Conflict => Refusal::new(Code::Busy, "another ceremony was faster").hint("try again"),
         CeremonyError::Lost(consent) if consent.is_of_unknown_loss() => Refusal::new(

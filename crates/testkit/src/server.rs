@@ -68,6 +68,13 @@ impl Options {
         self
     }
 
+    /// Has it listen there, where another server listened before.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = address.to_owned();
+        self
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {

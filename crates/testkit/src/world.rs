@@ -260,7 +260,7 @@ fn config(dir: &Path, shape: &Shape, admins: &[Person]) -> Config {
             names: AuditNames::Clear,
             max_size_mib: 64,
         },
-        init: Init { admins: files.collect() },
+        init: Init { admins: files.collect(), bundle: None },
         limits: Limits { connections: 4096, body_mib: 256 },
         ready_file: None,
         accept_audit_loss: false,

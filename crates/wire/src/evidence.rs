@@ -22,6 +22,8 @@ pub const GENESIS_TYPE: &str = "application/vnd.bulla.genesis.v1+json";
 pub const CONSENT_TYPE: &str = "application/vnd.bulla.consent.v1+json";
 /// `payloadType` of [`PolicyRecovery`].
 pub const POLICY_RECOVERY_TYPE: &str = "application/vnd.bulla.policy-recovery.v1+json";
+/// `payloadType` of [`Bundle`].
+pub const BUNDLE_TYPE: &str = "application/vnd.bulla.bundle.v1+json";
 
 /// Most recipients of one key, and most keys of one record: one in a file, one in a token, one spare, doubled.
 pub const MAX_KEYS: usize = 8;
@@ -31,6 +33,13 @@ pub const MAX_ADMINS: usize = 16;
 pub const MAX_ENROLLERS: usize = 32;
 /// Most groups of a principal, and most attributes.
 pub const MAX_GROUPS: usize = 32;
+/// Most principals of a bundle. Some forty with post-quantum keys fill its payload; and their ids, with the names of
+/// the policies, fit into one audit line.
+pub const MAX_BUNDLE_PRINCIPALS: usize = 64;
+/// Most policies of a bundle, for the same audit line. A policy holds up to a thousand statements.
+pub const MAX_BUNDLE_POLICIES: usize = 16;
+/// Longest life of a bundle in milliseconds, 366 days: whoever finds an old one can start a server with it until then.
+pub const MAX_BUNDLE_LIFE_MS: u64 = 366 * 24 * 3600 * 1000;
 
 /// Bytes written as unpadded base64url in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -276,6 +285,36 @@ pub struct PolicyRecovery {
     pub replaces: Digest,
     /// Unix milliseconds; the server takes it for ten minutes.
     pub at_ms: u64,
+}
+
+/// A principal as it stands in a [`Bundle`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledPrincipal {
+    /// All its records (DSSE), version 1 first.
+    pub records: Vec<Envelope>,
+    /// The admission (DSSE) of the newest one, into any cluster of the admins.
+    pub admission: Envelope,
+}
+
+/// What a new cluster of these admins begins with. Signed by k of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// Format version.
+    pub v: V1,
+    /// The admins' records (DSSE), as init will name them, in any order.
+    pub admins: Vec<Envelope>,
+    /// How many of them open the seal, as init will say.
+    pub k: u8,
+    /// When it was made, Unix milliseconds. Nobody decides by it; it tells bundles apart.
+    pub made_ms: u64,
+    /// From when on no cluster begins with it, Unix milliseconds.
+    pub exp_ms: u64,
+    /// Who is admitted.
+    pub principals: Vec<BundledPrincipal>,
+    /// Cedar texts by the names of their policies.
+    pub policies: StrictMap<String>,
 }
 
 /// Who did something, as the server verified it.

@@ -1,28 +1,23 @@
 //! `bulla context`: short names for clusters.
 
-use super::absolute;
+use super::{absolute, init};
 use crate::ask;
-use crate::context::{Context as Entry, check_name};
+use crate::context::{Context as Entry, Trust, check_name};
 use crate::exit::{Exit, Failure};
 use crate::output::FormatArgs;
 use crate::session::{Session, Settled};
-use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::evidence::{AdminSet, ClusterView};
 use bulla_wire::id::ClusterId;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub enum Context {
     /// Add a context; shows the cluster's id and asks, or takes it from --cluster
-    Add {
-        /// Its name
-        name: String,
-        /// The server: https://HOST:PORT, HOST:PORT or unix:/PATH
-        addr: String,
-        /// Demand besides that these authorities (PEM) vouch for the server's certificate
-        #[arg(long, value_name = "FILE")]
-        ca: Option<PathBuf>,
-    },
+    ///
+    /// With --admin, whatever cluster these admins make there is trusted once k of them approved it: for transient
+    /// servers, which are another cluster after each restart.
+    Add(Add),
     /// List the contexts
     List(FormatArgs),
     /// Make a context the current one
@@ -44,9 +39,29 @@ pub enum Context {
     },
 }
 
+#[derive(Debug, Args)]
+pub struct Add {
+    /// Its name
+    name: String,
+    /// The server: https://HOST:PORT, HOST:PORT or unix:/PATH
+    addr: String,
+    /// Trust any cluster of the admins with this record (.pub); repeat it for each admin
+    #[arg(long = "admin", value_name = "FILE")]
+    admins: Vec<PathBuf>,
+    /// How many of these admins must have approved a cluster: the -k of its init
+    #[arg(short, value_name = "K", requires = "admins")]
+    k: Option<u8>,
+    /// Any one of these admins opens the seal and approves: the --any of its init
+    #[arg(long, conflicts_with = "k", requires = "admins")]
+    any: bool,
+    /// Demand besides that these authorities (PEM) vouch for the server's certificate
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
 pub async fn run(command: Context, session: &Session<'_>) -> Result<Exit, Failure> {
     match command {
-        Context::Add { name, addr, ca } => add(session, &name, addr, ca).await,
+        Context::Add(args) => add(session, args).await,
         Context::List(format) => list(session, format),
         Context::Use { name } => {
             let mut contexts = session.contexts()?;
@@ -65,25 +80,44 @@ pub async fn run(command: Context, session: &Session<'_>) -> Result<Exit, Failur
     }
 }
 
-async fn add(session: &Session<'_>, name: &str, address: String, ca: Option<PathBuf>) -> Result<Exit, Failure> {
-    check_name(name)?;
+async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
+    let Add { name, addr: address, admins, k, any, ca } = args;
+    check_name(&name)?;
     let ca = ca.as_deref().map(absolute).transpose()?;
-    let cluster = match session.global.cluster {
-        Some(cluster) => cluster,
-        None => discover(session, &address, ca.clone()).await?,
+    let trust = match (session.global.cluster, admins.is_empty()) {
+        (Some(_), false) => {
+            return Err(Failure::usage("a context trusts one cluster, or admins")
+                .hint("leave out either --admin or --cluster, which BULLA_CLUSTER gives too"));
+        }
+        (Some(cluster), true) => Trust::Cluster(cluster),
+        (None, true) => Trust::Cluster(discover(session, &address, ca.clone()).await?),
+        (None, false) => Trust::Admins(admin_set(&admins, k, any)?),
     };
     let identity = session.global.identity.as_deref().map(absolute).transpose()?;
-    keep(session, name, Entry { address, cluster, identity, ca })?;
+    keep(session, &name, Entry { address, trust, identity, ca })?;
     Ok(Exit::Ok)
+}
+
+/// The admins with these records, of whom k decide.
+pub fn admin_set(records: &[PathBuf], k: Option<u8>, any: bool) -> Result<AdminSet, Failure> {
+    let (_, k) = init::mode(records.len(), k, any)?;
+    let opened = records.iter().map(|path| init::open_record(path)).collect::<Result<Vec<_>, _>>()?;
+    AdminSet::of_records(&opened, k)
+        .map_err(|error| Failure::usage(format!("these admins cannot be: {error}")).hint("name each admin once"))
 }
 
 /// Adds a context to the file, and says so.
 pub fn keep(session: &Session<'_>, name: &str, entry: Entry) -> Result<(), Failure> {
     let mut contexts = session.contexts()?;
-    let cluster = entry.cluster;
+    let said = match &entry.trust {
+        Trust::Cluster(cluster) => format!("context {name} is the cluster {cluster}"),
+        Trust::Admins(admins) => {
+            format!("context {name} trusts any cluster that {} of {} admins approved", admins.k(), admins.keys().len())
+        }
+    };
     contexts.add(name, entry)?;
     contexts.store(session.config_path()?)?;
-    session.screen.say(&format!("context {name} is the cluster {cluster}"));
+    session.screen.say(&said);
     if contexts.current.as_deref() != Some(name) {
         session.screen.hint(&format!("`bulla context use {name}` makes it the current one"));
     }
@@ -96,7 +130,7 @@ async fn discover(session: &Session<'_>, address: &str, ca: Option<PathBuf>) -> 
         return Err(Failure::usage("nobody can compare the cluster's id here")
             .hint("give it with --cluster ID; the admins can tell you, and `bulla init` printed it"));
     }
-    let settled = Settled { address: address.to_owned(), cluster: None, ca };
+    let settled = Settled { address: address.to_owned(), trust: None, ca };
     let view = session.builder(&settled)?.build()?.discover().await?;
     describe(session, &view);
     let question = "Is this the cluster id that its admins told you by another way?";
@@ -123,7 +157,7 @@ fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit
     }
     let row = |(name, entry): (&String, &Entry)| {
         let mark = if contexts.current.as_ref() == Some(name) { "*" } else { "" };
-        vec![mark.to_owned(), name.clone(), entry.address.clone(), entry.cluster.to_string()]
+        vec![mark.to_owned(), name.clone(), entry.address.clone(), entry.trust.to_string()]
     };
     let rows: Vec<_> = contexts.context.iter().map(row).collect();
     session.screen.table(&["", "NAME", "ADDRESS", "CLUSTER"], &rows).map(|()| Exit::Ok)
@@ -140,12 +174,15 @@ fn show(session: &Session<'_>, name: Option<String>, FormatArgs { format }: Form
         return session.screen.json(entry).map(|()| Exit::Ok);
     }
     let path = |path: &Option<PathBuf>| path.as_ref().map_or_else(|| "none".into(), |path| path.display().to_string());
-    session.screen.pairs(&[
-        ("name", name.clone()),
-        ("address", entry.address.clone()),
-        ("cluster", entry.cluster.to_string()),
-        ("identity", path(&entry.identity)),
-        ("ca", path(&entry.ca)),
-    ])?;
+    let mut pairs = vec![("name", name.clone()), ("address", entry.address.clone())];
+    match &entry.trust {
+        Trust::Cluster(cluster) => pairs.push(("cluster", cluster.to_string())),
+        Trust::Admins(admins) => {
+            pairs.push(("trust", format!("any cluster that {} of these admins approved", admins.k())));
+            pairs.extend(admins.keys().iter().map(|key| ("admin", key.to_string())));
+        }
+    }
+    pairs.extend([("identity", path(&entry.identity)), ("ca", path(&entry.ca))]);
+    session.screen.pairs(&pairs)?;
     Ok(Exit::Ok)
 }

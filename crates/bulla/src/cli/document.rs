@@ -76,7 +76,7 @@ pub async fn run(command: Document, session: &Session<'_>) -> Result<Exit, Failu
     match command {
         Document::Show { number, format } => show(session, number, format).await,
         Document::Propose(args) => propose(session, args).await,
-        Document::Sign(sign) => statement::sign(session, sign, |body: &Body| lines_of(body)).await,
+        Document::Sign(sign) => statement::sign(session, sign, |_, body: &Body| Ok(lines_of(body))).await,
         Document::Submit { file } => {
             let envelope = statement::read(&file)?;
             session.client()?.document_put(envelope).await?;

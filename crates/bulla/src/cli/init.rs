@@ -1,7 +1,7 @@
 //! `bulla init`: a cluster on a node that has none.
 
 use super::context;
-use crate::context::Context;
+use crate::context::{Context, Trust};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs};
 use crate::session::{Session, Settled};
@@ -70,7 +70,7 @@ pub async fn run(args: Init, session: &Session<'_>) -> Result<Exit, Failure> {
     let (address, node) = target(session, node, ready_file.as_deref(), socket.as_deref()).await?;
     let min_kem = if classical { MinKem::Classical } else { MinKem::Hybrid };
     let body = api::Init { name, admins, mode, k, min_kem };
-    let settled = Settled { address: address.clone(), cluster: None, ca: None };
+    let settled = Settled { address: address.clone(), trust: None, ca: None };
     let builder = session.builder(&settled)?.state(State::Memory).identity(session.identity()?);
     let view = builder.pin(Pin::Node(node)).build()?.init(&body).await.map_err(|error| match error.code() {
         // A node of a cluster no longer answers for itself.
@@ -83,10 +83,20 @@ pub async fn run(args: Init, session: &Session<'_>) -> Result<Exit, Failure> {
     report(session, &view, format.format)?;
     let identity = session.global.identity.as_deref().map(super::absolute).transpose()?;
     match save_context {
-        Some(name) => context::keep(session, &name, Context { address, cluster: view.id(), identity, ca: None })?,
+        Some(name) => {
+            let trust = Trust::Cluster(view.id());
+            context::keep(session, &name, Context { address, trust, identity, ca: None })?;
+        }
+        None if matches!(session.trust()?, Some(Trust::Admins(_))) => {}
         None => session.screen.hint(&format!("`bulla context add NAME {address} --cluster {}` keeps it", view.id())),
     }
-    session.screen.hint("the cluster is sealed; compare its id with the other admins, then run `bulla unseal`");
+    // A context that trusts admins believes a cluster that they approved; before that they must be told which one.
+    let which = match session.trust()? {
+        Some(Trust::Admins(_)) => format!(" --cluster {}", view.id()),
+        Some(Trust::Cluster(_)) | None => String::new(),
+    };
+    let next = format!("the cluster is sealed; compare its id with the other admins, then run `bulla unseal{which}`");
+    session.screen.hint(&next);
     Ok(Exit::Ok)
 }
 
@@ -111,7 +121,7 @@ fn report(session: &Session<'_>, view: &ClusterView, format: Format) -> Result<(
 }
 
 /// Nobody gets the weak mode without asking for it, unless there is one admin and so no other.
-fn mode(admins: usize, k: Option<u8>, any: bool) -> Result<(SealMode, u8), Failure> {
+pub fn mode(admins: usize, k: Option<u8>, any: bool) -> Result<(SealMode, u8), Failure> {
     match (k, any) {
         (None, true) => Ok((SealMode::Any, 1)),
         (None, false) if admins == 1 => Ok((SealMode::Any, 1)),
@@ -153,6 +163,14 @@ async fn target(
         _ => Err(Failure::usage("nothing says where the server is")
             .hint("give --addr ADDR with --node ID, or --ready-file FILE, or --socket PATH")),
     }
+}
+
+/// Reads the first record (.pub) of somebody, which needs none before it.
+pub fn open_record(path: &Path) -> Result<Record, Failure> {
+    Record::open(&read_record(path)?, None).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} is not the first record of its holder: {error}", path.display()))
+            .hint("an admin stands with the record that `bulla keygen` wrote, whatever keys came later")
+    })
 }
 
 /// Reads a record (.pub) as its holder made it.

@@ -1,6 +1,7 @@
 //! `bulla receipt`: proof that is verified without a server.
 
 use super::wrap::standing;
+use crate::context::Trust;
 use crate::exit::{Exit, Failure, told};
 use crate::output::{time, word};
 use crate::session::Session;
@@ -48,7 +49,11 @@ fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure
     let bytes = std::fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
     let proof: Proof = json::parse(&bytes, MAX_PROOF_BYTES)
         .map_err(|error| Failure::new(Exit::Failed, format!("{} is no proof: {error}", file.display())))?;
-    let pin = session.pin()?;
+    // Receipts are one cluster's; whoever trusts admins compares which.
+    let pin = match session.trust()? {
+        Some(Trust::Cluster(cluster)) => Some(cluster),
+        Some(Trust::Admins(_)) | None => None,
+    };
     let report = proof.verify(pin.as_ref()).map_err(|error| {
         Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error)))
     })?;

@@ -9,6 +9,7 @@ use bulla_crypto::identity::Identity;
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::Signer as _;
 use bulla_wire::api::{Seal as State, SealAdmin};
+use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::Consent as Loss;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -61,17 +62,17 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Some(Verb::Consent(Consent::Sign(sign))) => {
-            let shown = |loss: &Loss| {
+            let shown = |_: &Envelope, loss: &Loss| {
                 let lost = if loss.is_of_unknown_loss() {
                     "  lost: unknown, as the audit log lacks lines; nothing, or whatever came after".to_owned()
                 } else {
                     format!("  lost: lineage {}, up to sequence {}", loss.lost.lineage, loss.lost.sequence)
                 };
-                vec![
+                Ok(vec![
                     format!("consent to lost commits of the cluster {}", loss.cluster),
                     lost,
                     format!("  kept: lineage {}, up to sequence {}", loss.kept.lineage, loss.kept.sequence),
-                ]
+                ])
             };
             statement::sign(session, sign, shown).await
         }

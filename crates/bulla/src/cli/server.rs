@@ -65,6 +65,9 @@ struct Flags {
     /// Record of somebody who may make the cluster over the network; may be repeated
     #[arg(long, value_name = "FILE", global = true)]
     admin: Vec<String>,
+    /// Principals and policies that a transient server's cluster begins with, from `bulla bundle create`
+    #[arg(long, value_name = "FILE", global = true)]
+    bundle: Option<String>,
     /// File of the audit log, or - for standard output
     #[arg(long, value_name = "FILE", allow_hyphen_values = true, global = true)]
     audit: Option<String>,
@@ -160,6 +163,7 @@ impl Flags {
             listen,
             metrics_listen,
             admin,
+            bundle,
             audit,
             store,
             ready_file,
@@ -173,6 +177,7 @@ impl Flags {
         set("listen", listen);
         set("metrics_listen", metrics_listen);
         admin.into_iter().for_each(|file| set("init.admins", Some(file)));
+        set("init.bundle", bundle);
         set("audit.file", audit);
         set("store", store);
         set("ready_file", ready_file);

@@ -33,11 +33,12 @@ pub fn write(path: &Path, envelope: &Envelope) -> Result<(), Failure> {
     super::keygen::write_new(path, 0o644, &text(envelope))
 }
 
-/// Shows what the statement says, asks, and adds the caller's signature.
+/// Shows what the statement says, asks, and adds the caller's signature. What should not be signed at all, `shown`
+/// refuses.
 pub async fn sign<P: Payload>(
     session: &Session<'_>,
     Sign { file, yes }: Sign,
-    shown: impl FnOnce(&P) -> Vec<String>,
+    shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
 ) -> Result<Exit, Failure> {
     let bytes = fs::read(&file).map_err(|error| Failure::file("cannot read", &file, &error))?;
     let mut envelope = json::parse::<Envelope>(&bytes, json::MAX_JSON_BYTES).or_else(|_| {
@@ -56,7 +57,7 @@ pub async fn sign<P: Payload>(
     let payload: P =
         json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| unfit(&file, &error.to_string()))?;
     let identity = session.identity()?;
-    for line in shown(&payload) {
+    for line in shown(&envelope, &payload)? {
         session.screen.say(&line);
     }
     demand_yes("Sign this?", yes)?;

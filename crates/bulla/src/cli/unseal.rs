@@ -2,11 +2,12 @@
 
 use super::{context, seal};
 use crate::ask;
+use crate::context::Trust;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs};
-use crate::session::Session;
-use bulla_client::ClientError;
-use bulla_crypto::evidence::ClusterView;
+use crate::session::{Session, Settled};
+use bulla_client::{Client, ClientError, Untrusted};
+use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError};
 use bulla_wire::api::{SealState, ShareGiven};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::SealMode;
@@ -34,9 +35,9 @@ pub struct Unseal {
 pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
     let Unseal { yes, consent_file, danger_older_epoch, format: FormatArgs { format } } = args;
     seal::check_key(session).await?;
-    let client = session.client()?;
+    let (client, compared) = client(session).await?;
     let unanswered = Mutex::new(None);
-    let approve = |view: &ClusterView| match approved(session, view, yes) {
+    let approve = |view: &ClusterView| match approved(session, view, yes || compared) {
         Ok(approved) => approved,
         Err(failure) => {
             if let Ok(mut place) = unanswered.lock() {
@@ -83,6 +84,42 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
         session.screen.line(&format!("share given: {} of {}", progress.have, progress.need))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Whom the share goes to, and whether somebody has compared the cluster's id here. Who trusts admins believes what k of
+/// them approved. This admin is about to be one of the k, so the id must come from somewhere else: anybody can make a
+/// cluster that names the same admins, whose records are no secret, and all who trust them would believe it.
+async fn client(session: &Session<'_>) -> Result<(Client, bool), Failure> {
+    let client = session.client()?;
+    let Some(Trust::Admins(admins)) = session.trust()? else { return Ok((client, false)) };
+    match client.cluster().await {
+        Ok(_) => return Ok((client, false)),
+        Err(ClientError::Untrusted(Untrusted::Statement { cause: EvidenceError::TooFewAdmins { .. }, .. })) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if !ask::possible() {
+        return Err(Failure::usage(
+            "these admins have not approved this cluster yet, and nobody can compare its id here",
+        )
+        .hint("give the id that `bulla init` printed: bulla unseal --cluster ID"));
+    }
+    let settled = session.settled()?;
+    let view = session
+        .builder(&Settled { trust: None, address: settled.address.clone(), ca: settled.ca.clone() })?
+        .build()?
+        .discover()
+        .await?;
+    if AdminSet::of(view.genesis()).ok().as_ref() != Some(&admins) {
+        return Err(Failure::new(Exit::Untrusted, "another cluster answers there now than before")
+            .hint("something between you and the server answers in its place; ask the other admins"));
+    }
+    context::describe(session, &view);
+    let asked = ask::yes("Is this the cluster id that `bulla init` printed?");
+    if !asked.map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")))? {
+        return Err(Failure::new(Exit::Untrusted, "the cluster was not approved, so no share was given"));
+    }
+    let settled = Settled { trust: Some(Trust::Cluster(view.id())), ..settled };
+    Ok((session.builder(&settled)?.identity(session.identity()?).build()?, true))
 }
 
 /// Shows the cluster to an admin who gives a share for the first time, and asks.

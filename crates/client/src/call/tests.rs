@@ -3,11 +3,16 @@
 
 use super::*;
 use crate::fixture::{World, person, world};
-use bulla_crypto::message::sign_response;
+use bulla_crypto::evidence::{AdminSet, sign_in_memory};
+use bulla_crypto::message::{digest_header, sign_response};
+use bulla_crypto::secret::SecretKey;
 use bulla_crypto::sign::SigningKey;
 use bulla_wire::api::Cluster;
+use bulla_wire::dsse::Envelope;
 use bulla_wire::error::{Code, ErrorBody};
-use bulla_wire::signature::{Answered, ResponseParts, STATE_HEADER};
+use bulla_wire::evidence::{Bytes, Document, GenesisApproval};
+use bulla_wire::json::V1;
+use bulla_wire::signature::{Answered, JSON_MEDIA_TYPE, ResponseParts, STATE_HEADER};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +41,8 @@ struct Stage {
     told: Mutex<u32>,
     /// How many documents are shown; none, and the route is dead.
     shown: Mutex<usize>,
+    /// Admins' approvals of genesis.
+    approvals: Mutex<Vec<Envelope>>,
 }
 
 struct Request {
@@ -140,7 +147,8 @@ impl Stage {
             let newest = u32::try_from(shown.checked_sub(1)?).unwrap();
             let all: Vec<_> = self.world.view.documents().map(|document| document.envelope().clone()).collect();
             let documents = all.into_iter().take(shown).skip(from).collect();
-            let (approvals, lineages, consents) = (vec![], vec![], vec![]);
+            let approvals = self.approvals.lock().unwrap().clone();
+            let (lineages, consents) = (vec![], vec![]);
             let body = json::to_vec(&Cluster { documents, newest, approvals, lineages, consents });
             return Some(answer(node, &request.open(), told, (200, body)));
         }
@@ -166,6 +174,7 @@ impl Stage {
             nonces: Mutex::default(),
             told: Mutex::new(told),
             shown: Mutex::new(shown),
+            approvals: Mutex::default(),
         });
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node.sock");
@@ -182,6 +191,13 @@ impl Stage {
         }));
         let client = stage.client(&directory, Duration::from_secs(60));
         (stage, client, directory)
+    }
+
+    /// Alice, the only admin, gives her first share.
+    fn approve(&self) {
+        let payload = GenesisApproval { v: V1, cluster: self.world.view.id() };
+        let approval = sign_in_memory(&payload, &[self.world.alice.identity.signing_key()]).unwrap();
+        self.approvals.lock().unwrap().push(approval);
     }
 
     fn client(&self, directory: &tempfile::TempDir, timeout: Duration) -> Client {
@@ -334,4 +350,55 @@ async fn an_answer_is_not_judged_by_older_documents_than_it_names() {
     hide(2, 3);
     assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
     assert_eq!(client.view().await.unwrap().newest().number(), 2);
+}
+
+/// A program that lives over a restart of a transient server meets another cluster of the same admins.
+#[tokio::test]
+async fn a_cluster_after_another() {
+    let (stage, first, directory) = Stage::open(world());
+    let admins = AdminSet::of(stage.world.view.genesis()).unwrap();
+    let next = |random: u8| {
+        let mut world = world();
+        let mut payload: Document = json::parse(&world.view.genesis().envelope().payload, usize::MAX).unwrap();
+        let node = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(random))).unwrap();
+        payload.random = Bytes(vec![random; 32]);
+        payload.nodes[0].spki = Bytes(node.public_key().spki().to_vec());
+        world.view = ClusterView::unpinned(&sign_in_memory(&payload, &[]).unwrap()).unwrap();
+        world.node = node;
+        world
+    };
+    let client = Client::builder(format!("unix:{}", directory.path().join("node.sock").display()))
+        .identity(Arc::new(person("alice", 1).identity))
+        .pin(Pin::Admins(admins))
+        .build()
+        .unwrap();
+    // Nobody approved it yet.
+    let refused = client.call(Call::read("/v1/x")).await.err().unwrap();
+    assert!(refused.to_string().contains("0 admins signed, 1 are needed"), "{refused}");
+    assert!(refused.hint().contains("new"), "{}", refused.hint());
+    stage.approve();
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    let memory = client.trust().await.unwrap().memory;
+
+    let (second, _, other) = Stage::open(next(21));
+    second.approve();
+    std::fs::rename(other.path().join("node.sock"), directory.path().join("node.sock")).unwrap();
+    // Whoever pinned the first cluster refuses.
+    assert!(matches!(first.call(Call::read("/v1/x")).await, Err(ClientError::Untrusted(_))));
+    // A read goes on by itself. The challenge at hand was of the first cluster.
+    second.nonces.lock().unwrap().clear();
+    assert!(client.call(Call::read("/v1/x")).await.is_ok());
+    assert_eq!(client.view().await.unwrap().id(), second.world.view.id());
+    assert_eq!(second.nonces.lock().unwrap().len(), 2);
+    // What was remembered of the first one is still there, should it come back.
+    assert!(Arc::ptr_eq(&memory, client.held().memories.get(&stage.world.view.id()).unwrap()));
+
+    let (third, _, other) = Stage::open(next(22));
+    third.approve();
+    std::fs::rename(other.path().join("node.sock"), directory.path().join("node.sock")).unwrap();
+    // A change that was sent to the one before is told: nobody knows of it any more, and it is not made twice.
+    let ended = client.call(change()).await;
+    assert!(matches!(ended, Err(ClientError::UnknownOutcome { .. })), "{:?}", ended.err());
+    assert_eq!(third.nonces.lock().unwrap().len(), 1, "it came once, for the cluster before");
+    assert!(client.call(change()).await.is_ok());
 }

@@ -28,7 +28,7 @@ impl Filter {
         self
     }
 
-    /// Lines of requests by this principal, or alarms for it; called twice: by either.
+    /// Lines of requests by this principal, alarms for it, or the bundle that admitted it; called twice: by either.
     #[must_use]
     pub fn principal(mut self, principal: PrincipalId) -> Self {
         self.principals.push(principal);
@@ -52,8 +52,14 @@ impl Filter {
             Body::Alarm { resource, principal, .. } => (resource.as_ref(), *principal, None),
             _ => (None, None, None),
         };
+        let bundled = match &line.body {
+            Body::Initialised { bundle: Some(bundle), .. } => bundle.principals.as_slice(),
+            _ => &[],
+        };
         (resources.is_empty() || resource.is_some_and(|resource| resources.contains(resource)))
-            && (principals.is_empty() || principal.is_some_and(|principal| principals.contains(&principal)))
+            && (principals.is_empty()
+                || principal.is_some_and(|principal| principals.contains(&principal))
+                || bundled.iter().any(|principal| principals.contains(principal)))
             && (actions.is_empty() || action.is_some_and(|text| actions.iter().any(|action| action.as_str() == text)))
     }
 }

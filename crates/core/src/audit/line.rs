@@ -9,7 +9,8 @@ use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Longest line in bytes, without its newline. A line is one write and one read; the types above cannot fill half.
+/// Longest line in bytes, without its newline. A line is one write and one read; a request cannot fill half of it, and
+/// the largest bundle does not fill it.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
 /// Format version of the lines.
 pub const LINE_VERSION: u8 = 1;
@@ -124,6 +125,9 @@ pub enum Body {
     Initialised {
         /// Its id, and where its store begins.
         committed: Quote,
+        /// The bundle that it began with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bundle: Option<BundleLine>,
     },
     /// The keys were forgotten.
     Sealed {
@@ -166,6 +170,23 @@ pub enum Body {
     },
 }
 
+/// What a line tells of a bundle. Names stay out of it but for those of policies; its limits keep it below
+/// [`LINE_BYTES_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleLine {
+    /// SHA-256 of its payload.
+    pub sha256: Digest,
+    /// When it was made, Unix milliseconds.
+    pub made_ms: u64,
+    /// The admins who signed it.
+    pub signers: Vec<PrincipalId>,
+    /// Whom it admitted.
+    pub principals: Vec<PrincipalId>,
+    /// The policies that it brought.
+    pub policies: Vec<Label>,
+}
+
 /// A commit, as outcome lines quote it: what the store must have reached (`spec/audit.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -203,9 +224,9 @@ impl Quote {
     pub fn after(current: Option<Self>, body: &Body) -> Option<Self> {
         match body {
             Body::Start { quoted, .. } | Body::Rotate { quoted, .. } => *quoted,
-            Body::Initialised { committed } | Body::Unsealed { committed, .. } | Body::Rekeyed { committed, .. } => {
-                Some(*committed)
-            }
+            Body::Initialised { committed, .. }
+            | Body::Unsealed { committed, .. }
+            | Body::Rekeyed { committed, .. } => Some(*committed),
             Body::Request(line) => match (current, line.outcome.committed) {
                 // Outcomes of one lineage may be written in another order than they were committed.
                 (Some(old), Some(new)) if old.lineage == new.lineage => {

@@ -306,7 +306,7 @@ impl Verifier {
                     self.report.loss_accepted.push((file, number));
                 }
             }
-            Body::Initialised { committed } => {
+            Body::Initialised { committed, .. } => {
                 self.history = History::default();
                 self.quote(*committed, false, true);
             }

@@ -17,6 +17,7 @@ use bulla_wire::evidence::Admission;
 use bulla_wire::id::{Digest, PrincipalId};
 use bulla_wire::json::StrictMap;
 use bulla_wire::name::Name;
+use std::collections::BTreeSet;
 
 /// The key of a principal's record.
 pub fn key(name: &Name) -> RecordKey {
@@ -29,17 +30,16 @@ fn holder_key(digest: &[u8; 32]) -> RecordKey {
     RecordKey::hidden(Kind::Key, "", *digest)
 }
 
-/// The rows that say who holds the keys and recipients of a record.
-pub fn holder_keys(record: &Record) -> Vec<RecordKey> {
-    let signing = record.public_keys().map(|key| *key.key_id().as_bytes());
-    let recipients = record.recipients().into_iter().map(|recipient| *recipient.digest().as_bytes());
-    signing.chain(recipients).map(|digest| holder_key(&digest)).collect()
+/// The rows that say who holds the keys and recipients of one principal's records, each once.
+pub fn holder_keys<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<RecordKey> {
+    let held: BTreeSet<[u8; 32]> = records.into_iter().flat_map(Record::holdings).collect();
+    held.iter().map(holder_key).collect()
 }
 
-/// Writes for a founding admin, made at init.
-pub fn found(writes: &mut Writes, stored: &StoredPrincipal, record: &Record) {
+/// Writes for a principal of a new cluster.
+pub fn found<'a>(writes: &mut Writes, stored: &StoredPrincipal, records: impl IntoIterator<Item = &'a Record>) {
     writes.create(key(&stored.name), bulla_wire::json::to_vec(stored));
-    for holder in holder_keys(record) {
+    for holder in holder_keys(records) {
         writes.create(holder, stored.name.as_str().as_bytes().to_vec());
     }
 }
@@ -214,7 +214,7 @@ impl Operation for Put {
         if stored.as_ref().is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission)) {
             return Ok(Outcome::wrote(Writes::default(), Reply::json(&Done {}), Replay::Kept));
         }
-        let holders = holder_keys(&record);
+        let holders = holder_keys([&record]);
         if holders.iter().any(|key| records.get(key).is_none()) {
             return Ok(Step::need(holders));
         }

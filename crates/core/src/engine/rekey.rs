@@ -116,7 +116,7 @@ impl Rekey {
         let records = self.before.newest().admins().chain(self.after.newest().admins());
         let keys: BTreeSet<Name> = records.map(|record| record.name().clone()).collect();
         let names = keys.iter().map(principal::key);
-        let holders = self.after.newest().admins().flat_map(holder_keys);
+        let holders = self.after.newest().admins().flat_map(|admin| holder_keys([admin]));
         let lists = self.told();
         let lists = lists.iter().map(alarm::newest_key);
         std::iter::once(ingress_key()).chain(names).chain(holders).chain(lists).map(Query::Get).collect()
@@ -200,7 +200,7 @@ fn admit(admin: &Record, records: &Records, writes: &mut Writes) -> Result<Resul
             next.groups.push(group);
         }
     }
-    for holder in holder_keys(admin) {
+    for holder in holder_keys([admin]) {
         match records.get(&holder).flatten() {
             None => writes.create(holder, name.as_str().as_bytes().to_vec()),
             Some(row) if row.bytes.expose() == name.as_str().as_bytes() => {}

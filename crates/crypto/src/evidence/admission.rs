@@ -1,8 +1,9 @@
 //! What enrollers and admins sign besides documents: admissions, approvals, consents, policy recoveries.
 
-use super::{ClusterView, EvidenceError, Record, parse, payload_digest, rule};
+use super::{AdminSet, ClusterView, EvidenceError, Record, parse, payload_digest, rule};
 use crate::digest::sha256;
 use crate::dsse;
+use crate::sign::PublicKey;
 use bulla_wire::challenge::FUTURE_SKEW_MS;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{
@@ -33,7 +34,8 @@ pub struct VerifiedAdmission {
     pub key: KeyId,
 }
 
-/// Verifies that an enroller of the newest document binds `record` to its name.
+/// Verifies that an enroller of the newest document binds `record` to its name. For any cluster of the admins, only an
+/// admin of genesis can, whose key was pinned, and only as long as it is an enroller.
 ///
 /// # Errors
 /// See [`EvidenceError`]; [`EvidenceError::DocumentAhead`] asks for newer documents first.
@@ -42,10 +44,42 @@ pub fn verify_admission(
     envelope: &Envelope,
     record: &Record,
 ) -> Result<VerifiedAdmission, EvidenceError> {
+    let admission = binding(envelope, record)?;
+    rule(view.holds_in(&admission.scope), "scope", "must be this cluster or its admins")?;
+    let newest = view.newest();
+    match admission.scope {
+        Scope::Cluster(_) => {
+            if admission.doc > newest.number() {
+                return Err(EvidenceError::DocumentAhead { quoted: admission.doc });
+            }
+            signed_by(newest.enrollers().flat_map(keys_of), envelope, admission)
+        }
+        // The document that it quotes is another cluster's.
+        Scope::Admins(_) => {
+            let admins = newest.enrollers().flat_map(keys_of);
+            let admins = admins.filter(|(_, key)| view.genesis().admin_by_key(&key.key_id()).is_some());
+            signed_by_admin(admins, envelope, admission)
+        }
+    }
+}
+
+/// Verifies an admission into any cluster of these admins, before there is one.
+pub(super) fn verify_admission_under(
+    admins: &[Record],
+    set: &AdminSet,
+    envelope: &Envelope,
+    record: &Record,
+) -> Result<VerifiedAdmission, EvidenceError> {
+    let admission = binding(envelope, record)?;
+    rule(admission.scope == set.scope(), "scope", "must be that of the bundle's admins and k")?;
+    signed_by_admin(admins.iter().flat_map(keys_of), envelope, admission)
+}
+
+/// What binds `record` to its name, if the right one signed it.
+fn binding(envelope: &Envelope, record: &Record) -> Result<Admission, EvidenceError> {
     let admission: Admission = parse(envelope)?;
-    let Admission { v: V1, scope, principal, name, version, record_sha256, groups, attributes, serial: _, doc } =
+    let Admission { v: V1, scope: _, principal, name, version, record_sha256, groups, attributes, serial: _, doc: _ } =
         &admission;
-    rule(view.holds_in(scope), "scope", "must be this cluster or its admins")?;
     rule(*principal == record.principal(), "principal", "must be the record's")?;
     rule(name == record.name(), "name", "must be the record's")?;
     rule(*version == record.version(), "version", "must be the record's")?;
@@ -53,17 +87,39 @@ pub fn verify_admission(
     rule(groups.len() <= MAX_GROUPS, "groups", "must be at most 32")?;
     rule(groups.iter().collect::<HashSet<_>>().len() == groups.len(), "groups", "must not stand there twice")?;
     rule(attributes.0.len() <= MAX_GROUPS, "attributes", "must be at most 32")?;
-    let newest = view.newest();
-    // Under the scope of the admins the number is that of another cluster's document.
-    if matches!(scope, Scope::Cluster(_)) && *doc > newest.number() {
-        return Err(EvidenceError::DocumentAhead { quoted: *doc });
-    }
     rule(envelope.signatures.len() == 1, "signatures", "must be one")?;
-    let keys: Vec<_> = newest.enrollers().flat_map(Record::public_keys).collect();
+    Ok(admission)
+}
+
+fn keys_of(record: &Record) -> impl Iterator<Item = (PrincipalId, &PublicKey)> {
+    record.public_keys().map(|key| (record.principal(), key))
+}
+
+fn signed_by<'a>(
+    enrollers: impl Iterator<Item = (PrincipalId, &'a PublicKey)>,
+    envelope: &Envelope,
+    admission: Admission,
+) -> Result<VerifiedAdmission, EvidenceError> {
+    let enrollers: Vec<_> = enrollers.collect();
+    let keys: Vec<_> = enrollers.iter().map(|(_, key)| *key).collect();
     let verified = dsse::verify(envelope, ADMISSION_TYPE, &keys)?;
-    let signer = verified.signers().first().and_then(|key| Some((newest.enroller_by_key(key)?.principal(), *key)));
+    let signer = enrollers.iter().find(|(_, key)| verified.signers().contains(&key.key_id()));
     let (enroller, key) = signer.ok_or(EvidenceError::Signature(dsse::DsseError::NoKnownKey))?;
-    Ok(VerifiedAdmission { envelope: envelope.clone(), digest: payload_digest(envelope), admission, enroller, key })
+    let digest = payload_digest(envelope);
+    Ok(VerifiedAdmission { envelope: envelope.clone(), digest, admission, enroller: *enroller, key: key.key_id() })
+}
+
+fn signed_by_admin<'a>(
+    admins: impl Iterator<Item = (PrincipalId, &'a PublicKey)>,
+    envelope: &Envelope,
+    admission: Admission,
+) -> Result<VerifiedAdmission, EvidenceError> {
+    signed_by(admins, envelope, admission).map_err(|error| match error {
+        EvidenceError::Signature(dsse::DsseError::NoKnownKey) => {
+            EvidenceError::Rule { field: "signatures", rule: "must be one by an admin, for any cluster of the admins" }
+        }
+        error => error,
+    })
 }
 
 /// What an enroller says about a principal besides its record.
@@ -80,10 +136,19 @@ pub struct AdmissionDraft {
 impl AdmissionDraft {
     /// The payload of an admission of `record` into the cluster of `view`, for [`super::sign`].
     pub fn payload(self, view: &ClusterView, record: &Record) -> Admission {
+        self.payload_in(Scope::Cluster(view.id()), view.newest().number(), record)
+    }
+
+    /// The payload of an admission of `record` into any cluster of these admins, for [`super::sign`] by one of them.
+    pub fn payload_under(self, admins: &AdminSet, record: &Record) -> Admission {
+        self.payload_in(admins.scope(), 0, record)
+    }
+
+    fn payload_in(self, scope: Scope, doc: u32, record: &Record) -> Admission {
         let Self { groups, attributes, serial } = self;
         Admission {
             v: V1,
-            scope: Scope::Cluster(view.id()),
+            scope,
             principal: record.principal(),
             name: record.name().clone(),
             version: record.version(),
@@ -91,7 +156,7 @@ impl AdmissionDraft {
             groups,
             attributes: StrictMap(attributes),
             serial,
-            doc: view.newest().number(),
+            doc,
         }
     }
 }

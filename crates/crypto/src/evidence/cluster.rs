@@ -5,7 +5,7 @@ use super::{EvidenceError, Record, rule, verify_approvals};
 use crate::digest::sha256;
 use crate::sign::PublicKey;
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::{Bytes, Document, NodeEntry, NodeState, Scope};
+use bulla_wire::evidence::{Bytes, Document, MAX_ADMINS, NodeEntry, NodeState, Scope};
 use bulla_wire::id::{ClusterId, Digest, KeyId, PrincipalId};
 use bulla_wire::json::V1;
 use bulla_wire::name::Name;
@@ -13,6 +13,9 @@ use std::collections::BTreeSet;
 
 /// The signing keys of a set of admins and how many of them decide: what a client pins that must trust
 /// *any* cluster of these admins, since a transient one has a new id at each start.
+///
+/// Each of them has one signing key. With several, an admin could stand in another genesis as two, under a record for
+/// each key, and count twice toward k.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminSet {
     keys: BTreeSet<KeyId>,
@@ -20,14 +23,39 @@ pub struct AdminSet {
 }
 
 impl AdminSet {
-    /// All signing keys of the admins, and k.
-    pub fn new(keys: impl IntoIterator<Item = KeyId>, k: u8) -> Self {
-        Self { keys: keys.into_iter().collect(), k }
+    /// From the ids of the admins' keys, as they were written down, and k.
+    ///
+    /// # Errors
+    /// If they are none, more than a cluster has, or fewer than k.
+    pub fn new(keys: impl IntoIterator<Item = KeyId>, k: u8) -> Result<Self, EvidenceError> {
+        let keys: BTreeSet<_> = keys.into_iter().collect();
+        rule((1..=MAX_ADMINS).contains(&keys.len()), "admins", "must be 1 to 16")?;
+        rule((1..=keys.len()).contains(&usize::from(k)), "k", "must be 1 to the number of admins")?;
+        Ok(Self { keys, k })
+    }
+
+    /// From the admins' records, and k.
+    ///
+    /// # Errors
+    /// As [`AdminSet::new`]; also if one of them has several signing keys, or two have the same.
+    pub fn of_records<'a>(admins: impl IntoIterator<Item = &'a Record>, k: u8) -> Result<Self, EvidenceError> {
+        let mut keys = BTreeSet::new();
+        for admin in admins {
+            let mut own = admin.public_keys().map(PublicKey::key_id);
+            let (Some(key), None) = (own.next(), own.next()) else {
+                return Err(EvidenceError::Rule { field: "admins", rule: "must have one signing key each" });
+            };
+            rule(keys.insert(key), "admins", "must not share a signing key")?;
+        }
+        Self::new(keys, k)
     }
 
     /// The admins of a document.
-    pub fn of(document: &VerifiedDocument) -> Self {
-        Self::new(document.admins().flat_map(Record::public_keys).map(PublicKey::key_id), document.body().k)
+    ///
+    /// # Errors
+    /// As [`AdminSet::of_records`].
+    pub fn of(document: &VerifiedDocument) -> Result<Self, EvidenceError> {
+        Self::of_records(document.admins(), document.body().k)
     }
 
     /// The keys.
@@ -46,6 +74,22 @@ impl AdminSet {
         let mut ids: Vec<_> = self.keys.iter().map(|key| format!("{key}\n")).collect();
         ids.sort();
         Digest::new(sha256(&[b"admins:", ids.concat().as_bytes(), self.k.to_string().as_bytes()]))
+    }
+
+    /// The scope of admissions into any cluster of these admins.
+    pub fn scope(&self) -> Scope {
+        Scope::Admins(self.digest())
+    }
+
+    /// Refuses admins that are others than these, or of whom another number decides.
+    pub(super) fn demand(&self, told: &Self) -> Result<(), EvidenceError> {
+        if told.keys != self.keys {
+            return Err(EvidenceError::OtherAdmins);
+        }
+        if told.k != self.k {
+            return Err(EvidenceError::OtherK { pinned: self.k, told: told.k });
+        }
+        Ok(())
     }
 }
 
@@ -82,12 +126,11 @@ impl ClusterView {
     /// Begins with any genesis that names exactly the pinned admins and k, and that k of them approved.
     ///
     /// # Errors
-    /// [`EvidenceError::OtherPin`] if it names others; [`EvidenceError::TooFewAdmins`].
+    /// [`EvidenceError::OtherAdmins`] or [`EvidenceError::OtherK`] if it names others; [`EvidenceError::TooFewAdmins`]
+    /// if fewer than k approved it yet.
     pub fn pinned_admins(admins: &AdminSet, genesis: &Envelope, approvals: &[Envelope]) -> Result<Self, EvidenceError> {
         let view = Self::unpinned(genesis)?;
-        if AdminSet::of(&view.genesis) != *admins {
-            return Err(EvidenceError::OtherPin);
-        }
+        admins.demand(&AdminSet::of(&view.genesis)?)?;
         let (have, need) = (verify_approvals(&view, approvals).len(), view.genesis.quorum());
         if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(view) }
     }
@@ -146,7 +189,7 @@ impl ClusterView {
     pub fn holds_in(&self, scope: &Scope) -> bool {
         match scope {
             Scope::Cluster(id) => *id == self.id,
-            Scope::Admins(digest) => *digest == AdminSet::of(&self.genesis).digest(),
+            Scope::Admins(digest) => AdminSet::of(&self.genesis).is_ok_and(|admins| admins.digest() == *digest),
         }
     }
 

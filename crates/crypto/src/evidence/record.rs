@@ -107,6 +107,11 @@ impl Record {
         let mut seen = HashSet::new();
         self.keys.iter().flat_map(|key| &key.recipients).filter(|recipient| seen.insert(*recipient)).collect()
     }
+    /// What only one principal may hold: ids of its signing keys and digests of its recipients.
+    pub fn holdings(&self) -> impl Iterator<Item = [u8; 32]> {
+        let keys = self.public_keys().map(|key| *key.key_id().as_bytes());
+        keys.chain(self.recipients().into_iter().map(|recipient| *recipient.digest().as_bytes()))
+    }
     /// Whether all recipients protect against quantum computers too; otherwise none does.
     pub fn is_hybrid(&self) -> bool {
         self.keys.iter().flat_map(|key| &key.recipients).all(Recipient::is_hybrid)

@@ -209,6 +209,17 @@ pub const KEYS: &[Key] = &[
         ],
     },
     Key {
+        name: "init.bundle",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/etc/bulla/bundle.json\"",
+        flag: Some("--bundle"),
+        doc: &[
+            "Principals and policies that the cluster of a transient server begins with, signed by k of its admins",
+            "(\"bulla bundle create\" makes it). It is checked at start and applied by init.",
+        ],
+    },
+    Key {
         name: "limits.connections",
         kind: Kind::Number(1, 1_000_000),
         default: Some("4096"),

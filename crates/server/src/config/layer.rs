@@ -261,7 +261,7 @@ impl Settings {
                 names,
                 max_size_mib: self.number("audit.max_size_mib").ok_or_else(|| missing("audit.max_size_mib"))?,
             },
-            init: Init { admins: self.list("init.admins") },
+            init: Init { admins: self.list("init.admins"), bundle: self.path("init.bundle") },
             limits: Limits { connections: size("limits.connections")?, body_mib: size("limits.body_mib")? },
             ready_file: self.path("ready_file"),
             accept_audit_loss: self.boolean("accept_audit_loss"),
@@ -306,6 +306,10 @@ impl Settings {
         if transient && self.text("store") == Some("file") {
             let problem = "a transient server keeps its records in memory";
             return Err(self.fault("store", problem, "leave out either store or transient"));
+        }
+        if !transient && self.path("init.bundle").is_some() {
+            let problem = "a cluster with a data directory keeps its principals and policies itself";
+            return Err(self.fault("init.bundle", problem, "leave it out, or run with --transient"));
         }
         if transient && self.list("init.admins").is_empty() {
             let problem = "a transient server has no Unix socket, so somebody must be allowed to make the cluster";
@@ -409,7 +413,7 @@ mod tests {
                 names: AuditNames::Clear,
                 max_size_mib: 256,
             },
-            init: Init { admins: vec![] },
+            init: Init { admins: vec![], bundle: None },
             limits: Limits { connections: 4096, body_mib: 256 },
             ready_file: None,
             accept_audit_loss: false,
@@ -457,6 +461,9 @@ mod tests {
             match key.name {
                 "data" => {}
                 "transient" => beside = vec![flag("init.admins", "/a"), flag("audit.file", "-")],
+                "init.bundle" => {
+                    beside = vec![flag("transient", "true"), flag("init.admins", "/a"), flag("audit.file", "-")];
+                }
                 _ => beside = vec![flag("data", "/d")],
             }
             match key.name {
@@ -493,7 +500,8 @@ mod tests {
         let set: String = sample
             .lines()
             .map(|line| match line.strip_prefix('#') {
-                Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+                // A bundle is for a server without a data directory.
+                Some(rest) if !rest.starts_with(' ') && !rest.starts_with("bundle = ") => format!("{rest}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();
@@ -501,7 +509,8 @@ mod tests {
         assert_eq!(config.data, Some("/var/lib/bulla".into()));
         for key in KEYS {
             let name = key.name.rsplit('.').next().expect("a name");
-            assert!(set.lines().any(|line| line.starts_with(&format!("{name} = "))), "{}", key.name);
+            let stands = |line: &str| line.trim_start_matches('#').starts_with(&format!("{name} = "));
+            assert!(set.lines().any(stands), "{}", key.name);
         }
     }
 
@@ -545,6 +554,11 @@ mod tests {
                 "tls.key (given nowhere): tls.cert is given, its key is not; give both",
             ),
             ("data = \"/d\"\n[tls]\nkey = \"c\"", "tls.cert (given nowhere)"),
+            (
+                "data = \"/d\"\n[init]\nbundle = \"b\"",
+                "init.bundle (in b.toml): a cluster with a data directory keeps its principals and policies itself; \
+                 leave it out",
+            ),
         ] {
             let found = shown(file(text));
             assert!(found.contains(expected), "{text}: {found}");

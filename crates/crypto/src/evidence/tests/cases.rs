@@ -115,11 +115,31 @@ fn genesis() {
     let pinned =
         |name: &str, pin: &str, expect: &str| case(name, json!({"documents": [w.genesis], "pin": pin}), expect);
     let approval = |by: &Person| signed(&wire::GenesisApproval { v: V1, cluster: w.view.id() }, &[&by.identity]);
-    let set = AdminSet::of(w.view.genesis());
+    let set = AdminSet::of(w.view.genesis()).unwrap();
     let by_admins = |name: &str, k: u8, approvals: Vec<Envelope>, expect: &str| {
         let admins = json!({"keys": set.keys(), "k": k});
         case(name, json!({"documents": [w.genesis], "admins": admins, "approvals": approvals}), expect)
     };
+    let approved_by_two = |name: &str, keys: Vec<KeyId>, expect: &str| {
+        let approvals = [approval(&w.alice), approval(&w.bob)];
+        let admins = json!({"keys": keys, "k": 2});
+        case(name, json!({"documents": [w.genesis], "admins": admins, "approvals": approvals}), expect)
+    };
+    let key = |person: &Person| person.identity.signing_key().public_key().key_id();
+    // Alice, with a second key in her record, could stand as two in another genesis, and approve it alone.
+    let second = identity(21, IdentityKind::Classical);
+    let entries = [principal_key(&w.alice.identity), principal_key(&second)];
+    let both = record_payload("alice".parse().unwrap(), None, &entries).unwrap();
+    let both = Record::open(&signed(&both, &[&w.alice.identity, &second]), None).unwrap();
+    let mut split = good.clone();
+    let place = split.admins.iter().position(|admin| *admin == w.alice.record.principal()).unwrap();
+    let record = split.records.iter().position(|record| record == w.alice.record.envelope()).unwrap();
+    (split.admins[place], split.records[record]) = (both.principal(), both.envelope().clone());
+    split.enrollers.clone_from(&split.admins);
+    let split = signed(&split, &[]);
+    let all: Vec<_> = set.keys().iter().copied().chain([second.signing_key().public_key().key_id()]).collect();
+    let admins = json!({"keys": all, "k": 2});
+    let two_keys = json!({"documents": [split], "admins": admins, "approvals": []});
     check_vectors(
         "genesis",
         vec![
@@ -130,7 +150,13 @@ fn genesis() {
             by_admins("pinned admins, one approved", 2, vec![approval(&w.alice)], "too_few_admins"),
             by_admins("pinned admins, one twice", 2, vec![approval(&w.alice), approval(&w.alice)], "too_few_admins"),
             by_admins("pinned admins, a stranger", 2, vec![approval(&w.alice), approval(&w.dave)], "too_few_admins"),
-            by_admins("pinned admins, another k", 3, vec![approval(&w.alice), approval(&w.bob)], "other_pin"),
+            by_admins("pinned admins, nobody approved", 2, vec![], "too_few_admins"),
+            by_admins("pinned admins, another k", 3, vec![approval(&w.alice), approval(&w.bob)], "other_k"),
+            by_admins("pinned admins, k 0", 0, vec![approval(&w.alice), approval(&w.bob)], "rule k"),
+            approved_by_two("one admin fewer is pinned", vec![key(&w.alice), key(&w.bob)], "other_admins"),
+            approved_by_two("another admin is pinned", vec![key(&w.alice), key(&w.bob), key(&w.dave)], "other_admins"),
+            approved_by_two("no admin is pinned", vec![], "rule admins"),
+            case("pinned admins, one of them with two keys", two_keys, "rule admins"),
             case("signed genesis", json!({"documents": [signed_genesis]}), "rule signatures"),
             changed("number 1 first", &|p| p.number = 1, "rule number"),
             changed("cluster", &|p| p.cluster = Some(ClusterId::new([0; 32])), "rule cluster"),
@@ -235,7 +261,8 @@ fn admissions() {
         case(name, input, expect)
     };
     let many = |n: usize| (0..n).map(|i| format!("g{i}").parse().unwrap()).collect::<Vec<_>>();
-    let admins = AdminSet::of(w.view.genesis()).digest();
+    let admins = AdminSet::of(w.view.genesis()).unwrap().digest();
+    let alice = &w.alice.identity;
     check_vectors(
         "admission",
         vec![
@@ -244,8 +271,25 @@ fn admissions() {
             changed("by the principal itself", &|_| {}, &[&w.dave.identity], "no_known_key"),
             changed("by nobody", &|_| {}, &[], "rule signatures"),
             changed("by two", &|_| {}, &[erin, &w.alice.identity], "rule signatures"),
-            changed("in any cluster of the admins", &|p| p.scope = wire::Scope::Admins(admins), &[erin], "ok"),
-            changed("of other admins", &|p| p.scope = wire::Scope::Admins(Digest::new([0; 32])), &[erin], "rule scope"),
+            changed("in any cluster of the admins", &|p| p.scope = wire::Scope::Admins(admins), &[alice], "ok"),
+            changed(
+                "in any cluster of the admins, by a newer document",
+                &|p| (p.scope, p.doc) = (wire::Scope::Admins(admins), 2),
+                &[alice],
+                "ok",
+            ),
+            changed(
+                "in any cluster of the admins, by an enroller who is none of them",
+                &|p| p.scope = wire::Scope::Admins(admins),
+                &[erin],
+                "rule signatures",
+            ),
+            changed(
+                "of other admins",
+                &|p| p.scope = wire::Scope::Admins(Digest::new([0; 32])),
+                &[alice],
+                "rule scope",
+            ),
             changed(
                 "of another cluster",
                 &|p| p.scope = wire::Scope::Cluster(ClusterId::new([0; 32])),
