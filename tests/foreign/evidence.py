@@ -114,8 +114,9 @@ class Document(Statement):
             key_ids = sorted(key_id for admin in self.fields["admins"] for key_id in self.records[admin].keys)
             text = "".join(["admins:", *(f"{key_id}\n" for key_id in key_ids), str(self.fields["k"])])
             self.scopes = self.digest, "admins:" + digest(text.encode())
+            self.founders = set(key_ids)
         else:
-            self.scopes = previous.scopes
+            self.scopes, self.founders = previous.scopes, previous.founders
             demand(previous.nodes.keys() <= self.nodes.keys(), "rule nodes")
             admins = [previous.records[admin].keys for admin in previous.fields["admins"]]
             demand(sum(bool(self.signers(keys)) for keys in admins) >= previous.fields["k"], "too_few_admins")
@@ -125,11 +126,14 @@ def read_admission(envelope, records, newest):
     """An enroller's word that these are the records of this principal and name."""
     admission, record = Statement(envelope, "admission"), records[-1]
     enrollers = [newest.records[principal].keys for principal in newest.fields["enrollers"]]
-    admission.demand_signer({key_id: key for keys in enrollers for key_id, key in keys.items()})
+    keys = {key_id: key for keys in enrollers for key_id, key in keys.items()}
+    admission.demand_signer(keys)
     demand(admission.fields["scope"] in newest.scopes, "rule scope")
+    here = admission.fields["scope"] == newest.scopes[0]
+    demand(here or admission.signers(keys) <= newest.founders, "rule signatures")
     admission.demand_fields(principal=record.principal, record_sha256=record.digest)
     admission.demand_fields(name=record.fields["name"], version=record.fields["version"])
-    demand(admission.fields["doc"] <= newest.fields["number"], "document_ahead")
+    demand(not here or admission.fields["doc"] <= newest.fields["number"], "document_ahead")
 
 
 def read_wrap(envelope, cluster, writer):

@@ -1,6 +1,6 @@
 //! A transient server over restarts: contexts that trust its admins, a bundle that it begins with, and whoever takes its
 //! place. With the real binary; `BULLA_BLESS=1` writes the transcripts anew.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use bulla_testkit::transcript::Transcript;
 use bulla_testkit::{Cli, Options, Server, bulla};

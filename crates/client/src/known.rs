@@ -188,8 +188,9 @@ mod tests {
         assert!(matches!(lasting(Some(&first), &chain(&[1]), Some(4)), Err(KnownError::Older { .. })));
         // Keys that changed within a cluster stay changed; a newer bundle is taken, the older one is not.
         let second = lasting(Some(&first), &chain(&[1, 2]), None).unwrap().unwrap();
-        assert_eq!((second.version, second.serial), (2, 0));
-        assert!(lasting(Some(&second), &chain(&[1, 2]), Some(4)).is_ok());
+        assert_eq!((second.version, second.serial), (2, 5));
+        assert!(lasting(Some(&second), &chain(&[1, 2]), Some(6)).is_ok());
+        assert!(matches!(lasting(Some(&second), &chain(&[1, 2]), Some(4)), Err(KnownError::Older { .. })));
         assert!(matches!(lasting(Some(&second), &chain(&[1]), Some(5)), Err(KnownError::Older { .. })));
         assert!(matches!(lasting(Some(&second), &chain(&[1, 3]), Some(9)), Err(KnownError::Forked { .. })));
     }

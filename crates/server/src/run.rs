@@ -210,16 +210,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     };
     let node = Arc::new(Node::new(parts, phase));
     let tls = Arc::new(Tls::open(&config.tls, config.data.as_deref()).map_err(RunError::Tls)?);
-    let network = TcpListener::bind(config.listen).await.map_err(|source| RunError::Io {
-        action: "listen on",
-        what: config.listen.to_string(),
-        source,
-    })?;
-    let address = network.local_addr().map_err(|source| RunError::Io {
-        action: "read the address of",
-        what: config.listen.to_string(),
-        source,
-    })?;
+    let (network, address) = bind_network(config.listen).await?;
     let local = config.data.as_deref().map(bind_local).transpose()?;
     let metrics_address = match config.metrics_listen {
         Some(address) => Some(start_metrics(address, metrics.clone()).await?),
@@ -240,6 +231,13 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         write_ready(path, &ready)?;
     }
     Ok(Running { ready, node, tls, stop, served, store, _lock: lock })
+}
+
+async fn bind_network(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
+    let failed = |action| move |source| RunError::Io { action, what: listen.to_string(), source };
+    let network = TcpListener::bind(listen).await.map_err(failed("listen on"))?;
+    let address = network.local_addr().map_err(failed("read the address of"))?;
+    Ok((network, address))
 }
 
 fn bind_local(data: &Path) -> Result<tokio::net::UnixListener, RunError> {
