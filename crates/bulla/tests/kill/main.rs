@@ -11,11 +11,12 @@
 )]
 
 mod check;
+mod rekey;
 mod work;
 
 use bulla_server::failpoint::{
-    DRIVE_AFTER_COMMIT, DRIVE_BEFORE_COMMIT, POINTS, SERVE_BEFORE_CLAIM_REPLY, STORE_POINTS, UNSEAL_AFTER_COMMIT,
-    UNSEAL_BEFORE_COMMIT,
+    DRIVE_AFTER_COMMIT, DRIVE_BEFORE_COMMIT, POINTS, REKEY_AFTER_COMMIT, REKEY_BEFORE_COMMIT, SERVE_BEFORE_CLAIM_REPLY,
+    STORE_POINTS, UNSEAL_AFTER_COMMIT, UNSEAL_BEFORE_COMMIT,
 };
 use bulla_testkit::world::Person;
 use bulla_testkit::{Options, Server, bulla, long};
@@ -74,7 +75,10 @@ impl Case {
 
 /// Ten deaths at each point, spread so that together they meet every commit of a first round.
 fn cases() -> Vec<Case> {
-    let points: Vec<&'static str> = STORE_POINTS.iter().chain(POINTS).copied().collect();
+    // Rekeys have a test of their own.
+    let own = [REKEY_BEFORE_COMMIT, REKEY_AFTER_COMMIT];
+    let points: Vec<&'static str> =
+        STORE_POINTS.iter().chain(POINTS).copied().filter(|point| !own.contains(point)).collect();
     let mut cases = Vec::new();
     for (place, point) in points.iter().enumerate() {
         let runs = if long() { 30 } else { 10 };
