@@ -10,7 +10,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from agefile import DecryptionKey, Refused, b64, decrypt, encrypt, hkdf, hybrid, need, unb64, unbech32
-from evidence import (NULL, Signed, admission, bare, binding, chain, digest, documents, parcel, receipt, shape, sign, spki,
+from evidence import (NULL, Signed, admission, bare, binding, chain, consent, digest, documents, parcel, receipt, shape, sign, spki,
                       statement, strict, unparcel, verifies)
 
 
@@ -160,9 +160,9 @@ class Client:
         if 0 <= at < len(ids) - 1 and about["lineages"][at + 1]["first_sequence"] > mine["sequence"]:
             return
         for envelope in about["consents"]:
-            signed = Signed(envelope, "consent", cluster=str, lost=dict, kept=dict)
-            self.docs[-1].by_admins(signed)
-            if signed.body["cluster"] == self.cluster and signed.body["lost"]["lineage"] == mine["lineage"]:
+            body = consent(envelope, self.docs[-1])
+            named = [at["lineage"] for at in body["earlier"] + [body["lost"], body["kept"]]]
+            if body["cluster"] == self.cluster and mine["lineage"] in named:
                 return
         raise Refused("the server lost what it had told us")
 

@@ -239,6 +239,15 @@ def admission(envelope, docs, records):
 
 # ---- wrap.md -------------------------------------------------------------------------------------
 
+def consent(envelope, newest):
+    """What k admins of the newest document accepted as lost; no history is named twice."""
+    signed = Signed(envelope, "consent", cluster=str, lost=dict, kept=dict, earlier=list)
+    lost = [shape(at, "consent", lineage=str, sequence=int)["lineage"] for at in signed.body["earlier"] + [signed.body["lost"]]]
+    need(len(lost) <= 2049 and len(set(lost)) == len(lost), "consent: histories")
+    newest.by_admins(signed)
+    return signed.body
+
+
 def statement(envelope, cluster, records):
     """A wrap's statement by the principal with these records."""
     signed = Signed(envelope, "wrap", cluster=str, wrap=str, to=list, mode=str, ct=dict, nbf_ms=int, exp_ms=int,

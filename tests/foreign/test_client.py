@@ -82,11 +82,10 @@ def test_evidence():
         return {"digest": signed.sha}
 
     def consent(i):
-        signed = evidence.Signed(i["consent"], "consent", cluster=str, lost=dict, kept=dict)
         docs = evidence.documents(i["documents"])
-        evidence.need(signed.body["cluster"] == docs[0].sha, "cluster")
-        docs[-1].by_admins(signed)
-        return signed.body
+        body = evidence.consent(i["consent"], docs[-1])
+        evidence.need(body["cluster"] == docs[0].sha, "cluster")
+        return body
 
     for name, function in {"record": record, "genesis": genesis, "document": genesis, "admission": admission,
                            "receipt": receipts, "statement": statement, "consent": consent}.items():

@@ -18,6 +18,8 @@ pub const ADMISSION_TYPE: &str = "application/vnd.bulla.admission.v1+json";
 pub const DOCUMENT_TYPE: &str = "application/vnd.bulla.document.v1+json";
 /// `payloadType` of [`GenesisApproval`].
 pub const GENESIS_TYPE: &str = "application/vnd.bulla.genesis.v1+json";
+/// Most earlier histories in a consent: a cluster keeps no more of them, and so many still fit into a statement.
+pub const MAX_EARLIER: usize = 2048;
 /// `payloadType` of [`Consent`].
 pub const CONSENT_TYPE: &str = "application/vnd.bulla.consent.v1+json";
 /// `payloadType` of [`PolicyRecovery`].
@@ -249,10 +251,21 @@ pub struct Consent {
     pub v: V1,
     /// The cluster.
     pub cluster: ClusterId,
-    /// What was reached, as audit file or client remembers it.
+    /// What was reached, as the audit file remembers it.
     pub lost: Position,
     /// What the store holds.
     pub kept: Position,
+    /// Histories between the two, oldest first, each as far as the audit file remembers it: their clients must learn
+    /// of the loss too, however long ago they called.
+    pub earlier: Vec<Position>,
+}
+
+impl Consent {
+    /// What the consent says of a history: how far it is known to have come, if it was lost or cut short.
+    pub fn loss_of(&self, lineage: &Lineage) -> Option<Position> {
+        let named = self.earlier.iter().chain([&self.lost, &self.kept]);
+        named.copied().find(|position| position.lineage == *lineage)
+    }
 }
 
 /// k admins replace the whole policy set.

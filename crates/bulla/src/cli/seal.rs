@@ -9,7 +9,7 @@ use bulla_crypto::identity::Identity;
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::Signer as _;
 use bulla_wire::api::{Seal as State, SealAdmin};
-use bulla_wire::evidence::Consent as Loss;
+use bulla_wire::evidence::{Consent as Loss, Position};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -62,11 +62,13 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
         }
         Some(Verb::Consent(Consent::Sign(sign))) => {
             let shown = |loss: &Loss| {
-                vec![
-                    format!("consent to lost commits of the cluster {}", loss.cluster),
-                    format!("  lost: lineage {}, up to sequence {}", loss.lost.lineage, loss.lost.sequence),
-                    format!("  kept: lineage {}, up to sequence {}", loss.kept.lineage, loss.kept.sequence),
-                ]
+                let line = |what: &str, at: &Position| {
+                    format!("  {what}: lineage {}, up to sequence {}", at.lineage, at.sequence)
+                };
+                let mut lines = vec![format!("consent to lost commits of the cluster {}", loss.cluster)];
+                lines.extend(loss.earlier.iter().chain([&loss.lost]).map(|lost| line("lost", lost)));
+                lines.push(line("kept", &loss.kept));
+                lines
             };
             statement::sign(session, sign, shown).await
         }
