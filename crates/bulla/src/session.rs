@@ -4,7 +4,7 @@ use crate::ask;
 use crate::context::{Context, Contexts, Trust};
 use crate::exit::{Exit, Failure};
 use crate::output::{Screen, time};
-use bulla_client::{Client, State, identity};
+use bulla_client::{Client, Loss, State, identity};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::id::ClusterId;
@@ -261,11 +261,19 @@ impl<'a> Session<'a> {
     pub fn finish(&self) -> Result<(), Failure> {
         let Some(client) = self.client.get() else { return Ok(()) };
         client.flush()?;
-        for loss in client.losses() {
+        for Loss { consent, seen } in client.losses() {
             self.screen.warn(&format!(
                 "k admins accepted that the cluster lost commits: it went back from sequence {} to {}",
-                loss.lost.sequence, loss.kept.sequence
+                consent.lost.sequence, consent.kept.sequence
             ));
+            let known = consent.loss_of(&seen.lineage).map_or(0, |position| position.sequence);
+            if seen.sequence > known {
+                self.screen.warn(&format!(
+                    "this machine has seen sequence {}, and the admins knew that history up to {known}; ask them \
+                     whether the audit log was whole",
+                    seen.sequence
+                ));
+            }
         }
         match client.alarms_waiting() {
             _ if self.alarms_shown.load(Ordering::Relaxed) => {}

@@ -3,12 +3,12 @@
 use crate::ClientError;
 use crate::memory::{Memory, Names};
 use crate::resolve::{Me, Resolved};
+use crate::state::Loss;
 use crate::transport::{Address, Authorities, Transport};
 use bulla_crypto::envelope::Decrypter;
 use bulla_crypto::evidence::{AdminSet, ClusterView};
 use bulla_crypto::sign::Signer;
 use bulla_wire::challenge::Challenge;
-use bulla_wire::evidence::Consent;
 use bulla_wire::id::{ClusterId, KeyId, PrincipalId};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -152,11 +152,11 @@ pub(crate) struct Held {
     pub me: Option<Arc<Me>>,
     /// Writers of wraps, so that opening many by one writer does not look it up each time.
     pub writers: HashMap<PrincipalId, Resolved>,
-    pub losses: Vec<Consent>,
     /// What is remembered of each cluster that was met.
     pub memories: HashMap<ClusterId, Arc<Memory>>,
     /// Names that last over the clusters of the pinned admins.
     pub lasting: Option<Arc<Names>>,
+    pub losses: Vec<Loss>,
 }
 
 /// What is believed of the cluster, and what is remembered of it.
@@ -186,7 +186,7 @@ impl Client {
     }
 
     /// Losses that k admins accepted and that this client met since it was made. To be shown to the user.
-    pub fn losses(&self) -> Vec<Consent> {
+    pub fn losses(&self) -> Vec<Loss> {
         self.held().losses.clone()
     }
 

@@ -10,7 +10,7 @@ mod tries;
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
-use crate::state::{self, Seen, StateError, Verdict};
+use crate::state::{self, Loss, Seen, StateError, Verdict};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::{SignatureHeaders, sign_request};
@@ -353,10 +353,10 @@ impl Client {
                 if !state::went_on(known, told, &facts.lineages, &facts.consents) {
                     return Err(error.into());
                 }
-                let loss = facts.consents.iter().find(|consent| consent.lost.lineage == known.lineage);
+                let loss = facts.consents.iter().rev().find(|consent| consent.loss_of(&known.lineage).is_some());
                 let by_growth = state::went_on(known, told, &facts.lineages, &[]);
                 if let (Some(loss), Some(seen), false) = (loss, seen, by_growth) {
-                    self.held().losses.push(loss.clone());
+                    self.held().losses.push(Loss { consent: loss.clone(), seen: *known });
                     return self.trust().await?.memory.accept_loss(seen).map(|()| None);
                 }
             }

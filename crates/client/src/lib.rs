@@ -55,7 +55,7 @@ pub use raw::RawAnswer;
 pub use resolve::Resolved;
 pub use seal::{Unseal, UnsealOutcome};
 pub use spool::{Content, content};
-pub use state::{Seen, StateError};
+pub use state::{Loss, Seen, StateError};
 pub use trust::ClusterFacts;
 pub use wrap::{Inspected, InspectedSlot, Outgoing, Wrapped};
 

@@ -35,6 +35,16 @@ impl Seen {
     }
 }
 
+/// Lost commits that k admins accepted, and what this client had seen of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// What the admins signed.
+    pub consent: Consent,
+    /// How far the client had seen. If that is further than the consent says of this history, the audit log that the
+    /// admins went by was not whole, or the last of it was deleting by time.
+    pub seen: Seen,
+}
+
 /// The cluster stands behind what was seen before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateError {
@@ -119,7 +129,10 @@ pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
 }
 
 /// Whether the cluster, now in `told`, went on from what was seen: its histories hold ours and the next one began
-/// above what was seen, or k admins accepted the loss of what was seen. The consents are verified already.
+/// above what was seen, or k admins accepted the loss of our history. The consents are verified already.
+///
+/// How far the lost history came is not compared: a consent knows what the audit log quotes, and deleting by time is
+/// quoted nowhere. What differs is told to the user.
 pub(crate) fn went_on(known: &Seen, told: &State, histories: &[LineageEntry], consents: &[Consent]) -> bool {
     let place = |lineage: &Lineage| histories.iter().position(|entry| entry.lineage == *lineage);
     let Some(now) = told.lineage.and_then(|lineage| place(&lineage)) else { return false };
@@ -136,7 +149,7 @@ pub(crate) fn went_on(known: &Seen, told: &State, histories: &[LineageEntry], co
         .is_some_and(|next| next.first_sequence > known.sequence);
     let accepted = consents.iter().any(|consent| {
         let kept = place(&consent.kept.lineage).is_some_and(|kept| kept < now);
-        kept && consent.lost.lineage == known.lineage && known.sequence <= consent.lost.sequence
+        kept && consent.loss_of(&known.lineage).is_some()
     });
     above || accepted
 }
@@ -202,19 +215,22 @@ mod tests {
     #[test]
     fn consents() {
         let position = |byte, sequence| Position { lineage: lineage(byte), sequence };
-        let consent = |lost, kept| Consent { v: V1, cluster: ClusterId::new([0; 32]), lost, kept };
-        // The store fell from (lineage 3, 120) to (lineage 2, 80) and went on as lineage 7 of epoch 3.
-        let list = [entry(2, 2, 1), entry(3, 7, 81)];
-        let good = consent(position(3, 120), position(2, 80));
+        let consent = |lost, kept, earlier| Consent { v: V1, cluster: ClusterId::new([0; 32]), lost, kept, earlier };
+        // The store fell from (lineage 5, 120) over 4 and 3 to (lineage 2, 80) and went on as lineage 7 of epoch 3.
+        let list = [entry(1, 1, 1), entry(2, 2, 50), entry(3, 7, 81)];
+        let good = consent(position(5, 120), position(2, 80), vec![position(3, 90), position(4, 100)]);
         let now = told(3, 7, Some(90));
-        for known in [seen(3, 3, 100), seen(5, 3, 120)] {
+        // In each lost history, also beyond what the audit log quotes of it, and in the kept one beyond its end.
+        for known in [seen(3, 3, 85), seen(4, 4, 95), seen(5, 5, 110), seen(5, 5, 121), seen(2, 2, 81)] {
             assert!(!went_on(&known, &now, &list, &[]));
             assert!(went_on(&known, &now, &list, std::slice::from_ref(&good)));
         }
-        assert!(!went_on(&seen(3, 3, 121), &now, &list, std::slice::from_ref(&good)));
-        assert!(!went_on(&seen(3, 4, 100), &now, &list, std::slice::from_ref(&good)));
-        let other = consent(position(3, 120), position(9, 80));
-        assert!(!went_on(&seen(3, 3, 100), &now, &list, &[other]));
+        assert!(went_on(&seen(2, 2, 80), &now, &list, &[]), "that was kept");
+        // A history that nobody named, one that was lost without anybody's word, and a consent of elsewhere.
+        assert!(!went_on(&seen(3, 6, 85), &now, &list, std::slice::from_ref(&good)));
+        assert!(!went_on(&seen(1, 1, 50), &now, &list, std::slice::from_ref(&good)));
+        let other = consent(position(5, 120), position(9, 80), vec![]);
+        assert!(!went_on(&seen(5, 5, 100), &now, &list, &[other]));
     }
 
     #[test]

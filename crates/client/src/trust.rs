@@ -14,7 +14,7 @@ use bulla_wire::id::ClusterId;
 use bulla_wire::json;
 use std::sync::Arc;
 
-/// Largest answer of `GET /v1/cluster`: a hundred documents of 64 KiB in base64, and what stands beside them.
+/// Largest answer of `GET /v1/cluster`: 8 MiB of documents, and what stands beside them.
 const MAX_CLUSTER_BYTES: usize = 12 * 1024 * 1024;
 
 /// What the cluster tells about itself besides its documents, signed by a node of the pinned cluster.

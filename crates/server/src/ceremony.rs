@@ -268,10 +268,10 @@ async fn unseal(
         (Ok(accounted), _) => accounted,
         (Err(lost), Some(envelope)) => {
             accounted_loss = Some(lost);
-            lost.accept(&sealed.view, envelope)?
+            lost.accept(&sealed.view, restore::earlier_losses(node, &opened, lost).await?, envelope)?
         }
         (Err(lost), None) => {
-            let wanted = lost.consent(cluster);
+            let wanted = lost.consent(cluster, restore::earlier_losses(node, &opened, lost).await?);
             *lock(&node.lost) = Some(lost);
             return Err(CeremonyError::Lost(Box::new(wanted)));
         }

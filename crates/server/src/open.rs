@@ -8,10 +8,12 @@ use bulla_core::operation::Refusal;
 use bulla_crypto::evidence::{ClusterView, VerifiedDocument};
 use bulla_wire::api::{ChallengeReply, Cluster, Health, SealState};
 use bulla_wire::challenge::LIFETIME_MS;
+use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 
-/// Most documents in one answer: they are 3 KiB an admin each.
-const MAX_DOCUMENTS: usize = 100;
+/// Most bytes of documents in one answer, unless the first has more: a client takes 12 MiB, and approvals, histories
+/// and consents stand beside them.
+const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Answers an open route.
 ///
@@ -86,12 +88,26 @@ fn cluster(phase: &Phase, from: u32) -> Result<Answer, Refusal> {
 }
 
 fn describe(view: &ClusterView, history: &History, from: u32) -> Answer {
-    let documents = view.documents().filter(|document| document.number() >= from).take(MAX_DOCUMENTS);
+    let mut left = DOCUMENT_BYTES_MAX;
+    let documents = view.documents().filter(|document| document.number() >= from).map(VerifiedDocument::envelope);
+    let documents = documents.enumerate().take_while(|(at, document)| {
+        let bytes = json_bytes(document);
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        *at == 0 || fits
+    });
     Answer::json(&Cluster {
-        documents: documents.map(VerifiedDocument::envelope).cloned().collect(),
+        documents: documents.map(|(_, document)| document.clone()).collect(),
         newest: view.newest().number(),
         approvals: history.approvals.clone(),
         lineages: history.lineages.clone(),
         consents: history.consents.clone(),
     })
+}
+
+/// At most so many bytes of JSON: payload and signatures in base64, and the names around them.
+fn json_bytes(envelope: &Envelope) -> usize {
+    let text = |bytes: usize| bytes.div_ceil(3).saturating_mul(4).saturating_add(128);
+    let signatures = envelope.signatures.iter().map(|signature| text(signature.bytes.len()));
+    signatures.fold(text(envelope.payload.len()), usize::saturating_add)
 }

@@ -93,7 +93,7 @@ async fn deal(
         seal::reopen(unsealed.keyring.copy(), &unsealed.config_sha256, &stored, unsealed.head.mark(), active_ms)?;
     let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == unsealed.cluster);
     let accounted = seal::lost_commits(&opened, quoted.map(|quote| quote.position()))
-        .map_err(|lost| CeremonyError::Lost(Box::new(lost.consent(unsealed.cluster))))?;
+        .map_err(|lost| CeremonyError::Lost(Box::new(lost.consent(unsealed.cluster, vec![]))))?;
     let request = AdvanceRequest {
         view: &view,
         documents_from: view.newest().number(),

@@ -17,8 +17,9 @@ use bulla_core::engine::due::{Entry, What};
 use bulla_core::engine::{policy, principal, wrap};
 use bulla_core::operation::Operation;
 use bulla_core::record::SCAN_ENTRIES_MAX;
-use bulla_core::seal::Lost;
+use bulla_core::seal::{Lost, Opened};
 use bulla_wire::api::AlarmKind;
+use bulla_wire::evidence::Position;
 use bulla_wire::id::WrapId;
 
 /// Puts back what can be, parks what cannot be known, and says what was lost. The node does not serve yet.
@@ -81,6 +82,29 @@ async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec
             true
         })?;
         Ok::<_, std::io::Error>(lines)
+    });
+    read.await
+        .map_err(|e| CeremonyError::Store(e.to_string()))?
+        .map_err(|e| CeremonyError::Store(format!("cannot read the audit log: {e}")))
+}
+
+/// The histories that the store lost before the one in which the audit log ends. Only a log that can be read again
+/// tells them; without one, clients that last called in one of them find no consent.
+///
+/// # Errors
+/// If the log cannot be read.
+pub async fn earlier_losses(node: &Node, opened: &Opened, lost: Lost) -> Result<Vec<Position>, CeremonyError> {
+    let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
+    let (lineages, cluster) = (opened.keyring.lineages.clone(), opened.cluster());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut quoted = Vec::new();
+        crate::sink::lines(&path, 0, |found| {
+            let quote = Quote::of(&found.line.body).filter(|quote| quote.cluster == cluster);
+            let position = quote.map(|quote| quote.position()).filter(|position| lost.covers(&lineages, *position));
+            quoted.extend(position);
+            true
+        })?;
+        Ok::<_, std::io::Error>(lost.earlier(&lineages, quoted))
     });
     read.await
         .map_err(|e| CeremonyError::Store(e.to_string()))?

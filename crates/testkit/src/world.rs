@@ -152,24 +152,34 @@ impl World {
         world
     }
 
-    /// An installation that was made and never unsealed.
-    pub async fn sealed(shape: Shape) -> Self {
+    /// A server that is there, and no cluster yet: its id is zeros until somebody makes it.
+    pub async fn bare(shape: &Shape) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let admins: Vec<Person> = (0..shape.n).map(|i| Person::new(&format!("admin{i}"))).collect();
-        let config = config(dir.path(), &shape, &admins);
+        let config = config(dir.path(), shape, &admins);
         let clock = Arc::new(MovableClock::default());
         let server = run(&config, clock.clone()).await.expect("a server that starts");
-        let address = address_of(&server);
-        let first = admins[0].client(&address, Pin::Node(server.ready.node));
-        let init = api::Init {
+        let cluster = ClusterId::new([0; 32]);
+        Self { server: Some(server), clock, config, admins, cluster, _dir: dir }
+    }
+
+    /// An installation that was made and never unsealed.
+    pub async fn sealed(shape: Shape) -> Self {
+        let mut world = Self::bare(&shape).await;
+        let first = world.admins[0].client(&world.address(), Pin::Node(world.server().ready.node));
+        world.cluster = first.init(&world.init(&shape)).await.expect("init").id();
+        world
+    }
+
+    /// What makes the cluster.
+    pub fn init(&self, shape: &Shape) -> api::Init {
+        api::Init {
             name: "test".parse().expect("a name"),
-            admins: admins.iter().map(|admin| admin.record.clone()).collect(),
+            admins: self.admins.iter().map(|admin| admin.record.clone()).collect(),
             mode: shape.mode,
             k: shape.k,
             min_kem: MinKem::Hybrid,
-        };
-        let cluster = first.init(&init).await.expect("init").id();
-        Self { server: Some(server), clock, config, admins, cluster, _dir: dir }
+        }
     }
 
     /// Enough admins give their shares.

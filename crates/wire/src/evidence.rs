@@ -18,6 +18,8 @@ pub const ADMISSION_TYPE: &str = "application/vnd.bulla.admission.v1+json";
 pub const DOCUMENT_TYPE: &str = "application/vnd.bulla.document.v1+json";
 /// `payloadType` of [`GenesisApproval`].
 pub const GENESIS_TYPE: &str = "application/vnd.bulla.genesis.v1+json";
+/// Most earlier histories in a consent: a cluster keeps no more of them, and so many still fit into a statement.
+pub const MAX_EARLIER: usize = 2048;
 /// `payloadType` of [`Consent`].
 pub const CONSENT_TYPE: &str = "application/vnd.bulla.consent.v1+json";
 /// `payloadType` of [`PolicyRecovery`].
@@ -262,9 +264,20 @@ pub struct Consent {
     pub lost: Position,
     /// What the store holds.
     pub kept: Position,
+    /// Histories between the two, oldest first, each as far as the audit file remembers it: their clients must learn
+    /// of the loss too, however long ago they called.
+    pub earlier: Vec<Position>,
 }
 
 impl Consent {
+    /// What the consent says of a history: how far it is known to have come, if it was lost or cut short. A consent to
+    /// an unknown loss excuses nobody for having seen more.
+    pub fn loss_of(&self, lineage: &Lineage) -> Option<Position> {
+        let ends = [&self.lost, &self.kept].into_iter().filter(|_| !self.is_of_unknown_loss());
+        let named = self.earlier.iter().chain(ends);
+        named.copied().find(|position| position.lineage == *lineage)
+    }
+
     /// Whether nobody can tell how much was lost, if anything.
     pub fn is_of_unknown_loss(&self) -> bool {
         self.lost == self.kept

@@ -10,7 +10,7 @@ use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::Signer as _;
 use bulla_wire::api::{Seal as State, SealAdmin};
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::Consent as Loss;
+use bulla_wire::evidence::{Consent as Loss, Position};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -63,16 +63,18 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
         }
         Some(Verb::Consent(Consent::Sign(sign))) => {
             let shown = |_: &Envelope, loss: &Loss| {
-                let lost = if loss.is_of_unknown_loss() {
-                    "  lost: unknown, as the audit log lacks lines; nothing, or whatever came after".to_owned()
-                } else {
-                    format!("  lost: lineage {}, up to sequence {}", loss.lost.lineage, loss.lost.sequence)
+                let line = |what: &str, at: &Position| {
+                    format!("  {what}: lineage {}, up to sequence {}", at.lineage, at.sequence)
                 };
-                Ok(vec![
-                    format!("consent to lost commits of the cluster {}", loss.cluster),
-                    lost,
-                    format!("  kept: lineage {}, up to sequence {}", loss.kept.lineage, loss.kept.sequence),
-                ])
+                let mut lines = vec![format!("consent to lost commits of the cluster {}", loss.cluster)];
+                if loss.is_of_unknown_loss() {
+                    let unknown = "  lost: unknown, as the audit log lacks lines; nothing, or whatever came after";
+                    lines.push(unknown.to_owned());
+                } else {
+                    lines.extend(loss.earlier.iter().chain([&loss.lost]).map(|lost| line("lost", lost)));
+                }
+                lines.push(line("kept", &loss.kept));
+                Ok(lines)
             };
             statement::sign(session, sign, shown).await
         }

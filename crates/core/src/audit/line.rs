@@ -219,6 +219,11 @@ impl Quote {
         Position { lineage: self.lineage, sequence: self.sequence }
     }
 
+    /// The commit that a line quotes.
+    pub fn of(body: &Body) -> Option<Self> {
+        Self::after(None, body)
+    }
+
     /// What must be remembered after one more line: the highest commit of the newest lineage.
     #[must_use]
     pub fn after(current: Option<Self>, body: &Body) -> Option<Self> {

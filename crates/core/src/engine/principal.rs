@@ -8,6 +8,7 @@ use crate::barrier::{Kind, RecordKey, Records, Writes};
 use crate::directory::{Change, Principal, StoredPrincipal};
 use crate::engine::alarm::{self, About};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
+use crate::record::SEALED_VALUE_BYTES_MAX;
 use bulla_crypto::evidence::{Record, verify_admission};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::{self, AlarmKind, Done, PrincipalSummary, Principals, Whoami};
@@ -18,6 +19,10 @@ use bulla_wire::id::{Digest, PrincipalId};
 use bulla_wire::json::StrictMap;
 use bulla_wire::name::Name;
 use std::collections::BTreeSet;
+
+/// Largest row of a principal in bytes: all its records lie in it, and it is one value of the store. What the barrier
+/// adds, and what disabling changes, is less than the kilobyte that is kept free.
+const ROW_BYTES_MAX: usize = SEALED_VALUE_BYTES_MAX - 1024;
 
 /// The key of a principal's record.
 pub fn key(name: &Name) -> RecordKey {
@@ -237,7 +242,16 @@ impl Operation for Put {
             groups: admission.groups,
             attributes: admission.attributes,
         };
-        writes.replace(own_key, current, bulla_wire::json::to_vec(&next));
+        let row = bulla_wire::json::to_vec(&next);
+        if row.len() > ROW_BYTES_MAX {
+            let refusal = Refusal::new(
+                Code::TooLarge,
+                format!("all records of {} together may have {ROW_BYTES_MAX} bytes", self.name),
+            );
+            let hint = "a key can no longer be changed under this name: admit a new principal, and disable this one";
+            return Ok(Outcome::refuse(refusal.field("record").hint(hint)));
+        }
+        writes.replace(own_key, current, row);
         let mut alarms = vec![];
         if rotated {
             let about = About { message: "the keys of this principal were rotated", ..About::default() };

@@ -12,7 +12,7 @@ use bulla_crypto::random::Rng;
 use bulla_crypto::secret::SecretKey;
 use bulla_wire::api::LineageEntry;
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::{Consent, Position};
+use bulla_wire::evidence::{Consent, MAX_EARLIER, Position};
 use bulla_wire::id::{ClusterId, Digest};
 use bulla_wire::json::V1;
 use std::fmt;
@@ -158,18 +158,40 @@ impl Lost {
         !reached(lineages, self.kept, quoted)
     }
 
+    /// The histories of what the audit log quotes and the store lost, but for the one in which the log ends: each with
+    /// its highest quote, in the order of their first ones. The newest, if they are too many.
+    pub fn earlier(&self, lineages: &[LineageEntry], quoted: impl IntoIterator<Item = Position>) -> Vec<Position> {
+        let mut found: Vec<Position> = Vec::new();
+        for position in quoted {
+            if position.lineage == self.lost.lineage || !self.covers(lineages, position) {
+                continue;
+            }
+            // Nearly all lines are of the history that was met last.
+            match found.iter_mut().rev().find(|old| old.lineage == position.lineage) {
+                Some(old) => old.sequence = old.sequence.max(position.sequence),
+                None => found.push(position),
+            }
+        }
+        found.split_off(found.len().saturating_sub(MAX_EARLIER))
+    }
+
     /// What k admins are asked to sign.
-    pub fn consent(&self, cluster: ClusterId) -> Consent {
-        Consent { v: V1, cluster, lost: self.lost, kept: self.kept }
+    pub fn consent(&self, cluster: ClusterId, earlier: Vec<Position>) -> Consent {
+        Consent { v: V1, cluster, lost: self.lost, kept: self.kept, earlier }
     }
 
     /// Takes the consent of k admins of the newest document to exactly this loss.
     ///
     /// # Errors
     /// [`SealError::Consent`] or [`SealError::OtherConsent`].
-    pub fn accept(&self, view: &ClusterView, envelope: &Envelope) -> Result<Accounted, SealError> {
+    pub fn accept(
+        &self,
+        view: &ClusterView,
+        earlier: Vec<Position>,
+        envelope: &Envelope,
+    ) -> Result<Accounted, SealError> {
         let consent = verify_consent(view, envelope).map_err(SealError::Consent)?;
-        if consent != self.consent(view.id()) {
+        if consent != self.consent(view.id(), earlier) {
             return Err(SealError::OtherConsent);
         }
         Ok(Accounted { kept: self.kept, consent: Some(envelope.clone()) })

@@ -125,7 +125,7 @@ fn two_hundred_epochs() {
 
 fn consent(world: &World, lost: &Lost, signers: &[usize]) -> bulla_wire::dsse::Envelope {
     let keys: Vec<_> = signers.iter().map(|admin| world.admins[*admin].identity.signing_key()).collect();
-    sign_in_memory(&lost.consent(world.view.id()), &keys).unwrap()
+    sign_in_memory(&lost.consent(world.view.id(), vec![]), &keys).unwrap()
 }
 
 #[test]
@@ -146,14 +146,16 @@ fn lost_commits_need_the_consent_of_k() {
     let lost = lost_commits(&opened, Some(reached)).unwrap_err();
     assert_eq!(lost, Lost { lost: reached, kept });
 
-    let result = lost.accept(&world.view, &consent(&world, &lost, &[1]));
+    let result = lost.accept(&world.view, vec![], &consent(&world, &lost, &[1]));
     assert!(matches!(result, Err(SealError::Consent(_))), "{result:?}");
     let other = Lost { kept: reached, ..lost };
-    let result = lost.accept(&world.view, &consent(&world, &other, &[0, 1]));
+    let result = lost.accept(&world.view, vec![], &consent(&world, &other, &[0, 1]));
     assert!(matches!(result, Err(SealError::OtherConsent)), "{result:?}");
 
     let signed = consent(&world, &lost, &[1, 2]);
-    let accounted = lost.accept(&world.view, &signed).unwrap();
+    let result = lost.accept(&world.view, vec![reached], &signed);
+    assert!(matches!(result, Err(SealError::OtherConsent)), "{result:?}");
+    let accounted = lost.accept(&world.view, vec![], &signed).unwrap();
     let advance = world.advance_from(&session, opened, accounted).unwrap();
     world.store.commit(&advance.batch).unwrap();
     let stored = world.store.plain("consent/0");
@@ -271,4 +273,21 @@ fn what_happens_is_printed_without_keys() {
     let text = format!("{session:?} {opened:?} {:?} {:?}", root.unwrap(), session.stored());
     // Ids, the epoch and counts: there is no room for a key.
     assert!(text.len() < 200 && text.contains("RootKey(..)"), "{text}");
+}
+
+/// Everything that the log quotes and the store does not hold, apart from where the log ends.
+#[test]
+fn a_consent_names_every_history_that_was_lost() {
+    let at = |byte: u8, sequence| Position { lineage: Lineage::new([byte; 16]), sequence };
+    let entry =
+        |byte: u8, first_sequence| LineageEntry { epoch: byte.into(), lineage: at(byte, 0).lineage, first_sequence };
+    let held = [entry(1, 1), entry(2, 50)];
+    let lost = Lost { lost: at(5, 120), kept: at(2, 80) };
+    // Kept, kept, cut short, two histories whose lines are out of order, and the one in which the log ends.
+    let log = [at(1, 49), at(2, 80), at(2, 82), at(2, 81), at(3, 90), at(4, 100), at(3, 92), at(4, 101), at(5, 120)];
+    assert_eq!(lost.earlier(&held, log), [at(2, 82), at(3, 92), at(4, 101)]);
+    let many =
+        |i: u32| Position { lineage: Lineage::new([i.to_be_bytes(); 4].concat().try_into().unwrap()), sequence: 1 };
+    let found = lost.earlier(&held, (0..3000).map(|i| many(i + 0x1000)));
+    assert_eq!((found.len(), found.last()), (2048, Some(&many(2999 + 0x1000))), "the newest");
 }

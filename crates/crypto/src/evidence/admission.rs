@@ -7,8 +7,8 @@ use crate::sign::PublicKey;
 use bulla_wire::challenge::FUTURE_SKEW_MS;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{
-    ADMISSION_TYPE, Admission, CONSENT_TYPE, Consent, GENESIS_TYPE, GenesisApproval, MAX_GROUPS, POLICY_RECOVERY_TYPE,
-    PolicyRecovery, Scope,
+    ADMISSION_TYPE, Admission, CONSENT_TYPE, Consent, GENESIS_TYPE, GenesisApproval, MAX_EARLIER, MAX_GROUPS,
+    POLICY_RECOVERY_TYPE, PolicyRecovery, Scope,
 };
 use bulla_wire::id::{Digest, KeyId, PrincipalId};
 use bulla_wire::json::{StrictMap, V1};
@@ -192,6 +192,9 @@ pub fn verify_approvals(view: &ClusterView, approvals: &[Envelope]) -> BTreeSet<
 pub fn verify_consent(view: &ClusterView, envelope: &Envelope) -> Result<Consent, EvidenceError> {
     let consent: Consent = parse(envelope)?;
     rule(consent.cluster == view.id(), "cluster", "must be this cluster")?;
+    let named: HashSet<_> = consent.earlier.iter().chain([&consent.lost]).map(|position| position.lineage).collect();
+    rule(consent.earlier.len() <= MAX_EARLIER, "earlier", "must be at most 2,048")?;
+    rule(named.len() == consent.earlier.len().saturating_add(1), "earlier", "must name each history once")?;
     enough(view, envelope, CONSENT_TYPE)?;
     Ok(consent)
 }

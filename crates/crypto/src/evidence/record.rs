@@ -11,7 +11,8 @@ use bulla_wire::json::V1;
 use bulla_wire::name::Name;
 use std::collections::HashSet;
 
-/// Longest chain of records of one principal: a rotation a week for twenty years.
+/// Longest chain of records of one principal that is verified. The server stores half a MiB of them, which is about 160
+/// records of one hybrid key, or 500 of a classical one.
 pub const MAX_CHAIN: usize = 1024;
 
 /// One key of a principal, checked.

@@ -16,9 +16,16 @@ use tracing::{Event, Metadata, Subscriber};
 
 /// Everything that any server of this process logged.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
 
-fn log() -> &'static Log {
+impl Log {
+    /// What was logged after this many bytes.
+    pub fn since(&self, bytes: usize) -> Vec<u8> {
+        self.0.lock().unwrap()[bytes..].to_vec()
+    }
+}
+
+pub fn log() -> &'static Log {
     static LOG: OnceLock<Log> = OnceLock::new();
     LOG.get_or_init(|| {
         let log = Log::default();

@@ -4,7 +4,7 @@ use crate::cases::{kv_body, recovery_by, recovery_of};
 use crate::support::{Caller, Request, Wire, finish, rows, unsealed, view};
 use bulla_client::{Admit, AuditOf, Client, ClientError, Outgoing, Pin, content};
 use bulla_crypto::BoxFuture;
-use bulla_crypto::evidence::{self, AdmissionDraft, PrincipalKey, Record};
+use bulla_crypto::evidence::{self, AdmissionDraft, DocumentDraft, PrincipalKey, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::random::SystemRng;
@@ -671,4 +671,73 @@ async fn rotate(world: &World, person: &Person) -> Identity {
     let next = client.rotate(&[key], &[signer]).await.unwrap();
     world.client(&world.admins[0]).admit(&next, Admit::default()).await.unwrap();
     new
+}
+
+/// A key with as many recipients as one may have.
+fn wide_key(signing: &Identity, opening: &[Identity]) -> PrincipalKey {
+    let recipients = opening.iter().flat_map(|identity| identity.recipients().to_vec()).collect();
+    PrincipalKey { public: signing.signing_key().public_key().clone(), recipients, dual_use: false }
+}
+
+fn opening_keys() -> Vec<Identity> {
+    (0..8).map(|_| Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap()).collect()
+}
+
+/// All records of a principal lie in one row; when it is full that is said, and everything else goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_records_has_an_end_that_is_told() {
+    let world = World::new(Shape::durable()).await;
+    let admin = world.client(&world.admins[0]);
+    let opening = opening_keys();
+    let mut bob = world.admit("bob").await;
+    let mut versions = 1;
+    let error = loop {
+        let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+        let signer: &dyn Signer = &new;
+        let next = world.client(&bob).rotate(&[wide_key(&new, &opening)], &[signer]).await.unwrap();
+        match admin.admit(&next, Admit::default()).await {
+            Ok(_) => bob = Person { name: name("bob"), identity: Arc::new(new), record: next },
+            Err(error) => break error,
+        }
+        versions += 1;
+        assert!(versions < 60, "it never ends");
+    };
+    assert_eq!(error.code(), Some(Code::TooLarge), "{error}");
+    assert!(error.hint().contains("new principal"), "{}", error.hint());
+    assert_eq!(world.client(&bob).whoami().await.unwrap().principal.version, versions);
+    admin.principal_disable(&name("bob")).await.unwrap();
+    admin.principal_enable(&name("bob")).await.unwrap();
+    world.client(&bob).whoami().await.unwrap();
+    finish(world).await;
+}
+
+/// More documents than one answer may hold, each as large as documents are.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_documents_are_read_in_pages() {
+    let world = World::new(Shape::default()).await;
+    let admin = world.client(&world.admins[0]);
+    let key = world.admins[0].identity.signing_key();
+    let mut enrollers = Vec::new();
+    for at in 0..8 {
+        let (signing, opening) = (Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap(), opening_keys());
+        let payload = evidence::record_payload(name(&format!("enroller{at}")), None, &[wide_key(&signing, &opening)]);
+        let record = evidence::sign_in_memory(&payload.unwrap(), &[signing.signing_key()]).unwrap();
+        admin.admit(&record, Admit::default()).await.unwrap();
+        enrollers.push(Record::open(&record, None).unwrap());
+    }
+    let mut draft = DocumentDraft::of(admin.view().await.unwrap().newest());
+    draft.enrollers.extend(enrollers.iter().map(Record::principal));
+    draft.records.extend(enrollers);
+    let mut bytes = 0;
+    while bytes <= 13 * 1024 * 1024 {
+        let document = admin.view().await.unwrap().next_document(&draft).unwrap();
+        let envelope = evidence::sign_in_memory(&document, &[key]).unwrap();
+        bytes += json::to_vec(&envelope).len();
+        admin.document_put(envelope).await.unwrap();
+    }
+    let newest = admin.view().await.unwrap().newest().number();
+    assert!(newest > 40, "{newest} documents");
+    // Somebody who knows none of them.
+    assert_eq!(world.client(&world.admins[0]).cluster().await.unwrap().view.newest().number(), newest);
+    finish(world).await;
 }

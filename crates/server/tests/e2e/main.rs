@@ -10,6 +10,7 @@
 )]
 
 mod audit;
+mod bytes;
 mod canary;
 mod cases;
 mod clocks;

@@ -592,3 +592,74 @@ async fn an_admin_gives_no_share_to_an_older_epoch() {
     }
     world.stop().await;
 }
+
+/// A copy that is two unseals old: whoever last called in either of the lost histories goes on with the consent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_speaks_to_clients_of_every_lost_history() {
+    let mut world = World::new(Shape::durable()).await;
+    let alice = world.admit("alice").await;
+    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let client = |world: &World, at: usize| remembering(world, &alice, folders[at].path());
+    // A call that reads the store, so that its answer tells a position.
+    client(&world, 0).wraps(None, None).await.unwrap();
+    world.stop().await;
+    let file = world.data().join("bulla.redb");
+    std::fs::copy(&file, world.data().join("copy")).unwrap();
+    for at in [1, 2] {
+        world.start().await;
+        world.unseal().await;
+        world.admit(&format!("lost{at}")).await;
+        client(&world, at).wraps(None, None).await.unwrap();
+        world.stop().await;
+    }
+    let (copy, newest) = (world.data().join("copy"), world.data().join("newest"));
+    std::fs::rename(&file, &newest).unwrap();
+    std::fs::copy(&copy, &file).unwrap();
+
+    // Without the audit log nobody is asked, nobody consents, and both refuse.
+    let audit = world.config.audit.target.clone();
+    world.config.audit.target = bulla_server::config::AuditTarget::Directory(folders[0].path().join("another-audit"));
+    world.config.accept_audit_loss = true;
+    world.start().await;
+    world.unseal().await;
+    for at in [1, 2] {
+        let error = client(&world, at).wraps(None, None).await.expect_err("its history is gone");
+        assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
+    }
+    world.stop().await;
+    std::fs::rename(&copy, &file).unwrap();
+    world.config.audit.target = audit;
+    world.config.accept_audit_loss = false;
+
+    world.start().await;
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let admin = world.client(&world.admins[0]);
+    let given = admin.unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given;
+    let consent = given.consent_needed.unwrap();
+    let [earlier] = consent.earlier.as_slice() else { panic!("{consent:?}") };
+    assert!(earlier.lineage != consent.lost.lineage && earlier.lineage != consent.kept.lineage);
+    assert!(consent.kept.sequence < earlier.sequence && earlier.sequence < consent.lost.sequence, "{consent:?}");
+    let less = Consent { earlier: vec![], ..consent.clone() };
+    let envelope = admin.consent_sign(&less).await.unwrap();
+    assert_eq!(admin.consent_send(envelope).await.unwrap_err().code(), Some(Code::BadStatement));
+    let envelope = admin.consent_sign(&consent).await.unwrap();
+    admin.consent_send(envelope).await.unwrap();
+
+    for at in [1, 2] {
+        let after = client(&world, at);
+        after.wraps(None, None).await.unwrap();
+        let [loss] = &after.losses()[..] else { panic!("it is shown: {:?}", after.losses()) };
+        assert_eq!(loss.consent, consent);
+        assert_eq!(Some(loss.seen.lineage), [None, Some(earlier), Some(&consent.lost)][at].map(|lost| lost.lineage));
+        // Once: from now on the new history is what it knows.
+        drop(after);
+        let again = client(&world, at);
+        again.wraps(None, None).await.unwrap();
+        assert_eq!(again.losses(), []);
+    }
+    let unaware = client(&world, 0);
+    unaware.wraps(None, None).await.unwrap();
+    assert_eq!(unaware.losses(), [], "it had seen nothing of what was lost");
+    drop(unaware);
+    finish(world).await;
+}

@@ -319,7 +319,15 @@ fn what_admins_sign_together() {
     let w = world();
     let (alice, bob) = (&w.alice.identity, &w.bob.identity);
     let position = |byte: u8, sequence: u64| Position { lineage: Lineage::new([byte; 16]), sequence };
-    let consent = Consent { v: V1, cluster: w.view.id(), lost: position(1, 9), kept: position(1, 5) };
+    let consent = Consent { v: V1, cluster: w.view.id(), lost: position(1, 9), kept: position(1, 5), earlier: vec![] };
+    let over_two = Consent { lost: position(4, 9), earlier: vec![position(2, 6), position(3, 7)], ..consent.clone() };
+    let twice = Consent { earlier: vec![position(2, 6), position(2, 7)], ..over_two.clone() };
+    let last_twice = Consent { earlier: vec![position(4, 6)], ..over_two.clone() };
+    let most = |count: u16| {
+        let one =
+            |i: u16| Position { lineage: Lineage::new([i.to_be_bytes(); 8].concat().try_into().unwrap()), sequence: 1 };
+        Consent { earlier: (0x1000..0x1000 + count).map(one).collect(), ..consent.clone() }
+    };
     let consents = |name: &str, consent: &Consent, by: &[&Identity], expect: &str| {
         case(name, json!({"documents": chain(&w.view), "consent": signed(consent, by)}), expect)
     };
@@ -328,11 +336,16 @@ fn what_admins_sign_together() {
         "consent",
         vec![
             consents("two of three", &consent, &[alice, bob], "ok"),
+            consents("over two histories", &over_two, &[alice, bob], "ok"),
+            consents("a history twice", &twice, &[alice, bob], "rule earlier"),
+            consents("the last history twice", &last_twice, &[alice, bob], "rule earlier"),
             consents("one", &consent, &[alice], "too_few_admins"),
             consents("one and an enroller", &consent, &[alice, &w.erin.identity], "too_few_admins"),
             consents("another cluster", &elsewhere, &[alice, bob], "rule cluster"),
         ],
     );
+    assert!(verify_consent(&w.view, &signed(&most(2048), &[alice, bob])).is_ok());
+    assert!(verify_consent(&w.view, &signed(&most(2049), &[alice, bob])).is_err());
     let policies = r#"{"base":"permit(principal,action,resource);"}"#;
     let digest = Digest::new(crate::digest::sha256(&[policies.as_bytes()]));
     let replaced = Digest::new(crate::digest::sha256(&[b"{}"]));
