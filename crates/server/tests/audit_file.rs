@@ -387,6 +387,8 @@ async fn a_loss_is_remembered_until_the_cluster_is_unsealed() {
             write(&sink).await.unwrap();
         }
         sink.flush_and_close().await.unwrap();
+        // Closing is told before the folder's lock is given back.
+        crash(sink, directory.path());
     }
     let sink = Sink::open(small.clone(), opening(None, SystemDisk)).unwrap();
     assert!(sink.has_loss());

@@ -616,12 +616,17 @@ async fn a_consent_speaks_to_clients_of_every_lost_history() {
     std::fs::rename(&file, &newest).unwrap();
     std::fs::copy(&copy, &file).unwrap();
 
-    // Without the audit log nobody is asked, nobody consents, and both refuse.
+    // Without the audit log nobody can say what was lost: a consent to that excuses no client that saw more.
     let audit = world.config.audit.target.clone();
     world.config.audit.target = bulla_server::config::AuditTarget::Directory(folders[0].path().join("another-audit"));
     world.config.accept_audit_loss = true;
     world.start().await;
-    world.unseal().await;
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let admin = world.client(&world.admins[0]);
+    let given = admin.unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given;
+    let unknown = given.consent_needed.unwrap();
+    assert!(unknown.is_of_unknown_loss() && unknown.earlier.is_empty(), "{unknown:?}");
+    admin.consent_send(admin.consent_sign(&unknown).await.unwrap()).await.unwrap();
     for at in [1, 2] {
         let error = client(&world, at).wraps(None, None).await.expect_err("its history is gone");
         assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
@@ -632,7 +637,6 @@ async fn a_consent_speaks_to_clients_of_every_lost_history() {
     world.config.accept_audit_loss = false;
 
     world.start().await;
-    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
     let admin = world.client(&world.admins[0]);
     let given = admin.unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given;
     let consent = given.consent_needed.unwrap();
