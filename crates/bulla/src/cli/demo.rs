@@ -299,23 +299,27 @@ impl Stage {
         Ok(())
     }
 
-    /// Leaves the server to whoever watches on a terminal, and stops it otherwise.
+    /// Leaves the server to whoever sits at a terminal, and stops it otherwise.
     fn farewell(mut self, name: &str) -> Result<Exit, Failure> {
         let print = |text: String| writeln!(io::stdout(), "{text}").map_err(|error| failed("print", &error));
         say("That was all of it. To go on with this cluster:")?;
         print(format!("  cd {name}"))?;
         print("  export XDG_CONFIG_HOME=\"$PWD/config\" XDG_STATE_HOME=\"$PWD/state\"".into())?;
+        let bin = self.binary.parent().map(Path::to_path_buf).unwrap_or_default();
+        print(format!("  export PATH={}:\"$PATH\"", quoted(&bin.display().to_string())))?;
         print("  bulla --identity ann.key policy list".into())?;
         print("  bulla --identity bob.key wrap list".into())?;
         let server = self.server.take();
         match server {
-            Some(server) if io::stdout().is_terminal() => {
+            Some(server) if io::stdin().is_terminal() && io::stdout().is_terminal() => {
                 print(format!("The server goes on in the background. To stop it: kill {}", server.id()))?;
             }
             Some(mut server) => {
                 stop(&mut server);
                 print("The server was stopped, as nobody watches. To start it again, sealed, on another port:".into())?;
-                print("  bulla server --data data --listen 127.0.0.1:8250".into())?;
+                print("  bulla server --data data --listen 127.0.0.1:8250 &".into())?;
+                print("  export BULLA_ADDR=127.0.0.1:8250".into())?;
+                print("  bulla --identity ann.key unseal && bulla --identity cat.key unseal".into())?;
             }
             None => {}
         }
