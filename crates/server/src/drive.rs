@@ -9,6 +9,7 @@ use crate::listen::{BodyBudget, Held};
 use crate::unsealed::Unsealed;
 use bulla_core::audit::RequestId;
 use bulla_core::barrier::{Barrier, BarrierError, Records, SEEN_KIND, Writes};
+use bulla_core::directory::Directory;
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
     Context, Fault, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Refusal, Replay, Reply, Step, step,
@@ -231,17 +232,7 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Decision, DriveError> {
         let directory = self.directory();
-        let mut context = Context {
-            now: self.now(machine),
-            cluster: self.cluster,
-            epoch: self.epoch,
-            lineage: self.lineage,
-            doc: directory.view().newest().number(),
-            node: machine.node,
-            directory: &directory,
-            actor,
-            repeated: false,
-        };
+        let mut context = self.context(machine, &directory, actor);
         let mut attempt = Attempt { records: Records::default(), read: None, seen: None };
         let mut unread = once;
         let mut rng = SystemRng;
@@ -394,6 +385,21 @@ impl Unsealed {
             return Err(Fault::Record { kind: "upload", reason: "its pieces are not what was stored".into() }.into());
         }
         Ok(Some(bytes))
+    }
+
+    /// What an operation may know now, which nobody has asked for before.
+    pub fn context<'a>(&self, machine: Machine<'a>, directory: &'a Directory, actor: Option<&'a Actor>) -> Context<'a> {
+        Context {
+            now: self.now(machine),
+            cluster: self.cluster,
+            epoch: self.epoch,
+            lineage: self.lineage,
+            doc: directory.view().newest().number(),
+            node: machine.node,
+            directory,
+            actor,
+            repeated: false,
+        }
     }
 
     /// What time it is for the cluster.

@@ -12,7 +12,7 @@ use crate::plain::read_phase;
 use crate::unsealed::Unsealed;
 use bulla_core::audit::{Body, Quote};
 use bulla_core::engine::rekey::{Planned, Rekey};
-use bulla_core::operation::{Context, Raised, Refusal};
+use bulla_core::operation::{Raised, Refusal};
 use bulla_core::seal::{self, AdvanceRequest, SealError, StoredSeal};
 use bulla_crypto::random::SystemRng;
 use bulla_store::CommitError;
@@ -63,18 +63,7 @@ async fn plan(
     let snapshot = node.parts.store.read(unsealed.barrier.reads(&queries).map_err(DriveError::from)?).await?;
     let (_, records) = unsealed.barrier.records(&queries, snapshot).map_err(DriveError::from)?;
     let directory = unsealed.directory();
-    let context = Context {
-        now: unsealed.now(node.machine()),
-        cluster: unsealed.cluster,
-        epoch: unsealed.epoch,
-        lineage: unsealed.lineage,
-        doc: directory.view().newest().number(),
-        node: &node.parts.key,
-        directory: &directory,
-        actor: Some(actor),
-        repeated: false,
-    };
-    Ok(rekey.plan(&records, &context)?)
+    Ok(rekey.plan(&records, &unsealed.context(node.machine(), &directory, Some(actor)))?)
 }
 
 /// Makes the new epoch and commits it with everything that belongs to it.

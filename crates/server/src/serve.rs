@@ -158,17 +158,7 @@ impl Request<'_> {
     }
 
     fn context<'a>(&'a self, directory: &'a Directory) -> Context<'a> {
-        Context {
-            now: self.unsealed.now(self.node.machine()),
-            cluster: self.unsealed.cluster,
-            epoch: self.unsealed.epoch,
-            lineage: self.unsealed.lineage,
-            doc: directory.view().newest().number(),
-            node: &self.node.parts.key,
-            directory,
-            actor: Some(&self.verified.actor),
-            repeated: false,
-        }
+        self.unsealed.context(self.node.machine(), directory, Some(&self.verified.actor))
     }
 
     /// Opens a body that is encrypted to the ingress key, and checks that this signer made it for this request.
