@@ -9,11 +9,11 @@ mod exit;
 mod fields;
 mod names;
 mod output;
+mod progress;
 #[cfg(test)]
 mod reference;
 mod session;
 
-use clap::Parser as _;
 use cli::{Arguments, Command};
 use exit::{Exit, Failure};
 use output::Screen;
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let hardened = harden();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match cli::arguments() {
         Ok(arguments) => arguments,
         // Help and the version are no errors; clap knows where each goes.
         Err(error) => {
@@ -31,17 +31,18 @@ fn main() -> ExitCode {
         }
     };
     let screen = Screen::new(arguments.global.quiet, std::env::var_os("NO_COLOR").is_some());
-    let result = match hardened {
-        Ok(()) => run(arguments, &screen),
-        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot protect this process: {error}"))),
-    };
-    match result {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            screen.failure(&failure);
-            failure.exit.into()
+    match hardened {
+        Ok(()) => run(arguments, &screen).into(),
+        Err(error) => {
+            tell(&screen, &Failure::new(Exit::Failed, format!("cannot protect this process: {error}"))).into()
         }
     }
+}
+
+/// Says why it failed.
+fn tell(screen: &Screen, failure: &Failure) -> Exit {
+    screen.failure(failure);
+    failure.exit
 }
 
 /// Keeps what is in memory out of core files and from other processes of the same user, and children from gaining
@@ -54,21 +55,30 @@ fn harden() -> std::io::Result<()> {
     Ok(())
 }
 
-fn run(arguments: Arguments, screen: &Screen) -> Result<Exit, Failure> {
+fn run(arguments: Arguments, screen: &Screen) -> Exit {
     let Arguments { global, command } = arguments;
     // A server uses all processors; a command waits for one answer.
     let mut builder = match command {
         Command::Server(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
-    let runtime = builder.enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tell(screen, &Failure::new(Exit::Failed, format!("cannot start: {error}"))),
+    };
     let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let places = Places::new(|name| std::env::var_os(name));
     let session = Session::new(global, screen, places);
     runtime.block_on(async {
-        let exit = Box::pin(cli::run(command, &session, variables.collect())).await?;
-        session.finish()?;
-        Ok(exit)
+        let done = Box::pin(cli::run(command, &session, variables.collect())).await;
+        let exit = done.unwrap_or_else(|failure| tell(screen, &failure));
+        // What waits for the caller is told after a failure too: an alarm may be about it.
+        match session.finish() {
+            Ok(()) => exit,
+            Err(failure) => {
+                let unfinished = tell(screen, &failure);
+                if exit == Exit::Ok { unfinished } else { exit }
+            }
+        }
     })
 }

@@ -233,7 +233,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn consent_sign(&self, consent: &Consent) -> Result<Envelope, ClientError> {
         if consent.cluster != self.view().await?.id() {
-            return Err(ClientError::input("this consent is for another cluster"));
+            return Err(ClientError::input(
+                "this consent is for another cluster",
+                "choose the context of that cluster",
+            ));
         }
         Ok(evidence::sign(consent, &[&**self.key()?]).await?)
     }
@@ -260,7 +263,12 @@ impl Client {
     /// [`ClientError`].
     pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
         let mut view = bulla_crypto::evidence::ClusterView::clone(&*self.view().await?);
-        view.push(&envelope).map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
+        view.push(&envelope).map_err(|error| {
+            ClientError::input(
+                format!("the document does not hold: {error}"),
+                "make it from the newest document, and have k admins sign it",
+            )
+        })?;
         self.done(Call::change("POST", "/v1/document", &Signed { envelope }).of_seal()).await?;
         self.cluster().await.map(drop)
     }

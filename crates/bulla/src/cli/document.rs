@@ -76,6 +76,7 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
         Some(number) => view.document(number).ok_or_else(|| {
             let newest = view.newest().number();
             Failure::new(Exit::NotFound, format!("there is no document {number}; the newest is {newest}"))
+                .hint("leave the number out for the newest")
         })?,
     };
     if format == Format::Json {
@@ -100,18 +101,23 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     }
     for name in &renew {
         let resolved = client.resolve(name).await?;
-        let standing = view
-            .standing(&resolved.principal())
-            .ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
+        let standing = view.standing(&resolved.principal()).ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller"))
+                .hint("`bulla document show` names both; the keys of others need no document")
+        })?;
         if standing.digest() == resolved.record().digest() {
-            return Err(Failure::new(Exit::Conflict, format!("the document has the newest record of {name}")));
+            return Err(Failure::new(Exit::Conflict, format!("the document has the newest record of {name}"))
+                .hint("leave --renew out"));
         }
         draft.replace_record(resolved.record());
     }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
     for (id, state) in states.chain(compromise_node.iter().map(|id| (id, NodeState::Compromised))) {
         let node = draft.nodes.iter_mut().find(|node| node.key.key_id() == *id);
-        let node = node.ok_or_else(|| Failure::new(Exit::NotFound, format!("{id} is no node of this cluster")))?;
+        let node = node.ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("{id} is no node of this cluster"))
+                .hint("`bulla document show` names the nodes")
+        })?;
         node.state = state;
         node.since_ms = now_ms();
     }
@@ -126,7 +132,8 @@ pub async fn add(client: &Client, draft: &mut DocumentDraft, name: &str) -> Resu
     let resolved = client.resolve(name).await?;
     let principal = resolved.principal();
     if draft.enrollers.contains(&principal) {
-        return Err(Failure::new(Exit::Conflict, format!("{name} is an enroller already")));
+        return Err(Failure::new(Exit::Conflict, format!("{name} is an enroller already"))
+            .hint("`bulla enroller list` shows them"));
     }
     // An admin is in the document already, with a record that may be older than its newest.
     if !draft.records.iter().any(|record| record.principal() == principal) {
@@ -159,7 +166,10 @@ pub fn remove(newest: &VerifiedDocument, draft: &mut DocumentDraft, name: &str) 
 /// The next document with the caller's signature.
 pub async fn signed(client: &Client, draft: &DocumentDraft) -> Result<Envelope, Failure> {
     let body = client.view().await?.next_document(draft);
-    let body = body.map_err(|error| Failure::new(Exit::Failed, format!("no document can follow: {}", told(&error))))?;
+    let body = body.map_err(|error| {
+        Failure::new(Exit::Failed, format!("no document can follow: {}", told(&error)))
+            .hint("`bulla document show` has what stands there now")
+    })?;
     Ok(client.document_sign(&body).await?)
 }
 

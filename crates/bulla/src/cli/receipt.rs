@@ -46,11 +46,14 @@ pub async fn run(command: Receipt, session: &Session<'_>) -> Result<Exit, Failur
 
 fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure> {
     let bytes = std::fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
-    let bundle: Bundle = json::parse(&bytes, MAX_BUNDLE_BYTES)
-        .map_err(|error| Failure::new(Exit::Failed, format!("{} is no bundle: {error}", file.display())))?;
+    let bundle: Bundle = json::parse(&bytes, MAX_BUNDLE_BYTES).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} is no bundle: {error}", file.display()))
+            .hint("`bulla receipt save` writes one")
+    })?;
     let pin = session.pin()?;
     let report = bundle.verify(pin.as_ref()).map_err(|error| {
         Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error)))
+            .hint("it proves nothing; a party to the wrap can save it anew with `bulla receipt save`")
     })?;
     session.screen.pairs(&[
         ("cluster", report.cluster.to_string()),

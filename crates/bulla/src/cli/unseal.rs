@@ -14,6 +14,8 @@ use clap::Args;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+/// Give your share of the seal
+///
 /// Shows what you approve before your first share: the cluster's id, its admins and how many of them open it.
 /// Your key never leaves this machine; the server gets your share, encrypted to this session alone.
 #[derive(Debug, Args)]
@@ -62,7 +64,9 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
     let ShareGiven { state, progress, consent_needed } = &outcome.given;
     if let Some(consent) = consent_needed {
         let text = serde_json::to_vec_pretty(consent).unwrap_or_default();
-        super::keygen::write_new(&consent_file, 0o644, &text)?;
+        super::keygen::write_new(&consent_file, 0o644, &text).map_err(|failure| {
+            failure.instead("name another file with --consent-file; what the admins sign goes there")
+        })?;
         let file = consent_file.display();
         return Err(Failure::new(
             Exit::Conflict,
@@ -98,5 +102,5 @@ fn approved(session: &Session<'_>, view: &ClusterView, yes: bool) -> Result<bool
             .hint("compare its id with the other admins, then give --yes"));
     }
     ask::yes("Do the other admins see the same?")
-        .map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")))
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --yes"))
 }
