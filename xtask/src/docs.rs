@@ -39,6 +39,11 @@ pub const GENERATED: &[Generated] = &[
         writes: None,
     },
     Generated {
+        files: &["docs/reference/cli.md"],
+        compares: &["-p", "bulla", "--bin", "bulla", "--", "reference::the_reference_is_what_the_program_says"],
+        writes: None,
+    },
+    Generated {
         files: &["crates/core/tests/golden/authorization.txt"],
         compares: &["-p", "bulla-core", "--test", "policy"],
         writes: None,

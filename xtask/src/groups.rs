@@ -107,6 +107,7 @@ pub const GROUPS: &[Group] = &[
         steps: &[
             Tests { package: "bulla", target: "cli_spine", args: &[] },
             Tests { package: "bulla", target: "cli_transcripts", args: &[] },
+            Tests { package: "bulla", target: "cli_terminal", args: &[] },
         ],
     },
     Group {

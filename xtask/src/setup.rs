@@ -27,6 +27,9 @@ const DEBIAN: &[(&str, &str)] = &[
     ("openssh-client", "/usr/bin/ssh-keygen"),
     ("curl", "/usr/bin/curl"),
     ("util-linux", "/usr/bin/setpriv"),
+    ("bsdutils", "/usr/bin/script"),
+    ("groff-base", "/usr/bin/groff"),
+    ("man-db", "/usr/bin/lexgrog"),
 ];
 
 /// Where the tools are, or will be.

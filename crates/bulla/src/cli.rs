@@ -6,9 +6,11 @@ mod context;
 mod demo;
 mod document;
 mod enroller;
+mod examples;
 mod init;
 mod keygen;
 mod kv;
+mod man;
 mod open;
 mod policy;
 mod principal;
@@ -23,7 +25,7 @@ mod wrap;
 
 use crate::exit::{Exit, Failure};
 use crate::session::{Global, Session};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -42,23 +44,17 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Walk through the real thing in a fresh folder
     Demo(demo::Demo),
-    /// Make an identity, and the record that an enroller admits
     Keygen(keygen::Keygen),
-    /// Run a server
     Server(server::Server),
     /// Keep addresses, cluster ids and identities under short names
     #[command(subcommand)]
     Context(context::Context),
-    /// Make a cluster on a server that has none
     Init(init::Init),
-    /// Give your share of the seal
     Unseal(unseal::Unseal),
     /// Seal the cluster: forget all keys until k admins unseal it
     #[command(args_conflicts_with_subcommands = true)]
     Seal(seal::Seal),
-    /// Tell whether the server serves; needs no identity
     Status(status::Status),
     /// Tell who you are to the cluster
     Whoami(status::Whoami),
@@ -66,6 +62,9 @@ pub enum Command {
     #[command(subcommand)]
     Principal(principal::Principal),
     /// Choose who may admit principals
+    ///
+    /// It takes a document with the signatures of k admins. With one admin it is put at once; otherwise it is written
+    /// to a file for the others to sign.
     #[command(subcommand)]
     Enroller(enroller::Enroller),
     /// Change who runs the cluster: documents signed by k admins
@@ -77,7 +76,6 @@ pub enum Command {
     /// Send one-time secrets, and see what became of them
     #[command(subcommand)]
     Wrap(wrap::Wrap),
-    /// Open a wrap: it works once
     Open(open::Open),
     /// Keep proof of what happened to a wrap
     #[command(subcommand)]
@@ -91,9 +89,7 @@ pub enum Command {
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::Audit),
-    /// Read your alarms
     Alarms(audit::Alarms),
-    /// Sign any request, send it, and print the answer
     Curl(raw::Curl),
     /// Print the description of the HTTP API (OpenAPI 3.1)
     Openapi,
@@ -102,8 +98,42 @@ pub enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    Man(man::Man),
     /// Print the version
     Version,
+}
+
+/// The command line as it is parsed, with examples.
+pub fn program() -> clap::Command {
+    examples::add_to(Arguments::command())
+}
+
+/// The arguments of this process.
+pub fn arguments() -> Result<Arguments, clap::Error> {
+    let mut matches = program().try_get_matches()?;
+    Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program()))
+}
+
+/// The program and every command of it, each with its whole name, in the order of the help. Options that a command
+/// has from one above it are hidden: they stand there.
+pub fn all() -> Vec<(String, clap::Command)> {
+    let mut program = program().term_width(100);
+    program.build();
+    let mut all = Vec::new();
+    gather(program, "bulla".to_owned(), &mut all);
+    all
+}
+
+fn gather(command: clap::Command, name: String, all: &mut Vec<(String, clap::Command)>) {
+    let inherited: Vec<clap::Id> =
+        command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().clone()).collect();
+    let below: Vec<clap::Command> = command.get_subcommands().cloned().collect();
+    all.push((name.clone(), command));
+    for verb in below {
+        let name = format!("{name} {}", verb.get_name());
+        let from_above = |arg: &clap::Arg| arg.is_global_set() && inherited.contains(arg.get_id());
+        gather(verb.mut_args(|arg| if from_above(&arg) { arg.hide(true) } else { arg }), name, all);
+    }
 }
 
 /// Runs a command.
@@ -132,13 +162,14 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Curl(args) => raw::run(args, session).await,
         Command::Openapi => session.screen.json(&bulla_server::route::openapi::openapi()).map(|()| Exit::Ok),
         Command::Completions { shell } => completions(shell, session),
+        Command::Man(args) => man::run(&args, session),
         Command::Version => session.screen.line(env!("CARGO_PKG_VERSION")).map(|()| Exit::Ok),
     }
 }
 
 fn completions(shell: clap_complete::Shell, session: &Session<'_>) -> Result<Exit, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "bulla", &mut text);
+    clap_complete::generate(shell, &mut program(), "bulla", &mut text);
     session.screen.bytes(&text).map(|()| Exit::Ok)
 }
 
@@ -158,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        program().debug_assert();
     }
 
     #[test]

@@ -176,7 +176,8 @@ impl Contexts {
 pub fn check_name(name: &str) -> Result<(), Failure> {
     match name.parse::<bulla_wire::name::Name>() {
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::usage(format!("{name:?} is no name for a context: {error}"))),
+        Err(error) => Err(Failure::usage(format!("{name:?} is no name for a context: {error}"))
+            .hint("choose a short word, such as prod")),
     }
 }
 

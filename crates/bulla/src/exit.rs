@@ -2,7 +2,7 @@
 //!
 //! The table below is the reference too. Numbers are never used again for something else.
 
-use bulla_client::{ClientError, Untrusted};
+use bulla_client::{ClientError, Untrusted, io_hint};
 use bulla_wire::error::Code;
 use std::error::Error;
 use std::io;
@@ -16,8 +16,7 @@ macro_rules! exits {
             $(#[doc = $doc] $variant = $number,)*
         }
         impl Exit {
-            /// Every code with its meaning, for the reference.
-            #[cfg(test)]
+            /// Every code with its meaning, for the reference and the manual page.
             pub const ALL: &[(u8, &'static str)] = &[$(($number, $doc),)*];
             /// The number.
             pub const fn number(self) -> u8 {
@@ -106,7 +105,7 @@ impl Failure {
 
     /// A file cannot be used.
     pub fn file(what: &str, path: &std::path::Path, error: &io::Error) -> Self {
-        Self::new(Exit::Failed, format!("{what} {}: {error}", path.display()))
+        Self::new(Exit::Failed, format!("{what} {}: {error}", path.display())).hint(io_hint(error.kind()))
     }
 
     /// Adds what to do next.
@@ -119,6 +118,12 @@ impl Failure {
         self
     }
 
+    /// Puts what to do next in the place of more general words.
+    #[must_use]
+    pub fn instead(self, hint: impl Into<String>) -> Self {
+        Self { hints: vec![hint.into()], ..self }
+    }
+
     /// Standard output could not be written. A reader that went away is no news.
     pub fn output(error: &io::Error) -> Self {
         let silent = error.kind() == io::ErrorKind::BrokenPipe;
@@ -128,20 +133,29 @@ impl Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let own = match &error {
-            ClientError::NoIdentity => {
-                "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".into()
+        let theirs = error.hint();
+        let hint = match (&error, error.code().map(advice)) {
+            (ClientError::NoIdentity, _) => {
+                "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".to_owned()
             }
-            ClientError::NoPin => {
-                "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".into()
+            (ClientError::NoPin, _) => {
+                "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".to_owned()
             }
-            ClientError::Unreachable { .. } => {
-                "check --addr and that the server runs; --timeout gives more time".into()
+            (ClientError::Unreachable { .. }, _) => {
+                "check --addr and that the server runs; --timeout gives more time".to_owned()
             }
-            _ => error.code().and_then(advice).map(str::to_owned).unwrap_or_default(),
+            (ClientError::Refused { .. }, Some(Advice::Better(ours))) => ours.to_owned(),
+            (ClientError::Refused { .. }, Some(Advice::Otherwise(ours))) if theirs.is_empty() => ours.to_owned(),
+            _ => theirs,
         };
-        let theirs = if own.is_empty() { error.hint() } else { String::new() };
-        Self::new(exit_of(&error), told(&error)).hint(own).hint(theirs)
+        let mut failure = Self::new(exit_of(&error), told(&error)).hint(hint);
+        if let ClientError::Refused { errors, verified: true, .. } = &error
+            && let Some(denied) = errors.iter().find(|entry| entry.code == Code::Denied)
+            && let Some(id) = &denied.id
+        {
+            failure.hints.push(format!("the audit log has it as request {id}"));
+        }
+        failure
     }
 }
 
@@ -243,18 +257,75 @@ fn end_of(code: Code) -> Exit {
     }
 }
 
-/// What to do about a code, where the command line knows better than the server.
-fn advice(code: Code) -> Option<&'static str> {
-    Some(match code {
-        Code::Sealed => "k admins run `bulla unseal`",
-        Code::Uninitialised => "`bulla init` makes the cluster",
-        Code::Unauthenticated => "an enroller admits your record with `bulla principal add FILE.pub`; check --identity",
-        Code::AlreadyOpened => "`bulla wrap inspect` shows who opened it; if that was not you, tell the writer",
-        Code::AlreadyInitialised => "`bulla status` shows the cluster",
-        Code::MixedRecipients => "make two wraps: one to the post-quantum keys, one to the classical ones",
-        Code::KemTooWeak => "admins with classical keys need `bulla init --classical`",
-        _ => return None,
-    })
+/// What to do about a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Advice {
+    /// The command line knows better than the server.
+    Better(&'static str),
+    /// The server knows the case. This is for where it says nothing.
+    Otherwise(&'static str),
+}
+
+/// Every code has a way out; a new one does not compile without.
+fn advice(code: Code) -> Advice {
+    use Advice::{Better, Otherwise};
+    match code {
+        Code::Malformed | Code::SignatureTemplate | Code::WrongMediaType => Otherwise(
+            "compare `bulla version` with the version that `bulla status` shows; `bulla openapi` has the form",
+        ),
+        Code::UnknownRoute | Code::MethodNotAllowed => Otherwise("`bulla openapi` lists all routes"),
+        Code::TooLarge => Otherwise("keep large things elsewhere, and wrap the key to them"),
+        Code::DigestMismatch => Otherwise("something between you and the server changed the request; take another way"),
+        Code::WrongAudience => Otherwise("--addr and --cluster do not belong together; `bulla context show` has both"),
+        Code::StaleChallenge => Otherwise("try again; if it stays, something holds requests back on their way"),
+        Code::Unauthenticated => {
+            Better("an enroller admits your record with `bulla principal add FILE.pub`; check --identity")
+        }
+        Code::NonceExpired | Code::Unknown => Otherwise("read the state before you try again"),
+        Code::NonceReused => {
+            Otherwise("try again; if it comes back, somebody plays with your requests: tell the admins")
+        }
+        Code::Denied => Otherwise("`bulla policy check` tells why; an admin can change policy"),
+        Code::NotFound => Otherwise("check the name; `bulla principal`, `policy`, `kv` and `wrap` list what there is"),
+        Code::Exists => Otherwise("look at what is there, and choose another name"),
+        Code::VersionMismatch => Otherwise("read it again, and put your change on top"),
+        Code::Busy => Otherwise("try again"),
+        Code::Overloaded => Otherwise("try again later; --timeout gives more time"),
+        Code::AlreadyInitialised => Better("`bulla status` shows the cluster"),
+        Code::Uninitialised => Better("`bulla init` makes the cluster"),
+        Code::Sealed => Better("k admins run `bulla unseal`"),
+        Code::NotSealed => Otherwise("`bulla seal status` shows it; `bulla seal` closes it"),
+        Code::NotAdmin => Otherwise("call with an admin's key (--identity); `bulla document show` names the admins"),
+        Code::BadShare => Otherwise("`bulla seal check` tries your key; `bulla document show` names the admins"),
+        Code::UnknownSession => Otherwise("run `bulla unseal` again"),
+        Code::LostCommits => Otherwise("`bulla unseal` writes what k admins must consent to"),
+        Code::KemTooWeak => {
+            Better("make a key with `bulla keygen`; admins with classical keys need `bulla init --classical`")
+        }
+        Code::RecipientTaken => Otherwise("each principal needs keys of its own; `bulla keygen` makes them"),
+        Code::UnknownRecipient => Otherwise("an enroller admits its holder with `bulla principal add FILE.pub`"),
+        Code::MixedRecipients => Better("make two wraps: one to the post-quantum keys, one to the classical ones"),
+        Code::NoReplyRecipient => Otherwise("`bulla principal rotate` makes a record with a key that decrypts"),
+        Code::BadStatement => Otherwise("make it again from the newest state, and sign it anew"),
+        Code::IngressChanged => Otherwise("try again: the newest cluster document is read then"),
+        Code::AlreadyOpened => Better("`bulla wrap inspect` shows who opened it; if that was not you, tell the writer"),
+        Code::NotYet => Otherwise("open it again when that time has come"),
+        Code::Expired | Code::Revoked | Code::Lapsed | Code::Nacked => Otherwise("ask its writer for a new one"),
+        Code::Acked => Otherwise("`bulla wrap inspect` shows who has it; if nobody should, change what was in it"),
+        Code::TooManyDeliveries => Better("end it with `bulla wrap nack`, and ask its writer for a new one"),
+        Code::Parked => Otherwise("ask its writer to run `bulla wrap release`"),
+        Code::BadPolicy => Otherwise("correct the text; spec/policy.md lists types, actions and attributes"),
+        Code::AuditBlocked => Otherwise("make room where the server's audit log lies; its own log says what failed"),
+        Code::ClockStepped => Otherwise("an admin confirms the time with `bulla seal confirm-clock`"),
+        Code::Internal => Otherwise("the server's log says why"),
+    }
+}
+
+/// The exit code and the hint of a code, for the reference.
+#[cfg(test)]
+pub fn reference_of(code: Code) -> (Exit, &'static str) {
+    let (Advice::Better(hint) | Advice::Otherwise(hint)) = advice(code);
+    (end_of(code), hint)
 }
 
 #[cfg(test)]
@@ -281,15 +352,61 @@ mod tests {
 
     #[test]
     fn a_refusal_without_a_signature_is_no_proof() {
-        let refused = |code: Code, verified| {
-            let message = code.meaning().to_owned();
-            let entry =
-                bulla_wire::error::ErrorEntry { code, message, field: None, hint: None, id: None, receipt: None };
-            Failure::from(ClientError::Refused { status: code.status(), errors: vec![entry], verified }).exit
-        };
-        assert_eq!(refused(Code::AlreadyOpened, true), Exit::AlreadyOpened);
-        assert_eq!(refused(Code::AlreadyOpened, false), Exit::Failed);
-        assert_eq!(refused(Code::Uninitialised, false), Exit::Uninitialised);
+        let exit = |code, verified| Failure::from(refused(code, None, verified)).exit;
+        assert_eq!(exit(Code::AlreadyOpened, true), Exit::AlreadyOpened);
+        assert_eq!(exit(Code::AlreadyOpened, false), Exit::Failed);
+        assert_eq!(exit(Code::Uninitialised, false), Exit::Uninitialised);
+    }
+
+    fn refused(code: Code, hint: Option<&str>, verified: bool) -> ClientError {
+        let (message, hint) = (code.meaning().to_owned(), hint.map(str::to_owned));
+        let entry = bulla_wire::error::ErrorEntry { code, message, field: None, hint, id: None, receipt: None };
+        ClientError::Refused { status: code.status(), errors: vec![entry], verified }
+    }
+
+    /// The set of codes is closed: a new one needs a way out before it passes.
+    #[test]
+    fn every_code_has_a_hint_whatever_the_server_says() {
+        for code in Code::ALL {
+            let silent = Failure::from(refused(*code, None, true));
+            assert!(matches!(silent.hints.as_slice(), [hint] if hint.len() > 8), "{code}: {:?}", silent.hints);
+            let told = Failure::from(refused(*code, Some("the server's words"), true));
+            let (_, ours) = reference_of(*code);
+            let better = matches!(advice(*code), Advice::Better(_));
+            assert_eq!(told.hints, [if better { ours } else { "the server's words" }], "{code}");
+        }
+    }
+
+    /// One of each kind. What is left out here does not compile in [`ClientError::hint`].
+    #[test]
+    fn every_failure_of_the_client_has_a_hint() {
+        let io = |kind| ClientError::Io { what: "cannot read", path: None, cause: io::Error::from(kind) };
+        let unknown = ClientError::UnknownOutcome { cause: Box::new(refused(Code::NonceExpired, None, true)) };
+        for error in [
+            ClientError::Unreachable { address: "x".into(), cause: "y".into() },
+            ClientError::Untrusted(Untrusted::Body),
+            ClientError::Untrusted(Untrusted::Contradiction { what: "x" }),
+            unknown,
+            ClientError::Tampered { what: "x" },
+            io(io::ErrorKind::NotFound),
+            io(io::ErrorKind::PermissionDenied),
+            io(io::ErrorKind::Other),
+            ClientError::TooLarge { limit: 1 },
+            ClientError::NoIdentity,
+            ClientError::NoPin,
+        ] {
+            let failure = Failure::from(error);
+            assert!(matches!(failure.hints.as_slice(), [hint] if hint.len() > 8), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_denial_is_found_in_the_audit_log() {
+        let mut denied = refused(Code::Denied, None, true);
+        if let ClientError::Refused { errors, .. } = &mut denied {
+            errors[0].id = Some("abc".into());
+        }
+        assert_eq!(Failure::from(denied).hints[1], "the audit log has it as request abc");
     }
 
     #[test]

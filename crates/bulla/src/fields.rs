@@ -87,7 +87,7 @@ pub fn read(fields: &[Field]) -> Result<StrictMap<String>, Failure> {
     let mut data = BTreeMap::new();
     for field in fields {
         if data.insert(field.name.clone(), field.value()?).is_some() {
-            return Err(Failure::usage(format!("the field {:?} stands twice", field.name)));
+            return Err(Failure::usage(format!("the field {:?} stands twice", field.name)).hint("give each once"));
         }
     }
     Ok(StrictMap(data))

@@ -9,11 +9,11 @@ mod exit;
 mod fields;
 mod names;
 mod output;
+mod progress;
 #[cfg(test)]
 mod reference;
 mod session;
 
-use clap::Parser as _;
 use cli::{Arguments, Command};
 use exit::{Exit, Failure};
 use output::Screen;
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let hardened = harden();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match cli::arguments() {
         Ok(arguments) => arguments,
         // Help and the version are no errors; clap knows where each goes.
         Err(error) => {

@@ -8,14 +8,17 @@
 //! - Ids have one spelling, `sha256:` and 43 characters, and are never cut: half a fingerprint compares as equal.
 //! - Times are RFC 3339 in UTC. JSON is the answer of the API, unchanged.
 //! - Values of secrets are printed only by the commands that were asked for them.
-//! - Colour, questions and hidden input only on a terminal. What a server sent is printed without control characters,
-//!   so it cannot move the cursor; in a table or a field also without ends of lines, so it cannot feign the next one.
+//! - Colour, progress, questions and hidden input only on a terminal. What a server sent is printed without control
+//!   characters, so it cannot move the cursor; in a table or a field also without ends of lines, so it cannot feign
+//!   the next one.
 
 use crate::exit::{Exit, Failure};
+use crate::progress::Line;
 use bulla_wire::wrap::is_obeyed;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// How an answer is printed.
@@ -41,12 +44,27 @@ pub struct FormatArgs {
 pub struct Screen {
     quiet: bool,
     colour: bool,
+    progress: Option<Arc<Line>>,
 }
 
 impl Screen {
     /// What is known of it at start.
     pub fn new(quiet: bool, no_colour: bool) -> Self {
-        Self { quiet, colour: io::stderr().is_terminal() && !no_colour }
+        let terminal = io::stderr().is_terminal();
+        let progress = (terminal && !quiet).then(Arc::default);
+        Self { quiet, colour: terminal && !no_colour, progress }
+    }
+
+    /// The line for progress, if somebody looks.
+    pub fn progress(&self) -> Option<Arc<Line>> {
+        self.progress.clone()
+    }
+
+    /// Takes the line for progress away. To be called before anything is printed that does not go by the screen.
+    pub fn settle(&self) {
+        if let Some(line) = &self.progress {
+            line.erase();
+        }
     }
 
     /// Tells a person something on standard error.
@@ -87,6 +105,7 @@ impl Screen {
 
     /// Prints the answer as it is.
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        self.settle();
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
     }
@@ -120,8 +139,8 @@ impl Screen {
     }
 
     /// Nobody can be told that standard error is gone.
-    #[expect(clippy::unused_self, reason = "the screen is where lines go")]
     fn error_line(&self, text: &str) {
+        self.settle();
         drop(writeln!(io::stderr().lock(), "{text}"));
     }
 }

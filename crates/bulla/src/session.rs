@@ -4,7 +4,7 @@ use crate::ask;
 use crate::context::{Context, Contexts, Trust};
 use crate::exit::{Exit, Failure};
 use crate::output::{Screen, time};
-use bulla_client::{Client, Loss, State, identity};
+use bulla_client::{Client, ClientError, Loss, State, identity};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::id::ClusterId;
@@ -156,7 +156,7 @@ impl<'a> Session<'a> {
             Some(path) => Some(path.clone()),
             None => self.context()?.and_then(|context| context.identity),
         };
-        let path = path.ok_or_else(|| Failure::from(bulla_client::ClientError::NoIdentity))?;
+        let path = path.ok_or_else(|| Failure::from(ClientError::NoIdentity))?;
         let identity = self.read_identity(&path)?;
         Ok(self.identity.get_or_init(|| identity).clone())
     }
@@ -174,7 +174,12 @@ impl<'a> Session<'a> {
         let read = identity::read(path, &passphrase);
         match failed.into_inner() {
             Some(failure) => Err(failure),
-            None => read.map_err(|error| Failure::from(error).hint("--identity names the file of your key")),
+            None => read.map_err(|error| match error {
+                // The file is there, and is no key or not for this passphrase.
+                ClientError::Io { ref cause, .. } if cause.kind() == std::io::ErrorKind::Other => Failure::from(error)
+                    .instead("--identity names the file of your key, --passphrase-file its passphrase"),
+                _ => Failure::from(error).hint("--identity names the file of your key"),
+            }),
         }
     }
 
@@ -191,7 +196,9 @@ impl<'a> Session<'a> {
         if ask::possible() {
             let prompt = format!("Passphrase of {}: ", key.display());
             let asked = ask::hidden(&prompt);
-            return asked.map(Some).map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")));
+            return asked.map(Some).map_err(|error| {
+                Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --passphrase-file FILE")
+            });
         }
         Err(Failure::usage(format!("{} is encrypted with a passphrase", key.display()))
             .hint("give --passphrase-file FILE or BULLA_PASSPHRASE_FILE, or run it at a terminal"))
@@ -210,7 +217,7 @@ impl<'a> Session<'a> {
         let settled = self.settled()?;
         let identity = self.identity()?;
         if settled.trust.is_none() {
-            return Err(bulla_client::ClientError::NoPin.into());
+            return Err(ClientError::NoPin.into());
         }
         let mut builder = self.builder(&settled)?.identity(identity);
         for path in old {
@@ -238,6 +245,9 @@ impl<'a> Session<'a> {
         }
         if let Some(trust) = trust {
             builder = builder.pin(trust.pin());
+        }
+        if let Some(line) = self.screen.progress() {
+            builder = builder.progress(move |progress| line.draw(progress));
         }
         Ok(builder.state(self.state()?))
     }

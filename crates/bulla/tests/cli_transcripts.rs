@@ -2,9 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use bulla_testkit::transcript::Transcript;
+use bulla_testkit::world::{Person, Shape, World};
 use bulla_testkit::{Cli, Options, Server, bulla};
+use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// An Ed25519 key of `ssh-keygen` that is encrypted with the passphrase "passphrase".
 const LOCKED: &str = include_str!("cmd/locked.key");
@@ -25,6 +29,7 @@ fn what_works_without_a_server() {
     private(&cli, "locked", LOCKED.as_bytes(), 0o600);
     cli.file("wrong.txt", b"wrong\n");
     cli.file("right.txt", b"passphrase\n");
+    cli.file("unknown.toml", b"data = \"data\"\nlistne = \"127.0.0.1:8250\"\n");
     Transcript::new().person("", &cli).check(&transcript("offline.txt"));
 }
 
@@ -111,4 +116,183 @@ fn what_works_with_a_server() {
     let context = alice.run(["context", "show", "-o", "json"]).ok();
     let context: serde_json::Value = serde_json::from_str(&context).unwrap();
     steps("server.txt", context.get("cluster").and_then(serde_json::Value::as_str).unwrap());
+}
+
+/// Somebody of the world at a command line of their own.
+fn seated(world: &World, person: &Person) -> Cli {
+    let mut cli = Cli::new(bulla!());
+    let record = bulla_wire::json::to_vec(&person.record);
+    let text = person.identity.to_file_text(Some(person.name.as_str()), None).unwrap();
+    private(&cli, "own.key", text.expose(), 0o600);
+    cli.file(&format!("{}.pub", person.name), &record);
+    cli.file("note.txt", b"the launch code\n");
+    cli.env("BULLA_IDENTITY", cli.work().join("own.key"));
+    cli.env("BULLA_ADDR", world.address());
+    cli.env("BULLA_CLUSTER", world.cluster.to_string());
+    cli
+}
+
+/// Waits for something that happens soon.
+fn until(there: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !there() {
+        assert!(Instant::now() < deadline, "it never happened");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A runtime for a server in the test's own process; commands are run beside it.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+#[test]
+fn what_becomes_of_a_wrap() {
+    let runtime = runtime();
+    let world = runtime.block_on(World::new(Shape::default()));
+    let people = ["alice", "bob", "mallory"].map(|name| runtime.block_on(world.admit(name)));
+    let [alice, bob, mallory] = people.each_ref().map(|person| seated(&world, person));
+    let (admin, thief) = (seated(&world, &world.admins[0]), seated(&world, &people[1]));
+    let again = |words: &[&str]| {
+        let [args @ .., times] = words else { panic!("what, and how often") };
+        for _ in 0..times.parse().unwrap() {
+            bob.run(args).failed(1);
+        }
+    };
+    let clock = |words: &[&str]| {
+        let [how, time] = words else { panic!("how, and by how much") };
+        let ms = u64::try_from(humantime::parse_duration(time).unwrap().as_millis()).unwrap();
+        // What is due by time, and the clock itself, are looked at once a second.
+        match *how {
+            "pass" => {
+                world.clock.pass(ms);
+                until(|| ["lapsed", "expired"].iter().all(|end| alice.run(["wrap", "list"]).text().contains(end)));
+            }
+            _ => {
+                world.clock.step(i64::try_from(ms).unwrap());
+                until(|| alice.run(["status"]).errors().contains("the clock moved"));
+            }
+        }
+    };
+    Transcript::new()
+        .person("admin", &admin)
+        .person("alice", &alice)
+        .person("bob", &bob)
+        .person("mallory", &mallory)
+        .person("thief", &thief)
+        .world("again", again)
+        .world("clock", clock)
+        .variable("CLUSTER", &world.cluster.to_string())
+        .check(&transcript("wraps.txt"));
+}
+
+/// What a client remembers of the cluster, to be changed behind its back.
+fn forge(folder: &Path, file: &str, change: impl FnOnce(&mut Value)) {
+    let path = folder.join(file);
+    let mut value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(&path, value.to_string()).unwrap();
+}
+
+/// The first record names its principal.
+fn principal_of(person: &Person) -> String {
+    bulla_crypto::evidence::Record::open(&person.record, None).unwrap().principal().to_string()
+}
+
+#[test]
+fn whom_to_believe() {
+    let runtime = runtime();
+    let world = runtime.block_on(World::new(Shape::default()));
+    let people = ["alice", "bob", "carol"].map(|name| runtime.block_on(world.admit(name)));
+    let [alice, bob, carol] = people.each_ref().map(|person| seated(&world, person));
+    let admin = seated(&world, &world.admins[0]);
+    let again = Person::new("carol");
+    let carol_again = admin.file("again.pub", &bulla_wire::json::to_vec(&again.record));
+    alice.run(["principal", "show", "bob"]).ok();
+    alice.run(["principal", "show", "carol"]).ok();
+    let folder = alice.home().join(".local/state/bulla").join(world.cluster.base64url());
+    let memory = |words: &[&str]| match words.join(" ").as_str() {
+        "bob has the keys of carol" => forge(&folder, "known.json", |known| known["bob"] = known["carol"].clone()),
+        "bob has a later record" => forge(&folder, "known.json", |known| {
+            known["bob"] = known["carol"].clone();
+            known["bob"]["principal"] = json!(principal_of(&people[1]));
+            known["bob"]["version"] = json!(2);
+        }),
+        "forget bob" => forge(&folder, "known.json", |known| drop(known.as_object_mut().unwrap().remove("bob"))),
+        "a later epoch was seen" => forge(&folder, "state.json", |seen| seen["epoch"] = json!(9)),
+        "forget the epoch" => std::fs::remove_file(folder.join("state.json")).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let old = alice.work().join("old.pub");
+    Transcript::new()
+        .person("admin", &admin)
+        .person("alice", &alice)
+        .person("bob", &bob)
+        .person("carol", &carol)
+        .world("memory", memory)
+        .variable("CLUSTER", &world.cluster.to_string())
+        .variable("OLD", old.to_str().unwrap())
+        .variable("CAROL_AGAIN", carol_again.to_str().unwrap())
+        .check(&transcript("trust.txt"));
+}
+
+#[test]
+fn what_a_restore_asks_for() {
+    let (mut alice, mut bob) = (Cli::new(bulla!()), Cli::new(bulla!()));
+    for (name, cli) in [("alice", &mut alice), ("bob", &mut bob)] {
+        cli.run(["keygen", "-q", "-o", &format!("{name}.key")]).ok();
+        cli.env("BULLA_IDENTITY", cli.work().join(format!("{name}.key")));
+        cli.file("note.txt", b"the launch code\n");
+    }
+    let mut server = Server::start(Options::durable(bulla!()).admin(alice.work().join("alice.pub")));
+    server.keep_address();
+    let ready = server.directory().join("ready-1.json");
+    let init = ["init", "--name", "test", "--admin", "alice.pub", "--save-context", "test", "--ready-file"];
+    let made = alice.run(init.iter().copied().chain([ready.to_str().unwrap()])).ok();
+    let cluster = made.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim();
+    bob.run(["context", "add", "test", server.address(), "--cluster", cluster]).ok();
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob.work().join("bob.pub").to_str().unwrap()]).ok();
+    let (file, copy) = (server.data().join("bulla.redb"), server.directory().join("copy"));
+    let address = server.address().to_owned();
+    let server = RefCell::new(server);
+    let store = |words: &[&str]| {
+        let mut server = server.borrow_mut();
+        server.stop();
+        match words {
+            ["copy"] => drop(std::fs::copy(&file, &copy).unwrap()),
+            ["restore"] => std::fs::rename(&copy, &file).unwrap(),
+            other => panic!("{other:?}"),
+        }
+        server.restart();
+    };
+    Transcript::new()
+        .person("alice", &alice)
+        .person("bob", &bob)
+        .world("store", store)
+        .variable("ADDR", &address)
+        .variable("CLUSTER", cluster)
+        .check(&transcript("restore.txt"));
+}
+
+/// Each failure says what to do next; those of the command line's own parser say it in their own words.
+#[test]
+fn no_error_is_told_without_a_hint() {
+    let folder = transcript("");
+    let mut errors = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "txt") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for step in text.split("\nexit ") {
+            let lines: Vec<&str> = step.lines().filter_map(|line| line.strip_prefix("! ")).collect();
+            let Some(at) = lines.iter().position(|line| line.starts_with("error: ")) else { continue };
+            errors += 1;
+            let hinted = lines[at..].iter().any(|line| line.starts_with("hint: ") || line.contains("'--help'"));
+            assert!(hinted, "{}: no hint after {}", path.display(), lines[at]);
+        }
+    }
+    assert!(errors > 100, "{errors} errors in all transcripts");
 }

@@ -255,7 +255,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn consent_sign(&self, consent: &Consent) -> Result<Envelope, ClientError> {
         if consent.cluster != self.view().await?.id() {
-            return Err(ClientError::input("this consent is for another cluster"));
+            return Err(ClientError::input(
+                "this consent is for another cluster",
+                "choose the context of that cluster",
+            ));
         }
         Ok(evidence::sign(consent, &[&**self.key()?]).await?)
     }
@@ -276,7 +279,10 @@ impl Client {
         let NextIngress { ingress } = self.json(Call::action("/v1/seal:rekey")).await?;
         match ingress.parse::<Recipient>() {
             Ok(recipient) if recipient.is_hybrid() => Ok(recipient),
-            _ => Err(ClientError::input("the server named no hybrid ingress key")),
+            _ => Err(ClientError::input(
+                "the server named no hybrid ingress key",
+                "no share may lie under a weaker key: update the server",
+            )),
         }
     }
 
@@ -312,7 +318,12 @@ impl Client {
             return Ok(());
         }
         let mut next = ClusterView::clone(&view);
-        next.push(&envelope).map_err(|error| ClientError::input(format!("the document does not hold: {error}")))?;
+        next.push(&envelope).map_err(|error| {
+            ClientError::input(
+                format!("the document does not hold: {error}"),
+                "make it from the newest document, and have k admins sign it",
+            )
+        })?;
         let call = Call::change("POST", "/v1/document", &Signed { envelope }).of_seal();
         self.done(Call { view: Some(Arc::new(next)), ..call }).await?;
         self.cluster().await.map(drop)

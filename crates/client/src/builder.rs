@@ -2,6 +2,7 @@
 
 use crate::ClientError;
 use crate::memory::{Memory, Names};
+use crate::progress::{Progress, Watch};
 use crate::resolve::{Me, Resolved};
 use crate::state::Loss;
 use crate::transport::{Address, Authorities, Transport};
@@ -57,6 +58,7 @@ pub struct Builder {
     state: State,
     timeout: Duration,
     authorities: Authorities,
+    watch: Watch,
 }
 
 impl Builder {
@@ -102,14 +104,22 @@ impl Builder {
         self
     }
 
+    /// Whom to tell how far the content of large wraps is. It is called between pieces of the content, so it should
+    /// not take long.
+    #[must_use]
+    pub fn progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.watch = Watch::new(watch);
+        self
+    }
+
     /// Makes the client. Nothing is sent yet.
     ///
     /// # Errors
     /// [`ClientError::Input`] for an address that is none; [`ClientError::Io`] for the file of authorities.
     pub fn build(self) -> Result<Client, ClientError> {
-        let Self { address, identity, old, pin, state, timeout, authorities } = self;
+        let Self { address, identity, old, pin, state, timeout, authorities, watch } = self;
         let address: Address = address.parse()?;
-        let transport = Transport::new(&address, authorities)?;
+        let transport = Transport::new(&address, authorities, watch)?;
         Ok(Client(Arc::new(Inner {
             address,
             transport,
@@ -177,6 +187,7 @@ impl Client {
             state: State::default(),
             timeout: DEFAULT_TIMEOUT,
             authorities: Authorities::default(),
+            watch: Watch::default(),
         }
     }
 

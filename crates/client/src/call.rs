@@ -393,7 +393,9 @@ impl Client {
         let unreachable = |cause: String| ClientError::Unreachable { address: self.0.address.to_string(), cause };
         match tokio::time::timeout(limit, self.0.transport.exchange(sent)).await {
             Ok(Ok(received)) => Ok(received),
-            Ok(Err(ExchangeError::Request(what))) => Err((ClientError::input(what), false)),
+            Ok(Err(ExchangeError::Request(what))) => {
+                Err((ClientError::input(what, "correct the path or the query"), false))
+            }
             Ok(Err(ExchangeError::TooLarge)) => Err((ClientError::contradiction(OVERSIZE), true)),
             Ok(Err(ExchangeError::Network { cause, connected })) => Err((unreachable(cause), connected)),
             Err(_) => Err((unreachable(format!("no answer within {} s", limit.as_secs())), true)),

@@ -29,13 +29,36 @@ impl Claim {
         let (directory, name) = place(directory, slip)?;
         let failed = |error| ClientError::io("cannot keep the claim in", directory.path(&name), error);
         let lock = directory.lock().map_err(failed)?;
-        if let Some(bytes) = directory.read(&name).map_err(failed)? {
-            return Self::read(SecretBytes::new(bytes).expose(), slip).map_err(failed);
+        if let Some(claim) = Self::kept(&directory, &name, slip).map_err(failed)? {
+            return Ok(claim);
         }
         let (claim, text) = Self::make(slip).map_err(failed)?;
         directory.replace(&name, text.expose(), true).map_err(failed)?;
         drop(lock);
         Ok(claim)
+    }
+
+    /// The claim that was begun for this slip and is not destroyed.
+    pub(crate) fn find(memory: &Memory, slip: &Slip) -> Result<Option<Self>, ClientError> {
+        let Some(directory) = memory.directory() else {
+            let found = memory
+                .with_claims(|claims| claims.get(&slip.wrap).map(|text| Self::read(text.expose(), slip)).transpose());
+            return found.map_err(|error| ClientError::io("cannot read the claim in memory", None, error));
+        };
+        let (directory, name) = place(directory, slip)?;
+        let failed = |error| ClientError::io("cannot read the claim in", directory.path(&name), error);
+        Self::kept(&directory, &name, slip).map_err(failed)
+    }
+
+    /// A claim that nothing is opened with and nobody keeps: the cluster knows it for no opening.
+    pub(crate) fn of_nothing(slip: &Slip) -> Result<Self, ClientError> {
+        let made = Self::make(slip).map_err(|error| ClientError::io("cannot make a claim", None, error));
+        made.map(|(claim, _)| claim)
+    }
+
+    fn kept(directory: &Directory, name: &str, slip: &Slip) -> io::Result<Option<Self>> {
+        let bytes = directory.read(name)?;
+        bytes.map(|bytes| Self::read(SecretBytes::new(bytes).expose(), slip)).transpose()
     }
 
     fn in_memory(memory: &Memory, slip: &Slip) -> Result<Self, ClientError> {
@@ -121,8 +144,11 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // The same wrap id under another statement is another wrap.
         assert!(Claim::begin(&open(), &slip(4)).is_err());
+        assert!(Claim::find(&open(), &slip(4)).is_err());
+        assert_eq!(Claim::find(&open(), &slip(3)).unwrap().unwrap().digest().unwrap(), first);
         again.destroy(&open()).unwrap();
         assert!(!path.exists());
+        assert!(Claim::find(&open(), &slip(3)).unwrap().is_none());
         assert_ne!(Claim::begin(&open(), &slip(3)).unwrap().digest().unwrap(), first);
     }
 
@@ -132,7 +158,9 @@ mod tests {
         let first = Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap();
         let again = Claim::begin(&memory, &slip(3)).unwrap();
         assert_eq!(again.digest().unwrap(), first);
+        assert_eq!(Claim::find(&memory, &slip(3)).unwrap().unwrap().digest().unwrap(), first);
         again.destroy(&memory).unwrap();
+        assert!(Claim::find(&memory, &slip(3)).unwrap().is_none());
         assert_ne!(Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap(), first);
     }
 

@@ -125,6 +125,8 @@ pub enum ClientError {
     Input {
         /// What is wrong with it.
         what: String,
+        /// What to do instead.
+        hint: String,
     },
 }
 
@@ -138,7 +140,7 @@ impl ClientError {
         }
     }
 
-    /// What to do next.
+    /// What to do next. Empty only if the cluster refused and did not say.
     pub fn hint(&self) -> String {
         match self {
             Self::Refused { errors, .. } => errors.iter().find_map(|entry| entry.hint.clone()).unwrap_or_default(),
@@ -166,7 +168,9 @@ impl ClientError {
             Self::Seal(SealError::MixedRecipients { .. }) => {
                 "make two wraps: one to the post-quantum keys, one to the classical ones".into()
             }
-            Self::Seal(_) | Self::Io { .. } | Self::Input { .. } => String::new(),
+            Self::Seal(SealError::Io(cause)) | Self::Io { cause, .. } => io_hint(cause.kind()).into(),
+            Self::Seal(_) => "check for whom it is".into(),
+            Self::Input { hint, .. } => hint.clone(),
             Self::TooLarge { .. } => "keep large things elsewhere, and wrap the key to them".into(),
             Self::NoIdentity => "name an identity file".into(),
             Self::NoPin => "name the cluster id, which the admins can tell you".into(),
@@ -185,8 +189,20 @@ impl ClientError {
         Self::Untrusted(Untrusted::Contradiction { what })
     }
 
-    pub(crate) fn input(what: impl Into<String>) -> Self {
-        Self::Input { what: what.into() }
+    pub(crate) fn input(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Input { what: what.into(), hint: hint.into() }
+    }
+}
+
+/// What to do about a local file that cannot be used.
+pub fn io_hint(kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, StorageFull};
+    match kind {
+        AlreadyExists => "choose another path",
+        NotFound | IsADirectory | NotADirectory => "check the path",
+        PermissionDenied => "check whose file it is, and its mode",
+        StorageFull => "make room on that disk",
+        _ => "mend what the message names, then try again",
     }
 }
 
@@ -233,7 +249,7 @@ impl fmt::Display for ClientError {
             Self::TooLarge { limit } => write!(f, "the content is larger than {limit} bytes"),
             Self::NoIdentity => f.write_str("this needs an identity"),
             Self::NoPin => f.write_str("this needs a pinned cluster"),
-            Self::Input { what } => f.write_str(what),
+            Self::Input { what, hint: _ } => f.write_str(what),
         }
     }
 }

@@ -21,9 +21,10 @@ pub fn read(path: &Path, passphrase: &dyn Fn() -> Option<SecretBytes>) -> Result
     let mode = file.metadata().map_err(failed)?.mode() & 0o777;
     if mode & 0o077 != 0 {
         let shown = path.display();
-        return Err(ClientError::input(format!(
-            "{shown} has mode {mode:04o}, so others can use this identity; run chmod 600 {shown}"
-        )));
+        return Err(ClientError::input(
+            format!("{shown} has mode {mode:04o}, so others can use this identity"),
+            format!("chmod 600 {shown}"),
+        ));
     }
     let limit = u64::try_from(MAX_IDENTITY_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     // Room for all of it from the start: a growing buffer would leave copies behind.

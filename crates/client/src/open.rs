@@ -67,6 +67,39 @@ impl Client {
         self.open(slip, OpenedAs::AgeFile, output).await
     }
 
+    /// Tells the cluster that what this client opened is safe, so that it deletes the ciphertext. Opening does so by
+    /// itself; this is for an [`Opened::acked`] that failed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with how the wrap stands and the receipt of that, also if this client did not open it:
+    /// `not_found` if nobody did.
+    pub async fn wrap_ack(&self, slip: &Slip) -> Result<VerifiedReceipt, ClientError> {
+        self.report(slip, "ack", ReceiptKind::Acked).await
+    }
+
+    /// Tells the cluster and the writer that what this client opened did not arrive or is bad. That is final: nobody
+    /// gets the content any more. Opening does so by itself for content that is not what its writer signed.
+    ///
+    /// # Errors
+    /// As [`Client::wrap_ack`].
+    pub async fn wrap_nack(&self, slip: &Slip) -> Result<VerifiedReceipt, ClientError> {
+        self.report(slip, "nack", ReceiptKind::Nacked).await
+    }
+
+    async fn report(&self, slip: &Slip, verb: &str, kind: ReceiptKind) -> Result<VerifiedReceipt, ClientError> {
+        self.check_cluster(slip).await?;
+        let memory = self.trust().await?.memory;
+        let Some(claim) = Claim::find(&memory, slip)? else {
+            // Nothing was opened here. The cluster says, and proves, how the wrap stands instead.
+            return self.finish(slip, &Claim::of_nothing(slip)?, verb, kind).await;
+        };
+        let finished = self.finish(slip, &claim, verb, kind).await;
+        if finished.as_ref().map_or_else(ends_claim, |_| true) {
+            claim.destroy(&memory)?;
+        }
+        finished
+    }
+
     async fn open(&self, slip: &Slip, opened_as: OpenedAs, output: &mut dyn Output) -> Result<Opened, ClientError> {
         let Inspected { statement, writer, .. } = self.wrap_inspect(slip).await?;
         let mine = self.check_addressed(&statement.statement).await?;
@@ -84,7 +117,7 @@ impl Client {
         let answer = match self.call(call).await {
             Ok(answer) => answer,
             Err(error) => {
-                if error.code().is_some_and(is_over) && !matches!(error, ClientError::UnknownOutcome { .. }) {
+                if ends_claim(&error) {
                     claim.destroy(&memory)?;
                 }
                 return Err(error);
@@ -133,7 +166,9 @@ impl Client {
     async fn check_addressed<'a>(&self, statement: &'a Statement) -> Result<&'a Addressee, ClientError> {
         let me = self.me().await?;
         let mine = statement.to.iter().find(|addressee| addressee.principal == me.resolved.principal());
-        let mine = mine.ok_or_else(|| ClientError::input("this wrap is not for you"))?;
+        let mine = mine.ok_or_else(|| {
+            ClientError::input("this wrap is not for you", "`bulla wrap inspect` shows for whom it is")
+        })?;
         let record = me.resolved.chain.find(&mine.record_sha256);
         demand(record.is_some(), "the wrap was made for a record that is not yours")?;
         Ok(mine)
@@ -221,7 +256,8 @@ fn check_keys(keys: &[&dyn Decrypter], mine: &Addressee) -> Result<(), ClientErr
         return Ok(());
     }
     Err(ClientError::input(
-        "this wrap was made for an older key of yours; nothing was opened; give that key too (--old-identity FILE)",
+        "this wrap was made for an older key of yours; nothing was opened",
+        "give that key too (--old-identity FILE)",
     ))
 }
 
@@ -251,10 +287,11 @@ fn unopened(error: OpenError) -> ClientError {
     }
 }
 
-/// Codes after which this claim will never be delivered to.
-fn is_over(code: Code) -> bool {
+/// After this answer the claim will never be delivered to.
+fn ends_claim(error: &ClientError) -> bool {
     use Code::{Acked, AlreadyOpened, Expired, Lapsed, Nacked, Revoked};
-    matches!(code, Acked | AlreadyOpened | Expired | Lapsed | Nacked | Revoked)
+    let over = matches!(error.code(), Some(Acked | AlreadyOpened | Expired | Lapsed | Nacked | Revoked));
+    over && !matches!(error, ClientError::UnknownOutcome { .. })
 }
 
 /// What an age file to the caller holds.
@@ -321,7 +358,7 @@ mod tests {
             recipients: old.identity.recipients().iter().map(|recipient| recipient.digest()).collect(),
         };
         let refused = check_keys(&[&new.identity], &mine).unwrap_err();
-        assert!(matches!(&refused, ClientError::Input { what } if what.contains("--old-identity")), "{refused}");
+        assert!(refused.hint().contains("--old-identity"), "{refused}");
         assert!(check_keys(&[], &mine).is_err());
         assert!(check_keys(&[&old.identity], &mine).is_ok());
         assert!(check_keys(&[&new.identity, &old.identity], &mine).is_ok());

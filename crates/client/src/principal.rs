@@ -16,6 +16,9 @@ use bulla_wire::json;
 use bulla_wire::name::Name;
 use std::collections::BTreeMap;
 
+/// What to do about a record that does not hold.
+const RECORD_HINT: &str = "ask its holder for the newest record";
+
 /// What an enroller says about a principal.
 #[derive(Debug, Clone, Default)]
 pub struct Admit {
@@ -34,7 +37,7 @@ impl Client {
     pub async fn admit(&self, record: &Envelope, admit: Admit) -> Result<Resolved, ClientError> {
         let view = self.view().await?;
         let PrincipalRecord { name, version, .. } = json::parse(&record.payload, json::MAX_STATEMENT_BYTES)
-            .map_err(|error| ClientError::input(format!("this is no record: {error}")))?;
+            .map_err(|error| ClientError::input(format!("this is no record: {error}"), RECORD_HINT))?;
         let there = match self.principal(&name).await {
             Ok(there) => Some(there),
             Err(error) if error.code() == Some(Code::NotFound) => None,
@@ -48,8 +51,12 @@ impl Client {
         let Admit { groups, attributes } = admit;
         let payload = AdmissionDraft { groups, attributes, serial }.payload(&view, &opened);
         let admission = evidence::sign(&payload, &[&**self.key()?]).await?;
-        verify_admission(&view, &admission, &opened)
-            .map_err(|error| ClientError::input(format!("this admission would not hold: {error}")))?;
+        verify_admission(&view, &admission, &opened).map_err(|error| {
+            ClientError::input(
+                format!("this admission would not hold: {error}"),
+                "only admins and enrollers admit; ask one of them",
+            )
+        })?;
         let body = PutPrincipal { record: record.clone(), admission };
         self.call(Call::change("PUT", format!("/v1/principal/{name}"), &body)).await?;
         self.forget_me();
@@ -65,28 +72,36 @@ impl Client {
         let me = self.me().await?;
         let before = me.resolved.record();
         let payload = record_payload(before.name().clone(), Some(before), keys)
-            .ok_or_else(|| ClientError::input("this record has used up its versions"))?;
+            .ok_or_else(|| ClientError::input("this record has used up its versions", "make a new principal"))?;
         let old: &dyn Signer = &**self.key()?;
         let kept = signers.iter().any(|signer| signer.public_key() == old.public_key());
         let all: Vec<&dyn Signer> = signers.iter().copied().chain((!kept).then_some(old)).collect();
         let envelope = evidence::sign(&payload, &all).await?;
-        Record::open(&envelope, Some(before))
-            .map_err(|error| ClientError::input(format!("this record would not hold: {error}")))?;
+        Record::open(&envelope, Some(before)).map_err(|error| {
+            ClientError::input(format!("this record would not hold: {error}"), "make the new key anew")
+        })?;
         Ok(envelope)
     }
 }
 
 /// Verifies a record by what is there already: the same again, or the version after.
 fn open_next(record: &Envelope, version: u32, there: Option<&Principal>) -> Result<Record, ClientError> {
-    let mistaken = |error| ClientError::input(format!("this record does not hold: {error}"));
+    let mistaken = |error| ClientError::input(format!("this record does not hold: {error}"), RECORD_HINT);
     let Some(there) = there else { return Record::open(record, None).map_err(mistaken) };
     let chain = RecordChain::open(&there.records).map_err(ClientError::statement("the principal's record"))?;
     if let Some(same) = chain.find(&evidence::payload_digest(record)) {
         let newest = same.version() == chain.newest().version();
-        return if newest { Ok(same.clone()) } else { Err(ClientError::input("this record was replaced already")) };
+        return if newest {
+            Ok(same.clone())
+        } else {
+            Err(ClientError::input("this record was replaced already", RECORD_HINT))
+        };
     }
     if version == 1 {
-        return Err(ClientError::input("another principal has this name"));
+        return Err(ClientError::input(
+            "another principal has this name",
+            "choose another name, or have its holder sign the next record",
+        ));
     }
     Record::open(record, Some(chain.newest())).map_err(mistaken)
 }

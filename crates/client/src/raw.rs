@@ -33,7 +33,9 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<RawAnswer, ClientError> {
         let known = ["GET", "PUT", "POST", "DELETE"].into_iter().find(|known| *known == method);
-        let method = known.ok_or_else(|| ClientError::input(format!("no route has the method {method:?}")))?;
+        let method = known.ok_or_else(|| {
+            ClientError::input(format!("no route has the method {method:?}"), "give GET, PUT, POST or DELETE")
+        })?;
         let body = match body {
             None => CallBody::Empty,
             Some(bytes) if method == "PUT" && path.starts_with("/v1/kv/") => CallBody::Ingress(SecretBytes::new(bytes)),

@@ -10,6 +10,9 @@ use bulla_wire::id::PrincipalId;
 use bulla_wire::name::Name;
 use std::sync::Arc;
 
+/// How somebody is named.
+const FORMS: &str = "give a name, sha256:… or age1…";
+
 /// A principal whose name and keys were verified.
 #[derive(Debug, Clone)]
 pub struct Resolved {
@@ -64,10 +67,11 @@ impl Client {
             return self.resolve_id(&id).await;
         }
         if text.starts_with("age1") || text.starts_with("ssh-") {
-            let recipient: Recipient = text.parse().map_err(|error| ClientError::input(format!("{error}")))?;
+            let recipient: Recipient = text.parse().map_err(|error| ClientError::input(format!("{error}"), FORMS))?;
             return self.resolve_recipient(&recipient).await;
         }
-        let name: Name = text.parse().map_err(|error| ClientError::input(format!("{text:?} is no name: {error}")))?;
+        let unfit = |error| ClientError::input(format!("{text:?} is no name: {error}"), FORMS);
+        let name: Name = text.parse().map_err(unfit)?;
         self.resolve_name(&name).await
     }
 
@@ -89,7 +93,10 @@ impl Client {
     /// As [`Client::resolve`].
     pub async fn resolve_id(&self, id: &PrincipalId) -> Result<Resolved, ClientError> {
         let found = self.principals(Some(id), None, None, Some(1)).await?.principals;
-        let found = found.into_iter().find(|summary| summary.id == *id).ok_or_else(|| absent(Code::NotFound))?;
+        let found = found
+            .into_iter()
+            .find(|summary| summary.id == *id)
+            .ok_or_else(|| absent(Code::NotFound, "no principal has this id"))?;
         let resolved = self.resolve_name(&found.name).await?;
         demand(resolved.principal() == *id, "the server answers with another principal's record")?;
         Ok(resolved)
@@ -97,7 +104,9 @@ impl Client {
 
     async fn resolve_recipient(&self, recipient: &Recipient) -> Result<Resolved, ClientError> {
         let found = self.principals(None, Some(&recipient.digest()), None, Some(2)).await?.principals;
-        let [PrincipalSummary { name, .. }] = found.as_slice() else { return Err(absent(Code::UnknownRecipient)) };
+        let [PrincipalSummary { name, .. }] = found.as_slice() else {
+            return Err(absent(Code::UnknownRecipient, "no admitted principal holds this recipient"));
+        };
         let resolved = self.resolve_name(name).await?;
         let holds = resolved.recipients().contains(&recipient);
         demand(holds, "the server names a principal that does not hold this recipient")?;
@@ -172,9 +181,8 @@ fn admission(
 }
 
 /// The refusal that the server would have given.
-fn absent(code: Code) -> ClientError {
-    let entry =
-        ErrorEntry { code, message: code.meaning().to_owned(), field: None, hint: None, id: None, receipt: None };
+fn absent(code: Code, message: &str) -> ClientError {
+    let entry = ErrorEntry { code, message: message.to_owned(), field: None, hint: None, id: None, receipt: None };
     ClientError::Refused { status: code.status(), errors: vec![entry], verified: true }
 }
 

@@ -47,7 +47,7 @@ impl Client {
     /// than was asked.
     pub async fn init(&self, body: &Init) -> Result<ClusterView, ClientError> {
         let Some(Pin::Node(node)) = &self.0.pin else {
-            return Err(ClientError::input("init needs the node's key id as pin"));
+            return Err(ClientError::input("init needs the node's key id as pin", "the server prints it at start"));
         };
         let Initialised { cluster, genesis } = self.json(Call::change("POST", "/v1/init", body).of_seal()).await?;
         let view = ClusterView::unpinned(&genesis).map_err(ClientError::statement(GENESIS))?;
@@ -74,9 +74,9 @@ impl Client {
         let facts = self.cluster().await?;
         let document = facts.view.newest();
         let key = self.key()?;
-        let me = document
-            .admin_by_key(&key.public_key().key_id())
-            .ok_or_else(|| ClientError::input("your key is not that of an admin of this cluster"))?;
+        let me = document.admin_by_key(&key.public_key().key_id()).ok_or_else(|| {
+            ClientError::input("your key is not that of an admin of this cluster", "call with an admin's key")
+        })?;
         let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal/session") };
         let session: UnsealSession = self.json(call.of_seal()).await?;
         let memory = self.trust().await?.memory;
@@ -101,7 +101,10 @@ impl Client {
             None
         } else {
             if !(how.approve)(&facts.view) {
-                return Err(ClientError::input("genesis was not approved, so no share was given"));
+                return Err(ClientError::input(
+                    "the cluster was not approved, so no share was given",
+                    "compare the cluster's id with the other admins, then approve it",
+                ));
             }
             let payload = GenesisApproval { v: V1, cluster: facts.view.id() };
             Some(evidence::sign(&payload, &[&**key]).await?)

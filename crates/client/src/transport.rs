@@ -8,9 +8,11 @@ pub(crate) use tls::Authorities;
 pub(crate) use upload::Upload;
 
 use crate::ClientError;
+use crate::progress::{Stage, Watch};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -45,7 +47,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, ClientError> {
         let refused =
-            || ClientError::input(format!("{text:?} is no address: expected https://host:port or unix:/path"));
+            || ClientError::input(format!("{text:?} is no address"), "give https://host:port, host:port or unix:/path");
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(refused()) };
         }
@@ -115,7 +117,12 @@ pub(crate) enum ExchangeError {
     Request(String),
 }
 
-pub(crate) enum Transport {
+pub(crate) struct Transport {
+    way: Way,
+    pub watch: Watch,
+}
+
+enum Way {
     Https { clients: Box<Clients>, authority: String },
     Unix(PathBuf),
 }
@@ -138,9 +145,9 @@ impl Clients {
 }
 
 impl Transport {
-    pub(crate) fn new(address: &Address, authorities: Authorities) -> Result<Self, ClientError> {
-        match address {
-            Address::Unix(path) => Ok(Self::Unix(path.clone())),
+    pub(crate) fn new(address: &Address, authorities: Authorities, watch: Watch) -> Result<Self, ClientError> {
+        let way = match address {
+            Address::Unix(path) => Way::Unix(path.clone()),
             Address::Https(authority) => {
                 let mut http = HttpConnector::new();
                 http.enforce_http(false);
@@ -152,23 +159,24 @@ impl Transport {
                     |connector| Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
                 let small = pool(builder().wrap_connector(http.clone()));
                 let large = pool(builder().enable_http2().wrap_connector(http));
-                Ok(Self::Https { clients: Box::new(Clients { small, large }), authority: authority.clone() })
+                Way::Https { clients: Box::new(Clients { small, large }), authority: authority.clone() }
             }
-        }
+        };
+        Ok(Self { way, watch })
     }
 
     /// Sends a request and reads the whole answer.
     pub(crate) async fn exchange(&self, sent: Sent<'_>) -> Result<Received, ExchangeError> {
         let limit = sent.limit;
-        let response = match self {
-            Self::Https { clients, authority } => {
+        let response = match &self.way {
+            Way::Https { clients, authority } => {
                 let pool = clients.of(&sent.body);
-                let request = request(sent, Some(authority))?;
+                let request = request(sent, Some(authority), &self.watch)?;
                 pool.request(request)
                     .await
                     .map_err(|error| ExchangeError::Network { cause: causes(&error), connected: !error.is_connect() })?
             }
-            Self::Unix(path) => {
+            Way::Unix(path) => {
                 let network = |error: &dyn Error, connected| ExchangeError::Network { cause: causes(error), connected };
                 let stream = UnixStream::connect(path).await.map_err(|error| network(&error, false))?;
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -176,11 +184,16 @@ impl Transport {
                     .map_err(|error| network(&error, false))?;
                 // It ends with the exchange; its error is also the sender's.
                 drop(tokio::spawn(connection));
-                let request = request(sent, None)?;
+                let request = request(sent, None, &self.watch)?;
                 sender.send_request(request).await.map_err(|error| network(&error, true))?
             }
         };
         let (head, body) = response.into_parts();
+        let mut meter = self.watch.meter(Stage::Receiving, body.size_hint().exact());
+        let body = body.map_frame(move |frame| {
+            meter.add(frame.data_ref().map_or(0, Bytes::len));
+            frame
+        });
         let body = Limited::new(body, limit).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 return ExchangeError::TooLarge;
@@ -191,7 +204,7 @@ impl Transport {
     }
 }
 
-fn request(sent: Sent<'_>, authority: Option<&str>) -> Result<Request<UploadBody>, ExchangeError> {
+fn request(sent: Sent<'_>, authority: Option<&str>, watch: &Watch) -> Result<Request<UploadBody>, ExchangeError> {
     let Sent { method, path, query, headers, body, limit: _ } = sent;
     let mark = if query.is_empty() { "" } else { "?" };
     let refused = |what: &dyn Error| ExchangeError::Request(what.to_string());
@@ -206,7 +219,7 @@ fn request(sent: Sent<'_>, authority: Option<&str>) -> Result<Request<UploadBody
         let value = HeaderValue::from_str(value).map_err(|error| refused(&error))?;
         request = request.header(HeaderName::from_static(name), value);
     }
-    request.body(body.body()).map_err(|error| refused(&error))
+    request.body(body.body(watch)).map_err(|error| refused(&error))
 }
 
 /// An error with all its causes: a network library says "error sending request" and hides the reason below.

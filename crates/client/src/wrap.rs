@@ -3,6 +3,7 @@
 use crate::builder::{Client, State};
 use crate::call::{Call, CallBody, now_ms};
 use crate::error::{ClientError, demand};
+use crate::progress::{Metered, Stage};
 use crate::resolve::Resolved;
 use crate::spool::{self, Content, Place, SpoolError};
 use crate::transport::Upload;
@@ -97,7 +98,10 @@ impl Client {
     /// [`ClientError::Seal`] for recipients of both kinds.
     pub async fn wrap_create(&self, outgoing: Outgoing, content: Content) -> Result<Wrapped, ClientError> {
         if !outgoing.label.as_deref().is_none_or(is_label) {
-            return Err(ClientError::input(format!("the wrap cannot be made: label: {LABEL_RULE}")));
+            return Err(ClientError::input(
+                format!("the wrap cannot be made: label: {LABEL_RULE}"),
+                "choose another label",
+            ));
         }
         let (trust, me) = (self.trust().await?, self.me().await?);
         let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
@@ -108,12 +112,13 @@ impl Client {
             State::Memory => std::env::temp_dir(),
             State::Directory(base) => base.clone(),
         };
+        let content = Metered(content, self.0.transport.watch.meter(Stage::Encrypting, None));
         let spooled = tokio::task::spawn_blocking(move || spool::seal(&recipients, &binding, content, directory)).await;
         let mut spooled = match spooled {
             Ok(Ok(spooled)) => spooled,
             Ok(Err(SpoolError::TooLarge)) => return Err(ClientError::TooLarge { limit: MAX_CONTENT_BYTES }),
             Ok(Err(SpoolError::Seal(error))) => return Err(error.into()),
-            Err(_) => return Err(ClientError::input("encrypting was interrupted")),
+            Err(_) => return Err(ClientError::input("encrypting was interrupted", "try again")),
         };
         let Outgoing { to: _, mode, nbf_ms, life_s, ack_s, label } = outgoing;
         let statement = Statement {
@@ -133,7 +138,9 @@ impl Client {
         // The reader's checks, so that a mistake is told before it travels.
         let checked = verify_statement(&envelope, &cluster, me.resolved.record())
             .and_then(|verified| evidence::check_statement_times(&verified.statement, now_ms()).map(|()| verified));
-        let checked = checked.map_err(|error| ClientError::input(format!("the wrap cannot be made: {error}")))?;
+        let checked = checked.map_err(|error| {
+            ClientError::input(format!("the wrap cannot be made: {error}"), "choose other times or fewer recipients")
+        })?;
         let head = Parcel::head(&json::to_vec(&envelope));
         let sha256 = spooled
             .digest_after(&head)
@@ -157,6 +164,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn wrap_revoke(&self, slip: &Slip) -> Result<Vec<VerifiedReceipt>, ClientError> {
+        self.check_cluster(slip).await?;
         let body = RevokeWrap { statement_sha256: slip.statement_sha256 };
         self.receipts(slip, Call::change("POST", format!("/v1/wrap/{}:revoke", slip.wrap), &body)).await
     }
@@ -166,6 +174,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn wrap_release(&self, slip: &Slip) -> Result<(), ClientError> {
+        self.check_cluster(slip).await?;
         let body = RevokeWrap { statement_sha256: slip.statement_sha256 };
         let call = Call::change("POST", format!("/v1/wrap/{}:release", slip.wrap), &body);
         self.call(call).await.map(drop)
@@ -176,10 +185,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn wrap_inspect(&self, slip: &Slip) -> Result<Inspected, ClientError> {
-        let cluster = self.view().await?.id();
-        if slip.cluster != cluster {
-            return Err(ClientError::input(format!("this slip is of the cluster {}, not of {cluster}", slip.cluster)));
-        }
+        self.check_cluster(slip).await?;
         let view = self.wrap_view(&slip.wrap).await?;
         let same = evidence::payload_digest(&view.statement) == slip.statement_sha256;
         demand(same, "the cluster's wrap is not the one that the slip names")?;
@@ -198,6 +204,18 @@ impl Client {
             slots.push(InspectedSlot { principal: *principal, state: *state, receipts: verified });
         }
         Ok(Inspected { statement, writer, created, slots, view })
+    }
+
+    /// The slip is of the pinned cluster.
+    pub(crate) async fn check_cluster(&self, slip: &Slip) -> Result<(), ClientError> {
+        let cluster = self.view().await?.id();
+        if slip.cluster == cluster {
+            return Ok(());
+        }
+        Err(ClientError::input(
+            format!("this slip is of the cluster {}, not of {cluster}", slip.cluster),
+            "choose the context of that cluster",
+        ))
     }
 
     /// The receipts that prove a refusal, such as who opened the wrap before. Those that do not hold are left out.

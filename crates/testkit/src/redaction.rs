@@ -40,7 +40,7 @@ impl Redaction {
                 None if first.is_ascii_alphanumeric() || (is_token(first) && output.ends_with(':')) => {
                     let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
                     let token = &rest[..length];
-                    output.push_str(&self.token(token, output.ends_with("127.0.0.1:")));
+                    output.push_str(&self.token(token, &output));
                     length
                 }
                 None => {
@@ -53,18 +53,22 @@ impl Redaction {
         output
     }
 
-    fn token(&mut self, token: &str, after_loopback: bool) -> String {
+    fn token(&mut self, token: &str, before: &str) -> String {
         let base32 = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
         let kind = if token.len() == 43 {
             "id"
         } else if token.len() == 26 && token.chars().all(base32) {
-            "wrap"
+            if before.ends_with("request ") { "request" } else { "wrap" }
+        } else if token.len() == 22 && before.ends_with("lineage ") {
+            "lineage"
         } else if token.len() > 50 && token.starts_with("age1") {
             "recipient"
         } else if token.len() >= 32 && token.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
             "hex"
-        } else if after_loopback && token.chars().all(|c| c.is_ascii_digit()) {
+        } else if before.ends_with("127.0.0.1:") && token.chars().all(|c| c.is_ascii_digit()) {
             return "<port>".to_owned();
+        } else if token.len() == 13 && token.chars().all(|c| c.is_ascii_digit()) {
+            return "<ms>".to_owned();
         } else {
             return token.to_owned();
         };
@@ -119,6 +123,9 @@ mod tests {
         );
         assert_eq!(redaction.apply("/tmp/x/alice.key – é"), "~/alice.key – é");
         assert_eq!(redaction.apply("2026-11-21 is a day"), "2026-11-21 is a day");
+        assert_eq!(redaction.apply("serial 1795766924930"), "serial <ms>");
+        assert_eq!(redaction.apply("lineage KYSIMxGwygtQHPq6Y9Q2iQ,"), "lineage <lineage 1>,");
+        assert_eq!(redaction.apply("as request zyxwvutsrqponmlkjihgfedcba"), "as request <request 1>");
         let recipient = format!("age1{}", "q".repeat(58));
         assert_eq!(redaction.apply(&format!("to {recipient}")), "to <recipient 1>");
     }

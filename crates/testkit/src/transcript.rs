@@ -18,6 +18,7 @@
 //! output, without the newline, for `${NAME}` later. Lines that begin with `< ` after it are its standard input.
 //! Then come standard output (two spaces before each line), standard error (`! `) and the exit code. Words are split as in a
 //! shell, with single and double quotes and no other expansion. Ids, times and ports get names; equal ones equal names.
+//! Who is no person but a part of the world, such as a clock, does what the test gave it for such words: `clock$ pass 2h`.
 //!
 //! With `BULLA_BLESS=1` the file is written with what came out. A new transcript needs only comments, commands and
 //! input.
@@ -38,10 +39,19 @@ struct Step {
     input: Vec<String>,
 }
 
+/// What the world does when it is told to by these words.
+type Deed<'a> = dyn Fn(&[&str]) + 'a;
+
+/// Who does what stands after a prompt.
+enum Actor<'a> {
+    Person(&'a Cli),
+    World(Box<Deed<'a>>),
+}
+
 /// People, variables and names for a transcript.
 #[derive(Default)]
 pub struct Transcript<'a> {
-    people: BTreeMap<String, &'a Cli>,
+    actors: BTreeMap<String, Actor<'a>>,
     variables: BTreeMap<String, String>,
     redaction: Redaction,
 }
@@ -57,7 +67,14 @@ impl<'a> Transcript<'a> {
     pub fn person(mut self, name: &str, cli: &'a Cli) -> Self {
         let home = cli.home().display().to_string();
         self.redaction.name(&home, &if name.is_empty() { "~".to_owned() } else { format!("~{name}") });
-        self.people.insert(name.to_owned(), cli);
+        self.actors.insert(name.to_owned(), Actor::Person(cli));
+        self
+    }
+
+    /// A part of the world, and what it does with the words of a line. It prints nothing and panics if it cannot.
+    #[must_use]
+    pub fn world(mut self, name: &str, deed: impl Fn(&[&str]) + 'a) -> Self {
+        self.actors.insert(name.to_owned(), Actor::World(Box::new(deed)));
         self
     }
 
@@ -106,7 +123,16 @@ impl<'a> Transcript<'a> {
         let (steps, after) = parse(text)?;
         let mut actual = String::new();
         for step in &steps {
-            let cli = *self.people.get(&step.person).ok_or_else(|| format!("nobody is called {:?}", step.person))?;
+            let actor = self.actors.get(&step.person).ok_or_else(|| format!("nobody is called {:?}", step.person))?;
+            let cli = match actor {
+                Actor::Person(cli) => *cli,
+                Actor::World(deed) => {
+                    let words = split(&step.line, &self.variables)?;
+                    deed(&words.iter().map(String::as_str).collect::<Vec<_>>());
+                    self.write(&mut actual, step, None);
+                    continue;
+                }
+            };
             let (keep, words) = command(&step.line, &self.variables)?;
             let mut input = step.input.join("\n");
             if !input.is_empty() {
@@ -116,13 +142,13 @@ impl<'a> Transcript<'a> {
             if let Some(name) = keep {
                 self.variables.insert(name, output.text().trim_end_matches('\n').to_owned());
             }
-            self.write(&mut actual, step, &output);
+            self.write(&mut actual, step, Some(&output));
         }
         after.iter().for_each(|line| actual.push_str(&format!("{line}\n")));
         Ok((actual, self.variables))
     }
 
-    fn write(&mut self, actual: &mut String, step: &Step, output: &Output) {
+    fn write(&mut self, actual: &mut String, step: &Step, output: Option<&Output>) {
         let mut line = |text: std::fmt::Arguments<'_>| {
             let text = text.to_string();
             actual.push_str(text.trim_end_matches(' '));
@@ -131,6 +157,7 @@ impl<'a> Transcript<'a> {
         step.before.iter().for_each(|text| line(format_args!("{text}")));
         line(format_args!("{}$ {}", step.person, step.line));
         step.input.iter().for_each(|text| line(format_args!("< {text}")));
+        let Some(output) = output else { return };
         for (mark, text) in [("  ", output.text()), ("! ", output.errors())] {
             let text = self.redaction.apply(&text);
             text.lines().for_each(|text| line(format_args!("{mark}{text}")));
@@ -158,6 +185,9 @@ fn parse(text: &str) -> Result<(Vec<Step>, Vec<String>), String> {
             step.input.push(input.to_owned());
         } else if !(line.starts_with("  ") || line.starts_with('!') || line.starts_with("exit ")) || steps.is_empty() {
             return Err(format!("line {}: neither command, input, output nor exit code: {line}", number + 1));
+        } else {
+            // Empty lines before it were output too.
+            before.clear();
         }
     }
     Ok((steps, before))
@@ -232,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_transcript_is_parsed_without_its_output() {
-        let text = "# Why.\n\nalice$ bulla keygen\n< yes\n  made\n! warning\nexit 0\n\n# The end.\n";
+        let text = "# Why.\n\nalice$ bulla keygen\n< yes\n  made\n\n  it\n! warning\nexit 0\n\n# The end.\n";
         let (steps, after) = parse(text).unwrap();
         assert_eq!(steps.len(), 1);
         assert_eq!(steps[0].before, ["# Why.", ""]);
@@ -247,7 +277,7 @@ mod tests {
         let path = folder.join("bulla");
         std::fs::write(
             &path,
-            "#!/bin/sh\ncase $1 in\nid) printf 'Z%042d\\n' $2;;\ncat) cat;;\n*) echo \"no $1\" >&2; exit 2;;\nesac\n",
+            "#!/bin/sh\ncase $1 in\nid) printf 'Z%042d\\n' $2;;\ncat) cat;;\nlines) printf 'a\\n\\nb\\n';;\n*) echo \"no $1\" >&2; exit 2;;\nesac\n",
         )
         .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -258,11 +288,16 @@ mod tests {
     fn a_transcript_is_played_and_compared() {
         let folder = tempfile::tempdir().unwrap();
         let cli = stand_in(folder.path());
-        let play = |text: &str| Transcript::new().person("", &cli).variable("N", "7").play(text);
-        let text = "$ ID=$(bulla id ${N})\n$ bulla cat\n< in\n$ bulla id 8\n$ bulla ${ID}\n";
+        let passed = std::cell::RefCell::new(Vec::new());
+        let clock = |words: &[&str]| passed.borrow_mut().push(words.join(" "));
+        let begun = || Transcript::new().person("", &cli).variable("N", "7").world("clock", clock);
+        let play = |text: &str| begun().play(text);
+        assert_eq!(play("# Time.\nclock$ pass ${N}h\n").unwrap().0, "# Time.\nclock$ pass ${N}h\n");
+        assert_eq!(*passed.borrow(), ["pass 7h"]);
+        let text = "$ ID=$(bulla id ${N})\n$ bulla cat\n< in\n$ bulla lines\n$ bulla id 8\n$ bulla ${ID}\n";
         let (actual, variables) = play(text).unwrap();
         let expected = "$ ID=$(bulla id ${N})\n  <id 1>\nexit 0\n$ bulla cat\n< in\n  in\nexit 0\n\
-                        $ bulla id 8\n  <id 2>\nexit 0\n$ bulla ${ID}\n! no <id 1>\nexit 2\n";
+                        $ bulla lines\n  a\n\n  b\nexit 0\n$ bulla id 8\n  <id 2>\nexit 0\n$ bulla ${ID}\n! no <id 1>\nexit 2\n";
         assert_eq!(actual, expected);
         assert_eq!(variables["ID"].len(), 43);
         assert_eq!(play(&actual).unwrap().0, actual, "a blessed transcript plays as itself");

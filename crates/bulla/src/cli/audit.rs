@@ -66,6 +66,8 @@ pub struct Verify {
     format: FormatArgs,
 }
 
+/// Read your alarms
+///
 /// Marks what it prints as seen only with --seen.
 #[derive(Debug, Args)]
 pub struct Alarms {

@@ -134,8 +134,12 @@ async fn discover(session: &Session<'_>, address: &str, ca: Option<PathBuf>) -> 
     let view = session.builder(&settled)?.build()?.discover().await?;
     describe(session, &view);
     let question = "Is this the cluster id that its admins told you by another way?";
-    let same = ask::yes(question).map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")))?;
-    if same { Ok(view.id()) } else { Err(Failure::new(Exit::Untrusted, "the cluster was not added")) }
+    let hint = "give the id that the admins told you with --cluster ID";
+    match ask::yes(question) {
+        Ok(true) => Ok(view.id()),
+        Ok(false) => Err(Failure::new(Exit::Untrusted, "the cluster was not added").hint(hint)),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint(hint)),
+    }
 }
 
 /// Tells what a cluster is, for somebody who decides about it.

@@ -158,6 +158,7 @@ pub fn run(args: &Demo, _: &Session<'_>) -> Result<Exit, Failure> {
 
 fn failed(action: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, format!("cannot {action}: {error}"))
+        .hint("run it in a folder that you may write to; what a demo left behind can be deleted")
 }
 
 fn fresh_folder() -> Result<PathBuf, Failure> {

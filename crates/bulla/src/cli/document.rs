@@ -94,6 +94,7 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
         Some(number) => view.document(number).ok_or_else(|| {
             let newest = view.newest().number();
             Failure::new(Exit::NotFound, format!("there is no document {number}; the newest is {newest}"))
+                .hint("leave the number out for the newest")
         })?,
     };
     if format == Format::Json {
@@ -134,24 +135,31 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     for path in &renew {
         let next = record(newest, path)?;
         let (name, standing) = (next.name(), newest.record(&next.principal()));
-        let standing =
-            standing.ok_or_else(|| Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller")))?;
+        let standing = standing.ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller"))
+                .hint("`bulla document show` names both; the keys of others need no document")
+        })?;
         if standing.digest() == next.digest() {
-            return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already")));
+            return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already"))
+                .hint("leave --renew out"));
         }
         draft.replace_record(&next);
     }
     for key in add_node {
         let id = key.key_id();
         if draft.nodes.iter().any(|node| node.key == key) {
-            return Err(Failure::new(Exit::Conflict, format!("{id} is a node of this cluster already")));
+            return Err(Failure::new(Exit::Conflict, format!("{id} is a node of this cluster already"))
+                .hint("leave --add-node out"));
         }
         draft.nodes.push(Node { key, state: NodeState::Active, since_ms: now_ms() });
     }
     let states = retire_node.iter().map(|id| (id, NodeState::Retired));
     for (id, state) in states.chain(compromise_node.iter().map(|id| (id, NodeState::Compromised))) {
         let node = draft.nodes.iter_mut().find(|node| node.key.key_id() == *id);
-        let node = node.ok_or_else(|| Failure::new(Exit::NotFound, format!("{id} is no node of this cluster")))?;
+        let node = node.ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("{id} is no node of this cluster"))
+                .hint("`bulla document show` names the nodes")
+        })?;
         node.state = state;
         node.since_ms = now_ms();
     }
@@ -220,7 +228,8 @@ pub async fn add(client: &Client, draft: &mut DocumentDraft, name: &str) -> Resu
     let resolved = client.resolve(name).await?;
     let principal = resolved.principal();
     if draft.enrollers.contains(&principal) {
-        return Err(Failure::new(Exit::Conflict, format!("{name} is an enroller already")));
+        return Err(Failure::new(Exit::Conflict, format!("{name} is an enroller already"))
+            .hint("`bulla enroller list` shows them"));
     }
     // An admin is in the document already, with a record that may be older than its newest.
     if !draft.records.iter().any(|record| record.principal() == principal) {
@@ -253,7 +262,10 @@ pub fn remove(newest: &VerifiedDocument, draft: &mut DocumentDraft, name: &str) 
 /// The next document with the caller's signature.
 pub async fn signed(client: &Client, draft: &DocumentDraft) -> Result<Envelope, Failure> {
     let body = client.view().await?.next_document(draft);
-    let body = body.map_err(|error| Failure::new(Exit::Failed, format!("no document can follow: {}", told(&error))))?;
+    let body = body.map_err(|error| {
+        Failure::new(Exit::Failed, format!("no document can follow: {}", told(&error)))
+            .hint("`bulla document show` has what stands there now")
+    })?;
     Ok(client.document_sign(&body).await?)
 }
 

@@ -29,8 +29,6 @@ pub enum Enroller {
     List(FormatArgs),
 }
 
-/// It takes a document with the signatures of k admins. With one admin it is put at once; otherwise it is written to
-/// a file for the others to sign.
 #[derive(Debug, Args)]
 pub struct Change {
     /// The principal's name

@@ -18,6 +18,8 @@ use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
+/// Make a cluster on a server that has none
+///
 /// Run it as one of the admins, with --identity. The server stays sealed: afterwards k admins run `bulla unseal`.
 /// Compare the printed cluster id with the other admins by another way.
 #[derive(Debug, Args)]
@@ -145,8 +147,10 @@ async fn target(
 ) -> Result<(String, KeyId), Failure> {
     if let Some(path) = ready_file {
         let bytes = std::fs::read(path).map_err(|error| Failure::file("cannot read", path, &error))?;
-        let ready: Ready = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::new(Exit::Failed, format!("{} is no ready file: {error}", path.display())))?;
+        let ready: Ready = serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::new(Exit::Failed, format!("{} is no ready file: {error}", path.display()))
+                .hint("`bulla server --ready-file FILE` writes it")
+        })?;
         return Ok((session.global.addr.clone().unwrap_or(ready.address), ready.node));
     }
     if let Some(path) = socket {

@@ -14,6 +14,8 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+/// Make an identity, and the record that an enroller admits
+///
 /// The identity file is an age identity file with mode 0600: whoever has it is you. The record (.pub) holds your name
 /// and public keys, signed; give it to an enroller. Nothing is overwritten.
 #[derive(Debug, Args)]

@@ -1,16 +1,19 @@
 //! `bulla open`: a wrap, once.
 
+use super::wrap::proven;
 use crate::exit::{Exit, Failure, told};
-use crate::names::Names;
-use crate::output::{time, word};
+use crate::output::{Screen, time};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
+use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::Slip;
 use clap::Args;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 
+/// Open a wrap: it works once
+///
 /// Verifies who wrote it, opens it, decrypts it, and tells the cluster that it arrived only once the output is safe.
 /// If something breaks before that, run the same command again: it goes on where it was. After that it is gone.
 #[derive(Debug, Args)]
@@ -34,7 +37,7 @@ pub struct Open {
 pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     let Open { slip, file, raw, field, old_identity } = args;
     let client = session.client_with(&old_identity)?;
-    let target: Box<dyn Output> = match &file {
+    let target: Box<dyn Output + '_> = match &file {
         Some(path) => Box::new(FileOutput::create(path).map_err(|error| {
             match error.kind() {
                 io::ErrorKind::AlreadyExists => {
@@ -44,7 +47,7 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
                 _ => Failure::file("cannot write", path, &error).hint("nothing was opened"),
             }
         })?),
-        None => Box::new(Stdout),
+        None => Box::new(Stdout(session.screen)),
     };
     let mut output = Held { content: MemoryOutput::new(), field, target };
     let opened = match raw {
@@ -66,43 +69,38 @@ fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>
     }
     if let Err(error) = acked {
         session.screen.warn(&format!("the content is safe, but the cluster does not know yet: {}", told(error)));
+        session.screen.hint("tell it with `bulla wrap ack`, before the time for that is over");
     }
     Ok(Exit::Ok)
 }
 
 /// Adds what a refusal proves, and what to do after an output that failed.
 async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure {
-    let receipts = client.refusal_receipts(slip, &error).await;
-    let output = matches!(&error, ClientError::Io { what, .. } if what.contains("content"));
-    let mut failure = Failure::from(error);
-    if failure.exit == Exit::NotYet
+    if matches!(&error, ClientError::Io { what, .. } if what.contains("content")) {
+        return Failure::from(error)
+            .instead("nothing is lost: the wrap waits for this machine; open it again with -o FILE")
+            .hint("or give it back with `bulla wrap nack`: then nobody gets it");
+    }
+    if matches!(&error, ClientError::Refused { verified: true, .. })
+        && error.code() == Some(Code::NotYet)
         && let Ok(inspected) = client.wrap_inspect(slip).await
     {
-        failure.message =
-            format!("not_yet: it may not be opened before {}", time(inspected.statement.statement.nbf_ms));
+        let from = time(inspected.statement.statement.nbf_ms);
+        let mut failure = Failure::from(error);
+        failure.message = format!("not_yet: it may not be opened before {from}");
         return failure;
     }
-    if output {
-        return failure.hint("nothing is lost: the wrap waits for this machine; open it again with -o FILE");
-    }
-    // The first of them says who came first.
-    let Some(receipt) = receipts.first().map(|verified| &verified.receipt) else { return failure };
-    let Some(actor) = &receipt.actor else { return failure };
-    let (kind, at) = (word(&receipt.kind), time(receipt.at_ms));
-    let who = Names::new(client).full(&actor.principal).await;
-    let from = actor.address.as_deref().unwrap_or("the server's own machine");
-    failure.message = format!("{}; {kind} {at} by {who} with the key {} from {from}", failure.message, actor.key);
-    failure
+    proven(client, slip, error).await
 }
 
 /// Holds the content until all of it is verified, then hands it on in one piece: half a secret is never printed.
-struct Held {
+struct Held<'a> {
     content: MemoryOutput,
     field: Option<String>,
-    target: Box<dyn Output>,
+    target: Box<dyn Output + 'a>,
 }
 
-impl Write for Held {
+impl Write for Held<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.content.write(bytes)
     }
@@ -111,7 +109,7 @@ impl Write for Held {
     }
 }
 
-impl Output for Held {
+impl Output for Held<'_> {
     fn commit(&mut self) -> io::Result<()> {
         let Self { content, field, target } = self;
         match field {
@@ -135,10 +133,11 @@ fn field_of(content: &[u8], field: &str) -> io::Result<String> {
 }
 
 /// Standard output. Bytes that are no text do not go to a terminal, which would obey them.
-struct Stdout;
+struct Stdout<'a>(&'a Screen);
 
-impl Write for Stdout {
+impl Write for Stdout<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.settle();
         let mut stdout = io::stdout().lock();
         if stdout.is_terminal() && !is_text(bytes) {
             return Err(io::Error::other("the content is no text, and standard output is a terminal"));
@@ -151,7 +150,7 @@ impl Write for Stdout {
     }
 }
 
-impl Output for Stdout {
+impl Output for Stdout<'_> {
     fn commit(&mut self) -> io::Result<()> {
         self.flush()
     }

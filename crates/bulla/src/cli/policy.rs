@@ -201,6 +201,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
             let mut envelope = statement::read(&approval)?;
             let said: PolicyRecovery = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| {
                 Failure::new(Exit::Failed, format!("{} is no approval: {error}", approval.display()))
+                    .hint("name a file that is not there yet, or one of `bulla policy recover sign`")
             })?;
             if said.policies_sha256 != Digest::new(sha256(&[text.as_bytes()])) {
                 return Err(Failure::new(Exit::Untrusted, "the approval is for another policy set")
@@ -210,9 +211,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
             session.screen.say(&format!("in the place of the policy set {}", said.replaces));
             statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
             let identity = session.identity()?;
-            dsse::add_signature(&mut envelope, &*identity)
-                .await
-                .map_err(|error| Failure::new(Exit::Failed, format!("signing failed: {error}")))?;
+            dsse::add_signature(&mut envelope, &*identity).await.map_err(bulla_client::ClientError::from)?;
             let new = approval.with_extension("new");
             statement::write(&new, &envelope)?;
             std::fs::rename(&new, &approval).map_err(|error| Failure::file("cannot replace", &approval, &error))?;

@@ -21,7 +21,6 @@ const PAGE: u32 = 500;
 
 #[derive(Debug, Subcommand)]
 pub enum Principal {
-    /// Admit a record under its name: you say that these keys are this name's
     Add(Add),
     /// Show a principal, verified
     Show {
@@ -63,6 +62,8 @@ pub enum Principal {
     },
 }
 
+/// Admit a record under its name: you say that these keys are this name's
+///
 /// Make sure by another way that the keys are the holder's: compare the principal id with what `bulla keygen`
 /// printed there. Groups and attributes of a principal that is there already stay unless you give others.
 #[derive(Debug, Args)]
@@ -132,7 +133,8 @@ async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
 /// The principal that has the record's name already.
 async fn there(client: &Client, envelope: &Envelope) -> Result<Option<Resolved>, Failure> {
     let record: PrincipalRecord = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES)
-        .map_err(|error| Failure::new(Exit::Failed, format!("this is no {}: {error}", PrincipalRecord::TYPE)))?;
+        .map_err(|error| Failure::new(Exit::Failed, format!("this is no {}: {error}", PrincipalRecord::TYPE)))
+        .map_err(|failure| failure.hint("`bulla keygen` writes one"))?;
     match client.resolve_name(&record.name).await {
         Ok(resolved) => Ok(Some(resolved)),
         Err(error) if error.code() == Some(Code::NotFound) => Ok(None),

@@ -5,6 +5,8 @@ use crate::session::Session;
 use clap::Args;
 use std::io::{IsTerminal as _, Read as _};
 
+/// Sign any request, send it, and print the answer
+///
 /// The answer's signature is verified before it is printed. Bodies of PUT /v1/kv/… are encrypted to the cluster
 /// first. What the cluster encrypts to you is printed as it came: an age file.
 #[derive(Debug, Args)]

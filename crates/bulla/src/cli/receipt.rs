@@ -47,8 +47,10 @@ pub async fn run(command: Receipt, session: &Session<'_>) -> Result<Exit, Failur
 
 fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure> {
     let bytes = std::fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
-    let proof: Proof = json::parse(&bytes, MAX_PROOF_BYTES)
-        .map_err(|error| Failure::new(Exit::Failed, format!("{} is no proof: {error}", file.display())))?;
+    let proof: Proof = json::parse(&bytes, MAX_PROOF_BYTES).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} is no proof: {error}", file.display()))
+            .hint("`bulla receipt save` writes one")
+    })?;
     // Receipts are one cluster's; whoever trusts admins compares which.
     let pin = match session.trust()? {
         Some(Trust::Cluster(cluster)) => Some(cluster),
@@ -56,6 +58,7 @@ fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure
     };
     let report = proof.verify(pin.as_ref()).map_err(|error| {
         Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error)))
+            .hint("it proves nothing; a party to the wrap can save it anew with `bulla receipt save`")
     })?;
     session.screen.pairs(&[
         ("cluster", report.cluster.to_string()),

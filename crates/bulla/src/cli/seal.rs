@@ -112,7 +112,10 @@ async fn status(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Res
 /// Encrypts something to the caller's own key and opens it again: a key that cannot would make its share useless.
 pub async fn check_key(session: &Session<'_>) -> Result<std::sync::Arc<Identity>, Failure> {
     let identity = session.identity()?;
-    let failed = |what: String| Failure::new(Exit::Failed, format!("your key does not decrypt: {what}"));
+    let failed = |what: String| {
+        Failure::new(Exit::Failed, format!("your key does not decrypt: {what}"))
+            .hint("no share of the seal may depend on it; `bulla keygen` makes another")
+    };
     let probe = draw::<32>(&mut SystemRng);
     for recipient in identity.recipients() {
         let sealed =

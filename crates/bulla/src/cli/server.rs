@@ -12,9 +12,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What is not given by a flag comes from the environment (BULLA_SERVER_<KEY>), then from --config; docs/samples/
-/// server.toml shows every key. SIGTERM and SIGINT stop the server in order, SIGHUP reads certificates again and opens
-/// the audit file anew.
+/// Run a server
+///
+/// What is not given by a flag comes from the environment (BULLA_SERVER_<KEY>), then from --config; `bulla server
+/// sample` shows every key. SIGTERM and SIGINT stop the server in order, SIGHUP reads certificates again and opens the
+/// audit file anew.
 #[derive(Debug, Args)]
 pub struct Server {
     #[command(subcommand)]
@@ -103,9 +105,10 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
     begin_log(log_format, &log)?;
     let signals =
         Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
-    let running = start(&config, Arc::new(SystemClock::default()))
-        .await
-        .map_err(|error| Failure::new(Exit::Failed, format!("the server did not start: {}", told(&error))))?;
+    let running = start(&config, Arc::new(SystemClock::default())).await.map_err(|error| {
+        Failure::new(Exit::Failed, format!("the server did not start: {}", told(&error)))
+            .hint("`bulla server check`, with the same flags, shows what it was told")
+    })?;
     let ready = &running.ready;
     session.screen.say(&format!("node {} listens on {}", ready.node, ready.address));
     if let Some(metrics) = ready.metrics {
@@ -134,7 +137,8 @@ async fn serve(running: Running, mut signals: Signals) -> Result<Exit, Failure> 
                 ))
         }
         None if whole => Ok(Exit::Ok),
-        None => Err(Failure::new(Exit::Failed, "stopped, but requests that took too long were cut off")),
+        None => Err(Failure::new(Exit::Failed, "stopped, but requests that took too long were cut off")
+            .hint("start it again: clients send what was cut off once more, and it happens once")),
     }
 }
 

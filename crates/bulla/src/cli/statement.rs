@@ -61,9 +61,7 @@ pub async fn sign<P: Payload>(
         session.screen.say(&line);
     }
     demand_yes("Sign this?", yes)?;
-    dsse::add_signature(&mut envelope, &*identity)
-        .await
-        .map_err(|error| Failure::new(Exit::Failed, format!("signing failed: {error}")))?;
+    dsse::add_signature(&mut envelope, &*identity).await.map_err(bulla_client::ClientError::from)?;
     let new = file.with_extension("new");
     super::keygen::write_new(&new, 0o644, &text(&envelope))?;
     fs::rename(&new, &file).map_err(|error| Failure::file("cannot replace", &file, &error))?;
@@ -81,8 +79,8 @@ pub fn demand_yes(question: &str, yes: bool) -> Result<(), Failure> {
     }
     match ask::yes(question) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(Exit::Failed, "nothing was done")),
-        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot ask: {error}"))),
+        Ok(false) => Err(Failure::new(Exit::Failed, "nothing was done").hint("type yes, or give --yes")),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --yes")),
     }
 }
 
@@ -102,4 +100,5 @@ fn text(envelope: &Envelope) -> Vec<u8> {
 
 fn unfit(path: &Path, problem: &str) -> Failure {
     Failure::new(Exit::Failed, format!("{} is no such statement: {problem}", path.display()))
+        .hint("check that it is the right file, whole and as it was signed")
 }

@@ -8,6 +8,8 @@ use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Health, PrincipalSummary, SealState, Whoami as Answer};
 use clap::Args;
 
+/// Tell whether the server serves; needs no identity
+///
 /// Ends with 0 if the cluster is unsealed, with 2 if it is sealed, with 17 if there is none yet.
 #[derive(Debug, Args)]
 pub struct Status {

@@ -15,6 +15,8 @@ use clap::Args;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+/// Give your share of the seal
+///
 /// Shows what you approve before your first share: the cluster's id, its admins and how many of them open it.
 /// Your key never leaves this machine; the server gets your share, encrypted to this session alone.
 #[derive(Debug, Args)]
@@ -63,7 +65,9 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
     let ShareGiven { state, progress, consent_needed } = &outcome.given;
     if let Some(consent) = consent_needed {
         let text = serde_json::to_vec_pretty(consent).unwrap_or_default();
-        super::keygen::write_new(&consent_file, 0o644, &text)?;
+        super::keygen::write_new(&consent_file, 0o644, &text).map_err(|failure| {
+            failure.instead("name another file with --consent-file; what the admins sign goes there")
+        })?;
         let file = consent_file.display();
         let kept = consent.kept.sequence;
         let what = if consent.is_of_unknown_loss() {
@@ -116,7 +120,8 @@ async fn client(session: &Session<'_>) -> Result<(Client, bool), Failure> {
     context::describe(session, &view);
     let asked = ask::yes("Is this the cluster id that `bulla init` printed?");
     if !asked.map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")))? {
-        return Err(Failure::new(Exit::Untrusted, "the cluster was not approved, so no share was given"));
+        return Err(Failure::new(Exit::Untrusted, "the cluster was not approved, so no share was given")
+            .hint("compare the id with what `bulla init` printed, by a way that this network does not control"));
     }
     let settled = Settled { trust: Some(Trust::Cluster(view.id())), ..settled };
     Ok((session.builder(&settled)?.identity(session.identity()?).build()?, true))
@@ -136,5 +141,5 @@ fn approved(session: &Session<'_>, view: &ClusterView, yes: bool) -> Result<bool
             .hint("compare its id with the other admins, then give --yes"));
     }
     ask::yes("Do the other admins see the same?")
-        .map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")))
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --yes"))
 }

@@ -5,7 +5,7 @@ use crate::fields::{self, Field};
 use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, moment};
-use bulla_client::{Client, Content, Inspected, Outgoing, Resolved, content};
+use bulla_client::{Client, ClientError, Content, Inspected, Outgoing, Resolved, content};
 use bulla_crypto::evidence::{Standing, VerifiedReceipt};
 use bulla_wire::api::{WrapReceipts, WrapSummary, Wraps};
 use bulla_wire::json;
@@ -19,7 +19,6 @@ const PAGE: u32 = 500;
 
 #[derive(Debug, Subcommand)]
 pub enum Wrap {
-    /// Encrypt something to somebody, to be opened once; prints the slip, which names it and is no secret
     Create(Create),
     /// List the wraps that you sent and received
     List(FormatArgs),
@@ -37,6 +36,26 @@ pub enum Wrap {
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// Tell that what you opened here is safe, where `bulla open` could not
+    ///
+    /// The cluster deletes the ciphertext then, and the writer sees that it arrived. Run it on the machine that opened
+    /// the wrap.
+    Ack {
+        /// The slip
+        slip: Slip,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Tell that what you opened here did not arrive or is bad
+    ///
+    /// That is final: nobody gets the content any more, and the writer is alarmed. Run it on the machine that opened
+    /// the wrap. `bulla open` does it by itself for content that is not what its writer signed.
+    Nack {
+        /// The slip
+        slip: Slip,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
     /// Let a wrap be opened that waits for you after a restore
     Release {
         /// The slip
@@ -44,6 +63,8 @@ pub enum Wrap {
     },
 }
 
+/// Encrypt something to somebody, to be opened once; prints the slip, which names it and is no secret
+///
 /// The content is encrypted here; the server cannot read it. Give a secret by a file, by KEY=@FILE or on standard
 /// input: what stands in an argument is seen by every process of this machine.
 #[derive(Debug, Args)]
@@ -90,8 +111,18 @@ pub async fn run(command: Wrap, session: &Session<'_>) -> Result<Exit, Failure> 
         Wrap::Inspect { slip, format } => inspect(session, &slip, format).await,
         Wrap::Revoke { slip, format } => {
             let client = session.client()?;
-            let receipts = client.wrap_revoke(&slip).await?;
-            answer_receipts(session, &client, &receipts, format).await
+            let receipts = client.wrap_revoke(&slip).await;
+            answer_receipts(session, &client, &slip, receipts, format).await
+        }
+        Wrap::Ack { slip, format } => {
+            let client = session.client()?;
+            let receipts = client.wrap_ack(&slip).await.map(|receipt| vec![receipt]);
+            answer_receipts(session, &client, &slip, receipts, format).await
+        }
+        Wrap::Nack { slip, format } => {
+            let client = session.client()?;
+            let receipts = client.wrap_nack(&slip).await.map(|receipt| vec![receipt]);
+            answer_receipts(session, &client, &slip, receipts, format).await
         }
         Wrap::Release { slip } => {
             session.client()?.wrap_release(&slip).await?;
@@ -110,7 +141,7 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
     for who in &to {
         let found = client.resolve(who).await?;
         if resolved.iter().any(|other| other.principal() == found.principal()) {
-            return Err(Failure::usage(format!("{} stands twice among --to", found.name())));
+            return Err(Failure::usage(format!("{} stands twice among --to", found.name())).hint("name each once"));
         }
         resolved.push(found);
     }
@@ -232,15 +263,34 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
 async fn answer_receipts(
     session: &Session<'_>,
     client: &Client,
-    receipts: &[VerifiedReceipt],
+    slip: &Slip,
+    receipts: Result<Vec<VerifiedReceipt>, ClientError>,
     FormatArgs { format }: FormatArgs,
 ) -> Result<Exit, Failure> {
+    let receipts = match receipts {
+        Ok(receipts) => receipts,
+        Err(error) => return Err(proven(client, slip, error).await),
+    };
     if format == Format::Json {
         let receipts = receipts.iter().map(|receipt| receipt.envelope.clone()).collect();
         return session.screen.json(&WrapReceipts { receipts }).map(|()| Exit::Ok);
     }
-    show_receipts(session, &mut Names::new(client), receipts).await?;
+    show_receipts(session, &mut Names::new(client), &receipts).await?;
     Ok(Exit::Ok)
+}
+
+/// A refusal about a wrap, with what its receipt proves: who was first, when and from where.
+pub async fn proven(client: &Client, slip: &Slip, error: ClientError) -> Failure {
+    let receipts = client.refusal_receipts(slip, &error).await;
+    let mut failure = Failure::from(error);
+    // The first of them says who came first.
+    let Some(receipt) = receipts.first().map(|verified| &verified.receipt) else { return failure };
+    let Some(actor) = &receipt.actor else { return failure };
+    let (kind, at) = (word(&receipt.kind), time(receipt.at_ms));
+    let who = Names::new(client).full(&actor.principal).await;
+    let from = actor.address.as_deref().unwrap_or("the server's own machine");
+    failure.message = format!("{}; {kind} {at} by {who} with the key {} from {from}", failure.message, actor.key);
+    failure
 }
 
 /// A table of receipts.

@@ -29,7 +29,9 @@ pub(crate) enum Authorities {
 pub(super) fn configuration(authorities: Authorities) -> Result<ClientConfig, ClientError> {
     let provider =
         Arc::new(CryptoProvider { kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519], ..default_provider() });
-    let refused = |error: Error| ClientError::input(format!("cannot set up TLS: {error}"));
+    let refused = |error: Error| {
+        ClientError::input(format!("cannot set up TLS: {error}"), "check the file of authorities, if one is given")
+    };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?;

@@ -1,5 +1,6 @@
 //! Bodies that can be sent again: bytes, or a head and a file.
 
+use crate::progress::{Meter, Stage, Watch};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::fs::File;
@@ -36,16 +37,19 @@ impl Upload {
     }
 
     /// The body of one attempt.
-    pub(super) fn body(self) -> UploadBody {
+    pub(super) fn body(self, watch: &Watch) -> UploadBody {
+        let meter = |total: u64| watch.meter(Stage::Sending, Some(total));
         match self {
             Self::Bytes(bytes) => {
-                UploadBody { head: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None, left: 0 }
+                let meter = meter(length(&bytes));
+                UploadBody { head: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None, left: 0, meter }
             }
             Self::File { head, file, len } => {
                 let (sender, receiver) = mpsc::channel(2);
                 // Reading blocks. When the receiver is dropped, the next send fails and the reader ends.
                 drop(tokio::task::spawn_blocking(move || read(&file, len, &sender)));
-                UploadBody { head: Some(head), rest: Some(receiver), left: len }
+                let meter = meter(length(&head).saturating_add(len));
+                UploadBody { head: Some(head), rest: Some(receiver), left: len, meter }
             }
         }
     }
@@ -74,6 +78,7 @@ pub(crate) struct UploadBody {
     rest: Option<mpsc::Receiver<io::Result<Bytes>>>,
     /// Bytes of the file that are still to come.
     left: u64,
+    meter: Meter,
 }
 
 impl Body for UploadBody {
@@ -82,12 +87,14 @@ impl Body for UploadBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if let Some(head) = self.head.take() {
+            self.meter.add(head.len());
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         match ready!(rest.poll_recv(context)) {
             Some(Ok(piece)) => {
                 self.left = self.left.saturating_sub(length(&piece));
+                self.meter.add(piece.len());
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
@@ -119,7 +126,7 @@ mod tests {
         let upload = Upload::File { head: Bytes::from_static(b"head"), file: Arc::new(file), len: 200_000 };
         assert_eq!(upload.bytes(), 200_004);
         for _ in 0..2 {
-            let body = upload.clone().body();
+            let body = upload.clone().body(&Watch::default());
             assert_eq!(body.size_hint().exact(), Some(200_004));
             let sent = body.collect().await.unwrap().to_bytes();
             assert_eq!(sent.len(), 200_004);
@@ -128,14 +135,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_attempt_tells_how_far_it_is() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 1_000_000]).unwrap();
+        let upload = Upload::File { head: Bytes::from_static(b"head"), file: Arc::new(file), len: 1_000_000 };
+        let (sender, told) = std::sync::mpsc::channel();
+        let watch = Watch::new(move |progress| sender.send(progress).unwrap());
+        for _ in 0..2 {
+            upload.clone().body(&watch).collect().await.unwrap();
+            let told: Vec<_> = told.try_iter().collect();
+            assert_eq!(told.first().unwrap().done, 4, "it begins anew");
+            assert_eq!(told.last().unwrap().done, 1_000_004);
+            assert!(told.iter().all(|progress| progress.stage == Stage::Sending && progress.total == Some(1_000_004)));
+        }
+    }
+
+    #[tokio::test]
     async fn a_file_that_shrank_fails() {
         let upload = Upload::File { head: Bytes::new(), file: Arc::new(tempfile::tempfile().unwrap()), len: 1 };
-        assert!(upload.body().collect().await.is_err());
+        assert!(upload.body(&Watch::default()).collect().await.is_err());
     }
 
     #[tokio::test]
     async fn an_empty_body_is_at_its_end() {
-        let body = Upload::empty().body();
+        let body = Upload::empty().body(&Watch::default());
         assert!(body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(0));
     }

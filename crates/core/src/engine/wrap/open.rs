@@ -167,7 +167,8 @@ pub(super) fn ended(reader: &mut Reader<'_>, wrap: &WrapId, at: &SlotAt<'_>) -> 
     refusal.receipt = receipt.map(Box::new);
     Ok(Outcome::refuse(match code {
         Code::Parked => refusal.hint("ask its writer to run `bulla wrap release`"),
-        Code::NotFound | Code::Acked => refusal,
+        Code::NotFound => refusal.hint("`bulla open` opens it"),
+        Code::Acked => refusal,
         _ => refusal.hint("ask its writer for a new one"),
     }))
 }

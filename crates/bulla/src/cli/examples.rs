@@ -1,0 +1,155 @@
+//! What is typed, for each command: it ends the command's help and stands in its manual page.
+//!
+//! `$SLIP` is what `bulla wrap create` printed, `$CLUSTER` the cluster's id.
+
+use clap::Command;
+
+const EXAMPLES: &[&str] = &[
+    "bulla demo --pause",
+    "bulla keygen -o alice.key",
+    "bulla keygen --from ~/.ssh/id_ed25519 --name alice",
+    "bulla server --data /var/lib/bulla --listen 0.0.0.0:8250 --admin alice.pub",
+    "bulla server --config /etc/bulla/server.toml",
+    "bulla server check --config /etc/bulla/server.toml",
+    "bulla server sample > server.toml",
+    "bulla context add prod https://bulla.example:8250 --cluster $CLUSTER --identity alice.key",
+    "bulla context add test https://bulla.example:8250 --admin alice.pub --admin erin.pub -k 2",
+    "bulla context list",
+    "bulla context use prod",
+    "bulla context show prod -o json",
+    "bulla context remove prod",
+    "bulla init --name prod -k 2 --admin a.pub --admin b.pub --admin c.pub --ready-file ready.json",
+    "bulla init --name test --admin alice.pub --socket /var/lib/bulla/bulla.sock --save-context test",
+    "bulla unseal --identity alice.key",
+    "bulla seal",
+    "bulla seal status",
+    "bulla seal check --identity alice.key",
+    "bulla seal confirm-clock",
+    "bulla seal consent sign consent.json",
+    "bulla seal consent send consent.json",
+    "bulla status --addr https://bulla.example:8250",
+    "bulla whoami --identity alice.key",
+    "bulla principal add bob.pub --group dev --attribute team=red",
+    "bulla principal show bob",
+    "bulla principal list",
+    "bulla principal groups bob dev oncall",
+    "bulla principal disable bob",
+    "bulla principal enable bob",
+    "bulla principal rotate new.key -o next.pub",
+    "bulla enroller add bob",
+    "bulla enroller remove bob",
+    "bulla enroller list",
+    "bulla document show",
+    "bulla document propose --add-enroller bob -o document.json",
+    "bulla document propose --remove-admin ben --add-admin dan.pub -o document.json",
+    "bulla document sign document.json --identity alice.key",
+    "bulla document submit document.json",
+    "bulla wrap create --to bob letter.txt",
+    "bulla wrap create --to bob --expires 12h user=app password=@password.txt",
+    "bulla wrap list",
+    "bulla wrap inspect $SLIP",
+    "bulla wrap revoke $SLIP",
+    "bulla wrap ack $SLIP",
+    "bulla wrap nack $SLIP",
+    "bulla wrap release $SLIP",
+    "bulla open $SLIP -o letter.txt",
+    "bulla open $SLIP --field password",
+    "bulla receipt save $SLIP -o proof.json",
+    "bulla receipt verify proof.json",
+    "bulla kv put app/prod/db user=app password=@password.txt",
+    "bulla kv put app/prod/db password=- < password.txt",
+    "bulla kv get app/prod/db --field password",
+    "bulla kv list app/prod",
+    "bulla policy put dev dev.cedar",
+    "bulla policy get dev",
+    "bulla policy list",
+    "bulla policy delete dev",
+    "bulla policy check bob kv.get kv/app/prod/db",
+    "bulla policy explain 01hzx3v9e8k2q7d5",
+    "bulla policy recover sign set.json approval.json",
+    "bulla policy recover submit set.json approval.json",
+    "bulla bundle create plan.toml -o bundle.json",
+    "bulla bundle sign bundle.json --identity erin.key",
+    "bulla bundle show bundle.json",
+    "bulla bundle verify bundle.json --admin alice.pub --admin erin.pub -k 2",
+    "bulla audit show kv/app/prod/db --principal bob",
+    "bulla audit verify --file /var/lib/bulla/audit --whole",
+    "bulla alarms --seen",
+    "bulla curl GET /v1/whoami",
+    "bulla curl POST /v1/policy:check -d @question.json",
+    "bulla openapi > openapi.json",
+    "bulla completions bash > /etc/bash_completion.d/bulla",
+    "bulla man /usr/local/share/man/man1",
+    "bulla version",
+];
+
+/// Ends the help of each command with its examples.
+pub fn add_to(program: Command) -> Command {
+    let rests = EXAMPLES.iter().filter_map(|line| Some((*line, line.strip_prefix("bulla")?))).collect();
+    illustrated(program, rests)
+}
+
+/// The examples of a command and those below it, each with what stands after the command's name.
+fn illustrated(mut command: Command, mut rests: Vec<(&'static str, &'static str)>) -> Command {
+    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    for verb in verbs {
+        let after_verb = |rest: &'static str| {
+            let rest = rest.strip_prefix(' ')?.strip_prefix(verb.as_str())?;
+            (rest.is_empty() || rest.starts_with(' ')).then_some(rest)
+        };
+        let below = rests.iter().filter_map(|(line, rest)| Some((*line, after_verb(rest)?))).collect();
+        rests.retain(|(_, rest)| after_verb(rest).is_none());
+        command = command.mut_subcommand(verb, |verb| illustrated(verb, below));
+    }
+    let heading = match rests.len() {
+        0 => return command,
+        1 => "Example:",
+        _ => "Examples:",
+    };
+    let lines: String = rests.iter().map(|(line, _)| format!("\n  $ {line}")).collect();
+    command.after_help(format!("{heading}{lines}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Arguments};
+    use clap::FromArgMatches as _;
+
+    /// The words of an example as a shell hands them over.
+    fn words(line: &str) -> Vec<String> {
+        let id = "A".repeat(43);
+        let slip = format!("bulla:wrap:{id}:{}:{id}", "a".repeat(26));
+        let line =
+            line.split([" < ", " > "].iter().find(|mark| line.contains(**mark)).unwrap_or(&"\n")).next().unwrap();
+        line.replace("$SLIP", &slip)
+            .replace("$CLUSTER", &format!("sha256:{id}"))
+            .split(' ')
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        for line in EXAMPLES {
+            assert!(line.len() <= 96, "help is 100 columns wide: {line}");
+            let matches = cli::program().try_get_matches_from(words(line));
+            let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+    }
+
+    #[test]
+    fn every_command_that_can_run_has_an_example_of_its_own() {
+        let mut shown = 0;
+        for (name, command) in cli::all() {
+            let examples: Vec<_> = EXAMPLES.iter().filter(|line| line.starts_with(&name)).collect();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            shown += help.matches("\n  $ bulla").count();
+            let runs = !command.is_subcommand_required_set();
+            assert_eq!(runs, !help.is_empty(), "{name} {examples:?}");
+            assert!(help.lines().skip(1).all(|line| line.starts_with(&format!("  $ {name}"))), "{name}: {help}");
+        }
+        assert_eq!(shown, EXAMPLES.len(), "each stands under one command");
+    }
+}

@@ -1,0 +1,57 @@
+//! What a terminal shows and a pipe does not get: how far long transfers are. `script` of util-linux is the terminal.
+
+use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
+use std::path::Path;
+
+/// Runs a shell line whose standard input, output and error are a terminal, and gives what stood on it.
+fn at_terminal(cli: &Cli, line: &str) -> String {
+    let binary = format!("'{}'", bulla!().display());
+    let line = line.replace("bulla ", &format!("{binary} "));
+    let output = cli.run_program(Path::new("script"), ["-q", "-e", "-c", &line, "/dev/null"], b"");
+    assert_eq!(output.code, 0, "{line}: {}{}", output.text(), output.errors());
+    output.text()
+}
+
+#[test]
+fn progress_is_shown_to_whoever_looks() {
+    if tools::find("script").is_none() {
+        skip!("progress_is_shown_to_whoever_looks", "needs script of util-linux");
+    }
+    let mut alice = Cli::new(bulla!());
+    alice.run(["keygen", "-q", "-o", "alice.key"]).ok();
+    alice.env("BULLA_IDENTITY", alice.work().join("alice.key"));
+    let server = Server::start(Options::transient(bulla!()).admin(alice.work().join("alice.pub")));
+    let ready = server.directory().join("ready-1.json");
+    let init = ["init", "--name", "test", "--admin", "alice.pub", "--save-context", "test", "--ready-file"];
+    alice.run(init.iter().copied().chain([ready.to_str().unwrap()])).ok();
+    alice.run(["unseal", "--yes"]).ok();
+    let large: Vec<u8> = (0..6_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    alice.file("large.bin", &large);
+    alice.file("small.txt", b"small");
+
+    // Nobody looks: a pipe, a file for the messages, --quiet.
+    let create = ["wrap", "create", "--to", "alice", "large.bin"];
+    let piped = alice.run(create);
+    let slip = piped.ok();
+    assert!(!piped.errors().contains("MiB") && !piped.errors().contains('\r'), "{}", piped.errors());
+    assert!(!at_terminal(&alice, "bulla wrap create --to alice large.bin 2> errors.txt").contains("MiB"));
+    assert!(!std::fs::read_to_string(alice.work().join("errors.txt")).unwrap().contains("MiB"));
+    assert!(!at_terminal(&alice, "bulla wrap create --quiet --to alice large.bin").contains("MiB"));
+    // What is over at once needs no line.
+    assert!(!at_terminal(&alice, "bulla wrap create --to alice small.txt").contains("MiB"));
+
+    let shown = at_terminal(&alice, "bulla wrap create --to alice large.bin > slip.txt");
+    assert!(
+        shown.contains("\rencrypting ") && shown.contains("\rsending ") && shown.contains("MiB, 100 %"),
+        "{shown:?}"
+    );
+    assert!(
+        shown.ends_with("\rto be opened once, with `bulla open SLIP`\r\n"),
+        "the line is gone before words: {shown:?}"
+    );
+    assert!(std::fs::read_to_string(alice.work().join("slip.txt")).unwrap().starts_with("bulla:wrap:"));
+
+    let shown = at_terminal(&alice, &format!("bulla open {slip} -o opened.bin"));
+    assert!(shown.contains("\rreceiving ") && shown.contains(" of 5.7 MiB, "), "{shown:?}");
+    assert_eq!(std::fs::read(alice.work().join("opened.bin")).unwrap(), large);
+}
