@@ -69,6 +69,8 @@ exits! {
     Busy = 19;
     #[doc = "The server stopped because its audit log failed."]
     AuditFailed = 20;
+    #[doc = "You opened the wrap and had it as often as one claim may, without a word that it arrived."]
+    TooManyDeliveries = 21;
     #[doc = "The command line is wrong; nothing was tried."]
     Usage = 64;
 }
@@ -217,7 +219,8 @@ fn everybody_may_say(code: Code) -> bool {
 fn end_of(code: Code) -> Exit {
     match code {
         Code::Sealed => Exit::Sealed,
-        Code::AlreadyOpened | Code::TooManyDeliveries => Exit::AlreadyOpened,
+        Code::AlreadyOpened => Exit::AlreadyOpened,
+        Code::TooManyDeliveries => Exit::TooManyDeliveries,
         Code::NotFound | Code::UnknownRecipient | Code::UnknownSession | Code::UnknownRoute => Exit::NotFound,
         Code::Expired => Exit::Expired,
         Code::Revoked => Exit::Revoked,

@@ -59,7 +59,7 @@ fn run(arguments: Arguments, screen: &Screen) -> Exit {
     let Arguments { global, command } = arguments;
     // A server uses all processors; a command waits for one answer.
     let mut builder = match command {
-        Command::Server(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Server(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = match builder.enable_all().build() {

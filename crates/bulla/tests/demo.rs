@@ -2,8 +2,11 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails where it stands")]
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 fn demo(folder: &Path) -> Output {
     let output =
@@ -42,6 +45,60 @@ fn it_ends_well_and_its_lines_can_be_typed_again() {
     assert!(printed.trim_end().ends_with("The launch code is 0000. Change it."), "{printed}");
     assert!(!again.path().join("bulla-demo-1/again.txt").exists(), "the thief got nothing");
     assert!(!alive(&again.path().join("bulla-demo-1/ready.json")), "the script stops its server");
+}
+
+/// Writes to the demo's input line by line: it goes on with each, and not before.
+#[test]
+fn with_pause_it_waits_before_each_step() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_bulla"));
+    let demo = demo.args(["demo", "--pause"]).current_dir(folder.path());
+    let mut demo = demo.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut input = demo.stdin.take().expect("its input");
+    let lines = BufReader::new(demo.stdout.take().expect("its output")).lines();
+    let (sender, printed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let key = folder.path().join("bulla-demo-1/ann.key");
+    let mut seen = Vec::new();
+    let mut steps = 0;
+    while demo.try_wait().expect("its state").is_none() {
+        match printed.recv_timeout(Duration::from_millis(1500)) {
+            Ok(line) => seen.push(line),
+            Err(RecvTimeoutError::Timeout) => {
+                if steps == 0 {
+                    assert!(!key.exists(), "nothing is done before the first key: {seen:?}");
+                }
+                steps += 1;
+                assert!(steps < 40, "{seen:?}");
+                writeln!(input).expect("it reads");
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    assert!(demo.wait().expect("its end").success(), "{seen:?}");
+    assert!(steps >= 6, "{steps} pauses: {seen:?}");
+    assert!(key.exists() && folder.path().join("bulla-demo-1/opened.txt").exists());
+}
+
+#[test]
+fn a_demo_that_is_ended_takes_its_server_along() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("bulla-demo-1/ready.json");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_bulla"));
+    let demo = demo.arg("demo").current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut demo = demo.stderr(Stdio::null()).spawn().expect("it starts");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !ready.exists() {
+        assert!(Instant::now() < patience, "no server");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let killed = Command::new("kill").arg(demo.id().to_string()).status().expect("kill runs");
+    assert!(killed.success());
+    assert_eq!(demo.wait().expect("its end").code(), Some(143));
+    while alive(&ready) {
+        assert!(Instant::now() < patience, "its server stays");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

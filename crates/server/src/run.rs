@@ -169,6 +169,9 @@ impl Running {
 /// See [`RunError`].
 pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunError> {
     let lock = config.data.as_deref().map(prepare_directory).transpose()?;
+    if let Some(path) = &config.ready_file {
+        forget_ready(path)?;
+    }
     let key = node_key(config.data.as_deref())?;
     let init_admins = admins(&config.init.admins)?;
     if config.data.is_none() && init_admins.is_empty() {
@@ -425,6 +428,14 @@ async fn open_sink(
     match opened {
         Ok(sink) => sink.map(Arc::new).map_err(RunError::Audit),
         Err(error) => Err(RunError::Unfit { what: "audit log".into(), reason: error.to_string() }),
+    }
+}
+
+/// What a server of before wrote would send whoever waits for this one to an address where nobody is.
+fn forget_ready(path: &Path) -> Result<(), RunError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the server may take to answer for the first time.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -122,12 +123,17 @@ impl Drop for Stage {
     }
 }
 
-/// Asks the server to stop, and waits for it.
-fn stop(server: &mut Child) {
-    let pid = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw);
+/// Asks a server to stop.
+fn ask_to_stop(server: u32) {
+    let pid = i32::try_from(server).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
+}
+
+/// Asks the server to stop, and waits for it.
+fn stop(server: &mut Child) {
+    ask_to_stop(server.id());
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
         if matches!(server.try_wait(), Ok(Some(_))) {
@@ -283,7 +289,20 @@ impl Stage {
             "cat.pub",
         ];
         let child = self.command(&words).stdout(Stdio::null()).stderr(log).spawn();
-        self.server = Some(child.map_err(|error| failed("start the server", &error))?);
+        let child = child.map_err(|error| failed("start the server", &error))?;
+        let id = child.id();
+        self.server = Some(child);
+        // Whoever ends the demo alone, and not all that was started at its terminal, ends its server too.
+        for (kind, code) in
+            [(SignalKind::terminate(), 143), (SignalKind::hangup(), 129), (SignalKind::interrupt(), 130)]
+        {
+            let mut signal = signal(kind).map_err(|error| failed("take signals", &error))?;
+            tokio::spawn(async move {
+                signal.recv().await;
+                ask_to_stop(id);
+                std::process::exit(code);
+            });
+        }
         Ok(())
     }
 

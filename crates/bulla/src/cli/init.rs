@@ -17,6 +17,12 @@ use bulla_wire::name::Name;
 use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a server that is just starting is waited for, unless --timeout says so.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often is looked for it: a file, so seldom enough for any disk.
+const READY_EVERY: Duration = Duration::from_millis(50);
 
 /// Make a cluster on a server that has none
 ///
@@ -42,7 +48,7 @@ pub struct Init {
     /// The node's key id, which the server prints at start; needs --addr
     #[arg(long, value_name = "ID", required_unless_present_any = ["ready_file", "socket"])]
     node: Option<KeyId>,
-    /// Take address and node from the server's ready file
+    /// Take address and node from the server's ready file, and wait for it if the server is just starting
     #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "socket"])]
     ready_file: Option<PathBuf>,
     /// Use the server's local socket, bulla.sock in its data directory
@@ -146,7 +152,7 @@ async fn target(
     socket: Option<&Path>,
 ) -> Result<(String, KeyId), Failure> {
     if let Some(path) = ready_file {
-        let bytes = std::fs::read(path).map_err(|error| Failure::file("cannot read", path, &error))?;
+        let bytes = ready_bytes(session, path).await?;
         let ready: Ready = serde_json::from_slice(&bytes).map_err(|error| {
             Failure::new(Exit::Failed, format!("{} is no ready file: {error}", path.display()))
                 .hint("`bulla server --ready-file FILE` writes it")
@@ -166,6 +172,25 @@ async fn target(
         (Some(address), Some(node)) => Ok((address.clone(), node)),
         _ => Err(Failure::usage("nothing says where the server is")
             .hint("give --addr ADDR with --node ID, or --ready-file FILE, or --socket PATH")),
+    }
+}
+
+/// The ready file, which a server writes in one piece when it takes requests.
+async fn ready_bytes(session: &Session<'_>, path: &Path) -> Result<Vec<u8>, Failure> {
+    let patience = session.global.timeout.unwrap_or(READY_TIMEOUT);
+    let began = Instant::now();
+    loop {
+        match std::fs::read(path) {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && began.elapsed() < patience => {
+                tokio::time::sleep(READY_EVERY).await;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Failure::new(Exit::Unreachable, format!("no server wrote {}", path.display()))
+                    .hint("start one with `bulla server --ready-file FILE`, and see what it says"));
+            }
+            Err(error) => return Err(Failure::file("cannot read", path, &error)),
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
 use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
-use bulla_wire::wrap::Slip;
+use bulla_wire::wrap::{ReceiptKind, Slip};
 use clap::Args;
 use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 /// Open a wrap: it works once
@@ -36,6 +37,10 @@ pub struct Open {
 
 pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
     let Open { slip, file, raw, field, old_identity } = args;
+    if raw && file.is_none() && io::stdout().is_terminal() {
+        return Err(Failure::usage("an encrypted file is no text, and standard output is a terminal")
+            .hint("write it to a file with -o FILE"));
+    }
     let client = session.client_with(&old_identity)?;
     let target: Box<dyn Output + '_> = match &file {
         Some(path) => Box::new(FileOutput::create(path).map_err(|error| {
@@ -77,9 +82,12 @@ fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>
 /// Adds what a refusal proves, and what to do after an output that failed.
 async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure {
     if matches!(&error, ClientError::Io { what, .. } if what.contains("content")) {
+        let until = ack_deadline(client, slip).await;
         return Failure::from(error)
-            .instead("nothing is lost: the wrap waits for this machine; open it again with -o FILE")
-            .hint("or give it back with `bulla wrap nack`: then nobody gets it");
+            .instead(format!(
+                "the wrap waits for this machine until {until}, then it is gone; open it again with -o FILE"
+            ))
+            .hint("or say with `bulla wrap nack` that it did not arrive: then nobody gets it");
     }
     if matches!(&error, ClientError::Refused { verified: true, .. })
         && error.code() == Some(Code::NotYet)
@@ -91,6 +99,18 @@ async fn explained(client: &Client, slip: &Slip, error: ClientError) -> Failure 
         return failure;
     }
     proven(client, slip, error).await
+}
+
+/// Until when the wrap can be had again by whoever opened it here.
+async fn ack_deadline(client: &Client, slip: &Slip) -> String {
+    let inspected = client.wrap_inspect(slip).await.ok();
+    let opened = inspected.as_ref().and_then(|wrap| {
+        let receipts = wrap.slots.iter().flat_map(|slot| &slot.receipts).map(|receipt| &receipt.receipt);
+        let opened =
+            receipts.filter(|receipt| receipt.kind == ReceiptKind::Opened).map(|receipt| receipt.at_ms).max()?;
+        Some(opened.saturating_add(u64::from(wrap.statement.statement.ack_s).saturating_mul(1000)))
+    });
+    opened.map_or_else(|| "the time to acknowledge it is over".to_owned(), time)
 }
 
 /// Holds the content until all of it is verified, then hands it on in one piece: half a secret is never printed.
@@ -151,8 +171,11 @@ impl Write for Stdout<'_> {
 }
 
 impl Output for Stdout<'_> {
+    /// A file behind standard output is made durable before the wrap is gone; a pipe has done what it can.
     fn commit(&mut self) -> io::Result<()> {
-        self.flush()
+        self.flush()?;
+        let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        if stdout.metadata()?.is_file() { stdout.sync_all() } else { Ok(()) }
     }
 }
 
