@@ -80,8 +80,7 @@ class Client:
         """Follows the chain from the pin; its newest document names the nodes, which sign this answer too."""
         told = {"newest": 0}
         while told["newest"] >= len(self.documents):
-            request = Request("GET", "/v1/cluster", f"from={len(self.documents)}")
-            status, headers, body = self.send(request)
+            status, headers, body = self.send(request := Request("GET", "/v1/cluster", f"from={len(self.documents)}"))
             told = json.loads(body)
             for envelope in told["documents"]:
                 self.documents.append(Document(envelope, self.documents[-1] if self.documents else None))
@@ -145,18 +144,16 @@ class Client:
         demand(receipt.proof and receipt.fields["kind"] in kinds.split(), "rule kind")
         demand(receipt.fields["actor"]["key"] == self.identity.key_id, "rule actor")
 
-    def parts(self, slip):
-        """The wrap's id and its statement's."""
+    def wrap_and_statement(self, slip):
         cluster, wrap, statement = slip.rsplit(":", 2)
         demand(cluster == f"bulla:wrap:{self.cluster[7:]}", "not a slip of this cluster")
         return wrap, "sha256:" + statement
 
     def inspect(self, slip):
         """The writer's statement, and each slot's receipts from the created one on."""
-        wrap, statement_id = self.parts(slip)
+        wrap, statement_id = self.wrap_and_statement(slip)
         view = self.call("GET", f"/v1/wrap/{wrap}")
-        chains = [[view["created"], *slot["receipts"]] for slot in view["slots"]]
-        slots = [read_receipts(chain, self.documents) for chain in chains]
+        slots = [read_receipts([view["created"], *slot["receipts"]], self.documents) for slot in view["slots"]]
         slots[0][0].demand_fields(wrap=wrap, statement_sha256=statement_id)
         writer = slots[0][0].fields["actor"]["principal"]
         (listed,) = self.call("GET", "/v1/principal", f"id={writer}")["principals"]
@@ -166,7 +163,7 @@ class Client:
 
     def open(self, slip, claim):
         """The content. The claim is on the disk before, and the content before it is acknowledged."""
-        (fields, _), (wrap, statement_id) = self.inspect(slip), self.parts(slip)
+        (fields, _), (wrap, statement_id) = self.inspect(slip), self.wrap_and_statement(slip)
         (place,) = [place for place in fields["to"] if place["principal"] == self.own[0].digest]
         demand(place["record_sha256"] in [record.digest for record in self.own], "to a record of others")
         demand(digest(self.identity.recipient.encode()) in place["recipients"], "to a key of others")
@@ -187,7 +184,7 @@ class Client:
 
     def finish(self, slip, claim, verb):
         """`ack` says that the content is on the disk, `nack` that it is bad."""
-        (wrap, statement_id), claim_id = self.parts(slip), digest(claim.recipient.encode())
+        (wrap, statement_id), claim_id = self.wrap_and_statement(slip), digest(claim.recipient.encode())
         body = json.dumps({"statement_sha256": statement_id, "claim_sha256": claim_id}).encode()
         told = self.call("POST", f"/v1/wrap/{wrap}:{verb}", "", body)
         self.demand_receipt(told["receipts"], f"{verb}ed", wrap, statement_id, claim_id)

@@ -113,8 +113,7 @@ class Document(Statement):
             demand(not self.signatures, "rule signatures")
             key_ids = sorted(key_id for admin in self.fields["admins"] for key_id in self.records[admin].keys)
             text = "".join(["admins:", *(f"{key_id}\n" for key_id in key_ids), str(self.fields["k"])])
-            self.scopes = self.digest, "admins:" + digest(text.encode())
-            self.founders = set(key_ids)
+            self.scopes, self.founders = (self.digest, "admins:" + digest(text.encode())), set(key_ids)
         else:
             self.scopes, self.founders = previous.scopes, previous.founders
             demand(previous.nodes.keys() <= self.nodes.keys(), "rule nodes")
@@ -150,8 +149,7 @@ def read_receipts(envelopes, documents):
     for before, receipt in zip([None, *receipts], receipts):
         fields, node = receipt.fields, receipt.fields["node"]
         receipt.demand_fields(cluster=documents[0].digest)
-        since = documents[fields["doc"] :]
-        demand(since, "document_ahead")
+        demand(since := documents[fields["doc"] :], "document_ahead")
         demand(node in since[0].nodes, "unknown_node")
         receipt.demand_signer({node: since[0].nodes[node]})
         states = [document.states[node] for document in since]
