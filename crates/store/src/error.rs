@@ -173,6 +173,13 @@ pub enum OpenError {
         /// The newest version that this program reads.
         supported: u32,
     },
+    /// The journal beside the store is that of another store, or of a later state of this one.
+    OtherJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What does not fit.
+        reason: &'static str,
+    },
     /// It is a store, but a part of it is missing or altered.
     Damaged {
         /// The file.
@@ -200,6 +207,12 @@ impl fmt::Display for OpenError {
                 f,
                 "{} has store format {found}, and this program reads up to {supported}; \
                  run the newer bulla that wrote it, or restore a snapshot",
+                path.display()
+            ),
+            Self::OtherJournal { path, reason } => write!(
+                f,
+                "{} does not fit the store beside it: {reason}; put back the store file that it belongs to, or, if an \
+                 older store is what you want, move the journal away",
                 path.display()
             ),
             Self::Damaged { path, detail } => {

@@ -5,16 +5,23 @@
 //! holds no name of a point.
 
 /// Names of the points in this crate.
-pub const POINTS: &[&str] = &[GATHER, JUDGED, COMMIT_BEFORE, COMMIT_AFTER];
+pub const POINTS: &[&str] =
+    &[GATHER, JUDGED, JOURNAL_BEFORE, COMMIT_BEFORE, COMMIT_AFTER, CHECKPOINT_BEFORE, CHECKPOINT_AFTER];
 
 /// A batch has reached the writer; nothing is judged yet.
 pub const GATHER: &str = "store.gather";
 /// Every batch of the group is judged and applied in the open transaction.
 pub const JUDGED: &str = "store.judged";
-/// The transaction, head row included, is complete but not durable.
+/// The record of the transaction, head row included, is in the journal and perhaps not on the disk.
+pub const JOURNAL_BEFORE: &str = "store.journal.before";
+/// The record is durable, and no reader sees the transaction yet.
 pub const COMMIT_BEFORE: &str = "store.commit.before";
-/// The transaction is durable and nobody knows yet.
+/// Readers see the transaction, and who waits for it does not know yet.
 pub const COMMIT_AFTER: &str = "store.commit.after";
+/// The journal is full, and the database does not hold it durably yet.
+pub const CHECKPOINT_BEFORE: &str = "store.checkpoint.before";
+/// The database holds it durably, and the journal has not begun anew.
+pub const CHECKPOINT_AFTER: &str = "store.checkpoint.after";
 
 /// Ends the process here if the environment says so.
 #[cfg(feature = "failpoints")]

@@ -63,9 +63,12 @@ async fn makes_a_private_file_and_leaves_nothing_beside_it() {
     fs::write(directory.path().join("bulla.redb.new"), b"half").unwrap();
     let store = open(&path).unwrap();
     assert_eq!(store.kind(), Kind::File);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    for name in ["bulla.redb", "bulla.journal"] {
+        assert_eq!(fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     store.close().await;
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "closed in order, the file alone is the store");
 }
 
 #[tokio::test]
@@ -111,7 +114,7 @@ async fn refuses_a_newer_format() {
     drop(database);
     assert_eq!(
         refusal(&path),
-        "FILE has store format 260, and this program reads up to 1; \
+        "FILE has store format 260, and this program reads up to 2; \
          run the newer bulla that wrote it, or restore a snapshot"
     );
 }
@@ -127,6 +130,124 @@ async fn writes_its_format_version() {
     assert_eq!(row.value(), FORMAT_VERSION.to_be_bytes());
 }
 
+fn copy(from: &Path, to: &Path) {
+    for name in ["bulla.redb", "bulla.journal"] {
+        let _ = fs::remove_file(to.join(name));
+        if from.join(name).exists() {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+async fn names(store: &Store) -> Vec<String> {
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let read = Read::Scan { table: Table::Data, prefix: vec![], after, limit: 1000 };
+        let page = store.read(vec![read]).await.unwrap().answers.remove(0).into_page().unwrap();
+        names.extend(page.entries.iter().map(|(key, _)| String::from_utf8(key.as_bytes().to_vec()).unwrap()));
+        after = page.entries.last().map(|(key, _)| key.clone());
+        if !page.more {
+            return names;
+        }
+    }
+}
+
+/// A copy of both files of a store that is open is what a crash would leave: nothing is missing from it, however often
+/// its opening is broken off.
+#[tokio::test]
+async fn the_journal_is_repeated_as_often_as_it_takes() {
+    let (live, crashed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = conformance::with_head(open(&live.path().join("bulla.redb")).unwrap());
+    let mut written = Vec::new();
+    // More than a journal takes, so that generations change.
+    for number in 0..60 {
+        written.push(format!("{number:02}"));
+        store.commit(batch(&written[number], 100_000)).await.unwrap();
+        if number == 40 {
+            let mut batch = Batch::default();
+            batch.delete(Table::Data, StoreKey::new("03").unwrap());
+            store.commit(batch).await.unwrap();
+            written.retain(|name| name != "03");
+            written.push("03".into());
+            store.commit(self::batch("03", 200)).await.unwrap();
+        }
+        if number % 7 == 0 {
+            // A full journal is taken over after the answer; with one more answer it is over.
+            store.commit(Batch::default()).await.unwrap();
+            copy(live.path(), crashed.path());
+            let mut expected = written.clone();
+            expected.sort();
+            for round in 0..3 {
+                let before = fs::read(crashed.path().join("bulla.journal")).unwrap();
+                let again = open(&crashed.path().join("bulla.redb")).unwrap();
+                assert_eq!(names(&again).await, expected, "number {number}, round {round}");
+                again.close().await;
+                // The database has it all now, and the journal of before says nothing more.
+                fs::write(crashed.path().join("bulla.journal"), before).unwrap();
+            }
+        }
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn refuses_a_journal_of_another_store_or_a_later_state() {
+    let (first, second, put_back) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = first.path().join("bulla.redb");
+    let store = conformance::with_head(open(&path).unwrap());
+    store.commit(batch("a", 100)).await.unwrap();
+    store.close().await;
+    copy(first.path(), put_back.path());
+    for round in 0..2 {
+        let store = conformance::with_head(open(&path).unwrap());
+        store.commit(batch(&format!("b{round}"), 100)).await.unwrap();
+        copy(first.path(), second.path());
+        store.close().await;
+    }
+    // The file of before, beside the journal of now.
+    fs::copy(put_back.path().join("bulla.redb"), second.path().join("bulla.redb")).unwrap();
+    let told = refusal(&second.path().join("bulla.redb")).replace(second.path().to_str().unwrap(), "DIR");
+    assert!(told.starts_with("DIR/bulla.journal does not fit the store beside it: it goes on from a later"), "{told}");
+    fs::remove_file(second.path().join("bulla.redb")).unwrap();
+    let told = refusal(&second.path().join("bulla.redb")).replace(second.path().to_str().unwrap(), "DIR");
+    assert!(told.contains("belongs to another store"), "a new store takes no old journal: {told}");
+    for content in [vec![], vec![7; 100], vec![7; 10_000]] {
+        fs::write(second.path().join("bulla.journal"), content).unwrap();
+        assert!(matches!(open(&second.path().join("bulla.redb")), Err(OpenError::Damaged { .. })));
+    }
+    fs::remove_file(second.path().join("bulla.journal")).unwrap();
+    open(&second.path().join("bulla.redb")).unwrap().close().await;
+}
+
+/// A record that is torn, changed or out of its place ends the journal; those before it count.
+#[tokio::test]
+async fn a_journal_ends_where_it_is_not_whole() {
+    let (live, crashed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = conformance::with_head(open(&live.path().join("bulla.redb")).unwrap());
+    for number in 0..6 {
+        store.commit(batch(&format!("{number}"), 150)).await.unwrap();
+    }
+    let journal = fs::read(live.path().join("bulla.journal")).unwrap();
+    let end = journal.iter().rposition(|byte| *byte != 0).unwrap();
+    let mut kept = std::collections::BTreeMap::new();
+    for at in (4096..=end).step_by(7) {
+        copy(live.path(), crashed.path());
+        let mut bytes = journal.clone();
+        bytes[at] ^= 0x40;
+        fs::write(crashed.path().join("bulla.journal"), bytes).unwrap();
+        let store = match open(&crashed.path().join("bulla.redb")) {
+            Ok(store) => store,
+            Err(error) => panic!("{at}: {error}"),
+        };
+        let names = names(&store).await;
+        assert!(names.iter().enumerate().all(|(number, name)| *name == number.to_string()), "{names:?}");
+        *kept.entry(names.len()).or_insert(0) += 1;
+        store.close().await;
+    }
+    store.close().await;
+    assert_eq!(kept.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+}
+
 /// Wherever a file is cut: if it was closed in order, it is refused; if it was not, it is refused or has lost
 /// nothing, since a crash while the file grows leaves one whose end is free or missing.
 #[tokio::test]
@@ -138,14 +259,19 @@ async fn refuses_a_truncated_file() {
         store.commit(batch(&format!("{number:02}"), 100_000)).await.unwrap();
     }
     let crashed = fs::read(&path).unwrap();
+    let journal = fs::read(directory.path().join("bulla.journal")).unwrap();
     store.close().await;
     let closed = fs::read(&path).unwrap();
-    let cut = directory.path().join("cut");
+    let cut = directory.path().join("cut.redb");
     for (state, bytes) in [("crashed", crashed), ("closed", closed)] {
         let parts = (0..20).map(|twentieths| bytes.len() * twentieths / 20);
         let mut opened = 0;
         for length in parts.chain([bytes.len() - 8192, bytes.len() - 4096, bytes.len() - 1, bytes.len()]) {
             fs::write(&cut, &bytes[..length]).unwrap();
+            let _ = fs::remove_file(directory.path().join("cut.journal"));
+            if state == "crashed" {
+                fs::write(directory.path().join("cut.journal"), &journal).unwrap();
+            }
             match open(&cut) {
                 Ok(store) => {
                     let read = Read::Scan { table: Table::Data, prefix: vec![], after: None, limit: 100 };

@@ -1,12 +1,14 @@
 //! The store in one embedded file: a redb database, written by one thread.
 //!
-//! Commits that wait while another is on its way to the disk go into one durable transaction together. A
-//! lone commit waits for nobody. Every transaction is made with quick-repair, so that opening after a
-//! crash does not grow with the data; the price is two syncs.
+//! Commits that wait while another is on its way to the disk go into one transaction together. A lone commit waits
+//! for nobody. A transaction is durable by one record in the journal beside the file; now and then a durable transaction
+//! of the database takes all of them over.
 //!
 //! Any failure of the storage ends the process ([`OnFatal`]): after a failed sync nobody knows what the
 //! disk holds, and only opening the file again finds out.
 
+mod entry;
+mod journal;
 mod open;
 mod read;
 mod rows;
@@ -18,6 +20,7 @@ use crate::Committed;
 use crate::error::{CommitError, OpenError, StoreError};
 use crate::statistics::{Counters, Statistics};
 use bulla_core::record::{Batch, HeadSource, Read, Snapshot};
+use journal::Journal;
 use redb::{Database, TableDefinition};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -111,10 +114,11 @@ impl fmt::Debug for FileStore {
 
 impl FileStore {
     pub(crate) fn open(path: &Path, on_fatal: OnFatal) -> Result<Self, OpenError> {
-        Self::start(open::open_or_create(path)?, path, on_fatal)
+        let (database, journal) = open::open_or_create(path)?;
+        Self::start(database, journal, path, on_fatal)
     }
 
-    fn start(database: Database, path: &Path, on_fatal: OnFatal) -> Result<Self, OpenError> {
+    fn start(database: Database, journal: Journal, path: &Path, on_fatal: OnFatal) -> Result<Self, OpenError> {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
@@ -123,7 +127,7 @@ impl FileStore {
             on_fatal,
         });
         let (commits, jobs) = mpsc::channel(QUEUE_COMMITS);
-        writer::spawn(Arc::clone(&shared), jobs).map_err(|source| OpenError::Io {
+        writer::spawn(Arc::clone(&shared), journal, jobs).map_err(|source| OpenError::Io {
             path: path.to_owned(),
             action: "cannot start the writer of",
             source,

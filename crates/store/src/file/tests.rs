@@ -1,6 +1,7 @@
 //! The file backend on a disk that fails, loses power, or meets a faulty head source.
 
-use super::{FileStore, OnFatal};
+use super::journal::{self, Journal, RECORDS_START};
+use super::{FileStore, OnFatal, open};
 use crate::{CommitError, Store};
 use bulla_core::record::{Batch, HeadSource, Precondition, Read, SealedValue, Sequence, StoreKey, Table};
 use redb::{Database, ReadableDatabase, StorageBackend, TableHandle};
@@ -8,14 +9,18 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A disk that keeps a log of what it was told, from which the state after a power cut can be made.
+/// A disk with two files that keeps a log of what it was told, from which the state after a power cut can be made.
 #[derive(Debug, Clone, Default)]
 struct Disk(Arc<Mutex<Platter>>);
 
+/// One of its files: the database, or the journal.
+#[derive(Debug, Clone)]
+struct DiskFile(Disk, usize);
+
 #[derive(Debug, Default)]
 struct Platter {
-    bytes: Vec<u8>,
-    log: Vec<Order>,
+    bytes: [Vec<u8>; 2],
+    log: Vec<(usize, Order)>,
     fails: Option<Fails>,
 }
 
@@ -61,40 +66,56 @@ impl Disk {
         self.platter().log.len()
     }
 
-    /// The disk after a power cut behind `orders` orders: everything before the last sync is there, and of
-    /// what follows whatever `survives` says.
-    fn after_power_cut(&self, orders: usize, mut survives: impl FnMut() -> bool) -> Self {
+    /// The disk after a power cut behind `orders` orders: everything before a file's last sync is there, and of
+    /// what follows whatever `survives` says: all of a write, nothing, or its beginning.
+    fn after_power_cut(&self, orders: usize, mut survives: impl FnMut() -> u64) -> Self {
         let log = self.platter().log[..orders].to_vec();
-        let synced = log.iter().rposition(|order| matches!(order, Order::Sync)).unwrap_or_default();
-        let mut bytes = Vec::new();
-        for (index, order) in log.iter().enumerate() {
-            if index <= synced || survives() {
-                order.carry_out(&mut bytes);
+        let mut bytes = [Vec::new(), Vec::new()];
+        for (file, bytes) in bytes.iter_mut().enumerate() {
+            let own = || log.iter().filter(|(of, _)| *of == file).map(|(_, order)| order);
+            let synced = own().collect::<Vec<_>>().iter().rposition(|order| matches!(order, Order::Sync));
+            for (index, order) in own().enumerate() {
+                let synced = synced.is_some_and(|synced| index <= synced);
+                match (if synced { 0 } else { survives() % 3 }, order) {
+                    (0, order) => order.carry_out(bytes),
+                    (1, Order::Write(offset, data)) => {
+                        let half = data[..data.len() / 2].to_vec();
+                        Order::Write(*offset, half).carry_out(bytes);
+                    }
+                    _ => {}
+                }
             }
         }
         Self(Arc::new(Mutex::new(Platter { bytes, ..Platter::default() })))
     }
 
+    fn file(&self, number: usize) -> DiskFile {
+        DiskFile(self.clone(), number)
+    }
+}
+
+impl DiskFile {
     fn order(&self, order: Order, fails: Fails) -> io::Result<()> {
-        let mut platter = self.platter();
+        let Self(disk, file) = self;
+        let mut platter = disk.platter();
         if platter.fails == Some(fails) {
             return Err(io::Error::other("the disk is broken"));
         }
-        order.carry_out(&mut platter.bytes);
-        platter.log.push(order);
+        order.carry_out(&mut platter.bytes[*file]);
+        platter.log.push((*file, order));
         Ok(())
     }
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for DiskFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.platter().bytes.len() as u64)
+        Ok(self.0.platter().bytes[self.1].len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let offset = usize::try_from(offset).unwrap();
-        let platter = self.platter();
-        let found = platter.bytes.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let platter = self.0.platter();
+        let found = platter.bytes[self.1].get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(found);
         Ok(())
     }
@@ -114,11 +135,23 @@ impl StorageBackend for Disk {
 
 /// A store on such a disk, and what was reported as fatal.
 fn start(disk: &Disk) -> (Store, Arc<Mutex<Vec<String>>>) {
-    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    let path = Path::new("bulla.redb");
+    let database = Database::builder().create_with_backend(disk.file(0)).unwrap();
+    if disk.platter().bytes[1].is_empty() {
+        open::lay_out(&database).unwrap();
+        let header = journal::new_file(open::journal_of(&database, path).unwrap().0, 2 * RECORDS_START);
+        disk.file(1).write(0, &header).unwrap();
+        disk.file(1).sync_data().unwrap();
+    }
+    let (store, generation) = open::journal_of(&database, path).unwrap();
+    // It holds few records, so that the database often takes it over.
+    let file = Box::new(disk.file(1));
+    let (journal, bodies) = Journal::from_backend(file, path, store, generation, 2 * RECORDS_START).unwrap();
+    let journal = open::repeat(&database, journal, &bodies, path).unwrap();
     let reports = Arc::new(Mutex::new(Vec::new()));
     let reported = Arc::clone(&reports);
     let on_fatal = OnFatal::call(move |what| reported.lock().unwrap().push(what.to_owned()));
-    let store = Store::File(FileStore::start(database, Path::new("bulla.redb"), on_fatal).unwrap());
+    let store = Store::File(FileStore::start(database, journal, path, on_fatal).unwrap());
     (crate::conformance::with_head(store), reports)
 }
 
@@ -148,13 +181,13 @@ async fn a_power_cut_loses_no_acknowledged_commit() {
     }
     // A linear congruential generator: the same cuts in every run.
     let mut random = 12345_u64;
-    let mut next = move || {
+    let mut next = move || -> u64 {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         random >> 33
     };
     let first = acknowledged[0];
     for orders in first..=*acknowledged.last().unwrap() {
-        let cut = disk.after_power_cut(orders, || next() % 2 == 0);
+        let cut = disk.after_power_cut(orders, &mut next);
         let (after, reports) = start(&cut);
         let kept = acknowledged.iter().filter(|at| **at <= orders).count();
         for number in 0..kept {
@@ -224,8 +257,8 @@ async fn judging_leaves_no_empty_bucket() {
     store.commit(used).await.unwrap();
     store.close().await;
 
-    let database = Database::builder().create_with_backend(disk).unwrap();
+    let database = Database::builder().create_with_backend(disk.file(0)).unwrap();
     let tables: Vec<String> =
         database.begin_read().unwrap().list_tables().unwrap().map(|table| table.name().to_owned()).collect();
-    assert_eq!(tables, ["data", "plain", "seen/8"]);
+    assert_eq!(tables, ["data", "meta", "plain", "seen/8"]);
 }

@@ -1,13 +1,16 @@
-//! The one thread that writes: it gathers the commits that wait into one durable transaction.
+//! The one thread that writes: it gathers the commits that wait into one transaction, writes that to the journal, and
+//! now and then the journal into the database.
 
-use super::Shared;
+use super::entry::Noted;
+use super::journal::{self, Journal, Record};
 use super::rows::{Fault, OpenRows};
+use super::{Shared, open};
 use crate::Committed;
 use crate::error::{CommitError, HeadError};
 use crate::failpoint;
 use crate::transaction::{self, Rows};
 use bulla_core::record::{Batch, HeadSource, Sequence, StoreKey, Table};
-use redb::{Database, WriteTransaction};
+use redb::{Database, Durability, WriteTransaction};
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -32,11 +35,11 @@ pub(super) struct Commit {
 }
 
 /// Starts the thread. It ends after [`Job::Close`], or when every handle is gone and the queue is empty.
-pub(super) fn spawn(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>) -> io::Result<()> {
+pub(super) fn spawn(shared: Arc<Shared>, journal: Journal, jobs: mpsc::Receiver<Job>) -> io::Result<()> {
     let watched = Watched { shared: Arc::clone(&shared) };
     thread::Builder::new().name("bulla-store".to_owned()).spawn(move || {
         let watched = watched;
-        write_all(&shared, jobs);
+        write_all(&shared, journal, jobs);
         drop(watched);
     })?;
     Ok(())
@@ -55,7 +58,7 @@ impl Drop for Watched {
     }
 }
 
-fn write_all(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
+fn write_all(shared: &Shared, mut journal: Journal, mut jobs: mpsc::Receiver<Job>) {
     let mut closing = None;
     let mut failed = false;
     while closing.is_none() {
@@ -65,7 +68,7 @@ fn write_all(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
         if failed {
             refuse(group, "the storage failed before");
         } else if !group.is_empty() {
-            failed = write_group(shared, group);
+            failed = write_group(shared, &mut journal, group) || take_over(shared, &mut journal);
         }
     }
     // The order matters: a commit that comes now finds the queue closed, one that was in it an answer.
@@ -76,10 +79,39 @@ fn write_all(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
             Job::Close(reply) => drop(reply),
         }
     }
-    drop(shared.database.write().unwrap_or_else(PoisonError::into_inner).take());
+    let database = shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+    if !failed && let Some(database) = database {
+        close(shared, database, journal);
+    }
     if let Some(reply) = closing {
         // Nobody may wait any more.
         let _ = reply.send(());
+    }
+}
+
+/// Brings a full journal into the database durably, after those who waited have their answers. Returns whether the
+/// storage failed.
+fn take_over(shared: &Shared, journal: &mut Journal) -> bool {
+    if !journal.is_full() {
+        return false;
+    }
+    failpoint::hit(failpoint::CHECKPOINT_BEFORE);
+    let database = shared.database();
+    let Some(database) = database.as_ref() else { return true };
+    let done = open::begin_durable(database).and_then(|transaction| open::checkpoint(transaction, journal));
+    done.map_err(|cause| shared.fatal("bringing the journal into", &cause)).is_err()
+}
+
+/// Closes the file in order: everything stands in the database, and no journal is left beside it.
+fn close(shared: &Shared, database: Database, mut journal: Journal) {
+    let done = open::begin_durable(&database).and_then(|transaction| open::checkpoint(transaction, &mut journal));
+    match done {
+        Ok(()) => {
+            drop((database, journal));
+            // One that stays has nothing that the database lacks.
+            let _ = journal::remove(&shared.path);
+        }
+        Err(cause) => drop(shared.fatal("bringing the journal into", &cause)),
     }
 }
 
@@ -119,13 +151,13 @@ enum GroupError {
     /// Nothing is written.
     Before(Fault),
     /// Perhaps everything is written.
-    During(redb::Error),
+    During(String),
     /// The head source gave a row that cannot be; nothing is written, and the storage is well.
     Head(HeadError),
 }
 
 /// Writes one group and answers it. Returns whether the storage failed.
-fn write_group(shared: &Shared, group: Vec<Commit>) -> bool {
+fn write_group(shared: &Shared, journal: &mut Journal, group: Vec<Commit>) -> bool {
     let mut judged = Vec::with_capacity(group.len());
     let source = shared.head.read().unwrap_or_else(PoisonError::into_inner).clone();
     let database = shared.database();
@@ -134,7 +166,7 @@ fn write_group(shared: &Shared, group: Vec<Commit>) -> bool {
         return true;
     };
     let mut waiting = group.into_iter();
-    let error = match transact(shared, database, source.as_deref(), &mut waiting, &mut judged) {
+    let error = match transact(shared, (database, journal), source.as_deref(), &mut waiting, &mut judged) {
         Ok(sequence) => {
             acknowledge(shared, judged, sequence);
             return false;
@@ -161,26 +193,31 @@ fn write_group(shared: &Shared, group: Vec<Commit>) -> bool {
     !matches!(error, GroupError::Head(_))
 }
 
-/// Judges and applies the batches one after another in one transaction, adds the head row, and commits.
-/// Returns the sequence number of the store afterwards.
+/// Judges and applies the batches one after another in one transaction, adds the head row, and commits: first to the
+/// journal, durably, and only then for readers, or one of them could see what a crash takes back. Returns the sequence
+/// number of the store afterwards.
 fn transact(
     shared: &Shared,
-    database: &Database,
+    (database, journal): (&Database, &mut Journal),
     source: Option<&dyn HeadSource>,
     waiting: &mut impl Iterator<Item = Commit>,
     judged: &mut Vec<Judged>,
 ) -> Result<Sequence, GroupError> {
     let before = |cause: redb::Error| GroupError::Before(Fault::Storage(cause));
     let mut transaction = database.begin_write().map_err(|cause| before(cause.into()))?;
-    transaction.set_quick_repair(true);
+    transaction.set_durability(Durability::None).map_err(|cause| before(cause.into()))?;
     let mut written = Written { writes: false, sequence: None };
     let applied = apply_group(&transaction, source, waiting, judged, &mut written);
-    if applied.is_err() || !written.writes {
-        let aborted = transaction.abort().map_err(|cause| before(cause.into()));
-        return applied.and(aborted).map(|()| written.sequence.unwrap_or_default());
-    }
+    let record = match applied {
+        Ok(record) if written.writes => record,
+        other => {
+            let aborted = transaction.abort().map_err(|cause| before(cause.into()));
+            return other.and(aborted).map(|()| written.sequence.unwrap_or_default());
+        }
+    };
+    journal.append(record).map_err(|cause| GroupError::During(cause.to_string()))?;
     failpoint::hit(failpoint::COMMIT_BEFORE);
-    transaction.commit().map_err(|cause| GroupError::During(cause.into()))?;
+    transaction.commit().map_err(|cause| GroupError::During(cause.to_string()))?;
     failpoint::hit(failpoint::COMMIT_AFTER);
     shared.counters.transacted();
     Ok(written.sequence.unwrap_or_default())
@@ -198,9 +235,10 @@ fn apply_group(
     waiting: &mut impl Iterator<Item = Commit>,
     judged: &mut Vec<Judged>,
     written: &mut Written,
-) -> Result<(), GroupError> {
-    let mut rows = OpenRows::new(transaction).map_err(GroupError::Before)?;
-    written.sequence = rows.sequence().map_err(GroupError::Before)?;
+) -> Result<Record, GroupError> {
+    let rows = OpenRows::new(transaction).map_err(GroupError::Before)?;
+    let mut rows = Noted { rows, record: Record::new() };
+    written.sequence = rows.rows.sequence().map_err(GroupError::Before)?;
     for Commit { batch, reply } in waiting {
         match judge(&mut rows, batch, source.is_some(), written) {
             Ok(verdict) => judged.push(Judged { reply, verdict }),
@@ -216,12 +254,14 @@ fn apply_group(
         rows.put(Table::Plain, StoreKey::head(), row).map_err(GroupError::Before)?;
         written.sequence = Some(sequence);
     }
-    rows.finish().map_err(GroupError::Before)
+    let Noted { rows, record } = rows;
+    rows.finish().map_err(GroupError::Before)?;
+    Ok(record)
 }
 
 /// Judges one batch against the open transaction, and applies it if everything holds.
 fn judge(
-    rows: &mut OpenRows<'_>,
+    rows: &mut Noted<'_>,
     batch: Batch,
     has_source: bool,
     written: &mut Written,

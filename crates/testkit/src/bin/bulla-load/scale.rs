@@ -52,8 +52,10 @@ pub async fn grow(binary: &Path, core: usize, sizes: &[u64]) -> Result<Vec<Singl
         tokio::time::sleep(REST).await;
         let resident = proc::resident(place.installation.pid())? as f64 / MIB;
         singles.push(Single { what: format!("memory after {size} wraps were made"), value: resident, unit: "MiB" });
-        let file = std::fs::metadata(place.installation.server.data().join("bulla.redb"))?.len() as f64 / MIB;
-        singles.push(Single { what: format!("store file with {size} wraps"), value: file, unit: "MiB" });
+        let data = place.installation.server.data();
+        let bytes = |name| std::fs::metadata(data.join(name)).map(|file| file.len());
+        let file = (bytes("bulla.redb")? + bytes("bulla.journal")?) as f64 / MIB;
+        singles.push(Single { what: format!("store files with {size} wraps"), value: file, unit: "MiB" });
         let place = Arc::into_inner(place).ok_or("a client still works")?;
         drop(place.seats);
         installation = place.installation;
