@@ -35,6 +35,10 @@ pub enum Kind {
     Seal,
     /// Opening wraps.
     Open,
+    /// Large wraps, stored in pieces.
+    Upload,
+    /// Everything, while audit files are moved away.
+    Rotate,
 }
 
 /// One thing that was tried.
@@ -250,12 +254,13 @@ impl Work {
         self.prepare().await?;
         for round in 0..ROUNDS {
             match kind {
-                Kind::Whole => self.round(round).await?,
+                Kind::Whole | Kind::Rotate => self.round(round).await?,
                 Kind::Seal => self.sealing(round).await?,
                 Kind::Open => {
                     self.create(round, 30).await?;
                     self.open(round).await?;
                 }
+                Kind::Upload => self.create(round, LARGE).await?,
             }
         }
         Ok(())
@@ -449,7 +454,7 @@ impl Work {
 }
 
 /// An output that has no room.
-struct Full;
+pub struct Full;
 
 impl std::io::Write for Full {
     fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
