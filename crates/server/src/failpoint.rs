@@ -26,6 +26,10 @@ pub const POINTS: &[&str] = &[
     RESTORE_PARKED_ONE,
     RESTORE_PARKED,
     RESTORE_REPLAYED_ONE,
+    SWEEP_BEFORE_END,
+    SWEEP_AFTER_END,
+    NONCES_BEFORE_DROP,
+    NONCES_AFTER_DROP,
     AUDIT_BEFORE_WRITE,
     AUDIT_AFTER_WRITE,
     AUDIT_AFTER_SYNC,
@@ -77,6 +81,14 @@ pub const RESTORE_PARKED_ONE: &str = "restore.parked_one";
 pub const RESTORE_PARKED: &str = "restore.parked";
 /// One lost commit was put back, if it could be.
 pub const RESTORE_REPLAYED_ONE: &str = "restore.replayed_one";
+/// Something is overdue; its end is not decided.
+pub const SWEEP_BEFORE_END: &str = "sweep.before_end";
+/// A commit of its end is durable.
+pub const SWEEP_AFTER_END: &str = "sweep.after_end";
+/// Nonces may go: the mark has risen in memory, and their buckets are there.
+pub const NONCES_BEFORE_DROP: &str = "nonces.before_drop";
+/// Their buckets are gone for good.
+pub const NONCES_AFTER_DROP: &str = "nonces.after_drop";
 /// Lines of the audit log are chained and not written.
 pub const AUDIT_BEFORE_WRITE: &str = "audit.before_write";
 /// They are written; whoever waits for them does not know.

@@ -1,5 +1,5 @@
-//! Killed at every failpoint: the server ends from inside and starts again, while it works ([`deaths`]), and while it
-//! accounts for what its store lost ([`restore`]), and in a rekey ([`rekey`]).
+//! Killed at every failpoint: the server ends from inside and starts again, while it works ([`deaths`]), while it
+//! accounts for what its store lost ([`restore`]), while it does what is due ([`timed`]), and in a rekey ([`rekey`]).
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +13,7 @@ mod check;
 mod deaths;
 mod rekey;
 mod restore;
+mod timed;
 mod work;
 
 use bulla_server::failpoint::{POINTS, STORE_POINTS};
@@ -62,7 +63,8 @@ async fn many<C: Debug, F: Future<Output = ()> + Send + 'static>(cases: Vec<C>, 
 /// Each point ends a server in one of the tests.
 #[test]
 fn every_point_is_met() {
-    let met: BTreeSet<&str> = deaths::points().chain(restore::points()).chain(rekey::POINTS).collect();
+    let met = deaths::points().chain(restore::points()).chain(timed::points()).chain(rekey::POINTS);
+    let met: BTreeSet<&str> = met.collect();
     let all: BTreeSet<&str> = STORE_POINTS.iter().chain(POINTS).copied().collect();
     assert_eq!(met, all);
 }
