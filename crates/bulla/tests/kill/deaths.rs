@@ -99,6 +99,8 @@ struct Case {
     patient: bool,
     /// The server dies a second time, when it is unsealed, at this point.
     again: Option<&'static str>,
+    /// Everything is done once more in the end.
+    goes_on: bool,
 }
 
 impl Case {
@@ -117,7 +119,8 @@ fn cases() -> Vec<Case> {
             let turn = usize::try_from(run).unwrap();
             let again = (run % 2 == 0).then(|| AGAIN[turn / 2 % AGAIN.len()]);
             let both = if long() { vec![false, true] } else { vec![(turn / 2 + turn + place) % 2 == 1] };
-            cases.extend(both.into_iter().map(|patient| Case { point: *point, hit, patient, again }));
+            let goes_on = long() || turn / 2 % 2 == 0;
+            cases.extend(both.into_iter().map(|patient| Case { point: *point, hit, patient, again, goes_on }));
         }
     }
     cases
@@ -174,12 +177,14 @@ async fn one(case: &Case) {
 
     let mut happened = check::effects(&work, case.fate()).await;
     check::disabled(&work).await;
-    // Everything goes on as if nothing had been.
-    work.died.store(false, Ordering::SeqCst);
-    work.ledger().forgive();
-    work.complete().await.unwrap();
-    work.round(LAST).await.unwrap();
-    happened.extend(check::effects(&work, None).await);
+    if case.goes_on {
+        // Everything goes on as if nothing had been.
+        work.died.store(false, Ordering::SeqCst);
+        work.ledger().forgive();
+        work.complete().await.unwrap();
+        work.round(LAST).await.unwrap();
+        happened.extend(check::effects(&work, None).await);
+    }
     let line = if case.patient { Line::Any } else { case.point.line };
     tokio::task::spawn_blocking(move || {
         assert_eq!(server.stop().code(), Some(0), "{}", server.log());

@@ -63,13 +63,14 @@ type Hit = (&'static str, u64);
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (place, &(point, hits)) in POINTS.iter().enumerate() {
-        for run in 0..if long() { 10 * RUNS } else { RUNS } {
+        let runs = if long() { 10 * RUNS } else { RUNS };
+        for run in 0..runs {
             // Every second time it dies again, at a point that goes around all of them.
             let (other, others) = POINTS[(place + usize::try_from(run).unwrap() / 2) % POINTS.len()];
             // What is parked already costs no commit any more, so operations have fewer.
             let hit = if other.starts_with("drive.") { 1 } else { 1 + run % others };
             let again = (run % 2 == 1 && point != UNSEAL_AFTER_LINE).then_some((other, hit));
-            cases.push(Case { point, hit: 1 + run % hits, again });
+            cases.push(Case { point, hit: 1 + run * hits / runs, again });
         }
     }
     cases
