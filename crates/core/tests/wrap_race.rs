@@ -14,6 +14,12 @@ use bulla_wire::wrap::{MAX_DELIVERIES, Mode};
 use std::sync::OnceLock;
 use wrap_world::*;
 
+/// So many seeds, or a hundred times as many in a night (`cargo xtask test --long`).
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let long = std::env::var_os("BULLA_TEST_LONG").is_some_and(|value| value == "1");
+    0..if long { 100 * count } else { count }
+}
+
 /// Claims are slow to make and need not differ from race to race.
 fn claims() -> &'static [Recipient] {
     static CLAIMS: OnceLock<Vec<Recipient>> = OnceLock::new();
@@ -32,7 +38,7 @@ fn below(rng: &mut SeededRng, limit: usize) -> usize {
 fn one_claim_wins_whatever_the_order() {
     let mut world = World::new(1);
     let mut winners = [0; 6];
-    for seed in 0..1500 {
+    for seed in seeds(1500) {
         let mut rng = SeededRng::from_u64(seed);
         let wrap = world.wrap(&["bob", "carol", "dave"], Mode::First);
         let names = ["bob", "bob", "bob", "carol", "carol", "dave"];
@@ -72,7 +78,7 @@ fn one_claim_wins_whatever_the_order() {
 fn everything_at_once() {
     let mut world = World::new(2);
     let mut ends = std::collections::BTreeMap::<String, usize>::new();
-    for seed in 0..500 {
+    for seed in seeds(500) {
         let mut rng = SeededRng::from_u64(seed);
         let wrap = world.wrap(&["bob", "carol", "dave"], Mode::Each);
         let mut tasks = script(&world, &wrap, &mut rng);
@@ -154,7 +160,7 @@ fn script(world: &World, wrap: &Wrap, rng: &mut SeededRng) -> Vec<Task> {
 #[test]
 fn one_claim_many_times_at_once() {
     let mut world = World::new(3);
-    for seed in 0..50 {
+    for seed in seeds(50) {
         let mut rng = SeededRng::from_u64(seed);
         let wrap = world.wrap(&["bob"], Mode::First);
         let bob = world.actor("bob");

@@ -146,7 +146,9 @@ pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised
     let writes = founding::rows(&made.view, bundle, request.now_ms).map_err(CeremonyError::Bundle)?;
     let data = barrier.batch(&writes, &mut rng).map_err(|e| CeremonyError::Store(e.to_string()))?;
     batch.append(data);
+    failpoint::hit(failpoint::INIT_BEFORE_COMMIT);
     node.parts.store.commit(batch).await?;
+    failpoint::hit(failpoint::INIT_AFTER_COMMIT);
     let committed = Quote { cluster: made.cluster, lineage: made.head.lineage, sequence: made.head.sequence.0 };
     drop(node.parts.sink.note(Body::Initialised { committed, bundle: bundle.map(Bundle::line) }));
     node.enter(read_phase(&node.parts.store).await?);
@@ -312,8 +314,10 @@ async fn enter_unsealed(
         restore::account(node, &unsealed, lost).await?;
     }
     let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
+    failpoint::hit(failpoint::UNSEAL_BEFORE_LINE);
     let line = node.parts.sink.note(Body::Unsealed { epoch: unsealed.epoch, committed });
     line.await.map_err(|e| CeremonyError::Store(e.to_string()))?;
+    failpoint::hit(failpoint::UNSEAL_AFTER_LINE);
     lock(&node.sessions).clear();
     *lock(&node.lost) = None;
     tracing::info!(epoch = unsealed.epoch, "unsealed");

@@ -323,6 +323,7 @@ impl Unsealed {
     ) -> Result<Driven, DriveError> {
         if let Some(change) = outcome.change {
             self.change(change)?;
+            failpoint::hit(failpoint::DRIVE_AFTER_CHANGE);
         }
         self.tell(&outcome.alarms);
         if let Some(sequence) = committed {

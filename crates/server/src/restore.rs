@@ -7,6 +7,7 @@
 //! lost is listed in the log, for people.
 
 use crate::ceremony::CeremonyError;
+use crate::failpoint;
 use crate::node::Node;
 use crate::tick::tell_admins;
 use crate::unsealed::Unsealed;
@@ -30,11 +31,14 @@ use bulla_wire::id::WrapId;
 pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<(), CeremonyError> {
     let body = Body::Consent { lost: lost.lost, kept: lost.kept };
     node.parts.sink.note(body).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
+    failpoint::hit(failpoint::RESTORE_AFTER_LINE);
     let message = "the store lost commits, and the admins accepted it: every wrap waits for its writer's release";
     tell_admins(node, unsealed, AlarmKind::StoreRolledBack, message).await;
     park(node, unsealed).await?;
+    failpoint::hit(failpoint::RESTORE_PARKED);
     for line in lost_lines(node, unsealed, lost).await? {
         replay(node, unsealed, &line).await?;
+        failpoint::hit(failpoint::RESTORE_REPLAYED_ONE);
     }
     Ok(())
 }
@@ -53,6 +57,7 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
             let id: Option<[u8; 16]> = entry.id.as_slice().try_into().ok();
             if let (What::WrapExpiry, Some(id)) = (entry.what, id) {
                 unsealed.drive(node.machine(), &wrap::Park { wrap: WrapId::new(id) }, None, None).await?;
+                failpoint::hit(failpoint::RESTORE_PARKED_ONE);
             }
         }
         after = page.last().map(|record| record.cursor.clone());

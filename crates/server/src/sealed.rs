@@ -2,6 +2,7 @@
 //! the seal configuration, since policy cannot be read.
 
 use crate::ceremony::{self, CeremonyError};
+use crate::failpoint;
 use crate::gate::{Holder, Verified};
 use crate::listen::Peer;
 use crate::node::{Node, NonceReused, Phase, Sealed};
@@ -131,7 +132,9 @@ pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &I
         Err(error @ CeremonyError::Phase(_)) => node.init_again(&nonce, &request).map(Answer::json).ok_or(error),
         Err(error) => Err(error),
     };
-    finish(node, logged, result).await
+    let answer = finish(node, logged, result).await;
+    failpoint::hit(failpoint::INIT_BEFORE_ANSWER);
+    answer
 }
 
 fn not_admin() -> Refusal {

@@ -6,6 +6,7 @@ mod explain;
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Once};
+use crate::failpoint;
 use crate::gate::{Holder, Verified};
 use crate::node::{Node, NonceReused, Phase};
 use crate::reply::{Answer, internal};
@@ -292,8 +293,16 @@ impl Request<'_> {
             Err(error) => self.fail(&error, once, &id).await,
         };
         let committed = outcome.committed.is_some();
+        if committed {
+            failpoint::hit(failpoint::SERVE_BEFORE_LINE);
+        }
         match logged.finish(outcome).await {
-            Ok(()) => answer,
+            Ok(()) => {
+                if committed {
+                    failpoint::hit(failpoint::SERVE_AFTER_LINE);
+                }
+                answer
+            }
             Err(blocked) if committed => {
                 tracing::error!(reason = %blocked, "audit log blocked after a commit");
                 let refusal = Refusal::new(Code::Unknown, "it is done or not: the audit log blocked under way");
@@ -389,10 +398,13 @@ impl Request<'_> {
             return Ok(Driven::said(answer));
         }
         self.unsealed.write(machine, &upload.begin()).await?;
+        failpoint::hit(failpoint::UPLOAD_AFTER_MARKER);
         // An upload that is not published goes with the sweep, once its deadline is over.
         for (index, chunk) in (0u32..).zip(file.chunks(CHUNK_BYTES)) {
             self.unsealed.write(machine, &upload.write(index, chunk.to_vec())).await?;
+            failpoint::hit(failpoint::UPLOAD_AFTER_PIECE);
         }
+        failpoint::hit(failpoint::UPLOAD_BEFORE_PUBLISH);
         self.drive(&create, once).await
     }
 

@@ -2,6 +2,7 @@
 
 use crate::clock::Watch;
 use crate::drive::DriveError;
+use crate::failpoint;
 use crate::node::{Node, Phase};
 use crate::unsealed::{Unsealed, alarm_name, lock};
 use bulla_core::audit::{Body, Label};
@@ -88,8 +89,9 @@ async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), Drive
     }
     for entry in due::overdue(kind, page, now) {
         for _ in 0..ROUNDS_MAX {
+            failpoint::hit(failpoint::SWEEP_BEFORE_END);
             match unsealed.drive(node.machine(), &entry, None, None).await {
-                Ok(driven) if driven.committed.is_some() => {}
+                Ok(driven) if driven.committed.is_some() => failpoint::hit(failpoint::SWEEP_AFTER_END),
                 Ok(_) => break,
                 // One bad record must not keep the others from their end.
                 Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))) => {
@@ -121,7 +123,9 @@ async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError
     while minute < next {
         let end = next.min(minute.saturating_add(BUCKETS_AT_ONCE));
         let batch = Batch { drop_seen: (minute..end).collect(), ..Batch::default() };
+        failpoint::hit(failpoint::NONCES_BEFORE_DROP);
         node.parts.store.commit(batch).await.map_err(|e| DriveError::Store(e.to_string()))?;
+        failpoint::hit(failpoint::NONCES_AFTER_DROP);
         minute = end;
     }
     Ok(())

@@ -262,10 +262,12 @@ async fn flips_of_every_byte() {
     let (before, last) = prepared(original.path()).await;
     let whole = fs::read(original.path().join("000001.jsonl")).unwrap();
     let last_line = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-    for at in index(before.offset)..whole.len() {
+    // One bit of each byte, in a night every bit.
+    let bits = |at: usize| if bulla_testkit::long() { 0..8 } else { at % 8..at % 8 + 1 };
+    for (at, bit) in (index(before.offset)..whole.len()).flat_map(|at| bits(at).map(move |bit| (at, bit))) {
         let directory = copy(original.path());
         let mut changed = whole.clone();
-        changed[at] ^= 1 << (at % 8);
+        changed[at] ^= 1 << bit;
         fs::write(directory.path().join("000001.jsonl"), &changed).unwrap();
 
         // Whoever remembers the end sees it, and a start trusts nobody before the end that is remembered.
@@ -282,8 +284,9 @@ async fn flips_of_every_byte() {
                 crash(sink, directory.path());
                 let head = Expectations { head: Some(before), ..Expectations::default() };
                 let report = verify(directory.path(), head).unwrap();
-                // Unless it moved the line's time behind the next one's.
-                assert!(report.findings.iter().all(|finding| finding.class == Class::ClockWentBack), "{report:?}");
+                // Unless it moved the line's time behind the next one's, or gave it the id of another request.
+                let seen = [Class::ClockWentBack, Class::Repeated];
+                assert!(report.findings.iter().all(|finding| seen.contains(&finding.class)), "{report:?}");
             }
         }
     }

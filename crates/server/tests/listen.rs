@@ -8,14 +8,14 @@ use bulla_server::listen::{
 };
 use bulla_server::metrics::{Metrics, serve_metrics};
 use bulla_server::tls::Tls;
+use bulla_testkit::tls::offer;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
+use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, NamedGroup};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -110,61 +110,8 @@ impl Server {
     }
 }
 
-/// Takes any certificate, as Bulla's clients do: they trust the signature under an answer.
-#[derive(Debug)]
-struct AnyCertificate(CryptoProvider);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn client_of(
-    versions: &[&'static rustls::SupportedProtocolVersion],
-    groups: &[&'static dyn SupportedKxGroup],
-    protocols: &[&str],
-) -> ClientConfig {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups = groups.to_vec();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider.clone()))
-        .with_protocol_versions(versions)
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    config
-}
-
 fn client(groups: &[&'static dyn SupportedKxGroup], protocols: &[&str]) -> ClientConfig {
-    client_of(&[&rustls::version::TLS13], groups, protocols)
+    offer(&[&rustls::version::TLS13], groups, protocols)
 }
 
 /// Sends a request and reads its answer: status, head in lower case, body.
@@ -243,7 +190,7 @@ async fn tls_is_of_one_kind() {
     for groups in [[aws_lc_rs::kx_group::SECP256R1], [aws_lc_rs::kx_group::SECP384R1]] {
         assert!(server.connect_with(client(&groups, &[])).await.is_err());
     }
-    let old = client_of(&[&rustls::version::TLS12], &both, &[]);
+    let old = offer(&[&rustls::version::TLS12], &both, &[]);
     assert!(server.connect_with(old).await.is_err());
     assert!(server.connect_with(client(&both[..1], &["spdy/3"])).await.is_err());
 

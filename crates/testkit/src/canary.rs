@@ -7,6 +7,7 @@
 use bulla_crypto::random::{Rng as _, SystemRng};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
 use std::fmt;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Length of a canary. Half of it, 16 bytes, is never met by chance.
@@ -144,6 +145,32 @@ pub fn scan(canaries: &[Canary], path: &Path) -> Vec<Sighting> {
         sightings = scan_bytes(canaries, path, &std::fs::read(path).unwrap_or_else(|error| fail(error)));
     }
     sightings
+}
+
+/// Searches what a process may write to in its memory: heap, stacks, and everything else that no file backs. None if
+/// this machine does not let us; the search must not find everything because it saw nothing, so look for something
+/// that is there too.
+///
+/// # Panics
+/// If the process is gone.
+pub fn scan_memory(canaries: &[Canary], pid: u32) -> Option<Vec<Sighting>> {
+    let place = PathBuf::from(format!("/proc/{pid}/mem"));
+    let maps = std::fs::read_to_string(place.with_file_name("maps")).ok()?;
+    let mut memory = std::fs::File::open(&place).ok()?;
+    let mut sightings = Vec::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let (begin, end) = range.expect("a range of addresses");
+        let address = |text| u64::from_str_radix(text, 16).expect("an address");
+        let (begin, end) = (address(begin), address(end));
+        let mut bytes = vec![0; usize::try_from(end - begin).expect("memory fits into memory")];
+        memory.seek(SeekFrom::Start(begin)).expect("a place in memory");
+        // What was given back under way is gone.
+        if memory.read_exact(&mut bytes).is_ok() {
+            sightings.extend(scan_bytes(canaries, &place, &bytes));
+        }
+    }
+    Some(sightings)
 }
 
 /// Fails if a canary is in one of these files or directories.

@@ -2,11 +2,12 @@
 //!
 //! [`server`] starts the real binary as a process that cannot outlive the test; [`cli`] runs it as a user would, in
 //! a home of its own; [`transcript`] compares what was typed and printed with a golden file; [`canary`] makes
-//! secrets that are easy to find again and searches files for them; [`clock`] stands still; [`tools`] finds programs of others and says
-//! aloud when one is missing.
+//! secrets that are easy to find again and searches files for them; [`clock`] stands still; [`raw`] writes
+//! requests by hand, over [`tls`]; [`tools`] finds programs of others and says aloud when one is missing.
 //!
 //! Everything here panics when it cannot do its work: in a test that is the right answer.
 #![expect(
+    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -17,7 +18,9 @@ pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod process;
+pub mod raw;
 pub mod server;
+pub mod tls;
 pub mod tools;
 pub mod transcript;
 pub mod world;

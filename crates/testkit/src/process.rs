@@ -66,7 +66,12 @@ pub fn terminate(child: &Child) {
 
 /// Sends a signal. A process that is gone already does not mind.
 pub fn signal(child: &Child, signal: rustix::process::Signal) {
-    let id = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    signal_id(child.id(), signal);
+}
+
+/// The same by the process's id, while somebody else waits for its end.
+pub fn signal_id(id: u32, signal: rustix::process::Signal) {
+    let id = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(id) = id {
         let _gone = rustix::process::kill_process(id, signal);
     }

@@ -24,6 +24,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Ready {
     /// Where it listens, `127.0.0.1:port`.
     pub address: String,
+    /// Where its metrics are, if it was asked for them.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// The key id of its node key.
     pub node: String,
     /// Its node key.

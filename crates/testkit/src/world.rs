@@ -37,6 +37,12 @@ impl Default for MovableClock {
 }
 
 impl MovableClock {
+    /// At this Unix time in milliseconds, or now if that is later.
+    pub fn at(unix_ms: u64) -> Self {
+        let clock = Self::default();
+        clock.pass(unix_ms.saturating_sub(clock.unix_ms()));
+        clock
+    }
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).expect("a short test")
     }
@@ -65,6 +71,7 @@ impl Clock for MovableClock {
 }
 
 /// Somebody with a key and a record of it.
+#[derive(Clone)]
 pub struct Person {
     /// The name.
     pub name: Name,
@@ -141,7 +148,8 @@ pub struct World {
     pub admins: Vec<Person>,
     /// The cluster.
     pub cluster: ClusterId,
-    _dir: tempfile::TempDir,
+    shape: Shape,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -156,11 +164,12 @@ impl World {
     pub async fn bare(shape: &Shape) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let admins: Vec<Person> = (0..shape.n).map(|i| Person::new(&format!("admin{i}"))).collect();
-        let config = config(dir.path(), shape, &admins);
+        let mut config = config(dir.path(), shape);
+        config.init.admins = admins.iter().map(|admin| record_file(dir.path(), admin)).collect();
         let clock = Arc::new(MovableClock::default());
         let server = run(&config, clock.clone()).await.expect("a server that starts");
         let cluster = ClusterId::new([0; 32]);
-        Self { server: Some(server), clock, config, admins, cluster, _dir: dir }
+        Self { server: Some(server), clock, config, admins, cluster, shape: shape.clone(), dir }
     }
 
     /// An installation that was made and never unsealed.
@@ -180,6 +189,21 @@ impl World {
             k: shape.k,
             min_kem: MinKem::Hybrid,
         }
+    }
+
+    /// A copy of a stopped installation, with the same people: what happens to one does not happen to the other. Its
+    /// clock begins at this Unix time in milliseconds.
+    ///
+    /// # Panics
+    /// If the server runs, which would write under way.
+    pub fn copied(&self, unix_ms: u64) -> Self {
+        assert!(self.server.is_none(), "the server runs");
+        let dir = tempfile::tempdir().expect("a directory");
+        copy_directory(self.dir.path(), dir.path());
+        let clock = MovableClock::at(unix_ms);
+        let (config, shape) = (config(dir.path(), &self.shape), self.shape.clone());
+        let (admins, cluster) = (self.admins.clone(), self.cluster);
+        Self { server: None, clock: Arc::new(clock), config, admins, cluster, shape, dir }
     }
 
     /// Enough admins give their shares.
@@ -241,6 +265,11 @@ impl World {
         self.server = Some(run(&self.config, self.clock.clone()).await.expect("a server that starts again"));
     }
 
+    /// Where everything lies.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.config.data.clone().expect("a durable installation")
@@ -251,12 +280,33 @@ fn address_of(server: &Running) -> String {
     format!("https://{}", server.ready.address)
 }
 
-fn config(dir: &Path, shape: &Shape, admins: &[Person]) -> Config {
-    let files = admins.iter().map(|admin| {
-        let path = dir.join(format!("{}.pub", admin.name));
-        std::fs::write(&path, bulla_wire::json::to_vec(&admin.record)).expect("a record file");
-        path
-    });
+fn record_file(dir: &Path, person: &Person) -> PathBuf {
+    let path = dir.join(format!("{}.pub", person.name));
+    std::fs::write(&path, bulla_wire::json::to_vec(&person.record)).expect("a record file");
+    path
+}
+
+/// Copies a directory with everything in it.
+///
+/// # Panics
+/// If something cannot be copied.
+pub fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    let mode = std::fs::metadata(from).expect("a directory to copy").permissions();
+    std::fs::set_permissions(to, mode).expect("the directory's mode");
+    for entry in std::fs::read_dir(from).expect("a directory to copy") {
+        let entry = entry.expect("an entry");
+        let (kind, to) = (entry.file_type().expect("its type"), to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_directory(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).expect("a copy of a file");
+        }
+    }
+}
+
+/// How a server in this directory is configured, once it has its cluster.
+pub fn config(dir: &Path, shape: &Shape) -> Config {
     let loopback = "127.0.0.1:0".parse().expect("an address");
     Config {
         data: (shape.store == StoreKind::File).then(|| dir.join("data")),
@@ -270,7 +320,7 @@ fn config(dir: &Path, shape: &Shape, admins: &[Person]) -> Config {
             names: AuditNames::Clear,
             max_size_mib: 64,
         },
-        init: Init { admins: files.collect(), bundle: None },
+        init: Init { admins: vec![], bundle: None },
         limits: Limits { connections: 4096, body_mib: 256 },
         ready_file: None,
         accept_audit_loss: false,

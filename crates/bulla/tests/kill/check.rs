@@ -10,10 +10,21 @@ use bulla_client::{Client, ClientError, Inspected, MemoryOutput};
 use bulla_testkit::{Cli, Server, bulla};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether the change that was under way must have happened, if the point says so.
 pub type Fate = Option<bool>;
+
+/// What must have become of the line of the change that was under way, whose client died too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// Whatever happened to it, it is there in the end.
+    Any,
+    /// It was lost with the process and written again.
+    Lost,
+    /// It was written before.
+    Kept,
+}
 
 /// Takes stock, and gives the changes that happened as they must stand in the audit log: action and resource.
 pub async fn effects(work: &Work, fate: Fate) -> BTreeSet<(String, String)> {
@@ -266,9 +277,8 @@ fn found<T>(result: Result<T, ClientError>) -> Option<T> {
     }
 }
 
-/// The audit log is sound from its first line on, and holds every change that happened. `lost` demands that one line
-/// was lost with the process and written again.
-pub fn audit(server: &Server, work: &Work, happened: &BTreeSet<(String, String)>, lost: bool) {
+/// The audit log is sound from its first line on, and holds every change that happened.
+pub fn audit(server: &Server, work: &Work, happened: &BTreeSet<(String, String)>, line: Line) {
     let cluster = work.ledger().cluster.unwrap().to_string();
     let path = server.audit();
     let args = ["audit", "verify", "--whole", "--node", server.node(), "--of-cluster", &cluster, "--file"];
@@ -278,8 +288,9 @@ pub fn audit(server: &Server, work: &Work, happened: &BTreeSet<(String, String)>
     let told: BTreeSet<(String, String)> = lines.iter().filter(|line| line["status"] == 200).map(change).collect();
     let missing: Vec<_> = happened.difference(&told).collect();
     assert!(missing.is_empty(), "happened without a line: {missing:?}");
-    let recovered: Vec<&Value> = lines.iter().filter(|line| line["recovered"] == true).collect();
-    assert!(!lost || !recovered.is_empty(), "the line of the last commit was lost, and not written again");
+    let recovered = lines.iter().filter(|line| line["recovered"] == true).count();
+    assert!(line != Line::Lost || recovered > 0, "the line of the last commit was lost, and not written again");
+    assert!(line != Line::Kept || recovered == 0, "a line was written again that was there");
     let ids: BTreeSet<&str> = lines.iter().filter_map(|line| line["id"].as_str()).collect();
     assert_eq!(ids.len(), lines.len(), "a request has two lines");
 }
@@ -289,12 +300,17 @@ fn change(line: &Value) -> (String, String) {
     (text("action"), text("resource"))
 }
 
-/// The lines of requests in a log that is one file.
-fn lines(directory: &Path) -> Vec<Value> {
+/// The files of a log, in order.
+pub fn audit_files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
     files.sort();
-    let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    files
+}
+
+/// The lines of requests in a log.
+fn lines(directory: &Path) -> Vec<Value> {
+    let text: String = audit_files(directory).iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["kind"] == "request").collect()
 }

@@ -6,6 +6,9 @@ use bulla_server::failpoint::{REKEY_AFTER_COMMIT, REKEY_BEFORE_COMMIT};
 use bulla_testkit::{Cli, Options, Server, bulla};
 use std::os::unix::process::ExitStatusExt as _;
 
+/// The points that end a server here.
+pub const POINTS: [&str; 2] = [REKEY_BEFORE_COMMIT, REKEY_AFTER_COMMIT];
+
 /// Deaths at each point.
 const RUNS: usize = 10;
 

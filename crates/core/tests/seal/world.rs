@@ -290,6 +290,11 @@ impl World {
     }
 }
 
+/// Whether the numbers of a night are asked for (`cargo xtask test --long`).
+pub fn long() -> bool {
+    std::env::var_os("BULLA_TEST_LONG").is_some_and(|value| value == "1")
+}
+
 /// All subsets of `0..n` with `k` members.
 pub fn subsets(n: usize, k: usize) -> impl Iterator<Item = Vec<usize>> {
     (0_u32..1 << n)

@@ -375,7 +375,8 @@ fn read_range(file: &mut File, begin: u64, end: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn length_of(bytes: &[u8]) -> u64 {
+/// A length as it counts in files.
+pub(super) fn length_of(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 

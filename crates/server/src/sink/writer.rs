@@ -2,8 +2,9 @@
 
 use super::anonymous::Counters;
 use super::disk::{Disk, Reserve, is_full, open_append, sync_directory};
-use super::files::{Found, Layout, Search, lock_out, open_output, same_file};
+use super::files::{Found, Layout, Search, length_of, lock_out, open_output, same_file};
 use super::{AuditConfig, Clock, OpenError, Opening, Place, Shared, SyncMode, label, lock, stdout};
+use crate::failpoint;
 use bulla_core::audit::{AuditBlocked, AuditPosition, Body, Chain, Label, Quote};
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -303,8 +304,10 @@ impl Writer {
             loss = waiting.body.tells_loss().unwrap_or(loss);
         }
         let shared = self.shared.clone();
+        failpoint::hit(failpoint::AUDIT_BEFORE_WRITE);
         match shared.busy(|| self.append(&bytes)) {
             Ok(()) => {
+                failpoint::hit(failpoint::AUDIT_AFTER_WRITE);
                 self.chain = chain;
                 (self.quoted, self.loss) = (quoted, loss);
                 *lock(&self.shared.quoted) = quoted;
@@ -411,6 +414,7 @@ impl Writer {
             if let Err(error) = shared.busy(|| self.disk.sync(&self.file)) {
                 return self.fail(format!("sync: {error}"));
             }
+            failpoint::hit(failpoint::AUDIT_AFTER_SYNC);
             let position = self.chain.hash.map(|hash| AuditPosition {
                 file: self.number,
                 offset: self.length,
@@ -430,6 +434,7 @@ impl Writer {
         if self.failed {
             return;
         }
+        failpoint::hit(failpoint::AUDIT_BEFORE_ROTATE);
         let number = self.number.saturating_add(1);
         let opened = open_append(&layout.path(number), false, true).and_then(|file| {
             sync_directory(directory)?;
@@ -437,6 +442,7 @@ impl Writer {
         });
         match opened {
             Ok(file) => {
+                failpoint::hit(failpoint::AUDIT_EMPTY_FILE);
                 let body = Body::Rotate { previous: self.number, quoted: self.quoted, loss: self.loss };
                 (self.file, self.number, self.length) = (file, number, 0);
                 self.waiting.push_front(Waiting { body, urgent: false, done: None, _place: None });
@@ -473,8 +479,4 @@ impl Drop for Writer {
             self.shared.set_trouble(Some(AuditBlocked::Closed));
         }
     }
-}
-
-fn length_of(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }

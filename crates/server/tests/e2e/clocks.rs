@@ -13,7 +13,8 @@ use std::time::Duration;
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
-const YEAR: i64 = 365 * 24 * HOUR;
+const DAY: i64 = 24 * HOUR;
+const YEAR: i64 = 365 * DAY;
 
 async fn open(world: &World, person: &Person, slip: &Slip) -> Result<Vec<u8>, ClientError> {
     let mut output = MemoryOutput::new();
@@ -90,6 +91,18 @@ async fn stepped(by: i64) {
     world.clock.pass(1801 * 1000);
     assert_eq!(open(&world, &bob, &soon).await.unwrap(), b"x");
     finish_after_steps(world).await;
+}
+
+/// A day forward; in a night (`cargo xtask test --long`) steps of many sizes, from half an hour on.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_steps() {
+    stepped(DAY).await;
+    if bulla_testkit::long() {
+        for by in [HOUR / 2, 2 * HOUR, 30 * DAY, YEAR, 50 * YEAR] {
+            stepped(by).await;
+            stepped(-by).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

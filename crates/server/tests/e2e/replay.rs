@@ -220,6 +220,23 @@ async fn try_route(
     (first, count)
 }
 
+/// Whether an unsealed node serves a signed route, and goes on afterwards.
+pub fn here(route: &Route) -> bool {
+    match route.auth {
+        Auth::Open | Auth::Init => false,
+        // These are for sealed nodes; sealing itself has a test of its own.
+        Auth::Sealed => {
+            matches!(route.endpoint, Endpoint::SealStatus | Endpoint::PolicyReplaced | Endpoint::PolicyRecover)
+        }
+        Auth::Policy(_) => route.endpoint != Endpoint::SealSeal,
+    }
+}
+
+/// Whether a request of the cast was served. No wrap of theirs waits for a release.
+pub fn good(route: &Route, reply: &Reply) -> bool {
+    reply.status == 200 || route.endpoint == Endpoint::WrapRelease
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_route_takes_a_replay_or_an_alteration() {
     let mut world = World::new(Shape::durable()).await;
@@ -228,24 +245,12 @@ async fn no_route_takes_a_replay_or_an_alteration() {
     let admin_key = world.admins[0].identity.signing_key().public_key().key_id();
     let mut captured = Vec::new();
     let mut tried = 0;
-    for route in ROUTES {
-        let here = match route.auth {
-            Auth::Open | Auth::Init => false,
-            // These are for sealed nodes; sealing itself has a test of its own.
-            Auth::Sealed => {
-                matches!(route.endpoint, Endpoint::SealStatus | Endpoint::PolicyReplaced | Endpoint::PolicyRecover)
-            }
-            Auth::Policy(_) => route.endpoint != Endpoint::SealSeal,
-        };
-        if !here {
-            continue;
-        }
+    for route in ROUTES.iter().filter(|route| here(route)) {
         let (who, request) = cast.request(&world, route).await;
         let other = if who == Who::Alice { admin_key } else { other_key };
         let caller = cast.caller(who);
         let (first, count) = try_route(&world, caller, route, &request, &other.to_string()).await;
-        let good = first.status == 200 || route.endpoint == Endpoint::WrapRelease;
-        assert!(good, "{route:?}: {}", String::from_utf8_lossy(&first.body));
+        assert!(good(route, &first), "{route:?}: {}", String::from_utf8_lossy(&first.body));
         tried += count;
         captured.push(Captured { route, who, request, first });
     }
