@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// A store that was not closed in order.
+const STORE: [&str; 2] = ["bulla.redb", "bulla.journal"];
 /// Wraps that nobody opened, in any history: they are to wait for their writer.
 const WAITING: usize = 3;
 /// Points within the accounting, and how often each is met: the wraps that wait, one that was opened, one that was
@@ -157,8 +159,10 @@ impl Scene {
         // The copy is made between two commits. What follows is lost to the store: the rest of this history, and
         // the next.
         server.signal(Signal::STOP);
-        let copy = folder.path().join("copy.redb");
-        std::fs::copy(server.data().join("bulla.redb"), &copy).unwrap();
+        let copy = |name: &str| folder.path().join(format!("copy of {name}"));
+        for name in STORE {
+            std::fs::copy(server.data().join(name), copy(name)).unwrap();
+        }
         server.signal(Signal::CONT);
         let mut output = MemoryOutput::new();
         client(&server, &bob).wrap_open(&taken, &mut output).await.unwrap().acked.unwrap();
@@ -172,7 +176,9 @@ impl Scene {
         let lost = wrap(&writer).await;
         server.kill();
         copy_directory(&server.data(), &folder.path().join("data"));
-        std::fs::rename(&copy, folder.path().join("data/bulla.redb")).unwrap();
+        for name in STORE {
+            std::fs::rename(copy(name), folder.path().join("data").join(name)).unwrap();
+        }
         Self { folder, admins, alice, bob, node, cluster, waiting, held, taken, revoked, lost }
     }
 
