@@ -49,12 +49,11 @@ pub const GROUPS: &[Group] = &[
         about: "no lint fires",
         steps: &[
             Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-            // What only the crash tests build.
+            // What only the crash tests build; of the whole workspace, or dependencies are built with fewer features anew.
             Cargo(&[
                 "clippy",
                 "--quiet",
-                "-p",
-                "bulla",
+                "--workspace",
                 "--test",
                 "kill",
                 "--features",
