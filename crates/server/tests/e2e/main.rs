@@ -16,6 +16,7 @@ mod cases;
 mod clocks;
 mod governance;
 mod input;
+mod matrix;
 mod once;
 mod race;
 mod rekey;
