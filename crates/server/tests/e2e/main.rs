@@ -15,6 +15,7 @@ mod canary;
 mod cases;
 mod clocks;
 mod governance;
+mod hostile;
 mod input;
 mod matrix;
 mod once;

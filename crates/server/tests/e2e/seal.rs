@@ -379,6 +379,7 @@ async fn a_parked_wrap_opens_after_its_release() {
     let writer = world.client(&alice);
     let made = world.wrap(&writer, &bob, b"the launch code").await;
     let taken = world.wrap(&writer, &bob, b"another").await;
+    let acked = world.wrap(&writer, &bob, b"a third").await;
     world.stop().await;
     let file = world.data().join("bulla.redb");
     std::fs::copy(&file, world.data().join("copy")).unwrap();
@@ -389,6 +390,7 @@ async fn a_parked_wrap_opens_after_its_release() {
         .call_json("POST", &format!("/v1/wrap/{}:open", taken.slip.wrap), &open_body(&taken.slip, &claim()))
         .await
         .ok();
+    assert_eq!(open_all(&world.client(&bob), &acked.slip).await, b"a third");
     world.stop().await;
     std::fs::rename(world.data().join("copy"), &file).unwrap();
     world.start().await;
@@ -404,8 +406,10 @@ async fn a_parked_wrap_opens_after_its_release() {
     let mut output = bulla_client::MemoryOutput::new();
     let waits = reader.wrap_open(&made.slip, &mut output).await.expect_err("parked");
     assert_eq!(waits.code(), Some(Code::Parked), "{waits}");
-    let gone = reader.wrap_open(&taken.slip, &mut output).await.expect_err("opened in the history that was lost");
-    assert_eq!(gone.code(), Some(Code::Revoked), "{gone}");
+    for slip in [&taken.slip, &acked.slip] {
+        let gone = reader.wrap_open(slip, &mut output).await.expect_err("opened in the history that was lost");
+        assert_eq!(gone.code(), Some(Code::Revoked), "{gone}");
+    }
     let not_his = reader.wrap_release(&made.slip).await.expect_err("not his to release");
     assert!(matches!(not_his.code(), Some(Code::NotFound | Code::Denied)), "{not_his}");
     writer.wrap_release(&made.slip).await.unwrap();
