@@ -48,6 +48,11 @@ pub const GENERATED: &[Generated] = &[
         compares: &["-p", "bulla-core", "--test", "policy"],
         writes: None,
     },
+    Generated {
+        files: &["crates/server/tests/golden/answers.txt"],
+        compares: &["-p", "bulla-server", "--test", "e2e", "--", "matrix::"],
+        writes: None,
+    },
 ];
 
 /// Writes the generated files, or compares them; whether all went well.

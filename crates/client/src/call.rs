@@ -12,12 +12,13 @@ use crate::builder::{Client, Pin, Trust};
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
 use crate::state::{self, Loss, Seen, StateError, Verdict};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
-use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::evidence::{ClusterView, verify_consent};
 use bulla_crypto::message::{SignatureHeaders, sign_request};
 use bulla_crypto::random::{Rng, SystemRng};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{ChallengeReply, Initialised};
 use bulla_wire::challenge::Challenge;
+use bulla_wire::dsse::Envelope;
 use bulla_wire::error::ErrorEntry;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::signature::{
@@ -343,26 +344,31 @@ impl Client {
 
     /// `Some` if the node lags behind; an error if the cluster fell back.
     async fn judge_state(&self, known: Option<&Seen>, told: &State) -> Result<Option<StateError>, ClientError> {
-        let seen = Seen::of(told);
+        let mut accepted = false;
         match state::judge(known, told) {
             Verdict::Take => {}
             Verdict::Lagging(error) => return Ok(Some(error)),
             Verdict::AskHistories(error) => {
                 let Some(known) = known else { return Ok(None) };
                 let facts = Box::pin(self.cluster()).await?;
-                if !state::went_on(known, told, &facts.lineages, &facts.consents) {
+                let verified = |consent: &Envelope| verify_consent(&facts.view, consent, known.doc).ok();
+                let consents: Vec<_> = facts.consents.iter().filter_map(verified).collect();
+                if !state::went_on(known, told, &facts.lineages, &consents) {
                     return Err(error.into());
                 }
-                let loss = facts.consents.iter().rev().find(|consent| consent.loss_of(&known.lineage).is_some());
+                let loss = consents.iter().rev().find(|consent| consent.loss_of(&known.lineage).is_some());
                 let by_growth = state::went_on(known, told, &facts.lineages, &[]);
-                if let (Some(loss), Some(seen), false) = (loss, seen, by_growth) {
+                if let (Some(loss), Some(_), false) = (loss, told.sequence, by_growth) {
                     self.held().losses.push(Loss { consent: loss.clone(), seen: *known });
-                    return self.trust().await?.memory.accept_loss(seen).map(|()| None);
+                    accepted = true;
                 }
             }
         }
-        if let Some(seen) = seen {
-            self.trust().await?.memory.remember(seen)?;
+        let trust = self.trust().await?;
+        match Seen::of(told, trust.view.newest().number()) {
+            Some(seen) if accepted => trust.memory.accept_loss(seen)?,
+            Some(seen) => trust.memory.remember(seen)?,
+            None => {}
         }
         Ok(None)
     }

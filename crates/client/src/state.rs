@@ -20,18 +20,22 @@ pub struct Seen {
     pub lineage: Lineage,
     /// Sequence in it.
     pub sequence: u64,
+    /// Number of the newest document that this client had verified then. Admins whom it had removed already can accept
+    /// no loss of this position.
+    pub doc: u32,
 }
 
 impl Seen {
-    /// What an answer tells, if it was read from a store.
-    pub(crate) fn of(state: &State) -> Option<Self> {
-        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence: state.sequence? })
+    /// What an answer tells, if it was read from a store. `doc` is the newest document known, not the told one.
+    pub(crate) fn of(state: &State, doc: u32) -> Option<Self> {
+        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence: state.sequence?, doc })
     }
 
     /// The higher of both. A lineage of a higher epoch replaces the other; within one, the sequence counts.
     #[must_use]
     pub(crate) fn highest(self, other: Self) -> Self {
-        if (other.epoch, other.sequence) > (self.epoch, self.sequence) { other } else { self }
+        let higher = if (other.epoch, other.sequence) > (self.epoch, self.sequence) { other } else { self };
+        Self { doc: self.doc.max(other.doc), ..higher }
     }
 }
 
@@ -165,7 +169,7 @@ mod tests {
         Lineage::new([byte; 16])
     }
     fn seen(epoch: u64, byte: u8, sequence: u64) -> Seen {
-        Seen { epoch, lineage: lineage(byte), sequence }
+        Seen { epoch, lineage: lineage(byte), sequence, doc: 0 }
     }
     fn told(epoch: u64, byte: u8, sequence: Option<u64>) -> State {
         State { epoch, lineage: Some(lineage(byte)), sequence, doc: Some(0), alarms: 0 }
@@ -238,5 +242,9 @@ mod tests {
         assert_eq!(seen(3, 3, 9).highest(seen(4, 4, 1)), seen(4, 4, 1));
         assert_eq!(seen(4, 4, 1).highest(seen(3, 3, 9)), seen(4, 4, 1));
         assert_eq!(seen(3, 3, 9).highest(seen(3, 3, 8)), seen(3, 3, 9));
+        // A document that was known once stays known, whichever answer came with it.
+        let later = |seen: Seen| Seen { doc: 2, ..seen };
+        assert_eq!(seen(3, 3, 9).highest(later(seen(3, 3, 8))), later(seen(3, 3, 9)));
+        assert_eq!(later(seen(3, 3, 8)).highest(seen(3, 3, 9)), later(seen(3, 3, 9)));
     }
 }

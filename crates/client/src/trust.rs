@@ -5,11 +5,10 @@ use crate::builder::{Client, Held, Pin, State, Trust};
 use crate::disk::Directory;
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
 use crate::memory::{Memory, Names};
-use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError, verify_consent};
+use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError};
 use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::Consent;
 use bulla_wire::id::ClusterId;
 use bulla_wire::json;
 use std::sync::Arc;
@@ -26,8 +25,9 @@ pub struct ClusterFacts {
     pub approvals: Vec<Envelope>,
     /// Histories of the store, oldest first.
     pub lineages: Vec<LineageEntry>,
-    /// Losses that k admins accepted, verified.
-    pub consents: Vec<Consent>,
+    /// Consents to lost commits, as they came: whom [`bulla_crypto::evidence::verify_consent`] takes them from depends
+    /// on what was seen before.
+    pub consents: Vec<Envelope>,
 }
 
 impl Client {
@@ -173,8 +173,6 @@ impl Client {
         self.held().trust = Some(Trust { view: Arc::clone(&view), memory });
         signed?;
         let Cluster { documents: _, newest: _, approvals, lineages, consents } = page;
-        // A consent by admins who have left since does not verify by the newest document, and does not count.
-        let consents = consents.iter().filter_map(|consent| verify_consent(&view, consent).ok()).collect();
         Ok(ClusterFacts { view, approvals, lineages, consents })
     }
 

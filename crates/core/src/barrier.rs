@@ -488,6 +488,7 @@ fn kind_name(kind: u8) -> &'static str {
         11 => "chunk",
         12 => "upload",
         13 => "alarm cursor",
+        14 => "next ingress key",
         SEEN_KIND => "seen",
         _ => "unknown",
     }

@@ -140,6 +140,10 @@ impl Outcome {
     pub fn refuse(refusal: Refusal) -> Step {
         Self::done(Writes::default(), Err(refusal), Replay::Again)
     }
+    /// A refusal that wrote nothing, and must look as if it had: see [`Replay::Noted`].
+    pub fn refuse_noted(refusal: Refusal) -> Step {
+        Self::done(Writes::default(), Err(refusal), Replay::Noted)
+    }
     /// An answer after writing.
     pub fn wrote(writes: Writes, reply: Reply, replay: Replay) -> Step {
         Self::done(writes, Ok(reply), replay)
@@ -160,6 +164,9 @@ impl Outcome {
 pub enum Replay {
     /// The operation is run again without effect: it finds what it did in the state.
     Again,
+    /// The same, and the nonce is committed though nothing else may be: neither the store's sequence nor the time of
+    /// a commit tells the caller whether there was something to write.
+    Noted,
     /// The reply is kept beside the nonce, as the state cannot tell it again. JSON replies only.
     Kept,
 }

@@ -292,7 +292,8 @@ impl Unsealed {
     ) -> Result<Option<Sequence>, CommitError> {
         let mut rng = SystemRng;
         let kept = outcome.replay == Replay::Kept && outcome.result.is_ok();
-        if outcome.writes.is_empty() && !(kept && once.is_some()) {
+        let noted = kept || outcome.replay == Replay::Noted;
+        if outcome.writes.is_empty() && !(noted && once.is_some()) {
             return Ok(None);
         }
         let mut batch = self.barrier.batch(&outcome.writes, &mut rng).map_err(as_commit)?;

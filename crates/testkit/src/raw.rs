@@ -10,6 +10,7 @@ use bulla_crypto::message::{SignatureHeaders, digest_header, ingress_line, verif
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::PublicKey;
 use bulla_server::node::Phase;
+use bulla_server::route::{RequestBody, Route};
 use bulla_server::unsealed::Unsealed;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
@@ -347,6 +348,16 @@ impl Caller {
     pub async fn call_json<T: serde::Serialize>(&mut self, method: &str, target: &str, body: &T) -> Reply {
         let request = self.request(method, target, JSON_MEDIA_TYPE, json::to_vec(body), self.nonce());
         self.send(&request).await
+    }
+
+    /// A signed request to a route, its body encrypted if the route wants that.
+    pub fn of_route(&self, world: &World, route: &Route, target: &str, body: Vec<u8>) -> Request {
+        let nonce = self.nonce();
+        let body = match route.request {
+            RequestBody::Age { .. } => self.ingress(world, route.method, target, &nonce, &body),
+            _ => body,
+        };
+        self.request(route.method, target, route.request.media_type(), body, nonce)
     }
 
     /// What an encrypted body must be for this request.

@@ -8,9 +8,9 @@
 //!   given to nobody but the claim that won.
 //! - What happened has a receipt, committed with it, chained to the one before. Receipts are bounded per
 //!   slot, so no party can fill the store.
-//! - To strangers an existing wrap looks like an unknown one. Commits take time, so a stranger who measures
-//!   may tell them apart, and who makes a wrap under its id is told that the id is taken; the parties are told of
-//!   the first sixteen such attempts.
+//! - To strangers an existing wrap looks like an unknown one; to open either costs one commit. A stranger who measures
+//!   exactly may still tell them apart, since the parties' alarms make it larger, and who makes a wrap under its id is
+//!   told that the id is taken; the parties are told of the first sixteen such attempts.
 //!
 //! Not held: that the ciphertext is what the statement says, which the server cannot see; and anything
 //! against a store that puts back an older slot.

@@ -190,7 +190,7 @@ impl Lost {
         earlier: Vec<Position>,
         envelope: &Envelope,
     ) -> Result<Accounted, SealError> {
-        let consent = verify_consent(view, envelope).map_err(SealError::Consent)?;
+        let consent = verify_consent(view, envelope, view.newest().number()).map_err(SealError::Consent)?;
         if consent != self.consent(view.id(), earlier) {
             return Err(SealError::OtherConsent);
         }

@@ -1,6 +1,6 @@
 //! What enrollers and admins sign besides documents: admissions, approvals, consents, policy recoveries.
 
-use super::{AdminSet, ClusterView, EvidenceError, Record, parse, payload_digest, rule};
+use super::{AdminSet, ClusterView, EvidenceError, Record, VerifiedDocument, parse, payload_digest, rule};
 use crate::digest::sha256;
 use crate::dsse;
 use crate::sign::PublicKey;
@@ -185,18 +185,28 @@ pub fn verify_approvals(view: &ClusterView, approvals: &[Envelope]) -> BTreeSet<
     approvals.iter().filter_map(approved).flatten().collect()
 }
 
-/// Verifies k admins' consent to lost commits, by the newest document.
+/// Verifies k admins' consent to lost commits, by any one document from number `since` to the newest.
+///
+/// A node takes a consent by the newest document. A client that comes later judges by those from the one on that it knew
+/// when it saw what was lost: the loss came after that, so these admins or later ones had to accept it. Admins whom
+/// that document had removed already do not count, whenever they sign.
 ///
 /// # Errors
 /// See [`EvidenceError`].
-pub fn verify_consent(view: &ClusterView, envelope: &Envelope) -> Result<Consent, EvidenceError> {
+pub fn verify_consent(view: &ClusterView, envelope: &Envelope, since: u32) -> Result<Consent, EvidenceError> {
     let consent: Consent = parse(envelope)?;
     rule(consent.cluster == view.id(), "cluster", "must be this cluster")?;
     let named: HashSet<_> = consent.earlier.iter().chain([&consent.lost]).map(|position| position.lineage).collect();
     rule(consent.earlier.len() <= MAX_EARLIER, "earlier", "must be at most 2,048")?;
     rule(named.len() == consent.earlier.len().saturating_add(1), "earlier", "must name each history once")?;
-    enough(view, envelope, CONSENT_TYPE)?;
-    Ok(consent)
+    let mut judged = Err(EvidenceError::TooFewAdmins { have: 0, need: view.newest().quorum() });
+    for document in view.documents().rev().take_while(|document| document.number() >= since) {
+        judged = enough(document, envelope, CONSENT_TYPE);
+        if judged.is_ok() {
+            break;
+        }
+    }
+    judged.map(|_| consent)
 }
 
 /// A recovery that k admins signed.
@@ -228,12 +238,16 @@ pub fn verify_policy_recovery(
     let fresh =
         *at_ms <= now_ms.saturating_add(FUTURE_SKEW_MS) && now_ms.saturating_sub(*at_ms) <= POLICY_RECOVERY_LIFETIME_MS;
     rule(fresh, "at_ms", "must be within the last ten minutes")?;
-    let signers = enough(view, envelope, POLICY_RECOVERY_TYPE)?;
+    let signers = enough(view.newest(), envelope, POLICY_RECOVERY_TYPE)?;
     Ok(VerifiedRecovery { recovery, signers })
 }
 
-fn enough(view: &ClusterView, envelope: &Envelope, payload_type: &str) -> Result<BTreeSet<PrincipalId>, EvidenceError> {
-    let signers = view.newest().signed_by_admins(envelope, payload_type)?;
-    let (have, need) = (signers.len(), view.newest().quorum());
+fn enough(
+    document: &VerifiedDocument,
+    envelope: &Envelope,
+    payload_type: &str,
+) -> Result<BTreeSet<PrincipalId>, EvidenceError> {
+    let signers = document.signed_by_admins(envelope, payload_type)?;
+    let (have, need) = (signers.len(), document.quorum());
     if have < need { Err(EvidenceError::TooFewAdmins { have, need }) } else { Ok(signers) }
 }

@@ -154,7 +154,11 @@ fn judge(kind: &str, input: &Value) -> Result<Value, EvidenceError> {
             let verified = verify_admission(&view, &envelope(&input["admission"]), chain.newest())?;
             Ok(json!({"enroller": verified.enroller}))
         }
-        "consent" => verify_consent(&open_view(input)?, &envelope(&input["consent"])).map(|consent| json!(consent)),
+        "consent" => {
+            let view = open_view(input)?;
+            let since = input["since"].as_u64().map_or(view.newest().number(), |since| u32::try_from(since).unwrap());
+            verify_consent(&view, &envelope(&input["consent"]), since).map(|consent| json!(consent))
+        }
         "policy-recovery" => {
             let (view, policies) = (open_view(input)?, input["policies"].as_str().unwrap());
             let now_ms = number("now_ms");

@@ -10,7 +10,7 @@ use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::share::{self, ShareOf};
 use bulla_crypto::sign::SigningKey;
 use bulla_server::node::Phase;
-use bulla_server::route::{Endpoint, RequestBody, Route};
+use bulla_server::route::{Endpoint, Route};
 use bulla_testkit::world::{Person, World};
 use bulla_wire::api;
 use bulla_wire::evidence::{Bytes, GenesisApproval, NodeState, PolicyRecovery};
@@ -90,8 +90,14 @@ impl Cast {
 
     /// A good request to a route of an unsealed node, everything that it needs in place.
     pub async fn request(&mut self, world: &World, route: &Route) -> (Who, Request) {
+        let (who, (target, body)) = self.good(world, route).await;
+        (who, self.caller(who).of_route(world, route, &target, body))
+    }
+
+    /// Who sends a good request to a route of an unsealed node, its target, and its body before it is encrypted.
+    pub async fn good(&mut self, world: &World, route: &Route) -> (Who, (String, Vec<u8>)) {
         let empty = |target: String| (target, vec![]);
-        let (who, (target, body)) = match route.endpoint {
+        match route.endpoint {
             Endpoint::SealStatus => (Who::Admin, empty("/v1/seal".into())),
             Endpoint::SealSeal => (Who::Admin, empty("/v1/seal:seal".into())),
             Endpoint::SealConfirmClock => (Who::Admin, empty("/v1/seal:confirm-clock".into())),
@@ -159,14 +165,7 @@ impl Cast {
             Endpoint::KvList if route.template.contains('{') => (Who::Bob, empty("/v1/kv/app:list?limit=2".into())),
             Endpoint::KvList => (Who::Bob, empty("/v1/kv:list".into())),
             endpoint => panic!("no case for {endpoint:?}, {} {}", route.method, route.template),
-        };
-        let caller = self.caller(who);
-        let nonce = caller.nonce();
-        let body = match route.request {
-            RequestBody::Age { .. } => caller.ingress(world, route.method, &target, &nonce, &body),
-            _ => body,
-        };
-        (who, caller.request(route.method, &target, route.request.media_type(), body, nonce))
+        }
     }
 }
 

@@ -418,7 +418,7 @@ async fn principals_come_go_and_change() {
 }
 
 /// Puts the next document, with or without this enroller.
-async fn enrol(world: &World, person: &Person, enroller: bool) {
+pub async fn enrol(world: &World, person: &Person, enroller: bool) {
     let view = view(world);
     let mut draft = evidence::DocumentDraft::of(view.newest());
     let record = Record::open(&person.record, None).unwrap();
@@ -429,12 +429,13 @@ async fn enrol(world: &World, person: &Person, enroller: bool) {
         draft.remove_enroller(&record.principal());
     }
     let document = view.next_document(&draft).unwrap();
-    let envelope = evidence::sign_in_memory(&document, &[world.admins[0].identity.signing_key()]).unwrap();
+    let keys: Vec<_> = world.admins.iter().map(|admin| admin.identity.signing_key()).collect();
+    let envelope = evidence::sign_in_memory(&document, &keys).unwrap();
     world.client(&world.admins[0]).document_put(envelope).await.unwrap();
 }
 
 /// The admin hands in what another enroller signed.
-async fn admit_by(world: &World, enroller: &Person, person: &Person, groups: &[&str]) {
+pub async fn admit_by(world: &World, enroller: &Person, person: &Person, groups: &[&str]) {
     let record = Record::open(&person.record, None).unwrap();
     let groups = groups.iter().map(|group| name(group)).collect();
     let serial = world.server().node.now_ms();

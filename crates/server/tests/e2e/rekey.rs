@@ -26,7 +26,7 @@ const TWO_OF_THREE: Shape = Shape {
 };
 
 /// The next document after `change`, signed by these admins.
-async fn document(world: &World, signers: &[&Person], change: impl FnOnce(&mut DocumentDraft)) -> Envelope {
+pub async fn document(world: &World, signers: &[&Person], change: impl FnOnce(&mut DocumentDraft)) -> Envelope {
     let client = world.client(&world.admins[0]);
     let facts = client.cluster().await.unwrap();
     let mut draft = DocumentDraft::of(facts.view.newest());
@@ -36,11 +36,11 @@ async fn document(world: &World, signers: &[&Person], change: impl FnOnce(&mut D
     evidence::sign_in_memory(&body, &keys).unwrap()
 }
 
-async fn next_ingress(world: &World) -> Recipient {
+pub async fn next_ingress(world: &World) -> Recipient {
     world.client(&world.admins[0]).next_ingress().await.unwrap()
 }
 
-fn record(person: &Person) -> Record {
+pub fn record(person: &Person) -> Record {
     Record::open(&person.record, None).unwrap()
 }
 

@@ -1,11 +1,16 @@
 //! The seal: shares, load, restarts, and a store that lost commits.
 
 use crate::cases::{Cast, claim, open_all, open_body, share};
+use crate::rekey;
 use crate::support::{Caller, finish, finish_with_a_later_log, lines, open};
-use bulla_client::{Client, ClientError, Outgoing, StateError, Unseal, content};
+use bulla_client::{Admit, Client, ClientError, Outgoing, StateError, Unseal, content};
 use bulla_core::audit::Body;
+use bulla_core::record::{Answer, Batch, Read, SealedValue, StoreKey, Table};
+use bulla_core::seal::row;
 use bulla_crypto::dsse;
 use bulla_crypto::evidence::{self, ClusterView};
+use bulla_crypto::random::SystemRng;
+use bulla_store::{OnFatal, Store};
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{self, SealState, SlotState};
 use bulla_wire::error::Code;
@@ -374,6 +379,7 @@ async fn a_parked_wrap_opens_after_its_release() {
     let writer = world.client(&alice);
     let made = world.wrap(&writer, &bob, b"the launch code").await;
     let taken = world.wrap(&writer, &bob, b"another").await;
+    let acked = world.wrap(&writer, &bob, b"a third").await;
     world.stop().await;
     let file = world.data().join("bulla.redb");
     std::fs::copy(&file, world.data().join("copy")).unwrap();
@@ -384,6 +390,7 @@ async fn a_parked_wrap_opens_after_its_release() {
         .call_json("POST", &format!("/v1/wrap/{}:open", taken.slip.wrap), &open_body(&taken.slip, &claim()))
         .await
         .ok();
+    assert_eq!(open_all(&world.client(&bob), &acked.slip).await, b"a third");
     world.stop().await;
     std::fs::rename(world.data().join("copy"), &file).unwrap();
     world.start().await;
@@ -399,8 +406,10 @@ async fn a_parked_wrap_opens_after_its_release() {
     let mut output = bulla_client::MemoryOutput::new();
     let waits = reader.wrap_open(&made.slip, &mut output).await.expect_err("parked");
     assert_eq!(waits.code(), Some(Code::Parked), "{waits}");
-    let gone = reader.wrap_open(&taken.slip, &mut output).await.expect_err("opened in the history that was lost");
-    assert_eq!(gone.code(), Some(Code::Revoked), "{gone}");
+    for slip in [&taken.slip, &acked.slip] {
+        let gone = reader.wrap_open(slip, &mut output).await.expect_err("opened in the history that was lost");
+        assert_eq!(gone.code(), Some(Code::Revoked), "{gone}");
+    }
     let not_his = reader.wrap_release(&made.slip).await.expect_err("not his to release");
     assert!(matches!(not_his.code(), Some(Code::NotFound | Code::Denied)), "{not_his}");
     writer.wrap_release(&made.slip).await.unwrap();
@@ -666,4 +675,94 @@ async fn a_consent_speaks_to_clients_of_every_lost_history() {
     assert_eq!(unaware.losses(), [], "it had seen nothing of what was lost");
     drop(unaware);
     finish(world).await;
+}
+
+/// Stops a world, puts a copy of its store back, starts it, and has this admin consent to what was lost.
+async fn lose(world: &mut World, copy: &Path, admin: usize) -> Consent {
+    world.stop().await;
+    std::fs::copy(copy, world.data().join("bulla.redb")).unwrap();
+    world.start().await;
+    let admin = world.client(&world.admins[admin]);
+    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
+    let given = admin.unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given;
+    let consent = given.consent_needed.expect("it asks for consent");
+    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+    consent
+}
+
+/// The admins of then accepted a loss and left: whoever last called before it goes on by their word. Whoever knows that
+/// they left takes nothing from them any more, whenever they sign.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_outlives_its_admins_and_former_admins_give_none() {
+    let mut world = World::new(Shape { n: 2, ..Shape::durable() }).await;
+    let alice = world.admit("alice").await;
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let client = |world: &World, at: usize| remembering(world, &alice, folders[at].path());
+    let copy = folders[0].path().join("copy");
+    let cycle = async |world: &mut World, by: usize, copy: bool, path: &Path| {
+        world.stop().await;
+        if copy {
+            std::fs::copy(world.data().join("bulla.redb"), path).unwrap();
+        }
+        world.start().await;
+        assert_eq!(give(world, &world.admins[by]).await.state, SealState::Unsealed);
+    };
+    cycle(&mut world, 0, true, &copy).await;
+    client(&world, 0).wraps(None, None).await.unwrap();
+    let first = lose(&mut world, &copy, 0).await;
+
+    // The first admin leaves. A client that knows only the document of before is told of the loss and goes on.
+    let (gone, dan) = (rekey::record(&world.admins[0]).principal(), Person::new("dan"));
+    let ingress = rekey::next_ingress(&world).await;
+    let signers = [&world.admins[0]];
+    let document = rekey::document(&world, &signers, |draft| {
+        draft.ingress = ingress;
+        draft.add_admin(&rekey::record(&dan));
+        draft.remove_admin(&gone);
+    });
+    let document = document.await;
+    world.client(&world.admins[0]).document_put(document).await.unwrap();
+    // Whom the first admin admitted is void without another's word.
+    world.client(&world.admins[1]).admit(&alice.record, Admit::default()).await.unwrap();
+    let before = client(&world, 0);
+    before.wraps(None, None).await.unwrap();
+    assert_eq!(before.losses().iter().map(|loss| &loss.consent).collect::<Vec<_>>(), [&first]);
+    drop(before);
+
+    // The store loses commits again. Its consent is replaced by one that the former admin signs now.
+    cycle(&mut world, 1, true, &copy).await;
+    for at in [0, 1] {
+        client(&world, at).wraps(None, None).await.unwrap();
+    }
+    let second = lose(&mut world, &copy, 1).await;
+    let key = row::consent_key(1).unwrap();
+    let forged = evidence::sign_in_memory(&second, &[world.admins[0].identity.signing_key()]).unwrap();
+    let forged = row::encode(&bulla_wire::json::to_vec(&forged), &mut SystemRng).unwrap();
+    let good = exchange(&mut world, &key, forged).await;
+    give(&world, &world.admins[1]).await;
+    let error = client(&world, 0).wraps(None, None).await.expect_err("the former admin has no say");
+    assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
+
+    exchange(&mut world, &key, good).await;
+    give(&world, &world.admins[1]).await;
+    for at in [0, 1] {
+        let after = client(&world, at);
+        after.wraps(None, None).await.unwrap();
+        assert_eq!(after.losses().iter().map(|loss| &loss.consent).collect::<Vec<_>>(), [&second]);
+    }
+    world.stop().await;
+}
+
+/// Replaces a plain row of the store behind the server's back; gives what was there.
+async fn exchange(world: &mut World, key: &StoreKey, value: SealedValue) -> SealedValue {
+    world.stop().await;
+    let store = Store::file(world.data().join("bulla.redb"), OnFatal::default()).unwrap();
+    let read = Read::Get(Table::Plain, key.clone());
+    let before = store.read(vec![read]).await.unwrap().answers.pop().and_then(Answer::into_value).unwrap();
+    let mut batch = Batch::default();
+    batch.put(Table::Plain, key.clone(), value);
+    store.commit(batch).await.unwrap();
+    store.close().await;
+    world.start().await;
+    before
 }

@@ -132,7 +132,7 @@ impl Open {
             return Ok(step);
         }
         commit.stranger(counted, head, "somebody who is no party tried to open it, and knows its id");
-        Ok(commit.done(Err(unknown(&self.wrap))))
+        Ok(commit.noted(unknown(&self.wrap)))
     }
 }
 
@@ -184,7 +184,9 @@ impl Operation for Open {
         if let Some(step) = reader.need() {
             return Ok(step);
         }
-        let Some(head) = head.map(Head::parse).transpose()? else { return Ok(Outcome::refuse(unknown(&self.wrap))) };
+        let Some(head) = head.map(Head::parse).transpose()? else {
+            return Ok(Outcome::refuse_noted(unknown(&self.wrap)));
+        };
         let commit = Commit::about(context, &head);
         let road = Road { head: &head, actor, reader, commit };
         let Some(index) = head.slot_of(&actor.principal) else {

@@ -410,8 +410,17 @@ impl<'a> Commit<'a> {
 
     /// The outcome. Whoever asks again finds it in the state.
     pub(super) fn done(self, result: Result<Reply, Refusal>) -> Step {
+        self.ends(result, Replay::Again)
+    }
+
+    /// A refusal by which the caller must not learn whether anything was written.
+    pub(super) fn noted(self, refusal: Refusal) -> Step {
+        self.ends(Err(refusal), Replay::Noted)
+    }
+
+    fn ends(self, result: Result<Reply, Refusal>, replay: Replay) -> Step {
         let Self { writes, receipts, alarms, .. } = self;
-        Step::Done(Box::new(Outcome { writes, result, replay: Replay::Again, receipts, alarms, change: None }))
+        Step::Done(Box::new(Outcome { writes, result, replay, receipts, alarms, change: None }))
     }
 
     pub(super) fn answer(self, receipts: Vec<Envelope>) -> Step {

@@ -315,6 +315,7 @@ fn admissions() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn what_admins_sign_together() {
     let w = world();
     let (alice, bob) = (&w.alice.identity, &w.bob.identity);
@@ -332,6 +333,20 @@ fn what_admins_sign_together() {
         case(name, json!({"documents": chain(&w.view), "consent": signed(consent, by)}), expect)
     };
     let elsewhere = Consent { cluster: ClusterId::new([0; 32]), ..consent.clone() };
+    // Document 2: Dave in the place of Alice and Bob, by whom it is signed.
+    let mut later = w.view.clone();
+    let mut draft = DocumentDraft::of(later.newest());
+    draft.add_admin(&w.dave.record);
+    for gone in [&w.alice, &w.bob] {
+        draft.remove_admin(&gone.record.principal());
+    }
+    let rekeyed = signed(&later.next_document(&draft).unwrap(), &[alice, bob]);
+    later.push(&rekeyed).unwrap();
+    let after_rekey = |name: &str, since: u32, by: &[&Identity], expect: &str| {
+        let input = json!({"documents": chain(&later), "consent": signed(&consent, by), "since": since});
+        case(name, input, expect)
+    };
+    let (carol, dave) = (&w.carol.identity, &w.dave.identity);
     check_vectors(
         "consent",
         vec![
@@ -342,10 +357,17 @@ fn what_admins_sign_together() {
             consents("one", &consent, &[alice], "too_few_admins"),
             consents("one and an enroller", &consent, &[alice, &w.erin.identity], "too_few_admins"),
             consents("another cluster", &elsewhere, &[alice, bob], "rule cluster"),
+            after_rekey("former admins, to who knew document 1", 1, &[alice, bob], "ok"),
+            after_rekey("former admins, to who knew genesis", 0, &[alice, bob], "ok"),
+            after_rekey("former admins, to who knew that they left", 2, &[alice, bob], "too_few_admins"),
+            after_rekey("the admins of now, to who knew document 1", 1, &[carol, dave], "ok"),
+            after_rekey("the admins of now, to who knew them", 2, &[carol, dave], "ok"),
+            after_rekey("one who left and one who came, never admins together", 0, &[alice, dave], "too_few_admins"),
+            after_rekey("to who knew a document that is not shown", 3, &[carol, dave], "too_few_admins"),
         ],
     );
-    assert!(verify_consent(&w.view, &signed(&most(2048), &[alice, bob])).is_ok());
-    assert!(verify_consent(&w.view, &signed(&most(2049), &[alice, bob])).is_err());
+    assert!(verify_consent(&w.view, &signed(&most(2048), &[alice, bob]), 0).is_ok());
+    assert!(verify_consent(&w.view, &signed(&most(2049), &[alice, bob]), 0).is_err());
     let policies = r#"{"base":"permit(principal,action,resource);"}"#;
     let digest = Digest::new(crate::digest::sha256(&[policies.as_bytes()]));
     let replaced = Digest::new(crate::digest::sha256(&[b"{}"]));

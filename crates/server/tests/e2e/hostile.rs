@@ -1,0 +1,1055 @@
+//! A store that lies under a real server. Rows are altered, cut, swapped, moved, copied and put back between the requests
+//! of real clients: each answer is the right one or an alarm, never a wrong one, a panic or a hang.
+//!
+//! Real are the server with its TLS, gate, engines and barrier, the clients, and the store in memory. The adversary
+//! writes through the store's own commits while the cluster is unsealed, so the head row is always the server's; heads
+//! and whole stores that are set back are in `seal.rs`, damaged files in `crates/store/tests/file.rs`, and what an
+//! altered seal opens to in `crates/core/tests/seal/tamper.rs`. What the sweep and the load at unsealing read is asked of
+//! the barrier in the process.
+//!
+//! Choices come from a seed that a failure prints; `BULLA_TEST_SEED=<seed>` runs it alone. Keys and ids are drawn anew in
+//! each run: rows are chosen by what they are, and rows that only their keys tell apart may change places.
+
+use crate::cases::{claim, open_body};
+use crate::support::{Caller, finish, unsealed};
+use bulla_client::{Admit, Client, ClientError, MemoryOutput, Outgoing, content};
+use bulla_core::barrier::{Kind, Query};
+use bulla_core::engine::chunk::Upload;
+use bulla_core::engine::due;
+use bulla_core::record::{
+    Answer, BATCH_BYTES_MAX, Batch, Read, SCAN_ENTRIES_MAX, SEALED_VALUE_BYTES_MIN, SealedValue, StoreKey, Table,
+};
+use bulla_crypto::evidence::{PrincipalKey, record_payload, sign_in_memory};
+use bulla_crypto::random::{Rng as _, SeededRng, draw};
+use bulla_crypto::sign::Signer as _;
+use bulla_server::route::{Endpoint, ROUTES};
+use bulla_server::tick;
+use bulla_store::Store;
+use bulla_testkit::world::{Person, Shape, World};
+use bulla_wire::api::{self, PutKv, PutPolicy, SlotState};
+use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
+use bulla_wire::id::Digest;
+use bulla_wire::json::{self, StrictMap};
+use bulla_wire::name::{Name, SecretPath};
+use bulla_wire::wrap::{Mode, Slip};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::panic;
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// Cases in CI, and in a night.
+const CASES: u64 = 20_000;
+const CASES_LONG: u64 = 400_000;
+/// Each with a server of its own.
+const WORKERS: u64 = 2;
+const DAY_S: u64 = 24 * 3600;
+/// No look at the store takes so long.
+const HANGS: Duration = Duration::from_secs(30);
+
+type Place = (Table, StoreKey);
+type Rows = BTreeMap<Place, SealedValue>;
+
+/// Every kind of record. The `match` in [`Probe::meets`] does not compile when one is missing there.
+const KINDS: [Kind; 14] = [
+    Kind::Principal,
+    Kind::Key,
+    Kind::Policy,
+    Kind::Wrap,
+    Kind::Receipt,
+    Kind::Mine,
+    Kind::Alarm,
+    Kind::Due,
+    Kind::DueActive,
+    Kind::Kv,
+    Kind::Chunk,
+    Kind::Upload,
+    Kind::AlarmCursor,
+    Kind::NextIngress,
+];
+
+/// How the store is looked at.
+#[derive(Debug, Clone)]
+enum Probe {
+    /// Reads a secret.
+    Secret(SecretPath),
+    /// Lists the secrets at the top, and below a path.
+    Names(SecretPath),
+    /// Writes a secret and reads it.
+    PutSecret(SecretPath),
+    /// The recipient looks at a wrap, and verifies what it is shown.
+    Inspect(Slip),
+    /// The recipient opens a wrap, verifies, decrypts, acknowledges.
+    Open(Slip),
+    /// The recipient opens a wrap and says that it is unreadable, which is told to its writer.
+    Nack(Slip),
+    /// Writer and recipient list their wraps.
+    Wraps,
+    /// The writer reads its alarms, all and the unseen.
+    Alarms,
+    /// The writer marks alarms as seen and reads the others.
+    SeenAlarms(String),
+    /// Admits somebody who claims a key that another holds.
+    Taken(Box<Envelope>),
+    /// Disables who is disabled.
+    Disable(Name),
+    /// Writes a policy that is there.
+    PutPolicy(Name, String),
+    /// Asks for the key of the next rekey.
+    NextIngress,
+    /// What a sweep reads, and the sweep itself.
+    Sweep(Kind),
+    /// What cleaning up after an upload reads.
+    Marker(Box<Upload>),
+    /// What unsealing reads.
+    Load(Kind),
+}
+
+impl Probe {
+    /// Whether it reads records of this kind.
+    fn meets(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Principal => matches!(self, Self::Disable(_) | Self::Load(Kind::Principal)),
+            Kind::Key => matches!(self, Self::Taken(_)),
+            Kind::Policy => matches!(self, Self::PutPolicy(..) | Self::Load(Kind::Policy)),
+            Kind::Wrap | Kind::Receipt => matches!(self, Self::Inspect(_) | Self::Open(_) | Self::Nack(_)),
+            Kind::Mine => matches!(self, Self::Wraps),
+            Kind::Alarm => matches!(self, Self::Alarms | Self::SeenAlarms(_)),
+            Kind::AlarmCursor => {
+                matches!(self, Self::Alarms | Self::SeenAlarms(_) | Self::Open(_) | Self::Nack(_))
+            }
+            Kind::Due | Kind::DueActive => matches!(self, Self::Sweep(swept) if *swept == kind),
+            Kind::Kv => matches!(self, Self::Secret(_) | Self::Names(_) | Self::PutSecret(_)),
+            Kind::Chunk => matches!(self, Self::Open(_)),
+            Kind::Upload => matches!(self, Self::Marker(_)),
+            Kind::NextIngress => matches!(self, Self::NextIngress),
+        }
+    }
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Heard {
+    /// This, a refusal included.
+    Said(String),
+    /// The server or the client found out that something is wrong.
+    Alarmed(String),
+}
+
+impl Heard {
+    fn of<T: Debug>(result: Result<T, ClientError>) -> Self {
+        match result {
+            Ok(said) => Self::Said(format!("{said:?}")),
+            Err(error) => Self::failed(&error),
+        }
+    }
+
+    fn failed(error: &ClientError) -> Self {
+        match (error, error.code()) {
+            // Rows stand where nobody wrote them, or what was to be delivered is gone: the client is told to try again.
+            (_, Some(code @ (Code::Internal | Code::Busy | Code::Unknown))) => Self::Alarmed(code.to_string()),
+            (_, Some(code)) => Self::Said(format!("refused: {code}")),
+            (ClientError::Untrusted(_) | ClientError::Tampered { .. } | ClientError::RolledBack(_), _) => {
+                Self::Alarmed(error.to_string())
+            }
+            _ => Self::Said(format!("failed: {error}")),
+        }
+    }
+
+    /// For a message.
+    fn shown(&self) -> String {
+        format!("{self:?}").chars().take(1000).collect()
+    }
+
+    /// Goes on only if nothing was found out yet.
+    async fn and(self, next: impl Future<Output = Self>) -> Self {
+        let Self::Said(first) = self else { return self };
+        match next.await {
+            Self::Said(second) => Self::Said(format!("{first}\n{second}")),
+            alarmed => alarmed,
+        }
+    }
+}
+
+/// Something that lies in the store.
+struct Thing {
+    name: &'static str,
+    rows: Vec<Place>,
+    probes: Vec<Probe>,
+}
+
+/// A server, people, and a store full of things.
+struct Stage {
+    world: World,
+    store: Store,
+    admin: Client,
+    alice: Client,
+    bob: Client,
+    bob_by_hand: Mutex<Caller>,
+    alice_by_hand: Mutex<Caller>,
+    things: Vec<Thing>,
+    /// Everything as it should be.
+    good: Rows,
+    /// What each probe of each thing hears then.
+    expected: Vec<Vec<Heard>>,
+    /// Former writings of the rows that were written more than once.
+    former: BTreeMap<Place, Vec<SealedValue>>,
+}
+
+/// Every row under the barrier but those of nonces.
+async fn snapshot(store: &Store, table: Table) -> Rows {
+    let (mut rows, mut after) = (Rows::new(), None);
+    loop {
+        let scan = Read::Scan { table, prefix: vec![], after: after.take(), limit: SCAN_ENTRIES_MAX };
+        let page = store.read(vec![scan]).await.unwrap().answers.pop().and_then(Answer::into_page).unwrap();
+        after = page.entries.last().map(|(key, _)| key.clone());
+        rows.extend(page.entries.into_iter().map(|(key, value)| ((table, key), value)));
+        if !page.more {
+            return rows;
+        }
+    }
+}
+
+/// Writes rows, or removes them, whatever is there.
+async fn put(store: &Store, changes: Vec<(Place, Option<SealedValue>)>) {
+    let mut changes = changes.into_iter().peekable();
+    while changes.peek().is_some() {
+        let (mut batch, mut bytes) = (Batch::default(), 0);
+        while let Some(((table, key), value)) = changes.next_if(|(_, value)| {
+            bytes += 300 + value.as_ref().map_or(0, |value| value.as_bytes().len());
+            bytes < BATCH_BYTES_MAX
+        }) {
+            match value {
+                Some(value) => batch.put(table, key, value),
+                None => batch.delete(table, key),
+            }
+        }
+        store.commit(batch).await.unwrap();
+    }
+}
+
+/// What of the second differs from the first, as changes that bring it back to the first.
+fn back(good: &Rows, now: &Rows) -> Vec<(Place, Option<SealedValue>)> {
+    let lost = good.iter().filter(|(place, value)| now.get(*place) != Some(*value));
+    let new = now.keys().filter(|place| !good.contains_key(*place));
+    lost.map(|(place, value)| (place.clone(), Some(value.clone()))).chain(new.map(|p| (p.clone(), None))).collect()
+}
+
+/// The kind of a record under the barrier. A nonce's row has none: it lies in a table of its own.
+fn kind_of(place: &Place) -> Option<Kind> {
+    let first = place.1.as_bytes()[0];
+    let found = KINDS.into_iter().find(|kind| *kind as u8 == first);
+    (place.0 == Table::Data).then(|| found.unwrap_or_else(|| panic!("a kind without a name: {first}")))
+}
+
+/// Writes down which rows each step of the setup made.
+struct Recorder {
+    last: Rows,
+    former: BTreeMap<Place, Vec<SealedValue>>,
+    things: Vec<Thing>,
+}
+
+impl Recorder {
+    /// The rows that are there and were not, or were otherwise, at the call before. Old writings are kept.
+    async fn step(&mut self, store: &Store) -> Vec<Place> {
+        let now = snapshot(store, Table::Data).await;
+        let changed: Vec<Place> =
+            now.iter().filter(|(p, v)| self.last.get(*p) != Some(*v)).map(|(p, _)| p.clone()).collect();
+        for place in &changed {
+            if let Some(old) = self.last.get(place) {
+                self.former.entry(place.clone()).or_default().push(old.clone());
+            }
+        }
+        self.last = now;
+        changed
+    }
+
+    async fn thing(&mut self, store: &Store, name: &'static str, probes: Vec<Probe>) {
+        let rows = self.step(store).await;
+        match self.things.iter_mut().find(|thing| thing.name == name) {
+            Some(thing) => {
+                thing.rows.extend(rows);
+                thing.probes.extend(probes);
+            }
+            None => self.things.push(Thing { name, rows, probes }),
+        }
+    }
+}
+
+fn path(text: &str) -> SecretPath {
+    text.parse().unwrap()
+}
+
+fn secret(value: &str) -> PutKv {
+    PutKv { data: StrictMap([("value".to_owned(), value.to_owned())].into()), cas: None }
+}
+
+impl Stage {
+    async fn new() -> Self {
+        Self::with_patience(None).await
+    }
+
+    /// With clients that give up after a while.
+    async fn with_patience(patience: Option<Duration>) -> Self {
+        let world = World::new(Shape::default()).await;
+        let store = world.server().node.parts.store.clone();
+        let admin = world.client(&world.admins[0]);
+        let mut log = Recorder { last: Rows::new(), former: BTreeMap::new(), things: vec![] };
+        log.step(&store).await;
+        let frank = Person::with_kind("frank", bulla_crypto::identity::IdentityKind::Classical);
+        let bob_person = Person::with_kind("bob", bulla_crypto::identity::IdentityKind::Classical);
+        world.admit_person(&frank, &[]).await;
+        log.step(&store).await;
+        admin.principal_disable(&frank.name).await.unwrap();
+        log.thing(&store, "frank", vec![Probe::Disable(frank.name.clone()), Probe::Load(Kind::Principal)]).await;
+        world.admit_person(&bob_person, &[]).await;
+        log.thing(&store, "bob", vec![Probe::Taken(Box::new(impostor(&bob_person))), Probe::Load(Kind::Principal)])
+            .await;
+        let alice_person = world.admit("alice").await;
+        log.step(&store).await;
+        let text = "permit (principal, action in Bulla::Action::\"kv\", resource);".to_owned();
+        for text in ["permit (principal, action, resource);", &text] {
+            let put = PutPolicy { text: text.to_owned(), replaces: None };
+            admin.policy_put(&"kv".parse().unwrap(), &put).await.unwrap();
+            let probes = vec![Probe::PutPolicy("kv".parse().unwrap(), text.to_owned()), Probe::Load(Kind::Policy)];
+            log.thing(&store, "policy", if text.contains("kv") { probes } else { vec![] }).await;
+        }
+        admin.next_ingress().await.unwrap();
+        log.thing(&store, "next ingress key", vec![Probe::NextIngress]).await;
+        let client = |person: &Person| {
+            let pin = bulla_client::Pin::Cluster(world.cluster);
+            let builder = Client::builder(world.address()).identity(person.identity.clone()).pin(pin);
+            patience.into_iter().fold(builder, |builder, patience| builder.timeout(patience)).build().unwrap()
+        };
+        let (alice, bob) = (client(&alice_person), client(&bob_person));
+        for (name, at) in [("a secret", "app/db"), ("another secret", "app/cache"), ("a deep secret", "x/y/z")] {
+            for value in ["first", "second", "third"] {
+                alice.kv_put(&path(at), &secret(value)).await.unwrap();
+                log.thing(&store, name, vec![]).await;
+            }
+            let dir = path(at.split_once('/').unwrap().0);
+            let probes = vec![Probe::Secret(path(at)), Probe::Names(dir), Probe::PutSecret(path(at))];
+            log.thing(&store, name, probes).await;
+        }
+        let mut stage = Self {
+            bob_by_hand: Mutex::new(Caller::new(&world, &bob_person).await),
+            alice_by_hand: Mutex::new(Caller::new(&world, &alice_person).await),
+            things: vec![],
+            good: Rows::new(),
+            expected: vec![],
+            former: BTreeMap::new(),
+            world,
+            store,
+            admin,
+            alice,
+            bob,
+        };
+        stage.wraps(&mut log).await;
+        stage.alarms(&mut log).await;
+        stage.upload(&mut log, &bob_person).await;
+        let there = |place: &Place| log.last.contains_key(place);
+        for thing in &mut log.things {
+            thing.rows.retain(there);
+            thing.rows.sort_by_key(|place| (kind_of(place), log.last[place].as_bytes().len()));
+            thing.rows.dedup();
+        }
+        (stage.things, stage.former, stage.good) = (log.things, log.former, log.last);
+        stage.listen().await;
+        stage
+    }
+
+    /// Wraps in every state.
+    async fn wraps(&mut self, log: &mut Recorder) {
+        let to = self.alice.resolve("bob").await.unwrap();
+        let short_piece = last_piece_is_short(&self.alice, &to).await;
+        log.step(&self.store).await;
+        let mut made = Vec::new();
+        for (name, life_s, ack_s) in [
+            ("lapsed wrap", DAY_S, 10),
+            ("expired wrap", 60, 600),
+            ("fresh wrap", DAY_S, 600),
+            ("opened wrap", DAY_S, 600),
+            ("acked wrap", DAY_S, 600),
+            ("nacked wrap", DAY_S, 600),
+            ("revoked wrap", DAY_S, 600),
+            ("large wrap", DAY_S, 600),
+        ] {
+            let bytes = if name == "large wrap" { vec![7; short_piece] } else { name.into() };
+            let outgoing = Outgoing { ack_s, mode: Mode::Each, ..Outgoing::new(vec![to.clone()], life_s) };
+            let slip = self.alice.wrap_create(outgoing, content(bytes)).await.unwrap().slip;
+            log.thing(&self.store, name, vec![]).await;
+            let mut bob = self.bob_by_hand.lock().await;
+            let at = |verb: &str| format!("/v1/wrap/{}:{verb}", slip.wrap);
+            let claim = claim();
+            let claim_sha256 = claim.recipients()[0].digest();
+            if matches!(name, "lapsed wrap" | "opened wrap" | "acked wrap" | "nacked wrap") {
+                bob.call_json("POST", &at("open"), &open_body(&slip, &claim)).await.ok();
+                log.thing(&self.store, name, vec![]).await;
+            }
+            let finish = api::FinishWrap { statement_sha256: slip.statement_sha256, claim_sha256 };
+            match name {
+                "acked wrap" => drop(bob.call_json("POST", &at("ack"), &finish).await.ok()),
+                "nacked wrap" => drop(bob.call_json("POST", &at("nack"), &finish).await.ok()),
+                "revoked wrap" => drop(self.alice.wrap_revoke(&slip).await.unwrap()),
+                _ => {}
+            }
+            log.thing(&self.store, name, vec![]).await;
+            made.push((name, slip));
+        }
+        // Two of them end by time.
+        let mut watch = self.world.server().node.watch();
+        self.world.clock.pass(61_000);
+        for (name, ended) in [("lapsed wrap", SlotState::Lapsed), ("expired wrap", SlotState::Expired)] {
+            let slip = &made.iter().find(|(made, _)| *made == name).unwrap().1;
+            while self.alice.wrap_inspect(slip).await.unwrap().slots[0].state != ended {
+                tick::once(&self.world.server().node, &mut watch).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        self.bob_by_hand.lock().await.send(&crate::support::open("POST", "/v1/challenge")).await.ok();
+        log.thing(&self.store, "expired wrap", vec![]).await;
+        for (name, slip) in made {
+            let mut probes = vec![Probe::Inspect(slip.clone()), Probe::Open(slip.clone()), Probe::Wraps];
+            probes.extend([Probe::Sweep(Kind::Due), Probe::Sweep(Kind::DueActive)]);
+            if name == "fresh wrap" {
+                probes.push(Probe::Nack(slip));
+            }
+            log.thing(&self.store, name, probes).await;
+        }
+        // The rows of the one that lapsed came with those of the other.
+        let names = ["lapsed wrap", "expired wrap"];
+        let both: Vec<Place> =
+            log.things.iter().filter(|t| names.contains(&t.name)).flat_map(|t| t.rows.clone()).collect();
+        log.things.iter_mut().filter(|t| names.contains(&t.name)).for_each(|t| t.rows.clone_from(&both));
+    }
+
+    async fn alarms(&mut self, log: &mut Recorder) {
+        let alarms = self.alice.alarms(None, None, true).await.unwrap().alarms;
+        assert!(alarms.len() >= 3, "{alarms:?}");
+        for alarm in &alarms[..2] {
+            self.alice.alarms_seen(&alarm.id).await.unwrap();
+            log.thing(&self.store, "alarms", vec![]).await;
+        }
+        log.thing(&self.store, "alarms", vec![Probe::Alarms, Probe::SeenAlarms(alarms[2].id.clone())]).await;
+        // They came with the wraps.
+        let rows: Vec<_> =
+            log.last.keys().filter(|p| matches!(kind_of(p), Some(Kind::Alarm | Kind::AlarmCursor))).cloned().collect();
+        log.things.last_mut().unwrap().rows.extend(rows);
+    }
+
+    /// An upload under way, as a crash leaves it.
+    async fn upload(&mut self, log: &mut Recorder, owner: &Person) {
+        let principal = bulla_crypto::evidence::Record::open(&owner.record, None).unwrap().principal();
+        let upload =
+            Upload::new([5; 16], principal, 9, Digest::new([5; 32]), self.world.server().node.now_ms() + 3_600_000);
+        let unsealed = unsealed(&self.world);
+        unsealed.write(self.world.server().node.machine(), &upload.begin()).await.unwrap();
+        log.thing(&self.store, "upload", vec![Probe::Marker(Box::new(upload)), Probe::Sweep(Kind::Due)]).await;
+    }
+
+    /// Learns what is right, and that it is the same each time.
+    async fn listen(&mut self) {
+        for thing in 0..self.things.len() {
+            let mut heard = Vec::new();
+            for probe in self.things[thing].probes.clone() {
+                let first = self.look(&probe).await;
+                self.mend().await;
+                let again = self.look(&probe).await;
+                self.mend().await;
+                assert!(matches!(first, Heard::Said(_)), "{probe:?}: {first:?}");
+                assert_eq!(first, again, "{probe:?}");
+                heard.push(first);
+            }
+            self.expected.push(heard);
+        }
+    }
+
+    /// Puts everything back that a probe or the adversary changed.
+    async fn mend(&self) {
+        let now = snapshot(&self.store, Table::Data).await;
+        put(&self.store, back(&self.good, &now)).await;
+    }
+
+    async fn look(&self, probe: &Probe) -> Heard {
+        let heard = tokio::time::timeout(HANGS, self.look_now(probe)).await;
+        assert_eq!(PANICS.load(Ordering::SeqCst), 0, "{probe:?}: something panicked");
+        heard.unwrap_or_else(|_| Heard::Said("no answer".into()))
+    }
+
+    async fn look_now(&self, probe: &Probe) -> Heard {
+        match probe {
+            Probe::Secret(path) => Heard::of(self.alice.kv_get(path).await),
+            Probe::Names(dir) => {
+                let top = Heard::of(self.alice.kv_list(None, None, None).await);
+                top.and(async { Heard::of(self.alice.kv_list(Some(dir), None, None).await) }).await
+            }
+            Probe::PutSecret(path) => {
+                let put = Heard::of(self.alice.kv_put(path, &secret("new")).await);
+                let read = async { Heard::of(self.alice.kv_get(path).await.map(|kv| (kv.version, kv.data))) };
+                put.and(read).await
+            }
+            Probe::Inspect(slip) => {
+                let inspected = self.bob.wrap_inspect(slip).await;
+                Heard::of(inspected.map(|i| (i.statement.statement, i.created.receipt, i.slots)))
+            }
+            Probe::Open(slip) => {
+                let mut output = MemoryOutput::new();
+                match self.bob.wrap_open(slip, &mut output).await {
+                    Err(error) => Heard::failed(&error),
+                    Ok(opened) => {
+                        let content = Heard::Said(format!(
+                            "{:?}",
+                            Digest::new(bulla_crypto::digest::sha256(&[output.content()]))
+                        ));
+                        content.and(async { Heard::of(opened.acked.map(|acked| acked.receipt.kind)) }).await
+                    }
+                }
+            }
+            Probe::Nack(slip) => self.nack(slip).await,
+            Probe::Wraps => {
+                let sent = Heard::of(self.alice.wraps(None, None).await);
+                sent.and(async { Heard::of(self.bob.wraps(None, None).await) }).await
+            }
+            Probe::Alarms => {
+                let all = Heard::of(self.alice.alarms(None, None, true).await);
+                all.and(async { Heard::of(self.alice.alarms(None, None, false).await) }).await
+            }
+            Probe::SeenAlarms(up_to) => {
+                let seen = Heard::of(self.alice.alarms_seen(up_to).await);
+                seen.and(async { Heard::of(self.alice.alarms(None, None, false).await) }).await
+            }
+            Probe::Taken(record) => Heard::of(self.admin.admit(record, Admit::default()).await.map(|_| ())),
+            Probe::Disable(name) => Heard::of(self.admin.principal_disable(name).await),
+            Probe::PutPolicy(name, text) => {
+                let put = PutPolicy { text: text.clone(), replaces: None };
+                Heard::of(self.admin.policy_put(name, &put).await)
+            }
+            Probe::NextIngress => Heard::of(self.admin.next_ingress().await),
+            Probe::Sweep(kind) => self.sweep(*kind).await,
+            Probe::Marker(upload) => self.records(&Query::Get(upload.marker())).await,
+            Probe::Load(kind) => {
+                let all = Query::Scan { kind: *kind, dir: vec![], after: None, limit: SCAN_ENTRIES_MAX };
+                self.records(&all).await
+            }
+        }
+    }
+
+    async fn nack(&self, slip: &Slip) -> Heard {
+        let (mut bob, claim) = (self.bob_by_hand.lock().await, claim());
+        let opened = bob.call_json("POST", &format!("/v1/wrap/{}:open", slip.wrap), &open_body(slip, &claim)).await;
+        let finish =
+            api::FinishWrap { statement_sha256: slip.statement_sha256, claim_sha256: claim.recipients()[0].digest() };
+        let nacked = bob.call_json("POST", &format!("/v1/wrap/{}:nack", slip.wrap), &finish).await;
+        if [&opened, &nacked].iter().any(|reply| reply.code() == Some(Code::Internal)) {
+            return Heard::Alarmed("internal".into());
+        }
+        let said = Heard::Said(format!("{:?} {:?}", opened.code(), nacked.code()));
+        let alarms = async { Heard::of(self.alice.alarms(None, None, true).await.map(|alarms| alarms.alarms.len())) };
+        said.and(alarms).await
+    }
+
+    /// Reads below TLS, as an engine does.
+    async fn records(&self, query: &Query) -> Heard {
+        let (unsealed, queries) = (unsealed(&self.world), std::slice::from_ref(query));
+        let snapshot = self.store.read(unsealed.barrier.reads(queries).unwrap()).await.unwrap();
+        let (_, records) = match unsealed.barrier.records(queries, snapshot) {
+            Ok(records) => records,
+            Err(error) => return Heard::Alarmed(error.to_string()),
+        };
+        let bytes = |record: &bulla_core::barrier::Record| (record.cursor.clone(), record.bytes.expose().to_vec());
+        Heard::Said(match query {
+            Query::Get(key) => format!("{:?}", records.get(key).unwrap().map(bytes)),
+            Query::Scan { .. } => format!("{:?}", records.page(query).unwrap().0.iter().map(bytes).collect::<Vec<_>>()),
+        })
+    }
+
+    /// Nothing is due, whatever the store says.
+    async fn sweep(&self, kind: Kind) -> Heard {
+        let before = snapshot(&self.store, Table::Data).await;
+        let mut watch = self.world.server().node.watch();
+        tick::once(&self.world.server().node, &mut watch).await;
+        let after = snapshot(&self.store, Table::Data).await;
+        assert_eq!(back(&before, &after), [], "the sweep did something");
+        self.records(&due::scan(kind, SCAN_ENTRIES_MAX)).await
+    }
+}
+
+/// A length of content whose ciphertext ends a few bytes into a piece.
+async fn last_piece_is_short(alice: &Client, to: &bulla_client::Resolved) -> usize {
+    const PIECE: u64 = bulla_core::engine::chunk::CHUNK_BYTES as u64;
+    let sample = alice.wrap_create(Outgoing::new(vec![to.clone()], 60), content(vec![7; 300_000])).await.unwrap();
+    let statement: bulla_wire::wrap::Statement = serde_json::from_slice(&sample.statement.payload).unwrap();
+    alice.wrap_revoke(&sample.slip).await.unwrap();
+    let over = statement.ct.len % PIECE;
+    300_000 - usize::try_from(over).unwrap() + 40
+}
+
+/// The record of somebody new with the recipients of another.
+fn impostor(of: &Person) -> Envelope {
+    let own = Person::new("impostor").identity;
+    let key = PrincipalKey {
+        public: own.public_key().clone(),
+        recipients: of.identity.recipients().to_vec(),
+        dual_use: false,
+    };
+    let payload = record_payload("impostor".parse().unwrap(), None, &[key]).unwrap();
+    sign_in_memory(&payload, &[own.signing_key()]).unwrap()
+}
+
+/// Panics anywhere but in tests: a handler's becomes an answer, which must not pass for an alarm.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if info.location().is_some_and(|at| !at.file().contains("tests/")) {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+            }
+            before(info);
+        }));
+    });
+}
+
+/// What the adversary does to a row.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Flip,
+    Cut,
+    Lengthen,
+    Garbage,
+    /// Two rows' values change places.
+    Swap,
+    /// Another's value over this one.
+    Over,
+    /// Another's value over this one, and the other is gone, of which the look that follows reads nothing: what is
+    /// gone alone is not noticed ([`NOT_HELD`]).
+    Move,
+    /// A copy of this one under a key that nobody wrote, of the same kind and directory.
+    Beside,
+    /// This one's value under the key of another, and another's under that of a third.
+    Rotate,
+}
+
+const HARMS: [Harm; 9] = [
+    Harm::Flip,
+    Harm::Cut,
+    Harm::Lengthen,
+    Harm::Garbage,
+    Harm::Swap,
+    Harm::Over,
+    Harm::Move,
+    Harm::Beside,
+    Harm::Rotate,
+];
+
+fn below(rng: &mut SeededRng, limit: usize) -> usize {
+    usize::try_from(u64::from_be_bytes(draw(rng)) % u64::try_from(limit).unwrap()).unwrap()
+}
+
+fn flipped(value: &SealedValue, place: usize, bit: usize) -> SealedValue {
+    let mut bytes = value.as_bytes().to_vec();
+    bytes[place] ^= 1 << (bit % 8);
+    SealedValue::new(bytes).unwrap()
+}
+
+/// Another row: mostly one of the same kind.
+fn other<'a>(rows: &'a Rows, place: &Place, rng: &mut SeededRng) -> (&'a Place, &'a SealedValue) {
+    let same = below(rng, 4) != 0;
+    let fits = |found: &Place| found != place && (!same || kind_of(found) == kind_of(place));
+    let mut others: Vec<_> = rows.iter().filter(|(found, _)| fits(found)).collect();
+    if others.is_empty() {
+        others = rows.iter().filter(|(found, _)| *found != place).collect();
+    }
+    others.sort_by_key(|(found, value)| (kind_of(found), value.as_bytes().len()));
+    others[below(rng, others.len())]
+}
+
+/// What a harm makes of the rows, before a look that reads these kinds.
+fn harm(
+    harm: Harm,
+    rows: &Rows,
+    (place, value): (&Place, &SealedValue),
+    read: &dyn Fn(Kind) -> bool,
+    rng: &mut SeededRng,
+) -> Vec<(Place, Option<SealedValue>)> {
+    let own = value.as_bytes();
+    let here = |bytes: Vec<u8>| vec![(place.clone(), Some(SealedValue::new(bytes).unwrap()))];
+    let copy = |value: &SealedValue| Some(value.clone());
+    match harm {
+        Harm::Flip => vec![(place.clone(), Some(flipped(value, below(rng, own.len()), below(rng, 8))))],
+        Harm::Cut => {
+            let kept = SEALED_VALUE_BYTES_MIN + below(rng, own.len() - SEALED_VALUE_BYTES_MIN);
+            here(own[..kept].to_vec())
+        }
+        Harm::Lengthen => {
+            let more = vec![0; 1 + below(rng, 40)];
+            here([own, &more].concat())
+        }
+        Harm::Garbage => {
+            let mut bytes = own.to_vec();
+            rng.fill(&mut bytes[5..]);
+            here(bytes)
+        }
+        Harm::Swap => {
+            let (other, theirs) = other(rows, place, rng);
+            vec![(place.clone(), copy(theirs)), (other.clone(), copy(value))]
+        }
+        Harm::Over => vec![(place.clone(), copy(other(rows, place, rng).1))],
+        Harm::Move => {
+            let (other, theirs) = other(rows, place, rng);
+            let gone = kind_of(other).is_some_and(|kind| !read(kind)).then(|| (other.clone(), None));
+            [(place.clone(), copy(theirs))].into_iter().chain(gone).collect()
+        }
+        Harm::Beside => {
+            let mut key = place.1.as_bytes().to_vec();
+            let from = if key.len() > 17 { 17 } else { 1 };
+            rng.fill(&mut key[from..]);
+            // Early, where keys begin with a time.
+            if matches!(kind_of(place), Some(Kind::Due | Kind::DueActive)) {
+                key[1..8].fill(0);
+            }
+            vec![((place.0, StoreKey::new(key).unwrap()), copy(value))]
+        }
+        Harm::Rotate => {
+            let (second, theirs) = other(rows, place, rng);
+            let (third, last) = other(rows, second, rng);
+            let rotated = [(second.clone(), copy(value)), (third.clone(), copy(theirs)), (place.clone(), copy(last))];
+            BTreeMap::from(rotated).into_iter().collect()
+        }
+    }
+}
+
+impl Stage {
+    /// A row that a probe reads, in one of the things: by the seed alone.
+    fn choose(&self, rng: &mut SeededRng) -> (usize, &Place, usize) {
+        loop {
+            let thing = below(rng, self.things.len());
+            let Thing { rows, probes, .. } = &self.things[thing];
+            let place = &rows[below(rng, rows.len())];
+            let fitting: Vec<_> =
+                (0..probes.len()).filter(|probe| probes[*probe].meets(kind_of(place).unwrap())).collect();
+            if !fitting.is_empty() {
+                return (thing, place, fitting[below(rng, fitting.len())]);
+            }
+        }
+    }
+
+    /// One case. Whether it was noticed.
+    async fn case(&self, seed: u64) -> bool {
+        let mut rng = SeededRng::from_u64(seed);
+        let (thing, place, probe) = self.choose(&mut rng);
+        let kind = HARMS[below(&mut rng, HARMS.len())];
+        let look = &self.things[thing].probes[probe];
+        let row = (place, &self.good[place]);
+        put(&self.store, harm(kind, &self.good, row, &|kind| look.meets(kind), &mut rng)).await;
+        let heard = self.look(look).await;
+        self.mend().await;
+        let expected = &self.expected[thing][probe];
+        assert!(
+            matches!(heard, Heard::Alarmed(_)) || heard == *expected,
+            "seed {seed}: {kind:?} of a {:?} row of the {}, then {look:?}\n  right: {}\n  heard: {}\n\
+             BULLA_TEST_SEED={seed} runs this alone",
+            kind_of(place).unwrap(),
+            self.things[thing].name,
+            expected.shown(),
+            heard.shown(),
+        );
+        heard != *expected
+    }
+
+    /// The same for the row of a nonce: its request comes again, and happens once.
+    async fn nonce_case(&self, seed: u64) -> bool {
+        let mut rng = SeededRng::from_u64(seed);
+        let (kind, at) = (HARMS[below(&mut rng, HARMS.len())], path("nonce/here"));
+        let (row, again) = self.used_nonce(&at).await;
+        let mut rows = self.good.clone();
+        let value = snapshot(&self.store, row.0).await[&row].clone();
+        rows.insert(row.clone(), value.clone());
+        put(&self.store, harm(kind, &rows, (&row, &value), &|kind| kind == Kind::Kv, &mut rng)).await;
+        let noticed = self.repeat(&at, again, &format!("seed {seed}: {kind:?} of a nonce's row")).await;
+        self.mend().await;
+        noticed
+    }
+
+    /// Writes a secret by hand; the nonce's row, and the same request once more.
+    async fn used_nonce(&self, at: &SecretPath) -> (Place, crate::support::Request) {
+        let route = ROUTES.iter().find(|route| route.endpoint == Endpoint::KvPut).unwrap();
+        let mut alice = self.alice_by_hand.lock().await;
+        alice.send(&crate::support::open("POST", "/v1/challenge")).await.ok();
+        let request = alice.of_route(&self.world, route, &format!("/v1/kv/{at}"), json::to_vec(&secret("once")));
+        let nonce = request.header(bulla_wire::signature::SIGNATURE_INPUT_HEADER).split("nonce=\"").nth(1).unwrap();
+        let nonce: bulla_wire::id::Nonce = nonce.split('"').next().unwrap().parse().unwrap();
+        let bucket = Table::Seen(nonce.minute());
+        let before = snapshot(&self.store, bucket).await;
+        alice.send(&request).await.ok();
+        let after = snapshot(&self.store, bucket).await;
+        let mut new = after.into_keys().filter(|place| !before.contains_key(place));
+        let row = new.next().unwrap();
+        assert_eq!(new.next(), None);
+        (row, request)
+    }
+
+    async fn repeat(&self, at: &SecretPath, again: crate::support::Request, told: &str) -> bool {
+        let reply = self.alice_by_hand.lock().await.send(&again).await;
+        let now = self.alice.kv_get(at).await.unwrap();
+        assert_eq!(now.version, 1, "{told}: it happened again");
+        let same = reply.status == 200 && reply.json::<api::KvWritten>().version == 1;
+        assert!(same || reply.code() == Some(Code::Internal), "{told}: {reply:?}");
+        !same
+    }
+}
+
+/// One seed in so many is about a nonce.
+const NONCES: u64 = 16;
+
+async fn one(stage: &Stage, seed: u64) -> bool {
+    if seed.is_multiple_of(NONCES) { stage.nonce_case(seed).await } else { stage.case(seed).await }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_right_or_an_alarm() {
+    count_panics();
+    let alone = std::env::var("BULLA_TEST_SEED").ok().map(|seed| seed.parse::<u64>().expect("a number"));
+    if let Some(seed) = alone {
+        let noticed = one(&Stage::new().await, seed).await;
+        println!("seed {seed}: noticed: {noticed}");
+        return;
+    }
+    let cases = if bulla_testkit::long() { CASES_LONG } else { CASES };
+    let workers = (0..WORKERS).map(|worker| {
+        tokio::spawn(async move {
+            let stage = Stage::new().await;
+            let mut noticed = 0;
+            for seed in (worker..cases).step_by(usize::try_from(WORKERS).unwrap()) {
+                noticed += u64::from(one(&stage, seed).await);
+            }
+            finish(stage.world).await;
+            noticed
+        })
+    });
+    let mut noticed = 0;
+    for worker in workers.collect::<Vec<_>>() {
+        noticed += worker.await.unwrap();
+    }
+    println!("{cases} cases, {noticed} noticed, the others without effect");
+    assert!(noticed > cases / 3, "only {noticed} of {cases} were noticed at all");
+}
+
+/// Every byte of one stored record of every kind, and of a nonce's row, flipped once.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_of_every_kind_counts() {
+    count_panics();
+    let stage = Stage::new().await;
+    for kind in KINDS {
+        let (thing, place, probe) = stage.telling(kind).await;
+        let (value, look) = (&stage.good[&place], &stage.things[thing].probes[probe]);
+        let (length, mut noticed) = (value.as_bytes().len(), 0);
+        for byte in 0..length {
+            put(&stage.store, vec![(place.clone(), Some(flipped(value, byte, byte)))]).await;
+            let heard = stage.look(look).await;
+            stage.mend().await;
+            let right = heard == stage.expected[thing][probe];
+            assert!(right || matches!(heard, Heard::Alarmed(_)), "{kind:?}, byte {byte}, {look:?}: {}", heard.shown());
+            noticed += usize::from(!right);
+        }
+        println!("{kind:?}: {noticed} of {length} bytes noticed");
+        assert_eq!(noticed, length, "{kind:?}");
+    }
+    let at = path("nonce/flipped");
+    let (row, again) = stage.used_nonce(&at).await;
+    let value = snapshot(&stage.store, row.0).await[&row].clone();
+    for byte in 0..value.as_bytes().len() {
+        put(&stage.store, vec![(row.clone(), Some(flipped(&value, byte, byte)))]).await;
+        assert!(stage.repeat(&at, again.clone(), &format!("byte {byte} of a nonce's row")).await, "byte {byte}");
+    }
+    finish(stage.world).await;
+}
+
+impl Stage {
+    /// The shortest record of a kind whose loss of sense some probe notices, and that probe.
+    async fn telling(&self, kind: Kind) -> (usize, Place, usize) {
+        let mut rows: Vec<_> = Vec::new();
+        for (at, thing) in self.things.iter().enumerate() {
+            rows.extend(thing.rows.iter().filter(|row| kind_of(row) == Some(kind)).map(|row| (at, row)));
+        }
+        rows.sort_by_key(|(_, row)| self.good[*row].as_bytes().len());
+        for (thing, row) in rows {
+            for (at, probe) in self.things[thing].probes.iter().enumerate().filter(|(_, probe)| probe.meets(kind)) {
+                put(&self.store, vec![(row.clone(), Some(flipped(&self.good[row], 20, 0)))]).await;
+                let heard = self.look(probe).await;
+                self.mend().await;
+                if matches!(heard, Heard::Alarmed(_)) {
+                    return (thing, row.clone(), at);
+                }
+            }
+        }
+        panic!("no probe reads a record of {kind:?}");
+    }
+}
+
+/// One row that is put back to a former writing, or dropped: what is *not* noticed, by kind. To be noticed it needs the
+/// index of a log in the head, and it stands in SECURITY.md. When one of these is held one day, this test fails, and the
+/// list and that page shrink.
+const NOT_HELD: &[(Kind, Loss)] = &[
+    // Who was disabled is not, or is unknown.
+    (Kind::Principal, Loss::Former),
+    (Kind::Principal, Loss::Gone),
+    // A key that somebody holds is taken for free.
+    (Kind::Key, Loss::Gone),
+    (Kind::Policy, Loss::Former),
+    (Kind::Policy, Loss::Gone),
+    // A wrap is in a state that it has left, for who looks at it, or unknown. No single row makes it open again: the
+    // receipt of its opening is in the way.
+    (Kind::Wrap, Loss::Former),
+    (Kind::Wrap, Loss::Gone),
+    // The last receipts of a slot are missing.
+    (Kind::Receipt, Loss::Gone),
+    (Kind::Mine, Loss::Gone),
+    (Kind::Alarm, Loss::Gone),
+    // What is due never happens; who opens too late is refused all the same.
+    (Kind::Due, Loss::Gone),
+    (Kind::DueActive, Loss::Gone),
+    (Kind::Kv, Loss::Former),
+    (Kind::Kv, Loss::Gone),
+    // Pieces that nobody waits for stay.
+    (Kind::Upload, Loss::Gone),
+    // Alarms are unseen again.
+    (Kind::AlarmCursor, Loss::Former),
+    (Kind::AlarmCursor, Loss::Gone),
+    // Another key is given for the next rekey.
+    (Kind::NextIngress, Loss::Gone),
+];
+
+/// What may be lost of a single row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    /// The row is as it was once.
+    Former,
+    /// The row is gone.
+    Gone,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_freshness_of_a_single_row_is_not_held() {
+    count_panics();
+    // Some losses keep a client waiting: the server does not write where rows stand already, and says that it is busy.
+    let stage = Stage::with_patience(Some(Duration::from_secs(2))).await;
+    let mut unnoticed = BTreeSet::new();
+    for (at, thing) in stage.things.iter().enumerate() {
+        for place in &thing.rows {
+            let kind = kind_of(place).unwrap();
+            let former = stage.former.get(place).into_iter().flatten().map(|value| (Loss::Former, Some(value.clone())));
+            for (loss, value) in former.chain([(Loss::Gone, None)]) {
+                for (probe, look) in thing.probes.iter().enumerate().filter(|(_, probe)| probe.meets(kind)) {
+                    let opens = matches!(look, Probe::Open(_));
+                    if unnoticed.contains(&(kind, loss)) && !opens {
+                        continue;
+                    }
+                    put(&stage.store, vec![(place.clone(), value.clone())]).await;
+                    let heard = stage.look(look).await;
+                    stage.mend().await;
+                    let right = &stage.expected[at][probe];
+                    let gives = |heard: &Heard| matches!(heard, Heard::Said(said) if !said.starts_with("refused"));
+                    assert!(!opens || !gives(&heard) || gives(right), "{kind:?} {loss:?}: the {} opens", thing.name);
+                    if heard != *right && !matches!(heard, Heard::Alarmed(_)) {
+                        unnoticed.insert((kind, loss));
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(unnoticed.into_iter().collect::<Vec<_>>(), NOT_HELD);
+    finish(stage.world).await;
+}
+
+/// The plain rows, which a server reads at its start before it has a key: it does not start, does not unseal, or serves
+/// what it served before. What each altered byte of the seal's rows opens to is in `crates/core/tests/seal/tamper.rs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_plain_rows_open_nothing_else() {
+    let mut world = World::new(Shape { n: 2, ..Shape::durable() }).await;
+    let alice = world.admit("alice").await;
+    let text = "permit (principal, action in Bulla::Action::\"kv\", resource);".to_owned();
+    let admin = world.client(&world.admins[0]);
+    admin.policy_put(&"kv".parse().unwrap(), &PutPolicy { text, replaces: None }).await.unwrap();
+    world.client(&alice).kv_put(&path("app/db"), &secret("right")).await.unwrap();
+    crate::governance::enrol(&world, &alice, true).await;
+    let facts = async |world: &World| {
+        let facts = world.client(&alice).cluster().await?;
+        let value = world.client(&alice).kv_get(&path("app/db")).await?;
+        Ok::<_, ClientError>((facts.view.newest().digest(), facts.lineages.len(), value.data, value.version))
+    };
+    let right = facts(&world).await.unwrap();
+    world.stop().await;
+    let (file, kept) = (world.data().join("bulla.redb"), tempfile::tempdir().unwrap());
+    let log = crate::support::audit_path(&world);
+    let copy_all = |from: &std::path::Path, to: &std::path::Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    std::fs::copy(&file, kept.path().join("store")).unwrap();
+    copy_all(&log, &kept.path().join("log"));
+    let store = Store::file(&file, bulla_store::OnFatal::default()).unwrap();
+    let rows = snapshot(&store, Table::Plain).await;
+    store.close().await;
+    let names: BTreeSet<String> = rows.keys().map(|(_, key)| String::from_utf8_lossy(key.as_bytes()).into()).collect();
+    let expected =
+        ["approval/0", "document/0", "document/1", "head", "lineages", "seal/config", "seal/keyring", "seal/share/0"];
+    assert!(expected.iter().all(|name| names.contains(*name)), "{names:?}");
+    let mut rng = SeededRng::from_u64(1);
+    let (mut refused, mut served) = (0, 0);
+    for ((table, key), value) in &rows {
+        let name = key.as_bytes().escape_ascii().to_string();
+        let bytes = value.as_bytes();
+        let content = SEALED_VALUE_BYTES_MIN..bytes.len();
+        let flip = |rng: &mut SeededRng| flipped(value, content.start + below(rng, content.len()), below(rng, 8));
+        let cut = SealedValue::new(&bytes[..content.start + content.len() / 2]).unwrap();
+        for harmed in [flip(&mut rng), flip(&mut rng), cut] {
+            let store = Store::file(&file, bulla_store::OnFatal::default()).unwrap();
+            let mut batch = Batch::default();
+            batch.put(*table, key.clone(), harmed);
+            let written = store.commit(batch).await;
+            store.close().await;
+            // The store itself takes no head that goes back.
+            assert!(written.is_ok() || name == "head", "{name}: {written:?}");
+            let heard = match bulla_server::run(&world.config, world.clock.clone()).await {
+                Err(_) => None,
+                Ok(server) => {
+                    world.server = Some(server);
+                    let approve: &(dyn Fn(&bulla_crypto::evidence::ClusterView) -> bool + Send + Sync) = &|_| true;
+                    let how = bulla_client::Unseal { approve, danger_older_epoch: false };
+                    let admin = world.client(&world.admins[0]);
+                    let opened = tokio::time::timeout(HANGS, admin.unseal(&how)).await.expect("an answer");
+                    let opened = opened.is_ok_and(|outcome| outcome.given.state == api::SealState::Unsealed);
+                    let heard = if opened { facts(&world).await.ok() } else { None };
+                    world.stop().await;
+                    heard
+                }
+            };
+            match heard {
+                // Unsealing began a history of its own.
+                Some((document, lineages, data, version)) => {
+                    assert_eq!(
+                        (document, lineages - 1, &data, version),
+                        (right.0, right.1, &right.2, right.3),
+                        "{name}"
+                    );
+                    served += 1;
+                }
+                None => refused += 1,
+            }
+            std::fs::copy(kept.path().join("store"), &file).unwrap();
+            std::fs::remove_dir_all(&log).unwrap();
+            copy_all(&kept.path().join("log"), &log);
+        }
+    }
+    println!("{refused} refused, {served} served what was right");
+    assert!(refused > rows.len() && refused + served == 3 * rows.len());
+}
