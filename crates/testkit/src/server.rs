@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn a_server_starts_is_killed_and_starts_again() {
         let folder = tempfile::tempdir().unwrap();
-        let body = format!("{READY}\ntrap 'exit 7' TERM\nwhile :; do sleep 0.05; done");
+        let body = format!("trap 'exit 7' TERM\n{READY}\nwhile :; do sleep 0.05; done");
         let mut server = Server::start(Options::durable(pretender(folder.path(), &body)));
         let first = server.ready().pid;
         assert_eq!((server.address(), server.node()), ("127.0.0.1:1", "sha256:n"));
