@@ -71,6 +71,8 @@ enum Found {
     Records(Vec<Vec<u8>>),
     /// It goes on from a later state than the database's.
     Later,
+    /// A record is not whole, and the one after it is: it was synced, so it was whole once.
+    Damaged,
 }
 
 impl Journal {
@@ -84,6 +86,8 @@ impl Journal {
         }
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|source| failed("cannot open")(&path, source))?;
+        // The database has a lock of its own; whoever replaces it beside a process that runs gets no second writer here.
+        file.try_lock().map_err(|_| OpenError::Locked { path: path.clone() })?;
         let backend = FileBackend::new(file)
             .map_err(|cause| OpenError::Damaged { path: path.clone(), detail: cause.to_string() })?;
         Self::from_backend(Box::new(backend), &path, store, generation, LIMIT_BYTES)
@@ -117,6 +121,7 @@ impl Journal {
                 let reason = "it goes on from a later state than the store's";
                 Err(OpenError::OtherJournal { path: path.to_owned(), reason })
             }
+            Found::Damaged => Err(damaged("a record that was synced is not whole".to_owned())),
             Found::Records(bodies) => {
                 let journal =
                     Self { file, store, generation, number: 0, end: RECORDS_START, checksum: [0; CHECKSUM], limit };
@@ -201,6 +206,16 @@ fn create(path: &Path, store: StoreId) -> io::Result<()> {
     sync_directory(path)
 }
 
+/// Refuses to make a store where a journal waits for one: it may be all that is left of some commits.
+pub(super) fn demand_none(path: &Path) -> Result<(), OpenError> {
+    let path = path_of(path);
+    match fs::exists(&path) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(OpenError::OtherJournal { path, reason: "there is none" }),
+        Err(source) => Err(OpenError::Io { path, action: "cannot look for", source }),
+    }
+}
+
 /// Removes the journal of a store that was closed in order: then the database alone is the store.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let path = path_of(path);
@@ -238,7 +253,16 @@ fn records(mut bytes: &[u8], store: StoreId, generation: u64) -> Found {
         bodies.push(whole.body.to_vec());
         (bytes, before, number) = (whole.rest, whole.checksum, number.saturating_add(1));
     }
-    Found::Records(bodies)
+    let next = stated(bytes).and_then(|(checksum, rest)| whole(rest, &store, &checksum, number.saturating_add(1)));
+    if next.is_some_and(|next| next.generation == generation) { Found::Damaged } else { Found::Records(bodies) }
+}
+
+/// The checksum that the first record states, be it true or not, and what follows the record.
+fn stated(bytes: &[u8]) -> Option<([u8; CHECKSUM], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>()?;
+    let length = usize::try_from(u32::from_be_bytes(*head.last_chunk()?)).ok()?;
+    let (checksum, rest) = rest.get(length..)?.split_first_chunk::<CHECKSUM>()?;
+    Some((*checksum, rest))
 }
 
 /// A record whose number and checksum hold.

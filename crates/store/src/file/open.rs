@@ -30,6 +30,7 @@ const REDB_MAGIC: [u8; 9] = [b'r', b'e', b'd', b'b', 0x1A, 0x0A, 0xA9, 0x0D, 0x0
 pub(super) fn open_or_create(path: &Path) -> Result<(Database, Journal), OpenError> {
     let exists = fs::exists(path).map_err(|source| io_error(path, "cannot look for", source))?;
     if !exists {
+        journal::demand_none(path)?;
         create(path)?;
     }
     let database = open(path)?;

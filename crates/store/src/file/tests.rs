@@ -3,8 +3,9 @@
 use super::journal::{self, Journal, RECORDS_START};
 use super::{FileStore, OnFatal, open};
 use crate::{CommitError, Store};
-use bulla_core::record::{Batch, HeadSource, Precondition, Read, SealedValue, Sequence, StoreKey, Table};
+use bulla_core::record::{Batch, HEAD_KEY, HeadSource, Precondition, Read, SealedValue, Sequence, StoreKey, Table};
 use redb::{Database, ReadableDatabase, StorageBackend, TableHandle};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,6 +21,8 @@ struct DiskFile(Disk, usize);
 #[derive(Debug, Default)]
 struct Platter {
     bytes: [Vec<u8>; 2],
+    /// What was there before the log began.
+    base: [Vec<u8>; 2],
     log: Vec<(usize, Order)>,
     fails: Option<Fails>,
 }
@@ -70,7 +73,7 @@ impl Disk {
     /// what follows whatever `survives` says: all of a write, nothing, or its beginning.
     fn after_power_cut(&self, orders: usize, mut survives: impl FnMut() -> u64) -> Self {
         let log = self.platter().log[..orders].to_vec();
-        let mut bytes = [Vec::new(), Vec::new()];
+        let mut bytes = self.platter().base.clone();
         for (file, bytes) in bytes.iter_mut().enumerate() {
             let own = || log.iter().filter(|(of, _)| *of == file).map(|(_, order)| order);
             let synced = own().collect::<Vec<_>>().iter().rposition(|order| matches!(order, Order::Sync));
@@ -86,7 +89,7 @@ impl Disk {
                 }
             }
         }
-        Self(Arc::new(Mutex::new(Platter { bytes, ..Platter::default() })))
+        Self(Arc::new(Mutex::new(Platter { base: bytes.clone(), bytes, ..Platter::default() })))
     }
 
     fn file(&self, number: usize) -> DiskFile {
@@ -170,33 +173,93 @@ async fn has(store: &Store, name: &str) -> bool {
     snapshot.answers.into_iter().next().unwrap().into_value().is_some()
 }
 
+type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// Some puts, deletes and dropped buckets, over few keys, so that they meet each other; what they make of `rows`.
+fn changes(next: &mut impl FnMut() -> u64, rows: &mut Rows) -> Batch {
+    let mut batch = Batch::default();
+    let table = |number| match number % 4 {
+        0 => Table::Plain,
+        1 | 2 => Table::Data,
+        _ => Table::Seen(u32::try_from(number % 3).unwrap()),
+    };
+    let mut named = BTreeSet::new();
+    for _ in 0..1 + next() % 4 {
+        let (table, name) = (table(next()), format!("{}", next() % 8));
+        if !named.insert((table, name.clone())) {
+            continue;
+        }
+        let row = (table, name.clone().into_bytes());
+        if next() % 3 == 0 {
+            batch.delete(table, key(&name));
+            rows.remove(&row);
+        } else {
+            let size = 20 + usize::try_from(next() % 2000).unwrap();
+            let value = vec![u8::try_from(next() % 200).unwrap() + 3; size];
+            batch.put(table, key(&name), SealedValue::new(value.clone()).unwrap());
+            rows.insert(row, value);
+        }
+    }
+    for minute in 0..3 {
+        if next() % 5 == 0 && named.iter().all(|(table, _)| *table != Table::Seen(minute)) {
+            batch.drop_seen.push(minute);
+            rows.retain(|(table, _), _| *table != Table::Seen(minute));
+        }
+    }
+    batch
+}
+
+/// All rows but the head's.
+async fn rows(store: &Store) -> Rows {
+    let tables = [Table::Plain, Table::Data, Table::Seen(0), Table::Seen(1), Table::Seen(2)];
+    let reads = tables.iter().map(|table| Read::Scan { table: *table, prefix: vec![], after: None, limit: 100 });
+    let answers = store.read(reads.collect()).await.unwrap().answers;
+    let mut rows = Rows::new();
+    for (table, answer) in tables.into_iter().zip(answers) {
+        let entries = answer.into_page().unwrap().entries.into_iter();
+        rows.extend(entries.map(|(key, value)| ((table, key.as_bytes().to_vec()), value.into_bytes())));
+    }
+    rows.retain(|(_, key), _| key != HEAD_KEY);
+    rows
+}
+
 #[tokio::test]
 async fn a_power_cut_loses_no_acknowledged_commit() {
-    let disk = Disk::default();
-    let (store, _) = start(&disk);
-    let mut acknowledged = Vec::new();
-    for number in 0..24 {
-        store.commit(put(&format!("{number}"))).await.unwrap();
-        acknowledged.push(disk.orders());
-    }
-    // A linear congruential generator: the same cuts in every run.
+    // A linear congruential generator: the same changes and cuts in every run.
     let mut random = 12345_u64;
     let mut next = move || -> u64 {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         random >> 33
     };
-    let first = acknowledged[0];
-    for orders in first..=*acknowledged.last().unwrap() {
+    let disk = Disk::default();
+    let (store, _) = start(&disk);
+    let first = disk.orders();
+    let (mut states, mut acknowledged) = (vec![Rows::new()], vec![0]);
+    for _ in 0..40 {
+        let mut state = states.last().unwrap().clone();
+        let batch = changes(&mut next, &mut state);
+        store.commit(batch).await.unwrap();
+        acknowledged.push(disk.orders());
+        states.push(state);
+    }
+    // With one more answer, what follows the last is over.
+    store.commit(Batch::default()).await.unwrap();
+    for orders in first..=disk.orders() {
         let cut = disk.after_power_cut(orders, &mut next);
+        let kept = acknowledged.iter().filter(|at| **at <= orders).count() - 1;
         let (after, reports) = start(&cut);
-        let kept = acknowledged.iter().filter(|at| **at <= orders).count();
-        for number in 0..kept {
-            assert!(has(&after, &format!("{number}")).await, "commit {number} is lost after {orders} orders");
-        }
-        assert!(!has(&after, &format!("{}", kept + 1)).await, "a commit that was never made, after {orders} orders");
-        after.commit(put("afterwards")).await.unwrap();
-        assert!(reports.lock().unwrap().is_empty());
-        after.close().await;
+        let found = rows(&after).await;
+        let whole = found == states[kept] || states.get(kept + 1).is_some_and(|next| found == *next);
+        assert!(whole, "after {orders} orders, {kept} commits were acknowledged, and there is {found:?}");
+        drop(after);
+        // Power goes again, while or after the journal was repeated.
+        let again = cut.after_power_cut(usize::try_from(next()).unwrap() % (cut.orders() + 1), &mut next);
+        let (last, more) = start(&again);
+        assert_eq!(rows(&last).await, found, "after {orders} orders and a second cut");
+        last.commit(put("afterwards")).await.unwrap();
+        assert!(has(&last, "afterwards").await);
+        assert!(reports.lock().unwrap().is_empty() && more.lock().unwrap().is_empty());
+        last.close().await;
     }
 }
 

@@ -107,9 +107,10 @@ fn close(shared: &Shared, database: Database, mut journal: Journal) {
     let done = open::begin_durable(&database).and_then(|transaction| open::checkpoint(transaction, &mut journal));
     match done {
         Ok(()) => {
-            drop((database, journal));
-            // One that stays has nothing that the database lacks.
+            // While the database is still locked, or another process could have begun to write to it. A journal that
+            // stays has nothing that the database lacks.
             let _ = journal::remove(&shared.path);
+            drop((journal, database));
         }
         Err(cause) => drop(shared.fatal("bringing the journal into", &cause)),
     }
@@ -175,7 +176,7 @@ fn write_group(shared: &Shared, journal: &mut Journal, group: Vec<Commit>) -> bo
     };
     let detail = match &error {
         GroupError::Before(cause) => shared.fatal("writing", cause),
-        GroupError::During(cause) => shared.fatal("committing to", cause),
+        GroupError::During(cause) => shared.fatal("committing to the journal and", cause),
         GroupError::Head(cause) => cause.to_string(),
     };
     let replies = judged.into_iter().map(|judged| judged.reply);
