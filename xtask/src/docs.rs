@@ -23,6 +23,11 @@ pub const GENERATED: &[Generated] = &[
         writes: None,
     },
     Generated {
+        files: &["spec/vectors/snapshot"],
+        compares: &["-p", "bulla-crypto", "--lib", "--", "snapshot::tests::the_vectors"],
+        writes: None,
+    },
+    Generated {
         files: &["spec/vectors/seal"],
         compares: &["-p", "bulla-core", "--test", "seal", "--", "vectors::"],
         writes: Some(&["-p", "bulla-core", "--test", "seal", "--", "--ignored", "write_vectors"]),

@@ -18,6 +18,7 @@ mod raw;
 mod receipt;
 mod seal;
 mod server;
+mod snapshot;
 mod statement;
 mod status;
 mod unseal;
@@ -80,6 +81,9 @@ pub enum Command {
     /// Keep proof of what happened to a wrap
     #[command(subcommand)]
     Receipt(receipt::Receipt),
+    /// Copy a cluster's sealed store to a file, and back
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Write and read secrets under paths
     #[command(subcommand)]
     Kv(kv::Kv),
@@ -155,6 +159,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Wrap(args) => wrap::run(args, session).await,
         Command::Open(args) => open::run(args, session).await,
         Command::Receipt(args) => receipt::run(args, session).await,
+        Command::Snapshot(args) => snapshot::run(args, session).await,
         Command::Kv(args) => kv::run(args, session).await,
         Command::Policy(args) => policy::run(args, session).await,
         Command::Audit(args) => audit::run(args, session).await,

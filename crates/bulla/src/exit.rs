@@ -3,6 +3,7 @@
 //! The table below is the reference too. Numbers are never used again for something else.
 
 use bulla_client::{ClientError, Untrusted, io_hint};
+use bulla_crypto::snapshot::SnapshotError;
 use bulla_wire::error::Code;
 use std::error::Error;
 use std::io;
@@ -190,6 +191,7 @@ fn exit_of(error: &ClientError) -> Exit {
         | ClientError::RolledBack(_)
         | ClientError::Known(_)
         | ClientError::Tampered { .. } => Exit::Untrusted,
+        ClientError::Snapshot(error) => of_snapshot(error),
         ClientError::NoIdentity | ClientError::NoPin => Exit::Usage,
         ClientError::Sign(_)
         | ClientError::Seal(_)
@@ -197,6 +199,22 @@ fn exit_of(error: &ClientError) -> Exit {
         | ClientError::Io { .. }
         | ClientError::TooLarge { .. }
         | ClientError::Input { .. } => Exit::Failed,
+    }
+}
+
+/// The end of a snapshot that is not to be taken: damaged by chance, or not to be believed.
+pub fn of_snapshot(error: &SnapshotError) -> Exit {
+    match error {
+        SnapshotError::NotASnapshot
+        | SnapshotError::NewerVersion(_)
+        | SnapshotError::Truncated
+        | SnapshotError::Malformed(_)
+        | SnapshotError::Io(_) => Exit::Failed,
+        SnapshotError::Altered(_)
+        | SnapshotError::OtherCluster(_)
+        | SnapshotError::Untrusted(_)
+        | SnapshotError::Compromised(_)
+        | SnapshotError::OtherDigest(_) => Exit::Untrusted,
     }
 }
 

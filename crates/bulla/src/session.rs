@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Longest passphrase in bytes; longer is the wrong file.
 const MAX_PASSPHRASE_BYTES: u64 = 4096;
 
+/// The address of a client that calls nobody.
+const NOWHERE: &str = "localhost:8250";
+
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
@@ -231,6 +234,12 @@ impl<'a> Session<'a> {
     pub fn open_client(&self) -> Result<Client, Failure> {
         let settled = self.settled()?;
         Ok(self.builder(&settled)?.build()?)
+    }
+
+    /// A client that calls nobody: for files that are judged by what is trusted and what was learnt before.
+    pub fn offline_client(&self) -> Result<Client, Failure> {
+        let trust = self.trust()?.ok_or_else(|| Failure::from(bulla_client::ClientError::NoPin))?;
+        Ok(self.builder(&Settled { address: NOWHERE.to_owned(), trust: Some(trust), ca: None })?.build()?)
     }
 
     /// A client of some address, with the pin and the authorities that were settled.

@@ -275,6 +275,190 @@ fn what_a_restore_asks_for() {
         .check(&transcript("restore.txt"));
 }
 
+/// Somebody who runs a cluster that is to be copied and put back, on two machines after it.
+struct Night {
+    people: [Cli; 6],
+    server: Server,
+    cluster: String,
+    node: String,
+    /// Of the first admin, then of Bob.
+    slip: String,
+}
+
+impl Night {
+    const NAMES: [&str; 6] = ["ann", "ben", "cat", "alice", "bob", "backup"];
+
+    /// Two of three run it; Alice writes, Bob reads, and a program takes copies.
+    fn begin() -> Self {
+        let people = Self::NAMES.map(|name| {
+            let mut cli = Cli::new(bulla!());
+            cli.run(["keygen", "-q", "-o", &format!("{name}.key")]).ok();
+            cli.env("BULLA_IDENTITY", cli.work().join(format!("{name}.key")));
+            cli
+        });
+        let record = |name: &str, cli: &Cli| cli.work().join(format!("{name}.pub")).to_str().unwrap().to_owned();
+        let [ann, ben, cat, alice, bob, backup] = &people;
+        let mut server = Server::start(Options::durable(bulla!()).admin(ann.work().join("ann.pub")));
+        server.keep_address();
+        let ready = server.directory().join("ready-1.json");
+        let mut init = vec!["init", "--name", "prod", "-k", "2", "--ready-file", ready.to_str().unwrap()];
+        let records = [record("ann", ann), record("ben", ben), record("cat", cat)];
+        records.iter().for_each(|record| init.extend(["--admin", record]));
+        let made = ann.run([&init[..], &["--save-context", "prod"]].concat()).ok();
+        let cluster = made.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
+        for cli in [ben, cat, alice, bob, backup] {
+            cli.run(["context", "add", "prod", server.address(), "--cluster", &cluster]).ok();
+        }
+        ann.run(["unseal", "--yes"]).ok();
+        ben.run(["unseal", "--yes"]).ok();
+        ann.run(["principal", "add", &record("alice", alice)]).ok();
+        ann.run(["principal", "add", &record("bob", bob)]).ok();
+        ann.run(["principal", "add", &record("backup", backup), "--group", "backup"]).ok();
+        let text = "permit (principal, action in Bulla::Action::\"kv\", resource in Bulla::Kv::\"app\");\n";
+        ann.file("app.cedar", text.as_bytes());
+        ann.run(["policy", "put", "app", "app.cedar"]).ok();
+        alice.run(["kv", "put", "app/db", "password=of the day"]).ok();
+        let slip = alice.run_with(["wrap", "create", "-q", "--to", "bob", "-"], b"once").ok();
+        ann.file("backup.cedar", BACKUP.as_bytes());
+        let node = server.node().to_owned();
+        Self { people, server, cluster, node, slip }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.server.directory().join("prod.snapshot")
+    }
+
+    /// After the copy: the wrap is opened, Alice writes, the cluster forgets the program that took the copy.
+    fn go_on(&self) {
+        let [ann, _, _, alice, bob, _] = &self.people;
+        assert_eq!(bob.run(["open", "-q", &self.slip]).ok(), "once");
+        alice.run(["kv", "put", "app/db", "password=of tomorrow"]).ok();
+        ann.run(["principal", "disable", "backup"]).ok();
+    }
+
+    /// Everyone, and what `snapshot verify` says, of which numbers differ from run to run.
+    fn play(&self) -> Transcript<'_> {
+        let mut play = Transcript::new();
+        for (name, cli) in Self::NAMES.iter().zip(&self.people) {
+            play = play.person(name, cli);
+        }
+        let file = self.file();
+        if file.exists() {
+            let [.., backup] = &self.people;
+            let told = backup.run(["snapshot", "verify", file.to_str().unwrap()]).ok();
+            let value = |name: &str| {
+                let line = told.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                line.trim().to_owned()
+            };
+            play = play.redact(&value("audit"), "up to line <n>").redact(&value("rows"), "<n>, <n> bytes");
+        }
+        play.variable("CLUSTER", &self.cluster)
+            .variable("FILE", file.to_str().unwrap())
+            .variable("NODE", &self.node)
+            .variable("SLIP", &self.slip)
+    }
+
+    /// Another machine, with nothing on it, that answers at the same address.
+    fn machine(&self) -> Server {
+        Server::prepare(Options::durable(bulla!()).listen(self.server.address()))
+    }
+}
+
+const BACKUP: &str = "permit (\n  principal in Bulla::Group::\"backup\",\n  action == \
+                      Bulla::Action::\"snapshot.save\",\n  resource\n);\n";
+
+/// The manual's page about snapshots, from the first copy to a cluster on another machine, as it is typed there.
+#[test]
+fn a_cluster_comes_back_from_a_snapshot() {
+    let mut night = Night::begin();
+    night.play().check(&transcript("snapshot.txt"));
+    let file = night.file();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    night.go_on();
+    let bytes = std::fs::read(&file).unwrap();
+    let (cut, altered) = (file.with_extension("cut"), file.with_extension("altered"));
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let mut other = bytes.clone();
+    other[bytes.len() - 4000] ^= 1;
+    std::fs::write(&altered, other).unwrap();
+    night.server.stop();
+
+    // Log and key of the node are left.
+    let machine = RefCell::new(night.machine());
+    let (old, data) = (night.server.data(), machine.borrow().data());
+    let consent = machine.borrow().directory().join("consent.json");
+    let do_it = |words: &[&str]| match words {
+        ["start"] => machine.borrow_mut().restart(),
+        ["copy", name] => copy(&old.join(name), &data.join(name)),
+        other => panic!("{other:?}"),
+    };
+    let night_watch = Cli::new(bulla!());
+    night
+        .play()
+        .person("watch", &night_watch)
+        .world("machine", do_it)
+        .variable("OLD", old.to_str().unwrap())
+        .variable("DATA", data.to_str().unwrap())
+        .variable("CUT", cut.to_str().unwrap())
+        .variable("ALTERED", altered.to_str().unwrap())
+        .variable("CONSENT", consent.to_str().unwrap())
+        .check(&transcript("snapshot-moved.txt"));
+    machine.borrow_mut().stop();
+}
+
+/// Nothing is left but the file.
+#[test]
+fn a_cluster_comes_back_from_nothing_but_a_snapshot() {
+    let mut night = Night::begin();
+    let [ann, .., backup] = &night.people;
+    ann.run(["policy", "put", "backup", "backup.cedar"]).ok();
+    backup.run(["snapshot", "save", night.file().to_str().unwrap()]).ok();
+    night.go_on();
+    night.server.stop();
+    let mut machine = night.machine();
+    let (data, file) = (machine.data(), night.file());
+    let restore = ["snapshot", "restore", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let unpinned = Cli::new(bulla!());
+    unpinned.run(restore).failed(64);
+    unpinned.run([&restore[..], &["--cluster", &night.cluster]].concat()).ok();
+    let refused = machine.try_restart().expect_err("without its log a server does not start by itself");
+    assert!(refused.log.contains("--accept-audit-loss"), "{}", refused.log);
+    *machine.options_mut() = Options::durable(bulla!()).listen(night.server.address()).arg("--accept-audit-loss");
+    machine.restart();
+    let log = machine.log();
+    let spki = log.split("--add-node ").nth(1).and_then(|rest| rest.split(' ').next());
+    let forget = |words: &[&str]| {
+        let (_, cli) = Night::NAMES.iter().zip(&night.people).find(|(name, _)| words == [**name]).unwrap();
+        for folder in std::fs::read_dir(cli.home().join(".local/state/bulla")).unwrap() {
+            let folder = folder.unwrap().path();
+            for file in ["state.json", "share.json"] {
+                drop(std::fs::remove_file(folder.join(file)));
+            }
+        }
+    };
+    let (consent, document) = (machine.directory().join("consent.json"), machine.directory().join("node.json"));
+    night
+        .play()
+        .world("forget", forget)
+        .variable("SPKI", spki.unwrap())
+        .variable("DOCUMENT", document.to_str().unwrap())
+        .variable("CONSENT", consent.to_str().unwrap())
+        .check(&transcript("snapshot-lost.txt"));
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).unwrap();
+        std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        std::fs::copy(from, to).unwrap();
+    }
+}
+
 /// Each failure says what to do next; those of the command line's own parser say it in their own words.
 #[test]
 fn no_error_is_told_without_a_hint() {

@@ -6,6 +6,7 @@ use bulla_crypto::envelope::{OpenError, SealError};
 use bulla_crypto::evidence::EvidenceError;
 use bulla_crypto::message::ResponseError;
 use bulla_crypto::sign::SignError;
+use bulla_crypto::snapshot::SnapshotError;
 use bulla_wire::error::{Code, ErrorEntry};
 use std::error::Error;
 use std::fmt;
@@ -92,6 +93,8 @@ pub enum ClientError {
         /// What the last attempt met.
         cause: Box<Self>,
     },
+    /// A snapshot cannot be used.
+    Snapshot(SnapshotError),
     /// The content of a wrap is not what its writer signed.
     Tampered {
         /// What does not fit.
@@ -163,6 +166,7 @@ impl ClientError {
             Self::Known(_) => "ask the holder of the name by another way whether the key changed".into(),
             Self::UnknownOutcome { .. } => "read the state before you try again".into(),
             Self::Tampered { .. } => "nothing was kept; tell the writer".into(),
+            Self::Snapshot(error) => snapshot_hint(error).into(),
             Self::Sign(_) => "check that the token or agent that holds the key is there".into(),
             Self::Open(_) => "check that the identity is the one that it was encrypted to".into(),
             Self::Seal(SealError::MixedRecipients { .. }) => {
@@ -206,6 +210,24 @@ pub fn io_hint(kind: io::ErrorKind) -> &'static str {
     }
 }
 
+/// What to do about a snapshot that is not to be taken.
+pub fn snapshot_hint(error: &SnapshotError) -> &'static str {
+    match error {
+        SnapshotError::NotASnapshot => "name a file that `bulla snapshot save` wrote",
+        SnapshotError::NewerVersion(_) => "use the version of bulla that wrote it",
+        SnapshotError::Truncated | SnapshotError::Malformed(_) => "copy the file again, or take another one",
+        SnapshotError::Altered(_) => "take another one, and ask who could write this file",
+        SnapshotError::OtherCluster(_) => "choose the context, or the --cluster ID, that it was taken from",
+        SnapshotError::Untrusted(_) => "do not use it; take another one, and ask who could write this file",
+        SnapshotError::Compromised(_) => {
+            "its node's key was stolen, so anybody may have made it; if the audit log or another record that you trust has \
+             its digest, give that with --sha256"
+        }
+        SnapshotError::OtherDigest(_) => "this is not the file that the digest is of",
+        SnapshotError::Io(_) => "make room, and check who may write there",
+    }
+}
+
 fn genesis_hint(cause: &EvidenceError) -> &'static str {
     match cause {
         EvidenceError::TooFewAdmins { .. } => {
@@ -241,6 +263,7 @@ impl fmt::Display for ClientError {
             Self::Known(error) => error.fmt(f),
             Self::UnknownOutcome { .. } => f.write_str("it is not known whether the change happened"),
             Self::Tampered { what } => write!(f, "the wrap is not what its writer signed: {what}"),
+            Self::Snapshot(_) => f.write_str("the snapshot cannot be used"),
             Self::Sign(_) => f.write_str("signing failed"),
             Self::Seal(_) => f.write_str("encrypting failed"),
             Self::Open(_) => f.write_str("decrypting failed"),
@@ -258,6 +281,7 @@ impl Error for ClientError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::UnknownOutcome { cause } => Some(cause),
+            Self::Snapshot(cause) => Some(cause),
             Self::Sign(cause) => Some(cause),
             Self::Seal(cause) => Some(cause),
             Self::Open(cause) => Some(cause),

@@ -38,6 +38,7 @@ mod proof;
 mod raw;
 mod resolve;
 mod seal;
+mod snapshot;
 mod spool;
 mod state;
 mod transport;
@@ -46,7 +47,7 @@ mod wrap;
 
 pub use api::AuditOf;
 pub use builder::{Builder, Client, Key, Pin, State};
-pub use error::{ClientError, Untrusted, io_hint};
+pub use error::{ClientError, Untrusted, io_hint, snapshot_hint};
 pub use known::{Known, KnownError};
 pub use open::{Opened, OpenedAs};
 pub use output::{FileOutput, MemoryOutput, Output};

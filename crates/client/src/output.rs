@@ -17,12 +17,13 @@ pub trait Output: Write + Send {
     fn commit(&mut self) -> io::Result<()>;
 }
 
-/// A new file with mode 0600. It gets its name when all of it is on the disk, and replaces nothing.
+/// A new file with mode 0600. It gets its name when all of it is on the disk, and replaces nothing unless it is meant to.
 #[derive(Debug)]
 pub struct FileOutput {
     file: File,
     temporary: PathBuf,
     path: PathBuf,
+    replaces: bool,
     committed: bool,
 }
 
@@ -35,11 +36,23 @@ impl FileOutput {
         if path.symlink_metadata().is_ok() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists, and nothing is overwritten"));
         }
+        Self::prepare(path, false)
+    }
+
+    /// As [`FileOutput::create`], but what lies there is replaced, whole for whole.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn replacing(path: &Path) -> io::Result<Self> {
+        Self::prepare(path, true)
+    }
+
+    fn prepare(path: &Path, replaces: bool) -> io::Result<Self> {
         let name = path.file_name().ok_or_else(|| io::Error::other("this is no name of a file"))?;
         let random = base32(&draw::<10>(&mut SystemRng));
         let temporary = path.with_file_name(format!(".{}.{random}", name.to_string_lossy()));
         let file = disk::own(OpenOptions::new().create_new(true)).open(&temporary)?;
-        Ok(Self { file, temporary, path: path.to_path_buf(), committed: false })
+        Ok(Self { file, temporary, path: path.to_path_buf(), replaces, committed: false })
     }
 }
 
@@ -55,10 +68,14 @@ impl Write for FileOutput {
 impl Output for FileOutput {
     fn commit(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
-        // A link fails where a rename would replace what somebody else put there meanwhile.
-        fs::hard_link(&self.temporary, &self.path)?;
+        if self.replaces {
+            fs::rename(&self.temporary, &self.path)?;
+        } else {
+            // A link fails where a rename would replace what somebody else put there meanwhile.
+            fs::hard_link(&self.temporary, &self.path)?;
+            fs::remove_file(&self.temporary)?;
+        }
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        fs::remove_file(&self.temporary)?;
         self.committed = true;
         disk::sync(parent.unwrap_or(Path::new(".")))
     }

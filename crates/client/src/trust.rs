@@ -30,6 +30,20 @@ pub struct ClusterFacts {
     pub consents: Vec<Envelope>,
 }
 
+impl Pin {
+    /// What is known of a cluster that has this genesis, if it is the pinned one.
+    ///
+    /// # Errors
+    /// [`EvidenceError`].
+    pub fn begin(&self, genesis: &Envelope, approvals: &[Envelope]) -> Result<ClusterView, EvidenceError> {
+        match self {
+            Self::Cluster(cluster) => ClusterView::pinned(*cluster, genesis),
+            Self::Admins(admins) => ClusterView::pinned_admins(admins, genesis, approvals),
+            Self::Node(_) => Err(EvidenceError::OtherPin),
+        }
+    }
+}
+
 impl Client {
     /// The cluster's documents, from the pin to the newest known here. Asks only if none is known yet.
     ///
@@ -80,6 +94,14 @@ impl Client {
         }
         self.load(None).await?;
         self.held().trust.clone().ok_or(ClientError::NoPin)
+    }
+
+    /// The documents that a former run kept, without asking anybody; `None` if it kept none.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn kept_view(&self) -> Result<Option<Arc<ClusterView>>, ClientError> {
+        Ok(self.kept()?.map(|trust| trust.view))
     }
 
     /// Documents that a former run kept, if they still hold.
@@ -153,11 +175,7 @@ impl Client {
     /// Reads on from `known`, verifies, keeps. The caller holds `loading`.
     async fn load(&self, known: Option<Trust>) -> Result<ClusterFacts, ClientError> {
         let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
-        let begin = move |genesis: &Envelope, approvals: &[Envelope]| match &pin {
-            Pin::Cluster(cluster) => ClusterView::pinned(*cluster, genesis),
-            Pin::Admins(admins) => ClusterView::pinned_admins(admins, genesis, approvals),
-            Pin::Node(_) => Err(EvidenceError::OtherPin),
-        };
+        let begin = move |genesis: &Envelope, approvals: &[Envelope]| pin.begin(genesis, approvals);
         let before = known.as_ref().map(|trust| trust.view.newest().number());
         let (view, page, signed) =
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;

@@ -94,6 +94,8 @@ actions! {
     ClusterInit = "cluster.init",
     /// Put the next cluster document.
     DocumentPut = "document.put",
+    /// Take a snapshot of the store.
+    SnapshotSave = "snapshot.save",
     /// List principals.
     PrincipalList = "principal.list",
     /// Read a principal's record and admission.

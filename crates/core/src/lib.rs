@@ -16,3 +16,4 @@ pub mod policy;
 pub mod record;
 pub mod seal;
 pub mod seen;
+pub mod snapshot;

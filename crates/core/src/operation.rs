@@ -186,6 +186,8 @@ pub enum Reply {
         /// The wrap's ciphertext.
         content: Content,
     },
+    /// A page of a snapshot: sealed rows.
+    Snapshot(Vec<u8>),
 }
 
 impl Reply {
@@ -204,6 +206,7 @@ impl fmt::Debug for Reply {
         match self {
             Self::Json(bytes) => write!(f, "Json({} bytes)", bytes.len()),
             Self::Secret(bytes) => write!(f, "Secret({} bytes)", bytes.expose().len()),
+            Self::Snapshot(bytes) => write!(f, "Snapshot({} bytes)", bytes.len()),
             Self::Claim { receipt, content, .. } => {
                 write!(f, "Claim({} bytes of receipt, {content:?})", receipt.payload.len())
             }

@@ -43,7 +43,7 @@ fn fitting(action: Action) -> Resource {
         | Action::SealKey
         | Action::SealShare
         | Action::SealConsent => Resource::Seal,
-        Action::ClusterInit | Action::DocumentPut => Resource::Cluster,
+        Action::ClusterInit | Action::DocumentPut | Action::SnapshotSave => Resource::Cluster,
         Action::PrincipalList => Resource::Principals,
         Action::PrincipalRead | Action::PrincipalPut | Action::PrincipalDisable | Action::PrincipalEnable => {
             Resource::Principal("bob".parse().unwrap())

@@ -22,7 +22,8 @@ const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave@example.com"];
 const GROUPS: [&str; 3] = ["admins", "ops", "app"];
 const TAGS: [&str; 2] = ["team", "two words"];
 const VALUES: [&str; 3] = ["red", "blue", "a \"quoted\" \\ value"];
-const VERBS: [&str; 9] = ["seal", "document", "principal", "policy", "audit", "alarm", "self", "wrap", "kv"];
+const VERBS: [&str; 10] =
+    ["seal", "document", "snapshot", "principal", "policy", "audit", "alarm", "self", "wrap", "kv"];
 /// Resources: kind and id. Paths that are prefixes of each other as text, but not as paths, are among them.
 const PATHS: [&str; 9] = ["", "app", "app/db", "app/db/main", "app/web", "application", "app-2/db", "db", "db/app"];
 const RECORDS: [&str; 4] = ["", "alice", "bob", "app"];
@@ -364,7 +365,7 @@ fn subjects() -> impl Strategy<Value = Vec<Subject>> {
 /// The kind that an action is done to, as the specification's table has it.
 fn kind_of(action: Action) -> &'static str {
     match group_of(action.as_str()) {
-        "document" => "cluster",
+        "document" | "snapshot" => "cluster",
         group => VERBS.iter().find(|this| **this == group).unwrap(),
     }
 }

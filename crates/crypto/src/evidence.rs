@@ -39,6 +39,7 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence as wire;
 use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::json::{self, JsonError, MAX_STATEMENT_BYTES};
+use bulla_wire::snapshot::{MANIFEST_TYPE, Manifest};
 use bulla_wire::wrap::{RECEIPT_TYPE, Receipt, STATEMENT_TYPE, Statement};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +64,7 @@ payloads! {
     wire::Bundle = wire::BUNDLE_TYPE;
     Statement = STATEMENT_TYPE;
     Receipt = RECEIPT_TYPE;
+    Manifest = MANIFEST_TYPE;
 }
 
 /// Writes a payload and has it signed by all `signers`. Whoever makes an envelope opens it afterwards, as

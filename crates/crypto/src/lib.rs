@@ -24,6 +24,7 @@ pub mod secret;
 pub mod shamir;
 pub mod share;
 pub mod sign;
+pub mod snapshot;
 
 /// A boxed future, as the object-safe asynchronous traits of this crate return it: a signature or a
 /// decryption may wait for a token, an agent or a person.

@@ -278,12 +278,12 @@ async fn unseal(
             return Err(CeremonyError::Lost(Box::new(wanted)));
         }
     };
-    let before = opened.head;
+    let (before, restored) = (opened.head, opened.is_restored());
     // Before the advance, which moves the head: a crash in between must find the same lines to write again.
     let barrier = opened.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
     recover_audit(node, &barrier, before.mark, minute_of(before.commit_ms)).await?;
     let advanced = advance(node, sealed, opened, accounted, approvals).await?;
-    let entered = enter_unsealed(node, sealed, advanced, before, accounted_loss.as_ref()).await;
+    let entered = enter_unsealed(node, sealed, advanced, before, accounted_loss.map(|lost| (lost, restored))).await;
     if entered.is_err() {
         // The epoch has advanced, so the seal in memory is no longer the one to open.
         node.parts.store.set_head(None);
@@ -292,13 +292,13 @@ async fn unseal(
     entered
 }
 
-/// Takes the new epoch's keys into use. The caller holds the ceremony.
+/// Takes the new epoch's keys into use. The caller holds the ceremony. With a loss comes whether a snapshot was put back.
 async fn enter_unsealed(
     node: &Arc<Node>,
     sealed: &Sealed,
     advanced: seal::Advance,
     before: Head,
-    lost: Option<&Lost>,
+    lost: Option<(Lost, bool)>,
 ) -> Result<(), CeremonyError> {
     let cluster = advanced.cluster;
     let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
@@ -310,8 +310,13 @@ async fn enter_unsealed(
         );
     }
     node.parts.store.set_head(Some(unsealed.head.clone()));
-    if let Some(lost) = lost {
-        restore::account(node, &unsealed, lost).await?;
+    if let Some((lost, restored)) = lost {
+        restore::account(node, &unsealed, &lost, restored).await?;
+        if restored {
+            // Whoever asks again with a nonce of before must read the state: a snapshot lacks what its row would tell of.
+            let after = minute_of(before.commit_ms).saturating_add(1);
+            unsealed.head.raise_floor(after.min(minute_of(node.now_ms())));
+        }
     }
     let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
     failpoint::hit(failpoint::UNSEAL_BEFORE_LINE);

@@ -86,6 +86,11 @@ pub enum Op {
     SealStatus,
     SealSeal,
     SealConfirmClock,
+    SnapshotSave,
+    SnapshotPage {
+        id: String,
+        page: u64,
+    },
 }
 
 impl fmt::Debug for Op {
@@ -129,7 +134,9 @@ impl Op {
             | Self::PolicyExplain(_)
             | Self::SealStatus
             | Self::SealSeal
-            | Self::SealConfirmClock => return None,
+            | Self::SealConfirmClock
+            | Self::SnapshotSave
+            | Self::SnapshotPage { .. } => return None,
         })
     }
 
@@ -196,6 +203,12 @@ impl Given {
             _ => Err(Refusal::new(Code::Malformed, "the path holds no wrap id").field("path")),
         }
     }
+    fn session(self) -> Result<String, Refusal> {
+        match self.0 {
+            Some(Param::Session(id)) => Ok(id),
+            _ => Err(Refusal::new(Code::Malformed, "the path holds no session").field("path")),
+        }
+    }
     fn path(self) -> Result<SecretPath, Refusal> {
         match self.0 {
             Some(Param::Path(path)) => Ok(path),
@@ -257,6 +270,11 @@ pub fn parse_op(
         Endpoint::SealStatus => Ok((Op::SealStatus, Resource::Seal)),
         Endpoint::SealSeal => Ok((Op::SealSeal, Resource::Seal)),
         Endpoint::SealConfirmClock => Ok((Op::SealConfirmClock, Resource::Seal)),
+        Endpoint::SnapshotSave => Ok((Op::SnapshotSave, Resource::Cluster)),
+        Endpoint::SnapshotPage => {
+            let page = query.number("page", 0..=u64::MAX).map_err(|e| bad_query(&e))?.unwrap_or_default();
+            Ok((Op::SnapshotPage { id: given.session()?, page }, Resource::Cluster))
+        }
         Endpoint::SealRekey => Ok((Op::SealRekey(rekey::Prepare), Resource::Seal)),
         Endpoint::DocumentPut => {
             let Signed { envelope } = parse(&body)?;

@@ -35,6 +35,9 @@ pub const POINTS: &[&str] = &[
     AUDIT_AFTER_SYNC,
     AUDIT_BEFORE_ROTATE,
     AUDIT_EMPTY_FILE,
+    SNAPSHOT_PAGE,
+    SNAPSHOT_RESTORED_ROW,
+    SNAPSHOT_BEFORE_RENAME,
 ];
 
 /// An operation is decided; its batch goes to the store next.
@@ -99,3 +102,9 @@ pub const AUDIT_AFTER_SYNC: &str = "audit.after_sync";
 pub const AUDIT_BEFORE_ROTATE: &str = "audit.before_rotate";
 /// The next audit file is there, without a line.
 pub const AUDIT_EMPTY_FILE: &str = "audit.empty_file";
+/// A page of a snapshot was asked for.
+pub const SNAPSHOT_PAGE: &str = "snapshot.page";
+/// A row of a snapshot goes into a new store.
+pub const SNAPSHOT_RESTORED_ROW: &str = "snapshot.restored_row";
+/// A new store is whole, and has not its name yet.
+pub const SNAPSHOT_BEFORE_RENAME: &str = "snapshot.before_rename";

@@ -22,6 +22,7 @@ pub mod run;
 pub mod sealed;
 pub mod serve;
 pub mod sink;
+pub mod snapshot;
 pub mod tick;
 pub mod tls;
 pub mod unsealed;

@@ -23,16 +23,21 @@ use bulla_wire::api::AlarmKind;
 use bulla_wire::evidence::Position;
 use bulla_wire::id::WrapId;
 
-/// Puts back what can be, parks what cannot be known, and says what was lost. The node does not serve yet.
+/// Puts back what can be, parks what cannot be known, and says what was lost. `restored`: the store was filled from a
+/// snapshot. The node does not serve yet.
 ///
 /// # Errors
 /// If the store does not answer: the node stays sealed, and the next unseal finds the same loss, since the audit
 /// log quotes no newer commit until all of this is done.
-pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<(), CeremonyError> {
+pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost, restored: bool) -> Result<(), CeremonyError> {
     let body = Body::Consent { lost: lost.lost, kept: lost.kept };
     node.parts.sink.note(body).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
     failpoint::hit(failpoint::RESTORE_AFTER_LINE);
-    let message = "the store lost commits, and the admins accepted it: every wrap waits for its writer's release";
+    let message = if restored {
+        "a snapshot was put back, and the admins accepted what it lacks: what came after it, and all wraps"
+    } else {
+        "the store lost commits, and the admins accepted it: every wrap waits for its writer's release"
+    };
     tell_admins(node, unsealed, AlarmKind::StoreRolledBack, message).await;
     park(node, unsealed).await?;
     failpoint::hit(failpoint::RESTORE_PARKED);

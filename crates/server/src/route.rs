@@ -46,6 +46,8 @@ pub enum Endpoint {
     SealConfirmClock,
     SealRekey,
     DocumentPut,
+    SnapshotSave,
+    SnapshotPage,
     PrincipalList,
     PrincipalRead,
     PrincipalPut,
@@ -140,6 +142,8 @@ pub enum ReplyKind {
     Secret,
     /// `application/age` around a parcel: to the claim of the request alone.
     Claim,
+    /// `application/vnd.bulla.snapshot`: a page of sealed rows.
+    Snapshot,
 }
 
 impl ReplyKind {
@@ -149,6 +153,7 @@ impl ReplyKind {
             Self::Json => bulla_wire::signature::JSON_MEDIA_TYPE,
             Self::Secret => bulla_wire::signature::AGE_MEDIA_TYPE,
             Self::Claim => bulla_wire::signature::AGE_MEDIA_TYPE,
+            Self::Snapshot => bulla_wire::snapshot::SNAPSHOT_MEDIA_TYPE,
         }
     }
 }
@@ -196,7 +201,7 @@ pub enum Param {
     Wrap(WrapId),
     /// Where a secret lies.
     Path(SecretPath),
-    /// An unseal session.
+    /// An unseal session, or one of a snapshot.
     Session(String),
 }
 

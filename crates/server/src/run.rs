@@ -10,6 +10,7 @@ use crate::metrics::{Metrics, serve_metrics};
 use crate::node::{Node, Parts, Phase};
 use crate::plain::read_phase;
 use crate::sink::{self, AuditConfig, Opening, Sink, SyncMode, SystemDisk, Target};
+use crate::snapshot::is_unfinished;
 use crate::tick;
 use crate::tls::{Tls, TlsError};
 use bulla_core::audit::AuditPosition;
@@ -169,6 +170,7 @@ impl Running {
 /// See [`RunError`].
 pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunError> {
     let lock = config.data.as_deref().map(prepare_directory).transpose()?;
+    config.data.as_deref().map(refuse_unfinished).transpose()?;
     if let Some(path) = &config.ready_file {
         forget_ready(path)?;
     }
@@ -227,7 +229,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     tokio::spawn(tick::run(node.clone()));
-    warn_of_unnamed_node(&node);
+    warn_after_a_restore(&node);
     let spki = Bytes(node.parts.key.public_key().spki().to_vec());
     let ready = Ready { address, metrics: metrics_address, node: node.id(), spki, pid: std::process::id() };
     if let Some(path) = &config.ready_file {
@@ -257,7 +259,7 @@ async fn start_metrics(address: SocketAddr, metrics: Arc<Metrics>) -> Result<Soc
 }
 
 /// Makes or takes the data directory: 0700, one server, a known layout.
-fn prepare_directory(data: &Path) -> Result<File, RunError> {
+pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
     DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io("make", data))?;
     let mode = std::fs::metadata(data).map_err(io("look at", data))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -292,6 +294,16 @@ fn prepare_directory(data: &Path) -> Result<File, RunError> {
         Err(error) => return Err(io("read", &path)(error)),
     }
     Ok(lock)
+}
+
+/// A restore that did not end left a store that is not whole, and no other is there.
+fn refuse_unfinished(data: &Path) -> Result<(), RunError> {
+    if !is_unfinished(data) {
+        return Ok(());
+    }
+    let reason =
+        format!("a restore into it did not end; run `bulla snapshot restore FILE --data {}` again", data.display());
+    Err(RunError::Unfit { what: data.display().to_string(), reason })
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
@@ -339,8 +351,11 @@ fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
 
 /// Clients take no answer from a node that is not active in the newest document. After a restore without `node.key` a
 /// new key was made, and it is the admins' to take it in.
-fn warn_of_unnamed_node(node: &Node) {
+fn warn_after_a_restore(node: &Node) {
     let Phase::Sealed(sealed) = node.phase() else { return };
+    if sealed.stored.is_restored() {
+        tracing::warn!("the store was filled from a snapshot: unsealing it will ask k admins for their consent");
+    }
     let (document, key) = (sealed.view.newest(), node.parts.key.public_key());
     let number = document.number();
     match document.node(&node.id()).map(|found| found.state) {

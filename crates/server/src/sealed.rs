@@ -192,7 +192,7 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         CeremonyError::Conflict => Refusal::new(Code::Busy, "another ceremony was faster").hint("try again"),
         CeremonyError::Lost(consent) if consent.is_of_unknown_loss() => Refusal::new(
             Code::LostCommits,
-            format!("the audit log lacks lines, so what was lost after sequence {} is unknown", consent.kept.sequence),
+            format!("the audit log cannot tell what was lost after sequence {}", consent.kept.sequence),
         )
         .hint("put back the newest copy of the audit log and the store"),
         CeremonyError::Lost(consent) => Refusal::new(

@@ -2,6 +2,7 @@
 
 mod answer;
 mod explain;
+mod snapshot;
 
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
@@ -349,6 +350,8 @@ impl Request<'_> {
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
             }
+            Op::SnapshotSave => self.begin_snapshot(once).await,
+            Op::SnapshotPage { id, page } => self.snapshot_page(id, *page).await,
             Op::AlarmSeen(seen) => {
                 let driven = self.drive(seen, once).await;
                 lock(&self.unsealed.unseen).forget(&self.verified.subject.id);

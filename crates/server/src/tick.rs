@@ -52,6 +52,7 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     }
     let Phase::Unsealed(unsealed) = node.phase() else { return };
     lock(&unsealed.refusals).sweep(node.now_ms());
+    lock(&unsealed.snapshots).sweep(node.parts.clock.monotonic_ms());
     // As a request: sealing waits for the sweep too.
     let Ok(_under_way) = unsealed.in_flight.try_acquire() else { return };
     if !node.clock_is_even() || unsealed.is_closed() {

@@ -6,6 +6,7 @@ pub use head::{HeadKeeper, UnderWay};
 
 use crate::metrics::Metrics;
 use crate::sink::Sink;
+use crate::snapshot::Sessions;
 use bulla_core::audit::{Body, Label, Names, ResourceText};
 use bulla_core::barrier::Barrier;
 use bulla_core::directory::{Change, Directory};
@@ -224,6 +225,8 @@ pub struct Unsealed {
     pub reuse_alarms: Mutex<ReuseAlarms>,
     /// How many alarms a principal has not seen.
     pub unseen: Mutex<Unseen>,
+    /// Snapshots that are being taken.
+    pub snapshots: Mutex<Sessions>,
     directory: RwLock<Arc<Directory>>,
     sink: Arc<Sink>,
     metrics: Arc<Metrics>,
@@ -296,6 +299,7 @@ impl Unsealed {
             refusals: Mutex::default(),
             reuse_alarms: Mutex::default(),
             unseen: Mutex::default(),
+            snapshots: Mutex::default(),
             directory: RwLock::new(Arc::new(directory)),
             sink,
             metrics,

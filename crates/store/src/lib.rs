@@ -12,13 +12,15 @@ pub mod conformance;
 mod error;
 pub mod failpoint;
 mod file;
+mod frozen;
 mod memory;
 mod scan;
 mod statistics;
 mod transaction;
 
 pub use error::{CommitError, HeadError, OpenError, StoreError};
-pub use file::{FORMAT_VERSION, FileStore, OnFatal};
+pub use file::{FORMAT_VERSION, FileStore, Filled, Filling, OnFatal, left_unfinished, unfinished};
+pub use frozen::Frozen;
 pub use memory::MemoryStore;
 pub use statistics::Statistics;
 
@@ -92,6 +94,15 @@ impl Store {
         match self {
             Self::Memory(store) => store.commit(batch),
             Self::File(store) => store.commit(batch).await,
+        }
+    }
+
+    /// Holds the state of this moment, with everything acknowledged before in it, while writes go on. What changes
+    /// meanwhile is kept twice until it is dropped.
+    pub async fn freeze(&self) -> Result<Frozen, StoreError> {
+        match self {
+            Self::Memory(store) => store.freeze().map(Frozen::memory),
+            Self::File(store) => store.freeze().map(Frozen::file),
         }
     }
 

@@ -1,5 +1,9 @@
 //! The store in memory: for transient servers and for tests. Every commit is a transaction of its own.
 
+mod frozen;
+
+pub(crate) use frozen::Frozen;
+
 use crate::Committed;
 use crate::error::{CommitError, StoreError};
 use crate::scan;
@@ -12,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 type Rowset = BTreeMap<StoreKey, SealedValue>;
 
@@ -29,6 +33,7 @@ struct State {
     data: Rowset,
     seen: HashMap<u32, Rowset>,
     head: Option<Arc<dyn HeadSource>>,
+    frozen: Vec<Weak<frozen::Before>>,
     closed: bool,
 }
 
@@ -74,13 +79,23 @@ impl MemoryStore {
         let Ok(()) = transaction::apply(&mut *state, batch);
         if let Some((next, row)) = head {
             sequence = Some(next);
-            state.plain.insert(StoreKey::head(), row);
+            let Ok(()) = state.put(Table::Plain, StoreKey::head(), row);
         }
         if writes {
             self.counters.transacted();
         }
         self.counters.committed(bytes);
         Ok(Committed { sequence: sequence.unwrap_or_default() })
+    }
+
+    pub(crate) fn freeze(&self) -> Result<Frozen, StoreError> {
+        let mut state = self.exclusive();
+        if state.closed {
+            return Err(StoreError::Closed);
+        }
+        let before = Arc::new(frozen::Before::of(state.seen.keys().copied()));
+        state.frozen.push(Arc::downgrade(&before));
+        Ok(Frozen { state: Arc::clone(&self.state), before })
     }
 
     pub(crate) fn set_head(&self, source: Option<Arc<dyn HeadSource>>) {
@@ -114,6 +129,18 @@ impl State {
         }
     }
 
+    /// Keeps what a row was for those who hold an earlier state.
+    fn keep(&mut self, table: Table, key: &StoreKey) {
+        self.frozen.retain(|before| before.strong_count() > 0);
+        self.keep_value(table, key, self.rows(table).and_then(|rows| rows.get(key)));
+    }
+
+    fn keep_value(&self, table: Table, key: &StoreKey, value: Option<&SealedValue>) {
+        for before in self.frozen.iter().filter_map(Weak::upgrade) {
+            before.keep(table, key, value);
+        }
+    }
+
     fn sequence(&self) -> Option<Sequence> {
         self.plain.get(HEAD_KEY).and_then(SealedValue::head_sequence)
     }
@@ -140,6 +167,7 @@ impl Rows for State {
     }
 
     fn put(&mut self, table: Table, key: StoreKey, value: SealedValue) -> Result<(), Infallible> {
+        self.keep(table, &key);
         let rows = match table {
             Table::Plain => &mut self.plain,
             Table::Data => &mut self.data,
@@ -150,6 +178,7 @@ impl Rows for State {
     }
 
     fn delete(&mut self, table: Table, key: &StoreKey) -> Result<(), Infallible> {
+        self.keep(table, key);
         let rows = match table {
             Table::Plain => Some(&mut self.plain),
             Table::Data => Some(&mut self.data),
@@ -162,7 +191,9 @@ impl Rows for State {
     }
 
     fn drop_seen(&mut self, minute: u32) -> Result<(), Infallible> {
-        self.seen.remove(&minute);
+        for (key, value) in self.seen.remove(&minute).iter().flatten() {
+            self.keep_value(Table::Seen(minute), key, Some(value));
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use bulla_core::record::{Batch, Read, SealedValue, StoreKey, Table};
-use bulla_store::{FORMAT_VERSION, Kind, OnFatal, OpenError, Store, conformance};
+use bulla_store::{FORMAT_VERSION, Filling, Kind, OnFatal, OpenError, Store, conformance, unfinished};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use std::cell::RefCell;
 use std::error::Error;
@@ -53,6 +53,37 @@ async fn keeps_what_it_acknowledged() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("bulla.redb");
     conformance::durable(|| open(&path).unwrap()).await;
+}
+
+/// More rows than one transaction takes, in every table; nothing has the store's name before it is published.
+#[tokio::test]
+async fn a_store_is_filled_before_it_has_its_name() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("bulla.redb");
+    fs::write(unfinished(&path), b"what a killed process left").unwrap();
+    let mut filling = Filling::begin(&path).unwrap();
+    let row = |number: u32| (StoreKey::new(number.to_be_bytes()).unwrap(), SealedValue::new(vec![7; 400_000]).unwrap());
+    for table in [Table::Plain, Table::Data, Table::Seen(7)] {
+        for number in 0..30 {
+            let (key, value) = row(number);
+            filling.put(table, key, value).unwrap();
+        }
+    }
+    let filled = filling.finish().unwrap();
+    assert!(!path.exists());
+    assert_eq!(fs::metadata(unfinished(&path)).unwrap().permissions().mode() & 0o777, 0o600);
+    let look = filled.open(OnFatal::call(|what| panic!("{what}"))).unwrap();
+    look.close().await;
+    filled.publish().unwrap();
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["bulla.redb"]);
+    let store = open(&path).unwrap();
+    for table in [Table::Plain, Table::Data, Table::Seen(7)] {
+        let reads = (0..30).map(|number| Read::Get(table, row(number).0)).collect();
+        let answers = store.read(reads).await.unwrap().answers;
+        assert!(answers.into_iter().all(|answer| answer.into_value() == Some(row(0).1)), "{table:?}");
+    }
+    store.close().await;
 }
 
 #[tokio::test]

@@ -37,7 +37,9 @@ impl Redaction {
                     length
                 }
                 // Base64url begins with any of its characters; other words do not begin with these two.
-                None if first.is_ascii_alphanumeric() || (is_token(first) && output.ends_with(':')) => {
+                None if first.is_ascii_alphanumeric()
+                    || (is_token(first) && [":", "lineage "].iter().any(|before| output.ends_with(before))) =>
+                {
                     let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
                     let token = &rest[..length];
                     output.push_str(&self.token(token, &output));
@@ -125,6 +127,8 @@ mod tests {
         assert_eq!(redaction.apply("2026-11-21 is a day"), "2026-11-21 is a day");
         assert_eq!(redaction.apply("serial 1795766924930"), "serial <ms>");
         assert_eq!(redaction.apply("lineage KYSIMxGwygtQHPq6Y9Q2iQ,"), "lineage <lineage 1>,");
+        let lineage = format!("-{}", "a".repeat(21));
+        assert_eq!(redaction.apply(&format!("of lineage {lineage}, - not")), "of lineage <lineage 2>, - not");
         assert_eq!(redaction.apply("as request zyxwvutsrqponmlkjihgfedcba"), "as request <request 1>");
         let recipient = format!("age1{}", "q".repeat(58));
         assert_eq!(redaction.apply(&format!("to {recipient}")), "to <recipient 1>");

@@ -76,7 +76,7 @@ codes! {
     NotAdmin = "not_admin", 403;
     #[doc = "The share or the key under it is not the one that this admin holds."]
     BadShare = "bad_share", 400;
-    #[doc = "The unseal session ended or never was."]
+    #[doc = "The session, of an unseal or a snapshot, ended or never was."]
     UnknownSession = "unknown_session", 404;
     #[doc = "The store holds less than the audit file remembers; k admins must consent."]
     LostCommits = "lost_commits", 409;

@@ -260,7 +260,7 @@ pub struct Consent {
     pub v: V1,
     /// The cluster.
     pub cluster: ClusterId,
-    /// What was reached, as the audit file remembers it; the same as `kept` if that lacks lines and cannot tell.
+    /// What was reached, as the audit file remembers it; the same as `kept` if that cannot tell.
     pub lost: Position,
     /// What the store holds.
     pub kept: Position,

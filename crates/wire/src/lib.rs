@@ -16,5 +16,6 @@ pub mod id;
 pub mod json;
 pub mod name;
 pub mod signature;
+pub mod snapshot;
 pub mod state;
 pub mod wrap;

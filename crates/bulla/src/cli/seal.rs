@@ -68,7 +68,7 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
                 };
                 let mut lines = vec![format!("consent to lost commits of the cluster {}", loss.cluster)];
                 if loss.is_of_unknown_loss() {
-                    let unknown = "  lost: unknown, as the audit log lacks lines; nothing, or whatever came after";
+                    let unknown = "  lost: unknown, as the audit log cannot tell; nothing, or whatever came after";
                     lines.push(unknown.to_owned());
                 } else {
                     lines.extend(loss.earlier.iter().chain([&loss.lost]).map(|lost| line("lost", lost)));

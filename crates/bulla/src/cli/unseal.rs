@@ -71,7 +71,7 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
         let file = consent_file.display();
         let kept = consent.kept.sequence;
         let what = if consent.is_of_unknown_loss() {
-            format!("the audit log lacks lines, so nobody knows whether the store lost commits after sequence {kept}")
+            format!("the audit log cannot tell whether the store lost commits after sequence {kept}")
         } else {
             let lost = consent.lost.sequence;
             format!("the store ends at sequence {kept}, but the audit log remembers {lost}: commits were lost")

@@ -13,6 +13,7 @@ mod check;
 mod deaths;
 mod rekey;
 mod restore;
+mod snapshot;
 mod timed;
 mod work;
 
@@ -63,7 +64,8 @@ async fn many<C: Debug, F: Future<Output = ()> + Send + 'static>(cases: Vec<C>, 
 /// Each point ends a server in one of the tests.
 #[test]
 fn every_point_is_met() {
-    let met = deaths::points().chain(restore::points()).chain(timed::points()).chain(rekey::POINTS);
+    let met = deaths::points().chain(restore::points()).chain(timed::points());
+    let met = met.chain(rekey::POINTS).chain(snapshot::POINTS);
     let met: BTreeSet<&str> = met.collect();
     let all: BTreeSet<&str> = STORE_POINTS.iter().chain(POINTS).copied().collect();
     assert_eq!(met, all);

@@ -150,6 +150,15 @@ pub enum Body {
         /// The new lineage, and the sequence of the commit that began it.
         committed: Quote,
     },
+    /// A snapshot of the store was made whole.
+    Snapshot {
+        /// What it was taken from.
+        from: Position,
+        /// How many rows it has.
+        rows: u64,
+        /// The digest that its manifest tells.
+        sha256: Digest,
+    },
     /// k admins accepted that the store lost commits.
     Consent {
         /// What was reached before.

@@ -317,6 +317,7 @@ impl Verifier {
             | Body::Blocked { .. }
             | Body::Anonymous { .. }
             | Body::Sealed { .. }
+            | Body::Snapshot { .. }
             | Body::Alarm { .. } => {}
         }
         self.report.quoted = Quote::after(self.report.quoted, &line.body);

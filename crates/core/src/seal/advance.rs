@@ -60,7 +60,7 @@ pub fn advance(
     request: &AdvanceRequest<'_>,
     rng: &mut dyn Rng,
 ) -> Result<Advance, SealError> {
-    let Opened { mut keyring, head, config, config_digest, config_revision, head_revision } = opened;
+    let Opened { mut keyring, head, config, config_digest, config_revision, head_revision, restored } = opened;
     let newest = request.view.newest();
     if request.view.id() != config.cluster {
         return Err(SealError::OtherCluster);
@@ -80,6 +80,9 @@ pub fn advance(
     let mut batch = Batch::default();
     batch.require(Table::Plain, row::key(row::CONFIG)?, Precondition::At(config_revision));
     batch.require(Table::Plain, StoreKey::head(), Precondition::At(head_revision));
+    if restored {
+        batch.delete(Table::Plain, row::key(row::RESTORED)?);
+    }
     for (key, value) in made.rows(rng)? {
         batch.put(Table::Plain, key, value);
     }

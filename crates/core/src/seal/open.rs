@@ -27,6 +27,7 @@ pub struct Opened {
     pub(super) config_digest: Digest,
     pub(super) config_revision: Revision,
     pub(super) head_revision: Revision,
+    pub(super) restored: bool,
 }
 
 impl fmt::Debug for Opened {
@@ -44,6 +45,11 @@ impl Opened {
     /// The cluster.
     pub fn cluster(&self) -> ClusterId {
         self.config.cluster
+    }
+
+    /// Whether the store was filled from a snapshot and not opened since: then it lost whatever came after.
+    pub fn is_restored(&self) -> bool {
+        self.restored
     }
 
     /// Takes the ingress key of a rekey. The advance that follows deals the shares.
@@ -83,6 +89,7 @@ pub fn open(root: &RootKey, stored: &StoredSeal) -> Result<Opened, SealError> {
         config_digest: stored.config_digest(),
         config_revision: stored.config_revision,
         head_revision: stored.head_row.revision(),
+        restored: stored.restored,
     })
 }
 
@@ -114,6 +121,7 @@ pub fn reopen(
         config_digest: *config_sha256,
         config_revision: stored.config_revision,
         head_revision: stored.head_row.revision(),
+        restored: stored.restored,
     })
 }
 
@@ -134,7 +142,8 @@ pub struct Accounted {
     pub(super) consent: Option<Envelope>,
 }
 
-/// Compares the head with the last position that the audit file quotes; `None` if it quotes none.
+/// Compares the head with the last position that the audit file quotes; `None` if it quotes none. A snapshot that was
+/// put back always lost something, whether the audit file knows it or was put back with it.
 ///
 /// # Errors
 /// [`Lost`]: the node stays sealed.
@@ -142,12 +151,14 @@ pub fn lost_commits(opened: &Opened, quoted: Option<Position>) -> Result<Account
     let kept = opened.head.position();
     match quoted {
         Some(lost) if !reached(&opened.keyring.lineages, kept, lost) => Err(Lost { lost, kept }),
+        _ if opened.restored => Err(Lost::unknown(opened)),
         _ => Ok(Accounted { kept, consent: None }),
     }
 }
 
 impl Lost {
-    /// The audit log itself lacks lines, so it cannot tell what was reached: what the store holds, or more.
+    /// The audit log cannot tell what was reached, since it lacks lines or is no newer than the store: what the store
+    /// holds, or more.
     pub fn unknown(opened: &Opened) -> Self {
         let kept = opened.head.position();
         Self { lost: kept, kept }

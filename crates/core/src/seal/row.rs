@@ -18,6 +18,8 @@ pub const DOCUMENTS: &str = "document/";
 pub const APPROVALS: &str = "approval/";
 /// What the names of all consents begin with.
 pub const CONSENTS: &str = "consent/";
+/// That the store was filled from a snapshot and not opened since.
+pub const RESTORED: &str = "restored";
 /// The list of histories, to be shown while sealed.
 pub const LINEAGES: &str = "lineages";
 

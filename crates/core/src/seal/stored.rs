@@ -101,6 +101,7 @@ pub struct StoredSeal {
     pub(super) keyring: Vec<u8>,
     pub(super) head_row: SealedValue,
     approvals: Vec<Envelope>,
+    pub(super) restored: bool,
 }
 
 /// An encrypted share, and its key encrypted to its admin.
@@ -133,6 +134,7 @@ impl StoredSeal {
             Read::Get(Table::Plain, StoreKey::head()),
             scan(row::SHARES),
             scan(row::APPROVALS),
+            Read::Get(Table::Plain, row::key(row::RESTORED)?),
         ])
     }
 
@@ -145,6 +147,7 @@ impl StoredSeal {
         let mut next = || answers.next().ok_or(SealError::Row("snapshot"));
         let (config, keyring, head) = (next()?.into_value(), next()?.into_value(), next()?.into_value());
         let (shares, approvals) = (entries(next()?)?, entries(next()?)?);
+        let restored = next()?.into_value().is_some();
         let (config_row, keyring, head_row) = match (config, keyring, head) {
             (None, None, None) if shares.is_empty() => return Ok(None),
             (Some(config), Some(keyring), Some(head)) => (config, keyring, head),
@@ -170,6 +173,7 @@ impl StoredSeal {
             keyring: row::content(&keyring).ok_or(SealError::Row(row::KEYRING))?.to_vec(),
             head_row,
             approvals: parse_approvals(&approvals)?,
+            restored,
             config,
         }))
     }
@@ -195,6 +199,11 @@ impl StoredSeal {
     /// The approvals of genesis that the store has. Nothing is verified.
     pub fn approvals(&self) -> &[Envelope] {
         &self.approvals
+    }
+
+    /// Whether the store was filled from a snapshot and not opened since.
+    pub fn is_restored(&self) -> bool {
+        self.restored
     }
 
     /// The encrypted key of a share, for its holder.

@@ -67,7 +67,9 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let content = match route.reply {
         ReplyKind::Json => json!({"schema": reply}),
         // What stands inside the envelope cannot be told in the schema of its bytes.
-        ReplyKind::Secret | ReplyKind::Claim => json!({"schema": {"contentMediaType": route.reply.media_type()}}),
+        ReplyKind::Secret | ReplyKind::Claim | ReplyKind::Snapshot => {
+            json!({"schema": {"contentMediaType": route.reply.media_type()}})
+        }
     };
     set(&mut success, "content", json!({route.reply.media_type(): content}));
     if route.reply == ReplyKind::Secret {
@@ -139,6 +141,7 @@ const fn reply_description(reply: ReplyKind) -> &'static str {
         ReplyKind::Claim => {
             "age file to the claim; its plaintext is u32 big-endian length, the signed receipt as JSON, the wrap's age file."
         }
+        ReplyKind::Snapshot => "The next bytes of the file; the last page ends with the manifest.",
     }
 }
 
@@ -152,7 +155,7 @@ fn parameters(route: &Route) -> Vec<Value> {
                 schemars::schema_for!(SecretPath),
                 "Where the secret lies: one to sixteen segments; the slashes between them stand as they are.",
             ),
-            ParamKind::Session => (schemars::schema_for!(Name), "The unseal session."),
+            ParamKind::Session => (schemars::schema_for!(Name), "The session."),
         };
         let text = schema.as_value();
         parameters.push(json!({
@@ -175,6 +178,7 @@ fn parameters(route: &Route) -> Vec<Value> {
                     json!({"type": "integer", "minimum": 200, "maximum": 599})
                 }
                 "limit" => json!({"type": "integer", "minimum": 1, "maximum": api::MAX_PAGE}),
+                "page" => json!({"type": "integer", "minimum": 0}),
                 "all" => json!({"type": "boolean"}),
                 _ => json!({"type": "string", "pattern": "^[A-Za-z0-9._~@+=/:-]+$"}),
             },
@@ -197,6 +201,7 @@ pub(super) fn query_description(name: &str) -> &'static str {
         "all" => "Also those that were seen before.",
         "resource" => "Only lines about this resource, such as `kv/app/db`.",
         "principal" => "Only lines of this principal, by name or by id, `sha256:…`.",
+        "page" => "Which page, from 0: the next one, or again the one given last.",
         "action" => "Only lines with this action, such as `kv.get`.",
         _ => "",
     }
@@ -223,6 +228,8 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::SealShare => schemas!(api::GiveShare, api::ShareGiven),
         Endpoint::SealSeal | Endpoint::SealConfirmClock => schemas!(-, api::Done),
         Endpoint::SealRekey => schemas!(-, api::NextIngress),
+        Endpoint::SnapshotSave => schemas!(-, bulla_wire::snapshot::Begun),
+        Endpoint::SnapshotPage => (Value::Null, Value::Null),
         Endpoint::SealConsent | Endpoint::DocumentPut => schemas!(api::Signed, api::Done),
         Endpoint::PrincipalList => schemas!(-, api::Principals),
         Endpoint::PrincipalRead => schemas!(-, api::Principal),

@@ -107,5 +107,6 @@ const fn reply(reply: ReplyKind) -> &'static str {
         ReplyKind::Json => "json",
         ReplyKind::Secret => "secret",
         ReplyKind::Claim => "claim",
+        ReplyKind::Snapshot => "snapshot",
     }
 }

@@ -41,6 +41,13 @@ pub const ROUTES: &[Route] = &[
     post("/v1/document", Endpoint::DocumentPut, "Put the next cluster document.")
         .policy(Action::DocumentPut)
         .body(JSON),
+    // Snapshots.
+    post("/v1/snapshot", Endpoint::SnapshotSave, "Hold the state of this moment, for a snapshot.")
+        .policy(Action::SnapshotSave),
+    get("/v1/snapshot/{id}", Endpoint::SnapshotPage, "Give a page of a snapshot.")
+        .policy(Action::SnapshotSave)
+        .query(&["page"])
+        .replies(ReplyKind::Snapshot),
     // Principals.
     get("/v1/principal", Endpoint::PrincipalList, "List principals.").policy(Action::PrincipalList).query(&[
         "id",

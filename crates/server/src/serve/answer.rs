@@ -81,6 +81,10 @@ impl Request<'_> {
                 });
                 Ok(Answer { room, ..Answer::age(sealed) })
             }
+            (Reply::Snapshot(page), ReplyKind::Snapshot) => {
+                let answer = Answer::bytes(200, kind.media_type(), page);
+                Ok(Answer { room: room.map(Arc::new), ..answer })
+            }
             _ => Err(internal(&"a reply of another kind than the route's", id)),
         }
     }

@@ -16,6 +16,7 @@ use bulla_wire::api;
 use bulla_wire::evidence::{Bytes, GenesisApproval, NodeState, PolicyRecovery};
 use bulla_wire::id::{Digest, WrapId};
 use bulla_wire::json::{self, StrictMap, V1};
+use bulla_wire::snapshot::Begun;
 use bulla_wire::wrap::{Addressee, Ciphertext, Mode, Parcel, Slip, Statement, to_lines};
 
 use crate::support::Request;
@@ -50,6 +51,8 @@ impl Cast {
         let put = |text| api::PutPolicy { text, replaces: None };
         admin.policy_put(&"kv".parse().unwrap(), &put(text.clone())).await.unwrap();
         admin.policy_put(&"doomed".parse().unwrap(), &put(text)).await.unwrap();
+        let text = "permit (principal, action == Bulla::Action::\"snapshot.save\", resource);".to_owned();
+        admin.policy_put(&"snapshots".parse().unwrap(), &put(text)).await.unwrap();
         admin.principal_disable(&"frank".parse().unwrap()).await.unwrap();
         let writer = world.client(&alice_person);
         let data = StrictMap([("password".to_owned(), "hunter2".to_owned())].into());
@@ -103,6 +106,11 @@ impl Cast {
             Endpoint::SealConfirmClock => (Who::Admin, empty("/v1/seal:confirm-clock".into())),
             Endpoint::SealRekey => (Who::Admin, empty("/v1/seal:rekey".into())),
             Endpoint::DocumentPut => (Who::Admin, ("/v1/document".into(), next_document(world))),
+            Endpoint::SnapshotSave => (Who::Alice, empty("/v1/snapshot".into())),
+            Endpoint::SnapshotPage => {
+                let begun: Begun = self.bob.call("POST", "/v1/snapshot").await.ok().json();
+                (Who::Bob, empty(format!("/v1/snapshot/{}?page=0", begun.id)))
+            }
             Endpoint::PrincipalList => (Who::Bob, empty("/v1/principal?limit=5".into())),
             Endpoint::PrincipalRead => (Who::Bob, empty("/v1/principal/alice".into())),
             Endpoint::PrincipalPut => (Who::Admin, admission(world, &Person::new("dave"), "/v1/principal/dave")),

@@ -23,6 +23,7 @@ mod race;
 mod rekey;
 mod replay;
 mod seal;
+mod snapshot;
 mod spine;
 mod support;
 mod wraps;

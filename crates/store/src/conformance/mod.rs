@@ -7,6 +7,7 @@
 
 mod conditions;
 mod durable;
+mod frozen;
 mod heads;
 mod races;
 mod scans;
@@ -30,6 +31,7 @@ pub async fn run(make: impl Fn() -> Store) {
     scans::run(&unsealed).await;
     heads::run(&make).await;
     races::run(&unsealed).await;
+    frozen::run(&unsealed).await;
     closed(&unsealed()).await;
 }
 

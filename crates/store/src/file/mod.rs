@@ -8,12 +8,16 @@
 //! disk holds, and only opening the file again finds out.
 
 mod entry;
+mod fill;
+mod frozen;
 mod journal;
 mod open;
 mod read;
 mod rows;
 mod writer;
 
+pub use fill::{Filled, Filling, left_unfinished, unfinished};
+pub use frozen::Frozen;
 pub use open::FORMAT_VERSION;
 
 use crate::Committed;
@@ -90,6 +94,8 @@ struct Shared {
     /// waits for them.
     database: RwLock<Option<Database>>,
     head: RwLock<Option<Arc<dyn HeadSource>>>,
+    /// States that are held; closing lets them go, since they keep the file open.
+    frozen: frozen::Held,
     counters: Counters,
     on_fatal: OnFatal,
 }
@@ -123,6 +129,7 @@ impl FileStore {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
             head: RwLock::new(None),
+            frozen: frozen::Held::default(),
             counters: Counters::default(),
             on_fatal,
         });
@@ -155,6 +162,10 @@ impl FileStore {
             Ok(answer) => answer,
             Err(_) => Err(CommitError::Unknown { detail: "the writer ended".to_owned() }),
         }
+    }
+
+    pub(crate) fn freeze(&self) -> Result<Frozen, StoreError> {
+        Frozen::begin(&self.shared)
     }
 
     pub(crate) fn set_head(&self, source: Option<Arc<dyn HeadSource>>) {

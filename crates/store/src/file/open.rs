@@ -106,24 +106,31 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
     let unfinished = PathBuf::from(unfinished);
-    match fs::remove_file(&unfinished) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error(&unfinished, "cannot remove the unfinished", source));
-        }
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create_new(true).mode(0o600).open(&unfinished);
-    let file = file.map_err(|source| io_error(&unfinished, "cannot create", source))?;
-    initialise(file).map_err(|cause| io_error(&unfinished, "cannot write", io::Error::other(cause)))?;
+    drop(anew(&unfinished)?);
 
     let rename = |source| io_error(path, "cannot create", source);
     fs::rename(&unfinished, path).map_err(rename)?;
     sync_directory(path).map_err(rename)
 }
 
-fn initialise(file: File) -> Result<(), redb::Error> {
-    lay_out(&Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?)
+/// Makes an empty store under exactly this name, in the place of what was left there.
+pub(super) fn anew(path: &Path) -> Result<Database, OpenError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error(path, "cannot remove the unfinished", source));
+        }
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|source| io_error(path, "cannot create", source))?;
+    initialise(file).map_err(|cause| io_error(path, "cannot write", io::Error::other(cause)))
+}
+
+fn initialise(file: File) -> Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?;
+    lay_out(&database)?;
+    Ok(database)
 }
 
 /// Makes the tables of an empty store.
@@ -203,6 +210,6 @@ fn format_version(database: &Database) -> Result<Option<u32>, Unreadable> {
     Ok(row.and_then(|row| row.value().try_into().ok()).map(u32::from_be_bytes))
 }
 
-fn io_error(path: &Path, action: &'static str, source: io::Error) -> OpenError {
+pub(super) fn io_error(path: &Path, action: &'static str, source: io::Error) -> OpenError {
     OpenError::Io { path: path.to_owned(), action, source }
 }

@@ -4,7 +4,7 @@ use super::{Bytes, DATA, PLAIN, Shared, seen_table};
 use crate::error::StoreError;
 use crate::scan;
 use bulla_core::record::{Answer, HEAD_KEY, Page, Read, RecordError, SealedValue, Sequence, Snapshot, StoreKey, Table};
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition, TableError};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition, TableError, TableHandle};
 use std::collections::HashMap;
 use std::ops::Bound;
 
@@ -13,15 +13,42 @@ use std::ops::Bound;
 pub(super) fn snapshot(shared: &Shared, reads: &[Read]) -> Result<Snapshot, StoreError> {
     let database = shared.database();
     let database = database.as_ref().ok_or(StoreError::Closed)?;
-    answers(database, reads).map_err(|fault| match fault {
-        Fault::Storage(cause) => StoreError::Io { detail: shared.fatal("reading", &cause) },
-        Fault::Malformed(table, source) => StoreError::Malformed { table, source },
-    })
+    let read = database.begin_read().map_err(Fault::from).and_then(|transaction| answers(&transaction, reads));
+    read.map_err(|fault| fault.told(shared))
+}
+
+/// A transaction that goes on seeing the state of this moment.
+pub(super) fn begin(shared: &Shared) -> Result<ReadTransaction, StoreError> {
+    let database = shared.database();
+    let database = database.as_ref().ok_or(StoreError::Closed)?;
+    database.begin_read().map_err(|cause| Fault::from(cause).told(shared))
+}
+
+/// As [`snapshot`], from the state that a transaction sees.
+pub(super) fn within(shared: &Shared, transaction: &ReadTransaction, reads: &[Read]) -> Result<Snapshot, StoreError> {
+    answers(transaction, reads).map_err(|fault| fault.told(shared))
+}
+
+/// The minutes of all buckets that a transaction sees, in order.
+pub(super) fn buckets(shared: &Shared, transaction: &ReadTransaction) -> Result<Vec<u32>, StoreError> {
+    let tables = transaction.list_tables().map_err(|cause| Fault::from(cause).told(shared))?;
+    let mut minutes: Vec<u32> = tables.filter_map(|table| table.name().strip_prefix("seen/")?.parse().ok()).collect();
+    minutes.sort_unstable();
+    Ok(minutes)
 }
 
 enum Fault {
     Storage(redb::Error),
     Malformed(Table, RecordError),
+}
+
+impl Fault {
+    fn told(self, shared: &Shared) -> StoreError {
+        match self {
+            Self::Storage(cause) => StoreError::Io { detail: shared.fatal("reading", &cause) },
+            Self::Malformed(table, source) => StoreError::Malformed { table, source },
+        }
+    }
 }
 
 impl<E: Into<redb::Error>> From<E> for Fault {
@@ -30,8 +57,8 @@ impl<E: Into<redb::Error>> From<E> for Fault {
     }
 }
 
-fn answers(database: &Database, reads: &[Read]) -> Result<Snapshot, Fault> {
-    let mut tables = Tables { transaction: database.begin_read()?, open: HashMap::new() };
+fn answers(transaction: &ReadTransaction, reads: &[Read]) -> Result<Snapshot, Fault> {
+    let mut tables = Tables { transaction, open: HashMap::new() };
     let sequence = match tables.open(Table::Plain)? {
         Some(plain) => plain.get(HEAD_KEY)?.and_then(|row| sequence(row.value())),
         None => None,
@@ -52,14 +79,14 @@ fn sequence(head: &[u8]) -> Option<Sequence> {
     SealedValue::new(head).ok()?.head_sequence()
 }
 
-fn get(tables: &mut Tables, table: Table, key: &StoreKey) -> Result<Option<SealedValue>, Fault> {
+fn get(tables: &mut Tables<'_>, table: Table, key: &StoreKey) -> Result<Option<SealedValue>, Fault> {
     let Some(rows) = tables.open(table)? else { return Ok(None) };
     let Some(value) = rows.get(key.as_bytes())? else { return Ok(None) };
     SealedValue::new(value.value()).map(Some).map_err(|source| Fault::Malformed(table, source))
 }
 
 fn page(
-    tables: &mut Tables,
+    tables: &mut Tables<'_>,
     table: Table,
     prefix: &[u8],
     after: Option<&StoreKey>,
@@ -76,12 +103,12 @@ fn page(
 }
 
 /// The tables of one read transaction, each opened when it is first asked.
-struct Tables {
-    transaction: ReadTransaction,
+struct Tables<'a> {
+    transaction: &'a ReadTransaction,
     open: HashMap<Table, Option<ReadOnlyTable<Bytes, Bytes>>>,
 }
 
-impl Tables {
+impl Tables<'_> {
     /// A table, or nothing if it was never written.
     fn open(&mut self, table: Table) -> Result<Option<&ReadOnlyTable<Bytes, Bytes>>, Fault> {
         if !self.open.contains_key(&table) {

@@ -80,6 +80,7 @@ fn write_all(shared: &Shared, mut journal: Journal, mut jobs: mpsc::Receiver<Job
         }
     }
     let database = shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+    shared.frozen.let_go();
     if !failed && let Some(database) = database {
         close(shared, database, journal);
     }
