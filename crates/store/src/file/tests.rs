@@ -190,7 +190,7 @@ fn changes(next: &mut impl FnMut() -> u64, rows: &mut Rows) -> Batch {
             continue;
         }
         let row = (table, name.clone().into_bytes());
-        if next() % 3 == 0 {
+        if next().is_multiple_of(3) {
             batch.delete(table, key(&name));
             rows.remove(&row);
         } else {
@@ -201,7 +201,7 @@ fn changes(next: &mut impl FnMut() -> u64, rows: &mut Rows) -> Batch {
         }
     }
     for minute in 0..3 {
-        if next() % 5 == 0 && named.iter().all(|(table, _)| *table != Table::Seen(minute)) {
+        if next().is_multiple_of(5) && named.iter().all(|(table, _)| *table != Table::Seen(minute)) {
             batch.drop_seen.push(minute);
             rows.retain(|(table, _), _| *table != Table::Seen(minute));
         }
