@@ -51,7 +51,9 @@ impl Cast {
         let put = |text| api::PutPolicy { text, replaces: None };
         admin.policy_put(&"kv".parse().unwrap(), &put(text.clone())).await.unwrap();
         admin.policy_put(&"doomed".parse().unwrap(), &put(text)).await.unwrap();
-        let text = "permit (principal, action == Bulla::Action::\"snapshot.save\", resource);".to_owned();
+        let text = "permit (principal, action == Bulla::Action::\"snapshot.save\", resource) \
+                    when { [\"alice\", \"bob\"].contains(principal.name) };"
+            .to_owned();
         admin.policy_put(&"snapshots".parse().unwrap(), &put(text)).await.unwrap();
         admin.principal_disable(&"frank".parse().unwrap()).await.unwrap();
         let writer = world.client(&alice_person);

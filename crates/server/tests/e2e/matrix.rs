@@ -2,6 +2,7 @@
 
 use crate::cases::{Cast, claim, open_body, share};
 use crate::governance::{admit_by, enrol};
+use crate::support::unsealed as unsealed_of;
 use crate::support::{Caller, Reply, Request, Wire, finish, lasting, open};
 use bulla_core::engine::wrap::MAX_STRANGERS;
 use bulla_crypto::evidence;
@@ -209,6 +210,8 @@ async fn unsealed(world: &World, cast: &mut Cast, keys: &Keys, answers: &mut Ans
                     cast.caller(who).send(&open("POST", "/v1/challenge")).await.ok();
                 }
             }
+            // Two may be taken at once; here one actor comes after the other.
+            unsealed_of(world).snapshots.lock().unwrap().sweep(u64::MAX);
         }
         requests.push(last);
     }
