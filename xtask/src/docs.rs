@@ -23,6 +23,12 @@ pub const GENERATED: &[Generated] = &[
         writes: None,
     },
     Generated {
+        files: &["spec/vectors/audit"],
+        compares: &["-p", "bulla-core", "--test", "audit", "--", "the_vectors"],
+        writes: None,
+    },
+    Generated { files: &["spec/vectors/barrier"], compares: &["-p", "bulla-core", "--test", "barrier"], writes: None },
+    Generated {
         files: &["spec/vectors/snapshot"],
         compares: &["-p", "bulla-crypto", "--lib", "--", "snapshot::tests::the_vectors"],
         writes: None,

@@ -478,3 +478,60 @@ fn errors_say_what_to_do() {
     }
     assert_eq!("local".parse::<Address>().unwrap(), Address::Local);
 }
+
+/// One log of the vectors, and the classes of its findings in their order.
+fn vector(about: &str, files: &[Lines], head: AuditPosition) -> serde_json::Value {
+    let expected = Expectations { head: Some(head), node: Some(NODE), cluster: Some(CLUSTER), whole: true };
+    let report = Log { files: files.to_vec(), chain: Chain::default() }.verify(expected);
+    let mut classes: Vec<String> = report.findings.iter().map(|finding| finding.class.to_string()).collect();
+    classes.dedup();
+    let text = |line: &Vec<u8>| String::from_utf8(line.clone()).unwrap();
+    let files: Vec<Vec<String>> = files.iter().map(|lines| lines.iter().map(text).collect()).collect();
+    serde_json::json!({ "about": about, "files": files, "findings": classes })
+}
+
+/// `spec/vectors/audit/logs.json`: one sound log, and it changed in each way.
+#[test]
+fn the_vectors() {
+    let log = Log::sample();
+    let head = log.head();
+    let mut cases = vec![vector("sound", &log.files, head)];
+    let mut changed = |about: &str, change: &dyn Fn(&mut Vec<Lines>)| {
+        let mut files = log.files.clone();
+        change(&mut files);
+        cases.push(vector(about, &files, head));
+    };
+    let replaced = |line: &[u8], from: &str, to: &str| {
+        let text = String::from_utf8(line.to_vec()).unwrap();
+        assert!(text.contains(from), "{text}");
+        text.replacen(from, to, 1).into_bytes()
+    };
+    changed("a status is another", &|files| files[0][3] = replaced(&files[0][3], "200", "403"));
+    changed("a space that does not belong there", &|files| files[0][3] = replaced(&files[0][3], "\"v\":1", "\"v\": 1"));
+    changed("a field is unknown", &|files| files[0][3] = replaced(&files[0][3], "\"v\":1", "\"v\":1,\"w\":1"));
+    changed("of a newer format", &|files| files[0][3] = replaced(&files[0][3], "\"v\":1", "\"v\":2"));
+    changed("a line is missing", &|files| drop(files[0].remove(3)));
+    changed("the first file is missing its end", &|files| drop(files[0].pop()));
+    changed("the end is cut", &|files| drop(files[1].pop()));
+    changed("the last file is missing", &|files| drop(files.pop()));
+    changed("two lines changed places", &|files| files[0].swap(3, 4));
+    changed("a line is there twice", &|files| {
+        let copy = files[0][3].clone();
+        files[0].insert(4, copy);
+    });
+    let vectors = serde_json::json!({
+        "node": NODE, "cluster": CLUSTER,
+        "head": { "file": head.file, "offset": head.offset, "n": head.n, "sha256": head.hash },
+        "logs": cases,
+    });
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/audit/logs.json");
+    let text = format!("{vectors:#}\n");
+    if std::env::var_os("BULLA_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(written, vectors, "if this is meant, run with BULLA_BLESS=1");
+    let unseen: Vec<_> =
+        written["logs"].as_array().unwrap()[1..].iter().filter(|log| log["findings"][0].is_null()).collect();
+    assert!(unseen.is_empty(), "{unseen:?}");
+}

@@ -184,18 +184,17 @@ pub(super) fn spans(text: &str) -> Vec<(usize, String)> {
     spans
 }
 
-/// Files of tests that cargo builds: `crates/*/tests/x.rs`, and the folder of `crates/*/tests/x/main.rs`.
+/// Files below `crates/*/tests` that hold tests: a folder's name would cover whatever comes into it later.
 fn test_files(tree: &Tree) -> Vec<String> {
-    let mut found = Vec::new();
-    for file in tree.ending(".rs") {
+    let holds = |file: &&File| {
         let parts: Vec<&str> = file.path.split('/').collect();
-        match parts.as_slice() {
-            ["crates", _, "tests", _] => found.push(file.path.clone()),
-            ["crates", _, "tests", _, "main.rs"] => found.push(file.path.trim_end_matches("/main.rs").to_owned()),
-            _ => {}
-        }
-    }
-    found
+        let lies = matches!(parts.as_slice(), ["crates", _, "tests", ..]);
+        lies && file.text.lines().any(|line| {
+            let line = line.trim_start();
+            line.starts_with("#[test]") || line.starts_with("#[tokio::test") || line.starts_with("proptest!")
+        })
+    };
+    tree.ending(".rs").filter(holds).map(|file| file.path.clone()).collect()
 }
 
 #[cfg(test)]
@@ -228,17 +227,17 @@ mod tests {
 
     #[test]
     fn coverage_and_tests_are_held_together() {
-        let page = ("docs/coverage.md", "| keys | `crates/a/tests/x.rs::one`, `crates/a/tests/y` |");
-        let one = ("crates/a/tests/x.rs", "fn one() {}");
-        let two = ("crates/a/tests/y/main.rs", "");
+        let page = ("docs/coverage.md", "| keys | `crates/a/tests/x.rs::one`, `crates/a/tests/y/main.rs` |");
+        let one = ("crates/a/tests/x.rs", "#[test]\nfn one() {}");
+        let two = ("crates/a/tests/y/main.rs", "#[test]\nfn two() {}");
         assert_eq!(coverage(&Tree::of(&[page, one, two])).unwrap(), Vec::<String>::new());
-        let renamed = ("crates/a/tests/x.rs", "fn other() {}");
+        let renamed = ("crates/a/tests/x.rs", "#[test]\nfn other() {}");
         assert_eq!(coverage(&Tree::of(&[page, renamed, two])).unwrap().len(), 1);
         assert_eq!(coverage(&Tree::of(&[page, one])).unwrap().len(), 1, "a file that is gone");
-        let third = ("crates/a/tests/z.rs", "");
+        let third = ("crates/a/tests/y/z.rs", "#[test]\nfn three() {}");
         assert_eq!(
             coverage(&Tree::of(&[page, one, two, third])).unwrap(),
-            ["crates/a/tests/z.rs is not named in docs/coverage.md"]
+            ["crates/a/tests/y/z.rs is not named in docs/coverage.md"]
         );
     }
 }
