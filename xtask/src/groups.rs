@@ -107,6 +107,7 @@ pub const GROUPS: &[Group] = &[
             Tests { package: "bulla", target: "cli_spine", args: &[] },
             Tests { package: "bulla", target: "cli_transcripts", args: &[] },
             Tests { package: "bulla", target: "cli_terminal", args: &[] },
+            Tests { package: "bulla", target: "example", args: &[] },
         ],
     },
     Group {

@@ -306,7 +306,7 @@ fn advice(code: Code) -> Advice {
         Code::NonceReused => {
             Otherwise("try again; if it comes back, somebody plays with your requests: tell the admins")
         }
-        Code::Denied => Otherwise("`bulla policy check` tells why; an admin can change policy"),
+        Code::Denied => Otherwise("`bulla policy explain` tells why to whoever may ask; an admin can change policy"),
         Code::NotFound => Otherwise("check the name; `bulla principal`, `policy`, `kv` and `wrap` list what there is"),
         Code::Exists => Otherwise("look at what is there, and choose another name"),
         Code::VersionMismatch => Otherwise("read it again, and put your change on top"),

@@ -51,6 +51,19 @@ fn progress_is_shown_to_whoever_looks() {
     );
     assert!(std::fs::read_to_string(alice.work().join("slip.txt")).unwrap().starts_with("bulla:wrap:"));
 
+    // Words begin a line of their own, whatever the content ends with; a pipe gets the content alone.
+    for (content, expected) in [("k=v", "{\"k\":\"v\"}\r\n"), ("-", "line\r\n")] {
+        let slip = alice.run_with(["wrap", "create", "-q", "--to", "alice", content], b"line\n").ok();
+        let shown = at_terminal(&alice, &format!("bulla open {slip}"));
+        assert!(shown.contains(&format!("{expected}from alice ")), "{shown:?}");
+    }
+    let short = alice.run(["wrap", "create", "-q", "--to", "alice", "k=v"]).ok();
+    let all = at_terminal(&alice, &format!("bulla open {short} | wc -c"));
+    assert!(all.contains("9\r\n"), "{all:?}");
+    // A reader of the log who goes away has read enough.
+    let (binary, line) = (bulla!(), "set -o pipefail; \"$0\" audit show | (exec <&-; sleep 1)");
+    alice.run_program(Path::new("bash"), ["-c", line, binary.to_str().unwrap()], b"").ok();
+
     let shown = at_terminal(&alice, &format!("bulla open {slip} -o opened.bin"));
     assert!(shown.contains("\rreceiving ") && shown.contains(" of 5.7 MiB, "), "{shown:?}");
     assert_eq!(std::fs::read(alice.work().join("opened.bin")).unwrap(), large);

@@ -45,6 +45,20 @@ fn it_ends_well_and_its_lines_can_be_typed_again() {
     assert!(printed.trim_end().ends_with("The launch code is 0000. Change it."), "{printed}");
     assert!(!again.path().join("bulla-demo-1/again.txt").exists(), "the thief got nothing");
     assert!(!alive(&again.path().join("bulla-demo-1/ready.json")), "the script stops its server");
+
+    // What it says at the end, in its order, on a port that is free here.
+    let (_, farewell) = text.split_once("To go on with this cluster:").expect("a farewell");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let lines: Vec<&str> = farewell.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let typed = lines.join("\n").replace("8250", &port.to_string());
+    let script = format!("set -eu\ntrap 'kill $! 2>/dev/null; wait' EXIT\n{typed}\n");
+    // A person takes longer to type the next line than the server to start.
+    let script =
+        script.replace(" &\n", &format!(" &\nuntil (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done\n"));
+    let on = Command::new("bash").arg("-c").arg(&script).current_dir(folder.path()).stdin(Stdio::null()).output();
+    let on = on.expect("bash runs");
+    let (printed, errors) = (String::from_utf8_lossy(&on.stdout), String::from_utf8_lossy(&on.stderr));
+    assert!(on.status.success() && printed.contains("bulla:wrap:"), "{script}\n{printed}\n{errors}");
 }
 
 /// Writes to the demo's input line by line: it goes on with each, and not before.

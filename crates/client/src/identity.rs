@@ -1,9 +1,13 @@
 //! Identity files on disk.
 
 use crate::ClientError;
+use bulla_crypto::evidence::Payload as _;
 use bulla_crypto::identity::{Identity, MAX_IDENTITY_BYTES};
 use bulla_crypto::secret::SecretBytes;
 use bulla_crypto::sign::RsaMinimum;
+use bulla_wire::dsse::Envelope;
+use bulla_wire::evidence::PrincipalRecord;
+use bulla_wire::json;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -19,19 +23,32 @@ pub fn read(path: &Path, passphrase: &dyn Fn() -> Option<SecretBytes>) -> Result
     let failed = |error| ClientError::io("cannot read", path.to_path_buf(), error);
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    let limit = u64::try_from(MAX_IDENTITY_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    // Room for all of it from the start: a growing buffer would leave copies behind.
+    let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_IDENTITY_BYTES.saturating_add(2)));
+    file.take(limit).read_to_end(bytes.expose_mut()).map_err(failed)?;
+    let shown = path.display();
+    // Looked at before the mode: a record is for everyone, so its mode is not what is wrong.
+    if is_record(bytes.expose()) {
+        return Err(ClientError::input(
+            format!("{shown} is a record, not an identity"),
+            "give the file that `bulla keygen` wrote beside it",
+        ));
+    }
     if mode & 0o077 != 0 {
-        let shown = path.display();
         return Err(ClientError::input(
             format!("{shown} has mode {mode:04o}, so others can use this identity"),
             format!("chmod 600 {shown}"),
         ));
     }
-    let limit = u64::try_from(MAX_IDENTITY_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    // Room for all of it from the start: a growing buffer would leave copies behind.
-    let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_IDENTITY_BYTES.saturating_add(2)));
-    file.take(limit).read_to_end(bytes.expose_mut()).map_err(failed)?;
     let identity = Identity::parse(bytes.expose(), RsaMinimum::Bits3072, passphrase);
     identity.map(Arc::new).map_err(|error| failed(io::Error::other(error)))
+}
+
+/// Whether these are the bytes of somebody's record (.pub).
+fn is_record(bytes: &[u8]) -> bool {
+    let envelope: Result<Envelope, _> = json::parse(bytes, json::MAX_JSON_BYTES);
+    envelope.is_ok_and(|envelope| envelope.payload_type == PrincipalRecord::TYPE)
 }
 
 #[cfg(test)]

@@ -19,8 +19,10 @@ impl Client {
     /// Writes a version.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with `version_mismatch` if `cas` is not what is there.
+    /// [`ClientError::Input`] before anything is sent, for what no request can hold; [`ClientError::Refused`] with
+    /// `version_mismatch` if `cas` is not what is there.
     pub async fn kv_put(&self, path: &SecretPath, body: &PutKv) -> Result<KvWritten, ClientError> {
+        fits(&SecretBytes::new(json::to_vec(body)))?;
         let call = || Call {
             method: "PUT",
             changes: true,
@@ -67,5 +69,37 @@ impl Client {
     ) -> Result<KvNames, ClientError> {
         let path = below.map_or_else(|| "/v1/kv:list".to_owned(), |path| format!("/v1/kv/{path}:list"));
         self.json(Call::read(path).with("after", after).with("limit", limit)).await
+    }
+}
+
+/// Refuses what the server would not take, in terms of the values: JSON spells a control character in six bytes, so a
+/// value within its own limit may be too much for a request.
+fn fits(body: &SecretBytes) -> Result<(), ClientError> {
+    let bytes = body.expose().len();
+    if bytes <= MAX_JSON_BYTES {
+        return Ok(());
+    }
+    Err(ClientError::input(
+        format!(
+            "the fields have {bytes} bytes as JSON, where a control character takes six; {MAX_JSON_BYTES} are taken"
+        ),
+        "write bytes that are no text as base64, and large things as a wrap or elsewhere",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_wire::json::StrictMap;
+
+    #[test]
+    fn what_no_request_holds_is_told_in_terms_of_the_value() {
+        let body = |value: String| {
+            let data = StrictMap([("field".to_owned(), value)].into());
+            SecretBytes::new(json::to_vec(&PutKv { data, cas: None }))
+        };
+        assert!(fits(&body("a".repeat(200_000))).is_ok());
+        let refused = fits(&body("\u{1}".repeat(200_000))).unwrap_err().to_string();
+        assert!(refused.contains("the fields have 12000") && refused.contains("control character"), "{refused}");
     }
 }

@@ -24,7 +24,8 @@ impl Client {
     /// ingress key, as the route demands.
     ///
     /// # Errors
-    /// [`ClientError::Input`] for another method than GET, PUT, POST and DELETE; else as every call.
+    /// [`ClientError::Input`] for another method than GET, PUT, POST and DELETE, and for what is no path or query of
+    /// this server; else as every call.
     pub async fn request(
         &self,
         method: &str,
@@ -36,6 +37,13 @@ impl Client {
         let method = known.ok_or_else(|| {
             ClientError::input(format!("no route has the method {method:?}"), "give GET, PUT, POST or DELETE")
         })?;
+        if !travels_whole(path, query) {
+            let shown = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+            return Err(ClientError::input(
+                format!("{shown:?} is no path of a route"),
+                "give path and query alone, such as /v1/whoami: a / first, no host, no #",
+            ));
+        }
         let body = match body {
             None => CallBody::Empty,
             Some(bytes) if method == "PUT" && path.starts_with("/v1/kv/") => CallBody::Ingress(SecretBytes::new(bytes)),
@@ -52,5 +60,39 @@ impl Client {
         };
         let answer = self.call(call).await?;
         Ok(RawAnswer { media: answer.media, body: answer.body })
+    }
+}
+
+/// Whether path and query reach the server as they stand here. What is signed is what the caller gave, so anything
+/// that is cut off or rewritten on the way would look like a forgery.
+fn travels_whole(path: &str, query: &str) -> bool {
+    let mark = if query.is_empty() { "" } else { "?" };
+    let parsed = format!("https://localhost{path}{mark}{query}").parse::<http::Uri>();
+    path.starts_with('/') && parsed.is_ok_and(|uri| uri.path() == path && uri.query().unwrap_or_default() == query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_path_is_signed() {
+        for (path, query) in [("/v1/whoami", ""), ("/v1/wrap", "limit=10&after=x"), ("/v1/kv/a/b:list", "")] {
+            assert!(travels_whole(path, query), "{path} {query}");
+        }
+        let cut = [
+            ("whoami", ""),
+            ("", ""),
+            ("/v1/whoami#x", ""),
+            ("/v1/wrap", "limit=10#x"),
+            ("https://x/v1/whoami", ""),
+            ("@x/v1/whoami", ""),
+            (":1/v1/whoami", ""),
+            ("/v1/who ami", ""),
+            ("/v1/whoami?a", ""),
+        ];
+        for (path, query) in cut {
+            assert!(!travels_whole(path, query), "{path} {query}");
+        }
     }
 }

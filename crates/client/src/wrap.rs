@@ -95,7 +95,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::TooLarge`] before anything is sent; [`ClientError::UnknownOutcome`] if no answer came;
-    /// [`ClientError::Seal`] for recipients of both kinds.
+    /// [`ClientError::Input`] with the names for recipients of both kinds.
     pub async fn wrap_create(&self, outgoing: Outgoing, content: Content) -> Result<Wrapped, ClientError> {
         if !outgoing.label.as_deref().is_none_or(is_label) {
             return Err(ClientError::input(
@@ -103,6 +103,7 @@ impl Client {
                 "choose another label",
             ));
         }
+        of_one_kind(&outgoing.to)?;
         let (trust, me) = (self.trust().await?, self.me().await?);
         let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
         let from = me.resolved.principal();
@@ -300,6 +301,20 @@ pub(crate) fn statement_of(
         }
     }
     Err(last)
+}
+
+/// Recipients of both kinds are refused when the content is encrypted; here they have names still.
+fn of_one_kind(to: &[Resolved]) -> Result<(), ClientError> {
+    let classical = |resolved: &&Resolved| resolved.recipients().iter().any(|recipient| !recipient.is_hybrid());
+    let without: Vec<_> = to.iter().filter(classical).map(|resolved| resolved.name().as_str()).collect();
+    let hybrid = to.iter().flat_map(Resolved::recipients).any(Recipient::is_hybrid);
+    if without.is_empty() || !hybrid {
+        return Ok(());
+    }
+    Err(ClientError::input(
+        format!("mixed_recipients: some have post-quantum keys and some have not; without: {}", without.join(", ")),
+        "make two wraps: one to the post-quantum keys, one to the classical ones",
+    ))
 }
 
 fn addressees(to: &[Resolved]) -> (Vec<Addressee>, Vec<Recipient>) {

@@ -110,7 +110,10 @@ pub fn may_init(node: &Node, phase: &Phase, key: &KeyId, peer: Peer) -> Result<(
         return Ok(());
     }
     let refusal = Refusal::new(Code::NotAdmin, "this key is not among the admins that may make the cluster");
-    Err(refusal.hint("list its record with --admin FILE, or run `bulla init` on the server's own socket"))
+    Err(refusal.hint(
+        "start the server with --admin FILE, the record of this key; or without any --admin, and run \
+         `bulla init --socket DATA/bulla.sock` as the server's user",
+    ))
 }
 
 /// Makes the cluster.

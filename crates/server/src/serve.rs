@@ -259,8 +259,9 @@ impl Request<'_> {
         let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied);
         let id = line.id().to_string();
         let message = format!("{} may not {} on {}", denied.subject.name, denied.action, denied.resource);
-        let refusal =
-            Refusal::new(Code::Denied, message).hint("`bulla policy check` tells why; an admin can change policy");
+        let refusal = Refusal::new(Code::Denied, message).hint(format!(
+            "whoever has policy.explain sees why with `bulla policy explain {id}`; an admin can change policy"
+        ));
         if let Some((key, request)) = once {
             let principal = self.verified.subject.id;
             lock(&self.unsealed.refusals).keep(key, request, principal, &refusal, self.node.now_ms());

@@ -96,9 +96,14 @@ async fn show(session: &Session<'_>, args: Show) -> Result<Exit, Failure> {
     loop {
         let page = client.audit(after.as_deref(), Some(PAGE), &of).await?;
         for line in &page.lines {
-            match format {
-                Format::Json => session.screen.line(line)?,
-                Format::Table => session.screen.line(&readable(line))?,
+            let printed = match format {
+                Format::Json => session.screen.line(line),
+                Format::Table => session.screen.line(&readable(line)),
+            };
+            match printed {
+                // Whoever reads the head of the log alone got what it wanted.
+                Err(failure) if failure.silent => return Ok(Exit::Ok),
+                printed => printed?,
             }
         }
         match page.next {

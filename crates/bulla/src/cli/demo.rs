@@ -325,13 +325,16 @@ impl Stage {
         say("That was all of it. To go on with this cluster:")?;
         print(format!("  cd {name}"))?;
         print("  export XDG_CONFIG_HOME=\"$PWD/config\" XDG_STATE_HOME=\"$PWD/state\"".into())?;
+        let looks = || {
+            print("  bulla --identity ann.key policy list".into())?;
+            print("  bulla --identity bob.key wrap list".into())
+        };
         let bin = self.binary.parent().map(Path::to_path_buf).unwrap_or_default();
         print(format!("  export PATH={}:\"$PATH\"", quoted(&bin.display().to_string())))?;
-        print("  bulla --identity ann.key policy list".into())?;
-        print("  bulla --identity bob.key wrap list".into())?;
         let server = self.server.take();
         match server {
             Some(server) if io::stdin().is_terminal() && io::stdout().is_terminal() => {
+                looks()?;
                 print(format!("The server goes on in the background. To stop it: kill {}", server.id()))?;
             }
             Some(mut server) => {
@@ -339,7 +342,9 @@ impl Stage {
                 print("The server was stopped, as nobody watches. To start it again, sealed, on another port:".into())?;
                 print("  bulla server --data data --listen 127.0.0.1:8250 &".into())?;
                 print("  export BULLA_ADDR=127.0.0.1:8250".into())?;
-                print("  bulla --identity ann.key unseal && bulla --identity cat.key unseal".into())?;
+                print("  bulla --identity ann.key unseal --yes && bulla --identity cat.key unseal --yes".into())?;
+                print("Then:".into())?;
+                looks()?;
             }
             None => {}
         }

@@ -5,8 +5,9 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, Node, Record, VerifiedDocument};
-use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum};
+use bulla_crypto::evidence::{DocumentDraft, Node, Payload as _, Record, VerifiedDocument};
+use bulla_crypto::identity::Identity;
+use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum, Signer as _};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::encoding::base64url_decode;
 use bulla_wire::evidence::{Document as Body, NodeState, PrincipalRecord, SealMode};
@@ -76,7 +77,7 @@ pub async fn run(command: Document, session: &Session<'_>) -> Result<Exit, Failu
     match command {
         Document::Show { number, format } => show(session, number, format).await,
         Document::Propose(args) => propose(session, args).await,
-        Document::Sign(sign) => statement::sign(session, sign, |_, body: &Body| Ok(lines_of(body))).await,
+        Document::Sign(args) => sign(session, args).await,
         Document::Submit { file } => {
             let envelope = statement::read(&file)?;
             session.client()?.document_put(envelope).await?;
@@ -104,6 +105,58 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
         session.screen.line(&line)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Signs a proposed document. It needs no network: whose signature counts is told by the documents known here, and
+/// where the one before is not known, only by the cluster.
+async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::Sign) -> Result<Exit, Failure> {
+    let identity = session.identity()?;
+    let known = session.trust()?.map(|_| session.offline_client()?.kept_view().map_err(Failure::from)).transpose()?;
+    let known = known.flatten();
+    let mut before = None;
+    let shown = |_: &Envelope, body: &Body| {
+        before = known.as_ref().and_then(|view| view.documents().find(|known| Some(known.digest()) == body.prev));
+        if let Some(before) = before {
+            demand_admin(&identity, before)?;
+        }
+        Ok(lines_of(body))
+    };
+    let envelope = statement::add(session, &file, yes, shown).await?;
+    let shown = file.display();
+    match before {
+        Some(before) => {
+            session.screen.say(&format!("{shown} has {} now", count(before, &envelope)?));
+        }
+        None => {
+            session.screen.say(&format!("{shown} has {} now", statement::count(&envelope)));
+            session.screen.hint("the document before it is not known here: `bulla document submit` tells whose count");
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Who is no admin need not sign: it would count for nothing.
+fn demand_admin(identity: &Identity, document: &VerifiedDocument) -> Result<(), Failure> {
+    let key = identity.public_key().key_id();
+    if document.admin_by_key(&key).is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Denied, format!("your key {key} is not that of an admin"))
+        .hint("an admin whom `bulla document show` names signs it, with --identity"))
+}
+
+/// How many admins signed, of how many that must.
+fn count(document: &VerifiedDocument, envelope: &Envelope) -> Result<String, Failure> {
+    let signed = signers(document, envelope)?;
+    Ok(format!("{signed} signature{} of {} needed", if signed == 1 { "" } else { "s" }, document.quorum()))
+}
+
+fn signers(document: &VerifiedDocument, envelope: &Envelope) -> Result<usize, Failure> {
+    let signers = document.signed_by_admins(envelope, Body::TYPE).map_err(|error| {
+        Failure::new(Exit::Failed, format!("the document does not hold: {}", told(&error)))
+            .hint("make it anew from the newest document, and have it signed again")
+    })?;
+    Ok(signers.len())
 }
 
 async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> {
@@ -167,9 +220,9 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         draft.ingress = client.next_ingress().await?;
         session.screen.say("the seal changes: with the document, shares are dealt anew to its admins");
     }
-    let envelope = signed(&client, &draft).await?;
+    let envelope = signed(session, &client, &draft).await?;
     statement::write(&file, &envelope)?;
-    told_where(session, view.newest(), &file, &envelope);
+    told_where(session, view.newest(), &file, &envelope)?;
     Ok(Exit::Ok)
 }
 
@@ -260,8 +313,10 @@ pub fn remove(newest: &VerifiedDocument, draft: &mut DocumentDraft, name: &str) 
 }
 
 /// The next document with the caller's signature.
-pub async fn signed(client: &Client, draft: &DocumentDraft) -> Result<Envelope, Failure> {
-    let body = client.view().await?.next_document(draft);
+pub async fn signed(session: &Session<'_>, client: &Client, draft: &DocumentDraft) -> Result<Envelope, Failure> {
+    let view = client.view().await?;
+    demand_admin(&*session.identity()?, view.newest())?;
+    let body = view.next_document(draft);
     let body = body.map_err(|error| {
         Failure::new(Exit::Failed, format!("no document can follow: {}", told(&error)))
             .hint("`bulla document show` has what stands there now")
@@ -270,14 +325,19 @@ pub async fn signed(client: &Client, draft: &DocumentDraft) -> Result<Envelope, 
 }
 
 /// Says who has to sign next.
-pub fn told_where(session: &Session<'_>, newest: &VerifiedDocument, file: &Path, envelope: &Envelope) {
-    let need = newest.quorum();
+pub fn told_where(
+    session: &Session<'_>,
+    newest: &VerifiedDocument,
+    file: &Path,
+    envelope: &Envelope,
+) -> Result<(), Failure> {
     let file = file.display();
-    session.screen.say(&format!("{file} has {} of {need} needed", statement::count(envelope)));
-    if envelope.signatures.len() < need {
+    session.screen.say(&format!("{file} has {}", count(newest, envelope)?));
+    if signers(newest, envelope)? < newest.quorum() {
         session.screen.hint(&format!("another admin runs `bulla document sign {file}`"));
     }
     session.screen.hint(&format!("with all of them, `bulla document submit {file}`"));
+    Ok(())
 }
 
 /// What a document says, for whoever signs it.

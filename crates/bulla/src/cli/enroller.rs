@@ -167,13 +167,13 @@ async fn put(
     draft: &DocumentDraft,
     file: &std::path::Path,
 ) -> Result<Exit, Failure> {
-    let envelope: Envelope = document::signed(client, draft).await?;
+    let envelope: Envelope = document::signed(session, client, draft).await?;
     if newest.quorum() <= 1 {
         client.document_put(envelope).await?;
         session.screen.say("the document holds from now on");
         return Ok(Exit::Ok);
     }
     statement::write(file, &envelope)?;
-    document::told_where(session, newest, file, &envelope);
+    document::told_where(session, newest, file, &envelope)?;
     Ok(Exit::Ok)
 }

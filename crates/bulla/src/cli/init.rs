@@ -46,7 +46,7 @@ pub struct Init {
     #[arg(long)]
     classical: bool,
     /// The node's key id, which the server prints at start; needs --addr
-    #[arg(long, value_name = "ID", required_unless_present_any = ["ready_file", "socket"])]
+    #[arg(long, value_name = "ID")]
     node: Option<KeyId>,
     /// Take address and node from the server's ready file, and wait for it if the server is just starting
     #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "socket"])]
@@ -170,8 +170,12 @@ async fn target(
     }
     match (&session.global.addr, node) {
         (Some(address), Some(node)) => Ok((address.clone(), node)),
-        _ => Err(Failure::usage("nothing says where the server is")
-            .hint("give --addr ADDR with --node ID, or --ready-file FILE, or --socket PATH")),
+        (address, _) => {
+            let missing =
+                if address.is_some() { "nothing says which node it is" } else { "nothing says where the server is" };
+            Err(Failure::usage(missing)
+                .hint("give --addr ADDR with --node ID, or --ready-file FILE, or --socket DATA/bulla.sock"))
+        }
     }
 }
 

@@ -163,6 +163,10 @@ impl Write for Stdout<'_> {
             return Err(io::Error::other("the content is no text, and standard output is a terminal"));
         }
         stdout.write_all(bytes)?;
+        // The content comes in one piece, so this is its end; what is said next begins a line of its own.
+        if stdout.is_terminal() && !bytes.ends_with(b"\n") {
+            stdout.write_all(b"\n")?;
+        }
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {

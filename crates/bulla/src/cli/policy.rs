@@ -116,7 +116,7 @@ pub async fn run(command: Policy, session: &Session<'_>) -> Result<Exit, Failure
             }
             let row = |policy: &PolicySummary| vec![policy.name.to_string(), policy.sha256.to_string()];
             let rows: Vec<_> = policies.policies.iter().map(row).collect();
-            session.screen.table(&["NAME", "TEXT"], &rows)?;
+            session.screen.table(&["NAME", "SHA256"], &rows)?;
             Ok(Exit::Ok)
         }
         Policy::Delete { name } => {

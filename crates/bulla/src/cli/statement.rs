@@ -40,11 +40,23 @@ pub async fn sign<P: Payload>(
     Sign { file, yes }: Sign,
     shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
 ) -> Result<Exit, Failure> {
-    let bytes = fs::read(&file).map_err(|error| Failure::file("cannot read", &file, &error))?;
+    let envelope = add(session, &file, yes, shown).await?;
+    session.screen.say(&format!("{} has {} now", file.display(), count(&envelope)));
+    Ok(Exit::Ok)
+}
+
+/// As [`sign`], without a word about how many signatures there are then.
+pub async fn add<P: Payload>(
+    session: &Session<'_>,
+    file: &Path,
+    yes: bool,
+    shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
+) -> Result<Envelope, Failure> {
+    let bytes = fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
     let mut envelope = json::parse::<Envelope>(&bytes, json::MAX_JSON_BYTES).or_else(|_| {
         // What nobody signed yet is the payload itself.
         let payload: P =
-            json::parse(&bytes, json::MAX_STATEMENT_BYTES).map_err(|error| unfit(&file, &error.to_string()))?;
+            json::parse(&bytes, json::MAX_STATEMENT_BYTES).map_err(|error| unfit(file, &error.to_string()))?;
         Ok::<_, Failure>(Envelope {
             payload_type: P::TYPE.to_owned(),
             payload: json::to_vec(&payload),
@@ -52,10 +64,10 @@ pub async fn sign<P: Payload>(
         })
     })?;
     if envelope.payload_type != P::TYPE {
-        return Err(unfit(&file, &format!("it is of type {}, not {}", envelope.payload_type, P::TYPE)));
+        return Err(unfit(file, &format!("it is of type {}, not {}", envelope.payload_type, P::TYPE)));
     }
     let payload: P =
-        json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| unfit(&file, &error.to_string()))?;
+        json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| unfit(file, &error.to_string()))?;
     let identity = session.identity()?;
     for line in shown(&envelope, &payload)? {
         session.screen.say(&line);
@@ -64,9 +76,8 @@ pub async fn sign<P: Payload>(
     dsse::add_signature(&mut envelope, &*identity).await.map_err(bulla_client::ClientError::from)?;
     let new = file.with_extension("new");
     super::keygen::write_new(&new, 0o644, &text(&envelope))?;
-    fs::rename(&new, &file).map_err(|error| Failure::file("cannot replace", &file, &error))?;
-    session.screen.say(&format!("{} has {} now", file.display(), count(&envelope)));
-    Ok(Exit::Ok)
+    fs::rename(&new, file).map_err(|error| Failure::file("cannot replace", file, &error))?;
+    Ok(envelope)
 }
 
 /// Asks unless the answer is given; without a terminal it must be.

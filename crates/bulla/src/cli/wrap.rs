@@ -207,18 +207,27 @@ async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Resul
     let mut names = Names::new(&client);
     let mut rows = Vec::with_capacity(all.len());
     for summary in all {
-        let WrapSummary { wrap, statement_sha256, from, created_ms, exp_ms, mode: _, states, label } = summary;
+        let WrapSummary { wrap, statement_sha256, from, to, created_ms, exp_ms, mode: _, states, label } = summary;
         let states: Vec<_> = states.iter().map(word).collect();
+        // A line holds one name; `wrap inspect` has them all.
+        let mut shown = match to.first() {
+            Some(first) => names.short(first).await,
+            None => String::new(),
+        };
+        if to.len() > 1 {
+            shown.push_str(&format!(" +{}", to.len().saturating_sub(1)));
+        }
         rows.push(vec![
             states.join(","),
             names.short(&from).await,
+            shown,
             time(created_ms),
             time(exp_ms),
             label.unwrap_or_default(),
             Slip { cluster, wrap, statement_sha256 }.to_string(),
         ]);
     }
-    session.screen.table(&["STATE", "FROM", "CREATED", "EXPIRES", "LABEL", "SLIP"], &rows)?;
+    session.screen.table(&["STATE", "FROM", "TO", "CREATED", "EXPIRES", "LABEL", "SLIP"], &rows)?;
     Ok(Exit::Ok)
 }
 

@@ -136,7 +136,10 @@ impl VerifiedDocument {
     }
 
     /// Which admins of this document signed `envelope`, each counted once however many keys it has.
-    pub(super) fn signed_by_admins(
+    ///
+    /// # Errors
+    /// For another type, and for a signature in the name of an admin's key that is not by that key.
+    pub fn signed_by_admins(
         &self,
         envelope: &Envelope,
         payload_type: &str,

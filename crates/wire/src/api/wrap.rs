@@ -108,6 +108,8 @@ pub struct WrapSummary {
     pub statement_sha256: Digest,
     /// Its writer.
     pub from: PrincipalId,
+    /// For whom it is, in the statement's order.
+    pub to: Vec<PrincipalId>,
     /// When it was made, Unix milliseconds.
     pub created_ms: u64,
     /// When it expires, Unix milliseconds.

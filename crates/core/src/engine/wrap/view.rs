@@ -119,6 +119,7 @@ fn summary(head: Head, slots: &[SlotAt<'_>]) -> WrapSummary {
         wrap: head.statement.wrap,
         statement_sha256: head.digest,
         from: head.statement.from,
+        to: head.statement.to.iter().map(|addressee| addressee.principal).collect(),
         created_ms: head.created_ms,
         exp_ms: head.statement.exp_ms,
         mode: head.statement.mode,

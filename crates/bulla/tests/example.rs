@@ -1,0 +1,28 @@
+//! The example of the client library, against a real server.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use bulla_testkit::{Cli, Options, Server, bulla};
+
+/// The example itself, so that no stale build of it is tried.
+#[expect(dead_code, reason = "its main is for the command line")]
+#[path = "../../client/examples/deliver.rs"]
+mod deliver;
+
+#[test]
+fn it_delivers() {
+    let mut alice = Cli::new(bulla!());
+    alice.run(["keygen", "-q", "-o", "alice.key"]).ok();
+    let identity = alice.work().join("alice.key");
+    alice.env("BULLA_IDENTITY", &identity);
+    let server = Server::start(Options::transient(bulla!()).admin(alice.work().join("alice.pub")));
+    let ready = server.directory().join("ready-1.json");
+    let init = ["init", "--name", "test", "--admin", "alice.pub", "--save-context", "test", "--ready-file"];
+    let made = alice.run(init.iter().copied().chain([ready.to_str().unwrap()])).ok();
+    let cluster = made.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim();
+    alice.run(["unseal", "--yes"]).ok();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(deliver::deliver(server.address(), cluster, &identity)).unwrap();
+    let listed = alice.run(["wrap", "list"]).ok();
+    assert!(listed.lines().count() == 2 && listed.contains("acked"), "one wrap, which arrived: {listed}");
+}
