@@ -1,6 +1,6 @@
 use super::*;
-use crate::directory::{Change, Directory};
 use crate::audit::{Body, LINE_BYTES_MAX, Line, Quote};
+use crate::directory::{Change, Directory};
 use crate::record::{BATCH_BYTES_MAX, Batch};
 use crate::seal::{InitRequest, Keyring, init};
 use bulla_crypto::evidence::{AdminSet, AdmissionDraft, PrincipalKey, record_payload, sign_in_memory};
@@ -84,12 +84,7 @@ impl World {
         self.made(k, bundle, now_ms).map(|(_, writes, batch)| (writes, batch))
     }
 
-    fn made(
-        &self,
-        k: u8,
-        bundle: Option<&Bundle>,
-        now_ms: u64,
-    ) -> Result<(ClusterView, Writes, Batch), BundleError> {
+    fn made(&self, k: u8, bundle: Option<&Bundle>, now_ms: u64) -> Result<(ClusterView, Writes, Batch), BundleError> {
         let node = SigningKey::generate(&mut SeededRng::from_u64(1)).unwrap();
         let body = Init {
             name: "test".parse().unwrap(),

@@ -244,7 +244,7 @@ async fn one_admin_does_not_lock_out_the_others() {
     world.client(cat).admit(&mallory.record, admit).await.unwrap();
     let mut cat_calls = Caller::new(&world, cat).await;
     let document = next_document(&world);
-    let put = cat_calls.request("PUT", "/v1/document", JSON_MEDIA_TYPE, document, cat_calls.nonce());
+    let put = cat_calls.request("POST", "/v1/document", JSON_MEDIA_TYPE, document, cat_calls.nonce());
     cat_calls.send(&put).await.ok();
     // It stays so after a restart.
     world.stop().await;
