@@ -299,9 +299,9 @@ fn advice(code: Code) -> Advice {
         Code::DigestMismatch => Otherwise("something between you and the server changed the request; take another way"),
         Code::WrongAudience => Otherwise("--addr and --cluster do not belong together; `bulla context show` has both"),
         Code::StaleChallenge => Otherwise("try again; if it stays, something holds requests back on their way"),
-        Code::Unauthenticated => {
-            Better("an enroller admits your record with `bulla principal add FILE.pub`; check --identity")
-        }
+        Code::Unauthenticated => Better(
+            "an enroller admits your record with `bulla principal add FILE.pub`, or it was disabled or rotated; check --identity",
+        ),
         Code::NonceExpired | Code::Unknown => Otherwise("read the state before you try again"),
         Code::NonceReused => {
             Otherwise("try again; if it comes back, somebody plays with your requests: tell the admins")

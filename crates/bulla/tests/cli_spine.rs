@@ -398,3 +398,22 @@ fn a_new_node_key_enters_by_a_document_before_the_unseal() {
     let report = alice.run(["audit", "verify", "--file", server.audit().to_str().unwrap(), "--whole"]).ok();
     assert!(report.ends_with("sound"), "{report}");
 }
+
+/// A data directory without a store in it keeps no records, and the status says so. A log in JSON is JSON to the last line.
+#[test]
+fn a_store_in_memory_says_so_in_a_log_of_events() {
+    let (alice, record) = person("alice");
+    let mut options = Options::durable(bulla!()).admin(&record);
+    for arg in ["--store", "memory", "--log-format", "json", "--metrics-listen", "127.0.0.1:0"] {
+        options = options.arg(arg);
+    }
+    let mut server = Server::start(options);
+    let status = alice.run(["status", "--addr", server.address()]);
+    assert!(status.text().contains("none over a restart"), "{}{}", status.text(), status.errors());
+    server.stop();
+    let events: Vec<serde_json::Value> =
+        server.log().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect();
+    let told = |message: &str| events.iter().find(|event| event["fields"]["message"] == message).unwrap();
+    assert_eq!(told("listens")["fields"]["address"], server.address());
+    assert!(told("metrics")["fields"]["url"].as_str().unwrap().ends_with("/metrics"));
+}

@@ -224,7 +224,7 @@ fn a_server_does_not_start_with_a_bundle_that_does_not_hold() {
         (world.options(&in_alice("bent.json")), "does not verify"),
         (world.options(&in_alice("large.json")), "has more than 327680 bytes"),
         (world.options(&in_alice("other.json")), "has another type"),
-        (world.options(&in_alice("alice.key")), "is no bundle (`bulla bundle create` writes one)"),
+        (world.options(&in_alice("alice.key")), "`bulla bundle create` writes one"),
         (world.options(&in_alice("none.json")), "cannot open"),
         (world.options(&good).admin(stranger), "is listed with --admin and is no admin of the bundle"),
         (Options::durable(bulla!()).arg("--bundle").arg(&good), "init.bundle (from the flag --bundle): a cluster with"),

@@ -36,6 +36,8 @@ pub struct UnsealOutcome {
     pub index: u8,
     /// The epoch that it helped to open.
     pub epoch: u64,
+    /// The node counted no more shares than before: it had this admin's already.
+    pub repeated: bool,
 }
 
 impl Client {
@@ -114,7 +116,8 @@ impl Client {
         // An unseal begins the next epoch, so a copy of the storage of before it is refused from now on.
         let opened = u64::from(given.state == SealState::Unsealed);
         memory.remember_share(session.epoch.saturating_add(opened))?;
-        Ok(UnsealOutcome { given, index, epoch: session.epoch })
+        let repeated = given.state == SealState::Sealed && given.progress.have <= session.progress.have;
+        Ok(UnsealOutcome { given, index, epoch: session.epoch, repeated })
     }
 }
 

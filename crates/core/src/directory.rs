@@ -82,6 +82,8 @@ pub struct Principal {
     admitted_by: Option<KeyId>,
     /// Groups and attributes that it was stored with, while there is no admission that holds.
     withheld: Option<(Vec<Name>, BTreeMap<String, String>)>,
+    /// The last of its groups is `admins`, which the newest document gives it and nothing that is stored.
+    admin_by_document: bool,
 }
 
 impl Principal {
@@ -92,10 +94,11 @@ impl Principal {
 
     /// Judges it by the newest document. `false` if nothing changes.
     ///
-    /// Whoever stands in the document needs no admission. Without one that holds it has no attributes, and no group but
-    /// `admins` if it is one.
+    /// Whoever stands in the document needs no admission. Without one that holds it has no attributes, and no groups.
+    /// An admin of the document is in the group `admins` whatever else was stored: an enroller who could take it away
+    /// would lock the others out of the cluster whose seal they hold.
     fn judge(&mut self, view: &ClusterView) -> bool {
-        let Subject { id, name, groups, .. } = &self.subject;
+        let Subject { id, name, .. } = &self.subject;
         let newest = view.newest();
         let stands = newest.record(id).is_some();
         let displaced = view.standing_by_name(name).is_some_and(|standing| standing.principal() != *id);
@@ -103,21 +106,23 @@ impl Principal {
         let void = displaced || !(admitted || stands);
         let admin = newest.body().admins.contains(id);
         let mut changed = std::mem::replace(&mut self.void, void) != void;
-        if admitted {
-            if let Some((groups, attributes)) = self.withheld.take() {
-                (self.subject.groups, self.subject.attributes) = (groups, attributes);
-                changed = true;
-            }
-            return changed;
+        let before = self.admin_by_document;
+        if before {
+            // It was put at the end.
+            self.subject.groups.pop();
         }
-        let own: Vec<Name> = admin.then(admins_group).flatten().into_iter().collect();
-        if self.withheld.is_none() || *groups != own {
-            let groups = std::mem::replace(&mut self.subject.groups, own);
-            let attributes = std::mem::take(&mut self.subject.attributes);
-            self.withheld.get_or_insert((groups, attributes));
+        let Subject { groups, attributes, .. } = &mut self.subject;
+        if !admitted && self.withheld.is_none() {
+            self.withheld = Some((std::mem::take(groups), std::mem::take(attributes)));
+            changed = true;
+        } else if admitted && let Some(stored) = self.withheld.take() {
+            (*groups, *attributes) = stored;
             changed = true;
         }
-        changed
+        let group = admin.then(admins_group).flatten().filter(|group| !groups.contains(group));
+        self.admin_by_document = group.is_some();
+        groups.extend(group);
+        changed || before != self.admin_by_document
     }
 
     /// Parses a stored principal.
@@ -150,6 +155,7 @@ impl Principal {
             keys,
             admitted_by: stored.admission.as_ref().and_then(|admission| Some(admission.signatures.first()?.key)),
             withheld: None,
+            admin_by_document: false,
         })
     }
 
@@ -168,7 +174,7 @@ impl Principal {
     }
 }
 
-/// The group of the admins, whose members they are from genesis on.
+/// The group of the admins. Whoever is one by the newest document is a member as long as that is so.
 pub fn admins_group() -> Option<Name> {
     "admins".parse().ok()
 }

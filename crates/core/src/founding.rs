@@ -127,7 +127,7 @@ pub fn rows(view: &ClusterView, bundle: Option<&Bundle>, now_ms: u64) -> Result<
     }
     let admins: Vec<Name> = "admins".parse().into_iter().collect();
     for record in genesis.admins() {
-        // An admin whom the bundle names has the groups and attributes of its admission.
+        // An admin whom the bundle names has the groups and attributes of its admission besides.
         let stored = bundled.remove(&record.principal());
         let stored = stored.map_or_else(|| Principal::founder(record, admins.clone()), admitted);
         principal::found(&mut writes, &stored, [record]);

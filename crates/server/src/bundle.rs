@@ -36,7 +36,7 @@ pub fn read(path: &Path, listed: &[KeyId], now_ms: u64) -> Result<Bundle, RunErr
         return Err(unfit(reason));
     }
     let envelope: Envelope = json::parse(&bytes, FILE_BYTES_MAX)
-        .map_err(|error| unfit(format!("is no bundle (`bulla bundle create` writes one): {error}")))?;
+        .map_err(|error| unfit(format!("is no bundle: {error}; `bulla bundle create` writes one")))?;
     let bundle =
         Bundle::open(&envelope, now_ms).map_err(|error| unfit(format!("{}; {}", told(&error), way_out(&error))))?;
     let admins = bundle.contents().set().keys();

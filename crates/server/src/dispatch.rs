@@ -163,7 +163,8 @@ pub fn malformed(error: &JsonError) -> Refusal {
 
 /// A query that does not parse.
 pub fn bad_query(error: &QueryError) -> Refusal {
-    let refusal = Refusal::new(Code::Malformed, error.to_string());
+    let refusal = Refusal::new(Code::Malformed, error.to_string())
+        .hint("`bulla openapi` lists the parameters of each route; each stands there once at most");
     match error.field() {
         Some(field) => refusal.field(field),
         None => refusal.field("query"),
@@ -182,7 +183,9 @@ fn cursor(query: &Query, name: &'static str) -> Result<Option<Cursor>, Refusal> 
     query
         .get(name)
         .map(|text| {
-            Cursor::parse(text).ok_or_else(|| Refusal::new(Code::Malformed, "not a cursor of ours").field(name))
+            let refusal = || Refusal::new(Code::Malformed, "not a cursor of ours").field(name);
+            Cursor::parse(text)
+                .ok_or_else(|| refusal().hint("give what `next` of the page before says, or leave it out"))
         })
         .transpose()
 }

@@ -400,12 +400,13 @@ fn template(error: &TemplateError) -> Refusal {
 
 /// A body that was not read.
 pub fn body_refusal(error: &BodyError) -> Refusal {
-    let code = match error {
-        BodyError::TooLarge { .. } => Code::TooLarge,
-        BodyError::Overloaded => Code::Overloaded,
-        _ => Code::Malformed,
+    let (code, hint) = match error {
+        BodyError::TooLarge { max: 0 } => (Code::TooLarge, "send no body here"),
+        BodyError::TooLarge { .. } => (Code::TooLarge, "keep large things elsewhere, and wrap the key to them"),
+        BodyError::Overloaded => (Code::Overloaded, "try again later"),
+        _ => (Code::Malformed, "send the body whole, and as long as its headers say"),
     };
-    Refusal::new(code, error.to_string()).field("body")
+    Refusal::new(code, error.to_string()).field("body").hint(hint)
 }
 
 /// Names and values together have a limit, on open routes too.

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod ceremony;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
@@ -27,5 +28,6 @@ pub mod tick;
 pub mod tls;
 pub mod unsealed;
 
+pub use check::check;
 pub use config::Config;
 pub use run::{RunError, Running, run};

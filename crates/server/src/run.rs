@@ -1,7 +1,10 @@
 //! Assembly: from a configuration to a node that serves, and back down in order.
 
+mod error;
+
+pub use error::RunError;
+
 use crate::bundle;
-use crate::ceremony::CeremonyError;
 use crate::clock::Clock;
 use crate::config::{AuditNames, AuditSync, AuditTarget, Config, StoreKind};
 use crate::gate::Gate;
@@ -12,7 +15,7 @@ use crate::plain::read_phase;
 use crate::sink::{self, AuditConfig, Opening, Sink, SyncMode, SystemDisk, Target};
 use crate::snapshot::is_unfinished;
 use crate::tick;
-use crate::tls::{Tls, TlsError};
+use crate::tls::Tls;
 use bulla_core::audit::AuditPosition;
 use bulla_crypto::evidence::Record;
 use bulla_crypto::random::{SystemRng, secret_key};
@@ -37,63 +40,12 @@ use zeroize::Zeroizing;
 
 /// The layout of the data directory. A server refuses a newer one.
 const DATA_VERSION: &str = "1";
+/// The store in the data directory.
+const STORE_FILE: &str = "bulla.redb";
 /// What `node.key` begins with.
 const NODE_KEY_PREFIX: &str = "BULLA-NODE-KEY-1 ";
 /// Largest file that is read whole at start, in bytes: an admin's record.
 const SMALL_FILE_BYTES: u64 = 256 * 1024;
-
-/// Why a server did not start.
-#[derive(Debug)]
-pub enum RunError {
-    /// A file or socket.
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        what: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A file that is not as it must be, and what to do.
-    Unfit {
-        /// Which.
-        what: String,
-        /// Why, and the way out.
-        reason: String,
-    },
-    /// The store.
-    Store(bulla_store::OpenError),
-    /// The audit log.
-    Audit(sink::OpenError),
-    /// TLS.
-    Tls(TlsError),
-    /// Rows of the store.
-    Phase(CeremonyError),
-}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io { action, what, source } => write!(f, "cannot {action} {what}: {source}"),
-            Self::Unfit { what, reason } => write!(f, "{what}: {reason}"),
-            Self::Store(error) => write!(f, "{error}"),
-            Self::Audit(error) => write!(f, "{error}"),
-            Self::Tls(error) => write!(f, "{error}"),
-            Self::Phase(error) => write!(f, "the store holds no whole cluster: {error}"),
-        }
-    }
-}
-impl std::error::Error for RunError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Store(error) => error.source(),
-            Self::Audit(error) => error.source(),
-            Self::Tls(error) => error.source(),
-            Self::Phase(error) => error.source(),
-            Self::Io { .. } | Self::Unfit { .. } => None,
-        }
-    }
-}
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
     let what = path.display().to_string();
@@ -171,6 +123,7 @@ impl Running {
 pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunError> {
     let lock = config.data.as_deref().map(prepare_directory).transpose()?;
     config.data.as_deref().map(refuse_unfinished).transpose()?;
+    refuse_beside_a_store(config)?;
     if let Some(path) = &config.ready_file {
         forget_ready(path)?;
     }
@@ -207,7 +160,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         sink,
         clock,
         metrics: metrics.clone(),
-        transient: config.data.is_none(),
+        transient: config.store == StoreKind::Memory,
         hash_names: config.audit.names == AuditNames::Hashed,
         audit_path: audit_path(config),
         init_admins,
@@ -261,11 +214,7 @@ async fn start_metrics(address: SocketAddr, metrics: Arc<Metrics>) -> Result<Soc
 /// Makes or takes the data directory: 0700, one server, a known layout.
 pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
     DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io("make", data))?;
-    let mode = std::fs::metadata(data).map_err(io("look at", data))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let reason = format!("has mode {mode:04o}, so others may read it; set it to 0700");
-        return Err(RunError::Unfit { what: data.display().to_string(), reason });
-    }
+    let versioned = look_at_directory(data)?;
     let path = data.join("lock");
     let lock = OpenOptions::new()
         .create(true)
@@ -278,26 +227,51 @@ pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
         let reason = "another server uses this directory; stop it first".into();
         return Err(RunError::Unfit { what: data.display().to_string(), reason });
     }
-    let path = data.join("VERSION");
-    match std::fs::read_to_string(&path) {
-        Ok(version) if version.trim() == DATA_VERSION => {}
-        Ok(version) => {
-            let reason = format!(
-                "is of layout {:?}; this server knows {DATA_VERSION}. Start the version that wrote it",
-                version.trim()
-            );
-            return Err(RunError::Unfit { what: data.display().to_string(), reason });
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_private(&path, format!("{DATA_VERSION}\n").as_bytes())?;
-        }
-        Err(error) => return Err(io("read", &path)(error)),
+    if !versioned {
+        write_private(&data.join("VERSION"), format!("{DATA_VERSION}\n").as_bytes())?;
     }
     Ok(lock)
 }
 
+/// Looks at the data directory and changes nothing. `false` if nothing says its layout yet.
+pub(crate) fn look_at_directory(data: &Path) -> Result<bool, RunError> {
+    let unfit = |reason| Err(RunError::Unfit { what: data.display().to_string(), reason });
+    let found = std::fs::metadata(data).map_err(io("look at", data))?;
+    if !found.is_dir() {
+        return unfit("is no directory; name another one".into());
+    }
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return unfit(format!("has mode {mode:04o}, so others may read it; set it to 0700"));
+    }
+    let path = data.join("VERSION");
+    match std::fs::read_to_string(&path) {
+        Ok(version) if version.trim() == DATA_VERSION => Ok(true),
+        Ok(version) => unfit(format!(
+            "is of layout {:?}; this server knows {DATA_VERSION}. Start the version that wrote it",
+            version.trim()
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io("read", &path)(error)),
+    }
+}
+
+/// A store in memory beside a file would be another cluster, and the audit log of both would be one.
+pub(crate) fn refuse_beside_a_store(config: &Config) -> Result<(), RunError> {
+    let file = config.data.as_deref().map(|data| data.join(STORE_FILE));
+    match file.filter(|file| config.store == StoreKind::Memory && file.exists()) {
+        None => Ok(()),
+        Some(file) => Err(RunError::Unfit {
+            what: file.display().to_string(),
+            reason: "is a store, and store is \"memory\", which would leave it out; start with --store file, or name \
+                     another directory with --data"
+                .into(),
+        }),
+    }
+}
+
 /// A restore that did not end left a store that is not whole, and no other is there.
-fn refuse_unfinished(data: &Path) -> Result<(), RunError> {
+pub(crate) fn refuse_unfinished(data: &Path) -> Result<(), RunError> {
     if !is_unfinished(data) {
         return Ok(());
     }
@@ -319,7 +293,7 @@ fn read_small(path: &Path) -> Result<SecretBytes, RunError> {
 }
 
 /// The node's key: made once and kept in the data directory, or for this process.
-fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
+pub(crate) fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
     let unfit = |path: &Path, reason: &str| RunError::Unfit { what: path.display().to_string(), reason: reason.into() };
     let signing = |seed: &SecretKey| SigningKey::from_seed(seed);
     let Some(data) = data else {
@@ -374,15 +348,16 @@ fn warn_after_a_restore(node: &Node) {
     }
 }
 
-fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {
+pub(crate) fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {
     let mut keys = Vec::new();
     for path in files {
         let bytes = read_small(path)?;
         let unfit = |reason: String| RunError::Unfit { what: path.display().to_string(), reason };
         let envelope: Envelope =
             bulla_wire::json::parse(bytes.expose(), usize::try_from(SMALL_FILE_BYTES).unwrap_or(usize::MAX))
-                .map_err(|e| unfit(format!("is no record (`bulla keygen` writes NAME.pub): {e}")))?;
-        let record = Record::open(&envelope, None).map_err(|e| unfit(format!("is no record that holds: {e}")))?;
+                .map_err(|e| unfit(format!("is no record: {e}; give NAME.pub, which `bulla keygen` writes")))?;
+        let record = Record::open(&envelope, None)
+            .map_err(|e| unfit(format!("is no record that holds: {e}; ask its holder for it again")))?;
         keys.extend(record.public_keys().map(bulla_crypto::sign::PublicKey::key_id));
     }
     Ok(keys)
@@ -392,7 +367,7 @@ fn open_store(config: &Config) -> Result<Store, RunError> {
     match (config.store, &config.data) {
         (StoreKind::Memory, _) | (_, None) => Ok(Store::memory()),
         (StoreKind::File, Some(data)) => {
-            Store::file(data.join("bulla.redb"), OnFatal::default()).map_err(RunError::Store)
+            Store::file(data.join(STORE_FILE), OnFatal::default()).map_err(RunError::Store)
         }
     }
 }

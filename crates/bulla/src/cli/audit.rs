@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 /// Lines of a page.
 const PAGE: u32 = 500;
+/// What every line has beside its own fields: said at its beginning, or of no use to a reader.
+const FRAME: [&str; 5] = ["v", "n", "prev", "at_ms", "kind"];
 
 #[derive(Debug, Subcommand)]
 pub enum Audit {
@@ -113,13 +115,18 @@ async fn show(session: &Session<'_>, args: Show) -> Result<Exit, Failure> {
     }
 }
 
-/// A line of the log for people. What is not a request keeps its JSON: there are few of them, and each is different.
+/// A line of the log for people. What is not a request is told by its kind and its fields, each of which is different.
 fn readable(line: &str) -> String {
     let Ok(value) = serde_json::from_str::<Value>(line) else { return line.to_owned() };
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
     let number = |name: &str| value.get(name).and_then(Value::as_u64).unwrap_or_default();
     if text("kind") != "request" {
-        return format!("{:>6}  {}  {line}", number("n"), time(number("at_ms")));
+        let mut told = format!("{:>6}  {}  {}", number("n"), time(number("at_ms")), text("kind"));
+        for (name, field) in value.as_object().into_iter().flatten().filter(|(name, _)| !FRAME.contains(&name.as_str()))
+        {
+            tell(name, field, &mut told);
+        }
+        return told;
     }
     let status =
         value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
@@ -127,6 +134,30 @@ fn readable(line: &str) -> String {
     let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
     let at = time(number("received_ms"));
     format!("{:>6}  {at}  {name}  {action}  {resource}  {status}{code}  from {}", number("n"), text("address"))
+}
+
+/// A field as `name=value`, and what is inside of it as `name.inner=value`.
+fn tell(name: &str, field: &Value, told: &mut String) {
+    let value = match field {
+        Value::Object(inner) => {
+            for (more, field) in inner {
+                tell(&format!("{name}.{more}"), field, told);
+            }
+            return;
+        }
+        Value::Array(all) => all.iter().map(bare).collect::<Vec<_>>().join(","),
+        Value::Number(number) if name.ends_with("_ms") => number.as_u64().map_or_else(|| number.to_string(), time),
+        other => bare(other),
+    };
+    told.push_str(&format!("  {name}={value}"));
+}
+
+/// A text without its quotes, as long as it stays one word.
+fn bare(value: &Value) -> String {
+    match value.as_str() {
+        Some(text) if text.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != ',') => text.to_owned(),
+        _ => value.to_string(),
+    }
 }
 
 fn verify(session: &Session<'_>, args: Verify) -> Result<Exit, Failure> {
@@ -204,6 +235,24 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_any_kind_is_told_in_words() {
+        let cases = [
+            (r#""kind":"sealed","epoch":3"#, "sealed  epoch=3"),
+            (r#""kind":"stop""#, "stop"),
+            (
+                r#""kind":"anonymous","addresses":["::1","a b"],"from_ms":1000,"route":"GET /v1/seal""#,
+                r#"anonymous  addresses=::1,"a b"  from_ms=1970-01-01T00:00:01Z  route="GET /v1/seal""#,
+            ),
+            (r#""kind":"consent","lost":{"sequence":4}"#, "consent  lost.sequence=4"),
+        ];
+        for (fields, told) in cases {
+            let line = format!(r#"{{"v":1,"n":7,"prev":"sha256:x","at_ms":0,{fields}}}"#);
+            assert_eq!(readable(&line), format!("     7  1970-01-01T00:00:00Z  {told}"));
+        }
+        assert_eq!(readable("no JSON"), "no JSON");
+    }
 
     #[test]
     fn a_request_is_one_readable_line() {

@@ -1,5 +1,6 @@
 //! `bulla principal`: who may call.
 
+use super::statement::demand_yes;
 use super::status::joined;
 use super::{keygen, statement};
 use crate::exit::{Exit, Failure};
@@ -15,7 +16,10 @@ use bulla_wire::json;
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
+use std::str::FromStr as _;
 
+/// The group that admins are in by the cluster document.
+const ADMINS: &str = "admins";
 /// Principals of a page of the listing.
 const PAGE: u32 = 500;
 
@@ -32,6 +36,8 @@ pub enum Principal {
     /// List all principals
     List(FormatArgs),
     /// Set the groups of a principal, in the place of those that it has
+    ///
+    /// Admins stay in group `admins`: they are in it by the cluster document.
     Groups {
         /// Its name
         #[arg(value_parser = super::name)]
@@ -41,10 +47,15 @@ pub enum Principal {
         groups: Vec<Name>,
     },
     /// Have the server refuse all keys of a principal
+    ///
+    /// You are asked before you disable yourself or an admin.
     Disable {
         /// Its name
         #[arg(value_parser = super::name)]
         name: Name,
+        /// Disable without being asked
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Have the server take them again
     Enable {
@@ -65,7 +76,8 @@ pub enum Principal {
 /// Admit a record under its name: you say that these keys are this name's
 ///
 /// Make sure by another way that the keys are the holder's: compare the principal id with what `bulla keygen`
-/// printed there. Groups and attributes of a principal that is there already stay unless you give others.
+/// printed there. Groups and attributes of a principal that is there already stay unless you give others; those of one
+/// that is void do not. Admins are in group `admins` by the cluster document, whatever you give.
 #[derive(Debug, Args)]
 pub struct Add {
     /// Its record, from `bulla keygen`
@@ -97,8 +109,12 @@ pub async fn run(command: Principal, session: &Session<'_>) -> Result<Exit, Fail
             let resolved = client.admit(&envelope, Admit { groups, attributes }).await?;
             report(session, &client, &resolved).await.map(|()| Exit::Ok)
         }
-        Principal::Disable { name } => {
-            session.client()?.principal_disable(&name).await?;
+        Principal::Disable { name, yes } => {
+            let client = session.client()?;
+            if let Some(question) = doubt(&client, &name).await? {
+                demand_yes(&question, yes)?;
+            }
+            client.principal_disable(&name).await?;
             session.screen.say(&format!("{name} is disabled"));
             Ok(Exit::Ok)
         }
@@ -109,6 +125,18 @@ pub async fn run(command: Principal, session: &Session<'_>) -> Result<Exit, Fail
         }
         Principal::Rotate { new, file } => rotate(session, &new, &file).await,
     }
+}
+
+/// What to ask before somebody is disabled whom the caller or the cluster would miss.
+async fn doubt(client: &Client, name: &Name) -> Result<Option<String>, Failure> {
+    // Whoever may not ask who they are may still disable others.
+    if client.whoami().await.is_ok_and(|me| me.principal.name == *name) {
+        return Ok(Some(format!("{name} is you, and could not enable itself again. Disable it?")));
+    }
+    let view = client.view().await?;
+    let admins = &view.newest().body().admins;
+    let admin = view.standing_by_name(name).is_some_and(|record| admins.contains(&record.principal()));
+    Ok(admin.then(|| format!("{name} is an admin: no call is taken from it until it is enabled. Disable it?")))
 }
 
 async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
@@ -148,6 +176,16 @@ fn admission_of(resolved: &Resolved) -> Option<&Admission> {
     resolved.admission.as_ref().map(|admission| &admission.admission)
 }
 
+/// The groups of its admission, and `admins`, which the newest document gives to its admins.
+async fn groups_of(client: &Client, resolved: &Resolved) -> Result<Vec<Name>, Failure> {
+    let mut groups = admission_of(resolved).map(|admission| admission.groups.clone()).unwrap_or_default();
+    let admins = Name::from_str(ADMINS).ok().filter(|admins| !groups.contains(admins));
+    if client.view().await?.newest().body().admins.contains(&resolved.principal()) {
+        groups.extend(admins);
+    }
+    Ok(groups)
+}
+
 async fn report(session: &Session<'_>, client: &Client, resolved: &Resolved) -> Result<(), Failure> {
     let record = resolved.record();
     let mut pairs = vec![
@@ -164,9 +202,9 @@ async fn report(session: &Session<'_>, client: &Client, resolved: &Resolved) -> 
             .map(|recipient| (if recipient.is_hybrid() { "post-quantum" } else { "classical" }).to_owned());
         pairs.push(("encryption", kinds.collect::<Vec<_>>().join(", ")));
     }
+    pairs.push(("groups", joined(&groups_of(client, resolved).await?)));
     match &resolved.admission {
         Some(admission) => {
-            pairs.push(("groups", joined(&admission.admission.groups)));
             let attributes = &admission.admission.attributes.0;
             pairs.extend(attributes.iter().map(|(name, value)| ("attribute", format!("{name}={value}"))));
             pairs.push(("admitted by", Names::new(client).full(&admission.enroller).await));

@@ -3,9 +3,10 @@
 use super::Variables;
 use crate::exit::{Exit, Failure, told};
 use crate::session::Session;
-use bulla_server::clock::SystemClock;
+use bulla_server::clock::{Clock as _, SystemClock};
 use bulla_server::config::{self, Config, ConfigError, Flag};
-use bulla_server::{Running, run as start};
+use bulla_server::run::Ready;
+use bulla_server::{RunError, Running, check as try_out, run as start};
 use clap::{Args, Subcommand, ValueEnum};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -40,7 +41,10 @@ pub struct Server {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Check the configuration and start nothing
+    /// Check the configuration and the files that it names, and start nothing
+    ///
+    /// Reads the admins' records, the bundle and the TLS files, and looks at the data directory. Nothing is made or
+    /// changed, and a server that runs there is not disturbed.
     Check,
     /// Print a configuration file with every key
     Sample,
@@ -105,16 +109,38 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
     begin_log(log_format, &log)?;
     let signals =
         Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
-    let running = start(&config, Arc::new(SystemClock::default())).await.map_err(|error| {
-        Failure::new(Exit::Failed, format!("the server did not start: {}", told(&error)))
-            .hint("`bulla server check`, with the same flags, shows what it was told")
-    })?;
-    let ready = &running.ready;
-    session.screen.say(&format!("node {} listens on {}", ready.node, ready.address));
-    if let Some(metrics) = ready.metrics {
-        session.screen.say(&format!("metrics on http://{metrics}/metrics"));
-    }
+    let running = start(&config, Arc::new(SystemClock::default()))
+        .await
+        .map_err(|error| unfit(&error, "the server did not start"))?;
+    greet(session, log_format, &running.ready);
     serve(running, signals).await
+}
+
+/// Where it listens: for people as a sentence, else as events of the log.
+fn greet(session: &Session<'_>, log_format: LogFormat, ready: &Ready) {
+    let Ready { address, metrics, node, .. } = ready;
+    match log_format {
+        LogFormat::Text => {
+            session.screen.say(&format!("node {node} listens on {address}"));
+            if let Some(metrics) = metrics {
+                session.screen.say(&format!("metrics on http://{metrics}/metrics"));
+            }
+        }
+        LogFormat::Json => {
+            tracing::info!(%node, %address, "listens");
+            if let Some(metrics) = metrics {
+                tracing::info!(url = %format_args!("http://{metrics}/metrics"), "metrics");
+            }
+        }
+    }
+}
+
+fn unfit(error: &RunError, what: &str) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("{what}: {}", told(error)));
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 /// Serves until a signal comes or the audit log fails.
@@ -195,6 +221,7 @@ impl Flags {
 }
 
 fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
+    try_out(config, SystemClock::default().unix_ms()).map_err(|error| unfit(&error, "the server would not start"))?;
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     session.screen.pairs(&[
         ("data", or_none(config.data.as_ref().map(|path| path.display().to_string()))),

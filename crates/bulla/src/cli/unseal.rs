@@ -85,7 +85,8 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
     } else if *state == SealState::Unsealed {
         session.screen.line("unsealed")?;
     } else {
-        session.screen.line(&format!("share given: {} of {}", progress.have, progress.need))?;
+        let what = if outcome.repeated { "you gave yours already" } else { "share given" };
+        session.screen.line(&format!("{what}: {} of {}", progress.have, progress.need))?;
     }
     Ok(Exit::Ok)
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::{Body, LINE_BYTES_MAX, Line, Quote};
+use crate::directory::{Change, Directory};
 use crate::record::{BATCH_BYTES_MAX, Batch};
 use crate::seal::{InitRequest, Keyring, init};
 use bulla_crypto::evidence::{AdminSet, AdmissionDraft, PrincipalKey, record_payload, sign_in_memory};
@@ -80,6 +81,10 @@ impl World {
 
     /// What init makes, and what the data table begins with.
     fn init(&self, k: u8, bundle: Option<&Bundle>, now_ms: u64) -> Result<(Writes, Batch), BundleError> {
+        self.made(k, bundle, now_ms).map(|(_, writes, batch)| (writes, batch))
+    }
+
+    fn made(&self, k: u8, bundle: Option<&Bundle>, now_ms: u64) -> Result<(ClusterView, Writes, Batch), BundleError> {
         let node = SigningKey::generate(&mut SeededRng::from_u64(1)).unwrap();
         let body = Init {
             name: "test".parse().unwrap(),
@@ -100,7 +105,7 @@ impl World {
         let writes = rows(&made.view, bundle, now_ms)?;
         let mut batch = made.batch;
         batch.append(Keyring::barrier(&made.keyring, made.cluster).unwrap().batch(&writes, &mut rng).unwrap());
-        Ok((writes, batch))
+        Ok((made.view, writes, batch))
     }
 }
 
@@ -144,6 +149,37 @@ fn a_cluster_begins_with_its_founders_and_the_bundle() {
     assert!(policies.values().all(|text| text == DEV) && policies.len() == 2, "{policies:?}");
     // One row for each principal, key and recipient, and for each policy.
     assert_eq!(writes.puts.len(), 4 + 4 + 5 + 2);
+}
+
+/// Admins are in group `admins` whatever was stored of them, and nobody else is by that.
+#[test]
+fn an_admin_is_in_the_group_whatever_its_admission_says() {
+    let world = World::new();
+    let bundle = world.open(&world.payload(&[&person("bob", 3, 1), &world.alice], &[("dev", DEV)])).unwrap();
+    let (view, writes, _) = world.made(2, Some(&bundle), NOW_MS).unwrap();
+    let (principals, policies) = stored(&writes);
+    let all = principals.values().map(|stored| Principal::from_stored(stored).unwrap());
+    let directory = Directory::new(view.clone(), all, policies).unwrap();
+    let groups = |directory: &Directory, name: &str| {
+        let principal = directory.by_name(&name.parse().unwrap()).unwrap();
+        principal.subject.groups.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let check = |directory: &Directory| {
+        assert_eq!(groups(directory, "alice"), ["dev", "admins"]);
+        assert_eq!(groups(directory, "erin"), ["admins"]);
+        assert_eq!(groups(directory, "bob"), ["dev"]);
+    };
+    check(&directory);
+    // Judged again, by the same document, nothing is lost or doubled.
+    let directory = directory.with(Change::Document(Box::new(view))).unwrap();
+    check(&directory);
+    // All groups taken away, or the group given: it is there once.
+    let mut alice = principals[&"alice".parse::<Name>().unwrap()].clone();
+    for given in [vec![], vec!["admins".parse::<Name>().unwrap()]] {
+        alice.groups = given;
+        let directory = directory.with(Change::Principal(Box::new(alice.clone()))).unwrap();
+        assert_eq!(groups(&directory, "alice"), ["admins"]);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Who may do what, and who is who: secrets by policy, policies, principals, names.
 
-use crate::cases::{kv_body, recovery_by, recovery_of};
+use crate::cases::{kv_body, next_document, recovery_by, recovery_of};
 use crate::support::{Caller, Request, Wire, finish, rows, unsealed, view};
 use bulla_client::{Admit, AuditOf, Client, ClientError, Outgoing, Pin, content};
 use bulla_crypto::BoxFuture;
@@ -20,7 +20,7 @@ use bulla_wire::evidence::SealMode;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::signature::{
-    Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, RequestParts, ResponseParts, SIGNATURE_HEADER,
+    Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, RequestParts, ResponseParts, SIGNATURE_HEADER,
     SIGNATURE_INPUT_HEADER, STATE_HEADER,
 };
 use bytes::Bytes;
@@ -201,6 +201,14 @@ async fn one_admin_does_not_lock_out_the_others() {
     let [ann, ben, cat] = world.admins.as_slice() else { panic!("three admins") };
     let mallory = world.admit("mallory").await;
     let admin = world.client(ann);
+    // Their groups are hers to set, but for the one that makes them admins to policy.
+    admit_by(&world, ann, ben, &[]).await;
+    admit_by(&world, ann, cat, &["ops"]).await;
+    let listed = admin.principals(None, None, None, None).await.unwrap().principals;
+    for (whose, groups) in [(&ben.name, vec!["admins"]), (&cat.name, vec!["ops", "admins"])] {
+        let shown = listed.iter().find(|summary| summary.name == *whose).unwrap();
+        assert_eq!(shown.groups.iter().map(Name::as_str).collect::<Vec<_>>(), groups);
+    }
     for name in [&ben.name, &cat.name, &mallory.name] {
         admin.principal_disable(name).await.unwrap();
     }
@@ -226,6 +234,18 @@ async fn one_admin_does_not_lock_out_the_others() {
     world.client(cat).whoami().await.unwrap();
     mallory_calls.call("GET", "/v1/whoami").await.refused(Code::Unauthenticated);
     refused(admin.principal_disable(&ben.name).await, Code::Denied);
+    // They govern as before.
+    let ben_client = world.client(ben);
+    assert_eq!(ben_client.whoami().await.unwrap().principal.groups, [name("admins")]);
+    ben_client.policies().await.unwrap();
+    let ops = "permit (principal in Bulla::Group::\"ops\", action == Bulla::Action::\"kv.get\", resource);";
+    ben_client.policy_put(&name("ops"), &policy(ops)).await.unwrap();
+    let admit = Admit { groups: vec![name("ops")], ..Admit::default() };
+    world.client(cat).admit(&mallory.record, admit).await.unwrap();
+    let mut cat_calls = Caller::new(&world, cat).await;
+    let document = next_document(&world);
+    let put = cat_calls.request("POST", "/v1/document", JSON_MEDIA_TYPE, document, cat_calls.nonce());
+    cat_calls.send(&put).await.ok();
     // It stays so after a restart.
     world.stop().await;
     world.start().await;
@@ -233,6 +253,7 @@ async fn one_admin_does_not_lock_out_the_others() {
     let [_, ben, cat] = world.admins.as_slice() else { panic!("three admins") };
     world.client(ben).whoami().await.unwrap();
     world.client(cat).principal_disable(&name("mallory")).await.unwrap();
+    world.client(ben).seal().await.unwrap();
     finish(world).await;
 }
 

@@ -1,0 +1,79 @@
+//! Why a server did not start, and what to do about it.
+
+use crate::ceremony::CeremonyError;
+use crate::sink;
+use crate::tls::TlsError;
+use std::fmt;
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum RunError {
+    /// A file or socket.
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file that is not as it must be, and what to do.
+    Unfit {
+        /// Which.
+        what: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The store.
+    Store(bulla_store::OpenError),
+    /// The audit log.
+    Audit(sink::OpenError),
+    /// TLS.
+    Tls(TlsError),
+    /// Rows of the store.
+    Phase(CeremonyError),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { action, what, source } => write!(f, "cannot {action} {what}: {source}"),
+            Self::Unfit { what, reason } => write!(f, "{what}: {reason}"),
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Audit(error) => write!(f, "{error}"),
+            Self::Tls(error) => write!(f, "{error}"),
+            Self::Phase(error) => write!(f, "the store holds no whole cluster: {error}"),
+        }
+    }
+}
+
+impl RunError {
+    /// What to do about it; none where the message says so itself.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { action: "listen on", .. } => Some("give --listen another address, or end what listens there"),
+            Self::Io { action: "listen for metrics on", .. } => Some("give --metrics-listen another address"),
+            Self::Io { .. } => Some("check the path, and that the server's user may use it"),
+            Self::Tls(TlsError::Mode { .. }) | Self::Unfit { .. } => None,
+            Self::Tls(TlsError::Own(_)) => Some("give a certificate with tls.cert and tls.key"),
+            Self::Tls(_) => Some("check the files that tls.cert and tls.key name"),
+            Self::Store(bulla_store::OpenError::Io { .. }) => Some("check the path, and that the disk has room"),
+            Self::Store(_) => None,
+            Self::Audit(error) if error.is_loss() => None,
+            Self::Audit(_) => Some("check the file with `bulla audit verify`, its place, and that the disk has room"),
+            Self::Phase(_) => Some("put back the newest copy of the store, or restore a snapshot"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => error.source(),
+            Self::Audit(error) => error.source(),
+            Self::Tls(error) => error.source(),
+            Self::Phase(error) => error.source(),
+            Self::Io { .. } | Self::Unfit { .. } => None,
+        }
+    }
+}
