@@ -193,29 +193,34 @@ fn cursor(query: &Query, name: &'static str) -> Result<Option<Cursor>, Refusal> 
 /// A route's parameter, which the route table says is there.
 struct Given(Option<Param>);
 
+fn absent(what: &str) -> Refusal {
+    let refusal = Refusal::new(Code::Malformed, format!("the path holds no {what}")).field("path");
+    refusal.hint("`bulla openapi` lists all routes")
+}
+
 impl Given {
     fn name(self) -> Result<Name, Refusal> {
         match self.0 {
             Some(Param::Name(name)) => Ok(name),
-            _ => Err(Refusal::new(Code::Malformed, "the path holds no name").field("path")),
+            _ => Err(absent("name")),
         }
     }
     fn wrap(self) -> Result<WrapId, Refusal> {
         match self.0 {
             Some(Param::Wrap(id)) => Ok(id),
-            _ => Err(Refusal::new(Code::Malformed, "the path holds no wrap id").field("path")),
+            _ => Err(absent("wrap id")),
         }
     }
     fn session(self) -> Result<String, Refusal> {
         match self.0 {
             Some(Param::Session(id)) => Ok(id),
-            _ => Err(Refusal::new(Code::Malformed, "the path holds no session").field("path")),
+            _ => Err(absent("session")),
         }
     }
     fn path(self) -> Result<SecretPath, Refusal> {
         match self.0 {
             Some(Param::Path(path)) => Ok(path),
-            _ => Err(Refusal::new(Code::Malformed, "the path holds no secret path").field("path")),
+            _ => Err(absent("secret path")),
         }
     }
 }
@@ -266,7 +271,8 @@ pub fn parse_op(
         Endpoint::AlarmSeen => {
             let body: api::SeenAlarms = parse(&body)?;
             let up_to = Cursor::parse(&body.up_to)
-                .ok_or_else(|| Refusal::new(Code::Malformed, "not the id of an alarm").field("up_to"))?;
+                .ok_or_else(|| Refusal::new(Code::Malformed, "not the id of an alarm").field("up_to"))
+                .map_err(|refusal| refusal.hint("give the `id` of an alarm as it was listed"))?;
             Ok((Op::AlarmSeen(alarm::Seen { up_to }), Resource::Alarms))
         }
         Endpoint::AuditRead => audit_op(query, limit),
@@ -344,7 +350,10 @@ fn names_op(
         }
         Endpoint::PolicyCheck => {
             let api::CheckPolicy { principal, action, resource } = parse(body)?;
-            let bad = |field: &str, e: &dyn fmt::Display| Refusal::new(Code::Malformed, e.to_string()).field(field);
+            let bad = |field: &str, e: &dyn fmt::Display| {
+                let refusal = Refusal::new(Code::Malformed, e.to_string()).field(field);
+                refusal.hint("spec/policy.md lists actions and resources, such as kv.get and kv/app/db")
+            };
             let action = action.parse().map_err(|e| bad("action", &e))?;
             let resource = resource.parse().map_err(|e| bad("resource", &e))?;
             (Op::PolicyCheck(policy::Check { principal, action, resource }), Resource::Policies)
@@ -374,7 +383,10 @@ fn wrap_op(
     context: &Context<'_>,
 ) -> Result<(Op, Resource), Refusal> {
     if endpoint == Endpoint::WrapCreate {
-        let parcel = Parcel::parse(&body).map_err(|e| Refusal::new(Code::Malformed, e.to_string()).field("body"))?;
+        let parcel = Parcel::parse(&body).map_err(|e| {
+            let refusal = Refusal::new(Code::Malformed, e.to_string()).field("body");
+            refusal.hint("spec/wrap.md says how statement and file follow each other")
+        })?;
         let envelope: Envelope = json::parse(parcel.document, Parcel::MAX_DOCUMENT_BYTES).map_err(|e| malformed(&e))?;
         let draft = wrap::Draft::check(&envelope, context)?;
         let (wrap, file) = (draft.statement().wrap, parcel.file.to_vec());

@@ -214,7 +214,8 @@ impl Gate {
         if headers.content_type != matched.route.request.media_type() {
             let refusal =
                 Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
-            return Err(anonymous(&refusal.field("content-type")));
+            let refusal = refusal.field("content-type").hint("send the body in that form, and say so");
+            return Err(anonymous(&refusal));
         }
         // Whoever makes a cluster speaks to the node, also again when its answer was lost.
         let addressed: &[&Phase] =
@@ -317,7 +318,8 @@ fn digest_fits(verified: &Verified, read: ReadBody) -> Result<ReadBody, Refusal>
         return Ok(read);
     }
     Err(Refusal::new(Code::DigestMismatch, "the body has not the digest that its header tells")
-        .field(CONTENT_DIGEST_HEADER))
+        .field(CONTENT_DIGEST_HEADER)
+        .hint("sign the digest of the bytes that are sent; something between may have changed them"))
 }
 
 /// A request that waits for its key.
@@ -382,13 +384,17 @@ fn anonymous(refusal: &Refusal) -> Answer {
 fn no_route(error: &RouteError) -> Answer {
     match error {
         RouteError::MethodNotAllowed { allow } => {
-            let refusal = Refusal::new(Code::MethodNotAllowed, error.to_string());
+            let refusal =
+                Refusal::new(Code::MethodNotAllowed, error.to_string()).hint("`bulla openapi` lists all routes");
             Answer { allow: Some(allow.clone()), ..anonymous(&refusal) }
         }
         RouteError::Unknown => {
             anonymous(&Refusal::new(Code::UnknownRoute, error.to_string()).hint("`bulla openapi` lists all routes"))
         }
-        RouteError::BadPath(_) => anonymous(&Refusal::new(Code::UnknownRoute, error.to_string()).field("path")),
+        RouteError::BadPath(_) => {
+            let refusal = Refusal::new(Code::UnknownRoute, error.to_string()).field("path");
+            anonymous(&refusal.hint("write each character that needs no escape as it is, and each other one as %XX"))
+        }
     }
 }
 
@@ -414,7 +420,8 @@ fn header_size(headers: &HeaderMap) -> Result<(), Refusal> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len())).sum();
     if bytes > MAX_HEADER_BYTES {
         let message = format!("the headers have {bytes} bytes, at most {MAX_HEADER_BYTES}");
-        return Err(Refusal::new(Code::SignatureTemplate, message).field("headers"));
+        let refusal = Refusal::new(Code::SignatureTemplate, message).field("headers");
+        return Err(refusal.hint("leave out what no route reads"));
     }
     Ok(())
 }
@@ -426,9 +433,12 @@ fn signed_headers(headers: &HeaderMap) -> Result<Headers, Refusal> {
         let refused = |reason: &str| Refusal::new(Code::SignatureTemplate, format!("{name}: {reason}")).field(name);
         let value = values.next().ok_or_else(|| refused("the header is missing").hint("`bulla curl` signs for you"))?;
         if values.next().is_some() {
-            return Err(refused("the header stands twice"));
+            return Err(refused("the header stands twice").hint("send it once"));
         }
-        value.to_str().map(str::to_owned).map_err(|_| refused("the header is not visible ASCII"))
+        let ascii = value.to_str().map(str::to_owned);
+        ascii.map_err(|_| {
+            refused("the header is not visible ASCII").hint("see spec/request.md; `bulla curl` signs for you")
+        })
     };
     if headers.contains_key(http::header::CONTENT_ENCODING) {
         let refusal = Refusal::new(Code::Malformed, "content codings are not taken");

@@ -55,7 +55,8 @@ pub fn holder(sealed: &Sealed, key: &KeyId) -> Option<Holder> {
 pub fn init_holder(body: &[u8], key: &KeyId) -> Result<(Init, Option<Holder>), Refusal> {
     let init: Init = json::parse(body, MAX_JSON_BYTES).map_err(|e| crate::dispatch::malformed(&e))?;
     if init.admins.len() > MAX_ADMINS {
-        return Err(Refusal::new(Code::Malformed, format!("at most {MAX_ADMINS} admins")).field("admins"));
+        let refusal = Refusal::new(Code::Malformed, format!("at most {MAX_ADMINS} admins")).field("admins");
+        return Err(refusal.hint("name fewer of them"));
     }
     let mut records = init.admins.iter().filter_map(|envelope| Record::open(envelope, None).ok());
     let holder = records.find_map(|record| holder_of(&record, key));
@@ -189,7 +190,9 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
             .field("admins")
             .hint("make a hybrid key with `bulla keygen`, or choose min_kem classical"),
         CeremonyError::Init(InitError::NotAdmin) => not_admin(),
-        CeremonyError::Init(_) => Refusal::new(Code::BadStatement, with_cause(error)).field("admins"),
+        CeremonyError::Init(_) => Refusal::new(Code::BadStatement, with_cause(error))
+            .field("admins")
+            .hint("each is the first record (.pub) of another person, as `bulla keygen` wrote it"),
         CeremonyError::Bundle(error) => crate::bundle::refusal(error),
         CeremonyError::Session(error) => session_refusal(error),
         CeremonyError::Conflict => Refusal::new(Code::Busy, "another ceremony was faster").hint("try again"),
@@ -206,7 +209,9 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
             ),
         )
         .hint("put back the newest copy of the store"),
-        CeremonyError::Document(reason) => Refusal::new(Code::BadStatement, reason.clone()).field("envelope"),
+        CeremonyError::Document(reason) => Refusal::new(Code::BadStatement, reason.clone())
+            .field("envelope")
+            .hint("make it from the newest document, signed by k admins"),
         CeremonyError::Seal(SealError::Consent(_) | SealError::OtherConsent) => {
             Refusal::new(Code::BadStatement, with_cause(error))
                 .field("envelope")
@@ -306,7 +311,10 @@ enum Asked {
 fn parse(matched: &Matched<'_>, body: &[u8]) -> Result<Asked, Refusal> {
     let session = || match &matched.param {
         Some(Param::Session(id)) => Ok(id.clone()),
-        _ => Err(Refusal::new(Code::UnknownSession, "the path names no session").field("path")),
+        _ => {
+            let refusal = Refusal::new(Code::UnknownSession, "the path names no session").field("path");
+            Err(refusal.hint("begin one with `bulla unseal`"))
+        }
     };
     let malformed = |e: json::JsonError| crate::dispatch::malformed(&e);
     Ok(match matched.route.endpoint {

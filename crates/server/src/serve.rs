@@ -138,7 +138,8 @@ impl Request<'_> {
         let open_too =
             matches!(matched.route.endpoint, Endpoint::SealStatus | Endpoint::PolicyReplaced | Endpoint::PolicyRecover);
         if matched.route.auth == Auth::Sealed && !open_too {
-            return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed"));
+            return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed")
+                .hint("it is open already; nothing is to be done"));
         }
         let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
         let secret = matches!(matched.route.request, RequestBody::Age { .. });
@@ -175,7 +176,10 @@ impl Request<'_> {
                 return Err(refusal.field("body").hint("read the newest cluster document and encrypt again"));
             }
             Err(error) => {
-                return Err(Refusal::new(Code::Malformed, format!("the body is no age file: {error}")).field("body"));
+                let refusal = Refusal::new(Code::Malformed, format!("the body is no age file: {error}")).field("body");
+                return Err(
+                    refusal.hint("encrypt it to the ingress key of the newest cluster document, without armour")
+                );
             }
         };
         let line = &self.verified.line;

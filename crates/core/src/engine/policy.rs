@@ -256,7 +256,10 @@ impl Operation for Recover {
 }
 
 fn parse_set(json: &str) -> Result<BTreeMap<Name, String>, Box<Refusal>> {
-    let malformed = |reason: String| Box::new(Refusal::new(Code::Malformed, reason).field("policies"));
+    let malformed = |reason: String| {
+        let refusal = Refusal::new(Code::Malformed, reason).field("policies");
+        Box::new(refusal.hint("an object of names and texts: `{\"first\": \"permit (…);\"}`"))
+    };
     let map: StrictMap<String> =
         bulla_wire::json::parse(json.as_bytes(), MAX_JSON_BYTES).map_err(|e| malformed(e.to_string()))?;
     if map.0.len() > MAX_NAMES {

@@ -134,7 +134,9 @@ pub struct Put {
 }
 
 fn bad(field: &str, reason: impl std::fmt::Display) -> Refusal {
-    Refusal::new(Code::BadStatement, format!("the {field} does not hold: {reason}")).field(field)
+    Refusal::new(Code::BadStatement, format!("the {field} does not hold: {reason}"))
+        .field(field)
+        .hint("spec/evidence.md lists the rules; make and sign it anew")
 }
 
 /// The chain of records after the new one was added, or why it cannot be.

@@ -121,7 +121,8 @@ impl Draft {
         check_statement_times(statement, context.now.unix_ms).map_err(|error| bad_statement(&error))?;
         // Here and not among the reader's rules: a wrap that was made before this rule can still be opened.
         if !statement.label.as_deref().is_none_or(is_label) {
-            return Err(Refusal::new(Code::BadStatement, format!("label: {LABEL_RULE}")).field("label"));
+            let refusal = Refusal::new(Code::BadStatement, format!("label: {LABEL_RULE}")).field("label");
+            return Err(refusal.hint("choose another label, or leave it out"));
         }
         let mut classical = Vec::new();
         for (place, addressee) in statement.to.iter().enumerate() {
@@ -145,9 +146,13 @@ fn exists() -> Refusal {
     refusal.field("wrap").hint("draw a new random id and sign again")
 }
 
+/// What a statement says of its ciphertext.
+const AS_SENT: &str = "sign length and digest of the ciphertext as it is sent, and send all of it";
+
 fn bad_statement(error: &EvidenceError) -> Refusal {
     let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
     let refusal = Refusal::new(Code::BadStatement, format!("{error}{cause}"));
+    let refusal = refusal.hint("spec/wrap.md lists the rules of a statement; make and sign it anew");
     match error {
         EvidenceError::Rule { field, .. } => refusal.field(*field),
         EvidenceError::Payload(json) => refusal.field(json.field.clone()),
@@ -158,7 +163,7 @@ fn bad_statement(error: &EvidenceError) -> Refusal {
 fn check_addressee<'a>(place: usize, to: &Addressee, context: &Context<'a>) -> Result<&'a Principal, Refusal> {
     let Some(principal) = context.directory.by_id(&to.principal) else {
         let refusal = Refusal::new(Code::UnknownRecipient, format!("no principal has the id {}", to.principal));
-        return Err(refusal.field(format!("to[{place}].principal")));
+        return Err(refusal.field(format!("to[{place}].principal")).hint("resolve the recipient by name"));
     };
     let name = &principal.subject.name;
     if !principal.may_sign() {
@@ -182,7 +187,7 @@ fn check_addressee<'a>(place: usize, to: &Addressee, context: &Context<'a>) -> R
         return Ok(principal);
     }
     let refusal = Refusal::new(Code::BadStatement, format!("a recipient is none of those in the record of {name}"));
-    Err(refusal.field(format!("to[{place}].recipients")))
+    Err(refusal.field(format!("to[{place}].recipients")).hint("encrypt to keys of the record that is named"))
 }
 
 /// `POST /v1/wrap`.
@@ -215,11 +220,11 @@ impl Create {
         let stated = &draft.statement().ct;
         if stated.len != len {
             let message = format!("the ciphertext has {len} bytes, the statement says {}", stated.len);
-            return Err(Refusal::new(Code::BadStatement, message).field("ct.len"));
+            return Err(Refusal::new(Code::BadStatement, message).field("ct.len").hint(AS_SENT));
         }
         if stated.sha256 != sha256 {
             let refusal = Refusal::new(Code::BadStatement, "the ciphertext does not have the digest in the statement");
-            return Err(refusal.field("ct.sha256"));
+            return Err(refusal.field("ct.sha256").hint(AS_SENT));
         }
         Ok(Self { draft, content })
     }
