@@ -1,7 +1,5 @@
 //! The example of the client library, against a real server.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
-
 use bulla_testkit::{Cli, Options, Server, bulla};
 
 /// The example itself, so that no stale build of it is tried.
