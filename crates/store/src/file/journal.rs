@@ -200,7 +200,9 @@ fn create(path: &Path, store: StoreId) -> io::Result<()> {
         _ => {}
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    io::Write::write_all(&mut &file, &new_file(store, LIMIT_BYTES))?;
+    // In pieces of a page: written at once, it lies in the system's cache in pieces as large, and each record has
+    // all of one looked through and accounted for.
+    new_file(store, LIMIT_BYTES).chunks(4096).try_for_each(|page| io::Write::write_all(&mut &file, page))?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;
     sync_directory(path)
