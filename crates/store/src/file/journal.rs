@@ -150,6 +150,11 @@ impl Journal {
         Ok(())
     }
 
+    /// It holds nothing that the database lacks.
+    pub(super) fn is_empty(&self) -> bool {
+        self.number == 0
+    }
+
     /// It holds so much that the database should take it over.
     pub(super) fn is_full(&self) -> bool {
         self.end >= self.limit

@@ -99,21 +99,22 @@ fn take_over(shared: &Shared, journal: &mut Journal) -> bool {
     failpoint::hit(failpoint::CHECKPOINT_BEFORE);
     let database = shared.database();
     let Some(database) = database.as_ref() else { return true };
+    !bring_in(shared, database, journal)
+}
+
+/// Makes all that the journal holds durable in the database. Returns whether it is.
+fn bring_in(shared: &Shared, database: &Database, journal: &mut Journal) -> bool {
     let done = open::begin_durable(database).and_then(|transaction| open::checkpoint(transaction, journal));
-    done.map_err(|cause| shared.fatal("bringing the journal into", &cause)).is_err()
+    done.map_err(|cause| shared.fatal("bringing the journal into", &cause)).is_ok()
 }
 
 /// Closes the file in order: everything stands in the database, and no journal is left beside it.
 fn close(shared: &Shared, database: Database, mut journal: Journal) {
-    let done = open::begin_durable(&database).and_then(|transaction| open::checkpoint(transaction, &mut journal));
-    match done {
-        Ok(()) => {
-            // While the database is still locked, or another process could have begun to write to it. A journal that
-            // stays has nothing that the database lacks.
-            let _ = journal::remove(&shared.path);
-            drop((journal, database));
-        }
-        Err(cause) => drop(shared.fatal("bringing the journal into", &cause)),
+    if journal.is_empty() || bring_in(shared, &database, &mut journal) {
+        // While the database is still locked, or another process could have begun to write to it. A journal that
+        // stays has nothing that the database lacks.
+        let _ = journal::remove(&shared.path);
+        drop((journal, database));
     }
 }
 
