@@ -8,7 +8,7 @@ use bulla_core::record::{Read, SCAN_ENTRIES_MAX, Table};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::snapshot::{SnapshotError, Verified};
-use bulla_server::config::{AuditTarget, StoreKind};
+use bulla_server::config::{AuditSync, AuditTarget, StoreKind};
 use bulla_server::snapshot::{IDLE_MS, RestoreError, is_unfinished, restore};
 use bulla_store::{OnFatal, Store};
 use bulla_testkit::long;
@@ -198,7 +198,8 @@ impl Ended {
 }
 
 async fn ended() -> Ended {
-    let world = World::new(Shape::durable()).await;
+    // So that the head of the store names the line before each commit, and not one of a moment before.
+    let world = World::new(Shape { sync: AuditSync::Each, ..Shape::durable() }).await;
     let (alice, bob) = (world.admit("alice").await, world.admit("bob").await);
     world.admit("carol").await;
     permit(&world).await;
