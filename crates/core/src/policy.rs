@@ -7,6 +7,7 @@
 
 pub mod exempt;
 mod index;
+mod memo;
 mod model;
 mod parse;
 
@@ -22,7 +23,8 @@ use bulla_wire::json::StrictMap;
 use bulla_wire::name::Name;
 use exempt::SealRight;
 use index::Index;
-use model::{Callers, Language};
+use memo::{Memo, Named};
+use model::Language;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -68,7 +70,8 @@ pub struct PolicySet {
     language: &'static Language,
     policies: BTreeMap<Name, Arc<Parsed>>,
     index: Index,
-    callers: Callers,
+    named: Named,
+    memo: Memo,
 }
 
 struct Parsed {
@@ -129,9 +132,11 @@ impl PolicySet {
         if count > MAX_STATEMENTS_IN_SET {
             return Err(PolicyError::TooManyStatements(count));
         }
-        let index = Index::new(policies.values().flat_map(|policy| &policy.statements))
+        let statements = || policies.values().flat_map(|policy| &policy.statements);
+        let index = Index::new(statements())
             .map_err(|error| PolicyError::Language(format!("statement ids collide: {error}")))?;
-        Ok(Self { language, policies, index, callers: Callers::default() })
+        let named = Named::new(language, statements());
+        Ok(Self { language, policies, index, named, memo: Memo::default() })
     }
 
     /// The policies and their texts, in the order of their names.
@@ -144,10 +149,19 @@ impl PolicySet {
         if !action.asks_policy() {
             return Decision::failed(format!("{action} is a right of the seal's admins; no policy grants it"));
         }
-        let question = self
-            .callers
-            .entity(self.language, subject)
-            .and_then(|caller| self.language.question(caller, action, resource));
+        let question = self.named.question(action, resource);
+        if let Some(decision) = self.memo.get(subject, &question) {
+            return decision;
+        }
+        let decision = self.judge(subject, action, resource);
+        self.memo.keep(subject, question, &decision);
+        decision
+    }
+
+    /// Decides anew.
+    fn judge(&self, subject: &Subject, action: Action, resource: &Resource) -> Decision {
+        let caller = self.language.caller(subject);
+        let question = caller.and_then(|caller| self.language.question(caller, action, resource));
         let (request, entities) = match question {
             Ok(question) => question,
             Err(error) => return Decision::failed(error),

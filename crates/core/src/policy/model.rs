@@ -10,8 +10,8 @@ use bulla_wire::name::{Name, SecretPath};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema, Validator,
 };
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
 
 /// The schema, as it stands in the specification.
 const SCHEMA: &str = include_str!("../../../../spec/policy/schema.cedarschema");
@@ -59,6 +59,11 @@ impl Language {
             action: type_name("Bulla::Action")?,
             kinds: KINDS.into_iter().map(|(kind, text)| Ok((kind, type_name(text)?))).collect::<Result<_, String>>()?,
         })
+    }
+
+    /// The kind of resource of this entity; none if it is none.
+    pub(super) fn kind(&self, uid: &EntityUid) -> Option<&'static str> {
+        self.kinds.iter().find(|(_, name)| *name == uid.type_name()).map(|(kind, _)| *kind)
     }
 
     pub(super) fn validator(&self) -> &Validator {
@@ -132,37 +137,8 @@ impl Language {
     }
 }
 
-/// Callers of late as Cedar sees them: making one costs as much as a decision.
-#[derive(Default)]
-pub(super) struct Callers(Mutex<HashMap<PrincipalId, (Subject, Entity)>>);
-
-/// Most callers remembered, of some 2 KiB each. Then they are forgotten together.
-const CALLERS_MAX: usize = 1024;
-
-impl Callers {
-    /// The entity of a caller; of a remembered one only while nothing about it has changed.
-    pub(super) fn entity(&self, language: &Language, subject: &Subject) -> Result<Entity, String> {
-        if let Some((known, entity)) = self.lock().get(&subject.id)
-            && known == subject
-        {
-            return Ok(entity.clone());
-        }
-        let entity = language.caller(subject)?;
-        let mut known = self.lock();
-        if known.len() >= CALLERS_MAX {
-            known.clear();
-        }
-        known.insert(subject.id, (subject.clone(), entity.clone()));
-        Ok(entity)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<PrincipalId, (Subject, Entity)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Ids of everything that the resource lies in, itself left out: its directories, and the whole of its kind.
-fn above(resource: &Resource) -> Vec<&str> {
+pub(super) fn above(resource: &Resource) -> Vec<&str> {
     match resource {
         Resource::Kv(path) => path.ancestors().chain([""]).collect(),
         Resource::Principal(_) | Resource::Policy(_) | Resource::Wrap(_) => vec![""],
