@@ -1,9 +1,21 @@
 //! Kinds of records.
 
-/// What a record is. The numbers are part of the format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Kind {
+macro_rules! kinds {
+    ($(#[doc = $doc:literal] $variant:ident = $number:literal,)*) => {
+        /// What a record is. The numbers are part of the format.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Kind {
+            $(#[doc = $doc] $variant = $number,)*
+        }
+        impl Kind {
+            /// Every kind, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+        }
+    };
+}
+
+kinds! {
     /// A principal under its name.
     Principal = 1,
     /// The name of the principal that holds a signing key or recipient.
