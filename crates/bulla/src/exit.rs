@@ -152,6 +152,7 @@ impl From<ClientError> for Failure {
             _ => theirs,
         };
         let mut failure = Self::new(exit_of(&error), told(&error)).hint(hint);
+        failure.hints.extend(error.caution().map(str::to_owned));
         if let ClientError::Refused { errors, verified: true, .. } = &error
             && let Some(denied) = errors.iter().find(|entry| entry.code == Code::Denied)
             && let Some(id) = &denied.id
@@ -379,10 +380,17 @@ mod tests {
         assert_eq!(exit(Code::Uninitialised, false), Exit::Uninitialised);
     }
 
+    #[test]
+    fn a_refused_change_that_is_not_verified_says_what_to_do_about_that() {
+        let failure = Failure::from(refused(Code::Sealed, None, false));
+        assert!(failure.message.ends_with("(this answer could not be verified)"), "{failure:?}");
+        assert!(matches!(failure.hints.as_slice(), [_, caution] if caution.contains("read the state")), "{failure:?}");
+    }
+
     fn refused(code: Code, hint: Option<&str>, verified: bool) -> ClientError {
         let (message, hint) = (code.meaning().to_owned(), hint.map(str::to_owned));
         let entry = bulla_wire::error::ErrorEntry { code, message, field: None, hint, id: None, receipt: None };
-        ClientError::Refused { status: code.status(), errors: vec![entry], verified }
+        ClientError::Refused { status: code.status(), errors: vec![entry], verified, may_have_happened: !verified }
     }
 
     /// The set of codes is closed: a new one needs a way out before it passes.
