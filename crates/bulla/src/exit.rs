@@ -91,14 +91,12 @@ pub struct Failure {
     pub message: String,
     /// What to do next, one line each, naming the flag.
     pub hints: Vec<String>,
-    /// Nothing is to be said: whoever read the output went away.
-    pub silent: bool,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hints: Vec::new(), silent: false }
+        Self { exit, message: message.into(), hints: Vec::new() }
     }
 
     /// The command line is wrong.
@@ -127,10 +125,9 @@ impl Failure {
         Self { hints: vec![hint.into()], ..self }
     }
 
-    /// Standard output could not be written. A reader that went away is no news.
+    /// Standard output could not be written.
     pub fn output(error: &io::Error) -> Self {
-        let silent = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { silent, ..Self::new(Exit::Failed, format!("cannot write to standard output: {error}")) }
+        Self::new(Exit::Failed, format!("cannot write to standard output: {error}")).hint(io_hint(error.kind()))
     }
 }
 
