@@ -91,14 +91,12 @@ pub struct Failure {
     pub message: String,
     /// What to do next, one line each, naming the flag.
     pub hints: Vec<String>,
-    /// Nothing is to be said: whoever read the output went away.
-    pub silent: bool,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hints: Vec::new(), silent: false }
+        Self { exit, message: message.into(), hints: Vec::new() }
     }
 
     /// The command line is wrong.
@@ -127,10 +125,9 @@ impl Failure {
         Self { hints: vec![hint.into()], ..self }
     }
 
-    /// Standard output could not be written. A reader that went away is no news.
+    /// Standard output could not be written.
     pub fn output(error: &io::Error) -> Self {
-        let silent = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { silent, ..Self::new(Exit::Failed, format!("cannot write to standard output: {error}")) }
+        Self::new(Exit::Failed, format!("cannot write to standard output: {error}")).hint(io_hint(error.kind()))
     }
 }
 
@@ -152,6 +149,7 @@ impl From<ClientError> for Failure {
             _ => theirs,
         };
         let mut failure = Self::new(exit_of(&error), told(&error)).hint(hint);
+        failure.hints.extend(error.caution().map(str::to_owned));
         if let ClientError::Refused { errors, verified: true, .. } = &error
             && let Some(denied) = errors.iter().find(|entry| entry.code == Code::Denied)
             && let Some(id) = &denied.id
@@ -379,10 +377,17 @@ mod tests {
         assert_eq!(exit(Code::Uninitialised, false), Exit::Uninitialised);
     }
 
+    #[test]
+    fn a_refused_change_that_is_not_verified_says_what_to_do_about_that() {
+        let failure = Failure::from(refused(Code::Sealed, None, false));
+        assert!(failure.message.ends_with("(this answer could not be verified)"), "{failure:?}");
+        assert!(matches!(failure.hints.as_slice(), [_, caution] if caution.contains("read the state")), "{failure:?}");
+    }
+
     fn refused(code: Code, hint: Option<&str>, verified: bool) -> ClientError {
         let (message, hint) = (code.meaning().to_owned(), hint.map(str::to_owned));
         let entry = bulla_wire::error::ErrorEntry { code, message, field: None, hint, id: None, receipt: None };
-        ClientError::Refused { status: code.status(), errors: vec![entry], verified }
+        ClientError::Refused { status: code.status(), errors: vec![entry], verified, may_have_happened: !verified }
     }
 
     /// The set of codes is closed: a new one needs a way out before it passes.

@@ -27,7 +27,8 @@ fn main() -> ExitCode {
         // Help and the version are no errors; clap knows where each goes.
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-            return if error.print().is_ok() { exit.into() } else { Exit::Failed.into() };
+            let unwritten = error.print().is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe);
+            return if unwritten { Exit::Failed.into() } else { exit.into() };
         }
     };
     let screen = Screen::new(arguments.global.quiet, std::env::var_os("NO_COLOR").is_some());

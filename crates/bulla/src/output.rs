@@ -19,6 +19,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// How an answer is printed.
@@ -45,6 +46,8 @@ pub struct Screen {
     quiet: bool,
     colour: bool,
     progress: Option<Arc<Line>>,
+    /// Whoever read standard output went away.
+    unread: AtomicBool,
 }
 
 impl Screen {
@@ -52,7 +55,7 @@ impl Screen {
     pub fn new(quiet: bool, no_colour: bool) -> Self {
         let terminal = io::stderr().is_terminal();
         let progress = (terminal && !quiet).then(Arc::default);
-        Self { quiet, colour: terminal && !no_colour, progress }
+        Self { quiet, colour: terminal && !no_colour, progress, unread: AtomicBool::new(false) }
     }
 
     /// The line for progress, if somebody looks.
@@ -89,9 +92,6 @@ impl Screen {
 
     /// Says why a command failed.
     pub fn failure(&self, failure: &Failure) {
-        if failure.silent {
-            return;
-        }
         self.error_line(&format!("{} {}", self.paint("error:", "31"), clean(&failure.message)));
         for hint in &failure.hints {
             self.error_line(&format!("{} {}", self.paint("hint:", "36"), clean(hint)));
@@ -103,11 +103,26 @@ impl Screen {
         self.bytes(format!("{}\n", cell(text)).as_bytes())
     }
 
+    /// Whether whoever read standard output went away: what is printed from then on goes nowhere.
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     /// Prints the answer as it is.
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.is_unread() {
+            return Ok(());
+        }
         self.settle();
         let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            // `bulla … | head -1` has what it wanted. The command goes on to its own end, and that is its exit code.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.unread.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            written => written.map_err(|error| Failure::output(&error)),
+        }
     }
 
     /// Prints the answer as JSON.

@@ -417,3 +417,57 @@ fn a_store_in_memory_says_so_in_a_log_of_events() {
     assert_eq!(told("listens")["fields"]["address"], server.address());
     assert!(told("metrics")["fields"]["url"].as_str().unwrap().ends_with("/metrics"));
 }
+
+/// `bulla … | head -1` is no failure, whatever the command; it ends as it would have ended. A slip that nobody has is one.
+#[test]
+fn a_reader_that_goes_away_has_read_enough() {
+    let (alice, record) = person("alice");
+    let server = Server::start(Options::transient(bulla!()).admin(&record));
+    init(&server, &[(&alice, &record)], &["--any"], &[]);
+    assert_eq!(alice.run_unread(["status"]).failed(2), "");
+    alice.run(["unseal", "--yes"]).ok();
+    alice.file("kv.cedar", b"permit (principal, action in Bulla::Action::\"kv\", resource);\n");
+    alice.run(["policy", "put", "kv", "kv.cedar"]).ok();
+    alice.run(["kv", "put", "app/db", "user=app", "password=secret"]).ok();
+    let slip = alice.run(["wrap", "create", "-q", "--to", "alice", "k=v"]).ok();
+    for line in [
+        "version",
+        "--help",
+        "--version",
+        "wrap --help",
+        "completions bash",
+        "openapi",
+        "context list",
+        "status",
+        "whoami",
+        "principal list",
+        "policy list",
+        "enroller list",
+        "document show",
+        "seal status",
+        "wrap list",
+        "wrap list -o json",
+        &format!("wrap inspect {slip}"),
+        "kv list",
+        "kv get app/db -q",
+        "audit show",
+        "alarms",
+        "curl GET /v1/whoami",
+    ] {
+        let words = line.split(' ');
+        let read = alice.run(words.clone());
+        assert!(read.code == 0 && (!read.stdout.is_empty() || line == "alarms"), "{line}: {}", read.errors());
+        assert_eq!(alice.run_unread(words).failed(0), read.errors(), "{line}");
+    }
+    for args in
+        [&["wrap", "create", "--to", "alice", "k=v"][..], &["wrap", "create", "--to", "alice", "k=v", "-o", "json"]]
+    {
+        let told = alice.run_unread(args).failed(1);
+        assert!(told.contains("nobody read its slip") && told.contains("`bulla wrap list`"), "{told}");
+    }
+    assert_eq!(alice.run(["wrap", "list"]).ok().lines().count(), 4);
+    // Content is no listing: what was not handed on was not opened here.
+    let told = alice.run_unread(["open", &slip]).failed(1);
+    assert!(told.contains("-o FILE"), "{told}");
+    assert_eq!(alice.run(["open", &slip, "-q"]).ok(), "{\"k\":\"v\"}");
+}

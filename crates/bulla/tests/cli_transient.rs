@@ -219,12 +219,15 @@ fn a_server_does_not_start_with_a_bundle_that_does_not_hold() {
     let in_alice = |name: &str| path(&world.alice, name);
     let stranger = path(&world.bob, "bob.pub");
     for (options, expected) in [
-        (world.options(&in_alice("half.json")), "1 admins signed, 2 are needed; the admins who have not signed it run"),
-        (world.options(&late), "it has expired; start the server with a newer bundle"),
+        (
+            world.options(&in_alice("half.json")),
+            "1 admins signed, 2 are needed\nhint: the admins who have not signed it run",
+        ),
+        (world.options(&late), "it has expired\nhint: start the server with a newer bundle"),
         (world.options(&in_alice("bent.json")), "does not verify"),
         (world.options(&in_alice("large.json")), "has more than 327680 bytes"),
         (world.options(&in_alice("other.json")), "has another type"),
-        (world.options(&in_alice("alice.key")), "`bulla bundle create` writes one"),
+        (world.options(&in_alice("alice.key")), "\nhint: `bulla bundle create` writes one"),
         (world.options(&in_alice("none.json")), "cannot open"),
         (world.options(&good).admin(stranger), "is listed with --admin and is no admin of the bundle"),
         (Options::durable(bulla!()).arg("--bundle").arg(&good), "init.bundle (from the flag --bundle): a cluster with"),

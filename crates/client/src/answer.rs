@@ -119,7 +119,9 @@ pub(crate) fn verify_open(
 pub(crate) fn refused(received: &Received, verified: bool) -> ClientError {
     let status = received.status;
     match json::parse::<ErrorBody>(&received.body, MAX_JSON_BYTES) {
-        Ok(ErrorBody { errors }) if !errors.is_empty() => ClientError::Refused { status, errors, verified },
+        Ok(ErrorBody { errors }) if !errors.is_empty() => {
+            ClientError::Refused { status, errors, verified, may_have_happened: false }
+        }
         _ => Untrusted::Contradiction { what: "the answer is an error without a code that is known here" }.into(),
     }
 }

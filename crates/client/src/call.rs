@@ -170,7 +170,8 @@ impl Client {
                 Attempt::Refused { errors, status, verified, open, wait } => {
                     let code = errors.first().map(|entry| entry.code);
                     let next = tries.refused(call.changes, code, open);
-                    let error = ClientError::Refused { status, errors, verified };
+                    let may_have_happened = call.changes && !verified;
+                    let error = ClientError::Refused { status, errors, verified, may_have_happened };
                     if next == Next::End && Tries::is_told(code, open) {
                         return Err(error);
                     }
@@ -453,7 +454,7 @@ impl Client {
 fn refusal(received: &Received, verified: bool, open: bool) -> Attempt {
     let seconds = received.header("retry-after").and_then(|text| text.parse().ok());
     match refused(received, verified) {
-        ClientError::Refused { status, errors, verified } => {
+        ClientError::Refused { status, errors, verified, may_have_happened: _ } => {
             let wait = seconds.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT));
             Attempt::Refused { errors, status, verified, open, wait }
         }

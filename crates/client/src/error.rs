@@ -74,6 +74,8 @@ pub enum ClientError {
         /// request. It is false before init, and where a change was refused before its signature was checked: what
         /// the node said to another request of the same path would look the same.
         verified: bool,
+        /// A change was sent, and the refusal is not verified: whoever stands between may have handed the change in.
+        may_have_happened: bool,
     },
     /// No answer came. Nothing is known to have happened, and for a call that changes nothing that is all.
     Unreachable {
@@ -181,6 +183,16 @@ impl ClientError {
         }
     }
 
+    /// What to do besides [`Self::hint`], where a refused change may have happened all the same.
+    pub fn caution(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { may_have_happened: true, .. } => {
+                Some("an answer that could not be verified proves nothing: read the state before you try again")
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(what: &'static str, path: impl Into<Option<PathBuf>>, cause: io::Error) -> Self {
         Self::Io { what, path: path.into(), cause }
     }
@@ -252,7 +264,7 @@ pub(crate) fn demand(holds: bool, what: &'static str) -> Result<(), ClientError>
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { status, errors, verified } => {
+            Self::Refused { status, errors, verified, .. } => {
                 let Some(first) = errors.first() else { return write!(f, "refused with status {status}") };
                 write!(f, "{}: {}", first.code, first.message)?;
                 if *verified { Ok(()) } else { f.write_str(" (this answer could not be verified)") }

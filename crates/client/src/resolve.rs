@@ -183,7 +183,7 @@ fn admission(
 /// The refusal that the server would have given.
 fn absent(code: Code, message: &str) -> ClientError {
     let entry = ErrorEntry { code, message: message.to_owned(), field: None, hint: None, id: None, receipt: None };
-    ClientError::Refused { status: code.status(), errors: vec![entry], verified: true }
+    ClientError::Refused { status: code.status(), errors: vec![entry], verified: true, may_have_happened: false }
 }
 
 #[cfg(test)]

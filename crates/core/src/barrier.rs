@@ -4,7 +4,10 @@
 //! put it in another's place. Not protected: sizes, counts, times of writing, and the freshness of a
 //! single row; a store that puts back an older writing of one record is not noticed (`spec/barrier.md`).
 
+mod kind;
 mod names;
+
+pub use kind::Kind;
 
 use crate::record::{Answer, Page, Precondition, Read, RecordError, Revision, SealedValue, StoreKey, Table};
 use crate::record::{Batch, Sequence, Snapshot};
@@ -17,47 +20,6 @@ use bulla_wire::id::ClusterId;
 use names::Names;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-
-/// What a record is. The numbers are part of the format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Kind {
-    /// A principal under its name.
-    Principal = 1,
-    /// The name of the principal that holds a signing key or recipient.
-    Key = 2,
-    /// A policy under its name.
-    Policy = 3,
-    /// Parts of a wrap.
-    Wrap = 4,
-    /// Receipts of a wrap's slots.
-    Receipt = 5,
-    /// A principal's wraps in the order of their creation.
-    Mine = 6,
-    /// A principal's alarms.
-    Alarm = 7,
-    /// What is due at a time of the clock.
-    Due = 8,
-    /// What is due at a time of the active clock.
-    DueActive = 9,
-    /// Entries of a directory of secrets.
-    Kv = 10,
-    /// A piece of a large value.
-    Chunk = 11,
-    /// A large value that is being written.
-    Upload = 12,
-    /// How far a principal's list of alarms goes, and how far it has read it.
-    AlarmCursor = 13,
-    /// The ingress key that the next rekey brings.
-    NextIngress = 14,
-}
-
-impl Kind {
-    /// The indexes by time stand in clear and without a directory: a sweep scans them from the start.
-    const fn is_due(self) -> bool {
-        matches!(self, Self::Due | Self::DueActive)
-    }
-}
 
 /// The last part of a record's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -241,23 +241,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_carried_or_left_out() {
-        let all = [
-            Kind::Principal,
-            Kind::Key,
-            Kind::Policy,
-            Kind::Wrap,
-            Kind::Receipt,
-            Kind::Mine,
-            Kind::Alarm,
-            Kind::Due,
-            Kind::DueActive,
-            Kind::Kv,
-            Kind::Chunk,
-            Kind::Upload,
-            Kind::AlarmCursor,
-            Kind::NextIngress,
-        ];
-        let carried = all.into_iter().filter(|kind| is_carried(*kind)).map(|kind| kind as u8);
+        let carried = Kind::ALL.iter().filter(|kind| is_carried(**kind)).map(|kind| *kind as u8);
         assert!(carried.eq(KINDS.iter().copied()));
     }
 

@@ -44,6 +44,28 @@ const REFUSED: &[(&str, Fault, usize, usize, &str)] = &[
         "templates are not supported; write the principal or resource in place of ?principal",
     ),
     ("permit (principal == User::\"bob\", action, resource);", Fault::Schema, 1, 22, "entity type `User`"),
+    (
+        "permit (principal in Group::\"ops\", action, resource);",
+        Fault::Schema,
+        1,
+        22,
+        "unrecognized entity Group::\"ops\"; write Bulla::Group::\"ops\"",
+    ),
+    (
+        "permit (principal == Principal::\"bob\", action, resource);",
+        Fault::Schema,
+        1,
+        22,
+        "write Bulla::Principal::\"bob\"",
+    ),
+    (
+        "permit (principal, action, resource);\nforbid (principal, action in [Bulla::Action::\"kv.get\", Action::\"kv.put\"], resource);",
+        Fault::Schema,
+        2,
+        56,
+        "write Bulla::Action::\"kv.put\"",
+    ),
+    ("permit (principal, action, resource in Kv::\"app\");", Fault::Schema, 1, 40, "write Bulla::Kv::\"app\""),
     ("permit (principal is Person, action, resource);", Fault::Schema, 1, 22, "unrecognized entity type"),
     (
         "permit (principal, action == Bulla::Action::\"kv.read\", resource);",

@@ -22,7 +22,11 @@ pub const FILE_BYTES_MAX: usize = 320 * 1024;
 /// # Errors
 /// [`RunError`], which names what is wrong and the way out.
 pub fn read(path: &Path, listed: &[KeyId], now_ms: u64) -> Result<Bundle, RunError> {
-    let unfit = |reason: String| RunError::Unfit { what: path.display().to_string(), reason };
+    let unfit = |reason: String, hint: &str| RunError::Unfit {
+        what: path.display().to_string(),
+        reason,
+        hint: hint.to_owned(),
+    };
     let failed = |action: &'static str| {
         let what = path.display().to_string();
         move |source| RunError::Io { action, what, source }
@@ -31,22 +35,19 @@ pub fn read(path: &Path, listed: &[KeyId], now_ms: u64) -> Result<Bundle, RunErr
     let file = File::open(path).map_err(failed("open"))?;
     file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
     if bytes.len() > FILE_BYTES_MAX {
-        let reason =
-            format!("has more than {FILE_BYTES_MAX} bytes, so it is no bundle; split what is too much for one");
-        return Err(unfit(reason));
+        let reason = format!("has more than {FILE_BYTES_MAX} bytes, so it is no bundle");
+        return Err(unfit(reason, "split what is too much for one"));
     }
     let envelope: Envelope = json::parse(&bytes, FILE_BYTES_MAX)
-        .map_err(|error| unfit(format!("is no bundle: {error}; `bulla bundle create` writes one")))?;
-    let bundle =
-        Bundle::open(&envelope, now_ms).map_err(|error| unfit(format!("{}; {}", told(&error), way_out(&error))))?;
+        .map_err(|error| unfit(format!("is no bundle: {error}"), "`bulla bundle create` writes one"))?;
+    let bundle = Bundle::open(&envelope, now_ms).map_err(|error| unfit(told(&error), way_out(&error)))?;
     let admins = bundle.contents().set().keys();
     if let Some(other) = listed.iter().find(|key| !admins.contains(key)) {
         let reason = format!(
-            "{other} is listed with --admin and is no admin of the bundle, whose admins are {}; \
-             list them, or give the bundle of those that you listed",
+            "{other} is listed with --admin and is no admin of the bundle, whose admins are {}",
             names(&bundle)
         );
-        return Err(unfit(reason));
+        return Err(unfit(reason, "list them, or give the bundle of those that you listed"));
     }
     Ok(bundle)
 }

@@ -132,8 +132,8 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     if config.data.is_none() && init_admins.is_empty() {
         return Err(RunError::Unfit {
             what: "--transient".into(),
-            reason: "needs --admin FILE: the records of those who may make the cluster (`bulla keygen` writes them)"
-                .into(),
+            reason: "nobody may make the cluster".into(),
+            hint: "give --admin FILE with the record of each who may; `bulla keygen` writes them".into(),
         });
     }
     let bundle = config.init.bundle.as_deref();
@@ -224,8 +224,11 @@ pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
         .open(&path)
         .map_err(io("open", &path))?;
     if lock.try_lock().is_err() {
-        let reason = "another server uses this directory; stop it first".into();
-        return Err(RunError::Unfit { what: data.display().to_string(), reason });
+        return Err(RunError::Unfit {
+            what: data.display().to_string(),
+            reason: "another server uses this directory".into(),
+            hint: "stop it first".into(),
+        });
     }
     if !versioned {
         write_private(&data.join("VERSION"), format!("{DATA_VERSION}\n").as_bytes())?;
@@ -235,22 +238,23 @@ pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
 
 /// Looks at the data directory and changes nothing. `false` if nothing says its layout yet.
 pub(crate) fn look_at_directory(data: &Path) -> Result<bool, RunError> {
-    let unfit = |reason| Err(RunError::Unfit { what: data.display().to_string(), reason });
+    let unfit =
+        |reason, hint: &str| Err(RunError::Unfit { what: data.display().to_string(), reason, hint: hint.to_owned() });
     let found = std::fs::metadata(data).map_err(io("look at", data))?;
     if !found.is_dir() {
-        return unfit("is no directory; name another one".into());
+        return unfit("is no directory".into(), "name another one");
     }
     let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return unfit(format!("has mode {mode:04o}, so others may read it; set it to 0700"));
+        return unfit(format!("has mode {mode:04o}, so others may read it"), "set it to 0700");
     }
     let path = data.join("VERSION");
     match std::fs::read_to_string(&path) {
         Ok(version) if version.trim() == DATA_VERSION => Ok(true),
-        Ok(version) => unfit(format!(
-            "is of layout {:?}; this server knows {DATA_VERSION}. Start the version that wrote it",
-            version.trim()
-        )),
+        Ok(version) => unfit(
+            format!("is of layout {:?}, and this server knows {DATA_VERSION}", version.trim()),
+            "start the version that wrote it",
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(io("read", &path)(error)),
     }
@@ -263,9 +267,8 @@ pub(crate) fn refuse_beside_a_store(config: &Config) -> Result<(), RunError> {
         None => Ok(()),
         Some(file) => Err(RunError::Unfit {
             what: file.display().to_string(),
-            reason: "is a store, and store is \"memory\", which would leave it out; start with --store file, or name \
-                     another directory with --data"
-                .into(),
+            reason: "is a store, and store is \"memory\", which would leave it out".into(),
+            hint: "start with --store file, or name another directory with --data".into(),
         }),
     }
 }
@@ -275,9 +278,9 @@ pub(crate) fn refuse_unfinished(data: &Path) -> Result<(), RunError> {
     if !is_unfinished(data) {
         return Ok(());
     }
-    let reason =
-        format!("a restore into it did not end; run `bulla snapshot restore FILE --data {}` again", data.display());
-    Err(RunError::Unfit { what: data.display().to_string(), reason })
+    let what = data.display().to_string();
+    let hint = format!("run `bulla snapshot restore FILE --data {what}` again");
+    Err(RunError::Unfit { what, reason: "a restore into it did not end".into(), hint })
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
@@ -294,22 +297,27 @@ fn read_small(path: &Path) -> Result<SecretBytes, RunError> {
 
 /// The node's key: made once and kept in the data directory, or for this process.
 pub(crate) fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
-    let unfit = |path: &Path, reason: &str| RunError::Unfit { what: path.display().to_string(), reason: reason.into() };
+    let unfit = |path: &Path, reason: String, hint: &str| RunError::Unfit {
+        what: path.display().to_string(),
+        reason,
+        hint: hint.to_owned(),
+    };
+    let no_key = "put the right file back, or begin with an empty data directory";
     let signing = |seed: &SecretKey| SigningKey::from_seed(seed);
     let Some(data) = data else {
         let seed = secret_key(&mut SystemRng);
-        return signing(&seed).map_err(|e| unfit(Path::new("node key"), &e.to_string()));
+        return signing(&seed).map_err(|e| unfit(Path::new("node key"), e.to_string(), "start it again"));
     };
     let path = data.join("node.key");
     if !path.exists() {
         let seed = secret_key(&mut SystemRng);
         let text = Zeroizing::new(format!("{NODE_KEY_PREFIX}{}\n", base64url(seed.expose())));
         write_private(&path, text.as_bytes())?;
-        return signing(&seed).map_err(|e| unfit(&path, &e.to_string()));
+        return signing(&seed).map_err(|e| unfit(&path, e.to_string(), no_key));
     }
     let mode = std::fs::metadata(&path).map_err(io("look at", &path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(unfit(&path, &format!("has mode {mode:04o}, so others may read it; set it to 0600")));
+        return Err(unfit(&path, format!("has mode {mode:04o}, so others may read it"), "set it to 0600"));
     }
     let bytes = read_small(&path)?;
     let seed = std::str::from_utf8(bytes.expose())
@@ -317,10 +325,8 @@ pub(crate) fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
         .and_then(|text| base64url_decode(text.trim_end().strip_prefix(NODE_KEY_PREFIX)?))
         .map(Zeroizing::new)
         .and_then(|bytes| SecretKey::from_slice(&bytes))
-        .ok_or_else(|| {
-            unfit(&path, "is no node key; put the right file back, or begin with an empty data directory")
-        })?;
-    signing(&seed).map_err(|e| unfit(&path, &e.to_string()))
+        .ok_or_else(|| unfit(&path, "is no node key".into(), no_key))?;
+    signing(&seed).map_err(|e| unfit(&path, e.to_string(), no_key))
 }
 
 /// Clients take no answer from a node that is not active in the newest document. After a restore without `node.key` a
@@ -352,12 +358,16 @@ pub(crate) fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {
     let mut keys = Vec::new();
     for path in files {
         let bytes = read_small(path)?;
-        let unfit = |reason: String| RunError::Unfit { what: path.display().to_string(), reason };
+        let unfit = |reason: String, hint: &str| RunError::Unfit {
+            what: path.display().to_string(),
+            reason,
+            hint: hint.to_owned(),
+        };
         let envelope: Envelope =
             bulla_wire::json::parse(bytes.expose(), usize::try_from(SMALL_FILE_BYTES).unwrap_or(usize::MAX))
-                .map_err(|e| unfit(format!("is no record: {e}; give NAME.pub, which `bulla keygen` writes")))?;
+                .map_err(|e| unfit(format!("is no record: {e}"), "give NAME.pub, which `bulla keygen` writes"))?;
         let record = Record::open(&envelope, None)
-            .map_err(|e| unfit(format!("is no record that holds: {e}; ask its holder for it again")))?;
+            .map_err(|e| unfit(format!("is no record that holds: {e}"), "ask its holder for it again"))?;
         keys.extend(record.public_keys().map(bulla_crypto::sign::PublicKey::key_id));
     }
     Ok(keys)
@@ -417,7 +427,9 @@ async fn open_sink(
     let opened = tokio::task::spawn_blocking(move || Sink::open(audit, opening)).await;
     match opened {
         Ok(sink) => sink.map(Arc::new).map_err(RunError::Audit),
-        Err(error) => Err(RunError::Unfit { what: "audit log".into(), reason: error.to_string() }),
+        Err(error) => {
+            Err(RunError::Unfit { what: "audit log".into(), reason: error.to_string(), hint: "start it again".into() })
+        }
     }
 }
 

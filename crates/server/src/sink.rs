@@ -155,37 +155,34 @@ impl OpenError {
         move |error| Self::Io { action, path: path.to_owned(), error }
     }
 
-    /// One sentence without what to do about it.
-    fn reason(&self) -> String {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
         match self {
-            Self::Io { action, path, .. } => format!("cannot {action} the audit log {}", path.display()),
-            Self::InUse(path) => format!("another process writes the audit log {}", path.display()),
-            Self::AuditLoss { expected, found } => {
-                format!("the audit log does not hold {expected}, which the store remembers: {found}")
+            Self::AuditLoss { .. } | Self::Altered { .. } | Self::MissingFile { .. } => {
+                "put the missing lines back, or go on without them with --accept-audit-loss, which the log will tell"
             }
-            Self::Altered { path, offset, detail } => {
-                format!("the audit log {} was altered at byte {offset}: {detail}", path.display())
+            Self::InUse(_) => "stop the other server, or give this one an audit log of its own",
+            Self::Io { .. } | Self::Blocked(_) => {
+                "check the file with `bulla audit verify`, its place, and that the disk has room"
             }
-            Self::MissingFile { path } => format!("the audit log lacks {}", path.display()),
-            Self::Blocked(_) => "cannot write the first lines of the audit log".into(),
         }
-    }
-
-    /// Whether `--accept-audit-loss` goes on.
-    pub fn is_loss(&self) -> bool {
-        matches!(self, Self::AuditLoss { .. } | Self::Altered { .. } | Self::MissingFile { .. })
     }
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason())?;
-        if self.is_loss() {
-            f.write_str(
-                "; put the missing lines back, or go on without them with --accept-audit-loss, which the log will tell",
-            )?;
+        match self {
+            Self::Io { action, path, .. } => write!(f, "cannot {action} the audit log {}", path.display()),
+            Self::InUse(path) => write!(f, "another process writes the audit log {}", path.display()),
+            Self::AuditLoss { expected, found } => {
+                write!(f, "the audit log does not hold {expected}, which the store remembers: {found}")
+            }
+            Self::Altered { path, offset, detail } => {
+                write!(f, "the audit log {} was altered at byte {offset}: {detail}", path.display())
+            }
+            Self::MissingFile { path } => write!(f, "the audit log lacks {}", path.display()),
+            Self::Blocked(_) => f.write_str("cannot write the first lines of the audit log"),
         }
-        Ok(())
     }
 }
 

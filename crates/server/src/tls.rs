@@ -57,7 +57,7 @@ impl fmt::Display for TlsError {
             Self::Io { path, .. } => write!(f, "TLS: cannot read or write {}", path.display()),
             Self::Pem { path, problem } => write!(f, "TLS: {}: {problem}", path.display()),
             Self::Mode { path, mode } => {
-                write!(f, "TLS: {} has mode {mode:04o}, so others may read its key; set it to 0600", path.display())
+                write!(f, "TLS: {} has mode {mode:04o}, so others may read its key", path.display())
             }
             Self::Unfit(_) => f.write_str("TLS: the certificate and its key are not taken"),
             Self::Own(_) => f.write_str("TLS: cannot make a certificate"),

@@ -213,7 +213,7 @@ async fn cut_at_every_byte() {
         // The head remembers a line that is gone.
         let error = open_at(directory.path(), Some(last)).unwrap_err();
         assert!(matches!(&error, OpenError::AuditLoss { .. }), "{length}: {error}");
-        assert!(error.to_string().contains("--accept-audit-loss"));
+        assert!(error.hint().contains("--accept-audit-loss"));
         let report = unsound(directory.path(), last);
         assert!(report.findings.iter().all(|finding| finding.class == Class::Cut));
         assert_eq!(fs::read(&path).unwrap().len(), index(length), "a refused start changes nothing");

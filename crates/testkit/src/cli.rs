@@ -109,6 +109,16 @@ impl Cli {
         self.run_program(&self.binary, args, input)
     }
 
+    /// Runs `bulla` with these arguments, while whoever read its standard output has gone away.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn run_unread<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        self.execute(&self.binary, args, b"", Some(writer.into()))
+    }
+
     /// Runs another program with this person's home and environment.
     ///
     /// # Panics
@@ -119,6 +129,16 @@ impl Cli {
         args: impl IntoIterator<Item = A>,
         input: &[u8],
     ) -> Output {
+        self.execute(program, args, input, None)
+    }
+
+    fn execute<A: AsRef<OsStr>>(
+        &self,
+        program: &Path,
+        args: impl IntoIterator<Item = A>,
+        input: &[u8],
+        elsewhere: Option<Stdio>,
+    ) -> Output {
         // Files rather than pipes: no reader threads, and nothing blocks on a full pipe.
         let file = || tempfile::tempfile().expect("a temporary file");
         let (mut stdin, mut stdout, mut stderr) = (file(), file(), file());
@@ -126,7 +146,11 @@ impl Cli {
         let again = |file: &std::fs::File| Stdio::from(file.try_clone().expect("a temporary file"));
         let mut command = process::command(program);
         command.args(args).env_clear().envs(self.variables());
-        command.current_dir(self.work()).stdin(stdin).stdout(again(&stdout)).stderr(again(&stderr));
+        command
+            .current_dir(self.work())
+            .stdin(stdin)
+            .stdout(elsewhere.unwrap_or_else(|| again(&stdout)))
+            .stderr(again(&stderr));
         let shown = format!("{command:?}");
         let mut child = process::spawn(command);
         let status = process::wait(&mut child, PATIENCE);

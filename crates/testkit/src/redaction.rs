@@ -60,7 +60,7 @@ impl Redaction {
         let kind = if token.len() == 43 {
             "id"
         } else if token.len() == 26 && token.chars().all(base32) {
-            if before.ends_with("request ") { "request" } else { "wrap" }
+            if ["request ", "policy explain "].iter().any(|words| before.ends_with(words)) { "request" } else { "wrap" }
         } else if token.len() == 22 && before.ends_with("lineage ") {
             "lineage"
         } else if token.len() > 50 && token.starts_with("age1") {
@@ -130,6 +130,10 @@ mod tests {
         let lineage = format!("-{}", "a".repeat(21));
         assert_eq!(redaction.apply(&format!("of lineage {lineage}, - not")), "of lineage <lineage 2>, - not");
         assert_eq!(redaction.apply("as request zyxwvutsrqponmlkjihgfedcba"), "as request <request 1>");
+        assert_eq!(
+            redaction.apply("with `bulla policy explain yxwvutsrqponmlkjihgfedcbaa`"),
+            "with `bulla policy explain <request 2>`"
+        );
         let recipient = format!("age1{}", "q".repeat(58));
         assert_eq!(redaction.apply(&format!("to {recipient}")), "to <recipient 1>");
     }

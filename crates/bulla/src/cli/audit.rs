@@ -98,19 +98,15 @@ async fn show(session: &Session<'_>, args: Show) -> Result<Exit, Failure> {
     loop {
         let page = client.audit(after.as_deref(), Some(PAGE), &of).await?;
         for line in &page.lines {
-            let printed = match format {
-                Format::Json => session.screen.line(line),
-                Format::Table => session.screen.line(&readable(line)),
-            };
-            match printed {
-                // Whoever reads the head of the log alone got what it wanted.
-                Err(failure) if failure.silent => return Ok(Exit::Ok),
-                printed => printed?,
+            match format {
+                Format::Json => session.screen.line(line)?,
+                Format::Table => session.screen.line(&readable(line))?,
             }
         }
         match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(Exit::Ok),
+            // Whoever reads the head of the log alone got what it wanted.
+            Some(next) if !session.screen.is_unread() => after = Some(next),
+            _ => return Ok(Exit::Ok),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
 use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, Node, Payload as _, Record, VerifiedDocument};
+use bulla_crypto::evidence::{DocumentDraft, Node, Record, VerifiedDocument};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum, Signer as _};
 use bulla_wire::dsse::Envelope;
@@ -111,13 +111,16 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
 /// where the one before is not known, only by the cluster.
 async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::Sign) -> Result<Exit, Failure> {
     let identity = session.identity()?;
-    let known = session.trust()?.map(|_| session.offline_client()?.kept_view().map_err(Failure::from)).transpose()?;
-    let known = known.flatten();
+    let known = statement::kept_view(session)?;
     let mut before = None;
     let shown = |_: &Envelope, body: &Body| {
         before = known.as_ref().and_then(|view| view.documents().find(|known| Some(known.digest()) == body.prev));
-        if let Some(before) = before {
-            demand_admin(&identity, before)?;
+        match before {
+            Some(before) => demand_admin(&identity, before)?,
+            None => session.screen.warn(
+                "only admins of the document before it count, which is not known here: so neither is whether your \
+                 signature counts",
+            ),
         }
         Ok(lines_of(body))
     };
@@ -125,11 +128,13 @@ async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::S
     let shown = file.display();
     match before {
         Some(before) => {
-            session.screen.say(&format!("{shown} has {} now", count(before, &envelope)?));
+            session.screen.say(&format!("{shown} has {} now", statement::counted::<Body>(before, &envelope)?));
         }
         None => {
             session.screen.say(&format!("{shown} has {} now", statement::count(&envelope)));
-            session.screen.hint("the document before it is not known here: `bulla document submit` tells whose count");
+            session.screen.hint(
+                "`bulla document show`, with a network, makes it known here; `bulla document submit` tells whose count",
+            );
         }
     }
     Ok(Exit::Ok)
@@ -143,20 +148,6 @@ fn demand_admin(identity: &Identity, document: &VerifiedDocument) -> Result<(), 
     }
     Err(Failure::new(Exit::Denied, format!("your key {key} is not that of an admin"))
         .hint("an admin whom `bulla document show` names signs it, with --identity"))
-}
-
-/// How many admins signed, of how many that must.
-fn count(document: &VerifiedDocument, envelope: &Envelope) -> Result<String, Failure> {
-    let signed = signers(document, envelope)?;
-    Ok(format!("{signed} signature{} of {} needed", if signed == 1 { "" } else { "s" }, document.quorum()))
-}
-
-fn signers(document: &VerifiedDocument, envelope: &Envelope) -> Result<usize, Failure> {
-    let signers = document.signed_by_admins(envelope, Body::TYPE).map_err(|error| {
-        Failure::new(Exit::Failed, format!("the document does not hold: {}", told(&error)))
-            .hint("make it anew from the newest document, and have it signed again")
-    })?;
-    Ok(signers.len())
 }
 
 async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> {
@@ -332,8 +323,8 @@ pub fn told_where(
     envelope: &Envelope,
 ) -> Result<(), Failure> {
     let file = file.display();
-    session.screen.say(&format!("{file} has {}", count(newest, envelope)?));
-    if signers(newest, envelope)? < newest.quorum() {
+    session.screen.say(&format!("{file} has {}", statement::counted::<Body>(newest, envelope)?));
+    if statement::signers::<Body>(newest, envelope)? < newest.quorum() {
         session.screen.hint(&format!("another admin runs `bulla document sign {file}`"));
     }
     session.screen.hint(&format!("with all of them, `bulla document submit {file}`"));

@@ -187,15 +187,21 @@ async fn explain(session: &Session<'_>, id: &str, FormatArgs { format }: FormatA
     Ok(Exit::Ok)
 }
 
+/// What takes an approval.
+const RECOVER: &str = "bulla policy recover submit";
+
 async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failure> {
     match command {
         Recover::Sign { policies, approval, yes } => {
             let text = set_of(&policies)?;
             if !approval.exists() {
+                let client = session.client()?;
+                let known = client.view().await?;
+                statement::warn_signer(session, &*session.identity()?, Some(&known));
                 statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
-                let envelope = session.client()?.policy_recovery_sign(&text).await?;
+                let envelope = client.policy_recovery_sign(&text).await?;
                 statement::write(&approval, &envelope)?;
-                session.screen.say(&format!("{} has {}", approval.display(), statement::count(&envelope)));
+                statement::tell_count::<PolicyRecovery>(session, &approval, &envelope, Some(&known), RECOVER)?;
                 return Ok(Exit::Ok);
             }
             let mut envelope = statement::read(&approval)?;
@@ -209,13 +215,15 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
             }
             session.screen.say(&format!("approval of {} for the cluster {}", time(said.at_ms), said.cluster));
             session.screen.say(&format!("in the place of the policy set {}", said.replaces));
-            statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
             let identity = session.identity()?;
+            let known = statement::kept_view(session)?.filter(|view| view.id() == said.cluster);
+            statement::warn_signer(session, &identity, known.as_deref());
+            statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
             dsse::add_signature(&mut envelope, &*identity).await.map_err(bulla_client::ClientError::from)?;
             let new = approval.with_extension("new");
             statement::write(&new, &envelope)?;
             std::fs::rename(&new, &approval).map_err(|error| Failure::file("cannot replace", &approval, &error))?;
-            session.screen.say(&format!("{} has {}", approval.display(), statement::count(&envelope)));
+            statement::tell_count::<PolicyRecovery>(session, &approval, &envelope, known.as_deref(), RECOVER)?;
             Ok(Exit::Ok)
         }
         Recover::Submit { policies, approval } => {

@@ -61,8 +61,11 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
             session.client()?.seal_confirm_clock().await?;
             Ok(Exit::Ok)
         }
-        Some(Verb::Consent(Consent::Sign(sign))) => {
+        Some(Verb::Consent(Consent::Sign(statement::Sign { file, yes }))) => {
+            let (identity, mut known) = (session.identity()?, statement::kept_view(session)?);
             let shown = |_: &Envelope, loss: &Loss| {
+                known = known.take().filter(|view| view.id() == loss.cluster);
+                statement::warn_signer(session, &identity, known.as_deref());
                 let line = |what: &str, at: &Position| {
                     format!("  {what}: lineage {}, up to sequence {}", at.lineage, at.sequence)
                 };
@@ -76,7 +79,9 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
                 lines.push(line("kept", &loss.kept));
                 Ok(lines)
             };
-            statement::sign(session, sign, shown).await
+            let envelope = statement::add(session, &file, yes, shown).await?;
+            statement::tell_count::<Loss>(session, &file, &envelope, known.as_deref(), "bulla seal consent send")?;
+            Ok(Exit::Ok)
         }
         Some(Verb::Consent(Consent::Send { file })) => {
             session.client()?.consent_send(statement::read(&file)?).await?;

@@ -84,6 +84,9 @@ async fn restore(session: &Session<'_>, file: &Path, data: &Path, sha256: Option
     Ok(Exit::Ok)
 }
 
+/// What to do where the message says the rest.
+const MEND: &str = "mend what the message names, then try again";
+
 fn failure(error: &RestoreError) -> Failure {
     match error {
         RestoreError::Snapshot(cause) => Failure::new(of_snapshot(cause), told(error)).hint(snapshot_hint(cause)),
@@ -91,9 +94,8 @@ fn failure(error: &RestoreError) -> Failure {
             let hint = "name an empty directory; to go back to an older state, move the old directory away first";
             Failure::new(Exit::Conflict, told(error)).hint(hint)
         }
-        RestoreError::Directory(_) | RestoreError::Io { .. } | RestoreError::Store(_) => {
-            Failure::new(Exit::Failed, told(error)).hint("mend what the message names, then try again")
-        }
+        RestoreError::Directory(cause) => Failure::new(Exit::Failed, told(error)).hint(cause.hint().unwrap_or(MEND)),
+        RestoreError::Io { .. } | RestoreError::Store(_) => Failure::new(Exit::Failed, told(error)).hint(MEND),
     }
 }
 

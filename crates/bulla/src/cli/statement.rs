@@ -2,15 +2,18 @@
 //! network, so it also works on a machine that has none.
 
 use crate::ask;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, told};
 use crate::session::Session;
 use bulla_crypto::dsse;
-use bulla_crypto::evidence::Payload;
+use bulla_crypto::evidence::{ClusterView, Payload, VerifiedDocument};
+use bulla_crypto::identity::Identity;
+use bulla_crypto::sign::Signer as _;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::json;
 use clap::Args;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How a statement is signed.
 #[derive(Debug, Args)]
@@ -101,6 +104,68 @@ pub fn count(envelope: &Envelope) -> String {
         1 => "1 signature".to_owned(),
         count => format!("{count} signatures"),
     }
+}
+
+/// The documents that a former run kept, without a network; none if it kept none or nothing is pinned.
+pub fn kept_view(session: &Session<'_>) -> Result<Option<Arc<ClusterView>>, Failure> {
+    match session.trust()? {
+        Some(_) => Ok(session.offline_client()?.kept_view()?),
+        None => Ok(None),
+    }
+}
+
+/// Warns whoever is about to sign if the signature counts for nothing, as far as the documents known here tell.
+/// It is no refusal: a newer document may have made the signer an admin.
+pub fn warn_signer(session: &Session<'_>, identity: &Identity, known: Option<&ClusterView>) {
+    let key = identity.public_key().key_id();
+    let Some(newest) = known.map(ClusterView::newest) else {
+        session.screen.warn("no document of this cluster is known here, so neither is whether your signature counts");
+        return;
+    };
+    if newest.admin_by_key(&key).is_none() {
+        let number = newest.number();
+        session.screen.warn(&format!(
+            "your key {key} is not that of an admin in document {number}, the newest known here: by it your signature \
+             does not count"
+        ));
+    }
+}
+
+/// Says how many of the signatures count by the newest document known here, and who else tells.
+pub fn tell_count<P: Payload>(
+    session: &Session<'_>,
+    file: &Path,
+    envelope: &Envelope,
+    known: Option<&ClusterView>,
+    sent_by: &str,
+) -> Result<(), Failure> {
+    let file = file.display();
+    match known.map(ClusterView::newest) {
+        Some(newest) => {
+            let count = counted::<P>(newest, envelope)?;
+            session.screen.say(&format!("{file} has {count} by document {}", newest.number()));
+        }
+        None => {
+            session.screen.say(&format!("{file} has {} now", count(envelope)));
+            session.screen.hint(&format!("`{sent_by}` tells whose count"));
+        }
+    }
+    Ok(())
+}
+
+/// How many admins of `document` signed, of how many that must.
+pub fn counted<P: Payload>(document: &VerifiedDocument, envelope: &Envelope) -> Result<String, Failure> {
+    let signed = signers::<P>(document, envelope)?;
+    Ok(format!("{signed} signature{} of {} needed", if signed == 1 { "" } else { "s" }, document.quorum()))
+}
+
+/// How many admins of `document` signed.
+pub fn signers<P: Payload>(document: &VerifiedDocument, envelope: &Envelope) -> Result<usize, Failure> {
+    let signers = document.signed_by_admins(envelope, P::TYPE).map_err(|error| {
+        Failure::new(Exit::Failed, format!("a signature does not hold: {}", told(&error)))
+            .hint("make it anew from the newest state, and have it signed again")
+    })?;
+    Ok(signers.len())
 }
 
 fn text(envelope: &Envelope) -> Vec<u8> {

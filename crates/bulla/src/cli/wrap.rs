@@ -164,9 +164,16 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
             "statement": made.statement,
             "receipts": WrapReceipts { receipts }.receipts,
         }))?;
+    } else {
+        session.screen.line(&made.slip.to_string())?;
+    }
+    if session.screen.is_unread() {
+        return Err(Failure::new(Exit::Failed, "the wrap was made, but nobody read its slip")
+            .hint("`bulla wrap list` shows it"));
+    }
+    if format.format == Format::Json {
         return Ok(Exit::Ok);
     }
-    session.screen.line(&made.slip.to_string())?;
     session.screen.say("to be opened once, with `bulla open SLIP`");
     Ok(Exit::Ok)
 }

@@ -277,7 +277,12 @@ async fn an_open_refusal_of_a_change_is_no_proof() {
             let (ended, came) = stage.run(&client, change(), acts).await;
             let error = ended.err().unwrap();
             assert_eq!((error.code(), came), (Some(code), acts.len()));
-            assert!(matches!(error, ClientError::Refused { verified: false, .. }), "{error:?}");
+            assert!(
+                matches!(error, ClientError::Refused { verified: false, may_have_happened: true, .. }),
+                "{error:?}"
+            );
+            assert!(error.to_string().ends_with("(this answer could not be verified)"), "{error}");
+            assert!(error.caution().is_some_and(|caution| caution.contains("read the state")));
         }
     }
     // The answer to the request itself is proof, and a read has no outcome to be unsure of.

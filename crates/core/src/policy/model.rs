@@ -70,6 +70,13 @@ impl Language {
         &self.validator
     }
 
+    /// The entity with the name of its type in full, if it was written without it: `Group::"x"`.
+    pub(super) fn qualified(&self, uid: &EntityUid) -> Option<String> {
+        let name = format!("Bulla::{}", uid.type_name());
+        let mut known = [&self.principal, &self.group, &self.action].into_iter().chain(self.kinds.values());
+        known.any(|known| known.to_string() == name).then(|| format!("Bulla::{uid}"))
+    }
+
     /// What an id of this type must look like, unless `uid` has a spelling that a request can have. A misspelt id
     /// in a `forbid` would be a rule that never holds.
     pub(super) fn misspelt(&self, uid: &EntityUid) -> Option<&'static str> {

@@ -196,10 +196,14 @@ impl Source<'_> {
     /// so that the statement would fail, and with it every decision.
     fn check_entities(&self, statement: &Policy, start: usize) -> Result<(), PolicyError> {
         for uid in statement.entity_literals() {
+            let at = || self.text.get(start..).and_then(|rest| rest.find(&uid.to_string())).unwrap_or(0) + start;
+            if let Some(qualified) = self.language.qualified(&uid) {
+                let (message, hint) = (format!("unrecognized entity {uid}"), format!("write {qualified}"));
+                return Err(self.refuse(at(), Fault::Schema, plain(&message), plain(&hint)));
+            }
             if let Some(expected) = self.language.misspelt(&uid) {
-                let at = self.text.get(start..).and_then(|rest| rest.find(&uid.to_string())).unwrap_or(0) + start;
                 return Err(self.refuse(
-                    at,
+                    at(),
                     Fault::Id,
                     format!("{uid} can be in no request"),
                     format!("expected {expected}"),

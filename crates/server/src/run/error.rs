@@ -17,12 +17,14 @@ pub enum RunError {
         /// Why not.
         source: std::io::Error,
     },
-    /// A file that is not as it must be, and what to do.
+    /// A file that is not as it must be.
     Unfit {
         /// Which.
         what: String,
-        /// Why, and the way out.
+        /// Why.
         reason: String,
+        /// The way out.
+        hint: String,
     },
     /// The store.
     Store(bulla_store::OpenError),
@@ -38,7 +40,7 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { action, what, source } => write!(f, "cannot {action} {what}: {source}"),
-            Self::Unfit { what, reason } => write!(f, "{what}: {reason}"),
+            Self::Unfit { what, reason, hint: _ } => write!(f, "{what}: {reason}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Audit(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "{error}"),
@@ -48,19 +50,19 @@ impl fmt::Display for RunError {
 }
 
 impl RunError {
-    /// What to do about it; none where the message says so itself.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// What to do about it; none where the store's message says so itself.
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Io { action: "listen on", .. } => Some("give --listen another address, or end what listens there"),
             Self::Io { action: "listen for metrics on", .. } => Some("give --metrics-listen another address"),
             Self::Io { .. } => Some("check the path, and that the server's user may use it"),
-            Self::Tls(TlsError::Mode { .. }) | Self::Unfit { .. } => None,
+            Self::Unfit { hint, .. } => Some(hint),
+            Self::Tls(TlsError::Mode { .. }) => Some("set it to 0600"),
             Self::Tls(TlsError::Own(_)) => Some("give a certificate with tls.cert and tls.key"),
             Self::Tls(_) => Some("check the files that tls.cert and tls.key name"),
             Self::Store(bulla_store::OpenError::Io { .. }) => Some("check the path, and that the disk has room"),
             Self::Store(_) => None,
-            Self::Audit(error) if error.is_loss() => None,
-            Self::Audit(_) => Some("check the file with `bulla audit verify`, its place, and that the disk has room"),
+            Self::Audit(error) => Some(error.hint()),
             Self::Phase(_) => Some("put back the newest copy of the store, or restore a snapshot"),
         }
     }

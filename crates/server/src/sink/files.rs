@@ -192,7 +192,7 @@ impl Search<'_> {
             return Err(error);
         }
         notes.push(Body::LossAccepted {
-            reason: Label::lossy(&error.reason()),
+            reason: Label::lossy(&error.to_string()),
             expected_n: self.head.map(|head| head.n),
             expected: self.head.map(|head| head.hash),
         });

@@ -53,24 +53,6 @@ const HANGS: Duration = Duration::from_secs(30);
 type Place = (Table, StoreKey);
 type Rows = BTreeMap<Place, SealedValue>;
 
-/// Every kind of record. The `match` in [`Probe::meets`] does not compile when one is missing there.
-const KINDS: [Kind; 14] = [
-    Kind::Principal,
-    Kind::Key,
-    Kind::Policy,
-    Kind::Wrap,
-    Kind::Receipt,
-    Kind::Mine,
-    Kind::Alarm,
-    Kind::Due,
-    Kind::DueActive,
-    Kind::Kv,
-    Kind::Chunk,
-    Kind::Upload,
-    Kind::AlarmCursor,
-    Kind::NextIngress,
-];
-
 /// How the store is looked at.
 #[derive(Debug, Clone)]
 enum Probe {
@@ -241,7 +223,7 @@ fn back(good: &Rows, now: &Rows) -> Vec<(Place, Option<SealedValue>)> {
 /// The kind of a record under the barrier. A nonce's row has none: it lies in a table of its own.
 fn kind_of(place: &Place) -> Option<Kind> {
     let first = place.1.as_bytes()[0];
-    let found = KINDS.into_iter().find(|kind| *kind as u8 == first);
+    let found = Kind::ALL.iter().copied().find(|kind| *kind as u8 == first);
     (place.0 == Table::Data).then(|| found.unwrap_or_else(|| panic!("a kind without a name: {first}")))
 }
 
@@ -845,7 +827,7 @@ async fn every_answer_is_right_or_an_alarm() {
 async fn every_byte_of_every_kind_counts() {
     count_panics();
     let stage = Stage::new().await;
-    for kind in KINDS {
+    for kind in Kind::ALL.iter().copied() {
         let (thing, place, probe) = stage.telling(kind).await;
         let (value, look) = (&stage.good[&place], &stage.things[thing].probes[probe]);
         let (length, mut noticed) = (value.as_bytes().len(), 0);

@@ -1,0 +1,54 @@
+//! Kinds of records.
+
+macro_rules! kinds {
+    ($(#[doc = $doc:literal] $variant:ident = $number:literal,)*) => {
+        /// What a record is. The numbers are part of the format.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Kind {
+            $(#[doc = $doc] $variant = $number,)*
+        }
+        impl Kind {
+            /// Every kind, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+        }
+    };
+}
+
+kinds! {
+    /// A principal under its name.
+    Principal = 1,
+    /// The name of the principal that holds a signing key or recipient.
+    Key = 2,
+    /// A policy under its name.
+    Policy = 3,
+    /// Parts of a wrap.
+    Wrap = 4,
+    /// Receipts of a wrap's slots.
+    Receipt = 5,
+    /// A principal's wraps in the order of their creation.
+    Mine = 6,
+    /// A principal's alarms.
+    Alarm = 7,
+    /// What is due at a time of the clock.
+    Due = 8,
+    /// What is due at a time of the active clock.
+    DueActive = 9,
+    /// Entries of a directory of secrets.
+    Kv = 10,
+    /// A piece of a large value.
+    Chunk = 11,
+    /// A large value that is being written.
+    Upload = 12,
+    /// How far a principal's list of alarms goes, and how far it has read it.
+    AlarmCursor = 13,
+    /// The ingress key that the next rekey brings.
+    NextIngress = 14,
+}
+
+impl Kind {
+    /// The indexes by time stand in clear and without a directory: a sweep scans them from the start.
+    pub(super) const fn is_due(self) -> bool {
+        matches!(self, Self::Due | Self::DueActive)
+    }
+}
