@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails where it stands")]
 
 use bulla_testkit::{Canary, Cli, Options, Server, bulla, canary};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 fn person(name: &str) -> (Cli, PathBuf) {
@@ -470,4 +471,39 @@ fn a_reader_that_goes_away_has_read_enough() {
     let told = alice.run_unread(["open", &slip]).failed(1);
     assert!(told.contains("-o FILE"), "{told}");
     assert_eq!(alice.run(["open", &slip, "-q"]).ok(), "{\"k\":\"v\"}");
+}
+
+/// Two processes of one person open one slip at once: the second waits for the first, and claims nothing anew.
+#[test]
+fn two_at_once_on_one_machine_raise_no_alarm() {
+    let (alice, alice_record) = person("alice");
+    let (mut bob, bob_record) = person("bob");
+    let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
+    init(&server, &[(&alice, &alice_record)], &[], &[&mut bob]);
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob_record.to_str().unwrap()]).ok();
+    // More than a pipe holds, so that the first stands in the middle until somebody reads.
+    let content = vec![b'x'; 300_000];
+    alice.file("large", &content);
+    let slip = alice.run(["wrap", "create", "--to", "bob", "large"]).ok();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| bob.run_into(["open", &slip], writer));
+        let mut read = vec![0];
+        reader.read_exact(&mut read).unwrap();
+        let second = scope.spawn(|| bob.run(["open", &slip, "-o", "second"]));
+        let third = scope.spawn(|| bob.run(["wrap", "nack", &slip]));
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        assert!(!second.is_finished() && !third.is_finished(), "they wait");
+        reader.read_to_end(&mut read).unwrap();
+        assert!(read == content);
+        first.join().unwrap().ok();
+        let told = second.join().unwrap().failed(1);
+        assert!(told.contains("another process on this machine") && told.contains("hint: look there"), "{told}");
+        assert!(third.join().unwrap().failed(8).contains("acked"));
+    });
+    assert!(!bob.work().join("second").exists());
+    let alarms = bob.run(["alarms"]).ok();
+    assert!(!alarms.contains("second_claim"), "{alarms}");
+    assert!(alice.run(["wrap", "inspect", &slip]).ok().contains("acked"));
 }

@@ -3,7 +3,7 @@
 //! A claim lies on the disk *before* it is used: whoever won with it and lost the answer comes back with the same
 //! one, and no other key ever gets the content. The file is an age identity file whose name is the slip.
 
-use crate::disk::Directory;
+use crate::disk::{Directory, Turn};
 use crate::error::ClientError;
 use crate::memory::Memory;
 use bulla_crypto::identity::{Identity, IdentityKind};
@@ -23,6 +23,16 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// Waits until no other process of this machine works with the claim of this slip. It would be a second claim, and
+    /// an alarm about oneself, to begin a new one when another has just destroyed it. None in memory, which no other
+    /// process shares.
+    pub(crate) async fn turn(memory: &Memory, slip: &Slip) -> Result<Option<Turn>, ClientError> {
+        let Some(directory) = memory.directory() else { return Ok(None) };
+        let (directory, name) = place(directory, slip)?;
+        let turn = directory.turn(&name).await;
+        turn.map(Some).map_err(|error| ClientError::io("cannot lock the claim in", directory.path(&name), error))
+    }
+
     /// The claim that was begun for this slip, or a new one, which is durable when this returns.
     pub(crate) fn begin(memory: &Memory, slip: &Slip) -> Result<Self, ClientError> {
         let Some(directory) = memory.directory() else { return Self::in_memory(memory, slip) };

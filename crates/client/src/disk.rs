@@ -7,9 +7,9 @@ use bulla_crypto::evidence::AdminSet;
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_wire::encoding::base32;
 use bulla_wire::id::ClusterId;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Largest file that is read back in bytes. Documents of a cluster are the largest; a hundred of them fit.
@@ -50,6 +50,29 @@ impl Directory {
         let file = own(OpenOptions::new().create(true).truncate(false)).open(self.path("lock"))?;
         file.lock()?;
         Ok(file)
+    }
+
+    /// Waits until it is this caller's turn at `name`, among all processes and tasks that work in this directory.
+    pub(crate) async fn turn(&self, name: &str) -> io::Result<Turn> {
+        let path = self.path(&format!("{name}.turn"));
+        let mut waited = false;
+        loop {
+            let file = own(OpenOptions::new().create(true).truncate(false)).open(&path)?;
+            let file = match file.try_lock() {
+                Ok(()) => file,
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) => {
+                    waited = true;
+                    let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
+                    locked.await.map_err(io::Error::other)??
+                }
+            };
+            // Whoever had the turn before has removed this file, and others stand in line at a new one.
+            if file.metadata()?.nlink() > 0 {
+                return Ok(Turn { path, waited, _file: file });
+            }
+            waited = true;
+        }
     }
 
     /// The bytes of a file; `None` if there is none.
@@ -101,6 +124,28 @@ impl Directory {
         file.sync_all()?;
         fs::remove_file(&path)?;
         sync(&self.0)
+    }
+}
+
+/// A turn at something; the next begins when this is dropped, or its process ends.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    path: PathBuf,
+    waited: bool,
+    _file: File,
+}
+
+impl Turn {
+    /// Somebody else had it meanwhile.
+    pub(crate) fn waited(&self) -> bool {
+        self.waited
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // A file that stays is used by the next turn.
+        drop(fs::remove_file(&self.path));
     }
 }
 
@@ -167,5 +212,36 @@ mod tests {
         assert!(second.try_lock().is_err());
         drop(held);
         assert!(second.try_lock().is_ok());
+    }
+
+    /// Sixteen at once have it one after another, each but the first knows that it waited, and no file is left.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn turns_are_taken_one_after_another() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
+        let first = directory.turn("x").await.unwrap();
+        assert!(!first.waited());
+        assert!(!directory.turn("y").await.unwrap().waited(), "another name");
+        let busy = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let others: Vec<_> = (0..16)
+            .map(|_| {
+                let (directory, busy) = (directory.clone(), busy.clone());
+                tokio::spawn(async move {
+                    let turn = directory.turn("x").await.unwrap();
+                    assert!(turn.waited());
+                    assert!(!busy.swap(true, std::sync::atomic::Ordering::SeqCst), "two at once");
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                    busy.store(false, std::sync::atomic::Ordering::SeqCst);
+                })
+            })
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(others.iter().all(|other| !other.is_finished()));
+        drop(first);
+        for other in others {
+            other.await.unwrap();
+        }
+        assert!(!directory.turn("x").await.unwrap().waited());
+        assert_eq!(std::fs::read_dir(directory.path("")).unwrap().count(), 0);
     }
 }

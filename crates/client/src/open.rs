@@ -4,6 +4,7 @@
 use crate::builder::Client;
 use crate::call::Call;
 use crate::claim::Claim;
+use crate::disk::Turn;
 use crate::error::{ClientError, demand};
 use crate::memory::Memory;
 use crate::output::Output;
@@ -89,6 +90,7 @@ impl Client {
     async fn report(&self, slip: &Slip, verb: &str, kind: ReceiptKind) -> Result<VerifiedReceipt, ClientError> {
         self.check_cluster(slip).await?;
         let memory = self.trust().await?.memory;
+        let _turn = Claim::turn(&memory, slip).await?;
         let Some(claim) = Claim::find(&memory, slip)? else {
             // Nothing was opened here. The cluster says, and proves, how the wrap stands instead.
             return self.finish(slip, &Claim::of_nothing(slip)?, verb, kind).await;
@@ -108,6 +110,14 @@ impl Client {
             check_keys(&self.decrypters()?, mine)?;
         }
         let memory = self.trust().await?.memory;
+        let turn = Claim::turn(&memory, slip).await?;
+        if turn.as_ref().is_some_and(Turn::waited) && Claim::find(&memory, slip)?.is_none() {
+            let what = "another process on this machine was just opening this wrap, and is done with it";
+            return Err(ClientError::input(
+                what,
+                "look there for the content; `bulla wrap inspect` shows how it ended",
+            ));
+        }
         let claim = Claim::begin(&memory, slip)?;
         let body = OpenWrap { statement_sha256: slip.statement_sha256, claim: claim.recipient()?.to_string() };
         let call = Call {

@@ -2,7 +2,7 @@
 
 use crate::process;
 use std::ffi::{OsStr, OsString};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{PipeWriter, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -116,7 +116,15 @@ impl Cli {
     pub fn run_unread<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
-        self.execute(&self.binary, args, b"", Some(writer.into()))
+        self.run_into(args, writer)
+    }
+
+    /// Runs `bulla` with these arguments, and standard output into a pipe that somebody else reads.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn run_into<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, output: PipeWriter) -> Output {
+        self.execute(&self.binary, args, b"", Some(output.into()))
     }
 
     /// Runs another program with this person's home and environment.
