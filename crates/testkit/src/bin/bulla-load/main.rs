@@ -5,6 +5,7 @@
 //! for the JSON lines in the place of standard output.
 
 mod installation;
+mod load;
 mod primitives;
 mod proc;
 mod scale;
@@ -12,13 +13,14 @@ mod table;
 mod work;
 
 use installation::{Class, Installation};
+use load::Sample;
 use primitives::Primitives;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Report, Speed};
-use work::{Place, Sample, Work, round};
+use work::{Place, Work, round};
 
 /// Whatever stops the measurement.
 pub type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -111,13 +113,15 @@ async fn operations(
     let seats = installation.seats().await?;
     let place = Arc::new(Place { installation, seats });
     // Connections, writers and challenges are known before anything is timed.
-    Box::pin(round(&place, Work::Cycle, installation::PEOPLE, plan.length)).await?;
+    let first = Box::pin(round(&place, Work::Cycle, installation::PEOPLE, plan.length)).await?;
+    first.whole("the first cycles")?;
     let mut speeds = Vec::new();
     for clients in CLIENTS {
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); Work::ALL.len()];
         for _ in 0..plan.rounds {
             for (work, samples) in Work::ALL.into_iter().zip(&mut samples) {
-                samples.push(Box::pin(round(&place, work, clients, plan.length)).await?);
+                let sample = Box::pin(round(&place, work, clients, plan.length)).await?;
+                samples.push(sample.whole(work.name())?);
             }
         }
         for (work, samples) in Work::ALL.into_iter().zip(&samples) {

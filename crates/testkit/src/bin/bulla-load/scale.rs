@@ -1,12 +1,14 @@
 //! Memory and the time of a start, as they grow with what is stored.
 
 use crate::Fault;
-use crate::installation::{Class, Installation, path};
+use crate::installation::{Class, Installation, PEOPLE, path};
+use crate::load::middle;
 use crate::proc;
-use crate::table::{Single, middle};
+use crate::table::Single;
 use crate::work::Place;
 use bulla_client::Client;
 use bulla_client::wire::api::SealState;
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Content of a wrap that only has to lie there, in bytes.
-const SMALL_BYTES: usize = 16;
+pub const SMALL_BYTES: usize = 16;
 /// Starts at each size; the median is told.
-const STARTS: usize = 3;
+pub const STARTS: usize = 3;
 /// How long a server is left alone before its memory is read: the audit log is synced, connections are quiet.
-const REST: Duration = Duration::from_secs(2);
+pub const REST: Duration = Duration::from_secs(2);
 /// Above so many wraps the starts are measured again when the nonces of the writing are over.
 const LATER_FROM: u64 = 50_000;
 /// Until they are: a server drops a minute's nonces after five minutes, and looks back at twice that when it starts.
@@ -26,13 +28,14 @@ const LATER: Duration = Duration::from_secs(7 * 60);
 /// How often a person at the terminal hears of it.
 const TOLD_EVERY: u64 = 10_000;
 
-const MIB: f64 = 1024.0 * 1024.0;
+/// Bytes of a MiB.
+pub const MIB: f64 = 1024.0 * 1024.0;
 
 /// Memory of a server that was just unsealed, and never asked anything else.
 pub async fn idle(binary: &Path, class: Class, core: usize) -> Result<Single, Fault> {
     let installation = Installation::new(binary, class, core).await?;
     tokio::time::sleep(REST).await;
-    let value = proc::resident(installation.pid())? as f64 / MIB;
+    let value = resident(installation.pid())?;
     Ok(Single { what: format!("idle memory, unsealed, {}", class.name()), value, unit: "MiB" })
 }
 
@@ -46,11 +49,16 @@ pub async fn grow(binary: &Path, core: usize, sizes: &[u64]) -> Result<Vec<Singl
         let seats = installation.seats().await?;
         let place = Arc::new(Place { installation, seats });
         let began = Instant::now();
-        fill(&place, size.saturating_sub(wraps)).await?;
+        let at = place.clone();
+        let lay = move |number| {
+            let place = at.clone();
+            async move { lay(&place, number).await }
+        };
+        fill(size.saturating_sub(wraps), lay).await?;
         wraps = size;
         eprintln!("  {size} wraps after {:.0} s", began.elapsed().as_secs_f64());
         tokio::time::sleep(REST).await;
-        let resident = proc::resident(place.installation.pid())? as f64 / MIB;
+        let resident = resident(place.installation.pid())?;
         singles.push(Single { what: format!("memory after {size} wraps were made"), value: resident, unit: "MiB" });
         let data = place.installation.server.data();
         let bytes = |name| std::fs::metadata(data.join(name)).map(|file| file.len());
@@ -59,24 +67,28 @@ pub async fn grow(binary: &Path, core: usize, sizes: &[u64]) -> Result<Vec<Singl
         let place = Arc::into_inner(place).ok_or("a client still works")?;
         drop(place.seats);
         installation = place.installation;
-        singles.extend(start(&mut installation, &format!("{size} wraps just made")).await?);
+        singles.extend(self::singles(&start(&mut installation).await?, &format!("{size} wraps just made")));
         if size >= LATER_FROM {
             eprintln!("  seven minutes until the nonces are over");
             tokio::time::sleep(LATER).await;
-            singles.extend(start(&mut installation, &format!("{size} wraps, seven minutes later")).await?);
+            let later = start(&mut installation).await?;
+            singles.extend(self::singles(&later, &format!("{size} wraps, seven minutes later")));
         }
     }
     Ok(singles)
 }
 
-/// Makes so many small wraps.
-async fn fill(place: &Arc<Place>, wraps: u64) -> Result<(), Fault> {
+/// Has all people together do `lay` so many times.
+pub async fn fill<Lay, Doing>(wraps: u64, lay: Lay) -> Result<(), Fault>
+where
+    Lay: Fn(usize) -> Doing + Clone + Send + 'static,
+    Doing: Future<Output = Result<(), Fault>> + Send + 'static,
+{
     let taken = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
-    for number in 0..place.seats.len() {
-        let (place, taken) = (place.clone(), taken.clone());
+    for number in 0..PEOPLE {
+        let (lay, taken) = (lay.clone(), taken.clone());
         tasks.spawn(async move {
-            let seat = place.seats.get(number).ok_or("a seat is missing")?;
             loop {
                 let mine = taken.fetch_add(1, Ordering::Relaxed);
                 if mine >= wraps {
@@ -85,7 +97,7 @@ async fn fill(place: &Arc<Place>, wraps: u64) -> Result<(), Fault> {
                 if mine > 0 && mine.is_multiple_of(TOLD_EVERY) {
                     eprintln!("  {mine} of {wraps} wraps");
                 }
-                Box::pin(seat.wrap(SMALL_BYTES)).await?;
+                Box::pin(lay(number)).await?;
             }
         });
     }
@@ -95,8 +107,24 @@ async fn fill(place: &Arc<Place>, wraps: u64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Makes a small wrap.
+pub async fn lay(place: &Place, number: usize) -> Result<(), Fault> {
+    let seat = place.seats.get(number).ok_or("a seat is missing")?;
+    seat.wrap(SMALL_BYTES).await.map(drop)
+}
+
+/// What a start takes: medians.
+pub struct Start {
+    /// From exec until health answers that it is sealed, in milliseconds.
+    pub sealed_ms: f64,
+    /// From the share to the first secret of a new client.
+    pub served_ms: f64,
+    /// Resident memory after that, in MiB.
+    pub memory_mib: f64,
+}
+
 /// Kills the server and starts it again, some times.
-async fn start(installation: &mut Installation, with: &str) -> Result<Vec<Single>, Fault> {
+pub async fn start(installation: &mut Installation) -> Result<Start, Fault> {
     let (mut sealed, mut served, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         installation.server.kill();
@@ -113,12 +141,22 @@ async fn start(installation: &mut Installation, with: &str) -> Result<Vec<Single
         installation.stranger(0)?.kv_get(&path(0)?).await?;
         served.push(began.elapsed().as_secs_f64() * 1000.0);
         tokio::time::sleep(REST).await;
-        memory.push(proc::resident(installation.pid())? as f64 / MIB);
+        memory.push(resident(installation.pid())?);
     }
-    let single = |what: &str, values, unit| Single { what: format!("{what} {with}"), value: middle(values), unit };
-    Ok(vec![
-        single("kill -9, exec to health answering sealed, with", sealed, "ms"),
-        single("unsealing by one admin to a new client's first secret, with", served, "ms"),
-        single("memory after start and unsealing with", memory, "MiB"),
-    ])
+    Ok(Start { sealed_ms: middle(sealed), served_ms: middle(served), memory_mib: middle(memory) })
+}
+
+/// The same as rows of the table.
+fn singles(start: &Start, with: &str) -> [Single; 3] {
+    let single = |what: &str, value, unit| Single { what: format!("{what} {with}"), value, unit };
+    [
+        single("kill -9, exec to health answering sealed, with", start.sealed_ms, "ms"),
+        single("unsealing by one admin to a new client's first secret, with", start.served_ms, "ms"),
+        single("memory after start and unsealing with", start.memory_mib, "MiB"),
+    ]
+}
+
+/// Resident memory in MiB.
+pub fn resident(pid: u32) -> Result<f64, Fault> {
+    Ok(proc::resident(pid)? as f64 / MIB)
 }

@@ -1,9 +1,10 @@
 //! What was measured, as JSON lines and as Markdown.
 
 use crate::installation::Class;
+use crate::load::{Sample, middle, percentiles};
 use crate::primitives::{FORMULA, Primitives};
 use crate::proc;
-use crate::work::{Sample, Work};
+use crate::work::Work;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -35,15 +36,13 @@ impl Speed {
     /// Of some rounds of the same.
     pub fn new(work: Work, class: Class, clients: usize, samples: &[Sample], primitives: &Primitives) -> Self {
         let each = |of: &dyn Fn(&Sample) -> f64| middle(samples.iter().map(of).collect());
-        let mut latencies: Vec<u32> = samples.iter().flat_map(|sample| sample.latencies.iter().copied()).collect();
-        latencies.sort_unstable();
-        let part = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or_default();
+        let [p50_us, p95_us, p99_us] = percentiles(samples);
         Self {
             work,
             class,
             clients,
             rounds: samples.len(),
-            operations: latencies.len() as u64,
+            operations: samples.iter().map(|sample| sample.latencies.len() as u64).sum(),
             per_second: each(&|sample| sample.operations() / sample.wall_s),
             per_server_core_second: each(&|sample| sample.operations() / sample.server_s.max(0.01)),
             server_us: each(&|sample| sample.server_s * 1e6 / sample.operations()),
@@ -53,9 +52,9 @@ impl Speed {
             load_busy: each(&|sample| sample.load_s / sample.wall_s),
             transactions: each(&|sample| sample.transactions as f64 / sample.operations()),
             written_kib: each(&|sample| sample.written as f64 / 1024.0 / sample.operations()),
-            p50_us: part(50),
-            p95_us: part(95),
-            p99_us: part(99),
+            p50_us,
+            p95_us,
+            p99_us,
         }
     }
 
@@ -159,21 +158,4 @@ pub fn heading(load_before: &str) -> Vec<String> {
         format!("{date}. {}.", proc::machine()),
         format!("Load average {load_before} before, {} after.", proc::load_average()),
     ]
-}
-
-/// The median; of an even number the higher of the two in the middle.
-pub fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_median_is_in_the_middle() {
-        assert_eq!(middle(vec![3.0, 1.0, 2.0]).to_string(), "2");
-        assert_eq!(middle(vec![]).to_string(), "0");
-    }
 }

@@ -2,11 +2,10 @@
 
 use crate::Fault;
 use crate::installation::{Installation, Seat, VALUE_BYTES, path, secret};
-use crate::proc;
+use crate::load::{Sample, drive};
 use bulla_client::MemoryOutput;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use std::time::Duration;
 
 /// A round of opening ends when all wraps are opened; after so long something is wrong.
 const OPEN_LENGTH: Duration = Duration::from_secs(120);
@@ -50,7 +49,7 @@ impl Work {
     }
 
     /// Does it once. `false` if there is nothing to do.
-    async fn once(self, place: &Place, number: usize) -> Result<bool, Fault> {
+    pub async fn once(self, place: &Place, number: usize) -> Result<bool, Fault> {
         let seat = place.seats.get(number).ok_or("fewer seats than clients")?;
         match self {
             Self::Whoami => drop(seat.client.whoami().await?),
@@ -98,65 +97,18 @@ impl Place {
     }
 }
 
-/// One round.
-#[derive(Debug, Default, Clone)]
-pub struct Sample {
-    /// How long it took, in seconds.
-    pub wall_s: f64,
-    /// CPU time of the server in seconds.
-    pub server_s: f64,
-    /// CPU time of the load in seconds.
-    pub load_s: f64,
-    /// Store transactions.
-    pub transactions: u64,
-    /// Bytes that the server had written to the disk.
-    pub written: u64,
-    /// How long each operation took, in microseconds.
-    pub latencies: Vec<u32>,
-}
-
-impl Sample {
-    /// Operations.
-    pub fn operations(&self) -> f64 {
-        f64::from(u32::try_from(self.latencies.len()).unwrap_or(u32::MAX))
-    }
-}
-
 /// Lets so many clients work for so long, and counts. Opening goes on until nothing is left to open.
 pub async fn round(place: &Arc<Place>, work: Work, clients: usize, length: Duration) -> Result<Sample, Fault> {
-    let (pid, own) = (place.installation.pid(), std::process::id());
     let length = if work == Work::Open { OPEN_LENGTH } else { length };
-    let transactions = place.installation.transactions()?;
-    let (server, load, written) = (proc::cpu(pid)?, proc::cpu(own)?, proc::written(pid)?);
-    let began = Instant::now();
-    let mut tasks = JoinSet::new();
     // What one client wrote waits at the next seat, so one seat more than there are clients opens.
     let working = if work == Work::Open { clients + 1 } else { clients };
-    for number in 0..working.min(place.seats.len()) {
-        let place = place.clone();
-        tasks.spawn(async move {
-            let mut latencies = Vec::new();
-            while began.elapsed() < length {
-                let start = Instant::now();
-                if !Box::pin(work.once(&place, number)).await? {
-                    break;
-                }
-                latencies.push(u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX));
-            }
-            Ok::<_, Fault>(latencies)
-        });
-    }
-    let mut latencies = Vec::new();
-    while let Some(done) = tasks.join_next().await {
-        let done = done?.map_err(|error| format!("{}: {error}", work.name()))?;
-        latencies.extend(done);
-    }
-    Ok(Sample {
-        wall_s: began.elapsed().as_secs_f64(),
-        server_s: proc::cpu(pid)?.saturating_sub(server).as_secs_f64(),
-        load_s: proc::cpu(own)?.saturating_sub(load).as_secs_f64(),
-        transactions: place.installation.transactions()?.saturating_sub(transactions),
-        written: proc::written(pid)?.saturating_sub(written),
-        latencies,
-    })
+    let transactions = place.installation.transactions()?;
+    let at = place.clone();
+    let once = move |number| {
+        let place = at.clone();
+        async move { work.once(&place, number).await }
+    };
+    let mut sample = Box::pin(drive(place.installation.pid(), working.min(place.seats.len()), length, once)).await?;
+    sample.transactions = place.installation.transactions()?.saturating_sub(transactions);
+    Ok(sample)
 }
