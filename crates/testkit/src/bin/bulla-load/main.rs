@@ -1,8 +1,9 @@
 //! The load of `cargo xtask bench`: real clients over real TLS against the server of the release binary, which runs on
 //! a core of its own. Prints tables and JSON lines on standard output, and progress on standard error.
 //!
-//! `bulla-load BINARY CORE quick|usual|long|scale [JSON]`: the server's binary, its core, how much to measure, and a file
-//! for the JSON lines in the place of standard output.
+//! `bulla-load BINARY CORE quick|usual|long|scale [--openbao BAO] [JSON]`: the server's binary, its core, how much to
+//! measure, the binary of OpenBao if both are to be compared, and a file for the JSON lines in the place of standard
+//! output.
 
 mod installation;
 mod load;
@@ -10,6 +11,7 @@ mod primitives;
 mod proc;
 mod scale;
 mod table;
+mod versus;
 mod work;
 
 use installation::{Class, Installation};
@@ -35,16 +37,24 @@ struct Plan {
     length: Duration,
     /// Outstanding wraps at which memory and start are measured.
     sizes: &'static [u64],
+    /// How many lie in both servers when they are compared: OpenBao makes some hundred a second.
+    versus_wraps: u64,
 }
 
 impl Plan {
     fn named(name: &str) -> Option<Self> {
-        let rounds = 3;
+        let usual = Self { rounds: 3, length: Duration::from_secs(2), sizes: &[1_000, 100_000], versus_wraps: 60_000 };
         match name {
-            "quick" => Some(Self { rounds, length: Duration::from_millis(700), sizes: &[1_000, 5_000] }),
-            "usual" => Some(Self { rounds, length: Duration::from_secs(2), sizes: &[1_000, 100_000] }),
-            "long" => Some(Self { rounds: 5, length: Duration::from_secs(5), sizes: &[1_000, 100_000, 1_000_000] }),
-            "scale" => Some(Self { rounds: 0, length: Duration::ZERO, sizes: &[1_000, 100_000] }),
+            "usual" => Some(usual),
+            "quick" => {
+                let length = Duration::from_millis(700);
+                Some(Self { length, sizes: &[1_000, 5_000], versus_wraps: 2_000, ..usual })
+            }
+            "long" => {
+                let (length, sizes) = (Duration::from_secs(5), &[1_000, 100_000, 1_000_000]);
+                Some(Self { rounds: 5, length, sizes, versus_wraps: 100_000 })
+            }
+            "scale" => Some(Self { rounds: 0, ..usual }),
             _ => None,
         }
     }
@@ -61,17 +71,56 @@ async fn main() -> ExitCode {
     }
 }
 
+/// What the command line says.
+struct Arguments {
+    /// The server's binary.
+    binary: PathBuf,
+    /// Its core.
+    core: usize,
+    plan: Plan,
+    /// OpenBao's binary.
+    openbao: Option<PathBuf>,
+    /// Where the JSON lines go.
+    json: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn parse(words: &[String]) -> Result<Self, Fault> {
+        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [--openbao BAO] [JSON]";
+        let [binary, core, plan, rest @ ..] = words else { return Err(USAGE.into()) };
+        let (openbao, rest) = match rest {
+            [flag, openbao, rest @ ..] if flag == "--openbao" => (Some(std::fs::canonicalize(openbao)?), rest),
+            rest => (None, rest),
+        };
+        let json = match rest {
+            [] => None,
+            [json] if !json.starts_with('-') => Some(PathBuf::from(json)),
+            _ => return Err(USAGE.into()),
+        };
+        let plan = Plan::named(plan).ok_or(USAGE)?;
+        // Servers run in directories of their own.
+        Ok(Self { binary: std::fs::canonicalize(binary)?, core: core.parse()?, plan, openbao, json })
+    }
+}
+
 async fn run() -> Result<(), Fault> {
-    const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [JSON]";
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (binary, core, plan, file) = match arguments.as_slice() {
-        [binary, core, plan] => (binary, core, plan, None),
-        [binary, core, plan, file] => (binary, core, plan, Some(PathBuf::from(file))),
-        _ => return Err(USAGE.into()),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let Arguments { binary, core, plan, openbao, json: file } = Arguments::parse(&words)?;
+    let binary = &*binary;
+    let (markdown, json) = match openbao {
+        Some(openbao) => Box::pin(versus::run(binary, &openbao, core, &plan)).await?,
+        None => Box::pin(alone(binary, core, &plan)).await?,
     };
-    // The server runs in a directory of its own.
-    let (binary, core) = (&*std::fs::canonicalize(binary)?, core.parse()?);
-    let plan = Plan::named(plan).ok_or(USAGE)?;
+    println!("{markdown}");
+    match file {
+        Some(file) => std::fs::write(file, json)?,
+        None => print!("{json}"),
+    }
+    Ok(())
+}
+
+/// Measures our server by itself: tables, and JSON lines.
+async fn alone(binary: &Path, core: usize, plan: &Plan) -> Result<(String, String), Fault> {
     let before = proc::load_average();
 
     eprintln!("cryptography by itself");
@@ -82,7 +131,7 @@ async fn run() -> Result<(), Fault> {
         eprintln!("operations, store: {}", class.name());
         singles.push(scale::idle(binary, class, core).await?);
         if plan.rounds > 0 {
-            speeds.extend(Box::pin(operations(binary, class, core, &plan, &primitives)).await?);
+            speeds.extend(Box::pin(operations(binary, class, core, plan, &primitives)).await?);
         }
     }
     eprintln!("outstanding wraps");
@@ -92,12 +141,7 @@ async fn run() -> Result<(), Fault> {
     speeds.sort_by_key(|(work, clients, _)| (Work::ALL.iter().position(|one| one == work), *clients));
     let speeds = speeds.into_iter().map(|(_, _, speed)| speed).collect();
     let report = Report { heading: table::heading(&before), speeds, primitives, singles };
-    println!("{}", report.markdown());
-    match file {
-        Some(file) => std::fs::write(file, report.json()?)?,
-        None => print!("{}", report.json()?),
-    }
-    Ok(())
+    Ok((report.markdown(), report.json()?))
 }
 
 /// Every operation with every number of clients, in rounds, so that a disturbance hits all of them alike.
@@ -131,4 +175,34 @@ async fn operations(
         }
     }
     Ok(speeds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_read_or_refused() {
+        let parse = |text: &str| {
+            let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            Arguments::parse(&words).ok()
+        };
+        let alone = parse("/bin/sh 0 quick").unwrap();
+        assert_eq!((alone.core, alone.openbao, alone.json), (0, None, None));
+        assert_eq!(parse("/bin/sh 0 usual out").unwrap().json, Some("out".into()));
+        let both = parse("/bin/sh 1 long --openbao /bin/sh out").unwrap();
+        assert!(both.core == 1 && both.openbao.is_some() && both.json == Some("out".into()));
+        for bad in [
+            "",
+            "/bin/sh 0",
+            "/bin/sh x quick",
+            "/bin/sh 0 slow",
+            "/no/such 0 quick",
+            "/bin/sh 0 quick a b",
+            "/bin/sh 0 quick --openbao",
+            "/bin/sh 0 quick --vault /bin/sh",
+        ] {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+    }
 }
