@@ -294,14 +294,14 @@ impl Barrier {
 
     fn aad(&self, table: Table, key: &[u8], revision: Revision, kind: u8) -> Vec<u8> {
         let (table, minute) = match table {
-            Table::Plain => (0u8, 0),
+            Table::Plain => (0u8, 0u32),
             Table::Data => (1, 0),
             Table::Seen(minute) => (2, minute),
         };
-        let table = [&[table][..], &minute.to_be_bytes()].concat();
-        let mut aad = b"bulla/v1/barrier".to_vec();
-        aad.extend(framed(&[self.cluster.as_bytes(), &table, key, &revision.0.to_be_bytes(), &[kind]]));
-        aad
+        let [a, b, c, d] = minute.to_be_bytes();
+        let place: [&[u8]; 5] =
+            [self.cluster.as_bytes(), &[table, a, b, c, d], key, &revision.0.to_be_bytes(), &[kind]];
+        [&b"bulla/v1/barrier"[..], &framed(&place)].concat()
     }
 
     /// Seals `plaintext` for one place in the store under a fresh revision.

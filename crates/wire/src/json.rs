@@ -37,11 +37,19 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonE
             reason: format!("{} bytes, at most {limit} are allowed", bytes.len()),
         });
     }
+    if let Some(value) = whole(bytes) {
+        return Ok(value);
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|e| JsonError { field: e.path().to_string(), reason: e.inner().to_string() })?;
     deserializer.end().map_err(|e| JsonError { field: ".".into(), reason: e.to_string() })?;
     Ok(value)
+}
+
+/// What nearly always is parsed well; keeping account of where it goes wrong would cost half as much again.
+fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
 }
 
 /// [`parse`] for bytes that hold secrets: the error tells where it went wrong and repeats nothing that stands there,
@@ -51,9 +59,12 @@ pub fn parse_secret<T: DeserializeOwned>(
     limit: usize,
     fields: &'static [&'static str],
 ) -> Result<T, JsonError> {
-    let whole = |reason: String| JsonError { field: ".".into(), reason };
+    let top = |reason: String| JsonError { field: ".".into(), reason };
     if bytes.len() > limit {
-        return Err(whole(format!("{} bytes, at most {limit} are allowed", bytes.len())));
+        return Err(top(format!("{} bytes, at most {limit} are allowed", bytes.len())));
+    }
+    if let Some(value) = whole(bytes) {
+        return Ok(value);
     }
     let place = |e: &serde_json::Error| {
         let what = match e.classify() {
@@ -66,11 +77,11 @@ pub fn parse_secret<T: DeserializeOwned>(
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
         let path = e.path().to_string();
-        let top = path.split(['.', '[']).next().unwrap_or_default();
-        let field = fields.iter().find(|field| **field == top).map_or(".", |field| field);
+        let first = path.split(['.', '[']).next().unwrap_or_default();
+        let field = fields.iter().find(|field| **field == first).map_or(".", |field| field);
         JsonError { field: field.to_owned(), reason: place(e.inner()) }
     })?;
-    deserializer.end().map_err(|e| whole(place(&e)))?;
+    deserializer.end().map_err(|e| top(place(&e)))?;
     Ok(value)
 }
 
