@@ -115,6 +115,11 @@ pub const GROUPS: &[Group] = &[
         about: "the demo, and its lines typed again",
         steps: &[Tests { package: "bulla", target: "demo", args: &[] }],
     },
+    Group {
+        name: "simulation",
+        about: "a node by seed, on disks that lose power and a network that loses letters",
+        steps: &[Tests { package: "bulla-server", target: "simulation", args: &[] }],
+    },
     Group { name: "integration", about: "all other files of tests", steps: &[Remaining] },
     Group {
         name: "failpoints",

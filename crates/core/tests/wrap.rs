@@ -642,6 +642,19 @@ fn repeat(world: &mut World, wrap: &Wrap, claim: &Recipient) -> Answered {
     answered
 }
 
+/// A request that came before its wrap was told that there is none. Its nonce says that it was answered, so it is told
+/// so again, although the wrap is there by now.
+#[test]
+fn a_request_from_before_its_wrap_does_not_open_it() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let claim = world.claim();
+    assert_eq!(repeat(&mut world, &wrap, &claim).code(), Some(Code::NotFound));
+    assert_eq!(world.state(&wrap.id, 0), SlotState::Sealed);
+    world.open(&wrap, "bob", &claim).content();
+    invariants(&world, &wrap);
+}
+
 #[test]
 fn each_recipient_has_a_slot() {
     let mut world = World::new(1);

@@ -281,7 +281,7 @@ async fn unseal(
     let (before, restored) = (opened.head, opened.is_restored());
     // Before the advance, which moves the head: a crash in between must find the same lines to write again.
     let barrier = opened.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
-    recover_audit(node, &barrier, before.mark, minute_of(before.commit_ms)).await?;
+    recover_audit(node, &barrier, before.mark).await?;
     let advanced = advance(node, sealed, opened, accounted, approvals).await?;
     let entered = enter_unsealed(node, sealed, advanced, before, accounted_loss.map(|lost| (lost, restored))).await;
     if entered.is_err() {

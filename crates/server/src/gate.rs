@@ -6,7 +6,7 @@
 
 use crate::dispatch::bad_query;
 use crate::listen::body::BODY_TIMEOUT;
-use crate::listen::{Arrived, BodyError, Failed, Handler, Peer, ReadBody, read_body};
+use crate::listen::{Arrived, BodyError, Failed, Handler, Peer, ReadBody, Unread, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
 use crate::reply::{Answer, RequestLine, internal, sign};
@@ -33,7 +33,6 @@ use bulla_wire::signature::{
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -208,7 +207,7 @@ impl Gate {
         line: &RequestLine,
         headers: &HeaderMap,
         peer: Peer,
-        body: Incoming,
+        body: Unread,
     ) -> Result<(Answer, Option<Verified>), Answer> {
         let headers = signed_headers(headers).map_err(|e| anonymous(&e))?;
         if headers.content_type != matched.route.request.media_type() {
@@ -263,7 +262,7 @@ impl Gate {
         phase: &Phase,
         matched: Matched<'_>,
         checked: Checked,
-        body: Incoming,
+        body: Unread,
     ) -> Result<(Answer, Option<Verified>), Answer> {
         let read = read_body(body, matched.route.request.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
         let read = read.map_err(|e| anonymous(&body_refusal(&e)))?;
@@ -307,7 +306,7 @@ impl Gate {
     }
 
     /// Reads the body. Its share of the memory for bodies is kept until the request has ended.
-    async fn body(&self, verified: &Verified, kind: RequestBody, body: Incoming) -> Result<ReadBody, Refusal> {
+    async fn body(&self, verified: &Verified, kind: RequestBody, body: Unread) -> Result<ReadBody, Refusal> {
         let read = read_body(body, kind.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
         digest_fits(verified, read.map_err(|e| body_refusal(&e))?)
     }

@@ -15,7 +15,8 @@ use bulla_crypto::BoxFuture;
 use bulla_wire::signature::MAX_HEADER_BYTES;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -85,6 +86,9 @@ pub enum Peer {
     },
 }
 
+/// A body that was not read yet, whatever it comes over.
+pub type Unread = UnsyncBoxBody<Bytes, hyper::Error>;
+
 /// A request whose body was not read yet.
 #[derive(Debug)]
 pub struct Arrived {
@@ -93,7 +97,7 @@ pub struct Arrived {
     /// Where it came from.
     pub peer: Peer,
     /// The body; see [`read_body`].
-    pub body: Incoming,
+    pub body: Unread,
 }
 
 /// Answers requests.
@@ -398,7 +402,7 @@ async fn answer(shared: Shared, peer: Peer, request: http::Request<Incoming>) ->
     let running = handler.clone();
     // A task of its own: a client that hangs up cancels nothing, and a panic ends there.
     let running = tokio::spawn(async move {
-        let response = running.handle(Arrived { head, peer, body }).await;
+        let response = running.handle(Arrived { head, peer, body: body.boxed_unsync() }).await;
         drop(alive);
         response
     });

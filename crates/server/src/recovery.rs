@@ -17,11 +17,14 @@ use std::collections::HashSet;
 /// How much older than its nonce's minute a request's line may be, in milliseconds: the clocks' skew, many times.
 const SKEW_MS: u64 = 60_000;
 
-/// Writes the lines that are missing for nonces of minutes from `mark` to that after `last`.
-pub(crate) async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32, last: u32) -> Result<(), CeremonyError> {
+/// Writes the lines that are missing for nonces of minutes from `mark` on. Every bucket that is there counts: had the
+/// clock been set back, the last commit would be of an earlier minute than the nonces before it.
+pub(crate) async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32) -> Result<(), CeremonyError> {
+    let mut minutes = node.parts.store.freeze().await?.buckets().await?;
+    minutes.retain(|minute| *minute >= mark);
     let mut revisions: HashSet<Revision> = HashSet::new();
     let mut first = None;
-    for minute in mark..=last.saturating_add(1) {
+    for minute in minutes.iter().copied() {
         let before = revisions.len();
         each(node, Table::Seen(minute), |_, value| {
             revisions.insert(value.revision());
@@ -40,7 +43,7 @@ pub(crate) async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32, las
         return Ok(());
     }
     let mut lines = Vec::new();
-    for minute in first..=last.saturating_add(1) {
+    for minute in minutes.into_iter().filter(|minute| *minute >= first) {
         let table = Table::Seen(minute);
         each(node, table, |key, value| {
             if missing.contains(&value.revision()) {

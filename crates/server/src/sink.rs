@@ -19,6 +19,7 @@ mod writer;
 pub use bulla_core::audit::{Expectations, Report};
 pub use disk::{Disk, RESERVE_BYTES, SystemDisk};
 pub use read::{FileLine, LogError, lines, verify};
+pub use writer::Writer;
 
 use anonymous::Counters;
 use bulla_core::audit::{
@@ -36,7 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use writer::{Message, Writer};
+use writer::Message;
 
 /// Most requests that wait for their outcome. A line has about one KiB, so they hold 16 MiB at most; a node that
 /// has more requests in flight than this is overloaded.
@@ -232,6 +233,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sink {
     /// Opens the log, repairs what a crash may have left, and writes the first line. Blocks on the disk.
     pub fn open(config: AuditConfig, opening: Opening) -> Result<Self, OpenError> {
+        let (sink, writer) = Self::without_thread(config, opening)?;
+        std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error })?;
+        Ok(sink)
+    }
+
+    /// The same without a thread: lines are written whenever [`Writer::turn`] is called, so that whoever calls it
+    /// decides what comes before what.
+    pub fn without_thread(config: AuditConfig, opening: Opening) -> Result<(Self, Writer), OpenError> {
         let layout = match &config.target {
             Target::Directory(path) => Some(Layout::Directory(path.clone())),
             Target::File(path) => Some(Layout::Single(path.clone())),
@@ -255,11 +267,7 @@ impl Sink {
         });
         let (thread, messages) = mpsc::channel();
         let writer = Writer::open(&config, opening, shared.clone(), messages)?;
-        std::thread::Builder::new()
-            .name("audit".into())
-            .spawn(move || writer.run())
-            .map_err(|error| OpenError::Io { action: "start the thread of", path: PathBuf::from("audit"), error })?;
-        Ok(Self { shared, queue: Queue::new(thread) })
+        Ok((Self { shared, queue: Queue::new(thread) }, writer))
     }
 
     /// Takes a place for the line of one request. Cheap; it never waits.

@@ -19,6 +19,8 @@ mod statistics;
 mod transaction;
 
 pub use error::{CommitError, HeadError, OpenError, StoreError};
+#[cfg(any(test, feature = "simulation"))]
+pub use file::simulated;
 pub use file::{FORMAT_VERSION, FileStore, Filled, Filling, OnFatal, left_unfinished, unfinished};
 pub use frozen::Frozen;
 pub use memory::MemoryStore;

@@ -4,18 +4,21 @@ use crate::tls;
 use crate::world::{Person, World};
 use bulla_core::record::{Answer, Read, SCAN_ENTRIES_MAX, StoreKey, Table};
 use bulla_crypto::envelope;
-use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::evidence::{self, ClusterView};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::message::{SignatureHeaders, digest_header, ingress_line, verify_response};
 use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::share::{self, ShareOf};
 use bulla_crypto::sign::PublicKey;
 use bulla_server::node::Phase;
 use bulla_server::route::{RequestBody, Route};
 use bulla_server::unsealed::Unsealed;
+use bulla_wire::api;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
+use bulla_wire::evidence::{self as wire, GenesisApproval};
 use bulla_wire::id::Nonce;
-use bulla_wire::json::{self, MAX_JSON_BYTES};
+use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::signature::{
     AUDIENCE_HEADER, Answered, Audience, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, EMPTY_MEDIA_TYPE, JSON_MEDIA_TYPE,
     RequestParameters, RequestParts, ResponseParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER, signature,
@@ -296,38 +299,8 @@ impl Caller {
     }
 
     /// Signs a request anew, with the present challenge.
-    pub fn sign(&self, mut request: Request, nonce: Nonce) -> Request {
-        let media = request.header("content-type").to_owned();
-        let digest = digest_header(&request.body);
-        let challenge = self.challenge.to_string();
-        let key = self.key.signing_key();
-        let parameters = RequestParameters {
-            created_s: self.challenge.issued_ms() / 1000,
-            nonce,
-            key: key.public_key().key_id(),
-            algorithm: key.public_key().algorithm().name().to_owned(),
-        };
-        let base = parameters.signature_base(&RequestParts {
-            method: &request.method,
-            path: &request.path,
-            query: &request.query,
-            content_type: &media,
-            content_digest: &digest,
-            audience: &self.audience,
-            challenge: &challenge,
-        });
-        let signed = key.sign(base.as_bytes()).unwrap();
-        request.headers = [
-            ("content-type", media),
-            (CONTENT_DIGEST_HEADER, digest),
-            (AUDIENCE_HEADER, self.audience.clone()),
-            (CHALLENGE_HEADER, challenge),
-            (SIGNATURE_INPUT_HEADER, parameters.header()),
-            (SIGNATURE_HEADER, signature(&signed)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec();
-        request
+    pub fn sign(&self, request: Request, nonce: Nonce) -> Request {
+        sign(&self.key, &self.audience, &self.challenge, request, nonce)
     }
 
     /// Sends a request, checks the node's signature under the answer, and keeps its challenge.
@@ -362,12 +335,77 @@ impl Caller {
 
     /// What an encrypted body must be for this request.
     pub fn ingress(&self, world: &World, method: &str, path: &str, nonce: &Nonce, body: &[u8]) -> Vec<u8> {
-        let view = view(world);
-        let key = self.key.signing_key().public_key().key_id();
-        let mut plaintext = ingress_line(&view.id(), &key, method, path, "", nonce).into_bytes();
-        plaintext.extend_from_slice(body);
-        envelope::seal(std::slice::from_ref(view.newest().ingress()), None, &plaintext).unwrap()
+        ingress(&view(world), &self.key, method, path, nonce, body)
     }
+}
+
+/// Signs a request, in the place of any signature that it has.
+pub fn sign(key: &Identity, audience: &str, challenge: &Challenge, mut request: Request, nonce: Nonce) -> Request {
+    let media = request.header("content-type").to_owned();
+    let digest = digest_header(&request.body);
+    let key = key.signing_key();
+    let parameters = RequestParameters {
+        created_s: challenge.issued_ms() / 1000,
+        nonce,
+        key: key.public_key().key_id(),
+        algorithm: key.public_key().algorithm().name().to_owned(),
+    };
+    let challenge = challenge.to_string();
+    let base = parameters.signature_base(&RequestParts {
+        method: &request.method,
+        path: &request.path,
+        query: &request.query,
+        content_type: &media,
+        content_digest: &digest,
+        audience,
+        challenge: &challenge,
+    });
+    let signed = key.sign(base.as_bytes()).unwrap();
+    request.headers = [
+        ("content-type", media),
+        (CONTENT_DIGEST_HEADER, digest),
+        (AUDIENCE_HEADER, audience.to_owned()),
+        (CHALLENGE_HEADER, challenge),
+        (SIGNATURE_INPUT_HEADER, parameters.header()),
+        (SIGNATURE_HEADER, signature(&signed)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec();
+    request
+}
+
+/// What an encrypted body must be for a request without a query.
+pub fn ingress(view: &ClusterView, key: &Identity, method: &str, path: &str, nonce: &Nonce, body: &[u8]) -> Vec<u8> {
+    let key = key.signing_key().public_key().key_id();
+    let mut plaintext = ingress_line(&view.id(), &key, method, path, "", nonce).into_bytes();
+    plaintext.extend_from_slice(body);
+    envelope::seal(std::slice::from_ref(view.newest().ingress()), None, &plaintext).unwrap()
+}
+
+/// An admin's share for a session, as the admin's client makes it.
+pub fn share(
+    view: &ClusterView,
+    admin: &Person,
+    session: &api::UnsealSession,
+    key: &api::EncryptedShareKey,
+) -> api::GiveShare {
+    let document = view.newest();
+    let me = document.admin_by_key(&admin.identity.signing_key().public_key().key_id()).unwrap();
+    let context = share::context(&ShareOf {
+        cluster: view.id(),
+        epoch: session.epoch,
+        index: key.index,
+        k: document.body().k,
+        n: u8::try_from(document.body().admins.len()).unwrap(),
+        principal: me.principal(),
+    });
+    let plaintext = share::open_in_memory(&admin.identity, &key.file.0, share::MESSAGE_BYTES).unwrap();
+    let share_key = context.check_key_plaintext(plaintext.expose()).unwrap();
+    let answer = context.give_plaintext(&session.id, &share_key);
+    let file = envelope::seal(&[session.recipient.parse().unwrap()], None, answer.expose()).unwrap();
+    let payload = GenesisApproval { v: V1, cluster: view.id() };
+    let approval = evidence::sign_in_memory(&payload, &[admin.identity.signing_key()]).unwrap();
+    api::GiveShare { index: key.index, file: wire::Bytes(file), approval: Some(approval) }
 }
 
 /// An unsigned request.

@@ -58,7 +58,8 @@ impl Waiting {
     }
 }
 
-pub(super) struct Writer {
+/// Writes the lines of a log; see [`super::Sink::without_thread`].
+pub struct Writer {
     shared: Arc<Shared>,
     messages: mpsc::Receiver<Message>,
     disk: Box<dyn Disk>,
@@ -179,6 +180,16 @@ impl Writer {
             self.flush();
             self.tick();
         }
+    }
+
+    /// Does what waits, without waiting for more. Whether anything did.
+    pub fn turn(&mut self) -> bool {
+        let Ok(message) = self.messages.try_recv() else { return false };
+        if self.take(message).is_continue() {
+            self.flush();
+            self.tick();
+        }
+        true
     }
 
     /// Takes this message and those behind it, up to one that asks for more than a line.

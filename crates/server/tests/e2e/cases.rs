@@ -7,13 +7,11 @@ use bulla_crypto::envelope::{self, Binding};
 use bulla_crypto::evidence::{self, AdmissionDraft, DocumentDraft, Node, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::{SystemRng, draw};
-use bulla_crypto::share::{self, ShareOf};
 use bulla_crypto::sign::SigningKey;
-use bulla_server::node::Phase;
 use bulla_server::route::{Endpoint, Route};
 use bulla_testkit::world::{Person, World};
 use bulla_wire::api;
-use bulla_wire::evidence::{Bytes, GenesisApproval, NodeState, PolicyRecovery};
+use bulla_wire::evidence::{NodeState, PolicyRecovery};
 use bulla_wire::id::{Digest, WrapId};
 use bulla_wire::json::{self, StrictMap, V1};
 use bulla_wire::snapshot::Begun;
@@ -303,22 +301,5 @@ pub fn share(
     session: &api::UnsealSession,
     key: &api::EncryptedShareKey,
 ) -> api::GiveShare {
-    let Phase::Sealed(sealed) = world.server().node.phase() else { panic!("not sealed") };
-    let document = sealed.view.newest();
-    let me = document.admin_by_key(&admin.identity.signing_key().public_key().key_id()).unwrap();
-    let context = share::context(&ShareOf {
-        cluster: world.cluster,
-        epoch: session.epoch,
-        index: key.index,
-        k: document.body().k,
-        n: u8::try_from(document.body().admins.len()).unwrap(),
-        principal: me.principal(),
-    });
-    let plaintext = share::open_in_memory(&admin.identity, &key.file.0, share::MESSAGE_BYTES).unwrap();
-    let share_key = context.check_key_plaintext(plaintext.expose()).unwrap();
-    let answer = context.give_plaintext(&session.id, &share_key);
-    let file = envelope::seal(&[session.recipient.parse().unwrap()], None, answer.expose()).unwrap();
-    let payload = GenesisApproval { v: V1, cluster: world.cluster };
-    let approval = evidence::sign_in_memory(&payload, &[admin.identity.signing_key()]).unwrap();
-    api::GiveShare { index: key.index, file: Bytes(file), approval: Some(approval) }
+    crate::support::share(&view(world), admin, session, key)
 }

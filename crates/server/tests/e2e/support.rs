@@ -3,7 +3,9 @@
 use bulla_core::audit::{Body, Class, Expectations, Finding, Line};
 use bulla_server::config::AuditTarget;
 use bulla_server::sink;
-pub use bulla_testkit::raw::{Caller, Http2, Reply, Request, Wire, announce, h2, open, read, rows, unsealed, view};
+pub use bulla_testkit::raw::{
+    Caller, Http2, Reply, Request, Wire, announce, h2, open, read, rows, share, unsealed, view,
+};
 pub use bulla_testkit::tls::connect as tls;
 use bulla_testkit::world::World;
 use bulla_wire::signature::{CHALLENGE_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER};

@@ -16,6 +16,9 @@ mod read;
 mod rows;
 mod writer;
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulated;
+
 pub use fill::{Filled, Filling, left_unfinished, unfinished};
 pub use frozen::Frozen;
 pub use open::FORMAT_VERSION;
@@ -98,6 +101,23 @@ struct Shared {
     frozen: frozen::Held,
     counters: Counters,
     on_fatal: OnFatal,
+    reads: Reads,
+}
+
+/// Where reads that take long are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// On a thread for blocking work.
+    OnThreads,
+    /// On the caller's own: what a simulation decides has no thread that could be faster or slower.
+    #[cfg(any(test, feature = "simulation"))]
+    Here,
+}
+
+impl Reads {
+    fn are_here(self) -> bool {
+        self != Self::OnThreads
+    }
 }
 
 impl Shared {
@@ -125,6 +145,23 @@ impl FileStore {
     }
 
     fn start(database: Database, journal: Journal, path: &Path, on_fatal: OnFatal) -> Result<Self, OpenError> {
+        let (store, writer) = Self::assemble(database, journal, path, on_fatal, Reads::OnThreads);
+        writer::spawn(writer).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            action: "cannot start the writer of",
+            source,
+        })?;
+        Ok(store)
+    }
+
+    /// The handle, and the writer that nobody lets write yet.
+    fn assemble(
+        database: Database,
+        journal: Journal,
+        path: &Path,
+        on_fatal: OnFatal,
+        reads: Reads,
+    ) -> (Self, writer::Writer) {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
@@ -132,19 +169,16 @@ impl FileStore {
             frozen: frozen::Held::default(),
             counters: Counters::default(),
             on_fatal,
+            reads,
         });
         let (commits, jobs) = mpsc::channel(QUEUE_COMMITS);
-        writer::spawn(Arc::clone(&shared), journal, jobs).map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            action: "cannot start the writer of",
-            source,
-        })?;
-        Ok(Self { shared, commits })
+        let writer = writer::Writer { shared: Arc::clone(&shared), journal, jobs, failed: false };
+        (Self { shared, commits }, writer)
     }
 
     pub(crate) async fn read(&self, reads: Vec<Read>) -> Result<Snapshot, StoreError> {
         let light = reads.len() <= INLINE_READS && reads.iter().all(|read| matches!(read, Read::Get(..)));
-        if light {
+        if light || self.shared.reads.are_here() {
             return read::snapshot(&self.shared, &reads);
         }
         let shared = Arc::clone(&self.shared);

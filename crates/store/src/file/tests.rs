@@ -1,161 +1,21 @@
 //! The file backend on a disk that fails, loses power, or meets a faulty head source.
 
-use super::journal::{self, Journal, RECORDS_START};
-use super::{FileStore, OnFatal, open};
+use super::OnFatal;
+use super::journal::RECORDS_START;
+use super::simulated::{self, DATABASE, Disk, Fails};
 use crate::{CommitError, Store};
 use bulla_core::record::{Batch, HEAD_KEY, HeadSource, Precondition, Read, SealedValue, Sequence, StoreKey, Table};
-use redb::{Database, ReadableDatabase, StorageBackend, TableHandle};
+use redb::{Database, ReadableDatabase, TableHandle};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
-/// A disk with two files that keeps a log of what it was told, from which the state after a power cut can be made.
-#[derive(Debug, Clone, Default)]
-struct Disk(Arc<Mutex<Platter>>);
-
-/// One of its files: the database, or the journal.
-#[derive(Debug, Clone)]
-struct DiskFile(Disk, usize);
-
-#[derive(Debug, Default)]
-struct Platter {
-    bytes: [Vec<u8>; 2],
-    /// What was there before the log began.
-    base: [Vec<u8>; 2],
-    log: Vec<(usize, Order)>,
-    fails: Option<Fails>,
-}
-
-#[derive(Debug, Clone)]
-enum Order {
-    Write(usize, Vec<u8>),
-    Length(usize),
-    Sync,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fails {
-    Writes,
-    Syncs,
-}
-
-impl Order {
-    fn carry_out(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write(offset, data) => {
-                let end = offset + data.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[*offset..end].copy_from_slice(data);
-            }
-            Self::Length(length) => bytes.resize(*length, 0),
-            Self::Sync => {}
-        }
-    }
-}
-
-impl Disk {
-    fn platter(&self) -> MutexGuard<'_, Platter> {
-        self.0.lock().unwrap()
-    }
-
-    fn fail(&self, fails: Fails) {
-        self.platter().fails = Some(fails);
-    }
-
-    fn orders(&self) -> usize {
-        self.platter().log.len()
-    }
-
-    /// The disk after a power cut behind `orders` orders: everything before a file's last sync is there, and of
-    /// what follows whatever `survives` says: all of a write, nothing, or its beginning.
-    fn after_power_cut(&self, orders: usize, mut survives: impl FnMut() -> u64) -> Self {
-        let log = self.platter().log[..orders].to_vec();
-        let mut bytes = self.platter().base.clone();
-        for (file, bytes) in bytes.iter_mut().enumerate() {
-            let own = || log.iter().filter(|(of, _)| *of == file).map(|(_, order)| order);
-            let synced = own().collect::<Vec<_>>().iter().rposition(|order| matches!(order, Order::Sync));
-            for (index, order) in own().enumerate() {
-                let synced = synced.is_some_and(|synced| index <= synced);
-                match (if synced { 0 } else { survives() % 3 }, order) {
-                    (0, order) => order.carry_out(bytes),
-                    (1, Order::Write(offset, data)) => {
-                        let half = data[..data.len() / 2].to_vec();
-                        Order::Write(*offset, half).carry_out(bytes);
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Self(Arc::new(Mutex::new(Platter { base: bytes.clone(), bytes, ..Platter::default() })))
-    }
-
-    fn file(&self, number: usize) -> DiskFile {
-        DiskFile(self.clone(), number)
-    }
-}
-
-impl DiskFile {
-    fn order(&self, order: Order, fails: Fails) -> io::Result<()> {
-        let Self(disk, file) = self;
-        let mut platter = disk.platter();
-        if platter.fails == Some(fails) {
-            return Err(io::Error::other("the disk is broken"));
-        }
-        order.carry_out(&mut platter.bytes[*file]);
-        platter.log.push((*file, order));
-        Ok(())
-    }
-}
-
-impl StorageBackend for DiskFile {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.platter().bytes[self.1].len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let offset = usize::try_from(offset).unwrap();
-        let platter = self.0.platter();
-        let found = platter.bytes[self.1].get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(found);
-        Ok(())
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.order(Order::Length(usize::try_from(length).unwrap()), Fails::Writes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.order(Order::Sync, Fails::Syncs)
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.order(Order::Write(usize::try_from(offset).unwrap(), data.to_vec()), Fails::Writes)
-    }
-}
-
-/// A store on such a disk, and what was reported as fatal.
+/// A store on such a disk, and what was reported as fatal. Its journal holds few records, so that the database often
+/// takes it over.
 fn start(disk: &Disk) -> (Store, Arc<Mutex<Vec<String>>>) {
-    let path = Path::new("bulla.redb");
-    let database = Database::builder().create_with_backend(disk.file(0)).unwrap();
-    if disk.platter().bytes[1].is_empty() {
-        open::lay_out(&database).unwrap();
-        let header = journal::new_file(open::journal_of(&database, path).unwrap().0, 2 * RECORDS_START);
-        disk.file(1).write(0, &header).unwrap();
-        disk.file(1).sync_data().unwrap();
-    }
-    let (store, generation) = open::journal_of(&database, path).unwrap();
-    // It holds few records, so that the database often takes it over.
-    let file = Box::new(disk.file(1));
-    let (journal, bodies) = Journal::from_backend(file, path, store, generation, 2 * RECORDS_START).unwrap();
-    let journal = open::repeat(&database, journal, &bodies, path).unwrap();
     let reports = Arc::new(Mutex::new(Vec::new()));
     let reported = Arc::clone(&reports);
     let on_fatal = OnFatal::call(move |what| reported.lock().unwrap().push(what.to_owned()));
-    let store = Store::File(FileStore::start(database, journal, path, on_fatal).unwrap());
-    (crate::conformance::with_head(store), reports)
+    (crate::conformance::with_head(simulated::start(disk, 2 * RECORDS_START, on_fatal).unwrap()), reports)
 }
 
 fn key(name: &str) -> StoreKey {
@@ -274,7 +134,7 @@ async fn a_broken_disk_is_fatal_and_acknowledges_nothing() {
         assert!(matches!(failed, Err(CommitError::Unknown { .. } | CommitError::Io { .. })), "{failed:?}");
         let reported = reports.lock().unwrap().join("\n");
         assert!(reported.contains("bulla.redb failed") && reported.contains("the disk is broken"), "{reported}");
-        disk.platter().fails = None;
+        disk.mend();
         let later = store.commit(put("later")).await;
         assert!(matches!(later, Err(CommitError::Io { .. })), "{later:?}");
     }
@@ -320,7 +180,7 @@ async fn judging_leaves_no_empty_bucket() {
     store.commit(used).await.unwrap();
     store.close().await;
 
-    let database = Database::builder().create_with_backend(disk.file(0)).unwrap();
+    let database = Database::builder().create_with_backend(disk.file(DATABASE)).unwrap();
     let tables: Vec<String> =
         database.begin_read().unwrap().list_tables().unwrap().map(|table| table.name().to_owned()).collect();
     assert_eq!(tables, ["data", "meta", "plain", "seen/8"]);

@@ -35,11 +35,11 @@ pub(super) struct Commit {
 }
 
 /// Starts the thread. It ends after [`Job::Close`], or when every handle is gone and the queue is empty.
-pub(super) fn spawn(shared: Arc<Shared>, journal: Journal, jobs: mpsc::Receiver<Job>) -> io::Result<()> {
-    let watched = Watched { shared: Arc::clone(&shared) };
+pub(super) fn spawn(writer: Writer) -> io::Result<()> {
+    let watched = Watched { shared: Arc::clone(&writer.shared) };
     thread::Builder::new().name("bulla-store".to_owned()).spawn(move || {
         let watched = watched;
-        write_all(&shared, journal, jobs);
+        write_all(writer);
         drop(watched);
     })?;
     Ok(())
@@ -58,19 +58,35 @@ impl Drop for Watched {
     }
 }
 
-fn write_all(shared: &Shared, mut journal: Journal, mut jobs: mpsc::Receiver<Job>) {
-    let mut closing = None;
-    let mut failed = false;
-    while closing.is_none() {
-        let Some(job) = jobs.blocking_recv() else { break };
-        let group;
-        (group, closing) = gather(job, &mut jobs);
-        if failed {
+/// What the thread works with.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) journal: Journal,
+    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) failed: bool,
+}
+
+impl Writer {
+    /// Writes one group and answers it, then brings a full journal into the database.
+    pub(super) fn write(&mut self, group: Vec<Commit>) {
+        if self.failed {
             refuse(group, "the storage failed before");
         } else if !group.is_empty() {
-            failed = write_group(shared, &mut journal, group) || take_over(shared, &mut journal);
+            let Self { shared, journal, .. } = self;
+            self.failed = write_group(shared, journal, group) || take_over(shared, journal);
         }
     }
+}
+
+fn write_all(mut writer: Writer) {
+    let mut closing = None;
+    while closing.is_none() {
+        let Some(job) = writer.jobs.blocking_recv() else { break };
+        let group;
+        (group, closing) = gather(job, &mut writer.jobs);
+        writer.write(group);
+    }
+    let Writer { shared, journal, mut jobs, failed } = writer;
     // The order matters: a commit that comes now finds the queue closed, one that was in it an answer.
     jobs.close();
     while let Some(job) = jobs.blocking_recv() {
@@ -82,7 +98,7 @@ fn write_all(shared: &Shared, mut journal: Journal, mut jobs: mpsc::Receiver<Job
     let database = shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
     shared.frozen.let_go();
     if !failed && let Some(database) = database {
-        close(shared, database, journal);
+        close(&shared, database, journal);
     }
     if let Some(reply) = closing {
         // Nobody may wait any more.
@@ -119,7 +135,7 @@ fn close(shared: &Shared, database: Database, mut journal: Journal) {
 }
 
 /// Takes what waits already, and waits for nothing.
-fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Commit>, Option<oneshot::Sender<()>>) {
+pub(super) fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Commit>, Option<oneshot::Sender<()>>) {
     failpoint::hit(failpoint::GATHER);
     let mut group = Vec::new();
     let mut bytes = 0;

@@ -216,7 +216,9 @@ impl Operation for Open {
         }
         let (earliest, latest) = (context.now.earliest_ms(), context.now.latest_ms());
         match &at.slot.state {
-            State::Sealed | State::Opened(_) if context.repeated => self.repeat(&at, content, road),
+            // When it came for the first time there was no such wrap: it was told so, and is told so again.
+            State::Sealed if context.repeated => Ok(Outcome::refuse(unknown(&self.wrap))),
+            State::Opened(_) if context.repeated => self.repeat(&at, content, road),
             State::Sealed if latest < head.statement.nbf_ms => {
                 let message = format!("it may not be opened before {} (Unix milliseconds)", head.statement.nbf_ms);
                 Ok(Outcome::refuse(Refusal::new(Code::NotYet, message)))

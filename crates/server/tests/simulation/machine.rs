@@ -1,0 +1,298 @@
+//! The node on simulated disks, without sockets: what hyper would call is called by hand.
+
+use crate::mutant::Mutant;
+use crate::rng::Rng;
+use crate::stage::Stage;
+use bulla_core::audit::AuditPosition;
+use bulla_server::clock::Watch;
+use bulla_server::gate::Gate;
+use bulla_server::listen::{Arrived, BodyBudget, Handler, Peer};
+use bulla_server::metrics::Metrics;
+use bulla_server::node::{Node, Parts, Phase};
+use bulla_server::plain::read_phase;
+use bulla_server::sink::{self, AuditConfig, Opening, Sink, SyncMode, Target};
+use bulla_store::OnFatal;
+use bulla_store::simulated::{DATABASE, Disk, Fails, JOURNAL, Turns, open};
+use bulla_testkit::ManualClock;
+use bulla_testkit::raw::{Reply, Request};
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// The journal is taken over once it has so many bytes: after a few commits.
+const JOURNAL_LIMIT: u64 = 12 * 1024;
+/// What every line of a request has.
+const REQUEST_MARK: &[u8] = b"\"received_ms\"";
+/// What those have that were written again after a power cut.
+const RECOVERED_MARK: &[u8] = b"\"recovered\":true";
+
+pub type Future<T> = Pin<Box<dyn std::future::Future<Output = T> + Send>>;
+
+/// Says that a future can go on, and wakes the simulation's thread if it sleeps.
+pub struct Awake {
+    flag: AtomicBool,
+    thread: Thread,
+}
+
+impl Awake {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { flag: AtomicBool::new(true), thread: std::thread::current() })
+    }
+
+    pub fn is(&self) -> bool {
+        self.flag.load(Ordering::Acquire)
+    }
+
+    /// Polls a future that is awake.
+    pub fn poll<T>(self: &Arc<Self>, future: &mut Future<T>) -> Poll<T> {
+        self.flag.store(false, Ordering::Release);
+        future.as_mut().poll(&mut Context::from_waker(&Waker::from(self.clone())))
+    }
+}
+
+impl Wake for Awake {
+    fn wake(self: Arc<Self>) {
+        self.flag.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// The answer of a future that never waits.
+pub fn at_once<T>(future: impl std::future::Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+/// What a node leaves behind when its power goes.
+pub struct Disks {
+    pub store: Disk,
+    pub log: PathBuf,
+    written: Arc<Mutex<Written>>,
+}
+
+/// How far the audit log's file is.
+#[derive(Debug, Default)]
+struct Written {
+    /// Length that a power cut leaves.
+    synced: u64,
+    /// Lines of requests since the node began.
+    requests: usize,
+    lies: bool,
+    spoils: Option<Mutant>,
+    count: u64,
+}
+
+/// A disk that knows how far it was synced.
+struct LogDisk(Arc<Mutex<Written>>);
+
+impl sink::Disk for LogDisk {
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        let mut written = self.0.lock().unwrap();
+        written.count += 1;
+        let spoiled = written.spoils.filter(|_| written.count.is_multiple_of(4));
+        if spoiled == Some(Mutant::LogDrops) {
+            return Ok(bytes.len());
+        }
+        let fresh = |line: &&[u8]| contains(line, REQUEST_MARK) && !contains(line, RECOVERED_MARK);
+        written.requests += bytes.split(|byte| *byte == b'\n').filter(fresh).count();
+        if spoiled == Some(Mutant::LogFlips) {
+            let altered: Vec<u8> = bytes.iter().map(|byte| if *byte == b'7' { b'8' } else { *byte }).collect();
+            return file.write(&altered);
+        }
+        file.write(bytes)
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        let mut written = self.0.lock().unwrap();
+        if !written.lies {
+            written.synced = length;
+        }
+        Ok(())
+    }
+}
+
+/// Whether these bytes are among those.
+pub fn contains(mut text: &[u8], needle: &[u8]) -> bool {
+    let Some((first, _)) = needle.split_first() else { return true };
+    loop {
+        // The library's own search for a byte is fast even in a test that is not optimised.
+        match io::BufRead::skip_until(&mut text, *first) {
+            Ok(0) | Err(_) => return false,
+            Ok(_) if text.starts_with(&needle[1..]) => return true,
+            Ok(_) => {}
+        }
+    }
+}
+
+impl Disks {
+    pub fn new(stage: &Stage, log: PathBuf) -> Self {
+        std::fs::write(&log, &stage.log).unwrap();
+        let written = Written { synced: stage.log.len() as u64, ..Written::default() };
+        Self { store: Disk::of(&stage.image), log, written: Arc::new(Mutex::new(written)) }
+    }
+
+    /// Lines of requests that were written since the node began.
+    pub fn requests(&self) -> usize {
+        self.written.lock().unwrap().requests
+    }
+
+    /// What is left after a power cut. Whatever still holds the old disk works in vain.
+    pub fn cut(&mut self, stage: &Stage, rng: &mut Rng, mutant: Option<Mutant>) {
+        let mut sectors = rng.fork();
+        let after = match mutant {
+            Some(Mutant::StoreRollsBack) => Disk::of(&stage.image),
+            _ => self.store.after_power_cut(self.store.orders(), || sectors.next()),
+        };
+        self.store.fail(Fails::After(0));
+        self.store = after;
+        let synced = self.written.lock().unwrap().synced;
+        let file = OpenOptions::new().write(true).open(&self.log).unwrap();
+        let length = file.metadata().unwrap().len();
+        let (kind, kept) = (rng.below(4), rng.below(length.saturating_sub(synced) + 1));
+        match kind {
+            0 => {}
+            1 => file.set_len(synced.min(length)).unwrap(),
+            // The length was written, and the data was not.
+            2 if synced < length => file.set_len(synced + kept).and_then(|()| file.set_len(length)).unwrap(),
+            _ => file.set_len(synced.min(length) + kept.min(length - synced.min(length))).unwrap(),
+        }
+        *self.written.lock().unwrap() = Written { synced: file.metadata().unwrap().len(), ..Written::default() };
+    }
+}
+
+/// A node that runs.
+pub struct Machine {
+    pub node: Arc<Node>,
+    gate: Arc<Gate>,
+    pub turns: Turns,
+    pub log: sink::Writer,
+}
+
+impl Machine {
+    /// Starts a node on what the disks hold.
+    pub fn start(stage: &Stage, disks: &Disks, clock: &ManualClock, mutant: Option<Mutant>) -> Result<Self, String> {
+        let on_fatal = OnFatal::call(|_| {});
+        let (store, mut turns) = open(&disks.store, JOURNAL_LIMIT, on_fatal).map_err(|error| error.to_string())?;
+        match mutant {
+            Some(Mutant::Store(fault)) => turns.spoil(fault),
+            Some(Mutant::JournalLies) => disks.store.lie(JOURNAL),
+            Some(Mutant::DatabaseLies) => disks.store.lie(DATABASE),
+            Some(Mutant::LogLies) => disks.written.lock().unwrap().lies = true,
+            Some(Mutant::LogDrops | Mutant::LogFlips) => disks.written.lock().unwrap().spoils = mutant,
+            _ => {}
+        }
+        let phase = at_once(read_phase(&store)).map_err(|error| error.to_string())?;
+        let (sink, log) = open_log(stage, disks, clock, &phase)?;
+        let clock = match mutant {
+            Some(Mutant::ClockStands) => ManualClock::at(crate::stage::BEGIN_MS),
+            _ => clock.clone(),
+        };
+        let parts = Parts {
+            key: stage.node(),
+            store,
+            sink: Arc::new(sink),
+            clock: Arc::new(clock),
+            metrics: Arc::new(Metrics::new()),
+            transient: false,
+            hash_names: false,
+            audit_path: Some(disks.log.clone()),
+            bodies: BodyBudget::new(16 * 1024 * 1024),
+            init_admins: vec![],
+            bundle: None,
+        };
+        let node = Arc::new(Node::new(parts, phase));
+        Ok(Self { gate: Arc::new(Gate { node: node.clone() }), node, turns, log })
+    }
+
+    pub fn is_unsealed(&self) -> bool {
+        matches!(self.node.phase(), Phase::Unsealed(_))
+    }
+
+    /// Hands a request over, as a listener does.
+    pub fn handle(&self, request: &Request) -> Future<Response<Bytes>> {
+        let (head, body) = request.http(None).expect("HTTP").into_parts();
+        let body = body.map_err(|never| match never {}).boxed_unsync();
+        let arrived = Arrived { head, peer: Peer::Network(IpAddr::V4(Ipv4Addr::LOCALHOST)), body };
+        let gate = self.gate.clone();
+        Box::pin(async move { gate.handle(arrived).await })
+    }
+
+    /// One look at the clock and at what is due.
+    pub fn tick(&self, mut watch: Watch) -> Future<Watch> {
+        let node = self.node.clone();
+        Box::pin(async move {
+            bulla_server::tick::once(&node, &mut watch).await;
+            watch
+        })
+    }
+
+    /// Lets a future run alone to its end: whatever it asks of store and log is done at once. `None` if it fails to
+    /// end, as the disk's power is gone.
+    pub fn alone<T>(&mut self, disk: &Disk, mut future: Future<T>) -> Option<T> {
+        let awake = Awake::new();
+        loop {
+            if awake.is()
+                && let Poll::Ready(answer) = awake.poll(&mut future)
+            {
+                return Some(answer);
+            }
+            let done = self.turns.turn() | self.log.turn();
+            if disk.is_off() {
+                return None;
+            }
+            if !done && !awake.is() {
+                // A thread reads the log's files.
+                std::thread::park_timeout(Duration::from_secs(30));
+            }
+        }
+    }
+
+    /// Makes all lines durable.
+    pub fn sync_log(&mut self) {
+        let sink = self.node.parts.sink.clone();
+        let mut flushed: Future<_> = Box::pin(async move { sink.flush().await });
+        let awake = Awake::new();
+        while awake.poll(&mut flushed).is_pending() {
+            assert!(self.log.turn(), "the log does not flush");
+        }
+    }
+}
+
+fn open_log(stage: &Stage, disks: &Disks, clock: &ManualClock, phase: &Phase) -> Result<(Sink, sink::Writer), String> {
+    let mut config = AuditConfig::new(Target::File(disks.log.clone()));
+    // Synced when the simulation says so, and before a head names a line.
+    config.sync = SyncMode::Interval(Duration::from_secs(3600));
+    let head: Option<AuditPosition> = match phase {
+        Phase::Sealed(sealed) => sealed.stored.head_unverified().ok().map(|head| head.audit).filter(|at| at.n > 0),
+        _ => None,
+    };
+    let clock = clock.clone();
+    let opening = Opening {
+        node: stage.node().public_key().key_id(),
+        version: "simulated".into(),
+        cluster: Some(stage.view.id()),
+        head,
+        clock: Arc::new(move || bulla_server::clock::Clock::unix_ms(&clock)),
+        disk: Box::new(LogDisk(disks.written.clone())),
+    };
+    Sink::without_thread(config, opening).map_err(|error| error.to_string())
+}
+
+/// The answer as a client reads it.
+pub fn read(response: Response<Bytes>) -> Reply {
+    let (head, body) = response.into_parts();
+    Reply { status: head.status.as_u16(), headers: head.headers, body }
+}
