@@ -474,8 +474,8 @@ async fn nothing_is_restored_from_what_is_not_whole_nor_over_anything() {
     std::fs::write(bulla_store::unfinished(&data.join("bulla.redb")), b"half").unwrap();
     world.stop().await;
     let old = world.config.data.replace(data.clone());
-    let refused = bulla_server::run(&world.config, world.clock.clone()).await.unwrap_err().to_string();
-    assert!(refused.contains("snapshot restore"), "{refused}");
+    let refused = bulla_server::run(&world.config, world.clock.clone()).await.unwrap_err();
+    assert!(refused.hint().is_some_and(|hint| hint.contains("snapshot restore")), "{refused} {:?}", refused.hint());
     restored(&world, &file, &data).await.unwrap();
     assert!(!is_unfinished(&data));
     assert!(matches!(restored(&world, &file, &data).await, Err(RestoreError::NotEmpty { .. })), "it is filled now");
