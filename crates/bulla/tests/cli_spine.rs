@@ -3,6 +3,7 @@
 
 use bulla_testkit::{Canary, Cli, Options, Server, bulla, canary};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 fn person(name: &str) -> (Cli, PathBuf) {
@@ -473,6 +474,21 @@ fn a_reader_that_goes_away_has_read_enough() {
     assert_eq!(alice.run(["open", &slip, "-q"]).ok(), "{\"k\":\"v\"}");
 }
 
+/// How many processes wait for a turn at a claim beneath `folder`, as the kernel tells.
+fn waiting(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let count = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => waiting(&entry.path()),
+        Ok(metadata) if entry.path().extension().is_some_and(|extension| extension == "turn") => {
+            let locks = std::fs::read_to_string("/proc/locks").unwrap();
+            let inode = format!(":{} ", metadata.ino());
+            locks.lines().filter(|line| line.contains("-> ") && line.contains(&inode)).count()
+        }
+        _ => 0,
+    };
+    entries.flatten().map(count).sum()
+}
+
 /// Two processes of one person open one slip at once: the second waits for the first, and claims nothing anew.
 #[test]
 fn two_at_once_on_one_machine_raise_no_alarm() {
@@ -493,8 +509,11 @@ fn two_at_once_on_one_machine_raise_no_alarm() {
         reader.read_exact(&mut read).unwrap();
         let second = scope.spawn(|| bob.run(["open", &slip, "-o", "second"]));
         let third = scope.spawn(|| bob.run(["wrap", "nack", &slip]));
-        std::thread::sleep(std::time::Duration::from_millis(700));
-        assert!(!second.is_finished() && !third.is_finished(), "they wait");
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while waiting(&bob.home().join(".local")) < 2 {
+            assert!(!second.is_finished() && !third.is_finished() && std::time::Instant::now() < until, "they wait");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         reader.read_to_end(&mut read).unwrap();
         assert!(read == content);
         first.join().unwrap().ok();
