@@ -22,11 +22,7 @@ pub const FILE_BYTES_MAX: usize = 320 * 1024;
 /// # Errors
 /// [`RunError`], which names what is wrong and the way out.
 pub fn read(path: &Path, listed: &[KeyId], now_ms: u64) -> Result<Bundle, RunError> {
-    let unfit = |reason: String, hint: &str| RunError::Unfit {
-        what: path.display().to_string(),
-        reason,
-        hint: hint.to_owned(),
-    };
+    let unfit = |reason: String, hint: &str| RunError::unfit(path.display(), reason, hint);
     let failed = |action: &'static str| {
         let what = path.display().to_string();
         move |source| RunError::Io { action, what, source }

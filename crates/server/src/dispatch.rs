@@ -270,9 +270,10 @@ pub fn parse_op(
         }
         Endpoint::AlarmSeen => {
             let body: api::SeenAlarms = parse(&body)?;
-            let up_to = Cursor::parse(&body.up_to)
-                .ok_or_else(|| Refusal::new(Code::Malformed, "not the id of an alarm").field("up_to"))
-                .map_err(|refusal| refusal.hint("give the `id` of an alarm as it was listed"))?;
+            let up_to = Cursor::parse(&body.up_to).ok_or_else(|| {
+                let refusal = Refusal::new(Code::Malformed, "not the id of an alarm").field("up_to");
+                refusal.hint("give the `id` of an alarm as it was listed")
+            })?;
             Ok((Op::AlarmSeen(alarm::Seen { up_to }), Resource::Alarms))
         }
         Endpoint::AuditRead => audit_op(query, limit),

@@ -5,7 +5,7 @@ use crate::clock::{Clock, Steady, Watch};
 use crate::drive::Machine;
 use crate::listen::BodyBudget;
 use crate::metrics::Metrics;
-use crate::sink::Sink;
+use crate::sink::{self, Sink};
 use crate::unsealed::{History, Unsealed, lock};
 use bulla_core::audit::Names;
 use bulla_core::seal::{Lost, Sessions, StoredSeal};
@@ -258,6 +258,23 @@ impl Phase {
             Self::Uninitialised => Audience::Node(node.id()),
             Self::Sealed(sealed) => Audience::Cluster(sealed.view.id()),
             Self::Unsealed(unsealed) => Audience::Cluster(unsealed.cluster),
+        }
+    }
+
+    /// With what the audit log is opened on what a store holds: which cluster's it is, and up to which line the store
+    /// says that it goes.
+    pub fn log_opening(&self, node: KeyId, clock: Arc<dyn Clock>, disk: Box<dyn sink::Disk>) -> sink::Opening {
+        let (cluster, head) = match self {
+            Self::Sealed(sealed) => (Some(sealed.view.id()), sealed.stored.head_unverified().ok()),
+            Self::Uninitialised | Self::Unsealed(_) => (None, None),
+        };
+        sink::Opening {
+            node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster,
+            head: head.map(|head| head.audit).filter(|at| at.n > 0),
+            clock: Arc::new(move || clock.unix_ms()),
+            disk,
         }
     }
 

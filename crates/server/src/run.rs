@@ -12,11 +12,10 @@ use crate::listen::{self, BodyBudget, Handler, Limits, Listeners};
 use crate::metrics::{Metrics, serve_metrics};
 use crate::node::{Node, Parts, Phase};
 use crate::plain::read_phase;
-use crate::sink::{self, AuditConfig, Opening, Sink, SyncMode, SystemDisk, Target};
+use crate::sink::{self, AuditConfig, Sink, SyncMode, SystemDisk, Target};
 use crate::snapshot::is_unfinished;
 use crate::tick;
 use crate::tls::Tls;
-use bulla_core::audit::AuditPosition;
 use bulla_crypto::evidence::Record;
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
@@ -130,11 +129,8 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     let key = node_key(config.data.as_deref())?;
     let init_admins = admins(&config.init.admins)?;
     if config.data.is_none() && init_admins.is_empty() {
-        return Err(RunError::Unfit {
-            what: "--transient".into(),
-            reason: "nobody may make the cluster".into(),
-            hint: "give --admin FILE with the record of each who may; `bulla keygen` writes them".into(),
-        });
+        let hint = "give --admin FILE with the record of each who may; `bulla keygen` writes them";
+        return Err(RunError::unfit("--transient", "nobody may make the cluster", hint));
     }
     let bundle = config.init.bundle.as_deref();
     let bundle = bundle.map(|path| bundle::read(path, &init_admins, clock.unix_ms())).transpose()?;
@@ -224,11 +220,7 @@ pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
         .open(&path)
         .map_err(io("open", &path))?;
     if lock.try_lock().is_err() {
-        return Err(RunError::Unfit {
-            what: data.display().to_string(),
-            reason: "another server uses this directory".into(),
-            hint: "stop it first".into(),
-        });
+        return Err(RunError::unfit(data.display(), "another server uses this directory", "stop it first"));
     }
     if !versioned {
         write_private(&data.join("VERSION"), format!("{DATA_VERSION}\n").as_bytes())?;
@@ -238,8 +230,7 @@ pub(crate) fn prepare_directory(data: &Path) -> Result<File, RunError> {
 
 /// Looks at the data directory and changes nothing. `false` if nothing says its layout yet.
 pub(crate) fn look_at_directory(data: &Path) -> Result<bool, RunError> {
-    let unfit =
-        |reason, hint: &str| Err(RunError::Unfit { what: data.display().to_string(), reason, hint: hint.to_owned() });
+    let unfit = |reason: String, hint: &str| Err(RunError::unfit(data.display(), reason, hint));
     let found = std::fs::metadata(data).map_err(io("look at", data))?;
     if !found.is_dir() {
         return unfit("is no directory".into(), "name another one");
@@ -265,11 +256,11 @@ pub(crate) fn refuse_beside_a_store(config: &Config) -> Result<(), RunError> {
     let file = config.data.as_deref().map(|data| data.join(STORE_FILE));
     match file.filter(|file| config.store == StoreKind::Memory && file.exists()) {
         None => Ok(()),
-        Some(file) => Err(RunError::Unfit {
-            what: file.display().to_string(),
-            reason: "is a store, and store is \"memory\", which would leave it out".into(),
-            hint: "start with --store file, or name another directory with --data".into(),
-        }),
+        Some(file) => Err(RunError::unfit(
+            file.display(),
+            "is a store, and store is \"memory\", which would leave it out",
+            "start with --store file, or name another directory with --data",
+        )),
     }
 }
 
@@ -280,7 +271,7 @@ pub(crate) fn refuse_unfinished(data: &Path) -> Result<(), RunError> {
     }
     let what = data.display().to_string();
     let hint = format!("run `bulla snapshot restore FILE --data {what}` again");
-    Err(RunError::Unfit { what, reason: "a restore into it did not end".into(), hint })
+    Err(RunError::unfit(what, "a restore into it did not end", hint))
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
@@ -297,11 +288,7 @@ fn read_small(path: &Path) -> Result<SecretBytes, RunError> {
 
 /// The node's key: made once and kept in the data directory, or for this process.
 pub(crate) fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
-    let unfit = |path: &Path, reason: String, hint: &str| RunError::Unfit {
-        what: path.display().to_string(),
-        reason,
-        hint: hint.to_owned(),
-    };
+    let unfit = |path: &Path, reason: String, hint: &str| RunError::unfit(path.display(), reason, hint);
     let no_key = "put the right file back, or begin with an empty data directory";
     let signing = |seed: &SecretKey| SigningKey::from_seed(seed);
     let Some(data) = data else {
@@ -358,11 +345,7 @@ pub(crate) fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {
     let mut keys = Vec::new();
     for path in files {
         let bytes = read_small(path)?;
-        let unfit = |reason: String, hint: &str| RunError::Unfit {
-            what: path.display().to_string(),
-            reason,
-            hint: hint.to_owned(),
-        };
+        let unfit = |reason: String, hint: &str| RunError::unfit(path.display(), reason, hint);
         let envelope: Envelope =
             bulla_wire::json::parse(bytes.expose(), usize::try_from(SMALL_FILE_BYTES).unwrap_or(usize::MAX))
                 .map_err(|e| unfit(format!("is no record: {e}"), "give NAME.pub, which `bulla keygen` writes"))?;
@@ -409,27 +392,11 @@ async fn open_sink(
     if config.audit.sync == AuditSync::Each {
         audit.sync = SyncMode::Each;
     }
-    let head: Option<AuditPosition> = match phase {
-        Phase::Sealed(sealed) => sealed.stored.head_unverified().ok().map(|head| head.audit).filter(|at| at.n > 0),
-        Phase::Uninitialised | Phase::Unsealed(_) => None,
-    };
-    let opening = Opening {
-        node: key.public_key().key_id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cluster: match phase {
-            Phase::Sealed(sealed) => Some(sealed.view.id()),
-            Phase::Uninitialised | Phase::Unsealed(_) => None,
-        },
-        head,
-        clock: Arc::new(move || clock.unix_ms()),
-        disk: Box::new(SystemDisk),
-    };
+    let opening = phase.log_opening(key.public_key().key_id(), clock, Box::new(SystemDisk));
     let opened = tokio::task::spawn_blocking(move || Sink::open(audit, opening)).await;
     match opened {
         Ok(sink) => sink.map(Arc::new).map_err(RunError::Audit),
-        Err(error) => {
-            Err(RunError::Unfit { what: "audit log".into(), reason: error.to_string(), hint: "start it again".into() })
-        }
+        Err(error) => Err(RunError::unfit("audit log", error.to_string(), "start it again")),
     }
 }
 

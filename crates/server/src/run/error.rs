@@ -50,6 +50,11 @@ impl fmt::Display for RunError {
 }
 
 impl RunError {
+    /// A file that is not as it must be, why, and the way out.
+    pub fn unfit(what: impl fmt::Display, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Unfit { what: what.to_string(), reason: reason.into(), hint: hint.into() }
+    }
+
     /// What to do about it; none where the store's message says so itself.
     pub fn hint(&self) -> Option<&str> {
         match self {

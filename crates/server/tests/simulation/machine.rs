@@ -3,14 +3,13 @@
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::stage::Stage;
-use bulla_core::audit::AuditPosition;
 use bulla_server::clock::Watch;
 use bulla_server::gate::Gate;
 use bulla_server::listen::{Arrived, BodyBudget, Handler, Peer};
 use bulla_server::metrics::Metrics;
 use bulla_server::node::{Node, Parts, Phase};
 use bulla_server::plain::read_phase;
-use bulla_server::sink::{self, AuditConfig, Opening, Sink, SyncMode, Target};
+use bulla_server::sink::{self, AuditConfig, Sink, SyncMode, Target};
 use bulla_store::OnFatal;
 use bulla_store::simulated::{DATABASE, Disk, Fails, JOURNAL, Turns, open};
 use bulla_testkit::ManualClock;
@@ -275,19 +274,8 @@ fn open_log(stage: &Stage, disks: &Disks, clock: &ManualClock, phase: &Phase) ->
     let mut config = AuditConfig::new(Target::File(disks.log.clone()));
     // Synced when the simulation says so, and before a head names a line.
     config.sync = SyncMode::Interval(Duration::from_secs(3600));
-    let head: Option<AuditPosition> = match phase {
-        Phase::Sealed(sealed) => sealed.stored.head_unverified().ok().map(|head| head.audit).filter(|at| at.n > 0),
-        _ => None,
-    };
-    let clock = clock.clone();
-    let opening = Opening {
-        node: stage.node().public_key().key_id(),
-        version: "simulated".into(),
-        cluster: Some(stage.view.id()),
-        head,
-        clock: Arc::new(move || bulla_server::clock::Clock::unix_ms(&clock)),
-        disk: Box::new(LogDisk(disks.written.clone())),
-    };
+    let node = stage.node().public_key().key_id();
+    let opening = phase.log_opening(node, Arc::new(clock.clone()), Box::new(LogDisk(disks.written.clone())));
     Sink::without_thread(config, opening).map_err(|error| error.to_string())
 }
 

@@ -27,11 +27,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+use tokio::runtime::{Builder, Runtime};
 
 /// Memory that looks like a directory, if the machine has it: nothing here has to outlive the test.
 fn directory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a directory")
+}
+
+/// What timers of the server ask for: futures are polled by hand.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// A seed that breaks an invariant, and how it came to that.
@@ -53,7 +59,7 @@ fn play(seeds: Range<u64>, mutant: Option<Mutant>, wanted: impl Fn(&Broken) -> b
             let log: PathBuf = directory.path().join(format!("{worker}.jsonl"));
             let (stage, next, failed, wanted) = (&stage, &next, &failed, &wanted);
             scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let runtime = runtime();
                 let _entered = runtime.enter();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -107,7 +113,7 @@ fn seeds() {
 #[test]
 fn a_seed_plays_the_same_again() {
     let (stage, directory) = (stage::stage(), directory());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     let _entered = runtime.enter();
     for seed in 0..60 {
         let again = || Sim::play(&stage, seed, &directory.path().join("log.jsonl"), None).0;
@@ -126,7 +132,7 @@ fn a_seed_plays_the_same_again() {
 #[test]
 fn a_line_outlives_a_clock_that_is_set_back() {
     let (stage, directory) = (stage::stage(), directory());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     let _entered = runtime.enter();
     // What power leaves of the log's end is the seed's.
     for seed in 0..16 {
