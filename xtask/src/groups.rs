@@ -23,17 +23,18 @@ pub enum Step {
     DocTests,
     /// A file of tests; the arguments go to the test program (`--skip NAME`, `NAME`).
     Tests { package: &'static str, target: &'static str, args: &'static [&'static str] },
-    /// The same, built with [`FAILPOINTS`]. An empty target means the library.
-    WithFailpoints { package: &'static str, target: &'static str, args: &'static [&'static str] },
+    /// What the lints said while the tests were built.
+    Lints,
     /// Every file of tests that no other step names.
     Remaining,
     /// What a release binary must be.
     Release,
 }
 
-use Step::{Cargo, DocTests, Release, Remaining, Tests, Tidy, Units, WithFailpoints};
+use Step::{Cargo, DocTests, Lints, Release, Remaining, Tests, Tidy, Units};
 
-/// The features that let a test kill a process at a named point.
+/// The features of the one build of all tests: they let a test kill a process at a named point. What a release holds
+/// without them, the group `release` looks at.
 pub const FAILPOINTS: &str = "bulla/failpoints";
 
 /// All groups.
@@ -44,26 +45,7 @@ pub const GROUPS: &[Group] = &[
         steps: &[Cargo(&["fmt", "--all", "--check", "--", "--color", "never"])],
     },
     Group { name: "tidy", about: "policy on the source", steps: &[Tidy] },
-    Group {
-        name: "clippy",
-        about: "no lint fires",
-        steps: &[
-            Cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-            // What only the crash tests build; of the whole workspace, or dependencies are built with fewer features anew.
-            Cargo(&[
-                "clippy",
-                "--quiet",
-                "--workspace",
-                "--test",
-                "kill",
-                "--features",
-                FAILPOINTS,
-                "--",
-                "-D",
-                "warnings",
-            ]),
-        ],
-    },
+    Group { name: "clippy", about: "no lint fires", steps: &[Lints] },
     Group {
         name: "unit",
         about: "tests beside the code, and examples in its documentation",
@@ -124,11 +106,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "failpoints",
         about: "killed at every failpoint",
-        steps: &[
-            WithFailpoints { package: "bulla-store", target: "", args: &["failpoint"] },
-            WithFailpoints { package: "bulla-store", target: "kill", args: &[] },
-            WithFailpoints { package: "bulla", target: "kill", args: &[] },
-        ],
+        steps: &[Tests { package: "bulla", target: "kill", args: &[] }],
     },
     Group { name: "release", about: "the release binary: size, libraries, no failpoints", steps: &[Release] },
 ];
@@ -138,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_only_failpoints_build_otherwise() {
+    fn names_are_unique_and_nothing_is_forgotten() {
         for (index, group) in GROUPS.iter().enumerate() {
             assert!(GROUPS.iter().skip(index + 1).all(|other| other.name != group.name), "{} twice", group.name);
             assert!(!group.steps.is_empty(), "{} is empty", group.name);
@@ -151,9 +129,9 @@ mod tests {
     fn every_named_target_exists() {
         let packages = crate::workspace::packages().unwrap();
         for step in GROUPS.iter().flat_map(|group| group.steps) {
-            let (Tests { package, target, .. } | WithFailpoints { package, target, .. }) = step else { continue };
+            let Tests { package, target, .. } = step else { continue };
             let found = packages.iter().find(|found| found.name == *package).expect(package);
-            assert!(target.is_empty() || found.targets.iter().any(|found| found.name == *target), "{package} {target}");
+            assert!(found.targets.iter().any(|found| found.name == *target), "{package} {target}");
         }
     }
 }

@@ -126,12 +126,19 @@ struct Program {
     folder: PathBuf,
 }
 
+/// What building gave.
+#[derive(Debug, Clone)]
+struct Built {
+    programs: Vec<Program>,
+    /// Whether a lint fired.
+    linted: bool,
+}
+
 struct Runner {
     packages: Vec<Package>,
     environment: Vec<(&'static str, OsString)>,
     patience: Duration,
-    /// The programs of the last build, and its features. Two builds share their paths, so only the last one counts.
-    built: Option<(&'static str, Vec<Program>)>,
+    built: Option<Built>,
     building: Duration,
 }
 
@@ -149,35 +156,25 @@ impl Runner {
                 Ok(Tally::check(&name, status.success()))
             }
             Step::Tidy => crate::tidy::run(),
-            Step::Units => self.programs("", |program| !program.separate, &[]),
+            Step::Lints => Ok(Tally::check("no lint fires", self.build()?.is_some_and(|built| !built.linted))),
+            Step::Units => self.programs(|program| !program.separate, &[]),
             Step::DocTests => {
-                let mut command = cargo();
-                command.args(["test", "--quiet", "--workspace", "--doc"]);
+                let mut command = linting();
+                command.args(["test", "--quiet", "--workspace", "--doc", "--features", FAILPOINTS]);
                 self.tests("doc tests", command)
             }
             Step::Tests { package, target, args } => {
-                let tally = self.programs("", |program| program.separate && program.is(package, target), args)?;
+                let tally = self.programs(|program| program.separate && program.is(package, target), args)?;
                 Ok(some(tally, package, target))
             }
-            Step::WithFailpoints { package, target, args } => {
-                let inside = |program: &Program| !program.separate && program.package == package;
-                let separate = |program: &Program| program.separate && program.is(package, target);
-                let wanted = |program: &Program| if target.is_empty() { inside(program) } else { separate(program) };
-                Ok(some(self.programs(FAILPOINTS, wanted, args)?, package, target))
-            }
-            Step::Remaining => self.programs("", |program| program.separate && !named(program), &[]),
+            Step::Remaining => self.programs(|program| program.separate && !named(program), &[]),
             Step::Release => crate::release::run(),
         }
     }
 
-    /// Runs those programs of a build that `wanted` picks.
-    fn programs(
-        &mut self,
-        features: &'static str,
-        wanted: impl Fn(&Program) -> bool,
-        args: &[&str],
-    ) -> Result<Tally, Stop> {
-        let Some(programs) = self.build(features)? else {
+    /// Runs those programs that `wanted` picks.
+    fn programs(&mut self, wanted: impl Fn(&Program) -> bool, args: &[&str]) -> Result<Tally, Stop> {
+        let Some(Built { programs, .. }) = self.build()? else {
             return Ok(Tally::check("the tests build", false));
         };
         let mut tally = Tally::default();
@@ -192,19 +189,16 @@ impl Runner {
         Ok(tally)
     }
 
-    /// Builds all test programs, once for the features; `None` if that fails.
-    fn build(&mut self, features: &'static str) -> Result<Option<Vec<Program>>, Stop> {
-        if let Some((built, programs)) = &self.built
-            && *built == features
-        {
-            return Ok(Some(programs.clone()));
+    /// Builds all test programs, once; `None` if that fails. Clippy compiles the workspace, which costs no more than rustc
+    /// and far less than a second look at everything.
+    fn build(&mut self) -> Result<Option<Built>, Stop> {
+        if self.built.is_some() {
+            return Ok(self.built.clone());
         }
         let begun = Instant::now();
-        let mut command = cargo();
+        let mut command = linting();
         command.args(["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"]);
-        if !features.is_empty() {
-            command.args(["--features", features]);
-        }
+        command.args(["--features", FAILPOINTS]);
         let output = command
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
@@ -214,9 +208,9 @@ impl Runner {
         if !output.status.success() {
             return Ok(None);
         }
-        let programs = self.read(&String::from_utf8_lossy(&output.stdout));
-        self.built = Some((features, programs.clone()));
-        Ok(Some(programs))
+        let messages = String::from_utf8_lossy(&output.stdout);
+        self.built = Some(Built { programs: self.read(&messages), linted: linted(&messages) });
+        Ok(self.built.clone())
     }
 
     /// The test programs among cargo's messages.
@@ -298,6 +292,30 @@ impl Program {
     }
 }
 
+/// Cargo, with clippy in rustc's place for the packages of the workspace.
+fn linting() -> Command {
+    let mut command = cargo();
+    let root = Command::new("rustc").args(["--print", "sysroot"]).output();
+    let root = root.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let driver = Path::new(&root).join("bin/clippy-driver");
+    command.env("RUSTC_WORKSPACE_WRAPPER", if driver.exists() { driver } else { "clippy-driver".into() });
+    command
+}
+
+/// Whether cargo's messages tell of a warning: it repeats those of what is not compiled anew.
+fn linted(messages: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Line {
+        message: Option<Diagnostic>,
+    }
+    #[derive(Deserialize)]
+    struct Diagnostic {
+        level: String,
+    }
+    let lines = messages.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    lines.filter_map(|line| line.message).any(|message| message.level == "warning")
+}
+
 /// A named step that runs nothing shows nothing: a filter that matches no test, a target that is gone.
 fn some(tally: Tally, package: &str, target: &str) -> Tally {
     if tally == Tally::default() { Tally::check(&format!("{package} {target} has tests"), false) } else { tally }
@@ -306,9 +324,7 @@ fn some(tally: Tally, package: &str, target: &str) -> Tally {
 /// Whether a step names this file of tests.
 fn named(program: &Program) -> bool {
     GROUPS.iter().flat_map(|group| group.steps).any(|step| match step {
-        Step::Tests { package, target, .. } | Step::WithFailpoints { package, target, .. } => {
-            program.is(package, target)
-        }
+        Step::Tests { package, target, .. } => program.is(package, target),
         _ => false,
     })
 }
@@ -325,6 +341,14 @@ fn show(log: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_are_told_from_other_messages() {
+        assert!(!linted("{\"reason\":\"compiler-artifact\"}\n{\"reason\":\"build-finished\",\"success\":true}\n"));
+        assert!(linted(
+            "{\"reason\":\"compiler-message\",\"message\":{\"level\":\"warning\",\"message\":\"unused\"}}\n"
+        ));
+    }
 
     #[test]
     fn groups_are_chosen_by_name_in_the_order_of_the_table() {

@@ -23,6 +23,10 @@ pub const CHECKPOINT_BEFORE: &str = "store.checkpoint.before";
 /// The database holds it durably, and the journal has not begun anew.
 pub const CHECKPOINT_AFTER: &str = "store.checkpoint.after";
 
+/// Where a test names the point.
+#[cfg(feature = "failpoints")]
+const VARIABLE: &str = "BULLA_FAILPOINT";
+
 /// Ends the process here if the environment says so.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
@@ -31,7 +35,7 @@ pub fn hit(name: &str) {
 
     static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static HITS: AtomicU64 = AtomicU64::new(0);
-    let chosen = CHOSEN.get_or_init(|| std::env::var("BULLA_FAILPOINT").ok().map(|text| parse(&text)));
+    let chosen = CHOSEN.get_or_init(|| std::env::var(VARIABLE).ok().map(|text| parse(&text)));
     if let Some((chosen, at)) = chosen
         && chosen == name
         && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *at
@@ -45,6 +49,19 @@ pub fn hit(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub const fn hit(_name: &str) {}
+
+/// Whether this process is to die at some point.
+#[cfg(feature = "failpoints")]
+pub fn armed() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// Never.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub const fn armed() -> bool {
+    false
+}
 
 /// Splits `name[:n]`. A number that is none belongs to no point, so the test that waits for it fails.
 #[cfg(feature = "failpoints")]

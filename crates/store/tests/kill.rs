@@ -207,14 +207,3 @@ async fn a_failpoint_loses_no_acknowledged_commit() {
         }
     }
 }
-
-/// Without the feature the variable means nothing.
-#[cfg(not(feature = "failpoints"))]
-#[test]
-fn a_build_without_failpoints_has_none() {
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("bulla.redb");
-    let (child, output) = start(&path, 1, &[("BULLA_FAILPOINT", "store.gather".to_owned())]);
-    let (lines, _) = acknowledged(child, output, Some(20));
-    assert!(lines.len() >= 20);
-}

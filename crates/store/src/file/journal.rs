@@ -18,8 +18,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The journal is taken over once it holds so much: enough that the two syncs of a durable transaction hardly count,
-/// and little enough that an opening repeats it in some milliseconds. Tests that kill the process between meet it often.
-pub(super) const LIMIT_BYTES: u64 = if cfg!(feature = "failpoints") { 16 * 1024 } else { 2 * 1024 * 1024 };
+/// and little enough that an opening repeats it in some milliseconds.
+pub(super) const LIMIT_BYTES: u64 = 2 * 1024 * 1024;
+/// The same in a process that is to die at some point, so that it meets those around a full journal.
+const LIMIT_BYTES_ARMED: u64 = 16 * 1024;
 /// Longest file that is read at the opening: the limit, and the largest group after it, with much room.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Where records begin: a page of their own, so that no torn write of theirs reaches the header.
@@ -90,7 +92,8 @@ impl Journal {
         file.try_lock().map_err(|_| OpenError::Locked { path: path.clone() })?;
         let backend = FileBackend::new(file)
             .map_err(|cause| OpenError::Damaged { path: path.clone(), detail: cause.to_string() })?;
-        Self::from_backend(Box::new(backend), &path, store, generation, LIMIT_BYTES)
+        let limit = if failpoint::armed() { LIMIT_BYTES_ARMED } else { LIMIT_BYTES };
+        Self::from_backend(Box::new(backend), &path, store, generation, limit)
     }
 
     /// The same on any file; `path` is for messages.
