@@ -437,19 +437,19 @@ fn a_cluster_comes_back_from_nothing_but_a_snapshot() {
     machine.restart();
     let log = machine.log();
     let spki = log.split("--add-node ").nth(1).and_then(|rest| rest.split(' ').next());
-    let forget = |words: &[&str]| {
+    // What a person reads there, compares with what an admin says, and types.
+    let accept = |words: &[&str]| {
         let (_, cli) = Night::NAMES.iter().zip(&night.people).find(|(name, _)| words == [**name]).unwrap();
-        for folder in std::fs::read_dir(cli.home().join(".local/state/bulla")).unwrap() {
-            let folder = folder.unwrap().path();
-            for file in ["state.json", "share.json"] {
-                drop(std::fs::remove_file(folder.join(file)));
-            }
-        }
+        let shown = cli.run(["context", "accept-loss"]).failed(64);
+        let lineage = shown.split_once("it is now").and_then(|(_, now)| now.split("lineage ").nth(1)).unwrap();
+        let lineage = lineage.split_whitespace().next().unwrap();
+        cli.run(["context", "accept-loss", "--lineage", "AAAAAAAAAAAAAAAAAAAAAA"]).failed(4);
+        cli.run(["context", "accept-loss", "--lineage", lineage]).ok();
     };
     let (consent, document) = (machine.directory().join("consent.json"), machine.directory().join("node.json"));
     night
         .play()
-        .world("forget", forget)
+        .world("accept", accept)
         .variable("SPKI", spki.unwrap())
         .variable("DOCUMENT", document.to_str().unwrap())
         .variable("CONSENT", consent.to_str().unwrap())

@@ -21,6 +21,8 @@ use serde::de::DeserializeOwned;
 pub(crate) struct Answer {
     pub media: String,
     pub body: Bytes,
+    /// Where the cluster says that it stands.
+    pub state: State,
 }
 
 impl Answer {
@@ -71,6 +73,11 @@ impl<'a> Frame<'a> {
         };
         let same = content_digest(&sha256(&[&received.body])) == frame.digest;
         if same { Ok(frame) } else { Err(Untrusted::Body) }
+    }
+
+    /// The answer to which these headers, once verified, belong.
+    pub(crate) fn answer(&self, received: &Received) -> Answer {
+        Answer { media: self.media.to_owned(), body: received.body.clone(), state: self.state.clone() }
     }
 
     /// Which of the two profiles the answer claims.

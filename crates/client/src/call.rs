@@ -310,7 +310,7 @@ impl Client {
             }
         }
         if received.status < 400 {
-            return Ok(Attempt::Answered(Answer { media: frame.media.to_owned(), body: received.body.clone() }));
+            return Ok(Attempt::Answered(frame.answer(&received)));
         }
         Ok(refusal(&received, !(open && call.changes), open))
     }
@@ -340,11 +340,15 @@ impl Client {
         frame.verify(&answered(parts, headers, false), |key| {
             view.active_node(key).filter(|_| *key == pinned).cloned()
         })?;
-        Ok(Attempt::Answered(Answer { media: frame.media.to_owned(), body: received.body.clone() }))
+        Ok(Attempt::Answered(frame.answer(received)))
     }
 
     /// `Some` if the node lags behind; an error if the cluster fell back.
-    async fn judge_state(&self, known: Option<&Seen>, told: &State) -> Result<Option<StateError>, ClientError> {
+    pub(crate) async fn judge_state(
+        &self,
+        known: Option<&Seen>,
+        told: &State,
+    ) -> Result<Option<StateError>, ClientError> {
         let mut accepted = false;
         match state::judge(known, told) {
             Verdict::Take => {}

@@ -160,7 +160,8 @@ impl ClientError {
             Self::Untrusted(Untrusted::Statement { what: GENESIS, cause }) => genesis_hint(cause).into(),
             Self::Untrusted(_) => "do not go on; ask the admins".into(),
             Self::RolledBack(_) => {
-                "the storage was set back, or this is a copy of the cluster: ask the admins before you go on".into()
+                "the storage was set back, or this is a copy of the cluster: ask the admins; if they know of it, \
+                 `bulla context accept-loss` goes on".into()
             }
             Self::Known(KnownError::Older { .. }) => {
                 "the server, or the bundle that it began with, is older than what you saw: ask its admins".into()

@@ -29,6 +29,7 @@ mod fixture;
 pub mod identity;
 mod known;
 mod kv;
+mod loss;
 mod memory;
 mod open;
 mod output;
@@ -58,7 +59,7 @@ pub use raw::RawAnswer;
 pub use resolve::Resolved;
 pub use seal::{Unseal, UnsealOutcome};
 pub use spool::{Content, content};
-pub use state::{Loss, Seen, StateError};
+pub use state::{Loss, Seen, Standing, StateError};
 pub use trust::ClusterFacts;
 pub use wrap::{Inspected, InspectedSlot, Outgoing, Wrapped};
 

@@ -49,6 +49,17 @@ pub struct Loss {
     pub seen: Seen,
 }
 
+/// Where the cluster stands, beside what this client had seen: for somebody who decides whether to go on with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// By a verified answer of now.
+    pub told: Seen,
+    /// What this client remembers.
+    pub seen: Option<Seen>,
+    /// Whether the cluster lost what was seen and k admins' consent does not excuse it.
+    pub lost: bool,
+}
+
 /// The cluster stands behind what was seen before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateError {

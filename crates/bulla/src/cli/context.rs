@@ -6,8 +6,9 @@ use crate::context::{Context as Entry, Trust, check_name};
 use crate::exit::{Exit, Failure};
 use crate::output::FormatArgs;
 use crate::session::{Session, Settled};
+use bulla_client::{Seen, Standing};
 use bulla_crypto::evidence::{AdminSet, ClusterView};
-use bulla_wire::id::ClusterId;
+use bulla_wire::id::{ClusterId, Lineage};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -31,6 +32,15 @@ pub enum Context {
         name: Option<String>,
         #[command(flatten)]
         format: FormatArgs,
+    },
+    /// Go on with a cluster that lost what this machine has seen of it
+    ///
+    /// After a restore without the audit log nobody can prove to you what was lost. Somebody who put an old copy of the
+    /// storage in the cluster's place would ask for exactly this, so let an admin tell you the lineage by another way.
+    AcceptLoss {
+        /// The lineage that an admin told you; without it the command shows the cluster's and asks
+        #[arg(long, value_name = "LINEAGE", allow_hyphen_values = true)]
+        lineage: Option<Lineage>,
     },
     /// Remove a context; what was remembered of the cluster stays
     Remove {
@@ -70,6 +80,7 @@ pub async fn run(command: Context, session: &Session<'_>) -> Result<Exit, Failur
             contexts.store(session.config_path()?).map(|()| Exit::Ok)
         }
         Context::Show { name, format } => show(session, name, format),
+        Context::AcceptLoss { lineage } => accept_loss(session, lineage).await,
         Context::Remove { name } => {
             let mut contexts = session.contexts()?;
             contexts.find(&name)?;
@@ -152,6 +163,43 @@ pub fn describe(session: &Session<'_>, view: &ClusterView) {
     for admin in genesis.admins() {
         session.screen.say(&format!("  admin {} {}", admin.name(), admin.principal()));
     }
+}
+
+async fn accept_loss(session: &Session<'_>, expected: Option<Lineage>) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let standing = client.standing().await?;
+    let Standing { told, seen, lost } = &standing;
+    let told_by = "let an admin tell you the lineage by another way, and give it with --lineage";
+    let (Some(seen), true) = (seen, lost) else {
+        session.screen.say("the cluster holds all that this machine has seen of it");
+        return Ok(Exit::Ok);
+    };
+    let line = |what: &str, at: &Seen| {
+        session.screen.say(&format!("  {what}  epoch {}, sequence {}, lineage {}", at.epoch, at.sequence, at.lineage));
+    };
+    line("seen here  ", seen);
+    line("it is now  ", told);
+    match expected {
+        Some(expected) if expected == told.lineage => {}
+        Some(expected) => {
+            let what = format!("the cluster's lineage is not {expected}");
+            return Err(Failure::new(Exit::Untrusted, what).hint("do not go on; ask the admins which is right"));
+        }
+        None if !ask::possible() => {
+            return Err(Failure::usage("nobody can compare the lineage here").hint(told_by));
+        }
+        None => {
+            let asked = ask::yes("Did an admin tell you of this loss, and that lineage, by another way?");
+            let agreed =
+                asked.map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint(told_by))?;
+            if !agreed {
+                return Err(Failure::new(Exit::Untrusted, "nothing was accepted").hint(told_by));
+            }
+        }
+    }
+    client.accept_loss(&standing).await?;
+    session.screen.say("what was seen beyond is forgotten");
+    Ok(Exit::Ok)
 }
 
 fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {

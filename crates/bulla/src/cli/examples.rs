@@ -1,6 +1,6 @@
 //! What is typed, for each command: it ends the command's help and stands in its manual page.
 //!
-//! `$SLIP` is what `bulla wrap create` printed, `$CLUSTER` the cluster's id.
+//! `$SLIP` is what `bulla wrap create` printed, `$CLUSTER` the cluster's id, `$LINEAGE` that of its history.
 
 use clap::Command;
 
@@ -17,6 +17,7 @@ const EXAMPLES: &[&str] = &[
     "bulla context list",
     "bulla context use prod",
     "bulla context show prod -o json",
+    "bulla context accept-loss --lineage $LINEAGE",
     "bulla context remove prod",
     "bulla init --name prod -k 2 --admin a.pub --admin b.pub --admin c.pub --ready-file ready.json",
     "bulla init --name test --admin alice.pub --socket /var/lib/bulla/bulla.sock --save-context test",
@@ -126,6 +127,7 @@ mod tests {
         let line =
             line.split([" < ", " > "].iter().find(|mark| line.contains(**mark)).unwrap_or(&"\n")).next().unwrap();
         line.replace("$SLIP", &slip)
+            .replace("$LINEAGE", "AAAAAAAAAAAAAAAAAAAAAA")
             .replace("$CLUSTER", &format!("sha256:{id}"))
             .split(' ')
             .map(str::to_owned)

@@ -1,0 +1,37 @@
+//! Going on with a cluster that lost what this client has seen, once its user was told to by an admin.
+
+use crate::ClientError;
+use crate::builder::Client;
+use crate::call::Call;
+use crate::state::{Seen, Standing};
+
+impl Client {
+    /// Asks where the cluster stands, and judges nothing yet.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Untrusted`] if the answer names no place in a history.
+    pub async fn standing(&self) -> Result<Standing, ClientError> {
+        // A route that everybody may call, and which reads the store.
+        let call = Call { judged: false, ..Call::read("/v1/wrap").with("limit", Some(1)) };
+        let answer = self.call(call).await?;
+        let trust = self.trust().await?;
+        let seen = trust.memory.seen();
+        let told = Seen::of(&answer.state, trust.view.newest().number())
+            .ok_or_else(|| ClientError::contradiction("the answer does not tell where the cluster stands"))?;
+        let lost = match self.judge_state(seen.as_ref(), &answer.state).await {
+            Err(ClientError::RolledBack(_)) => true,
+            Ok(lagging) => lagging.is_some(),
+            Err(error) => return Err(error),
+        };
+        Ok(Standing { told, seen, lost })
+    }
+
+    /// Takes the cluster to stand where it was said to, and forgets what was seen beyond. Nothing of it can be proved:
+    /// whoever put an older copy of the storage in the cluster's place asks for exactly this.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub async fn accept_loss(&self, standing: &Standing) -> Result<(), ClientError> {
+        self.trust().await?.memory.accept_loss(standing.told)
+    }
+}
