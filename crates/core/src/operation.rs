@@ -71,6 +71,8 @@ pub struct Context<'a> {
     /// The same request was carried out before, under the same nonce: nothing is written now, so an operation whose
     /// answer would tell of a new write tells of the old one.
     pub repeated: bool,
+    /// Whether alarms go to a webhook too.
+    pub webhook: bool,
 }
 
 impl fmt::Debug for Context<'_> {
@@ -93,7 +95,7 @@ pub fn step(
     rng: &mut dyn Rng,
 ) -> Result<Step, Fault> {
     match operation.step(records, context, rng)? {
-        Step::Done(outcome) => alarm::enlist(outcome, records),
+        Step::Done(outcome) => alarm::enlist(outcome, records, context.webhook),
         need => Ok(need),
     }
 }

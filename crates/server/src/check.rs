@@ -4,9 +4,10 @@ use crate::bundle;
 use crate::config::Config;
 use crate::run::{RunError, admins, look_at_directory, node_key, refuse_beside_a_store, refuse_unfinished};
 use crate::tls::{OWN_FILE, Tls};
+use crate::webhook::Webhook;
 use std::path::Path;
 
-/// Tries the data directory, the records and the bundle, and the TLS files. What a start makes where it is missing may
+/// Tries the data directory, the records and the bundle, the TLS files and the webhook's authorities. What a start makes where it is missing may
 /// be missing: the data directory and what is in it. A server that runs on the same directory is not disturbed.
 ///
 /// # Errors
@@ -26,5 +27,6 @@ pub fn check(config: &Config, now_ms: u64) -> Result<(), RunError> {
     // Without files of its own or of the operator, a server makes its certificate.
     let own: Option<&Path> = there.filter(|data| data.join(OWN_FILE).exists());
     Tls::open(&config.tls, own).map_err(RunError::Tls)?;
+    Webhook::open(&config.alarms)?;
     Ok(())
 }

@@ -7,6 +7,7 @@
 mod keys;
 mod layer;
 
+pub use crate::webhook::WebhookUrl;
 pub use keys::{KEYS, Key, Kind, sample};
 pub use layer::{ConfigError, Flag, Source, layer, load};
 
@@ -82,6 +83,15 @@ pub struct Audit {
     pub max_size_mib: u64,
 }
 
+/// Where alarms go besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alarms {
+    /// Who is called with each alarm.
+    pub webhook: Option<WebhookUrl>,
+    /// PEM file of the authorities that vouch for the webhook's certificate; without it the system's do.
+    pub webhook_ca: Option<PathBuf>,
+}
+
 /// Who may make the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Init {
@@ -115,6 +125,8 @@ pub struct Config {
     pub tls: Tls,
     /// Audit.
     pub audit: Audit,
+    /// Alarms.
+    pub alarms: Alarms,
     /// Init.
     pub init: Init,
     /// Limits.

@@ -39,6 +39,8 @@ pub struct Machine<'a> {
     pub node: &'a SigningKey,
     /// Memory for large answers.
     pub bodies: &'a BodyBudget,
+    /// Whether alarms go to a webhook too.
+    pub webhook: bool,
 }
 
 impl Machine<'_> {
@@ -401,6 +403,7 @@ impl Unsealed {
             directory,
             actor,
             repeated: false,
+            webhook: machine.webhook,
         }
     }
 

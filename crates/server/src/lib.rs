@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod tick;
 pub mod tls;
 pub mod unsealed;
+pub mod webhook;
 
 pub use check::check;
 pub use config::Config;

@@ -49,6 +49,8 @@ pub struct Metrics {
     commits: Counter,
     conflicts: Counter,
     alarms: Family<Kind, Counter>,
+    deliveries: Family<Reason, Counter>,
+    undelivered: Gauge,
     audit_blocked: Gauge,
     seal_state: Gauge,
     epoch: Gauge,
@@ -75,6 +77,8 @@ impl Metrics {
             commits: Counter::default(),
             conflicts: Counter::default(),
             alarms: Family::default(),
+            deliveries: Family::default(),
+            undelivered: Gauge::default(),
             audit_blocked: Gauge::default(),
             seal_state: Gauge::default(),
             epoch: Gauge::default(),
@@ -97,6 +101,9 @@ impl Metrics {
         registry.register("commits", "Commits to the store", self.commits.clone());
         registry.register("commit_conflicts", "Commits that another got ahead of", self.conflicts.clone());
         registry.register("alarms", "Alarms raised, by kind", self.alarms.clone());
+        let help = "Attempts to tell the webhook of an alarm, by what came of them";
+        registry.register("webhook_attempts", help, self.deliveries.clone());
+        registry.register("webhook_waiting", "Alarms that the webhook has not taken yet", self.undelivered.clone());
         let help = "1 while the audit log takes no lines, so that nothing is answered";
         registry.register("audit_blocked", help, self.audit_blocked.clone());
         registry.register("seal_state", "0 uninitialised, 1 sealed, 2 unsealed", self.seal_state.clone());
@@ -133,6 +140,16 @@ impl Metrics {
     /// An alarm was raised.
     pub fn alarm_raised(&self, kind: AlarmKind) {
         self.alarms.get_or_create(&Kind { kind: crate::unsealed::alarm_name(kind) }).inc();
+    }
+
+    /// The webhook was called.
+    pub fn webhook_called(&self, reason: &'static str) {
+        self.deliveries.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// How many alarms wait for the webhook.
+    pub fn set_webhook_waiting(&self, count: u64) {
+        self.undelivered.set(signed(count));
     }
 
     /// Whether the audit log takes lines.

@@ -63,6 +63,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Nothing survives the process.
     pub transient: bool,
+    /// Alarms go to a webhook too.
+    pub webhook: bool,
     /// Names are hashed in the audit log.
     pub hash_names: bool,
     /// Where the audit log can be read again; none if it cannot.
@@ -165,6 +167,7 @@ impl Node {
             steady: &self.steady,
             node: &self.parts.key,
             bodies: &self.parts.bodies,
+            webhook: self.parts.webhook,
         }
     }
 

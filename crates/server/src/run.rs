@@ -16,6 +16,7 @@ use crate::sink::{self, AuditConfig, Sink, SyncMode, SystemDisk, Target};
 use crate::snapshot::is_unfinished;
 use crate::tick;
 use crate::tls::Tls;
+use crate::webhook::Webhook;
 use bulla_crypto::evidence::Record;
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
@@ -135,6 +136,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     let bundle = config.init.bundle.as_deref();
     let bundle = bundle.map(|path| bundle::read(path, &init_admins, clock.unix_ms())).transpose()?;
     bundle.iter().for_each(bundle::announce);
+    let webhook = Webhook::open(&config.alarms)?;
     let store = open_store(config)?;
     let opened = match read_phase(&store).await {
         Ok(phase) => open_sink(config, &key, &phase, clock.clone()).await.map(|sink| (phase, sink)),
@@ -157,6 +159,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         clock,
         metrics: metrics.clone(),
         transient: config.store == StoreKind::Memory,
+        webhook: config.alarms.webhook.is_some(),
         hash_names: config.audit.names == AuditNames::Hashed,
         audit_path: audit_path(config),
         init_admins,
@@ -177,7 +180,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     let served = tokio::spawn(listen::serve(listeners, gate, metrics, limits, async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
-    tokio::spawn(tick::run(node.clone()));
+    work_by_time(&node, webhook);
     warn_after_a_restore(&node);
     let spki = Bytes(node.parts.key.public_key().spki().to_vec());
     let ready = Ready { address, metrics: metrics_address, node: node.id(), spki, pid: std::process::id() };
@@ -185,6 +188,14 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         write_ready(path, &ready)?;
     }
     Ok(Running { ready, node, tls, stop, served, store, _lock: lock })
+}
+
+/// Begins what nobody asks for: it ends with the process.
+fn work_by_time(node: &Arc<Node>, webhook: Option<Webhook>) {
+    tokio::spawn(tick::run(node.clone()));
+    if let Some(webhook) = webhook {
+        tokio::spawn(webhook.run(node.clone()));
+    }
 }
 
 async fn bind_network(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {

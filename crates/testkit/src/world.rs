@@ -8,7 +8,7 @@ use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::Signer;
 use bulla_server::clock::Clock;
-use bulla_server::config::{Audit, AuditNames, AuditSync, AuditTarget, Config, Init, Limits, StoreKind, Tls};
+use bulla_server::config::{Alarms, Audit, AuditNames, AuditSync, AuditTarget, Config, Init, Limits, StoreKind, Tls};
 use bulla_server::{Running, run};
 use bulla_wire::api;
 use bulla_wire::dsse::Envelope;
@@ -320,6 +320,7 @@ pub fn config(dir: &Path, shape: &Shape) -> Config {
             names: AuditNames::Clear,
             max_size_mib: 64,
         },
+        alarms: Alarms { webhook: None, webhook_ca: None },
         init: Init { admins: vec![], bundle: None },
         limits: Limits { connections: 4096, body_mib: 256 },
         ready_file: None,

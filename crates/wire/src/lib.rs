@@ -18,4 +18,5 @@ pub mod name;
 pub mod signature;
 pub mod snapshot;
 pub mod state;
+pub mod webhook;
 pub mod wrap;

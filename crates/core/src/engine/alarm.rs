@@ -27,38 +27,108 @@ pub fn raise(context: &Context<'_>, kind: AlarmKind, about: About<'_>, mut told:
 }
 
 /// Writes an outcome's alarms at the end of the lists of those who are told, in the same commit.
-pub fn enlist(mut outcome: Box<Outcome>, records: &Records) -> Result<Step, Fault> {
-    let told = outcome.alarms.iter().flat_map(|raised| raised.told.iter());
-    let unread: BTreeSet<_> = told.filter(|principal| records.get(&newest_key(principal)).is_none()).collect();
+pub fn enlist(mut outcome: Box<Outcome>, records: &Records, webhook: bool) -> Result<Step, Fault> {
+    let keys = keys(&lists(&outcome.alarms, webhook));
+    let unread: Vec<_> = keys.into_iter().filter(|key| records.get(key).is_none()).collect();
     if !unread.is_empty() {
-        return Ok(Step::need(unread.into_iter().map(newest_key)));
+        return Ok(Step::need(unread));
     }
     let Outcome { writes, alarms, .. } = &mut *outcome;
-    list(writes, alarms, records)?;
+    list(writes, alarms, records, webhook)?;
     Ok(Step::Done(outcome))
 }
 
-/// Writes alarms at the end of the lists of those who are told; the records under their [`newest_key`] were read.
+/// Whose list the alarms for the webhook stand in. It is no principal: an id is a digest.
+pub const WEBHOOK: PrincipalId = PrincipalId::new([0; 32]);
+/// Most alarms that wait for the webhook. A receiver that is gone for days fills no disk; what comes then has a number
+/// and is nowhere but in the lists of those who are told, and the receiver sees the gap.
+const WAITING_MAX: u64 = 10_000;
+
+/// In whose lists these alarms stand.
+fn lists(alarms: &[Raised], webhook: bool) -> BTreeSet<PrincipalId> {
+    let webhook = (webhook && !alarms.is_empty()).then_some(WEBHOOK);
+    alarms.iter().flat_map(|raised| raised.told.iter().copied()).chain(webhook).collect()
+}
+
+/// What must be read to write into these lists.
+pub(super) fn keys(lists: &BTreeSet<PrincipalId>) -> Vec<RecordKey> {
+    let delivered = lists.contains(&WEBHOOK).then(|| cursor_key(&WEBHOOK));
+    lists.iter().map(newest_key).chain(delivered).collect()
+}
+
+/// Writes alarms at the end of the lists of those who are told; the records under their [`keys`] were read.
 ///
 /// An alarm stands under the number that follows its list's newest one, whatever the clocks say, and the commit
 /// demands that no other came meanwhile. So numbers rise in the order of commits, and nothing is ever written
 /// behind a mark that its owner has set already.
-pub(super) fn list(writes: &mut Writes, alarms: &[Raised], records: &Records) -> Result<(), Fault> {
-    let told: BTreeSet<PrincipalId> = alarms.iter().flat_map(|raised| raised.told.iter().copied()).collect();
-    for principal in told {
+pub(super) fn list(writes: &mut Writes, alarms: &[Raised], records: &Records, webhook: bool) -> Result<(), Fault> {
+    for principal in lists(alarms, webhook) {
         let key = newest_key(&principal);
         let current = records.get(&key).flatten();
-        let mut number = current.map_or(Ok(0), |record| number(record.bytes.expose()))?;
-        for raised in alarms.iter().filter(|raised| raised.told.contains(&principal)) {
-            number = number.checked_add(1).ok_or(Fault::Key("number of an alarm"))?;
+        let mut newest = current.map_or(Ok(0), |record| number(record.bytes.expose()))?;
+        let is_webhook = principal == WEBHOOK;
+        let last = if is_webhook { delivered(records)?.saturating_add(WAITING_MAX) } else { u64::MAX };
+        for raised in alarms.iter().filter(|raised| is_webhook || raised.told.contains(&principal)) {
+            newest = newest.checked_add(1).ok_or(Fault::Key("number of an alarm"))?;
+            if newest > last {
+                continue;
+            }
+            let number = newest;
             let child = number.to_be_bytes();
             let alarm = Alarm { id: Cursor::after_clear(child).to_text(), ..raised.alarm.clone() };
             let bytes = bulla_wire::json::to_vec(&alarm);
             writes.create(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child), bytes);
         }
-        writes.replace(key, current, number.to_be_bytes().to_vec());
+        writes.replace(key, current, newest.to_be_bytes().to_vec());
     }
     Ok(())
+}
+
+/// Up to which number the webhook's alarms were delivered.
+fn delivered(records: &Records) -> Result<u64, Fault> {
+    let mark = records.get(&cursor_key(&WEBHOOK)).flatten();
+    mark.map_or(Ok(0), |record| number(record.bytes.expose()))
+}
+
+/// What tells the number of the webhook's newest alarm.
+pub fn newest_of_webhook() -> Query {
+    Query::Get(newest_key(&WEBHOOK))
+}
+
+/// The number of the webhook's newest alarm, by what [`newest_of_webhook`] found; 0 if there was none.
+///
+/// # Errors
+/// [`Fault`] if the record does not parse.
+pub fn newest_for_webhook(records: &Records) -> Result<u64, Fault> {
+    records.get(&newest_key(&WEBHOOK)).flatten().map_or(Ok(0), |record| number(record.bytes.expose()))
+}
+
+/// The number of an alarm in the webhook's list, by its place there.
+///
+/// # Errors
+/// [`Fault`] if it has none.
+pub fn number_of(cursor: &Cursor) -> Result<u64, Fault> {
+    number(cursor.as_bytes())
+}
+
+/// The webhook is done with its alarm of this number, which is deleted.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// The number.
+    pub number: u64,
+}
+
+impl Operation for Delivered {
+    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let key = cursor_key(&WEBHOOK);
+        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
+        let mut writes = Writes::default();
+        if delivered(records)? < self.number {
+            writes.replace(key, current, self.number.to_be_bytes().to_vec());
+        }
+        writes.delete(RecordKey::clear(Kind::Alarm, WEBHOOK.as_bytes(), self.number.to_be_bytes()));
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
+    }
 }
 
 fn number(bytes: &[u8]) -> Result<u64, Fault> {

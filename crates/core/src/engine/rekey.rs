@@ -117,8 +117,8 @@ impl Rekey {
         let keys: BTreeSet<Name> = records.map(|record| record.name().clone()).collect();
         let names = keys.iter().map(principal::key);
         let holders = self.after.newest().admins().flat_map(|admin| holder_keys([admin]));
-        let lists = self.told();
-        let lists = lists.iter().map(alarm::newest_key);
+        // The webhook's too, whether there is one or not.
+        let lists = alarm::keys(&self.told().into_iter().chain([alarm::WEBHOOK]).collect());
         std::iter::once(ingress_key()).chain(names).chain(holders).chain(lists).map(Query::Get).collect()
     }
 
@@ -150,7 +150,7 @@ impl Rekey {
         }
         let about = About { message: "the admins of the seal, or their keys, were changed", ..About::default() };
         let alarms = vec![alarm::raise(context, AlarmKind::Rekeyed, about, self.told())];
-        alarm::list(&mut writes, &alarms, records)?;
+        alarm::list(&mut writes, &alarms, records, context.webhook)?;
         Ok(Ok(Planned { view: self.after.clone(), ingress, writes, alarms }))
     }
 

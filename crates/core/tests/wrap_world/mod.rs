@@ -191,6 +191,7 @@ impl World {
             directory: &self.directory,
             actor,
             repeated: self.repeated,
+            webhook: false,
         }
     }
 

@@ -12,6 +12,8 @@ pub enum Kind {
     Paths,
     /// An IP address and a port, such as `127.0.0.1:8250` or `[::1]:8250`.
     Address,
+    /// An https address, or an http address of this machine.
+    Url,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// `true` or `false`.
@@ -27,6 +29,7 @@ impl Kind {
             Self::Path => "a path".into(),
             Self::Paths => "a list of paths".into(),
             Self::Address => "an IP address and a port, such as \"127.0.0.1:8250\"".into(),
+            Self::Url => "an https:// address, or an http:// address of this machine".into(),
             Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
             Self::Boolean => "true or false".into(),
             Self::Number(least, most) => format!("a number from {least} to {most}"),
@@ -196,6 +199,25 @@ pub const KEYS: &[Key] = &[
         example: "",
         flag: None,
         doc: &["Size in MiB at which the next numbered audit file begins."],
+    },
+    Key {
+        name: "alarms.webhook",
+        kind: Kind::Url,
+        default: None,
+        example: "\"https://alerts.example/bulla\"",
+        flag: None,
+        doc: &[
+            "Each alarm is posted there as JSON, signed by the node (spec/webhook.md), until it is taken.",
+            "The address may hold a secret: then keep it in the environment or in a file that only the server reads.",
+        ],
+    },
+    Key {
+        name: "alarms.webhook_ca",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/etc/bulla/alerts-ca.pem\"",
+        flag: None,
+        doc: &["PEM file of the authorities that vouch for the webhook's certificate, in place of the system's."],
     },
     Key {
         name: "init.admins",

@@ -2,8 +2,10 @@
 
 use super::keys::{VARIABLE_PREFIX, find};
 use super::{
-    Audit, AuditNames, AuditSync, AuditTarget, CertificateFiles, Config, Init, KEYS, Key, Kind, Limits, StoreKind, Tls,
+    Alarms, Audit, AuditNames, AuditSync, AuditTarget, CertificateFiles, Config, Init, KEYS, Key, Kind, Limits,
+    StoreKind, Tls, WebhookUrl,
 };
+use crate::webhook::WebhookUrlError;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -105,6 +107,7 @@ enum Setting {
     Text(String),
     List(Vec<PathBuf>),
     Address(SocketAddr),
+    Url(WebhookUrl),
     Boolean(bool),
     Number(u64),
 }
@@ -147,7 +150,9 @@ impl Settings {
                     values.iter().map(|value| value.as_str().filter(|text| !text.is_empty()).map(PathBuf::from));
                 Setting::List(paths.collect::<Option<_>>().ok_or_else(|| wrong(key, source, "no list of texts"))?)
             }
-            (Kind::Path | Kind::Address | Kind::Choice(_), Value::String(text)) => parse(key, &text, source)?,
+            (Kind::Path | Kind::Address | Kind::Url | Kind::Choice(_), Value::String(text)) => {
+                parse(key, &text, source)?
+            }
             (_, value) => return Err(wrong(key, source, &format!("{} of type {}", value, value.type_str()))),
         };
         self.0.insert(key.name, (setting, source.clone()));
@@ -212,6 +217,11 @@ impl Settings {
             .get(name)
             .and_then(|(setting, _)| if let Setting::Address(value) = setting { Some(*value) } else { None })
     }
+    fn url(&self, name: &str) -> Option<WebhookUrl> {
+        self.0
+            .get(name)
+            .and_then(|(setting, _)| if let Setting::Url(value) = setting { Some(value.clone()) } else { None })
+    }
     fn boolean(&self, name: &str) -> bool {
         matches!(self.0.get(name), Some((Setting::Boolean(true), _)))
     }
@@ -261,6 +271,7 @@ impl Settings {
                 names,
                 max_size_mib: self.number("audit.max_size_mib").ok_or_else(|| missing("audit.max_size_mib"))?,
             },
+            alarms: Alarms { webhook: self.url("alarms.webhook"), webhook_ca: self.path("alarms.webhook_ca") },
             init: Init { admins: self.list("init.admins"), bundle: self.path("init.bundle") },
             limits: Limits { connections: size("limits.connections")?, body_mib: size("limits.body_mib")? },
             ready_file: self.path("ready_file"),
@@ -334,6 +345,8 @@ fn parse(key: &Key, text: &str, source: &Source) -> Result<Setting, ConfigError>
         Kind::Path => Ok(Setting::Text(text.to_owned())),
         Kind::Paths => Ok(Setting::List(vec![text.into()])),
         Kind::Address => text.parse().map(Setting::Address).map_err(|_| refused()),
+        // It may hold a secret, so it is not repeated.
+        Kind::Url => text.parse().map(Setting::Url).map_err(|problem: WebhookUrlError| wrong(key, source, problem.0)),
         Kind::Choice(words) if words.contains(&text) => Ok(Setting::Text(text.to_owned())),
         Kind::Choice(_) => Err(refused()),
         Kind::Boolean => text.parse().map(Setting::Boolean).map_err(|_| refused()),
@@ -413,6 +426,7 @@ mod tests {
                 names: AuditNames::Clear,
                 max_size_mib: 256,
             },
+            alarms: Alarms { webhook: None, webhook_ca: None },
             init: Init { admins: vec![], bundle: None },
             limits: Limits { connections: 4096, body_mib: 256 },
             ready_file: None,
@@ -451,6 +465,7 @@ mod tests {
                 Kind::Path => ("\"/p\"", "/p"),
                 Kind::Paths => ("[\"/p\"]", "/p"),
                 Kind::Address => ("\"127.0.0.9:9\"", "127.0.0.9:9"),
+                Kind::Url => ("\"https://a.example/b\"", "https://a.example/b"),
                 Kind::Choice(words) => (words.last().copied().expect("a word"), words.last().copied().expect("a word")),
                 Kind::Boolean => ("true", "true"),
                 Kind::Number(..) => ("77", "77"),

@@ -26,4 +26,5 @@ mod seal;
 mod snapshot;
 mod spine;
 mod support;
+mod webhook;
 mod wraps;

@@ -206,6 +206,7 @@ impl Machine {
             clock: Arc::new(clock),
             metrics: Arc::new(Metrics::new()),
             transient: false,
+            webhook: false,
             hash_names: false,
             audit_path: Some(disks.log.clone()),
             bodies: BodyBudget::new(16 * 1024 * 1024),
