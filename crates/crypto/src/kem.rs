@@ -2,12 +2,13 @@
 //!
 //! The primitives are aws-lc's. Two things are ours, because no library offers them in a form that fits:
 //! the X-Wing combination (draft-connolly-cfrg-xwing-kem), and HPKE's key schedule for one message
-//! (RFC 9180 §5.1 and §6.1). `libcrux-ml-kem` only turns a 32-byte seed into an ML-KEM key, which
-//! aws-lc cannot import; encapsulation and decapsulation are aws-lc's again.
+//! (RFC 9180 §5.1 and §6.1).
 //!
 //! **The zero check.** An X25519 point of small order gives a shared secret of zero for every private
 //! key. RFC 9180 §7.1.4 and the age specification demand a refusal, X-Wing alone does not. `agree` is
 //! the only caller of X25519 here, and refuses.
+
+mod ml_kem;
 
 use crate::digest::hmac_sha256;
 use crate::secret::{Secret, SecretBytes, SecretKey};
@@ -15,17 +16,10 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::digest::{SHA3_256, digest as sha3};
 use aws_lc_rs::hkdf;
-use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
-use libcrux_ml_kem::mlkem768;
+use ml_kem::{ML_KEM_CIPHERTEXT_BYTES, ML_KEM_PUBLIC_BYTES, ML_KEM_SEED_BYTES, MlKemKey, MlKemPublicKey};
 use std::fmt;
 use zeroize::Zeroize;
 
-/// Length of an ML-KEM-768 encapsulation key (FIPS 203 table 3).
-const ML_KEM_PUBLIC_BYTES: usize = 1184;
-/// Length of an ML-KEM-768 ciphertext (FIPS 203 table 3).
-const ML_KEM_CIPHERTEXT_BYTES: usize = 1088;
-/// Length of an ML-KEM-768 seed `d ‖ z` (FIPS 203 §7.1).
-const ML_KEM_SEED_BYTES: usize = 64;
 /// Length of an X25519 public key, private key and shared secret (RFC 7748 §6.1).
 pub const X25519_BYTES: usize = 32;
 /// Length of an X-Wing public key: ML-KEM-768 encapsulation key, then X25519 public key.
@@ -118,73 +112,66 @@ pub(crate) fn check_x25519_public(public: &[u8; X25519_BYTES]) -> Result<(), Kem
 /// canonical and not of small order.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HybridPublicKey {
-    ml_kem: Box<[u8; ML_KEM_PUBLIC_BYTES]>,
+    ml_kem: MlKemPublicKey,
     x25519: [u8; X25519_BYTES],
 }
 
 impl HybridPublicKey {
     /// Parses `ML-KEM-768 encapsulation key ‖ X25519 public key`, [`HYBRID_PUBLIC_BYTES`] long.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KemError> {
-        let bytes: &[u8; HYBRID_PUBLIC_BYTES] = bytes.try_into().map_err(|_| KemError::Key)?;
-        let (ml_kem, x25519) = bytes.split_at(ML_KEM_PUBLIC_BYTES);
-        let ml_kem: [u8; ML_KEM_PUBLIC_BYTES] = ml_kem.try_into().map_err(|_| KemError::Key)?;
+        let (ml_kem, x25519) = bytes.split_at_checked(ML_KEM_PUBLIC_BYTES).ok_or(KemError::Key)?;
         let x25519: [u8; X25519_BYTES] = x25519.try_into().map_err(|_| KemError::Key)?;
-        if !mlkem768::validate_public_key(&mlkem768::MlKem768PublicKey::from(ml_kem)) {
-            return Err(KemError::Key);
-        }
+        let ml_kem = MlKemPublicKey::from_bytes(ml_kem)?;
         check_x25519_public(&x25519)?;
-        Ok(Self { ml_kem: Box::new(ml_kem), x25519 })
+        Ok(Self { ml_kem, x25519 })
     }
 
     /// The bytes that [`HybridPublicKey::from_bytes`] takes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        [self.ml_kem.as_slice(), self.x25519.as_slice()].concat()
+        [self.ml_kem.as_bytes().as_slice(), self.x25519.as_slice()].concat()
     }
 
     /// X-Wing encapsulation: the encapsulated key, and the shared secret.
     pub fn encapsulate(&self) -> Result<(Vec<u8>, SecretKey), KemError> {
-        let ml_kem = EncapsulationKey::new(&ML_KEM_768, self.ml_kem.as_slice()).map_err(|_| KemError::Key)?;
-        let (ciphertext, ml_kem_secret) = ml_kem.encapsulate().map_err(|_| KemError::Library)?;
+        let (mut encapsulated, ml_kem_secret) = self.ml_kem.encapsulate()?;
         let ephemeral = x25519_ephemeral()?;
-        let ephemeral_public = x25519_public(&ephemeral)?;
+        let share = x25519_public(&ephemeral)?;
         let x25519_secret = agree(&ephemeral, &self.x25519)?;
-        let secret = combine(ml_kem_secret.as_ref(), &x25519_secret, &ephemeral_public, &self.x25519)?;
-        Ok(([ciphertext.as_ref(), ephemeral_public.as_slice()].concat(), secret))
+        let secret = combine(&ml_kem_secret, &x25519_secret, &share, &self.x25519, XWING_LABEL)?;
+        encapsulated.extend_from_slice(&share);
+        Ok((encapsulated, secret))
     }
 }
 
 /// An X-Wing private key, expanded once from its 32-byte seed and ready for use.
 pub struct HybridSecretKey {
-    ml_kem: DecapsulationKey,
+    ml_kem: MlKemKey,
     x25519: PrivateKey,
     public: HybridPublicKey,
 }
 
 impl HybridSecretKey {
     /// Expands a seed: SHAKE256(seed) gives `d ‖ z` for ML-KEM (64 bytes), then the X25519 scalar (32).
-    ///
-    /// Both halves of the public key are derived here as well, never taken from a file: aws-lc does
-    /// not check that a decapsulation key fits anything.
     pub fn from_seed(seed: &SecretKey) -> Result<Self, KemError> {
         let mut expanded: [u8; ML_KEM_SEED_BYTES + X25519_BYTES] = libcrux_sha3::shake256(seed.expose());
         let (ml_kem_seed, scalar) = expanded.split_at(ML_KEM_SEED_BYTES);
-        let halves = ml_kem_seed.try_into().ok().zip(scalar.try_into().ok());
+        let halves = Secret::from_slice(ml_kem_seed).zip(scalar.try_into().ok());
         let result = match halves {
-            Some((ml_kem_seed, scalar)) => Self::from_halves(ml_kem_seed, scalar),
+            Some((ml_kem_seed, scalar)) => Self::from_halves(&ml_kem_seed, scalar),
             None => Err(KemError::Library),
         };
         expanded.zeroize();
         result
     }
 
-    fn from_halves(ml_kem_seed: [u8; ML_KEM_SEED_BYTES], scalar: &[u8; X25519_BYTES]) -> Result<Self, KemError> {
-        let (private, public) = mlkem768::generate_key_pair(ml_kem_seed).into_parts();
-        let mut private: [u8; 2400] = private.into();
-        let ml_kem = DecapsulationKey::new(&ML_KEM_768, &private);
-        private.zeroize();
+    fn from_halves(
+        ml_kem_seed: &Secret<[u8; ML_KEM_SEED_BYTES]>,
+        scalar: &[u8; X25519_BYTES],
+    ) -> Result<Self, KemError> {
+        let ml_kem = MlKemKey::from_seed(ml_kem_seed)?;
         let x25519 = x25519_private(scalar)?;
-        let public = HybridPublicKey { ml_kem: Box::new(public.into()), x25519: x25519_public(&x25519)? };
-        Ok(Self { ml_kem: ml_kem.map_err(|_| KemError::Library)?, x25519, public })
+        let public = HybridPublicKey { ml_kem: ml_kem.public().clone(), x25519: x25519_public(&x25519)? };
+        Ok(Self { ml_kem, x25519, public })
     }
 
     /// The public key.
@@ -198,22 +185,23 @@ impl HybridSecretKey {
         if encapsulated.len() != HYBRID_ENCAPSULATION_BYTES {
             return Err(KemError::Encapsulation);
         }
-        let (ciphertext, ephemeral) = encapsulated.split_at(ML_KEM_CIPHERTEXT_BYTES);
-        let ephemeral: [u8; X25519_BYTES] = ephemeral.try_into().map_err(|_| KemError::Encapsulation)?;
-        let x25519_secret = agree(&self.x25519, &ephemeral)?;
-        let ml_kem_secret = self.ml_kem.decapsulate(Ciphertext::from(ciphertext)).map_err(|_| KemError::Library)?;
-        combine(ml_kem_secret.as_ref(), &x25519_secret, &ephemeral, &self.public.x25519)
+        let (ciphertext, share) = encapsulated.split_at(ML_KEM_CIPHERTEXT_BYTES);
+        let share: [u8; X25519_BYTES] = share.try_into().map_err(|_| KemError::Encapsulation)?;
+        let x25519_secret = agree(&self.x25519, &share)?;
+        let ml_kem_secret = self.ml_kem.decapsulate(ciphertext)?;
+        combine(&ml_kem_secret, &x25519_secret, &share, &self.public.x25519, XWING_LABEL)
     }
 }
 
-/// X-Wing's combiner: SHA3-256(ss_M ‖ ss_X ‖ ct_X ‖ pk_X ‖ label).
+/// The combiner of the hybrids: SHA3-256(ss_PQ ‖ ss_T ‖ ct_T ‖ ek_T ‖ label), T being the curve's half.
 fn combine(
-    ml_kem: &[u8],
-    x25519: &SecretKey,
-    ephemeral: &[u8; X25519_BYTES],
-    public: &[u8; X25519_BYTES],
+    ml_kem: &SecretKey,
+    agreed: &SecretKey,
+    share: &[u8],
+    public: &[u8],
+    label: &[u8],
 ) -> Result<SecretKey, KemError> {
-    let mut input = [ml_kem, x25519.expose(), ephemeral, public, XWING_LABEL].concat();
+    let mut input = [ml_kem.expose().as_slice(), agreed.expose(), share, public, label].concat();
     let digest = sha3(&SHA3_256, &input);
     input.zeroize();
     Secret::from_slice(digest.as_ref()).ok_or(KemError::Library)

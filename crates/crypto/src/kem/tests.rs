@@ -66,19 +66,19 @@ fn ml_kem_768() {
         for test in TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests) {
             ran += 1;
             let seed = test.seed.as_ref().unwrap();
-            let Ok(seed) = <[u8; ML_KEM_SEED_BYTES]>::try_from(seed.as_slice()) else {
+            let Some(seed) = Secret::from_slice(seed) else {
                 assert_eq!(test.result, TestResult::Invalid, "{}", test.tc_id);
                 continue;
             };
-            let key = HybridSecretKey::from_halves(seed, &[7; X25519_BYTES]).unwrap();
+            let key = MlKemKey::from_seed(&seed).unwrap();
             if let Some(public) = &test.encaps_key {
-                assert_eq!(key.public.ml_kem.as_slice(), public.as_slice(), "{}", test.tc_id);
+                assert_eq!(key.public().as_bytes(), public.as_slice(), "{}", test.tc_id);
             }
             let Some(ciphertext) = &test.ct else { continue };
-            let secret = key.ml_kem.decapsulate(Ciphertext::from(ciphertext.as_slice()));
+            let secret = key.decapsulate(ciphertext);
             match test.result {
                 TestResult::Valid => {
-                    assert_eq!(secret.unwrap().as_ref(), test.shared_secret.as_ref().unwrap().as_slice());
+                    assert_eq!(secret.unwrap().expose(), test.shared_secret.as_ref().unwrap().as_slice());
                 }
                 _ => assert!(secret.is_err(), "{}", test.tc_id),
             }
