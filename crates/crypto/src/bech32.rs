@@ -5,7 +5,7 @@ use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Checksum, Hrp};
 use zeroize::Zeroizing;
 
-/// The longest text that is read. A hybrid recipient has 1,959 characters.
+/// The longest text that is read. A hybrid recipient has 1,959 characters, one for hardware 2,015.
 const MAX_CHARS: usize = 2048;
 
 /// The checksum of BIP 173, for texts longer than those it promises to correct.

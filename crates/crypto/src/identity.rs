@@ -7,6 +7,9 @@
 //! Nothing here touches a file: the caller reads the bytes, and refuses a file that others may read.
 
 mod software;
+mod tag;
+
+pub use tag::{P256Agreement, TagKey};
 
 use crate::BoxFuture;
 use crate::bech32;

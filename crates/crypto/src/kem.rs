@@ -1,14 +1,19 @@
-//! Key agreement and encapsulation: X25519, X-Wing, and the HPKE base mode that age uses with it.
+//! Key agreement and encapsulation: X25519, X-Wing, and the HPKE base mode that age uses with it and with P-256
+//! (`p256`).
 //!
 //! The primitives are aws-lc's. Two things are ours, because no library offers them in a form that fits:
-//! the X-Wing combination (draft-connolly-cfrg-xwing-kem), and HPKE's key schedule for one message
-//! (RFC 9180 §5.1 and §6.1).
+//! the hybrid combinations (draft-connolly-cfrg-xwing-kem and its sister for P-256), and HPKE's key schedule for
+//! one message (RFC 9180 §5.1 and §6.1), whose private key may live in hardware.
 //!
 //! **The zero check.** An X25519 point of small order gives a shared secret of zero for every private
 //! key. RFC 9180 §7.1.4 and the age specification demand a refusal, X-Wing alone does not. `agree` is
 //! the only caller of X25519 here, and refuses.
 
 mod ml_kem;
+pub(crate) mod p256;
+
+pub use ml_kem::{ML_KEM_SEED_BYTES, MlKemKey};
+pub use p256::{P256_BYTES, P256_COMPRESSED_BYTES, P256Point};
 
 use crate::digest::hmac_sha256;
 use crate::secret::{Secret, SecretBytes, SecretKey};
@@ -16,7 +21,7 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::digest::{SHA3_256, digest as sha3};
 use aws_lc_rs::hkdf;
-use ml_kem::{ML_KEM_CIPHERTEXT_BYTES, ML_KEM_PUBLIC_BYTES, ML_KEM_SEED_BYTES, MlKemKey, MlKemPublicKey};
+use ml_kem::{ML_KEM_CIPHERTEXT_BYTES, ML_KEM_PUBLIC_BYTES, MlKemPublicKey};
 use std::fmt;
 use zeroize::Zeroize;
 
@@ -31,8 +36,28 @@ pub const TAG_BYTES: usize = 16;
 
 /// The label at the end of X-Wing's combiner: `\./` above `/^\`.
 const XWING_LABEL: &[u8] = br"\.//^\";
-/// `"HPKE" ‖ kem_id 0x647a (X-Wing) ‖ kdf_id 0x0001 (HKDF-SHA256) ‖ aead_id 0x0003 (ChaCha20Poly1305)`.
-const SUITE_ID: &[u8] = b"HPKE\x64\x7a\x00\x01\x00\x03";
+
+/// What HPKE is used with: always HKDF-SHA256 and ChaCha20Poly1305, and one of three encapsulations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// X-Wing.
+    XWing,
+    /// DHKEM(P-256, HKDF-SHA256).
+    DhkemP256,
+    /// MLKEM768-P256.
+    MlKem768P256,
+}
+
+impl Suite {
+    /// `"HPKE" ‖ kem_id ‖ kdf_id 0x0001 ‖ aead_id 0x0003` (RFC 9180 §5.1; draft-ietf-hpke-pq for the hybrids).
+    const fn id(self) -> &'static [u8] {
+        match self {
+            Self::XWing => b"HPKE\x64\x7a\x00\x01\x00\x03",
+            Self::DhkemP256 => b"HPKE\x00\x10\x00\x01\x00\x03",
+            Self::MlKem768P256 => b"HPKE\x00\x50\x00\x01\x00\x03",
+        }
+    }
+}
 
 /// Why a key or an encapsulation was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,8 +235,7 @@ fn combine(
 /// HPKE single-shot encryption in base mode (RFC 9180 §6.1): the encapsulated key, and the ciphertext.
 pub fn seal(to: &HybridPublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<(Vec<u8>, Vec<u8>), KemError> {
     let (encapsulated, secret) = to.encapsulate()?;
-    let (key, nonce) = schedule(&secret, info)?;
-    Ok((encapsulated, aead_seal(&key, nonce, aad, plaintext)?))
+    Ok((encapsulated, seal_with(Suite::XWing, &secret, info, aad, plaintext)?))
 }
 
 /// HPKE single-shot decryption in base mode (RFC 9180 §6.1).
@@ -222,35 +246,58 @@ pub fn open(
     aad: &[u8],
     ciphertext: &[u8],
 ) -> Result<SecretBytes, KemError> {
-    let secret = key.decapsulate(encapsulated)?;
-    let (key, nonce) = schedule(&secret, info)?;
+    open_with(Suite::XWing, &key.decapsulate(encapsulated)?, info, aad, ciphertext)
+}
+
+/// What follows encapsulation in [`seal`].
+pub(crate) fn seal_with(
+    suite: Suite,
+    secret: &SecretKey,
+    info: &[u8],
+    aad: &[u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, KemError> {
+    let (key, nonce) = schedule(suite, secret, info)?;
+    aead_seal(&key, nonce, aad, plaintext)
+}
+
+/// What follows decapsulation in [`open`].
+pub(crate) fn open_with(
+    suite: Suite,
+    secret: &SecretKey,
+    info: &[u8],
+    aad: &[u8],
+    ciphertext: &[u8],
+) -> Result<SecretBytes, KemError> {
+    let (key, nonce) = schedule(suite, secret, info)?;
     aead_open(&key, nonce, aad, ciphertext)
 }
 
 /// The key schedule of RFC 9180 §5.1 for base mode: no pre-shared key, and nothing exported. The nonce
 /// of message 0 is the base nonce itself.
-fn schedule(secret: &SecretKey, info: &[u8]) -> Result<(SecretKey, [u8; 12]), KemError> {
-    let psk_id_hash = labeled_extract(&[], b"psk_id_hash", &[]);
-    let info_hash = labeled_extract(&[], b"info_hash", info);
+fn schedule(suite: Suite, secret: &SecretKey, info: &[u8]) -> Result<(SecretKey, [u8; 12]), KemError> {
+    let id = suite.id();
+    let psk_id_hash = labeled_extract(id, &[], b"psk_id_hash", &[]);
+    let info_hash = labeled_extract(id, &[], b"info_hash", info);
     const MODE_BASE: &[u8] = &[0];
     let context = [MODE_BASE, &psk_id_hash, &info_hash].concat();
-    let prk = Secret::new(labeled_extract(secret.expose(), b"secret", &[]));
+    let prk = Secret::new(labeled_extract(id, secret.expose(), b"secret", &[]));
     let mut key = SecretKey::filled(|_| ());
-    labeled_expand(&prk, b"key", &context, key.expose_mut())?;
+    labeled_expand(id, &prk, b"key", &context, key.expose_mut())?;
     let mut nonce = [0; 12];
-    labeled_expand(&prk, b"base_nonce", &context, &mut nonce)?;
+    labeled_expand(id, &prk, b"base_nonce", &context, &mut nonce)?;
     Ok((key, nonce))
 }
 
 /// RFC 9180 §4: LabeledExtract. HKDF-Extract is HMAC with the salt as key (RFC 5869 §2.2).
-fn labeled_extract(salt: &[u8], label: &[u8], ikm: &[u8]) -> [u8; 32] {
-    hmac_sha256(salt, &[b"HPKE-v1", SUITE_ID, label, ikm])
+fn labeled_extract(suite_id: &[u8], salt: &[u8], label: &[u8], ikm: &[u8]) -> [u8; 32] {
+    hmac_sha256(salt, &[b"HPKE-v1", suite_id, label, ikm])
 }
 
 /// RFC 9180 §4: LabeledExpand.
-fn labeled_expand(prk: &SecretKey, label: &[u8], info: &[u8], out: &mut [u8]) -> Result<(), KemError> {
+fn labeled_expand(suite_id: &[u8], prk: &SecretKey, label: &[u8], info: &[u8], out: &mut [u8]) -> Result<(), KemError> {
     let length = u16::try_from(out.len()).map_err(|_| KemError::Library)?.to_be_bytes();
-    expand(prk, &[&length, b"HPKE-v1", SUITE_ID, label, info], out)
+    expand(prk, &[&length, b"HPKE-v1", suite_id, label, info], out)
 }
 
 /// HKDF-Expand (RFC 5869 §2.3) of a key that HKDF-Extract has made.

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `age1pq1…` | `mlkem768x25519` | yes |
 //! | `age1…` | `X25519` | no |
+//! | `age1tagpq1…` | `mlkem768p256tag` | yes |
+//! | `age1tag1…` | `p256tag` | no |
 //! | `ssh-ed25519 AAAA…` | `ssh-ed25519` | no |
 //! | `ssh-rsa AAAA…` | `ssh-rsa` | no |
 //!
@@ -12,10 +14,11 @@
 //! "this recipient is taken" compare texts.
 
 use crate::bech32;
-use crate::digest::sha256;
+use crate::digest::{hmac_sha256, sha256};
 use crate::envelope::{FileKey, Stanza};
 use crate::kdf::hkdf_sha256;
-use crate::kem::{self, HybridPublicKey, KemError, X25519_BYTES};
+use crate::kem::p256::{self, MlKemP256PublicKey};
+use crate::kem::{self, HybridPublicKey, KemError, MlKemKey, P256Point, Suite, X25519_BYTES};
 use crate::openssh::{SshPublicKey, SshPublicKeyError};
 use crate::secret::SecretKey;
 use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey, PublicKeyComponents};
@@ -32,6 +35,8 @@ const MIN_RSA_BITS: usize = 2048;
 
 pub(crate) const HYBRID_PREFIX: &str = "age1pq";
 pub(crate) const X25519_PREFIX: &str = "age";
+pub(crate) const P256_TAG_PREFIX: &str = "age1tag";
+pub(crate) const ML_KEM_P256_TAG_PREFIX: &str = "age1tagpq";
 /// Labels of the age specification: stanza kind, and HPKE info or HKDF and OAEP label.
 pub(crate) const HYBRID_KIND: &str = "mlkem768x25519";
 pub(crate) const HYBRID_INFO: &[u8] = b"age-encryption.org/mlkem768x25519";
@@ -41,6 +46,10 @@ pub(crate) const SSH_ED25519_KIND: &str = "ssh-ed25519";
 pub(crate) const SSH_ED25519_LABEL: &[u8] = b"age-encryption.org/v1/ssh-ed25519";
 pub(crate) const SSH_RSA_KIND: &str = "ssh-rsa";
 pub(crate) const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
+pub(crate) const P256_TAG_KIND: &str = "p256tag";
+pub(crate) const P256_TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
+pub(crate) const ML_KEM_P256_TAG_KIND: &str = "mlkem768p256tag";
+pub(crate) const ML_KEM_P256_TAG_INFO: &[u8] = b"age-encryption.org/mlkem768p256tag";
 /// The nonce of a stanza's body: zero, since its key is used once.
 pub(crate) const STANZA_NONCE: [u8; 12] = [0; 12];
 
@@ -51,6 +60,10 @@ pub enum RecipientKind {
     Hybrid,
     /// X25519.
     X25519,
+    /// `mlkem768p256tag`: ML-KEM-768 and P-256 together, the latter in hardware.
+    MlKem768P256Tag,
+    /// `p256tag`: P-256, in hardware.
+    P256Tag,
     /// An SSH Ed25519 key, used as X25519.
     SshEd25519,
     /// An SSH RSA key, with OAEP.
@@ -110,6 +123,8 @@ struct Inner {
 enum Key {
     Hybrid(HybridPublicKey),
     X25519([u8; X25519_BYTES]),
+    MlKemP256Tag(MlKemP256PublicKey),
+    P256Tag(P256Point),
     SshEd25519 { blob: Vec<u8>, montgomery: [u8; X25519_BYTES] },
     SshRsa { blob: Vec<u8>, key: OaepPublicEncryptingKey },
 }
@@ -126,6 +141,19 @@ impl Recipient {
         kem::check_x25519_public(key).map_err(|error| refused(error, "age1"))?;
         let text = bech32::encode(X25519_PREFIX, key).ok_or(RecipientError::Malformed("age1"))?;
         Ok(Self::new(text.to_string(), Key::X25519(*key)))
+    }
+
+    /// The recipient of a P-256 key in hardware.
+    pub fn from_p256(point: &P256Point) -> Result<Self, RecipientError> {
+        let text = bech32::encode(P256_TAG_PREFIX, &point.compressed()).ok_or(RecipientError::Malformed("age1tag"))?;
+        Ok(Self::new(text.to_string(), Key::P256Tag(*point)))
+    }
+
+    /// The recipient of a P-256 key in hardware together with an ML-KEM-768 key.
+    pub fn from_ml_kem_p256(ml_kem: &MlKemKey, point: &P256Point) -> Result<Self, RecipientError> {
+        let key = MlKemP256PublicKey::new(ml_kem, point);
+        let text = bech32::encode(ML_KEM_P256_TAG_PREFIX, &key.to_bytes());
+        Ok(Self::new(text.ok_or(RecipientError::Malformed("age1tagpq"))?.to_string(), Key::MlKemP256Tag(key)))
     }
 
     /// The recipient of an SSH key.
@@ -149,6 +177,8 @@ impl Recipient {
         match &self.0.key {
             Key::Hybrid(_) => RecipientKind::Hybrid,
             Key::X25519(_) => RecipientKind::X25519,
+            Key::MlKemP256Tag(_) => RecipientKind::MlKem768P256Tag,
+            Key::P256Tag(_) => RecipientKind::P256Tag,
             Key::SshEd25519 { .. } => RecipientKind::SshEd25519,
             Key::SshRsa { key, .. } => RecipientKind::SshRsa { bits: key.key_size_bits() },
         }
@@ -156,7 +186,12 @@ impl Recipient {
 
     /// Whether this protects against a quantum computer too.
     pub fn is_hybrid(&self) -> bool {
-        self.kind() == RecipientKind::Hybrid
+        matches!(self.kind(), RecipientKind::Hybrid | RecipientKind::MlKem768P256Tag)
+    }
+
+    /// As [`Recipient::is_hybrid`], for the text of a recipient that was parsed before: its keys are not checked again.
+    pub fn is_hybrid_text(text: &str) -> bool {
+        [HYBRID_PREFIX, ML_KEM_P256_TAG_PREFIX].iter().any(|prefix| begins(text, prefix))
     }
 
     /// The canonical text, as `Display` writes it.
@@ -183,6 +218,18 @@ impl Recipient {
                 let key = hkdf_sha256(secret.expose(), &[share, *public].concat(), X25519_LABEL);
                 let body = kem::aead_seal(&key, STANZA_NONCE, &[], file_key.expose())?;
                 Ok(stanza(X25519_KIND, &[&share], body))
+            }
+            Key::MlKemP256Tag(key) => {
+                let (encapsulated, secret) = key.encapsulate()?;
+                let body = kem::seal_with(Suite::MlKem768P256, &secret, ML_KEM_P256_TAG_INFO, &[], file_key.expose())?;
+                let tag = ml_kem_p256_tag(key.p256(), &encapsulated);
+                Ok(stanza(ML_KEM_P256_TAG_KIND, &[&tag, &encapsulated], body))
+            }
+            Key::P256Tag(point) => {
+                let (share, secret) = p256::encapsulate(point)?;
+                let body = kem::seal_with(Suite::DhkemP256, &secret, P256_TAG_INFO, &[], file_key.expose())?;
+                let share = share.uncompressed();
+                Ok(stanza(P256_TAG_KIND, &[&p256_tag(point, share), share], body))
             }
             Key::SshEd25519 { blob, montgomery } => {
                 let ephemeral = kem::x25519_ephemeral()?;
@@ -212,6 +259,24 @@ fn stanza(kind: &str, args: &[&[u8]], body: Vec<u8>) -> Stanza {
 /// The four bytes by which age's SSH stanzas name their key.
 pub(crate) fn ssh_tag(blob: &[u8]) -> [u8; 4] {
     let [a, b, c, d, ..] = sha256(&[blob]);
+    [a, b, c, d]
+}
+
+/// The four bytes by which a `p256tag` stanza names its key, to those who know the key: nobody touches a device for
+/// what is not theirs.
+pub(crate) fn p256_tag(point: &P256Point, encapsulated: &[u8]) -> [u8; 4] {
+    tag(P256_TAG_INFO, encapsulated, &point.compressed())
+}
+
+/// As [`p256_tag`], for `mlkem768p256tag`: the ML-KEM half is not in it.
+pub(crate) fn ml_kem_p256_tag(point: &P256Point, encapsulated: &[u8]) -> [u8; 4] {
+    tag(ML_KEM_P256_TAG_INFO, encapsulated, point.uncompressed())
+}
+
+/// HKDF-Extract (RFC 5869 §2.2) with `label` as salt, cut to four bytes.
+fn tag(label: &[u8], encapsulated: &[u8], point: &[u8]) -> [u8; 4] {
+    let [a, b, c, d, ..] = sha256(&[point]);
+    let [a, b, c, d, ..] = hmac_sha256(label, &[encapsulated, &[a, b, c, d]]);
     [a, b, c, d]
 }
 
@@ -258,16 +323,31 @@ fn refused(error: KemError, kind: &'static str) -> RecipientError {
     }
 }
 
+/// Whether `text` is bech32 with this prefix, by its look.
+fn begins(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('1'))
+}
+
 impl FromStr for Recipient {
     type Err = RecipientError;
 
     fn from_str(text: &str) -> Result<Self, RecipientError> {
-        if text.starts_with("age1pq1") {
+        if begins(text, HYBRID_PREFIX) {
             let bytes = bech32::decode(HYBRID_PREFIX, text).ok_or(RecipientError::Malformed("age1pq"))?;
             let key = HybridPublicKey::from_bytes(bytes.expose()).map_err(|error| refused(error, "age1pq"))?;
             return Ok(Self::new(text.to_owned(), Key::Hybrid(key)));
         }
-        if text.starts_with("age1") {
+        if begins(text, ML_KEM_P256_TAG_PREFIX) {
+            let bytes = bech32::decode(ML_KEM_P256_TAG_PREFIX, text).ok_or(RecipientError::Malformed("age1tagpq"))?;
+            let key = MlKemP256PublicKey::from_bytes(bytes.expose()).map_err(|error| refused(error, "age1tagpq"))?;
+            return Ok(Self::new(text.to_owned(), Key::MlKemP256Tag(key)));
+        }
+        if begins(text, P256_TAG_PREFIX) {
+            let bytes = bech32::decode(P256_TAG_PREFIX, text).ok_or(RecipientError::Malformed("age1tag"))?;
+            let point = P256Point::from_compressed(bytes.expose()).map_err(|error| refused(error, "age1tag"))?;
+            return Ok(Self::new(text.to_owned(), Key::P256Tag(point)));
+        }
+        if begins(text, X25519_PREFIX) {
             // `1` ends a bech32 prefix and does not occur after it, so a second one means another kind.
             if text.get(4..).is_some_and(|rest| rest.contains('1')) {
                 return Err(RecipientError::Unsupported);
@@ -296,7 +376,7 @@ impl fmt::Display for Recipient {
 
 impl fmt::Debug for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A hybrid recipient has 1,959 characters; its beginning tells it apart in a log.
+        // A hybrid recipient has some 2,000 characters; its beginning tells it apart in a log.
         write!(f, "Recipient({}…)", self.as_str().get(..40).unwrap_or_default())
     }
 }

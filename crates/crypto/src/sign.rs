@@ -14,6 +14,7 @@
 mod public;
 mod software;
 
+pub(crate) use public::P256_FRONT;
 pub use public::{Algorithm, MAX_SPKI_BYTES, PublicKey, PublicKeyError, RsaMinimum, VerifyError, verify_dummy};
 pub use software::{SigningKey, SigningKeyError};
 

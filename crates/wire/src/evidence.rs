@@ -167,9 +167,9 @@ pub enum SealMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MinKem {
-    /// mlkem768x25519 only.
+    /// ML-KEM-768 with X25519 or P-256 only.
     Hybrid,
-    /// X25519, ssh-ed25519 and ssh-rsa too.
+    /// X25519, P-256, ssh-ed25519 and ssh-rsa too.
     Classical,
 }
 

@@ -165,8 +165,7 @@ fn founders(init: &Init) -> Result<Vec<Record>, InitError> {
 
 fn strong_enough(min_kem: MinKem, recipient: &Recipient) -> bool {
     match (min_kem, recipient.kind()) {
-        (_, RecipientKind::Hybrid) => true,
-        (MinKem::Hybrid, _) => false,
+        (MinKem::Hybrid, _) => recipient.is_hybrid(),
         (MinKem::Classical, RecipientKind::SshRsa { bits }) => bits >= RSA_BITS_MIN,
         (MinKem::Classical, _) => true,
     }

@@ -1,10 +1,13 @@
 //! Init: what is refused, and what a new cluster holds.
 
-use crate::world::{Admin, Map, NOW_MS, World, init_body, record_envelope, try_init};
+use crate::world::{Admin, Map, NOW_MS, World, init_body, record, record_envelope, try_init};
 use bulla_core::record::{Precondition, Table};
 use bulla_core::seal::{InitError, StoredSeal, Transition, diagram, next};
 use bulla_crypto::identity::IdentityKind;
+use bulla_crypto::kem::{MlKemKey, P256Point};
 use bulla_crypto::random::SeededRng;
+use bulla_crypto::recipient::Recipient;
+use bulla_crypto::secret::Secret;
 use bulla_crypto::sign::SigningKey;
 use bulla_wire::api::{Init, SealState};
 use bulla_wire::evidence::{MinKem, SealMode};
@@ -90,6 +93,27 @@ fn weak_recipients_need_leave() {
     }
     let made = try_init(&init_body(&two, SealMode::Any, 1, MinKem::Classical), &two[0].identity, &node, &mut rng);
     assert!(made.unwrap().view.genesis().ingress().is_hybrid());
+}
+
+/// A record holds hybrid keys of any kind together, in hardware or not; a classical one in hardware is classical.
+#[test]
+fn keys_in_hardware_count_as_what_they_are() {
+    let (mut one, node, mut rng) = admins(1, IdentityKind::Hybrid);
+    let point = P256Point::from_compressed(&[[2].as_slice(), &[0; 32]].concat()).unwrap();
+    let ml_kem = MlKemKey::from_seed(&Secret::new([5; 64])).unwrap();
+    let identity = &one[0].identity;
+    let hybrid = [identity.recipients(), &[Recipient::from_ml_kem_p256(&ml_kem, &point).unwrap()]].concat();
+    let classical = [Recipient::from_p256(&point).unwrap()];
+    let of = |recipients: &[Recipient]| record("admin-0", &[(identity, recipients)]);
+    let (hybrid, classical) = (of(&hybrid), of(&classical));
+    assert_eq!((hybrid.is_hybrid(), classical.is_hybrid()), (true, false));
+    for (record, min_kem, taken) in
+        [(&hybrid, MinKem::Hybrid, true), (&classical, MinKem::Hybrid, false), (&classical, MinKem::Classical, true)]
+    {
+        one[0].record = record.clone();
+        let result = try_init(&init_body(&one, SealMode::Any, 1, min_kem), &one[0].identity, &node, &mut rng);
+        assert!(if taken { result.is_ok() } else { matches!(result, Err(InitError::KemTooWeak { .. })) });
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use data_encoding::BASE64_NOPAD;
 /// A sealed file key has one length. A longer one could be made to open under several keys.
 const SEALED_FILE_KEY_BYTES: usize = FILE_KEY_BYTES + TAG_BYTES;
 
-/// A decryption key of one of the four kinds of recipients.
+/// A decryption key of one of the four kinds of recipients whose keys are in files.
 pub(super) enum SoftwareKey {
     Hybrid(Box<HybridSecretKey>),
     X25519 { private: PrivateKey, public: [u8; X25519_BYTES] },
@@ -59,9 +59,7 @@ impl SoftwareKey {
                 Ok(file_key) => return Ok(Some(file_key)),
                 // Made for another key: neither X25519 nor hybrid stanzas say for whom they are, and the
                 // four bytes of SSH stanzas may collide.
-                Err(StanzaError::NotMine) => {}
-                Err(StanzaError::Malformed) => return Err(OpenError::Header("malformed recipient stanza")),
-                Err(StanzaError::Crypto(error)) => return Err(error.into()),
+                Err(error) => error.unless_not_mine()?,
             }
         }
         Ok(None)
@@ -107,10 +105,22 @@ impl SoftwareKey {
     }
 }
 
-enum StanzaError {
+/// Why a stanza did not give the file key.
+pub(super) enum StanzaError {
     NotMine,
     Malformed,
     Crypto(KemError),
+}
+
+impl StanzaError {
+    /// A stanza for somebody else is passed over; anything else ends the search.
+    pub(super) fn unless_not_mine(self) -> Result<(), OpenError> {
+        match self {
+            Self::NotMine => Ok(()),
+            Self::Malformed => Err(OpenError::Header("malformed recipient stanza")),
+            Self::Crypto(error) => Err(error.into()),
+        }
+    }
 }
 
 impl From<KemError> for StanzaError {
@@ -124,10 +134,12 @@ impl From<KemError> for StanzaError {
     }
 }
 
-fn decode<const N: usize>(arg: &str) -> Result<[u8; N], StanzaError> {
+/// An argument of exactly `N` bytes, in the one spelling of base64.
+pub(super) fn decode<const N: usize>(arg: &str) -> Result<[u8; N], StanzaError> {
     BASE64_NOPAD.decode(arg.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(StanzaError::Malformed)
 }
 
-fn sealed_file_key(stanza: &Stanza) -> Result<&[u8], StanzaError> {
+/// The body, if it has the one length.
+pub(super) fn sealed_file_key(stanza: &Stanza) -> Result<&[u8], StanzaError> {
     if stanza.body.len() == SEALED_FILE_KEY_BYTES { Ok(&stanza.body) } else { Err(StanzaError::Malformed) }
 }

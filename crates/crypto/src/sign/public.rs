@@ -23,7 +23,7 @@ pub const MAX_SPKI_BYTES: usize = 1062;
 /// What stands before the key bits of each kind. Both Ed25519 and EC keys have a fixed length, so the whole
 /// front is constant; that makes the comparison a strict DER parser.
 const ED25519_FRONT: [u8; 12] = *b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
-const P256_FRONT: [u8; 26] =
+pub(crate) const P256_FRONT: [u8; 26] =
     *b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
 const P384_FRONT: [u8; 23] =
     *b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";

@@ -1,13 +1,15 @@
 //! Both ways with the other age programs. Each test looks for its program and says when it is missing:
 //!
-//! - `BULLA_TEST_AGE`: age 1.3 or newer, with `age-keygen` beside it; else `age` on `PATH` if it is so new.
+//! - `BULLA_TEST_AGE`: age 1.3 or newer, with `age-keygen` beside it; else `age` on `PATH` if it is so new. For keys in
+//!   hardware also `age-plugin-tagtest`, which age's sources bring and which holds two fixed keys.
 //! - `BULLA_TEST_AGE_DEBIAN`: an older age (Debian 12 has 1.1.1); else `age` on `PATH` if it is so old.
 //! - `BULLA_TEST_AGE_NPM`: a folder whose `node_modules` holds `age-encryption`; `node` on `PATH`.
 //!
 //! The `age` crate is always there, as a development dependency.
 
-use crate::support::{identity, on_path, open, parse, run, skip, ssh_key};
-use bulla_crypto::envelope::{self, Binding};
+use crate::support::{identity, now, on_path, open, parse, run, skip, ssh_key, tag_key};
+use crate::tag::{CLASSICAL, HYBRID};
+use bulla_crypto::envelope::{self, Binding, Decrypter as _};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
@@ -95,6 +97,33 @@ fn the_reference_implementation() {
     ssh_keys_both_ways(&program, folder.path());
 }
 
+/// age's own plugin opens what is sealed to `age1tag1…` and `age1tagpq1…`, and the other way round.
+#[test]
+fn the_reference_implementation_with_keys_in_hardware() {
+    const NAME: &str = "the_reference_implementation_with_keys_in_hardware";
+    let plugin = "age-plugin-tagtest";
+    let Some(program) = age("BULLA_TEST_AGE", true).filter(|age| age.with_file_name(plugin).is_file()) else {
+        return skip(NAME, "age 1.3 or newer with age-plugin-tagtest beside it (BULLA_TEST_AGE)");
+    };
+    // age looks for its plugins on PATH.
+    let mut folders = vec![program.parent().unwrap().to_path_buf()];
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    let path = format!("PATH={}", std::env::join_paths(folders).unwrap().to_str().unwrap());
+    let (env, age) = (on_path("env").unwrap(), program.to_str().unwrap());
+    for (scalar, ml_kem_seed) in [CLASSICAL, HYBRID] {
+        let (token, own) = tag_key(scalar, ml_kem_seed);
+        for size in SIZES {
+            let content = text(size);
+            let ours = envelope::seal(own.recipients(), Some(&binding()), &content).unwrap();
+            assert_eq!(run(&env, &[&path, age, "-d", "-j", "tagtest"], None, &ours), content);
+            let theirs = run(&program, &["-r", own.recipient().as_str()], None, &content);
+            let opened = now(envelope::open(&[&own], &theirs, 1 << 20)).unwrap();
+            assert_eq!(opened.plaintext.expose(), &content);
+        }
+        assert_eq!(token.asked(), SIZES.len());
+    }
+}
+
 #[test]
 fn an_older_age_with_classical_keys() {
     let Some(program) = age("BULLA_TEST_AGE_DEBIAN", false) else {
@@ -141,6 +170,12 @@ fn the_typescript_implementation() {
             let theirs = call("seal", own.recipients()[0].as_str(), &content);
             assert_eq!(open(&own, &theirs).unwrap().plaintext.expose(), &content);
         }
+    }
+    // It seals to keys in hardware, and has none.
+    for (scalar, ml_kem_seed) in [CLASSICAL, HYBRID] {
+        let own = tag_key(scalar, ml_kem_seed).1;
+        let theirs = call("seal", own.recipient().as_str(), b"text");
+        assert_eq!(now(envelope::open(&[&own], &theirs, 100)).unwrap().plaintext.expose(), b"text");
     }
 }
 

@@ -9,3 +9,4 @@ mod identity;
 mod interop;
 mod recipient;
 mod support;
+mod tag;

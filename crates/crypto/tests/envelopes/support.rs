@@ -1,13 +1,19 @@
 //! What these tests share.
 
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree};
+use bulla_crypto::BoxFuture;
+use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Decrypter, OpenError, Opened};
-use bulla_crypto::identity::{Identity, IdentityError, IdentityKind};
+use bulla_crypto::identity::{Identity, IdentityError, IdentityKind, P256Agreement, TagKey};
+use bulla_crypto::kem::{MlKemKey, P256Point};
 use bulla_crypto::random::SeededRng;
-use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::secret::{Secret, SecretBytes, SecretKey};
 use bulla_crypto::sign::RsaMinimum;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 /// Runs a future that never waits, as those of all software keys.
@@ -43,6 +49,56 @@ pub fn parse(file: &[u8]) -> Result<Identity, IdentityError> {
 /// As [`parse`], for an encrypted key.
 pub fn parse_with(file: &[u8], passphrase: &str) -> Result<Identity, IdentityError> {
     Identity::parse(file, RsaMinimum::Bits3072, &|| Some(SecretBytes::new(passphrase.as_bytes().to_vec())))
+}
+
+/// A P-256 key in memory where a token's would be. Counts how often it was asked.
+pub struct SoftToken {
+    private: PrivateKey,
+    public: P256Point,
+    asked: AtomicUsize,
+    lies: AtomicUsize,
+}
+
+impl SoftToken {
+    pub fn new(scalar: &[u8]) -> Arc<Self> {
+        let private = PrivateKey::from_private_key(&ECDH_P256, scalar).unwrap();
+        let public = P256Point::from_uncompressed(private.compute_public_key().unwrap().as_ref()).unwrap();
+        Arc::new(Self { private, public, asked: AtomicUsize::new(0), lies: AtomicUsize::new(0) })
+    }
+
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// The next `times` answers are wrong: what is seen of a stanza that has this key's tag and is for another key.
+    pub fn lie(&self, times: usize) {
+        self.lies.store(times, Ordering::Relaxed);
+    }
+}
+
+impl P256Agreement for SoftToken {
+    fn public_key(&self) -> &P256Point {
+        &self.public
+    }
+
+    fn agree<'a>(&'a self, peer: &'a P256Point) -> BoxFuture<'a, Result<SecretKey, OpenError>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let peer = UnparsedPublicKey::new(&ECDH_P256, peer.uncompressed());
+        let refused = OpenError::Key("refused".to_owned());
+        let mut agreed = agree(&self.private, peer, refused, |x| Ok(SecretKey::from_slice(x).unwrap()));
+        if self.lies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            agreed = agreed.map(|x| SecretKey::filled(|to| to.copy_from_slice(&sha256(&[x.expose()]))));
+        }
+        Box::pin(std::future::ready(agreed))
+    }
+}
+
+/// The key of these halves in hex, and its token.
+pub fn tag_key(scalar: &str, ml_kem_seed: Option<&str>) -> (Arc<SoftToken>, TagKey) {
+    let token = SoftToken::new(&unhex(scalar));
+    let ml_kem = ml_kem_seed.map(|seed| MlKemKey::from_seed(&Secret::from_slice(&unhex(seed)).unwrap()).unwrap());
+    let agreement: Arc<dyn P256Agreement> = Arc::<SoftToken>::clone(&token);
+    (token, TagKey::new(agreement, ml_kem).unwrap())
 }
 
 /// Opens in one piece with one identity, at most 64 MiB.

@@ -17,14 +17,12 @@ use bulla_crypto::evidence::{
     EvidenceError, VerifiedStatement, check_statement_times, payload_digest, verify_statement_by,
 };
 use bulla_crypto::random::Rng;
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::wrap::{Addressee, LABEL_RULE, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Statement, is_label};
 use std::collections::HashSet;
-
-/// What hybrid recipients begin with.
-const HYBRID_PREFIX: &str = "age1pq1";
 
 /// Refuses a body by its length alone, before any of it is read.
 pub fn check_length(content_length: u64) -> Result<(), Refusal> {
@@ -127,7 +125,7 @@ impl Draft {
         let mut classical = Vec::new();
         for (place, addressee) in statement.to.iter().enumerate() {
             let principal = check_addressee(place, addressee, context)?;
-            if principal.keys.iter().flat_map(|key| &key.recipients).any(|text| !text.starts_with(HYBRID_PREFIX)) {
+            if principal.keys.iter().flat_map(|key| &key.recipients).any(|text| !Recipient::is_hybrid_text(text)) {
                 classical.push(principal.subject.name.as_str());
             }
         }
