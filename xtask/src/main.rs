@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask help` lists them.
 
 mod bench;
+mod deb;
 mod docs;
 mod groups;
 mod release;
@@ -27,6 +28,8 @@ enum Task {
     Test(test::Arguments),
     /// Measure the release binary: speed, memory, start. Prints tables and a JSON line for each measurement.
     Bench(bench::Arguments),
+    /// Make the Debian package.
+    Deb,
     /// Hold the policy on the source: sizes, names, dependencies, links, coverage.
     Tidy,
     /// Write the generated files anew, or check that they are up to date.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Deb => deb::run(),
         Task::Tidy => tidy::run().map(|tally| tally.failed == 0),
         Task::Docs { check } => docs::run(check),
     };

@@ -32,6 +32,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("bsdutils", "/usr/bin/script"),
     ("groff-base", "/usr/bin/groff"),
     ("man-db", "/usr/bin/lexgrog"),
+    ("systemd", "/usr/bin/systemd-analyze"),
 ];
 
 /// Where the tools are, or will be.

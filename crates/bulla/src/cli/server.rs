@@ -9,7 +9,10 @@ use bulla_server::run::Ready;
 use bulla_server::{RunError, Running, check as try_out, run as start};
 use clap::{Args, Subcommand, ValueEnum};
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -102,6 +105,7 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
     if matches!(verb, Some(Verb::Sample)) {
         return session.screen.bytes(config::sample().as_bytes()).map(|()| Exit::Ok);
     }
+    let manager = Manager::of(&variables);
     let config = flags.config(variables)?;
     if matches!(verb, Some(Verb::Check)) {
         return check(session, &config);
@@ -113,7 +117,7 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
         .await
         .map_err(|error| unfit(&error, "the server did not start"))?;
     greet(session, log_format, &running.ready);
-    serve(running, signals).await
+    serve(running, signals, &manager).await
 }
 
 /// Where it listens: for people as a sentence, else as events of the log.
@@ -144,7 +148,8 @@ fn unfit(error: &RunError, what: &str) -> Failure {
 }
 
 /// Serves until a signal comes or the audit log fails.
-async fn serve(running: Running, mut signals: Signals) -> Result<Exit, Failure> {
+async fn serve(running: Running, mut signals: Signals, manager: &Manager) -> Result<Exit, Failure> {
+    manager.tell("READY=1");
     let failed = loop {
         tokio::select! {
             reason = running.failed() => break Some(reason),
@@ -153,6 +158,7 @@ async fn serve(running: Running, mut signals: Signals) -> Result<Exit, Failure> 
             Some(()) = signals.interrupt.recv() => break None,
         }
     };
+    manager.tell("STOPPING=1");
     tracing::info!("stopping: no new connections, running requests end");
     let whole = running.stop().await;
     match failed {
@@ -165,6 +171,28 @@ async fn serve(running: Running, mut signals: Signals) -> Result<Exit, Failure> 
         None if whole => Ok(Exit::Ok),
         None => Err(Failure::new(Exit::Failed, "stopped, but requests that took too long were cut off")
             .hint("start it again: clients send what was cut off once more, and it happens once")),
+    }
+}
+
+/// Who started the server and waits until it is ready, as systemd does (sd_notify(3)).
+struct Manager(Option<SocketAddr>);
+
+impl Manager {
+    fn of(variables: &Variables) -> Self {
+        let name = variables.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, value)| value);
+        Self(name.and_then(|name| match name.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name).ok(),
+            None => SocketAddr::from_pathname(Path::new(name)).ok(),
+        }))
+    }
+
+    /// A manager that does not listen loses nothing but the news.
+    fn tell(&self, state: &str) {
+        let Some(address) = &self.0 else { return };
+        let told = UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(state.as_bytes(), address));
+        if let Err(error) = told {
+            tracing::warn!(%error, state, "whoever started the server was not told");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::slot::{Opening, QUIET_DELIVERIES, State};
 use crate::barrier::{Record, Records};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Reply, Step};
 use bulla_crypto::random::Rng;
-use bulla_crypto::recipient::Recipient;
+use bulla_crypto::recipient::{Recipient, RecipientKind};
 use bulla_wire::api::{AlarmKind, OpenWrap};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
@@ -46,9 +46,14 @@ impl Open {
             .ok_or_else(|| refuse(Code::KemTooWeak, "the claim is a classical recipient".into()))
     }
 
-    /// By a claim that was parsed. `None` if it is no hybrid recipient.
+    /// By a claim that was parsed. `None` if it is no hybrid recipient of a key made for this once: those of tokens last.
     pub fn by(wrap: WrapId, statement_sha256: Digest, claim: &Recipient) -> Option<Self> {
-        claim.is_hybrid().then(|| Self { wrap, statement_sha256, claim: claim.clone(), claim_sha256: claim.digest() })
+        (claim.kind() == RecipientKind::Hybrid).then(|| Self {
+            wrap,
+            statement_sha256,
+            claim: claim.clone(),
+            claim_sha256: claim.digest(),
+        })
     }
 
     /// Somebody else, or another claim, was first: the answer proves it, and the attempt leaves a receipt.
