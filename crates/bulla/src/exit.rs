@@ -190,7 +190,7 @@ fn exit_of(error: &ClientError) -> Exit {
         | ClientError::Known(_)
         | ClientError::Tampered { .. } => Exit::Untrusted,
         ClientError::Snapshot(error) => of_snapshot(error),
-        ClientError::NoIdentity | ClientError::NoPin => Exit::Usage,
+        ClientError::NoIdentity | ClientError::NoPin | ClientError::Withheld => Exit::Usage,
         ClientError::Sign(_)
         | ClientError::Seal(_)
         | ClientError::Open(_)
@@ -419,6 +419,7 @@ mod tests {
             io(io::ErrorKind::Other),
             ClientError::TooLarge { limit: 1 },
             ClientError::NoIdentity,
+            ClientError::Withheld,
             ClientError::NoPin,
         ] {
             let failure = Failure::from(error);

@@ -72,7 +72,11 @@ fn run(arguments: Arguments, screen: &Screen) -> Exit {
     let session = Session::new(global, screen, places);
     runtime.block_on(async {
         let done = Box::pin(cli::run(command, &session, variables.collect())).await;
-        let exit = done.unwrap_or_else(|failure| tell(screen, &failure));
+        let exit = match session.tell_policy().await {
+            Ok(true) => Exit::Ok,
+            Ok(false) => done.unwrap_or_else(|failure| tell(screen, &failure)),
+            Err(failure) => tell(screen, &failure),
+        };
         // What waits for the caller is told after a failure too: an alarm may be about it.
         match session.finish() {
             Ok(()) => exit,

@@ -7,6 +7,7 @@ use crate::output::{Screen, time};
 use bulla_client::{Client, ClientError, Loss, State, identity};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::secret::SecretBytes;
+use bulla_server::route::{Needed, policy_for};
 use bulla_wire::id::ClusterId;
 use clap::Args;
 use std::cell::OnceCell;
@@ -48,6 +49,9 @@ pub struct Global {
     /// Give up after this time, at most 4m; such as 10s
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
+    /// Print the policy that the command needs, in place of what it would do
+    #[arg(long, global = true)]
+    pub output_policy: bool,
     /// Print nothing but the answer, warnings and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
@@ -94,6 +98,7 @@ pub struct Session<'a> {
     client: OnceLock<Client>,
     alarms_shown: AtomicBool,
     identity: OnceLock<Arc<Identity>>,
+    needed: Arc<OnceLock<Needed>>,
 }
 
 impl<'a> Session<'a> {
@@ -106,6 +111,7 @@ impl<'a> Session<'a> {
             client: OnceLock::new(),
             alarms_shown: AtomicBool::new(false),
             identity: OnceLock::new(),
+            needed: Arc::default(),
         }
     }
 
@@ -258,6 +264,16 @@ impl<'a> Session<'a> {
         if let Some(line) = self.screen.progress() {
             builder = builder.progress(move |progress| line.draw(progress));
         }
+        if self.global.output_policy {
+            let needed = Arc::clone(&self.needed);
+            builder = builder.withhold(move |method, path| match policy_for(method, path) {
+                Some(found) => {
+                    needed.get_or_init(|| found);
+                    true
+                }
+                None => false,
+            });
+        }
         Ok(builder.state(self.state()?))
     }
 
@@ -269,6 +285,15 @@ impl<'a> Session<'a> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|error| Failure::file("cannot make", &path, &error))?;
         Ok(State::Directory(path))
+    }
+
+    /// Prints the policy that the command needs, if it stopped there.
+    pub async fn tell_policy(&self) -> Result<bool, Failure> {
+        let Some(needed) = self.needed.get() else { return Ok(false) };
+        let me = self.client()?.whoami().await?;
+        self.screen.say(&format!("{} needs this, in a policy of any name", me.principal.name));
+        self.screen.bytes(needed.policy(&me.principal.id).as_bytes())?;
+        Ok(true)
     }
 
     /// The caller was shown its alarms, so they need no mention.

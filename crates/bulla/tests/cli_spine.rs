@@ -526,3 +526,43 @@ fn two_at_once_on_one_machine_raise_no_alarm() {
     assert!(!alarms.contains("second_claim"), "{alarms}");
     assert!(alice.run(["wrap", "inspect", &slip]).ok().contains("acked"));
 }
+
+/// What a command needs is told as the policy that an admin then puts, and asking does nothing.
+#[test]
+fn a_command_tells_the_policy_that_it_needs() {
+    let (alice, alice_record) = person("alice");
+    let (mut bob, bob_record) = person("bob");
+    let server = Server::start(Options::transient(bulla!()).admin(&alice_record));
+    init(&server, &[(&alice, &alice_record)], &["--any"], &[&mut bob]);
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob_record.to_str().unwrap()]).ok();
+
+    let put = ["kv", "put", "app/db", "password=x"];
+    bob.run(put).failed(13);
+    let told = bob.run([&put[..], &["--output-policy"]].concat());
+    let policy = told.ok();
+    assert!(
+        policy.starts_with("permit (\n") && policy.contains("\"kv.put\"") && policy.contains("\"app/db\""),
+        "{policy}"
+    );
+    assert!(told.errors().contains("bob needs this"), "{}", told.errors());
+    bob.run(put).failed(13);
+    alice.file("bob.cedar", policy.as_bytes());
+    alice.run(["policy", "put", "bob", "bob.cedar"]).ok();
+    // Even what one may do is only told.
+    bob.run([&put[..], &["--output-policy"]].concat()).ok();
+    let get = bob.run(["--output-policy", "kv", "get", "app/db"]).ok();
+    assert!(get.contains("\"kv.get\""), "{get}");
+    alice.file("get.cedar", get.as_bytes());
+    alice.run(["policy", "put", "get", "get.cedar"]).ok();
+    bob.run(["kv", "get", "app/db"]).failed(5);
+    bob.run(put).ok();
+    assert_eq!(bob.run(["kv", "get", "app/db", "--field", "password"]).ok(), "x");
+    // It is the policy for one path and one person.
+    bob.run(["kv", "put", "app/other", "password=x"]).failed(13);
+    // What is on the way to everything is done, and needs no word.
+    assert!(bob.run(["whoami", "--output-policy"]).ok().contains("bob"));
+    let slip = bob.run_with(["wrap", "create", "--to", "alice", "-", "--output-policy"], b"one").ok();
+    assert!(slip.contains("\"wrap.create\"") && slip.contains("Bulla::Wrap::\"\""), "{slip}");
+    assert_eq!(bob.run(["wrap", "list", "-q"]).ok(), "");
+}

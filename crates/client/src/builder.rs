@@ -59,7 +59,11 @@ pub struct Builder {
     timeout: Duration,
     authorities: Authorities,
     watch: Watch,
+    withhold: Option<Withhold>,
 }
+
+/// Whether a call of this method and path is not to be sent.
+pub(crate) type Withhold = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
 impl Builder {
     /// Who calls. Without it only the open routes can be asked.
@@ -112,12 +116,20 @@ impl Builder {
         self
     }
 
+    /// Calls for which `withhold` says so, by method and path, are not sent and fail with [`ClientError::Withheld`]: to
+    /// see what something would ask for.
+    #[must_use]
+    pub fn withhold(mut self, withhold: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Self {
+        self.withhold = Some(Box::new(withhold));
+        self
+    }
+
     /// Makes the client. Nothing is sent yet.
     ///
     /// # Errors
     /// [`ClientError::Input`] for an address that is none; [`ClientError::Io`] for the file of authorities.
     pub fn build(self) -> Result<Client, ClientError> {
-        let Self { address, identity, old, pin, state, timeout, authorities, watch } = self;
+        let Self { address, identity, old, pin, state, timeout, authorities, watch, withhold } = self;
         let address: Address = address.parse()?;
         let transport = Transport::new(&address, authorities, watch)?;
         Ok(Client(Arc::new(Inner {
@@ -128,6 +140,7 @@ impl Builder {
             pin,
             state,
             timeout,
+            withhold,
             held: Mutex::default(),
             loading: tokio::sync::Mutex::new(()),
             alarms: AtomicU32::new(0),
@@ -148,6 +161,7 @@ pub(crate) struct Inner {
     pub pin: Option<Pin>,
     pub state: State,
     pub timeout: Duration,
+    pub withhold: Option<Withhold>,
     held: Mutex<Held>,
     /// One task reads documents; the others wait for it.
     pub loading: tokio::sync::Mutex<()>,
@@ -188,6 +202,7 @@ impl Client {
             timeout: DEFAULT_TIMEOUT,
             authorities: Authorities::default(),
             watch: Watch::default(),
+            withhold: None,
         }
     }
 

@@ -142,6 +142,9 @@ enum Attempt {
 impl Client {
     /// Makes a call, tries again where that is safe, and gives a verified answer or the reason why there is none.
     pub(crate) async fn call(&self, call: Call) -> Result<Answer, ClientError> {
+        if self.0.withhold.as_ref().is_some_and(|withhold| withhold(call.method, &call.path)) {
+            return Err(ClientError::Withheld);
+        }
         let started = Instant::now();
         let mut prepared = None;
         let mut tries = Tries::default();

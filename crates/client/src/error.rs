@@ -124,6 +124,8 @@ pub enum ClientError {
     },
     /// The call needs an identity, and the client has none.
     NoIdentity,
+    /// It was asked for that this call is not sent ([`crate::Builder::withhold`]).
+    Withheld,
     /// The call needs a pin, and the client has none.
     NoPin,
     /// The caller asked for something that cannot be.
@@ -180,6 +182,7 @@ impl ClientError {
             Self::Input { hint, .. } => hint.clone(),
             Self::TooLarge { .. } => "keep large things elsewhere, and wrap the key to them".into(),
             Self::NoIdentity => "name an identity file".into(),
+            Self::Withheld => "make the client without withholding".into(),
             Self::NoPin => "name the cluster id, which the admins can tell you".into(),
         }
     }
@@ -284,6 +287,7 @@ impl fmt::Display for ClientError {
             Self::Io { what, path: None, .. } => f.write_str(what),
             Self::TooLarge { limit } => write!(f, "the content is larger than {limit} bytes"),
             Self::NoIdentity => f.write_str("this needs an identity"),
+            Self::Withheld => f.write_str("the call was withheld"),
             Self::NoPin => f.write_str("this needs a pinned cluster"),
             Self::Input { what, hint: _ } => f.write_str(what),
         }

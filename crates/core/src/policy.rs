@@ -11,6 +11,7 @@ mod memo;
 mod model;
 mod parse;
 
+pub use model::permit;
 pub use parse::{
     Fault, MAX_NESTING, MAX_POLICIES, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_STATEMENTS_IN_SET, MAX_TEXT_BYTES,
     PolicyError, Refusal,

@@ -12,8 +12,8 @@ mod table;
 pub use query::{Query, QueryError};
 pub use table::ROUTES;
 
-use bulla_core::action::Action;
-use bulla_wire::id::WrapId;
+use bulla_core::action::{Action, Resource};
+use bulla_wire::id::{PrincipalId, WrapId};
 use bulla_wire::json::MAX_JSON_BYTES;
 use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, Parcel};
@@ -214,6 +214,52 @@ pub struct Matched<'a> {
     pub param: Option<Param>,
     /// The path as it stands in the request line, for signature and audit.
     pub path: &'a str,
+}
+
+impl Matched<'_> {
+    /// What policy is asked for it, as far as the path tells: for what is yet to be made or listed, all of its kind.
+    /// `None` for what asks no policy.
+    pub fn needs(&self) -> Option<(Action, Resource)> {
+        let Auth::Policy(action) = self.route.auth else { return None };
+        let resource = match (action.group(), &self.param) {
+            ("principal", Some(Param::Name(name))) => Resource::Principal(name.clone()),
+            ("policy", Some(Param::Name(name))) => Resource::Policy(name.clone()),
+            ("wrap", Some(Param::Wrap(wrap))) => Resource::Wrap(*wrap),
+            ("kv", Some(Param::Path(path))) => Resource::Kv(path.clone()),
+            ("principal", _) => Resource::Principals,
+            ("policy", _) => Resource::Policies,
+            ("wrap", _) => Resource::Wraps,
+            ("kv", _) => Resource::KvRoot,
+            ("seal", _) => Resource::Seal,
+            ("audit", _) => Resource::Audit,
+            ("alarm", _) => Resource::Alarms,
+            ("self", _) => Resource::Own,
+            _ => Resource::Cluster,
+        };
+        action.asks_policy().then_some((action, resource))
+    }
+}
+
+/// What somebody needs in order to make a request, as the text of a policy; `None` if it asks no policy, or only what
+/// everybody needs on the way to others: to know who one is, and to resolve names.
+pub fn policy_for(method: &str, path: &str) -> Option<Needed> {
+    let (action, resource) = find(method, path).ok()?.needs()?;
+    let on_the_way = [Action::SelfRead, Action::PrincipalRead, Action::PrincipalList];
+    (!on_the_way.contains(&action)).then_some(Needed { action, resource })
+}
+
+/// A right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    action: Action,
+    resource: Resource,
+}
+
+impl Needed {
+    /// The statement that gives it to one principal alone.
+    pub fn policy(&self, principal: &PrincipalId) -> String {
+        bulla_core::policy::permit(principal, self.action, &self.resource)
+    }
 }
 
 impl PartialEq for Route {

@@ -29,6 +29,16 @@ const KINDS: [(&str, &str); 9] = [
     ("kv", "Bulla::Kv"),
 ];
 
+/// The statement that permits a principal one action on one resource, and nothing else.
+pub fn permit(principal: &PrincipalId, action: Action, resource: &Resource) -> String {
+    let kind = KINDS.iter().find(|(kind, _)| *kind == resource.kind()).map_or("", |(_, text)| text);
+    format!(
+        "permit (\n  principal == Bulla::Principal::\"{principal}\",\n  action == Bulla::Action::\"{action}\",\n  \
+         resource == {kind}::\"{}\"\n);\n",
+        resource.id()
+    )
+}
+
 /// Schema and type names, parsed once.
 pub(super) struct Language {
     validator: Validator,
