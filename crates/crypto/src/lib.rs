@@ -8,6 +8,7 @@
 use std::pin::Pin;
 
 mod bech32;
+pub mod certificate;
 pub mod digest;
 pub mod dsse;
 pub mod envelope;

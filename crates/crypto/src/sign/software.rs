@@ -5,8 +5,8 @@
 
 use super::{Algorithm, PublicKey, PublicKeyError, RsaMinimum, SignError};
 use crate::random::{Rng, secret_key};
-use crate::secret::SecretKey;
-use aws_lc_rs::encoding::AsDer as _;
+use crate::secret::{SecretBytes, SecretKey};
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
@@ -122,6 +122,23 @@ impl SigningKey {
     /// The key that verifies what this signs.
     pub fn public_key(&self) -> &PublicKey {
         &self.public
+    }
+
+    /// DER PKCS#8 (RFC 5958, version 1), as [`SigningKey::from_pkcs8`] and OpenSSL read it.
+    ///
+    /// # Errors
+    /// [`SignError::Library`] only.
+    pub fn to_pkcs8(&self) -> Result<SecretBytes, SignError> {
+        let failed = |_| SignError::Library;
+        let bytes = match &self.pair {
+            Pair::Ed25519(pair) => pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
+            Pair::Ecdsa(pair) => pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
+            Pair::Rsa(pair) => {
+                let der: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
+                der.as_ref().to_vec()
+            }
+        };
+        Ok(SecretBytes::new(bytes))
     }
 
     /// Signs `message`. Ed25519 is deterministic; the others draw from the library's own generator.

@@ -38,6 +38,14 @@ fn one_of_each() -> Vec<SigningKey> {
     ]
 }
 
+#[test]
+fn a_private_key_is_written_as_it_is_read() {
+    for key in one_of_each() {
+        let again = SigningKey::from_pkcs8(key.to_pkcs8().unwrap().expose(), RsaMinimum::Bits3072).unwrap();
+        assert_eq!(again.public_key(), key.public_key());
+    }
+}
+
 /// RFC 8032 §7.1, tests 1 to 3: seed, public key, message, signature.
 #[test]
 fn rfc_8032_vectors() {
