@@ -270,6 +270,7 @@ fn end_of(code: Code) -> Exit {
         | Code::WrongMediaType
         | Code::DigestMismatch
         | Code::SignatureTemplate
+        | Code::SignatureRequired
         | Code::WrongAudience
         | Code::StaleChallenge
         | Code::Internal => Exit::Failed,
@@ -296,6 +297,7 @@ fn advice(code: Code) -> Advice {
         Code::TooLarge => Otherwise("keep large things elsewhere, and wrap the key to them"),
         Code::DigestMismatch => Otherwise("something between you and the server changed the request; take another way"),
         Code::WrongAudience => Otherwise("--addr and --cluster do not belong together; `bulla context show` has both"),
+        Code::SignatureRequired => Otherwise("`bulla` and `bulla curl` sign; a client certificate is not enough here"),
         Code::StaleChallenge => Otherwise("try again; if it stays, something holds requests back on their way"),
         Code::Unauthenticated => Better(
             "an enroller admits your record with `bulla principal add FILE.pub`, or it was disabled or rotated; check --identity",

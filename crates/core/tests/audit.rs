@@ -35,6 +35,7 @@ fn facts(id: u8) -> Facts {
         epoch: 4,
         lineage: Some(Lineage::new([5; 16])),
         key: KeyId::new([6; 32]),
+        mtls: false,
         address: "10.1.2.3".parse().unwrap(),
         method: Method::Get,
     }

@@ -1,10 +1,12 @@
 //! The gate: every request goes through here, in one order, cheap checks first.
 //!
 //! sizes → route → template → audience → challenge → key and signature → body → nonce → policy → audit → effect.
-//! Up to the signature, what is refused is only counted, and the answer is of the open profile; from there on each
+//! Over a connection with a client certificate a request without a signature goes the same way without challenge and
+//! signature, where the route takes it: the handshake was both. Up to the key, what is refused is only counted, and the answer is of the open profile; from there on each
 //! request has one audit line, and no effect happens without a place for it.
 
 mod headers;
+mod mtls;
 
 pub use headers::{Headers, body_refusal};
 
@@ -14,7 +16,7 @@ use crate::listen::{Arrived, Failed, Handler, Peer, ReadBody, Unread, read_body}
 use crate::node::{Node, Phase};
 use crate::open;
 use crate::reply::{Answer, RequestLine, internal, sign};
-use crate::route::{self, Auth, Matched, Query, RequestBody};
+use crate::route::{self, Auth, Matched, Query, RequestBody, Route};
 use crate::sealed;
 use crate::serve;
 use bulla_core::audit::{Address, Facts, Method, RequestId};
@@ -29,13 +31,16 @@ use bulla_crypto::sign::PublicKey;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
-use bulla_wire::id::{Digest, KeyId};
+use bulla_wire::id::{Digest, KeyId, Nonce};
 use bulla_wire::signature::{
-    AUDIENCE_HEADER, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, RequestParameters, RequestParts,
+    Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, RequestParameters, RequestParts, content_digest,
     parse_content_digest, parse_signature,
 };
 use bytes::Bytes;
-use headers::{anonymous, header_size, no_route, signed_headers, template};
+use headers::{
+    anonymous, header_size, media_type, no_route, signed_headers, template, unauthenticated, uninitialised,
+    wrong_audience,
+};
 use http::{HeaderMap, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,35 +51,113 @@ pub struct Gate {
     pub node: Arc<Node>,
 }
 
-/// A request whose signature was valid.
+/// What proves that a request comes from its key.
 #[derive(Debug)]
-pub struct Verified {
+pub enum Proof {
+    /// The request's signature, with the headers that nothing else needs.
+    Signature {
+        /// `Bulla-Audience`
+        audience: String,
+        /// `Bulla-Challenge`
+        challenge: String,
+        /// `Signature-Input`
+        signature_input: String,
+        /// `Signature`
+        signature: String,
+    },
+    /// The certificate of the connection.
+    Connection {
+        /// `Bulla-Nonce`, if it was there.
+        nonce: Option<Nonce>,
+    },
+}
+
+/// What a request says, whoever sent it.
+#[derive(Debug)]
+pub struct Asked {
     /// The request line.
     pub line: RequestLine,
-    /// The signed headers.
-    pub headers: Headers,
-    /// What `Signature-Input` says.
-    pub parameters: RequestParameters,
-    /// The digest that the body must have.
-    pub digest: [u8; 32],
-    /// Who signed.
+    /// `Content-Type`
+    pub content_type: String,
+    /// `Content-Digest`; over mTLS it may be left out, and is then that of the body, once it was read.
+    pub content_digest: Option<String>,
+    /// Whose it is.
+    pub key: KeyId,
+    /// Its nonce. A read over mTLS may have none; then one was drawn, which nobody remembers.
+    pub nonce: Nonce,
+    /// What proves it.
+    pub proof: Proof,
+    /// Where it came from.
+    pub address: Address,
+    /// When it arrived, Unix milliseconds.
+    pub received_ms: u64,
+}
+
+impl Asked {
+    /// What a signature covers; what a digest of the request is made of, in any case.
+    fn parts(&self) -> RequestParts<'_> {
+        let (audience, challenge) = match &self.proof {
+            Proof::Signature { audience, challenge, .. } => (audience.as_str(), challenge.as_str()),
+            Proof::Connection { .. } => ("", ""),
+        };
+        RequestParts {
+            method: &self.line.method,
+            path: &self.line.path,
+            query: &self.line.query,
+            content_type: &self.content_type,
+            content_digest: self.content_digest.as_deref().unwrap_or_default(),
+            audience,
+            challenge,
+        }
+    }
+
+    /// Under which its nonce is remembered.
+    pub fn seen_key(&self) -> Digest {
+        seen_key(&self.key, &self.nonce)
+    }
+
+    /// What a second attempt must have in common with this one.
+    pub fn digest(&self) -> Digest {
+        request_digest(&self.parts())
+    }
+
+    /// Now it is known who sent it.
+    fn by(self, holder: Holder) -> Verified {
+        let Holder { subject, recipients, key: _ } = holder;
+        let address = match self.address {
+            Address::Ip(ip) => Some(ip.to_string()),
+            _ => None,
+        };
+        let actor = Actor { principal: subject.id, key: self.key, address };
+        Verified { asked: self, subject, recipients, actor, id: RequestId::new(draw(&mut SystemRng)) }
+    }
+}
+
+/// A request that comes from whoever it says.
+#[derive(Debug)]
+pub struct Verified {
+    /// What it says.
+    pub asked: Asked,
+    /// Who sent it.
     pub subject: Subject,
     /// Where secret replies to this key go.
     pub recipients: Vec<Recipient>,
     /// Who and from where, for receipts.
     pub actor: Actor,
-    /// The same for the audit line.
-    pub address: Address,
     /// The request's id.
     pub id: RequestId,
-    /// When it arrived, Unix milliseconds.
-    pub received_ms: u64,
 }
 
 impl Verified {
-    /// What the signature covers.
-    pub fn parts(&self) -> RequestParts<'_> {
-        parts(&self.line, &self.headers)
+    /// What the signature of the answer covers of it.
+    fn answered(&self) -> Answered<'_> {
+        let Asked { line: RequestLine { method, path, query }, key, proof, .. } = &self.asked;
+        match proof {
+            Proof::Signature { signature_input, signature, .. } => {
+                Answered::Signed { request: self.asked.parts(), signature_input, signature }
+            }
+            Proof::Connection { nonce } => Answered::Connection { method, path, query, caller: *key, nonce: *nonce },
+        }
     }
 
     /// What the audit line tells in any case.
@@ -86,26 +169,15 @@ impl Verified {
         };
         Facts {
             id: self.id,
-            received_ms: self.received_ms,
+            received_ms: self.asked.received_ms,
             node: node.id(),
             epoch,
             lineage,
-            key: self.parameters.key,
-            address: self.address,
-            method: Method::new(&self.line.method),
+            key: self.asked.key,
+            mtls: matches!(self.asked.proof, Proof::Connection { .. }),
+            address: self.asked.address,
+            method: Method::new(&self.asked.line.method),
         }
-    }
-}
-
-fn parts<'a>(line: &'a RequestLine, headers: &'a Headers) -> RequestParts<'a> {
-    RequestParts {
-        method: &line.method,
-        path: &line.path,
-        query: &line.query,
-        content_type: &headers.content_type,
-        content_digest: &headers.content_digest,
-        audience: &headers.audience,
-        challenge: &headers.challenge,
     }
 }
 
@@ -134,10 +206,22 @@ impl Handler for Gate {
     }
 }
 
+/// A request whose route is known.
+struct Routed<'a> {
+    phase: &'a Phase,
+    matched: Matched<'a>,
+    line: &'a RequestLine,
+    headers: &'a HeaderMap,
+    peer: Peer,
+}
+
+/// An answer, and the request if it is known whose it is.
+type Outcome = Result<(Answer, Option<Verified>), Answer>;
+
 impl Gate {
     async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
         let began = Instant::now();
-        let Arrived { head, peer, body } = arrived;
+        let Arrived { head, peer, certificate, body } = arrived;
         let line = RequestLine::of(&head.method, &head.uri);
         let phase = self.node.phase();
         let found = route::find(head.method.as_str(), &line.path);
@@ -146,20 +230,20 @@ impl Gate {
         let sizes = header_size(&head.headers).map_err(|e| anonymous(&e));
         let outcome = match sizes.and_then(|()| found.map_err(|e| no_route(&e))) {
             Err(answer) => Err(answer),
-            Ok(matched) if matched.route.auth == Auth::Open => self.open(&phase, &matched, &line, peer),
-            Ok(matched) => self.signed(&phase, matched, &line, &head.headers, peer, body).await,
+            Ok(matched) => {
+                let routed = Routed { phase: &phase, matched, line: &line, headers: &head.headers, peer };
+                match certificate {
+                    _ if routed.matched.route.auth == Auth::Open => self.open(&routed),
+                    // Whoever signs is known by the signature, whatever it comes over.
+                    Some(key) if !mtls::is_signed(&head.headers) => self.by_certificate(routed, key, body).await,
+                    _ => self.signed(routed, body).await,
+                }
+            }
         };
         // Unsealing and sealing change the phase under way: challenge and state are those of now.
         let phase_now = self.node.phase();
         let (status, response) = match outcome {
-            Ok((answer, Some(verified))) => {
-                let answered = Answered::Signed {
-                    request: verified.parts(),
-                    signature_input: &verified.headers.signature_input,
-                    signature: &verified.headers.signature,
-                };
-                (answer.status, sign(&self.node, &phase_now, &answered, answer))
-            }
+            Ok((answer, Some(verified))) => (answer.status, sign(&self.node, &phase_now, &verified.answered(), answer)),
             Ok((answer, None)) => (answer.status, sign(&self.node, &phase_now, &open_profile(&line), answer)),
             Err(answer) => {
                 let address = address_of(peer);
@@ -174,61 +258,48 @@ impl Gate {
         response
     }
 
-    fn open(
-        &self,
-        phase: &Phase,
-        matched: &Matched<'_>,
-        line: &RequestLine,
-        peer: Peer,
-    ) -> Result<(Answer, Option<Verified>), Answer> {
+    fn open(&self, routed: &Routed<'_>) -> Outcome {
+        let Routed { phase, matched, line, peer, .. } = routed;
         let query = Query::parse(&line.query, matched.route.query).map_err(|e| anonymous(&bad_query(&e)))?;
         let answer = open::answer(&self.node, phase, matched.route.endpoint, &query).map_err(|e| anonymous(&e))?;
-        self.node.parts.sink.anonymous(matched.route.template, answer.code, address_of(peer));
+        self.node.parts.sink.anonymous(matched.route.template, answer.code, address_of(*peer));
         Ok((answer, None))
     }
 
-    async fn signed(
-        &self,
-        phase: &Phase,
-        matched: Matched<'_>,
-        line: &RequestLine,
-        headers: &HeaderMap,
-        peer: Peer,
-        body: Unread,
-    ) -> Result<(Answer, Option<Verified>), Answer> {
+    async fn signed(&self, routed: Routed<'_>, body: Unread) -> Outcome {
+        let Routed { phase, matched, line, headers, peer } = routed;
         let headers = signed_headers(headers).map_err(|e| anonymous(&e))?;
-        if headers.content_type != matched.route.request.media_type() {
-            let refusal =
-                Refusal::new(Code::WrongMediaType, format!("this route takes {}", matched.route.request.media_type()));
-            let refusal = refusal.field("content-type").hint("send the body in that form, and say so");
-            return Err(anonymous(&refusal));
-        }
+        media_type(&headers.content_type, matched.route.request).map_err(|e| anonymous(&e))?;
         // Whoever makes a cluster speaks to the node, also again when its answer was lost.
         let addressed: &[&Phase] =
             if matched.route.auth == Auth::Init { &[phase, &Phase::Uninitialised] } else { &[phase] };
         let checked = self.check(addressed, line, headers, peer).map_err(|e| anonymous(&e))?;
         if matched.route.auth == Auth::Init {
             // Nothing of a stranger's body is read: it would cost memory, and each record in it a signature check.
-            let (nonce, request) = (checked.nonce_key(), checked.request());
+            let (nonce, request) = (checked.asked.seen_key(), checked.asked.digest());
             if self.node.init_again(&nonce, &request).is_none() {
-                sealed::may_init(&self.node, phase, &checked.parameters.key, peer).map_err(|e| anonymous(&e))?;
+                sealed::may_init(&self.node, phase, &checked.asked.key, peer).map_err(|e| anonymous(&e))?;
             }
             return self.init(phase, matched, checked, body).await;
         }
-        let holder = match phase {
-            Phase::Uninitialised => {
-                let refusal = Refusal::new(Code::Uninitialised, "there is no cluster yet");
-                return Err(anonymous(&refusal.hint("`bulla init` makes one")));
-            }
-            Phase::Sealed(_) if matched.route.auth != Auth::Sealed && !sealed::also_takes(matched.route.endpoint) => {
-                let refusal = Refusal::new(Code::Sealed, "the cluster is sealed");
-                return Err(anonymous(&refusal.hint("its admins open it with `bulla unseal`")));
-            }
-            Phase::Sealed(sealed) => sealed::holder(sealed, &checked.parameters.key),
-            Phase::Unsealed(unsealed) => serve::holder(unsealed, &checked.parameters.key, matched.route.action),
-        };
+        let holder = holder(phase, matched.route, &checked.asked.key).map_err(|e| anonymous(&e))?;
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
-        let read = self.body(&verified, matched.route.request, body).await;
+        self.serve(phase, matched, verified, body).await
+    }
+
+    /// The caller is known by the certificate of its connection, and the request is not signed.
+    async fn by_certificate(&self, routed: Routed<'_>, key: KeyId, body: Unread) -> Outcome {
+        let asked = mtls::check(&self.node, &routed, key).map_err(|e| anonymous(&e))?;
+        let Routed { phase, matched, .. } = routed;
+        let holder = holder(phase, matched.route, &key).map_err(|e| anonymous(&e))?;
+        let verified = asked.by(holder.ok_or_else(|| anonymous(&unauthenticated()))?);
+        self.node.parts.metrics.known_by_certificate();
+        self.serve(phase, matched, verified, body).await
+    }
+
+    /// Reads the body and answers.
+    async fn serve(&self, phase: &Phase, matched: Matched<'_>, mut verified: Verified, body: Unread) -> Outcome {
+        let read = self.body(&mut verified.asked, matched.route.request, body).await;
         let (body, _held) = match read.map(ReadBody::into_parts) {
             Ok((bytes, held)) => (Ok(bytes), Some(held)),
             Err(refusal) => (Err(refusal), None),
@@ -236,26 +307,18 @@ impl Gate {
         let answer = match phase {
             Phase::Sealed(sealed) => sealed::answer(&self.node, sealed, &verified, &matched, body).await,
             Phase::Unsealed(unsealed) => serve::answer(&self.node, unsealed, &verified, matched, body).await,
-            Phase::Uninitialised => {
-                return Err(anonymous(&Refusal::new(Code::Uninitialised, "there is no cluster yet")));
-            }
+            Phase::Uninitialised => return Err(anonymous(&uninitialised())),
         };
         Ok((answer, Some(verified)))
     }
 
     /// Init is signed by a key that only its own body tells, so the body is read before the signature is checked.
-    async fn init(
-        &self,
-        phase: &Phase,
-        matched: Matched<'_>,
-        checked: Checked,
-        body: Unread,
-    ) -> Result<(Answer, Option<Verified>), Answer> {
+    async fn init(&self, phase: &Phase, matched: Matched<'_>, checked: Checked, body: Unread) -> Outcome {
         let read = read_body(body, matched.route.request.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
         let read = read.map_err(|e| anonymous(&body_refusal(&e)))?;
-        let (init, holder) = sealed::init_holder(&read.bytes, &checked.parameters.key).map_err(|e| anonymous(&e))?;
-        let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
-        let answer = match digest_fits(&verified, read) {
+        let (init, holder) = sealed::init_holder(&read.bytes, &checked.asked.key).map_err(|e| anonymous(&e))?;
+        let mut verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
+        let answer = match digest_fits(&mut verified.asked, read) {
             Ok(_) => sealed::init(&self.node, phase, &verified, &init).await,
             Err(refusal) => sealed::refuse(&self.node, phase, &verified, matched.route.action, &refusal).await,
         };
@@ -265,13 +328,11 @@ impl Gate {
     /// Template, audience and challenge, as the first of these phases would ask for them, or another.
     fn check(&self, phases: &[&Phase], line: &RequestLine, headers: Headers, peer: Peer) -> Result<Checked, Refusal> {
         let parameters = RequestParameters::parse(&headers.signature_input).map_err(|e| template(&e))?;
-        let signature = parse_signature(&headers.signature).map_err(|e| template(&e))?;
-        let digest = parse_content_digest(&headers.content_digest).map_err(|e| template(&e))?;
+        let bytes = parse_signature(&headers.signature).map_err(|e| template(&e))?;
+        parse_content_digest(&headers.content_digest).map_err(|e| template(&e))?;
         let audiences: Vec<_> = phases.iter().map(|phase| (*phase, phase.audience(&self.node))).collect();
         if !audiences.iter().any(|(_, audience)| headers.audience == audience.to_string()) {
-            let own = audiences.first().map(|(_, audience)| audience.to_string()).unwrap_or_default();
-            let refusal = Refusal::new(Code::WrongAudience, format!("this is {own}")).field(AUDIENCE_HEADER);
-            return Err(refusal.hint("check the context's cluster; `bulla context add` pins it"));
+            return Err(wrong_audience(audiences.first().map(|(_, audience)| audience)));
         }
         let stale = |detail: &dyn std::fmt::Display| {
             let refusal = Refusal::new(Code::StaleChallenge, detail.to_string()).field(CHALLENGE_HEADER);
@@ -289,18 +350,32 @@ impl Gate {
         {
             return Err(stale(&error));
         }
-        Ok(Checked { line: line.clone(), headers, parameters, signature, digest, address: address_of(peer), now_ms })
+        let Headers { content_type, content_digest, audience, challenge, signature_input, signature } = headers;
+        let asked = Asked {
+            line: line.clone(),
+            content_type,
+            content_digest: Some(content_digest),
+            key: parameters.key,
+            nonce: parameters.nonce,
+            proof: Proof::Signature { audience, challenge, signature_input, signature },
+            address: address_of(peer),
+            received_ms: now_ms,
+        };
+        Ok(Checked { asked, parameters, signature: bytes })
     }
 
     /// Reads the body. Its share of the memory for bodies is kept until the request has ended.
-    async fn body(&self, verified: &Verified, kind: RequestBody, body: Unread) -> Result<ReadBody, Refusal> {
+    async fn body(&self, asked: &mut Asked, kind: RequestBody, body: Unread) -> Result<ReadBody, Refusal> {
         let read = read_body(body, kind.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
-        digest_fits(verified, read.map_err(|e| body_refusal(&e))?)
+        digest_fits(asked, read.map_err(|e| body_refusal(&e))?)
     }
 }
 
-fn digest_fits(verified: &Verified, read: ReadBody) -> Result<ReadBody, Refusal> {
-    if equal(&read.sha256, &verified.digest) {
+/// Compares the body with the digest that was told, or notes its own.
+fn digest_fits(asked: &mut Asked, read: ReadBody) -> Result<ReadBody, Refusal> {
+    let own = content_digest(&read.sha256);
+    // The header has one spelling, so equal digests are equal texts.
+    if equal(asked.content_digest.get_or_insert_with(|| own.clone()).as_bytes(), own.as_bytes()) {
         return Ok(read);
     }
     Err(Refusal::new(Code::DigestMismatch, "the body has not the digest that its header tells")
@@ -308,45 +383,35 @@ fn digest_fits(verified: &Verified, read: ReadBody) -> Result<ReadBody, Refusal>
         .hint("sign the digest of the bytes that are sent; something between may have changed them"))
 }
 
-/// A request that waits for its key.
+/// Who holds this key, if a node in this phase takes the route at all.
+fn holder(phase: &Phase, route: &Route, key: &KeyId) -> Result<Option<Holder>, Refusal> {
+    match phase {
+        Phase::Uninitialised => Err(uninitialised()),
+        Phase::Sealed(_) if route.auth != Auth::Sealed && !sealed::also_takes(route.endpoint) => {
+            let refusal = Refusal::new(Code::Sealed, "the cluster is sealed");
+            Err(refusal.hint("its admins open it with `bulla unseal`"))
+        }
+        Phase::Sealed(sealed) => Ok(sealed::holder(sealed, key)),
+        Phase::Unsealed(unsealed) => Ok(serve::holder(unsealed, key, route.action)),
+    }
+}
+
+/// A signed request that waits for its key.
 struct Checked {
-    line: RequestLine,
-    headers: Headers,
+    asked: Asked,
     parameters: RequestParameters,
     signature: Vec<u8>,
-    digest: [u8; 32],
-    address: Address,
-    now_ms: u64,
 }
 
 impl Checked {
-    /// Under which the nonce is remembered.
-    fn nonce_key(&self) -> Digest {
-        seen_key(&self.parameters.key, &self.parameters.nonce)
-    }
-
-    /// Digest of the request.
-    fn request(&self) -> Digest {
-        request_digest(&parts(&self.line, &self.headers))
-    }
-
     /// Verifies the signature; the same work and the same words whether the key is unknown or the signature bad.
     fn verify(self, holder: Option<Holder>) -> Result<Verified, Refusal> {
         let key = holder.as_ref().map(|holder| &holder.key);
-        let valid = verify_request(&parts(&self.line, &self.headers), &self.parameters, &self.signature, key);
-        let (Ok(()), Some(Holder { subject, recipients, .. })) = (valid, holder) else {
-            let refusal =
-                Refusal::new(Code::Unauthenticated, "the key is not known here, or the signature is not its own");
-            return Err(refusal.hint("ask an enroller whether your key is admitted and enabled"));
-        };
-        let Self { line, headers, parameters, signature: _, digest, address, now_ms } = self;
-        let address_text = match address {
-            Address::Ip(ip) => Some(ip.to_string()),
-            _ => None,
-        };
-        let actor = Actor { principal: subject.id, key: parameters.key, address: address_text };
-        let id = RequestId::new(draw(&mut SystemRng));
-        Ok(Verified { line, headers, parameters, digest, subject, recipients, actor, address, id, received_ms: now_ms })
+        let valid = verify_request(&self.asked.parts(), &self.parameters, &self.signature, key);
+        match (valid, holder) {
+            (Ok(()), Some(holder)) => Ok(self.asked.by(holder)),
+            _ => Err(unauthenticated()),
+        }
     }
 }
 

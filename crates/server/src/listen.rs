@@ -11,7 +11,9 @@ pub mod body;
 pub use body::{BODY_TIMEOUT, BodyBudget, BodyError, DEFAULT_BODY_BUDGET_BYTES, Held, ReadBody, read_body};
 
 use crate::metrics::Metrics;
+use crate::tls::client;
 use bulla_crypto::BoxFuture;
+use bulla_wire::id::KeyId;
 use bulla_wire::signature::MAX_HEADER_BYTES;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
@@ -49,7 +51,8 @@ pub const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without a request ends after this. Longer than the pause between two commands of a person or a poll
 /// of an agent each minute.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// A connection takes no new request after this, so that load spreads over nodes and old TLS keys end.
+/// A connection takes no new request after this, so that load spreads over nodes, old TLS keys end, and whoever is
+/// known by a certificate shows again that it holds the key.
 pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 /// Time that a connection has to finish what runs, once it takes no new request. 16 MiB at 280 KB/s.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(60);
@@ -96,6 +99,9 @@ pub struct Arrived {
     pub head: http::request::Parts,
     /// Where it came from.
     pub peer: Peer,
+    /// The key whose holder made the TLS connection, if a client certificate was shown. Whose it is, is asked anew for
+    /// each request.
+    pub certificate: Option<KeyId>,
     /// The body; see [`read_body`].
     pub body: Unread,
 }
@@ -241,7 +247,10 @@ async fn accept_network(listener: TcpListener, tls: Arc<ServerConfig>, shared: S
         tokio::spawn(async move {
             let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
             match handshake {
-                Ok(Ok(stream)) => connection(stream, Peer::Network(address.ip()), shared, place).await,
+                Ok(Ok(stream)) => {
+                    let certificate = client::key(stream.get_ref().1);
+                    connection(stream, Peer::Network(address.ip()), certificate, shared, place).await;
+                }
                 Ok(Err(error)) => {
                     shared.metrics.handshake_failed();
                     tracing::debug!(peer = %address.ip(), %error, "TLS handshake failed");
@@ -265,7 +274,7 @@ async fn accept_local(listener: UnixListener, shared: Shared) -> Infallible {
         });
         match accepted {
             Ok((stream, uid)) => {
-                tokio::spawn(connection(stream, Peer::Local { uid }, shared.clone(), place));
+                tokio::spawn(connection(stream, Peer::Local { uid }, None, shared.clone(), place));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection on the Unix socket");
@@ -307,6 +316,11 @@ impl Activity {
         oldest.min(quiet + self.limits.idle)
     }
 
+    /// Whether the proof of the handshake still counts. An HTTP/2 client that is told to go may send a little longer.
+    fn is_young(&self) -> bool {
+        self.began.elapsed() < self.limits.age
+    }
+
     fn begin(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -319,7 +333,7 @@ impl Activity {
     }
 }
 
-async fn connection<S>(stream: S, peer: Peer, shared: Shared, place: OwnedSemaphorePermit)
+async fn connection<S>(stream: S, peer: Peer, certificate: Option<KeyId>, shared: Shared, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -338,7 +352,7 @@ where
         let (shared, seen) = (shared.clone(), Arc::clone(&seen));
         async move {
             seen.begin();
-            let response = answer(shared, peer, request).await;
+            let response = answer(shared, peer, certificate.filter(|_| seen.is_young()), request).await;
             seen.end();
             Ok::<_, Infallible>(response)
         }
@@ -395,14 +409,19 @@ fn protocol(peer: Peer, limits: Limits) -> auto::Builder<TokioExecutor> {
     }
 }
 
-async fn answer(shared: Shared, peer: Peer, request: http::Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(
+    shared: Shared,
+    peer: Peer,
+    certificate: Option<KeyId>,
+    request: http::Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let failed = Failed { method: head.method.clone(), uri: head.uri.clone(), peer };
     let Shared { handler, alive, .. } = shared;
     let running = handler.clone();
     // A task of its own: a client that hangs up cancels nothing, and a panic ends there.
     let running = tokio::spawn(async move {
-        let response = running.handle(Arrived { head, peer, body: body.boxed_unsync() }).await;
+        let response = running.handle(Arrived { head, peer, certificate, body: body.boxed_unsync() }).await;
         drop(alive);
         response
     });

@@ -46,6 +46,7 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     latency: Histogram,
     refusals: Family<Reason, Counter>,
+    by_certificate: Counter,
     commits: Counter,
     conflicts: Counter,
     alarms: Family<Kind, Counter>,
@@ -74,6 +75,7 @@ impl Metrics {
             requests: Family::default(),
             latency: Histogram::new(LATENCY_BOUNDS_S),
             refusals: Family::default(),
+            by_certificate: Counter::default(),
             commits: Counter::default(),
             conflicts: Counter::default(),
             alarms: Family::default(),
@@ -98,6 +100,8 @@ impl Metrics {
         registry.register_with_unit("request_duration", help, Unit::Seconds, self.latency.clone());
         let help = "Requests refused before their key was known, by reason";
         registry.register("unauthenticated_requests", help, self.refusals.clone());
+        let help = "Requests of known keys that were shown by a client certificate, not a signature";
+        registry.register("mtls_requests", help, self.by_certificate.clone());
         registry.register("commits", "Commits to the store", self.commits.clone());
         registry.register("commit_conflicts", "Commits that another got ahead of", self.conflicts.clone());
         registry.register("alarms", "Alarms raised, by kind", self.alarms.clone());
@@ -124,6 +128,11 @@ impl Metrics {
     /// A request was refused before its key was known.
     pub fn request_refused(&self, reason: Code) {
         self.refusals.get_or_create(&Reason { reason: reason.as_str() }).inc();
+    }
+
+    /// The caller of a request was known by the certificate of its connection.
+    pub fn known_by_certificate(&self) {
+        self.by_certificate.inc();
     }
 
     /// The store took a commit; `sequence` is its number.

@@ -6,7 +6,7 @@ use bulla_core::operation::Refusal;
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
 use bulla_wire::signature::{
-    AGE_MEDIA_TYPE, Answered, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts,
+    AGE_MEDIA_TYPE, Answered, CALLER_HEADER, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts,
     SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER,
 };
 use bytes::Bytes;
@@ -132,6 +132,9 @@ pub fn sign(node: &Node, phase: &Phase, answered: &Answered<'_>, answer: Answer)
     put(http::HeaderName::from_static(CONTENT_DIGEST_HEADER), &digest);
     put(http::HeaderName::from_static(CHALLENGE_HEADER), &challenge);
     put(http::HeaderName::from_static(STATE_HEADER), &state);
+    if let Answered::Connection { caller, .. } = answered {
+        put(http::HeaderName::from_static(CALLER_HEADER), &caller.to_string());
+    }
     if let Some(allow) = &answer.allow {
         put(ALLOW, allow);
     }

@@ -91,6 +91,15 @@ pub enum Auth {
     Policy(Action),
 }
 
+/// What proves who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The signature of the request alone: it stays as evidence of what was asked for.
+    Signature,
+    /// That, or the certificate of the connection.
+    Mtls,
+}
+
 /// What a route takes as body. All sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestBody {
@@ -178,6 +187,8 @@ pub struct Route {
     pub endpoint: Endpoint,
     /// Who may call.
     pub auth: Auth,
+    /// What proves who calls; open routes look at neither.
+    pub proof: Proof,
     /// The action in audit and policy; none for open routes.
     pub action: Option<Action>,
     /// What it takes as body.

@@ -16,7 +16,6 @@ use bulla_core::policy::exempt::SealRight;
 use bulla_core::policy::{Authorized, Subject};
 use bulla_core::seal::{Give, InitError, SealError, SessionError};
 use bulla_crypto::evidence::Record;
-use bulla_crypto::message::{request_digest, seen_key};
 use bulla_wire::api::{AlarmKind, GiveShare, Init, Seal, SealAdmin, SealState, Signed};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::{MAX_ADMINS, SealMode};
@@ -126,9 +125,8 @@ pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &I
         Ok(logged) => logged,
         Err(answer) => return answer,
     };
-    let nonce = seen_key(&verified.parameters.key, &verified.parameters.nonce);
-    let request = request_digest(&verified.parts());
-    let result = match ceremony::init(node, init, verified.parameters.key).await {
+    let (nonce, request) = (verified.asked.seen_key(), verified.asked.digest());
+    let result = match ceremony::init(node, init, verified.asked.key).await {
         Ok(made) => {
             node.remember_init(nonce, request, &made);
             Ok(Answer::json(&made))
@@ -390,10 +388,8 @@ fn status(node: &Node, sealed: &Sealed) -> Seal {
 /// A sealed node remembers nonces in memory: the same request again is harmless here, another one under the same
 /// nonce is not taken.
 fn once(node: &Node, verified: &Verified) -> Result<(), Refusal> {
-    let request = request_digest(&verified.parts());
-    let nonce = &verified.parameters.nonce;
-    let key = seen_key(&verified.parameters.key, nonce);
-    match node.first_time(key, nonce.minute(), request) {
+    let asked = &verified.asked;
+    match node.first_time(asked.seen_key(), asked.nonce.minute(), asked.digest()) {
         Ok(_) => Ok(()),
         Err(NonceReused) => {
             Err(Refusal::new(Code::NonceReused, "the nonce was used for another request").field("nonce"))

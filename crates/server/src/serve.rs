@@ -26,7 +26,7 @@ use bulla_core::policy::Denied;
 use bulla_core::seen::in_window;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Decrypter};
-use bulla_crypto::message::{after_ingress_line, ingress_line, request_digest, seen_key};
+use bulla_crypto::message::{after_ingress_line, ingress_line};
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_wire::api::{AuditPage, Done, Seal, SealAdmin, SealState};
 use bulla_wire::error::Code;
@@ -141,7 +141,7 @@ impl Request<'_> {
             return Err(Refusal::new(Code::NotSealed, "the cluster is not sealed")
                 .hint("it is open already; nothing is to be done"));
         }
-        let query = Query::parse(&self.verified.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
+        let query = Query::parse(&self.verified.asked.line.query, matched.route.query).map_err(|e| bad_query(&e))?;
         let secret = matches!(matched.route.request, RequestBody::Age { .. });
         if secret {
             body = self.open_ingress(&body).await?;
@@ -182,14 +182,14 @@ impl Request<'_> {
                 );
             }
         };
-        let line = &self.verified.line;
+        let line = &self.verified.asked.line;
         let expected = ingress_line(
             &self.unsealed.cluster,
-            &self.verified.parameters.key,
+            &self.verified.asked.key,
             &line.method,
             &line.path,
             &line.query,
-            &self.verified.parameters.nonce,
+            &self.verified.asked.nonce,
         );
         after_ingress_line(opened.plaintext.expose(), &expected).map(<[u8]>::to_vec).map_err(|error| {
             Refusal::new(Code::Malformed, error.to_string())
@@ -199,9 +199,8 @@ impl Request<'_> {
     }
 
     async fn decide(&self, op: Op, action: Action, resource: Resource, mutation: bool, reply: ReplyKind) -> Answer {
-        let nonce = &self.verified.parameters.nonce;
-        let key = seen_key(&self.verified.parameters.key, nonce);
-        let request = request_digest(&self.verified.parts());
+        let nonce = &self.verified.asked.nonce;
+        let (key, request) = (self.verified.asked.seen_key(), self.verified.asked.digest());
         let now_ms = self.node.now_ms();
         if mutation {
             let refused = lock(&self.unsealed.refusals).get(&key, &request, &self.verified.subject.id, now_ms);
@@ -214,7 +213,7 @@ impl Request<'_> {
         }
         let directory = self.unsealed.directory();
         // The body may have taken its time: the caller is who the key says now, not when the request began.
-        let subject = match directory.by_key(&self.verified.parameters.key) {
+        let subject = match directory.by_key(&self.verified.asked.key) {
             Some((principal, _)) if heard(&directory, principal, Some(action)) => principal.subject.clone(),
             _ => {
                 let message = "the key was disabled or rotated meanwhile, or its admission is void";
@@ -289,7 +288,7 @@ impl Request<'_> {
             let line = String::from_utf8(logged.line(&outcome).to_bytes()).unwrap_or_default();
             RawValue::from_string(line).unwrap_or_else(|_| RawValue::NULL.to_owned())
         };
-        let minute = self.verified.parameters.nonce.minute();
+        let minute = self.verified.asked.nonce.minute();
         let once_value = once.map(|(key, request)| Once { id: request_id, minute, key, request, line: &line });
         // Until its line is with the log: the nonce's row is what a lost line is written again from.
         let _under_way = once.map(|_| self.unsealed.head.under_way(minute));

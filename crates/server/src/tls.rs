@@ -1,7 +1,10 @@
 //! TLS 1.3, and nothing older. What is secret lies in an envelope of its own, and clients judge an answer by the
 //! node's signature under it; TLS keeps paths, names and timing from the line, and proxies out of the middle.
 //!
-//! No session tickets and no early data: nothing of a connection outlives it, and nothing can be replayed into one.
+//! No session tickets and no early data: nothing of a connection outlives it, and nothing can be replayed into one. So
+//! who is known by a client certificate has shown its key in each connection.
+
+pub mod client;
 
 use crate::config;
 use bulla_crypto::secret::SecretBytes;
@@ -104,11 +107,12 @@ impl Tls {
             (None, None) => Origin::Memory,
         };
         let provider = Arc::new(provider(settings.require_pq));
+        let signatures = provider.signature_verification_algorithms;
         let current = Arc::new(Current(RwLock::new(read(&origin, &provider)?)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(TlsError::Unfit)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::new(client::AnyKey::new(signatures)))
             .with_cert_resolver(Arc::<Current>::clone(&current));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -47,6 +47,7 @@ fn refusal() -> Refusal {
         epoch: 1,
         lineage: None,
         key: KeyId::new([4; 32]),
+        mtls: false,
         address: Address::Local,
         method: Method::Get,
     };

@@ -2,13 +2,15 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 use bulla_crypto::BoxFuture;
+use bulla_crypto::random::SystemRng;
+use bulla_crypto::sign::SigningKey;
 use bulla_server::config;
 use bulla_server::listen::{
     Arrived, BODY_TIMEOUT, BodyBudget, Handler, Limits, Listeners, Peer, bind_local, read_body, serve,
 };
 use bulla_server::metrics::{Metrics, serve_metrics};
 use bulla_server::tls::Tls;
-use bulla_testkit::tls::offer;
+use bulla_testkit::tls::{certificate, client as shown, offer};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -58,6 +60,7 @@ impl Handler for Probe {
                         response
                     }
                 },
+                "/key" => Response::new(request.certificate.map_or("nobody".to_owned(), |key| key.to_string()).into()),
                 _ => Response::new(format!("{:?} {:?}", request.peer, request.head.version).into()),
             }
         })
@@ -345,6 +348,53 @@ async fn connections_have_a_number_and_an_end() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(began.elapsed() >= Duration::from_millis(2000), "{:?}", began.elapsed());
+}
+
+/// A client that does not go when it is told to: its certificate counts no longer than a connection lives, and the
+/// connection ends for all that.
+#[tokio::test]
+async fn a_certificate_counts_for_the_age_of_a_connection() {
+    let limits = Limits { age: Duration::from_millis(1500), ..Limits::default() };
+    assert_eq!(Limits::default().age, Duration::from_secs(600));
+    let server = Server::start(limits, false, None).await;
+    let key = SigningKey::generate(&mut SystemRng).unwrap();
+    let own = key.public_key().key_id().to_string();
+    let mut stream = server.connect_with(shown("http/1.1", Some(certificate(&key, |_| {})))).await.unwrap();
+    let mut nobody = server.connect_with(shown("http/1.1", None)).await.unwrap();
+    let began = Instant::now();
+    assert_eq!(ask(&mut stream, &get("/key")).await.2, own);
+    assert_eq!(ask(&mut nobody, &get("/key")).await.2, "nobody");
+    // A request under way keeps the connection open beyond its age; a second one that was sent behind it is taken.
+    stream.write_all((get("/wait") + &get("/key")).as_bytes()).await.unwrap();
+    server.probe.begun.notified().await;
+    tokio::time::sleep_until((began + Duration::from_millis(1700)).into()).await;
+    server.probe.go.notify_one();
+    assert_eq!(answer(&mut stream).await.unwrap().2, "waited");
+    let later = answer(&mut stream).await;
+    assert!(later.is_none_or(|(_, _, body)| body == "nobody"), "the handshake is too long ago");
+
+    // Over HTTP/2 streams can be begun until the client takes notice.
+    let stream = server.connect_with(shown("h2", Some(certificate(&key, |_| {})))).await.unwrap();
+    let began = Instant::now();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut last = String::new();
+    while let Ok(()) = sender.ready().await {
+        let request = Request::get("https://localhost/key").body(Full::new(Bytes::new())).unwrap();
+        let sent = Instant::now();
+        let Ok(answer) = sender.send_request(request).await else { break };
+        last = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        // The server's clock for the connection began a little later.
+        if sent.duration_since(began) < Duration::from_millis(1400) {
+            assert_eq!(last, own);
+        } else if sent.duration_since(began) > Duration::from_millis(1700) {
+            assert_eq!(last, "nobody");
+        }
+        assert!(began.elapsed() < LONG, "it never ended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!last.is_empty() && began.elapsed() >= Duration::from_millis(1400), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

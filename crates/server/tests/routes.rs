@@ -5,7 +5,7 @@ use bulla_core::action::Action;
 use bulla_server::config;
 use bulla_server::route::openapi::openapi;
 use bulla_server::route::reference::{errors_page, routes_golden, routes_page};
-use bulla_server::route::{Auth, Effect, Endpoint, Matched, Param, ROUTES, RequestBody, RouteError, find};
+use bulla_server::route::{Auth, Effect, Endpoint, Matched, Param, Proof, ROUTES, RequestBody, RouteError, find};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -81,6 +81,12 @@ fn the_table_is_consistent() {
             (auth, None) => panic!("{auth:?} without an action"),
         }
         assert!(route.summary.ends_with('.'));
+        // What must be shown to others later is signed: wraps, admissions, policy, documents, snapshots and the seal.
+        let ordinary = matches!(route.endpoint, Endpoint::KvPut | Endpoint::AlarmSeen);
+        assert!(route.proof == Proof::Signature || route.effect == Effect::Read || ordinary, "{}", route.template);
+        let read = matches!(route.auth, Auth::Policy(_)) && route.endpoint != Endpoint::SnapshotPage;
+        let by_mtls = read && (route.effect == Effect::Read || ordinary);
+        assert_eq!(route.proof == Proof::Mtls, by_mtls, "{}", route.template);
     }
     // Every action can be asked for somewhere.
     let reached: BTreeSet<_> = ROUTES.iter().filter_map(|route| route.action).collect();

@@ -20,8 +20,9 @@ use bulla_wire::evidence::{self as wire, GenesisApproval};
 use bulla_wire::id::Nonce;
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::signature::{
-    AUDIENCE_HEADER, Answered, Audience, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, EMPTY_MEDIA_TYPE, JSON_MEDIA_TYPE,
-    RequestParameters, RequestParts, ResponseParts, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER, signature,
+    AUDIENCE_HEADER, Answered, Audience, CALLER_HEADER, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, EMPTY_MEDIA_TYPE,
+    JSON_MEDIA_TYPE, NONCE_HEADER, RequestParameters, RequestParts, ResponseParts, SIGNATURE_HEADER,
+    SIGNATURE_INPUT_HEADER, STATE_HEADER, signature,
 };
 use bulla_wire::state::State;
 use bytes::Bytes;
@@ -120,6 +121,11 @@ impl Reply {
         self.header(SIGNATURE_INPUT_HEADER).ends_with("tag=\"bulla-res-v1\"")
     }
 
+    /// Whether it answers a request whose caller was known by a client certificate.
+    pub fn to_certificate(&self) -> bool {
+        self.header(SIGNATURE_INPUT_HEADER).ends_with("tag=\"bulla-res-mtls-v1\"")
+    }
+
     /// The body as JSON.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
         json::parse(&self.body, 8 * MAX_JSON_BYTES)
@@ -146,6 +152,7 @@ impl Reply {
         for name in [CONTENT_DIGEST_HEADER, CHALLENGE_HEADER, STATE_HEADER, SIGNATURE_INPUT_HEADER, SIGNATURE_HEADER] {
             assert_eq!(self.headers.get_all(name).iter().count(), 1, "{name} of {self:?}");
         }
+        assert_eq!(self.headers.get_all(CALLER_HEADER).iter().count(), usize::from(self.to_certificate()), "{self:?}");
         assert_eq!(self.header(CONTENT_DIGEST_HEADER), digest_header(&self.body));
         let parts = ResponseParts {
             status: self.status,
@@ -168,6 +175,14 @@ impl Reply {
                 signature_input: request.header(SIGNATURE_INPUT_HEADER),
                 signature: request.header(SIGNATURE_HEADER),
             }
+        } else if self.to_certificate() {
+            Answered::Connection {
+                method: &request.method,
+                path: &request.path,
+                query: &request.query,
+                caller: self.header(CALLER_HEADER).parse().unwrap(),
+                nonce: Some(request.header(NONCE_HEADER)).filter(|text| !text.is_empty()).map(|t| t.parse().unwrap()),
+            }
         } else {
             Answered::Open { method: &request.method, path: &request.path, query: &request.query }
         };
@@ -183,20 +198,30 @@ impl Reply {
 /// A connection over HTTP/1.1 that is made again when the server ends it.
 pub struct Wire {
     address: SocketAddr,
+    shown: Option<tls::Shown>,
+    /// How many connections were made.
+    pub made: usize,
     sender: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
 impl Wire {
     /// No connection yet.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, sender: None }
+        Self { address, shown: None, made: 0, sender: None }
+    }
+
+    /// No connection yet; each will show this certificate.
+    pub fn showing(address: SocketAddr, shown: tls::Shown) -> Self {
+        Self { shown: Some(shown), ..Self::new(address) }
     }
 
     /// Sends a request and reads the answer.
     pub async fn send(&mut self, request: &Request) -> Reply {
         for _ in 0..2 {
             if self.sender.as_ref().is_none_or(http1::SendRequest::is_closed) {
-                let stream = TokioIo::new(tls::connect(self.address, "http/1.1").await);
+                let config = tls::client("http/1.1", self.shown.clone());
+                let stream = TokioIo::new(tls::try_connect(self.address, config).await.unwrap());
+                self.made += 1;
                 let (sender, connection) = http1::handshake(stream).await.unwrap();
                 tokio::spawn(connection);
                 self.sender = Some(sender);

@@ -1,8 +1,10 @@
 //! TLS as a test speaks it: any certificate is taken, as Bulla's clients do, which trust the signature under an answer.
 
+use bulla_crypto::sign::SigningKey;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,12 +66,52 @@ pub fn offer(
     config
 }
 
+/// What a client shows of itself: its chain, and the key that signs the handshake.
+pub type Shown = Arc<CertifiedKey>;
+
+/// A certificate for a key, signed by itself; `change` may alter what it says.
+pub fn certificate(key: &SigningKey, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Shown {
+    let own = key_pair(key);
+    let mut parameters = rcgen::CertificateParams::default();
+    change(&mut parameters);
+    let certificate = parameters.self_signed(&own).expect("a certificate");
+    shown(vec![certificate.der().clone()], key)
+}
+
+/// The key as rcgen takes it.
+pub fn key_pair(key: &SigningKey) -> rcgen::KeyPair {
+    let pkcs8 = key.to_pkcs8().expect("a key that can be written");
+    rcgen::KeyPair::try_from(pkcs8.expose().as_slice()).expect("a key")
+}
+
+/// This chain, whatever is in it, with this key.
+pub fn shown(chain: Vec<CertificateDer<'static>>, key: &SigningKey) -> Shown {
+    let pkcs8 = key.to_pkcs8().expect("a key that can be written");
+    let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pkcs8.expose().clone()));
+    Arc::new(CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&der).expect("a key")))
+}
+
+/// A client that speaks `protocol` over TLS 1.3 and shows a certificate, if it has one.
+pub fn client(protocol: &str, shown: Option<Shown>) -> ClientConfig {
+    let groups = aws_lc_rs::default_provider().kx_groups;
+    let mut config = offer(&[&rustls::version::TLS13], &groups, &[protocol]);
+    if let Some(shown) = shown {
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+    }
+    config
+}
+
+/// Tries to make a connection.
+///
+/// # Errors
+/// The handshake's. A client certificate is refused only after the client's side of it: the first read fails then.
+pub async fn try_connect(address: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().expect("a name"), stream).await
+}
+
 /// A connection that speaks `protocol`, `http/1.1` or `h2`, over TLS 1.3.
 pub async fn connect(address: SocketAddr, protocol: &str) -> TlsStream<TcpStream> {
-    let groups = aws_lc_rs::default_provider().kx_groups;
-    let config = offer(&[&rustls::version::TLS13], &groups, &[protocol]);
-    let stream = TcpStream::connect(address).await.expect("a connection");
-    stream.set_nodelay(true).expect("a socket");
-    let connector = TlsConnector::from(Arc::new(config));
-    connector.connect("localhost".try_into().expect("a name"), stream).await.expect("a TLS connection")
+    try_connect(address, client(protocol, None)).await.expect("a TLS connection")
 }

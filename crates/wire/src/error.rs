@@ -50,6 +50,8 @@ codes! {
     StaleChallenge = "stale_challenge", 401;
     #[doc = "The key is not known here, or the signature is not its own."]
     Unauthenticated = "unauthenticated", 401;
+    #[doc = "The route takes a signature alone, as evidence; a client certificate does not do."]
+    SignatureRequired = "signature_required", 401;
     #[doc = "The nonce's minute lies outside the window: the outcome of its first attempt is unknown, read the state."]
     NonceExpired = "nonce_expired", 409;
     #[doc = "The nonce was used for another request."]

@@ -16,6 +16,10 @@ pub const AUDIENCE_HEADER: &str = "bulla-audience";
 pub const CHALLENGE_HEADER: &str = "bulla-challenge";
 /// Header that tells where the cluster stands, in every response.
 pub const STATE_HEADER: &str = "bulla-state";
+/// Header in which a request over mTLS names its nonce.
+pub const NONCE_HEADER: &str = "bulla-nonce";
+/// Header that tells by which key a request over mTLS was known, in its answer.
+pub const CALLER_HEADER: &str = "bulla-caller";
 /// RFC 9530 header with the SHA-256 of the body.
 pub const CONTENT_DIGEST_HEADER: &str = "content-digest";
 /// RFC 9421 §4.1.
@@ -39,6 +43,8 @@ const REQUEST_COMPONENTS: &str =
     r#"("@method" "@path" "@query" "content-type" "content-digest" "bulla-audience" "bulla-challenge")"#;
 const RESPONSE_COMPONENTS: &str = r#"("@status" "content-type" "content-digest" "bulla-challenge" "bulla-state" "@method";req "@path";req "@query";req "content-digest";req "signature-input";req;key="bulla" "signature";req;key="bulla")"#;
 const OPEN_RESPONSE_COMPONENTS: &str = r#"("@status" "content-type" "content-digest" "bulla-challenge" "bulla-state" "@method";req "@path";req "@query";req)"#;
+const MTLS_RESPONSE_COMPONENTS: &str = r#"("@status" "content-type" "content-digest" "bulla-challenge" "bulla-state" "bulla-caller" "@method";req "@path";req "@query";req)"#;
+const MTLS_RESPONSE_COMPONENTS_WITH_NONCE: &str = r#"("@status" "content-type" "content-digest" "bulla-challenge" "bulla-state" "bulla-caller" "@method";req "@path";req "@query";req "bulla-nonce";req)"#;
 
 /// Why a header of a signed message is not the one spelling that is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,6 +234,20 @@ pub enum Answered<'a> {
         /// The request's `Signature` value.
         signature: &'a str,
     },
+    /// The key of the connection's certificate was valid, and the request not signed: profile `bulla-res-mtls-v1`. A
+    /// profile of its own, so that who signs never takes the answer to somebody else's request for one to his own.
+    Connection {
+        /// The request's method.
+        method: &'a str,
+        /// The request's path.
+        path: &'a str,
+        /// The request's query without its question mark.
+        query: &'a str,
+        /// The key, which stands in the response's `Bulla-Caller`.
+        caller: KeyId,
+        /// The request's `Bulla-Nonce`, if it named one.
+        nonce: Option<Nonce>,
+    },
     /// Open routes and everything refused before a signature was valid: profile `bulla-res-open-v1`.
     Open {
         /// The request's method.
@@ -252,6 +272,8 @@ impl ResponseParameters {
     fn inner_list(&self, answered: &Answered<'_>) -> String {
         let (components, tag) = match answered {
             Answered::Signed { .. } => (RESPONSE_COMPONENTS, "bulla-res-v1"),
+            Answered::Connection { nonce: None, .. } => (MTLS_RESPONSE_COMPONENTS, "bulla-res-mtls-v1"),
+            Answered::Connection { nonce: Some(_), .. } => (MTLS_RESPONSE_COMPONENTS_WITH_NONCE, "bulla-res-mtls-v1"),
             Answered::Open { .. } => (OPEN_RESPONSE_COMPONENTS, "bulla-res-open-v1"),
         };
         format!(r#"{components};created={};keyid="{}";alg="ed25519";tag="{tag}""#, self.created_s, self.node)
@@ -266,7 +288,7 @@ impl ResponseParameters {
     pub fn parse(text: &str, answered: &Answered<'_>) -> Result<Self, TemplateError> {
         let refused = || TemplateError {
             header: "signature-input",
-            expected: "the one line of profile bulla-res-v1 or bulla-res-open-v1 (spec/request.md), byte for byte",
+            expected: "the one line of profile bulla-res-v1, bulla-res-mtls-v1 or bulla-res-open-v1 (spec/request.md), byte for byte",
         };
         let read = || -> Option<Self> {
             let (_, rest) = text.split_once(");created=")?;
@@ -286,8 +308,13 @@ impl ResponseParameters {
         );
         let (method, path, query) = match answered {
             Answered::Signed { request, .. } => (request.method, request.path, request.query),
-            Answered::Open { method, path, query } => (*method, *path, *query),
+            Answered::Connection { method, path, query, .. } | Answered::Open { method, path, query } => {
+                (*method, *path, *query)
+            }
         };
+        if let Answered::Connection { caller, .. } = answered {
+            let _ = writeln!(base, "\"bulla-caller\": {caller}");
+        }
         let _ = write!(base, "\"@method\";req: {method}\n\"@path\";req: {path}\n\"@query\";req: ?{query}\n");
         if let Answered::Signed { request, signature_input, signature } = answered {
             let _ = write!(
@@ -297,6 +324,9 @@ impl ResponseParameters {
                 signature_input.strip_prefix("bulla=").unwrap_or(signature_input),
                 signature.strip_prefix("bulla=").unwrap_or(signature)
             );
+        }
+        if let Answered::Connection { nonce: Some(nonce), .. } = answered {
+            let _ = writeln!(base, "\"bulla-nonce\";req: {nonce}");
         }
         let _ = write!(base, "\"@signature-params\": {}", self.inner_list(answered));
         base
@@ -344,7 +374,7 @@ mod tests {
         let open = Answered::Open { method: "GET", path: "/v1/health", query: "" };
         let parameters = ResponseParameters { created_s: 5, node: KeyId::new([2; 32]) };
         let text = parameters.header(&open);
-        assert_eq!(ResponseParameters::parse(&text, &open), Ok(parameters));
+        assert_eq!(ResponseParameters::parse(&text, &open), Ok(parameters.clone()));
         let request = RequestParts {
             method: "GET",
             path: "/",
@@ -356,6 +386,22 @@ mod tests {
         };
         let signed = Answered::Signed { request, signature_input: "bulla=()", signature: "bulla=::" };
         assert!(ResponseParameters::parse(&text, &signed).is_err());
+        let connection = |nonce| Answered::Connection {
+            method: "GET",
+            path: "/v1/health",
+            query: "",
+            caller: KeyId::new([3; 32]),
+            nonce,
+        };
+        let (bare, with) = (connection(None), connection(Some(Nonce::new(1, [7; 12]))));
+        for answered in [open, signed, bare, with] {
+            let text = parameters.header(&answered);
+            for other in [open, signed, bare, with] {
+                let same = parameters.header(&other) == text;
+                assert_eq!(ResponseParameters::parse(&text, &other).is_ok(), same, "{text} for {other:?}");
+            }
+        }
+        assert_eq!(parameters.header(&with).matches("bulla-nonce").count(), 1);
     }
 
     #[test]

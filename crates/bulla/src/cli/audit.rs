@@ -129,7 +129,8 @@ fn readable(line: &str) -> String {
     let (name, action, resource) = (text("name"), text("action"), text("resource"));
     let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
     let at = time(number("received_ms"));
-    format!("{:>6}  {at}  {name}  {action}  {resource}  {status}{code}  from {}", number("n"), text("address"))
+    let how = if value.get("mtls").is_some() { " by mtls" } else { "" };
+    format!("{:>6}  {at}  {name}  {action}  {resource}  {status}{code}  from {}{how}", number("n"), text("address"))
 }
 
 /// A field as `name=value`, and what is inside of it as `name.inner=value`.

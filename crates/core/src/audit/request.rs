@@ -108,6 +108,8 @@ pub struct Facts {
     pub lineage: Option<Lineage>,
     /// The key that signed.
     pub key: KeyId,
+    /// The key proved itself by the certificate of the connection, and the request is not signed.
+    pub mtls: bool,
     /// Where it came from.
     pub address: Address,
     /// Its method.
@@ -179,6 +181,9 @@ pub struct RequestLine {
     pub name: Label,
     /// The key that signed.
     pub key: KeyId,
+    /// The key proved itself by the certificate of the connection, and the request is not signed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mtls: bool,
     /// Where it came from.
     pub address: Address,
     /// Its method.
@@ -355,7 +360,7 @@ fn request_line(
     resource: Option<&Resource>,
     decided: Option<(bool, &[String])>,
 ) -> RequestLine {
-    let Facts { id, received_ms, node, epoch, lineage, key, address, method } = facts;
+    let Facts { id, received_ms, node, epoch, lineage, key, mtls, address, method } = facts;
     let because = decided.map(|(_, because)| because).unwrap_or_default();
     RequestLine {
         id,
@@ -366,6 +371,7 @@ fn request_line(
         principal: caller.id,
         name: names.principal(caller.name.as_str()),
         key,
+        mtls,
         address,
         method,
         action: action.map(|action| Label::lossy(action.as_str())),

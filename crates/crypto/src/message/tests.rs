@@ -107,6 +107,75 @@ fn an_unknown_key_costs_the_work_of_its_algorithm() {
     spend_verification("no such algorithm", b"", b"");
 }
 
+#[derive(serde::Deserialize)]
+struct MtlsVectors {
+    node_seed: String,
+    responses: Vec<MtlsResponse>,
+}
+
+#[derive(serde::Deserialize)]
+struct MtlsResponse {
+    what: String,
+    method: String,
+    path: String,
+    query: String,
+    caller: KeyId,
+    nonce: Option<String>,
+    status: u16,
+    content_type: String,
+    content_digest: String,
+    challenge: String,
+    state: String,
+    created_s: u64,
+    base: String,
+    signature_input: String,
+    signature: String,
+}
+
+/// `spec/vectors/mtls`, made by other code; and caller and nonce count.
+#[test]
+fn an_answer_over_mtls_is_for_its_caller_only() {
+    let text = include_str!("../../../../spec/vectors/mtls/mtls.json");
+    let vectors: MtlsVectors = serde_json::from_str(text).unwrap();
+    let seed = base64_decode(&vectors.node_seed).unwrap();
+    let node = SigningKey::from_seed(&SecretKey::from_slice(&seed).unwrap()).unwrap();
+    let look = |id: &KeyId| (*id == node.public_key().key_id()).then(|| node.public_key());
+    for it in &vectors.responses {
+        let nonce: Option<Nonce> = it.nonce.as_ref().map(|text| text.parse().unwrap());
+        let answered = |caller, nonce| Answered::Connection {
+            method: &it.method,
+            path: &it.path,
+            query: &it.query,
+            caller,
+            nonce,
+        };
+        let parts = ResponseParts {
+            status: it.status,
+            content_type: &it.content_type,
+            content_digest: &it.content_digest,
+            challenge: &it.challenge,
+            state: &it.state,
+        };
+        let own = answered(it.caller, nonce);
+        let parameters = ResponseParameters { created_s: it.created_s, node: node.public_key().key_id() };
+        assert_eq!(parameters.signature_base(&parts, &own), it.base, "{}", it.what);
+        let headers = sign_response(&parts, &own, it.created_s, &node).unwrap();
+        assert_eq!(headers.signature_input, it.signature_input, "{}", it.what);
+        assert_eq!(headers.signature, it.signature, "{}", it.what);
+        assert!(verify_response(&parts, &own, &headers, look).is_ok(), "{}", it.what);
+        let others = [
+            answered(KeyId::new([1; 32]), nonce),
+            answered(it.caller, nonce.is_none().then(|| self::nonce([1; 16]))),
+            answered(it.caller, Some(self::nonce([2; 16]))),
+            Answered::Open { method: &it.method, path: &it.path, query: &it.query },
+        ];
+        for other in others {
+            assert!(verify_response(&parts, &other, &headers, look).is_err(), "{} for {other:?}", it.what);
+        }
+    }
+    assert_eq!(vectors.responses.len(), 2);
+}
+
 #[test]
 fn a_response_verifies_for_its_request_only() {
     let (alice, node) = (key(1), key(9));
@@ -348,9 +417,14 @@ proptest! {
             ("\"signature\";req;key=\"bulla\"", member(&signature_header).to_owned()),
         ]);
         values.insert("\"bulla-challenge\"", "d".to_owned());
+        let caller = KeyId::new([5; 32]);
+        values.insert("\"bulla-caller\"", caller.to_string());
+        values.insert("\"bulla-nonce\";req", self::nonce(nonce).to_string());
         let of_node = ResponseParameters { created_s, node: KeyId::new(node) };
         for answered in [
             Answered::Signed { request: parts, signature_input: &input, signature: &signature_header },
+            Answered::Connection { method: &method, path: &path, query: &query, caller, nonce: None },
+            Answered::Connection { method: &method, path: &path, query: &query, caller, nonce: Some(self::nonce(nonce)) },
             Answered::Open { method: &method, path: &path, query: &query },
         ] {
             let header = of_node.header(&answered);

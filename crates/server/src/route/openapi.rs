@@ -1,6 +1,6 @@
 //! The OpenAPI 3.1 document: from the table of routes and the schemas of the types in `wire::api`.
 
-use super::{Auth, Effect, Endpoint, MAX_REQUEST_PATH_BYTES, ParamKind, ROUTES, ReplyKind, RequestBody, Route};
+use super::{Auth, Effect, Endpoint, MAX_REQUEST_PATH_BYTES, ParamKind, Proof, ROUTES, ReplyKind, RequestBody, Route};
 use bulla_wire::api;
 use bulla_wire::error::ErrorBody;
 use bulla_wire::id::WrapId;
@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 
 /// How the request's signature is named among the security schemes.
 const SIGNATURE_SCHEME: &str = "bulla-req-v1";
+
+/// The same for the certificate of the connection.
+const MTLS_SCHEME: &str = "mtls";
 
 /// The whole document.
 pub fn openapi() -> Value {
@@ -32,7 +35,8 @@ pub fn openapi() -> Value {
             "title": "Bulla",
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "A secrets service that answers to keys.",
-            "description": "Every request but those of open routes is signed, every response is (spec/request.md). \
+            "description": "Every request but those of open routes is signed, or comes over mTLS where the route takes it; \
+                every response is signed (spec/request.md). \
                 A path has one spelling; \"%\" never occurs.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -46,7 +50,11 @@ pub fn openapi() -> Value {
                 "headers": header_references(),
                 "content": {headers::JSON_MEDIA_TYPE: {"schema": errors}},
             }},
-            "securitySchemes": {SIGNATURE_SCHEME: {
+            "securitySchemes": {MTLS_SCHEME: {
+                "type": "mutualTLS",
+                "description": "A certificate, by whomever, for a key that the caller's record lists, with Bulla-Audience, \
+                    and with Bulla-Nonce for a mutation, as in spec/request.md.",
+            }, SIGNATURE_SCHEME: {
                 "type": "apiKey",
                 "in": "header",
                 "name": "Signature",
@@ -90,7 +98,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         "tags": [tag(route)],
         "parameters": parameters(route),
         "responses": responses,
-        "security": if route.auth == Auth::Open { json!([]) } else { json!([{SIGNATURE_SCHEME: []}]) },
+        "security": security(route),
         "x-bulla-auth": auth(route.auth),
         "x-bulla-mutation": route.effect == Effect::Mutation,
     });
@@ -101,6 +109,15 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         set(&mut operation, "requestBody", body);
     }
     operation
+}
+
+/// What proves who calls: one of these.
+fn security(route: &Route) -> Value {
+    match (route.auth, route.proof) {
+        (Auth::Open, _) => json!([]),
+        (_, Proof::Signature) => json!([{SIGNATURE_SCHEME: []}]),
+        (_, Proof::Mtls) => json!([{SIGNATURE_SCHEME: []}, {MTLS_SCHEME: []}]),
+    }
 }
 
 fn set(object: &mut Value, name: &str, value: Value) {

@@ -2,7 +2,7 @@
 //! routes that the tests keep.
 
 use super::openapi::{auth, query_description};
-use super::{Effect, ROUTES, ReplyKind, RequestBody, Route};
+use super::{Effect, Proof, ROUTES, ReplyKind, RequestBody, Route};
 use bulla_wire::error::Code;
 use std::fmt::Write;
 
@@ -14,11 +14,12 @@ pub fn routes_golden() -> String {
         let query = if route.query.is_empty() { "-".to_owned() } else { route.query.join(",") };
         let _ = writeln!(
             text,
-            "{:6} {:32} {:16} {:6} {:17} {:8} {:15} {:6} {query}",
+            "{:6} {:32} {:16} {:6} {:4} {:17} {:8} {:15} {:6} {query}",
             route.method,
             route.template,
             format!("{:?}", route.endpoint),
             auth(route.auth),
+            if route.proof == Proof::Mtls { "mtls" } else { "-" },
             action,
             effect(route),
             request(route.request),
@@ -34,7 +35,8 @@ pub fn routes_page() -> String {
         "# Routes\n\n\
          Generated from the table of routes; `docs/openapi.json` has the bodies.\n\n\
          Who may call: *open* takes no signature; *init* an admin that the request names; *seal* the admins of the seal \
-         configuration, also while sealed; *policy* whoever Cedar permits the action.\n\
+         configuration, also while sealed; *policy* whoever Cedar permits the action. With *mtls* the caller is known by its \
+         signature or by the certificate of its connection, elsewhere by the signature alone.\n\
          A *mutation* happens exactly once by its nonce. A reply *secret* is an age file to the caller's own \
          recipients, *claim* an age file to the claim of the request.\n\n\
          | route | | who | action | effect | body, at most | reply |\n\
@@ -48,7 +50,7 @@ pub fn routes_page() -> String {
             route.method,
             route.template,
             route.summary,
-            auth(route.auth),
+            who(route),
             route.action.map_or(String::new(), |action| format!("`{}`", action.as_str())),
             effect(route),
             request(route.request),
@@ -79,6 +81,13 @@ pub fn errors_page() -> String {
         let _ = writeln!(text, "| `{code}` | {} | {} |", code.status(), code.meaning());
     }
     text
+}
+
+const fn who(route: &Route) -> &'static str {
+    match route.proof {
+        Proof::Signature => auth(route.auth),
+        Proof::Mtls => "policy, mtls",
+    }
 }
 
 const fn effect(route: &Route) -> &'static str {

@@ -1,8 +1,8 @@
 //! The table itself.
 
 use super::{
-    Auth, Effect, Endpoint, MAX_AGE_BODY_BYTES, MAX_JSON_BODY_BYTES, MAX_PARCEL_BODY_BYTES, ReplyKind, RequestBody,
-    Route,
+    Auth, Effect, Endpoint, MAX_AGE_BODY_BYTES, MAX_JSON_BODY_BYTES, MAX_PARCEL_BODY_BYTES, Proof, ReplyKind,
+    RequestBody, Route,
 };
 use bulla_core::action::Action;
 
@@ -49,14 +49,15 @@ pub const ROUTES: &[Route] = &[
         .query(&["page"])
         .replies(ReplyKind::Snapshot),
     // Principals.
-    get("/v1/principal", Endpoint::PrincipalList, "List principals.").policy(Action::PrincipalList).query(&[
+    get("/v1/principal", Endpoint::PrincipalList, "List principals.").policy(Action::PrincipalList).mtls().query(&[
         "id",
         "recipient",
         "after",
         "limit",
     ]),
     get("/v1/principal/{name}", Endpoint::PrincipalRead, "Give a principal's records and admission.")
-        .policy(Action::PrincipalRead),
+        .policy(Action::PrincipalRead)
+        .mtls(),
     put("/v1/principal/{name}", Endpoint::PrincipalPut, "Admit a principal, or take its new record or admission.")
         .policy(Action::PrincipalPut)
         .body(JSON),
@@ -64,10 +65,10 @@ pub const ROUTES: &[Route] = &[
         .policy(Action::PrincipalDisable),
     post("/v1/principal/{name}:enable", Endpoint::PrincipalEnable, "Take a disabled principal back.")
         .policy(Action::PrincipalEnable),
-    get("/v1/whoami", Endpoint::Whoami, "Tell the caller who it is.").policy(Action::SelfRead),
+    get("/v1/whoami", Endpoint::Whoami, "Tell the caller who it is.").policy(Action::SelfRead).mtls(),
     // Policies.
-    get("/v1/policy", Endpoint::PolicyList, "List the policies.").policy(Action::PolicyList),
-    get("/v1/policy/{name}", Endpoint::PolicyRead, "Give a policy.").policy(Action::PolicyRead),
+    get("/v1/policy", Endpoint::PolicyList, "List the policies.").policy(Action::PolicyList).mtls(),
+    get("/v1/policy/{name}", Endpoint::PolicyRead, "Give a policy.").policy(Action::PolicyRead).mtls(),
     put("/v1/policy/{name}", Endpoint::PolicyPut, "Write a policy.").policy(Action::PolicyPut).body(JSON),
     route("DELETE", "/v1/policy/{name}", Endpoint::PolicyDelete, "Delete a policy.").policy(Action::PolicyDelete),
     post(
@@ -76,10 +77,12 @@ pub const ROUTES: &[Route] = &[
         "Tell whether a principal may do an action on a resource, and why.",
     )
     .policy(Action::PolicyCheck)
+    .mtls()
     .body(JSON)
     .read(),
     post("/v1/policy:explain", Endpoint::PolicyExplain, "Tell why an earlier request was allowed or denied.")
         .policy(Action::PolicyExplain)
+        .mtls()
         .body(JSON)
         .read(),
     get("/v1/policy:recover", Endpoint::PolicyReplaced, "Give the digest of the policy set that a recovery replaces.")
@@ -88,7 +91,7 @@ pub const ROUTES: &[Route] = &[
         .auth(Auth::Sealed, Action::PolicyRecover)
         .body(JSON),
     // What happened.
-    get("/v1/audit", Endpoint::AuditRead, "Give lines of the audit log.").policy(Action::AuditRead).query(&[
+    get("/v1/audit", Endpoint::AuditRead, "Give lines of the audit log.").policy(Action::AuditRead).mtls().query(&[
         "after",
         "limit",
         "resource",
@@ -97,16 +100,19 @@ pub const ROUTES: &[Route] = &[
     ]),
     get("/v1/alarms", Endpoint::AlarmRead, "Give the caller's alarms.")
         .policy(Action::AlarmRead)
+        .mtls()
         .query(&["after", "limit", "all"]),
     post("/v1/alarms:seen", Endpoint::AlarmSeen, "Mark the caller's alarms as seen up to one of them.")
         .policy(Action::AlarmRead)
+        .mtls()
         .body(JSON),
     // Wraps.
     post("/v1/wrap", Endpoint::WrapCreate, "Create a wrap.").policy(Action::WrapCreate).body(PARCEL),
     get("/v1/wrap", Endpoint::WrapList, "List the caller's own wraps, sent and received.")
         .policy(Action::WrapList)
+        .mtls()
         .query(&["after", "limit"]),
-    get("/v1/wrap/{id}", Endpoint::WrapInspect, "Show a wrap without opening it.").policy(Action::WrapInspect),
+    get("/v1/wrap/{id}", Endpoint::WrapInspect, "Show a wrap without opening it.").policy(Action::WrapInspect).mtls(),
     post("/v1/wrap/{id}:open", Endpoint::WrapOpen, "Open a wrap, once.")
         .policy(Action::WrapOpen)
         .body(JSON)
@@ -122,12 +128,14 @@ pub const ROUTES: &[Route] = &[
     // Secrets.
     get("/v1/kv:list", Endpoint::KvList, "List the names at the top.")
         .policy(Action::KvList)
+        .mtls()
         .query(&["after", "limit"]),
     get("/v1/kv/{path}:list", Endpoint::KvList, "List the names below a path.")
         .policy(Action::KvList)
+        .mtls()
         .query(&["after", "limit"]),
-    get("/v1/kv/{path}", Endpoint::KvGet, "Read a secret.").policy(Action::KvGet).replies(ReplyKind::Secret),
-    put("/v1/kv/{path}", Endpoint::KvPut, "Write a secret.").policy(Action::KvPut).body(AGE),
+    get("/v1/kv/{path}", Endpoint::KvGet, "Read a secret.").policy(Action::KvGet).mtls().replies(ReplyKind::Secret),
+    put("/v1/kv/{path}", Endpoint::KvPut, "Write a secret.").policy(Action::KvPut).mtls().body(AGE),
 ];
 
 const fn route(method: &'static str, template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
@@ -136,6 +144,7 @@ const fn route(method: &'static str, template: &'static str, endpoint: Endpoint,
         template,
         endpoint,
         auth: Auth::Open,
+        proof: Proof::Signature,
         action: None,
         request: RequestBody::Empty,
         reply: ReplyKind::Json,
@@ -161,6 +170,11 @@ impl Route {
     }
     const fn policy(self, action: Action) -> Self {
         self.auth(Auth::Policy(action), action)
+    }
+    /// Takes the certificate of the connection too. For reads and ordinary writes only: whoever must be able to show
+    /// later what was asked for, and by whom, needs the signature.
+    const fn mtls(self) -> Self {
+        Self { proof: Proof::Mtls, ..self }
     }
     const fn body(self, request: RequestBody) -> Self {
         Self { request, ..self }

@@ -18,6 +18,7 @@ mod governance;
 mod hostile;
 mod input;
 mod matrix;
+mod mtls;
 mod once;
 mod race;
 mod rekey;

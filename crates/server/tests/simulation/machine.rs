@@ -225,7 +225,7 @@ impl Machine {
     pub fn handle(&self, request: &Request) -> Future<Response<Bytes>> {
         let (head, body) = request.http(None).expect("HTTP").into_parts();
         let body = body.map_err(|never| match never {}).boxed_unsync();
-        let arrived = Arrived { head, peer: Peer::Network(IpAddr::V4(Ipv4Addr::LOCALHOST)), body };
+        let arrived = Arrived { head, peer: Peer::Network(IpAddr::V4(Ipv4Addr::LOCALHOST)), certificate: None, body };
         let gate = self.gate.clone();
         Box::pin(async move { gate.handle(arrived).await })
     }
