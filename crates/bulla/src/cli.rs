@@ -2,6 +2,7 @@
 
 mod audit;
 mod bundle;
+mod certificate;
 mod context;
 mod demo;
 mod document;
@@ -47,6 +48,7 @@ pub struct Arguments {
 pub enum Command {
     Demo(demo::Demo),
     Keygen(keygen::Keygen),
+    Certificate(certificate::Certificate),
     Server(server::Server),
     /// Keep addresses, cluster ids and identities under short names
     #[command(subcommand)]
@@ -145,6 +147,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
     match command {
         Command::Demo(args) => demo::run(&args, session),
         Command::Keygen(args) => keygen::run(args, session).await,
+        Command::Certificate(args) => certificate::run(&args, session),
         Command::Server(args) => server::run(args, session, variables).await,
         Command::Context(args) => context::run(args, session).await,
         Command::Init(args) => init::run(args, session).await,

@@ -1,6 +1,6 @@
 //! The real binary beside programs of others: age opens what it wrote, OpenSSH's keys serve as they are, openssl and
-//! curl see the TLS and the health that the manual promises.
-#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+//! curl see the TLS and the health that the manual promises, and call with a client certificate.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it stands")]
 
 use bulla_testkit::{Canary, Cli, Options, Output, Server, bulla, skip, tools};
 use std::path::{Path, PathBuf};
@@ -131,6 +131,14 @@ fn ssh_keys_serve_as_they_are() {
         if let Some(age) = &age {
             house.raw(cli, name, age);
         }
+        // And make connections, by which they are known.
+        if let Some(curl) = tools::find("curl") {
+            cli.run(["certificate", "-o", "tls.pem"]).ok();
+            let url = format!("https://{}/v1/whoami", house.server.address());
+            let audience = format!("Bulla-Audience: {}", house.cluster);
+            let told = cli.run_program(&curl, ["-sk", "--cert", "tls.pem", "-H", &audience, &url], b"").ok();
+            assert!(told.contains(&format!("\"name\":\"{name}\"")), "{told}");
+        }
         // They write too: the statement is signed with the SSH key.
         let slip = cli.run_with(["wrap", "create", "--to", "alice", "-"], b"from ssh").ok();
         assert_eq!(house.admin.run(["open", &slip]).ok(), "from ssh");
@@ -190,4 +198,137 @@ fn curl_sees_the_health_of_each_phase() {
     assert_eq!(health(&house), is("200", "unsealed", "299"));
     house.admin.run(["seal"]).ok();
     assert_eq!(health(&house), is("503", "sealed", "200"));
+}
+
+/// A change's nonce as the manual makes it in bash: the minute, and 12 random bytes.
+const NONCE: &str = r#"nonce() { printf "$(printf '%08x%s' $(($(date +%s) / 60)) $(openssl rand -hex 12) | sed 's/../\\x&/g')" |
+  openssl base64 -A | tr '+/' '-_' | tr -d '='; }"#;
+
+/// What the manual says of curl and client certificates: one of ours, and one that openssl made for the same key.
+#[test]
+fn curl_is_known_by_a_certificate() {
+    let (Some(curl), Some(openssl), Some(bash)) = (tools::find("curl"), tools::find("openssl"), tools::find("bash"))
+    else {
+        skip!("curl_is_known_by_a_certificate", "needs curl, openssl and bash")
+    };
+    let house = House::new();
+    let bob = keygen("bob", &[]);
+    house.admit(&bob);
+    house.admin.file("kv", b"permit (principal, action in Bulla::Action::\"kv\", resource);");
+    house.admin.run(["policy", "put", "kv", "kv"]).ok();
+    let canary = Canary::text("by curl");
+    house.admin.file("pw", canary.bytes());
+    house.admin.run(["kv", "put", "app/db", "password=@pw"]).ok();
+    let (cli, _) = &bob;
+    let told = cli.run(["certificate", "-o", "bob.pem"]).ok();
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(cli.work().join("bob.pem")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    cli.run(["certificate", "-o", "bob.pem"]).failed(18);
+    let key = told.lines().find_map(|line| line.strip_prefix("key")).unwrap().trim().to_owned();
+    // The key stands in the same file, for openssl to make a certificate with an end.
+    let make = ["req", "-x509", "-key", "bob.pem", "-subj", "/CN=bob", "-days", "30", "-out", "bob.crt"];
+    let made = cli.run_program(&openssl, make, b"");
+    assert_eq!(made.code, 0, "{}", made.errors());
+    let (audience, address) = (format!("Bulla-Audience: {}", house.cluster), house.server.address().to_owned());
+    let ask = |shown: &[&str], args: &[&str], path: &str| {
+        let url = format!("https://{address}{path}");
+        let base = ["-sk", "-w", "\n%{http_code}", "-H", &audience];
+        let text = cli.run_program(&curl, [&base, shown, args, &[&url]].concat(), b"").ok();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.to_owned(), body.to_owned())
+    };
+    let own = &["--cert", "bob.pem"][..];
+    for shown in [own, &["--cert", "bob.crt", "--key", "bob.pem"]] {
+        let (status, body) = ask(shown, &["-D", "headers"], "/v1/whoami");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status.as_str(), body["principal"]["name"].as_str()), ("200", Some("bob")), "{body}");
+        let headers = std::fs::read_to_string(cli.work().join("headers")).unwrap().to_lowercase();
+        assert!(headers.contains(&format!("bulla-caller: {}", key.to_lowercase())), "{headers}");
+    }
+    assert_eq!(ask(&[], &[], "/v1/whoami").0, "401", "without a certificate");
+    let (status, body) = ask(own, &["-X", "POST", "-H", "Content-Type: application/vnd.bulla.wrap"], "/v1/wrap");
+    assert!(status == "401" && body.contains("signature_required"), "{status} {body}");
+    let check = [
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        r#"{"principal":"bob","action":"kv.get","resource":"kv/app/db"}"#,
+    ];
+    assert_eq!(ask(own, &check, "/v1/policy:check").0, "403");
+
+    // A secret comes encrypted to the identity, which the certificate does not hold.
+    assert_eq!(ask(own, &["-o", "db.age"], "/v1/kv/app/db").0, "200");
+    let file = std::fs::read(cli.work().join("db.age")).unwrap();
+    assert!(file.starts_with(b"age-encryption.org/v1\n"));
+    assert!(!file.windows(canary.bytes().len()).any(|window| window == canary.bytes()));
+    let cluster: bulla_wire::api::Cluster = serde_json::from_str(&ask(&[], &[], "/v1/cluster").1).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&cluster.documents.last().unwrap().payload).unwrap();
+    curl_writes(&house, cli, &bash, &key, document["ingress"].as_str().unwrap());
+    // From the next request on.
+    house.admin.run(["principal", "disable", "bob"]).ok();
+    let (status, body) = ask(own, &[], "/v1/whoami");
+    assert!(status == "401" && body.contains("unauthenticated"), "{status} {body}");
+}
+
+/// The manual's lines for a change, in bash, and the decryption of what comes back, if there is an age for it.
+fn curl_writes(house: &House, cli: &Cli, bash: &Path, key: &str, ingress: &str) {
+    let Some(age) = tools::age() else { skip!("curl_is_known_by_a_certificate", "needs age 1.3 for writing") };
+    let (age, cluster, url) = (age.display(), &house.cluster, format!("https://{}", house.server.address()));
+    let script = format!(
+        r#"set -euo pipefail; {NONCE}
+nonce=$(nonce)
+call() {{ curl -sk --fail-with-body --cert bob.pem -H "Bulla-Audience: {cluster}" "$@"; }}
+printf 'bulla-ingress-v1 %s %s PUT /v1/kv/app/web? %s\n%s' {cluster} {key} $nonce '{{"data":{{"token":"t0"}}}}' |
+  {age} -r {ingress} -o body.age
+for attempt in 1 2; do
+  call -H "Bulla-Nonce: $nonce" -H "Content-Type: application/age" -T body.age {url}/v1/kv/app/web; echo
+done
+call {url}/v1/kv/app/web | {age} -d -i bob.key
+"#
+    );
+    let said = cli.run_program(bash, ["-c", &script], b"").ok();
+    let [first, again, read] = said.lines().collect::<Vec<_>>()[..] else { panic!("three answers: {said}") };
+    assert!(first.contains("\"version\":1") && again == first, "written once: {said}");
+    assert!(read.contains("t0"), "{said}");
+}
+
+/// Sessions that openssl would resume: it is given nothing to do so, with a certificate or without.
+#[test]
+fn openssl_resumes_nothing() {
+    let house = House::new();
+    house.admin.run(["certificate", "-o", "alice.pem"]).ok();
+    for shown in [&[][..], &["-cert", "alice.pem", "-key", "alice.pem"]] {
+        let Some(seen) = openssl(&house, &[shown, &["-sess_out", "session.pem"]].concat()) else {
+            skip!("openssl_resumes_nothing", "needs openssl")
+        };
+        assert!(seen.text().contains("HTTP/1.1 200") && seen.text().contains("New, TLSv1.3"), "{}", seen.text());
+        assert!(!house.admin.work().join("session.pem").exists(), "a session to resume");
+        // Connects six times over; what it could resume it would.
+        let text = openssl(&house, &[shown, &["-reconnect"]].concat()).unwrap().text();
+        assert!(text.contains("New, TLSv1.3") && !text.contains("Reused, "), "{text}");
+    }
+    // A session of another server: this one has never seen it, and does as if it were not there.
+    std::fs::write(house.admin.work().join("session.pem"), foreign_session(&house)).unwrap();
+    let own = ["-sess_in", "session.pem", "-cert", "alice.pem", "-key", "alice.pem"];
+    let text = openssl(&house, &own).unwrap().text();
+    assert!(text.contains("HTTP/1.1 200") && !text.contains("Reused, "), "{text}");
+}
+
+/// A session of another server, which gives out tickets: openssl's own.
+fn foreign_session(house: &House) -> Vec<u8> {
+    let script = r#"
+openssl s_server -accept 127.0.0.1:0 -cert alice.pem -key alice.pem -tls1_3 -www >server.txt 2>&1 &
+server=$!
+for attempt in $(seq 100); do
+  port=$(sed -n 's/^ACCEPT 127.0.0.1:\([0-9]*\).*/\1/p' server.txt)
+  [ -n "$port" ] && break
+  sleep 0.1
+done
+printf 'GET / HTTP/1.0\r\n\r\n' |
+  openssl s_client -connect 127.0.0.1:$port -tls1_3 -ign_eof -sess_out foreign.pem >client.txt 2>&1
+kill $server
+"#;
+    house.admin.run_program(&tools::find("sh").unwrap(), ["-c", script], b"");
+    std::fs::read(house.admin.work().join("foreign.pem")).unwrap()
 }

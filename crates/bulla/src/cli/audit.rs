@@ -255,6 +255,8 @@ mod tests {
     fn a_request_is_one_readable_line() {
         let line = r#"{"v":1,"n":7,"at_ms":1700000000000,"kind":"request","received_ms":1700000000000,"name":"bob","action":"kv.get","resource":"kv/a","status":403,"code":"denied","address":"127.0.0.1"}"#;
         assert_eq!(readable(line), "     7  2023-11-14T22:13:20Z  bob  kv.get  kv/a  403 denied  from 127.0.0.1");
+        let by_mtls = line.replace(r#""address""#, r#""mtls":true,"address""#);
+        assert!(readable(&by_mtls).ends_with("from 127.0.0.1 by mtls"));
         assert_eq!(readable("no json"), "no json");
         let stop = r#"{"v":1,"n":8,"at_ms":0,"kind":"stop"}"#;
         assert_eq!(readable(stop), "     8  1970-01-01T00:00:00Z  stop");
