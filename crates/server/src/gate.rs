@@ -7,12 +7,13 @@
 
 mod headers;
 mod mtls;
+mod shares;
 
 pub use headers::{Headers, body_refusal};
 
 use crate::dispatch::bad_query;
 use crate::listen::body::BODY_TIMEOUT;
-use crate::listen::{Arrived, Failed, Handler, Peer, ReadBody, Unread, read_body};
+use crate::listen::{Arrived, BodyBudget, Failed, Handler, Peer, ReadBody, Unread, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
 use crate::reply::{Answer, RequestLine, internal, sign};
@@ -42,13 +43,14 @@ use headers::{
     wrong_audience,
 };
 use http::{HeaderMap, Response};
+use shares::{REQUESTS_EACH, Shares};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The handler of every listener.
 pub struct Gate {
-    /// The node.
-    pub node: Arc<Node>,
+    node: Arc<Node>,
+    shares: Shares,
 }
 
 /// What proves that a request comes from its key.
@@ -219,9 +221,15 @@ struct Routed<'a> {
 type Outcome = Result<(Answer, Option<Verified>), Answer>;
 
 impl Gate {
+    /// Of this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        let shares = Shares::new(&node.parts.bodies);
+        Self { node, shares }
+    }
+
     async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
         let began = Instant::now();
-        let Arrived { head, peer, certificate, body } = arrived;
+        let Arrived { head, peer, certificate, standing, body } = arrived;
         let line = RequestLine::of(&head.method, &head.uri);
         let phase = self.node.phase();
         let found = route::find(head.method.as_str(), &line.path);
@@ -243,7 +251,10 @@ impl Gate {
         // Unsealing and sealing change the phase under way: challenge and state are those of now.
         let phase_now = self.node.phase();
         let (status, response) = match outcome {
-            Ok((answer, Some(verified))) => (answer.status, sign(&self.node, &phase_now, &verified.answered(), answer)),
+            Ok((answer, Some(verified))) => {
+                standing.prove();
+                (answer.status, sign(&self.node, &phase_now, &verified.answered(), answer))
+            }
             Ok((answer, None)) => (answer.status, sign(&self.node, &phase_now, &open_profile(&line), answer)),
             Err(answer) => {
                 let address = address_of(peer);
@@ -299,7 +310,11 @@ impl Gate {
 
     /// Reads the body and answers.
     async fn serve(&self, phase: &Phase, matched: Matched<'_>, mut verified: Verified, body: Unread) -> Outcome {
-        let read = self.body(&mut verified.asked, matched.route.request, body).await;
+        let share = self.shares.enter(verified.subject.id);
+        let read = match &share {
+            Some(share) => self.body(&mut verified.asked, matched.route.request, body, &share.bodies).await,
+            None => Err(too_many()),
+        };
         let (body, _held) = match read.map(ReadBody::into_parts) {
             Ok((bytes, held)) => (Ok(bytes), Some(held)),
             Err(refusal) => (Err(refusal), None),
@@ -365,10 +380,21 @@ impl Gate {
     }
 
     /// Reads the body. Its share of the memory for bodies is kept until the request has ended.
-    async fn body(&self, asked: &mut Asked, kind: RequestBody, body: Unread) -> Result<ReadBody, Refusal> {
-        let read = read_body(body, kind.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
+    async fn body(
+        &self,
+        asked: &mut Asked,
+        kind: RequestBody,
+        body: Unread,
+        budget: &BodyBudget,
+    ) -> Result<ReadBody, Refusal> {
+        let read = read_body(body, kind.max_bytes(), budget, BODY_TIMEOUT).await;
         digest_fits(asked, read.map_err(|e| body_refusal(&e))?)
     }
+}
+
+fn too_many() -> Refusal {
+    Refusal::new(Code::Overloaded, format!("more than {REQUESTS_EACH} of your requests are under way at once"))
+        .hint("wait for answers before you send more")
 }
 
 /// Compares the body with the digest that was told, or notes its own.

@@ -7,8 +7,10 @@
 //! clients take no such answer for more than a failure.
 
 pub mod body;
+pub mod places;
 
 pub use body::{BODY_TIMEOUT, BodyBudget, BodyError, DEFAULT_BODY_BUDGET_BYTES, Held, ReadBody, read_body};
+pub use places::Standing;
 
 use crate::metrics::Metrics;
 use crate::tls::client;
@@ -23,6 +25,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use places::Places;
 use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::io;
@@ -102,6 +105,8 @@ pub struct Arrived {
     /// The key whose holder made the TLS connection, if a client certificate was shown. Whose it is, is asked anew for
     /// each request.
     pub certificate: Option<KeyId>,
+    /// Where to note that the caller proved a key; connections that nobody proved one over give way to others.
+    pub standing: Arc<Standing>,
     /// The body; see [`read_body`].
     pub body: Unread,
 }
@@ -229,10 +234,9 @@ struct Shared {
 }
 
 async fn accept_network(listener: TcpListener, tls: Arc<ServerConfig>, shared: Shared) -> Infallible {
-    let places = Arc::new(Semaphore::new(shared.limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let places = Places::new(shared.limits.connections);
     let acceptor = TlsAcceptor::from(tls);
     loop {
-        let place = place(&places).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -243,13 +247,22 @@ async fn accept_network(listener: TcpListener, tls: Arc<ServerConfig>, shared: S
         };
         // Replies are written whole; waiting for more to send would only delay them. Failing to set it costs time only.
         let _ = stream.set_nodelay(true);
+        let Some(place) = places.enter(address.ip()) else {
+            shared.metrics.connection_turned_away();
+            continue;
+        };
         let (acceptor, shared) = (acceptor.clone(), shared.clone());
         tokio::spawn(async move {
-            let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+            let standing = Arc::clone(&place.standing);
+            let handshake = tokio::select! {
+                handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => handshake,
+                () = standing.asked_to_leave() => return shared.metrics.connection_turned_away(),
+            };
             match handshake {
                 Ok(Ok(stream)) => {
                     let certificate = client::key(stream.get_ref().1);
-                    connection(stream, Peer::Network(address.ip()), certificate, shared, place).await;
+                    connection(stream, Peer::Network(address.ip()), certificate, shared, standing).await;
+                    drop(place);
                 }
                 Ok(Err(error)) => {
                     shared.metrics.handshake_failed();
@@ -274,7 +287,11 @@ async fn accept_local(listener: UnixListener, shared: Shared) -> Infallible {
         });
         match accepted {
             Ok((stream, uid)) => {
-                tokio::spawn(connection(stream, Peer::Local { uid }, None, shared.clone(), place));
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    connection(stream, Peer::Local { uid }, None, shared, Arc::default()).await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection on the Unix socket");
@@ -333,7 +350,7 @@ impl Activity {
     }
 }
 
-async fn connection<S>(stream: S, peer: Peer, certificate: Option<KeyId>, shared: Shared, place: OwnedSemaphorePermit)
+async fn connection<S>(stream: S, peer: Peer, certificate: Option<KeyId>, shared: Shared, standing: Arc<Standing>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -345,14 +362,15 @@ where
         running: AtomicUsize::new(0),
         quiet_since_ms: AtomicU64::new(0),
     });
-    let mut stopped = shared.stopped.clone();
+    let (mut stopped, metrics) = (shared.stopped.clone(), Arc::clone(&shared.metrics));
     let builder = protocol(peer, shared.limits);
-    let seen = Arc::clone(&activity);
+    let (seen, proof) = (Arc::clone(&activity), Arc::clone(&standing));
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (shared, seen) = (shared.clone(), Arc::clone(&seen));
+        let (shared, seen, proof) = (shared.clone(), Arc::clone(&seen), Arc::clone(&proof));
         async move {
             seen.begin();
-            let response = answer(shared, peer, certificate.filter(|_| seen.is_young()), request).await;
+            let certificate = certificate.filter(|_| seen.is_young());
+            let response = answer(shared, peer, certificate, proof, request).await;
             seen.end();
             Ok::<_, Infallible>(response)
         }
@@ -375,13 +393,20 @@ where
                 activity.closes_at() <= Instant::now()
             }
             changed = stopped.wait_for(|stop| *stop), if closing.is_none() => changed.is_ok(),
+            // Its place is taken already: what runs is answered, and nothing more is waited for.
+            () = standing.asked_to_leave() => {
+                metrics.connection_turned_away();
+                if activity.running.load(Ordering::Relaxed) == 0 {
+                    break;
+                }
+                closing.is_none()
+            }
         };
         if close {
             serving.as_mut().graceful_shutdown();
             closing = Some(Instant::now() + CONNECTION_GRACE);
         }
     }
-    drop(place);
 }
 
 fn protocol(peer: Peer, limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -413,6 +438,7 @@ async fn answer(
     shared: Shared,
     peer: Peer,
     certificate: Option<KeyId>,
+    standing: Arc<Standing>,
     request: http::Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
@@ -421,7 +447,7 @@ async fn answer(
     let running = handler.clone();
     // A task of its own: a client that hangs up cancels nothing, and a panic ends there.
     let running = tokio::spawn(async move {
-        let response = running.handle(Arrived { head, peer, certificate, body: body.boxed_unsync() }).await;
+        let response = running.handle(Arrived { head, peer, certificate, standing, body: body.boxed_unsync() }).await;
         drop(alive);
         response
     });

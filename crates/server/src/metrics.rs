@@ -58,6 +58,7 @@ pub struct Metrics {
     sequence: Gauge,
     connections: Gauge,
     handshakes_failed: Counter,
+    turned_away: Counter,
     resident: Gauge,
 }
 
@@ -87,6 +88,7 @@ impl Metrics {
             sequence: Gauge::default(),
             connections: Gauge::default(),
             handshakes_failed: Counter::default(),
+            turned_away: Counter::default(),
             resident: Gauge::default(),
         };
         metrics.register();
@@ -116,6 +118,8 @@ impl Metrics {
         registry.register("connections", "Open connections", self.connections.clone());
         let help = "TLS handshakes that failed or took too long";
         registry.register("handshakes_failed", help, self.handshakes_failed.clone());
+        let help = "Connections that gave way to others, or were not taken, because all places were held";
+        registry.register("connections_turned_away", help, self.turned_away.clone());
         registry.register_with_unit("resident_memory", "Resident memory", Unit::Bytes, self.resident.clone());
     }
 
@@ -180,6 +184,11 @@ impl Metrics {
     pub fn connection_opened(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
+    }
+
+    /// A connection gave way to another, or was not taken.
+    pub fn connection_turned_away(&self) {
+        self.turned_away.inc();
     }
 
     /// A TLS handshake failed or took too long.

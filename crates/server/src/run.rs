@@ -174,7 +174,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         None => None,
     };
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let gate: Arc<dyn Handler> = Arc::new(Gate { node: node.clone() });
+    let gate: Arc<dyn Handler> = Arc::new(Gate::new(node.clone()));
     let listeners = Listeners { network: Some((network, tls.config())), local };
     let limits = Limits { connections: config.limits.connections, ..Limits::default() };
     let served = tokio::spawn(listen::serve(listeners, gate, metrics, limits, async move {

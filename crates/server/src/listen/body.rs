@@ -16,16 +16,22 @@ pub const DEFAULT_BODY_BUDGET_BYTES: usize = 256 * 1024 * 1024;
 /// Time for a body to arrive: the largest wrap at 280 KB/s.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the node has put aside for bodies and large answers.
+/// What the node has put aside for bodies and large answers, or a part of that which somebody may take at most.
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
     free: Arc<Semaphore>,
+    whole: Option<Arc<Semaphore>>,
 }
 
 impl BodyBudget {
     /// A budget of so many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
+        Self { free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))), whole: None }
+    }
+
+    /// At most so many bytes of this budget, for one who shares it with others.
+    pub fn part(&self, bytes: usize) -> Self {
+        Self { whole: Some(Arc::clone(&self.free)), ..Self::new(bytes) }
     }
 
     /// Bytes that are free now.
@@ -38,12 +44,39 @@ impl BodyBudget {
     /// # Errors
     /// If so much is not free now.
     pub fn hold(&self, bytes: usize) -> Result<Held, BodyError> {
-        self.take(bytes).map(|permit| Held(Some(permit)))
+        self.take(bytes).map(|taken| Held(Some(taken)))
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BodyError> {
+    fn take(&self, bytes: usize) -> Result<Taken, BodyError> {
         let permits = u32::try_from(bytes).map_err(|_| BodyError::Overloaded)?;
-        Arc::clone(&self.free).try_acquire_many_owned(permits).map_err(|_| BodyError::Overloaded)
+        let take =
+            |free: &Arc<Semaphore>| Arc::clone(free).try_acquire_many_owned(permits).map_err(|_| BodyError::Overloaded);
+        Ok(Taken { own: take(&self.free)?, whole: self.whole.as_ref().map(take).transpose()? })
+    }
+}
+
+/// Bytes of a budget and, if it is a part, of the whole.
+#[derive(Debug)]
+struct Taken {
+    own: OwnedSemaphorePermit,
+    whole: Option<OwnedSemaphorePermit>,
+}
+
+impl Taken {
+    fn bytes(&self) -> usize {
+        self.own.num_permits()
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.own.merge(other.own);
+        if let (Some(whole), Some(other)) = (&mut self.whole, other.whole) {
+            whole.merge(other);
+        }
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        drop(self.own.split(bytes));
+        drop(self.whole.as_mut().and_then(|whole| whole.split(bytes)));
     }
 }
 
@@ -82,18 +115,18 @@ pub struct ReadBody {
     pub bytes: Vec<u8>,
     /// SHA-256 of the bytes.
     pub sha256: [u8; 32],
-    _held: Option<OwnedSemaphorePermit>,
+    _held: Option<Taken>,
 }
 
 /// A share of the memory for bodies, given back when it is dropped.
 #[derive(Debug)]
-pub struct Held(Option<OwnedSemaphorePermit>);
+pub struct Held(Option<Taken>);
 
 impl Held {
     /// Gives back what is more than `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        if let Some(permit) = &mut self.0 {
-            drop(permit.split(permit.num_permits().saturating_sub(bytes)));
+        if let Some(taken) = &mut self.0 {
+            taken.give_back(taken.bytes().saturating_sub(bytes));
         }
     }
 }
@@ -132,7 +165,7 @@ where
         if data.len() > max.saturating_sub(bytes.len()) {
             return Err(BodyError::TooLarge { max });
         }
-        let have = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let have = held.as_ref().map_or(0, Taken::bytes);
         let missing = (bytes.len() + data.len()).saturating_sub(have);
         if missing > 0 {
             let more = budget.take(missing)?;

@@ -552,7 +552,7 @@ impl Handler for Liar {
 
 impl Liar {
     async fn answer(&self, arrived: Arrived) -> Response<Bytes> {
-        let Arrived { head, peer: _, certificate: _, body } = arrived;
+        let Arrived { head, body, .. } = arrived;
         let body = read_body(body, 32 << 20, &self.budget, BODY_TIMEOUT).await.unwrap().bytes;
         let passed =
             ["content-type", "content-digest", "bulla-audience", "bulla-challenge", "signature-input", "signature"];

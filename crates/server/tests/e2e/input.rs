@@ -345,7 +345,7 @@ async fn no_answer_is_without_a_signature() {
         assert_eq!(refused.error().unwrap().field.as_deref(), Some("headers"));
     }
     let request = open("POST", "/v1/wrap");
-    let gate = Gate { node: world.server().node.clone() };
+    let gate = Gate::new(world.server().node.clone());
     let (method, uri) = (request.method.parse().unwrap(), request.path.parse().unwrap());
     let (head, body) = gate.failed(Failed { method, uri, peer: Peer::Local { uid: 0 } }).into_parts();
     let reply = Reply { status: head.status.as_u16(), headers: head.headers, body };

@@ -214,7 +214,7 @@ impl Machine {
             bundle: None,
         };
         let node = Arc::new(Node::new(parts, phase));
-        Ok(Self { gate: Arc::new(Gate { node: node.clone() }), node, turns, log })
+        Ok(Self { gate: Arc::new(Gate::new(node.clone())), node, turns, log })
     }
 
     pub fn is_unsealed(&self) -> bool {
@@ -225,7 +225,8 @@ impl Machine {
     pub fn handle(&self, request: &Request) -> Future<Response<Bytes>> {
         let (head, body) = request.http(None).expect("HTTP").into_parts();
         let body = body.map_err(|never| match never {}).boxed_unsync();
-        let arrived = Arrived { head, peer: Peer::Network(IpAddr::V4(Ipv4Addr::LOCALHOST)), certificate: None, body };
+        let (peer, standing) = (Peer::Network(IpAddr::V4(Ipv4Addr::LOCALHOST)), Arc::default());
+        let arrived = Arrived { head, peer, certificate: None, standing, body };
         let gate = self.gate.clone();
         Box::pin(async move { gate.handle(arrived).await })
     }
