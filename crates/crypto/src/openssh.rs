@@ -5,7 +5,7 @@
 //! numbers of an RSA key go to aws-lc as PKCS#8.
 
 use crate::secret::{SecretBytes, SecretKey};
-use data_encoding::BASE64;
+use bulla_wire::encoding::{base64, base64_decode};
 use ssh_key::private::{KeypairData, PrivateKey, RsaKeypair};
 use ssh_key::{Algorithm, Kdf};
 use std::fmt;
@@ -70,7 +70,7 @@ impl SshPublicKey {
         if rest.contains(char::is_whitespace) {
             return Err(SshPublicKeyError::Comment);
         }
-        let blob = BASE64.decode(rest.as_bytes()).map_err(|_| SshPublicKeyError::Malformed)?;
+        let blob = base64_decode(rest).ok_or(SshPublicKeyError::Malformed)?;
         let key = Self::from_blob(kind, &blob).ok_or(SshPublicKeyError::Malformed)?;
         // Padding of numbers, trailing bytes, the repeated name: one comparison finds every second spelling.
         if key.blob() == blob { Ok(key) } else { Err(SshPublicKeyError::Malformed) }
@@ -115,7 +115,7 @@ impl fmt::Display for SshPublicKey {
             Self::Ed25519(_) => ED25519,
             Self::Rsa { .. } => RSA,
         };
-        write!(f, "{kind} {}", BASE64.encode(&self.blob()))
+        write!(f, "{kind} {}", base64(&self.blob()))
     }
 }
 
@@ -332,6 +332,15 @@ fn modulo_minus_one(number: &[u8], prime: &[u8]) -> SecretBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_public_line_has_one_spelling() {
+        let key = SshPublicKey::Ed25519([7; 32]);
+        assert_eq!(SshPublicKey::parse(&key.to_string()), Ok(key.clone()));
+        let (first, second) = (base64(&key.blob()[..49]), base64(&key.blob()[49..]));
+        let joined = format!("ssh-ed25519 {first}{second}");
+        assert_eq!(SshPublicKey::parse(&joined), Err(SshPublicKeyError::Malformed));
+    }
 
     #[test]
     fn remainders() {
