@@ -44,6 +44,7 @@ class Statement:
         demand(envelope["payloadType"] == f"application/vnd.bulla.{kind}.v1+json", "payload")
         self.message, self.digest = signed_bytes(envelope["payloadType"], payload), digest(payload)
         self.fields, self.signatures = json.loads(payload), envelope["signatures"]
+        demand(isinstance(self.fields, dict), "payload")
         demand(self.fields.pop("v", 0) == 1, "payload")
         demand(self.fields.keys() - {"label"} == {*FIELDS[kind].split()}, "payload")
 

@@ -1,7 +1,10 @@
 //! Strict JSON: one parser for every document, with limits, whose errors name the field.
 
+mod shape;
+
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, de};
+use shape::Shaped;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -29,7 +32,7 @@ impl fmt::Display for JsonError {
 impl std::error::Error for JsonError {}
 
 /// Parses `bytes` as one JSON value of type `T`. Unknown and duplicate fields are refused by the types,
-/// nesting beyond 128 levels by `serde_json`, trailing bytes and anything above `limit` here.
+/// nesting beyond 128 levels by `serde_json`, trailing bytes, arrays for objects and anything above `limit` here.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonError> {
     if bytes.len() > limit {
         return Err(JsonError {
@@ -41,15 +44,22 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonE
         return Ok(value);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|e| JsonError { field: e.path().to_string(), reason: e.inner().to_string() })?;
+    let value = serde_path_to_error::deserialize(Shaped(&mut deserializer))
+        .map_err(|e| JsonError { field: named(e.path().to_string()), reason: e.inner().to_string() })?;
     deserializer.end().map_err(|e| JsonError { field: ".".into(), reason: e.to_string() })?;
     Ok(value)
 }
 
+/// A path that names something: that of a field with an empty name is empty.
+fn named(path: String) -> String {
+    if path.is_empty() { ".".into() } else { path }
+}
+
 /// What nearly always is parsed well; keeping account of where it goes wrong would cost half as much again.
 fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = T::deserialize(Shaped(&mut deserializer)).ok()?;
+    deserializer.end().ok().map(|()| value)
 }
 
 /// [`parse`] for bytes that hold secrets: the error tells where it went wrong and repeats nothing that stands there,
@@ -75,7 +85,7 @@ pub fn parse_secret<T: DeserializeOwned>(
         format!("{what}, at line {} column {}", e.line(), e.column())
     };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
+    let value = serde_path_to_error::deserialize(Shaped(&mut deserializer)).map_err(|e| {
         let path = e.path().to_string();
         let first = path.split(['.', '[']).next().unwrap_or_default();
         let field = fields.iter().find(|field| **field == first).map_or(".", |field| field);
@@ -194,6 +204,29 @@ mod tests {
     }
 
     #[test]
+    fn a_value_has_one_shape() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only whether it is read matters")]
+        struct Outer {
+            inner: Vec<Option<Doc>>,
+            mode: crate::evidence::SealMode,
+        }
+        let outer = |inner: &str, mode: &str| {
+            let text = format!(r#"{{"inner":[{inner}],"mode":{mode}}}"#);
+            parse::<Outer>(text.as_bytes(), 200).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(outer(r#"{"v":1,"map":{}},null"#, r#""any""#), Ok(()));
+        // What serde's derived types take besides: an array for a struct, an object for the name of a variant.
+        let array = outer(r#"[1,{}]"#, r#""any""#).unwrap_err();
+        assert!(array.starts_with("inner[0]: invalid type: sequence, expected struct Doc"), "{array}");
+        let object = outer("", r#"{"any":null}"#).unwrap_err();
+        assert!(object.starts_with("mode: invalid type: map, expected "), "{object}");
+        assert!(parse::<Outer>(br#"[[],"any"]"#, 200).is_err());
+        assert!(outer("", r#""none""#).unwrap_err().starts_with("mode: unknown variant `none`"));
+    }
+
+    #[test]
     fn strictness() {
         check(r#"{"v":1,"map":{"a":1}}"#, Ok(()));
         check(r#"{"v":1,"map":{"a":1,"a":1}}"#, Err("duplicate field `a`"));
@@ -203,6 +236,7 @@ mod tests {
         check(r#"{"v":1,"map":{"a":256}}"#, Err("map.a"));
         check(r#"{"v":1,"map":{}} "#, Ok(()));
         check(r#"{"v":1,"map":{}}x"#, Err("trailing"));
+        assert_eq!(parse::<StrictMap<u8>>(br#"{"":x}"#, 64).unwrap_err().field, ".");
         check(&format!(r#"{{"v":1,"map":{{}}{}}}"#, " ".repeat(64)), Err("at most 64"));
     }
 }

@@ -35,6 +35,9 @@ fn records() {
     };
     let text = |identity: &Identity| identity.recipients().first().unwrap().to_string();
     let unknown_field = Envelope { payload: br#"{"v":1,"x":0}"#.to_vec(), ..v1.clone() };
+    let PrincipalRecord { v, name, version, prev, keys } = &first;
+    let values = json::to_vec(&(v, name, version, prev, keys));
+    let array = crate::dsse::sign_in_memory(wire::PRINCIPAL_TYPE, values, &[old.signing_key()]).unwrap();
     check_vectors(
         "record",
         vec![
@@ -80,6 +83,7 @@ fn records() {
                 "ok",
             ),
             case("unknown field", json!({"records": [unknown_field]}), "payload"),
+            case("an array of the values", json!({"records": [array]}), "payload"),
             case("nothing", json!({"records": []}), "rule records"),
             rotated("version 2", &|_| {}, &[&old, &new], "ok"),
             rotated("version 2 without the old key", &|_| {}, &[&new], "rule signatures"),
