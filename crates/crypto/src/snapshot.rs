@@ -202,7 +202,9 @@ impl Reader {
         let statement: Envelope = json::parse(content, MAX_ENVELOPE_BYTES).map_err(|_| malformed())?;
         match document {
             Some(number) => {
-                let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+                let text = std::str::from_utf8(number).unwrap_or_default();
+                // One spelling: `+1` or `01` would be a second document of a number.
+                let number = text.parse::<u32>().ok().filter(|number| number.to_string() == text);
                 self.documents.insert(number.ok_or_else(malformed)?, statement);
             }
             None => self.approvals.push(statement),

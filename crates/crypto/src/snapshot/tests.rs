@@ -270,6 +270,7 @@ const CHANGES: &[Change] = &[
     ("a value that is too short", |rows| rows[2].2.truncate(12)),
     ("a key that is too long", |rows| rows[2].1 = vec![1; 257]),
     ("a document that is none", |rows| rows[0].2.truncate(60)),
+    ("a second spelling of a document's number", |rows| rows[0].1 = b"document/00".to_vec()),
 ];
 
 fn judge(case: &Value, piece: usize) -> &'static str {
