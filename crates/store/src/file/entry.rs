@@ -20,25 +20,10 @@ pub(super) struct Noted<'txn> {
 }
 
 impl Noted<'_> {
-    fn note(&mut self, operation: u8, table: Table, key: &StoreKey) {
-        let bytes = self.record.body();
-        bytes.push(operation);
-        match table {
-            Table::Plain => bytes.push(PLAIN),
-            Table::Data => bytes.push(DATA),
-            Table::Seen(minute) => {
-                bytes.push(SEEN);
-                bytes.extend(minute.to_be_bytes());
-            }
-        }
-        note_bytes(bytes, key.as_bytes());
+    fn make(&mut self, write: Write) -> Result<(), Fault> {
+        write.note(self.record.body());
+        write.apply(&mut self.rows)
     }
-}
-
-/// A length and the bytes; keys and values are far below 4 GiB.
-fn note_bytes(record: &mut Vec<u8>, bytes: &[u8]) {
-    record.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
-    record.extend(bytes);
 }
 
 impl Rows for Noted<'_> {
@@ -49,22 +34,66 @@ impl Rows for Noted<'_> {
     }
 
     fn put(&mut self, table: Table, key: StoreKey, value: SealedValue) -> Result<(), Fault> {
-        self.note(PUT, table, &key);
-        note_bytes(self.record.body(), value.as_bytes());
-        self.rows.put(table, key, value)
+        self.make(Write::Put(table, key, value))
     }
 
     fn delete(&mut self, table: Table, key: &StoreKey) -> Result<(), Fault> {
-        self.note(DELETE, table, key);
-        self.rows.delete(table, key)
+        self.make(Write::Delete(table, key.clone()))
     }
 
     fn drop_seen(&mut self, minute: u32) -> Result<(), Fault> {
-        let bytes = self.record.body();
-        bytes.push(DROP_SEEN);
-        bytes.extend(minute.to_be_bytes());
-        self.rows.drop_seen(minute)
+        self.make(Write::DropSeen(minute))
     }
+}
+
+/// One write of a record.
+enum Write {
+    Put(Table, StoreKey, SealedValue),
+    Delete(Table, StoreKey),
+    DropSeen(u32),
+}
+
+impl Write {
+    fn note(&self, record: &mut Vec<u8>) {
+        match self {
+            Self::Put(table, key, value) => {
+                note_place(record, PUT, *table, key);
+                note_bytes(record, value.as_bytes());
+            }
+            Self::Delete(table, key) => note_place(record, DELETE, *table, key),
+            Self::DropSeen(minute) => {
+                record.push(DROP_SEEN);
+                record.extend(minute.to_be_bytes());
+            }
+        }
+    }
+
+    fn apply(self, rows: &mut OpenRows<'_>) -> Result<(), Fault> {
+        match self {
+            Self::Put(table, key, value) => rows.put(table, key, value),
+            Self::Delete(table, key) => rows.delete(table, &key),
+            Self::DropSeen(minute) => rows.drop_seen(minute),
+        }
+    }
+}
+
+fn note_place(record: &mut Vec<u8>, operation: u8, table: Table, key: &StoreKey) {
+    record.push(operation);
+    match table {
+        Table::Plain => record.push(PLAIN),
+        Table::Data => record.push(DATA),
+        Table::Seen(minute) => {
+            record.push(SEEN);
+            record.extend(minute.to_be_bytes());
+        }
+    }
+    note_bytes(record, key.as_bytes());
+}
+
+/// A length and the bytes; keys and values are far below 4 GiB.
+fn note_bytes(record: &mut Vec<u8>, bytes: &[u8]) {
+    record.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    record.extend(bytes);
 }
 
 /// Why a record was not applied.
@@ -85,35 +114,33 @@ impl From<Fault> for Unapplied {
 pub(super) fn apply(rows: &mut OpenRows<'_>, body: &[u8]) -> Result<(), Unapplied> {
     let mut bytes = Bytes(body);
     while !bytes.0.is_empty() {
-        let operation = bytes.next(rows);
-        operation.unwrap_or(Err(Unapplied::Meaningless))?;
+        bytes.next().ok_or(Unapplied::Meaningless)?.apply(rows)?;
     }
     Ok(())
+}
+
+/// The writes of a record as they would be noted again; nothing if they have no meaning.
+#[cfg(any(test, feature = "simulation"))]
+pub(super) fn noted_again(body: &[u8]) -> Option<Vec<u8>> {
+    let (mut bytes, mut record) = (Bytes(body), Vec::new());
+    while !bytes.0.is_empty() {
+        bytes.next()?.note(&mut record);
+    }
+    Some(record)
 }
 
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// Applies the next write; nothing if there is none that can be read.
-    fn next(&mut self, rows: &mut OpenRows<'_>) -> Option<Result<(), Unapplied>> {
+    /// The next write; nothing if there is none that can be read.
+    fn next(&mut self) -> Option<Write> {
         let [operation] = self.chunk()?;
-        let done = match operation {
-            PUT => {
-                let (table, key) = (self.table()?, self.key()?);
-                let value = SealedValue::new(self.counted()?).ok()?;
-                rows.put(table, key, value)
-            }
-            DELETE => {
-                let (table, key) = (self.table()?, self.key()?);
-                rows.delete(table, &key)
-            }
-            DROP_SEEN => {
-                let minute = u32::from_be_bytes(self.chunk()?);
-                rows.drop_seen(minute)
-            }
-            _ => return None,
-        };
-        Some(done.map_err(Unapplied::Fault))
+        match operation {
+            PUT => Some(Write::Put(self.table()?, self.key()?, SealedValue::new(self.counted()?).ok()?)),
+            DELETE => Some(Write::Delete(self.table()?, self.key()?)),
+            DROP_SEEN => Some(Write::DropSeen(u32::from_be_bytes(self.chunk()?))),
+            _ => None,
+        }
     }
 
     fn table(&mut self) -> Option<Table> {

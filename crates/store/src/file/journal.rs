@@ -163,6 +163,12 @@ impl Journal {
         self.end >= self.limit
     }
 
+    /// Where the next record goes.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// The generation after this one.
     pub(super) fn next_generation(&self) -> u64 {
         self.generation.saturating_add(1)

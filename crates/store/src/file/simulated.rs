@@ -7,7 +7,7 @@
 
 use super::journal::{self, Journal};
 use super::writer::{self, Commit, Job, Writer};
-use super::{FileStore, OnFatal, Reads, open};
+use super::{FileStore, OnFatal, Reads, entry, open};
 use crate::{OpenError, Store};
 use bulla_core::record::{Batch, Table};
 use redb::{Database, StorageBackend};
@@ -301,6 +301,43 @@ pub fn open(disk: &Disk, limit: u64, on_fatal: OnFatal) -> Result<(Store, Turns)
     let (database, journal) = files(disk, limit, path)?;
     let (store, writer) = FileStore::assemble(database, journal, path, on_fatal, Reads::Here);
     Ok((Store::File(store), Turns { writer, fault: None }))
+}
+
+/// The records that an opening finds in a journal with these bytes behind its header.
+///
+/// # Errors
+/// As opening the store with it.
+pub fn journal_bodies(records: &[u8], store: [u8; 16], generation: u64) -> Result<Vec<Vec<u8>>, OpenError> {
+    let mut bytes = journal::new_file(store, 0);
+    bytes.truncate(usize::try_from(journal::RECORDS_START).unwrap_or_default());
+    bytes.extend_from_slice(records);
+    let disk = Disk::of(&Image([Arc::default(), Arc::new(bytes)]));
+    let (file, path) = (Box::new(disk.file(JOURNAL)), Path::new("bulla.journal"));
+    Journal::from_backend(file, path, store, generation, 0).map(|(_, bodies)| bodies)
+}
+
+/// What the journal writes behind its header for these records.
+///
+/// # Errors
+/// None occurs: the disk is in memory.
+pub fn journal_records(bodies: &[&[u8]], store: [u8; 16], generation: u64) -> Result<Vec<u8>, OpenError> {
+    let path = Path::new("bulla.journal");
+    let disk = Disk::of(&Image([Arc::default(), Arc::new(journal::new_file(store, 0))]));
+    let (mut journal, _) = Journal::from_backend(Box::new(disk.file(JOURNAL)), path, store, generation, 0)?;
+    for body in bodies {
+        let mut record = journal::Record::new();
+        record.body().extend_from_slice(body);
+        journal.append(record).map_err(|source| open::io_error(path, "cannot write", source))?;
+    }
+    let end = usize::try_from(journal.end()).unwrap_or_default();
+    let start = usize::try_from(journal::RECORDS_START).unwrap_or_default();
+    let [_, bytes] = disk.image().0;
+    Ok(bytes.get(start..end).unwrap_or_default().to_vec())
+}
+
+/// A record's writes, read and noted again; nothing if they have no meaning.
+pub fn journal_writes(body: &[u8]) -> Option<Vec<u8>> {
+    entry::noted_again(body)
 }
 
 /// What a writer does wrong on purpose, to show that a simulation notices.
