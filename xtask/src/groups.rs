@@ -27,11 +27,13 @@ pub enum Step {
     Lints,
     /// Every file of tests that no other step names.
     Remaining,
+    /// Every parser under libFuzzer; in long runs only.
+    Fuzz,
     /// What a release binary must be.
     Release,
 }
 
-use Step::{Cargo, DocTests, Lints, Release, Remaining, Tests, Tidy, Units};
+use Step::{Cargo, DocTests, Fuzz, Lints, Release, Remaining, Tests, Tidy, Units};
 
 /// The features of the one build of all tests: they let a test kill a process at a named point. What a release holds
 /// without them, the group `release` looks at.
@@ -101,6 +103,11 @@ pub const GROUPS: &[Group] = &[
         name: "simulation",
         about: "a node by seed, on disks that lose power and a network that loses letters",
         steps: &[Tests { package: "bulla-server", target: "simulation", args: &[] }],
+    },
+    Group {
+        name: "fuzz",
+        about: "every parser on its corpus and on mutations of it; with --long ten minutes each under libFuzzer",
+        steps: &[Tests { package: "bulla-fuzz", target: "corpus", args: &[] }, Fuzz],
     },
     Group { name: "integration", about: "all other files of tests", steps: &[Remaining] },
     Group {

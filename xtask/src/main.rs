@@ -3,6 +3,7 @@
 mod bench;
 mod deb;
 mod docs;
+mod fuzz;
 mod groups;
 mod release;
 mod setup;
@@ -30,6 +31,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Make the Debian package.
     Deb,
+    /// Run the parsers under libFuzzer, which is built for that.
+    Fuzz(fuzz::Arguments),
     /// Hold the policy on the source: sizes, names, dependencies, links, coverage.
     Tidy,
     /// Write the generated files anew, or check that they are up to date.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Deb => deb::run(),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Tidy => tidy::run().map(|tally| tally.failed == 0),
         Task::Docs { check } => docs::run(check),
     };

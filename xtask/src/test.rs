@@ -51,6 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
         packages: packages()?,
         environment: environment(&tools, no_skip, arguments.long),
         patience: if arguments.long { PATIENCE_LONG } else { PATIENCE },
+        long: arguments.long,
         built: None,
         building: Duration::ZERO,
     };
@@ -138,6 +139,7 @@ struct Runner {
     packages: Vec<Package>,
     environment: Vec<(&'static str, OsString)>,
     patience: Duration,
+    long: bool,
     built: Option<Built>,
     building: Duration,
 }
@@ -168,6 +170,8 @@ impl Runner {
                 Ok(some(tally, package, target))
             }
             Step::Remaining => self.programs(|program| program.separate && !named(program), &[]),
+            Step::Fuzz if self.long => crate::fuzz::run_all(crate::fuzz::SECONDS),
+            Step::Fuzz => Ok(Tally::default()),
             Step::Release => crate::release::run(),
         }
     }

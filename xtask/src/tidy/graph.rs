@@ -12,8 +12,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bulla-store", &["bulla-server", "hyper", "rustls"]),
     ("bulla-server", &["bulla-client", "clap"]),
     ("bulla-client", &["bulla-core", "bulla-store", "bulla-server", "cedar-policy", "redb", "clap"]),
-    ("bulla", &["bulla-testkit", "xtask", "tempfile", "proptest", "age", "hpke"]),
-    ("", &["rsa", "ring", "openssl", "openssl-sys", "native-tls"]),
+    ("bulla", &["bulla-testkit", "bulla-fuzz", "xtask", "tempfile", "proptest", "age", "hpke"]),
+    ("", &["rsa", "ring", "openssl", "openssl-sys", "native-tls", "libfuzzer-sys"]),
 ];
 
 pub fn check(_: &Tree) -> Findings {

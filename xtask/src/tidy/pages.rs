@@ -151,7 +151,7 @@ pub fn coverage(tree: &Tree) -> Findings {
     let named = spans(&page.text);
     for (number, span) in &named {
         let (path, test) = span.split_once("::").map_or((span.as_str(), None), |(path, test)| (path, Some(test)));
-        if !(path.starts_with("crates/") || path.starts_with("xtask/") || path.starts_with("spec/")) {
+        if !["crates/", "fuzz/", "xtask/", "spec/"].iter().any(|start| path.starts_with(start)) {
             continue;
         }
         let within = format!("{}/", path.trim_end_matches('/'));
@@ -184,11 +184,11 @@ pub(super) fn spans(text: &str) -> Vec<(usize, String)> {
     spans
 }
 
-/// Files below `crates/*/tests` that hold tests: a folder's name would cover whatever comes into it later.
+/// Files below `crates/*/tests` and `fuzz/tests` that hold tests: a folder's name would cover whatever comes into it later.
 fn test_files(tree: &Tree) -> Vec<String> {
     let holds = |file: &&File| {
         let parts: Vec<&str> = file.path.split('/').collect();
-        let lies = matches!(parts.as_slice(), ["crates", _, "tests", ..]);
+        let lies = matches!(parts.as_slice(), ["crates", _, "tests", ..] | ["fuzz", "tests", ..]);
         lies && file.text.lines().any(|line| {
             let line = line.trim_start();
             line.starts_with("#[test]") || line.starts_with("#[tokio::test") || line.starts_with("proptest!")

@@ -1,0 +1,203 @@
+//! What `bulla-crypto` reads besides evidence: age files, keys, shares, sealed bytes, snapshots.
+
+use bulla_crypto::digest::sha256;
+use bulla_crypto::envelope::{Decrypter, OpenError, Opened, inspect, open, open_to};
+use bulla_crypto::evidence::ClusterView;
+use bulla_crypto::identity::{Identity, IdentityError, IdentityKind};
+use bulla_crypto::openssh::{SshPublicKey, without_comment};
+use bulla_crypto::recipient::Recipient;
+use bulla_crypto::secret::SecretKey;
+use bulla_crypto::shamir::{MAX_SHARES, Share, combine};
+use bulla_crypto::share::{MESSAGE_BYTES, ShareContext, ShareOf, context};
+use bulla_crypto::sign::{Algorithm, MAX_SPKI_BYTES, PublicKey, RsaMinimum};
+use bulla_crypto::snapshot::Reader;
+use bulla_crypto::{sealed as sealing, snapshot as snapshots};
+use bulla_wire::id::{ClusterId, PrincipalId};
+use bulla_wire::snapshot::Table;
+use std::pin::pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll, Waker};
+
+/// The most content that a target opens.
+const OPENED_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a future with keys in memory gives: it has nothing to wait for.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("keys in memory answer at once"),
+    }
+}
+
+/// The identity of a seed of one repeated byte: the fixed keys of all targets and of their corpora.
+pub fn identity(kind: IdentityKind, seed: u8) -> Identity {
+    let identity = Identity::from_seed(kind, SecretKey::filled(|bytes| bytes.fill(seed)));
+    identity.unwrap_or_else(|error| unreachable!("a seed is a key: {error}"))
+}
+
+/// An age file opens the same in one piece and as a stream, and what its header tells to anybody fits what is in it.
+pub fn age(bytes: &[u8]) {
+    static KEYS: LazyLock<[Identity; 2]> =
+        LazyLock::new(|| [identity(IdentityKind::Hybrid, 1), identity(IdentityKind::Classical, 1)]);
+    let decrypters = KEYS.each_ref().map(|key| key as &dyn Decrypter);
+    let seen = inspect(bytes);
+    let whole = now(open(&decrypters, bytes, OPENED_BYTES_MAX));
+    let mut content = Vec::new();
+    let piecemeal = now(open_to(&decrypters, bytes, &mut content));
+    if let Ok(Opened { plaintext, binding }) = &whole {
+        let seen = seen.unwrap_or_else(|error| unreachable!("it opens, but its header is none: {error}"));
+        assert_eq!((seen.plaintext_bytes, &seen.binding), (plaintext.expose().len(), binding));
+        assert!(matches!(&piecemeal, Ok(found) if found == binding) && content == *plaintext.expose());
+    } else {
+        let too_large = matches!(whole, Err(OpenError::TooLarge { .. }));
+        assert!(piecemeal.is_err() || too_large, "a stream opens what does not open at once");
+        if let Ok(seen) = seen
+            && let Some(binding) = seen.binding
+        {
+            let [cluster, from, to] =
+                [binding.cluster.base64url(), binding.from.base64url(), binding.to_sha256.base64url()];
+            let line = format!("\n-> bulla-wrap-v1 {} {cluster} {from} {to}\n", binding.wrap);
+            assert!(bytes.windows(line.len()).any(|part| part == line.as_bytes()), "a second spelling of the binding");
+        }
+    }
+}
+
+/// A recipient has one text, and an OpenSSH line is a recipient exactly if its key is one.
+pub fn recipient(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(recipient) = text.parse::<Recipient>() {
+        assert_eq!((recipient.to_string().as_str(), recipient.as_str()), (text, text));
+        assert_eq!(*recipient.digest().as_bytes(), sha256(&[bytes]));
+        assert_eq!(recipient.is_hybrid(), Recipient::is_hybrid_text(text));
+        assert_eq!(text.parse::<Recipient>().as_ref(), Ok(&recipient));
+    }
+    if let Ok(key) = SshPublicKey::parse(text) {
+        assert_eq!(key.to_string(), text);
+        assert_eq!(Recipient::from_ssh(&key).ok(), text.parse().ok(), "two roads to one recipient");
+    }
+    let words = without_comment(text);
+    assert_eq!(without_comment(&words), words);
+}
+
+/// A public key is the SPKI that it came from, and verifies nothing that was not signed.
+pub fn public_key(bytes: &[u8]) {
+    let Ok(key) = PublicKey::from_spki(bytes, RsaMinimum::Bits2048) else {
+        assert!(PublicKey::from_spki(bytes, RsaMinimum::Bits3072).is_err(), "a higher limit takes more");
+        return;
+    };
+    assert!(key.spki() == bytes && bytes.len() <= MAX_SPKI_BYTES);
+    assert_eq!(*key.key_id().as_bytes(), sha256(&[bytes]));
+    assert_eq!(Algorithm::from_name(key.algorithm().name()), Some(key.algorithm()));
+    let signature = vec![0; key.algorithm().signature_len().unwrap_or(256)];
+    assert!(key.verify(b"nobody signed this", &signature).is_err(), "zeros are a signature");
+    if let Some(raw) = key.ed25519() {
+        assert_eq!(PublicKey::from_ed25519(raw).as_ref(), Ok(&key));
+    }
+}
+
+/// An identity that was read signs, and is written so that it is read as the same.
+pub fn identity_file(bytes: &[u8]) {
+    let Ok(found) = Identity::parse(bytes, RsaMinimum::Bits2048, &|| None) else { return };
+    assert!(bytes.len() <= bulla_crypto::identity::MAX_IDENTITY_BYTES && !found.recipients().is_empty());
+    let signature = found.signing_key().sign(b"message").unwrap_or_default();
+    assert!(found.signing_key().public_key().verify(b"message", &signature).is_ok(), "it signs, and not well");
+    let obeyed = |text: Option<&str>| text.is_some_and(|text| text.contains(char::is_control));
+    match found.to_file_text(found.name(), found.record()) {
+        Ok(text) => {
+            let again = Identity::parse(text.expose(), RsaMinimum::Bits2048, &|| None);
+            let again = again.unwrap_or_else(|error| unreachable!("written and not read: {error}"));
+            assert_eq!(again.signing_key().public_key(), found.signing_key().public_key());
+            assert_eq!((again.name(), again.record()), (found.name(), found.record()));
+            assert_eq!(again.recipients(), found.recipients());
+            let twice = again.to_file_text(again.name(), again.record());
+            assert!(twice.is_ok_and(|twice| twice.expose() == text.expose()), "a second spelling of a file");
+        }
+        Err(IdentityError::NotAge) => assert!(found.dual_use(), "an age key that cannot be written"),
+        Err(error) => assert!(obeyed(found.name()) || obeyed(found.record()), "not written: {error}"),
+    }
+}
+
+/// The fixed share that messages are checked against.
+pub fn share_context() -> ShareContext {
+    let (cluster, principal) = (ClusterId::new([0x11; 32]), PrincipalId::new([0x22; 32]));
+    context(&ShareOf { cluster, epoch: 5, index: 1, k: 2, n: 3, principal })
+}
+
+/// Shares keep their bytes, and their order does not matter; a message for one use is none for the other.
+pub fn share(bytes: &[u8]) {
+    let (context, session) = (share_context(), "aaaqeayeaudaocajbifqydiob4");
+    let [key, give] = [context.check_key_plaintext(bytes), context.check_give_plaintext(session, bytes)];
+    assert!(key.is_err() || give.is_err(), "one message for two uses");
+    if let Ok(key) = key {
+        assert!(bytes.len() == MESSAGE_BYTES && context.key_plaintext(&key).expose() == bytes);
+    }
+    if let Ok(key) = give {
+        assert!(bytes.len() == MESSAGE_BYTES && context.give_plaintext(session, &key).expose() == bytes);
+    }
+    let shares: Vec<Share> = bytes.as_chunks::<33>().0.iter().filter_map(Share::from_bytes).collect();
+    for (share, chunk) in shares.iter().zip(bytes.as_chunks::<33>().0.iter().filter(|chunk| chunk.first() != Some(&0)))
+    {
+        assert_eq!(share.to_bytes().expose(), chunk);
+    }
+    if let Ok(secret) = combine(&shares) {
+        assert!((2..=usize::from(MAX_SHARES)).contains(&shares.len()));
+        assert!(combine(shares.iter().rev()).is_ok_and(|again| again.expose() == secret.expose()), "order matters");
+    }
+}
+
+/// The key and the place of the corpus of [`sealed`].
+pub fn sealed_place() -> (SecretKey, &'static [u8]) {
+    (SecretKey::filled(|bytes| bytes.fill(0x55)), b"a place")
+}
+
+/// What opens does so under its key, at its place, and unaltered only.
+pub fn sealed(bytes: &[u8]) {
+    let (key, place) = sealed_place();
+    let Ok(plaintext) = sealing::open(&key, place, bytes) else { return };
+    assert_eq!(plaintext.expose().len().saturating_add(sealing::OVERHEAD), bytes.len());
+    assert!(sealing::open(&key, b"another place", bytes).is_err());
+    assert!(sealing::open(&SecretKey::filled(|bytes| bytes.fill(0x54)), place, bytes).is_err());
+    let mut altered = bytes.to_vec();
+    if let Some(last) = altered.last_mut() {
+        *last ^= 1;
+    }
+    assert!(sealing::open(&key, place, &altered).is_err());
+}
+
+/// A snapshot read in pieces is the one read at once, row by row and to the same end.
+pub fn snapshot(bytes: &[u8]) {
+    type Rows = Vec<(Table, Vec<u8>, Vec<u8>)>;
+    let read = |pieces: usize| {
+        let (mut reader, mut rows) = (Reader::new(), Rows::new());
+        let taken = bytes.chunks(pieces).try_for_each(|piece| {
+            reader.take(piece, &mut |row| {
+                rows.push((row.table, row.key.to_vec(), row.value.to_vec()));
+                Ok(())
+            })
+        });
+        let end = taken.map_err(|error| error.name()).and_then(|()| reader.finish().map_err(|error| error.name()));
+        (rows, end)
+    };
+    let (rows, whole) = read(bytes.len().max(1));
+    assert!(rows.is_sorted_by(|a, b| (a.0, &a.1) < (b.0, &b.1)), "rows out of order");
+    for (_, key, _) in rows.iter().filter(|(table, ..)| *table == Table::Plain) {
+        if let Some(number) = key.strip_prefix(b"document/") {
+            let number = std::str::from_utf8(number).unwrap_or_default();
+            let parsed = number.parse::<u32>().map(|number| number.to_string());
+            assert_eq!(parsed.as_deref(), Ok(number), "a second spelling of a document's number");
+        }
+    }
+    for pieces in [1, 7, 100] {
+        let (same, end) = read(pieces);
+        assert!(same == rows, "other rows in pieces of {pieces}");
+        assert_eq!(end.as_ref().err(), whole.as_ref().err(), "another end in pieces of {pieces}");
+    }
+    if let Ok(whole) = whole {
+        let manifest = whole.manifest_unverified().clone();
+        let pin = |cluster| move |genesis: &_, _: &[_]| ClusterView::pinned(cluster, genesis);
+        let verified = whole.verify(pin(manifest.cluster), None, Some(manifest.sha256));
+        if let Ok(snapshots::Verified { manifest: found, view }) = verified {
+            assert_eq!((&found, found.cluster, found.doc), (&manifest, view.id(), view.newest().number()));
+        }
+    }
+}

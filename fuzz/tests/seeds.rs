@@ -1,0 +1,603 @@
+//! What the corpus begins with: an input of each kind that its target takes, made by the crates themselves or taken from
+//! `spec/vectors`.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use bulla_core::audit::AuditPosition;
+use bulla_core::head::Head;
+use bulla_core::record::{Revision, SealedValue, Sequence};
+use bulla_crypto::envelope::{Binding, seal};
+use bulla_crypto::evidence::{BundleDraft, DocumentDraft, Record};
+use bulla_crypto::identity::{Identity, IdentityKind};
+use bulla_crypto::random::SeededRng;
+use bulla_crypto::recipient::Recipient;
+use bulla_crypto::secret::SecretKey;
+use bulla_crypto::{evidence as made, sealed, shamir};
+use bulla_fuzz::{BODIES, JOURNAL_OF, Keys, NOW_MS, identity, record_of, sealed_place, share_context, sign};
+use bulla_wire::encoding::{base64_decode, base64url_decode};
+use bulla_wire::evidence::{ADMISSION_TYPE, MinKem, PRINCIPAL_TYPE, Scope, SealMode};
+use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, Nonce, WrapId};
+use bulla_wire::json::to_vec;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+type Seeds = Vec<(&'static str, String, Vec<u8>)>;
+
+fn vectors(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/vectors").join(path)
+}
+
+fn vector(path: &str) -> Value {
+    serde_json::from_slice(&fs::read(vectors(path)).unwrap()).unwrap()
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    base64url_decode(value.as_str().unwrap()).unwrap()
+}
+
+/// Texts under numbers.
+fn texts(seeds: &mut Seeds, target: &'static str, texts: &[&str]) {
+    seeds.extend(texts.iter().enumerate().map(|(at, text)| (target, format!("{at:02}"), text.as_bytes().to_vec())));
+}
+
+/// A file that stands already is left as it is: age files differ each time.
+#[test]
+#[ignore = "writes what is missing of the corpus"]
+fn write_corpus() {
+    let mut seeds = Seeds::new();
+    documents(&mut seeds);
+    wire(&mut seeds);
+    keys(&mut seeds);
+    age(&mut seeds);
+    evidence(&mut seeds);
+    rows(&mut seeds);
+    policies(&mut seeds);
+    audit(&mut seeds);
+    server(&mut seeds);
+    for (target, name, input) in seeds {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        if !path.exists() {
+            fs::write(&path, input).unwrap();
+        }
+    }
+}
+
+/// A document of every type, in the order of [`BODIES`].
+#[expect(clippy::too_many_lines, reason = "one table of documents")]
+fn documents(seeds: &mut Seeds) {
+    let Keys { records, view, .. } = Keys::get();
+    let (id, digest) = (records[0].principal(), Digest::new([3; 32]));
+    let (key, cluster, wrap) = (KeyId::new([4; 32]), ClusterId::new([5; 32]), WrapId::new([6; 16]));
+    let lineage = Lineage::new([7; 16]);
+    let signed =
+        json!({"payloadType": "application/x", "payload": "e30=", "signatures": [{"keyid": key, "sig": "AAEC"}]});
+    let progress = json!({"have": 1, "need": 2});
+    let summary = json!({"id": id, "name": "alice", "version": 1, "groups": ["ops"], "attributes": {"team": "db"},
+        "disabled": false, "void": false});
+    let actor = json!({"principal": id, "key": key, "address": "192.0.2.1"});
+    let alarm = json!({"id": "AAAB", "kind": "second_claim", "at_ms": NOW_MS, "wrap": wrap, "actor": actor,
+        "receipt": signed, "message": "somebody"});
+    let entry = json!({"epoch": 1, "lineage": lineage, "first_sequence": 1});
+    let consent = consent(cluster);
+    let policy = json!({"name": "team", "text": "permit(principal, action, resource);", "sha256": digest});
+    let kept: Vec<Value> = vec![
+        json!({}),
+        json!({"state": "sealed", "version": "0.1.0", "node": key, "cluster": cluster, "name": "test", "transient": false,
+            "audit_ok": true, "clock_ok": true, "unseal": progress}),
+        json!({"challenge": "AQACAaH-CfDSwKUyREVrayHUYC_BpBKqhOvpl-etMcxj7BA", "lifetime_ms": 60_000}),
+        json!({"documents": [signed], "newest": 1, "approvals": [signed], "lineages": [entry], "consents": [signed]}),
+        json!({"envelope": signed}),
+        json!({"record": signed, "admission": signed}),
+        json!({"id": id, "name": "alice", "disabled": false, "void": true, "records": [signed], "admission": signed}),
+        json!({"principals": [summary], "next": "alice"}),
+        json!({"principal": summary, "key": key, "admin": true, "enroller": false}),
+        alarm.clone(),
+        json!({"up_to": "AAAB"}),
+        json!({"alarms": [alarm], "next": null}),
+        json!({"text": "permit(principal, action, resource);", "replaces": null}),
+        policy.clone(),
+        json!({"policies": [{"name": "team", "bytes": 37, "sha256": digest}]}),
+        json!({"principal": "alice", "action": "kv.get", "resource": "kv/app/db"}),
+        json!({"allowed": true, "because": ["team#0"], "errors": []}),
+        json!({"id": "aaaqeayeaudaocajbifqydiob4"}),
+        json!({"id": "aaaqeayeaudaocajbifqydiob4", "received_ms": NOW_MS, "principal": id, "name": "alice",
+            "action": "kv.get", "resource": "kv/a", "allowed": false, "reasons": ["team#0"], "status": 403, "code": "denied"}),
+        json!({"sha256": digest}),
+        json!({"policies": "{}", "approval": signed}),
+        json!({"lines": ["{}"], "next": "7"}),
+        json!({"data": {"user": "app", "password": "x"}, "cas": 3}),
+        json!({"version": 4}),
+        json!({"path": "app/db", "version": 4, "written_ms": NOW_MS, "data": {"user": "app"}}),
+        json!({"names": ["app/", "db"], "next": "AAAB"}),
+        json!({"name": "test", "admins": [signed], "mode": "quorum", "k": 2, "min_kem": "hybrid"}),
+        json!({"cluster": cluster, "genesis": signed}),
+        json!({"state": "unsealed", "epoch": 2, "mode": "any", "k": 1,
+            "admins": [{"principal": id, "name": "alice", "given": true}], "warning": "one admin"}),
+        json!({"id": "aaaqeayeaudaocajbifqydiob4", "recipient": "age1pq1x", "epoch": 2, "config_sha256": digest,
+            "expires_ms": NOW_MS, "progress": progress}),
+        json!({"index": 1, "file": "AAEC"}),
+        json!({"index": 1, "file": "AAEC", "approval": signed}),
+        json!({"state": "sealed", "progress": progress, "consent_needed": consent}),
+        json!({"ingress": "age1pq1x"}),
+        json!({"statement": signed, "created": signed,
+            "slots": [{"principal": id, "state": "opened", "receipts": [signed]}]}),
+        json!({"receipts": [signed]}),
+        json!({"statement_sha256": digest, "claim": "age1pq1x"}),
+        json!({"statement_sha256": digest, "claim_sha256": digest}),
+        json!({"statement_sha256": digest}),
+        json!({"wraps": [{"wrap": wrap, "statement_sha256": digest, "from": id, "to": [id], "created_ms": NOW_MS,
+            "exp_ms": NOW_MS, "mode": "first", "states": ["sealed"], "label": "db"}], "next": null}),
+        json!({"errors": [{"code": "not_found", "message": "no", "field": "path", "hint": "look", "id": "x",
+            "receipt": signed}]}),
+        json!({"id": "aaaqeayeaudaocajbifqydiob4", "sequence": 7, "saved_ms": NOW_MS}),
+        json!({"v": 1, "cluster": cluster, "epoch": 1, "lineage": lineage, "sequence": 7, "doc": 0, "node": key,
+            "saved_ms": NOW_MS, "audit": {"file": 1, "offset": 10, "n": 2, "sha256": digest}, "rows": 3, "bytes": 99,
+            "sha256": digest}),
+        serde_json::from_slice(&records[0].envelope().payload).unwrap(),
+        admission(),
+        serde_json::from_slice(&view.genesis().envelope().payload).unwrap(),
+        json!({"v": 1, "cluster": cluster}),
+        consent,
+        json!({"v": 1, "cluster": cluster, "policies_sha256": digest, "replaces": digest, "at_ms": NOW_MS}),
+        json!({"v": 1, "admins": [signed], "k": 1, "made_ms": 1, "exp_ms": 2,
+            "principals": [{"records": [signed], "admission": signed}], "policies": {"team": "permit"}}),
+        statement(),
+        receipt(),
+        signed.clone(),
+        json!({"type": "bulla.alarm", "cluster": cluster, "node": key, "number": 1, "alarm": alarm}),
+    ];
+    assert_eq!(kept.len(), BODIES.len());
+    for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {
+        let text = to_vec(document);
+        assert!(check(&text), "{name} does not read {document}");
+        let first = b'0' + u8::try_from(at).unwrap();
+        let name = name.rsplit(' ').next().unwrap().rsplit("::").next().unwrap().to_lowercase();
+        seeds.push(("body", format!("{at:02}-{name}"), [&[first][..], &text].concat()));
+    }
+    seeds.push(("envelope", "00".into(), to_vec(&signed)));
+    seeds.push(("envelope", "record".into(), to_vec(records[0].envelope())));
+    texts(
+        seeds,
+        "json",
+        &[
+            r#"{"data":{"user":"app","password":"x"},"cas":{}}"#,
+            r#"{"a":[1,null,4294967295]}"#,
+            r#"{"data":{"a":"\u00e9\ud83d\ude00\n"}}"#,
+            r#"{"data":{"a":"1","a":"2"}}"#,
+            r#"{"data":"77777"} "#,
+        ],
+    );
+}
+
+fn consent(cluster: ClusterId) -> Value {
+    let at = |lineage: u8, sequence: u64| json!({"lineage": Lineage::new([lineage; 16]), "sequence": sequence});
+    json!({"v": 1, "cluster": cluster, "lost": at(7, 9), "kept": at(7, 5), "earlier": [at(8, 3)]})
+}
+
+fn admission() -> Value {
+    let Keys { records, view, .. } = Keys::get();
+    json!({"v": 1, "scope": Scope::Cluster(view.id()).to_string(), "principal": records[4].principal(), "name": "erin",
+        "version": 1, "record_sha256": records[4].digest(), "groups": ["ops"], "attributes": {"team": "db"}, "serial": 5,
+        "doc": 1})
+}
+
+fn statement() -> Value {
+    let Keys { records, view, .. } = Keys::get();
+    let recipient = records[1].recipients()[0].digest();
+    let to =
+        json!([{"principal": records[1].principal(), "record_sha256": records[1].digest(), "recipients": [recipient]}]);
+    json!({"v": 1, "cluster": view.id(), "wrap": WrapId::new([6; 16]), "from": records[0].principal(), "to": to,
+        "mode": "first", "ct": {"len": 500, "sha256": Digest::new([3; 32])}, "nbf_ms": NOW_MS, "exp_ms": NOW_MS + 1000,
+        "ack_s": 600, "label": "db"})
+}
+
+fn receipt() -> Value {
+    let Keys { records, view, node, .. } = Keys::get();
+    let node = node.signing_key().public_key().key_id();
+    let actor = json!({"principal": records[0].principal(), "key": KeyId::new([4; 32]), "address": null});
+    json!({"v": 1, "cluster": view.id(), "node": node, "kind": "created", "wrap": WrapId::new([6; 16]), "slot": 0,
+        "statement_sha256": Digest::new([3; 32]), "actor": actor, "claim_sha256": null, "at_ms": NOW_MS, "doc": 1,
+        "epoch": 1, "lineage": Lineage::new([7; 16]), "prev": null})
+}
+
+fn wire(seeds: &mut Seeds) {
+    let exchanges = vector("exchange/exchange.json");
+    let mut headers = Vec::new();
+    for exchange in exchanges["exchanges"].as_array().unwrap().iter().take(4) {
+        for side in ["request", "response"] {
+            let found = exchange[side]["headers"].as_object().into_iter().flatten();
+            headers.extend(found.map(|(_, value)| value.as_str().unwrap().to_owned()));
+        }
+    }
+    headers.extend(
+        ["node:sha256:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE", "v1;0;-;-;doc=-;alarms=0"].map(str::to_owned),
+    );
+    headers.sort();
+    headers.dedup();
+    texts(seeds, "header", &headers.iter().map(String::as_str).collect::<Vec<_>>());
+    let ids = [
+        Nonce::new(28_333_333, [7; 12]).to_string(),
+        WrapId::new([2; 16]).to_string(),
+        Lineage::new([2; 16]).to_string(),
+        Digest::new([2; 32]).to_string(),
+        format!("admins:{}", Digest::new([2; 32])),
+        exchanges["wrap"]["slip"].as_str().unwrap().to_owned(),
+    ];
+    texts(seeds, "name", &["alice", "a@b.example", "app/db", "a/b/c/d/e", "AAEC", "AAECAw==", "mfrgg", "a label"]);
+    seeds.extend(ids.into_iter().enumerate().map(|(at, id)| ("name", format!("id{at}"), id.into_bytes())));
+    let parcel = [&bulla_wire::wrap::Parcel::head(br#"{"a":1}"#)[..], b"age-encryption.org/v1\n"].concat();
+    seeds.push(("parcel", "00".into(), parcel));
+    for (at, file) in vector("snapshot/files.json").as_array().unwrap().iter().enumerate() {
+        let file = base64_decode(file["file"].as_str().unwrap()).unwrap();
+        if file.len() <= 8192 && (at < 2 || at % 4 == 0) {
+            seeds.push(("snapshot", format!("{at:02}"), file.clone()));
+            if at < 2 {
+                seeds.push(("frame", format!("{at:02}"), file.get(16..).unwrap_or_default().to_vec()));
+            }
+        }
+    }
+    let mut frames = Vec::new();
+    for (table, tag, key) in [
+        (bulla_wire::snapshot::Table::Plain, 2, &b"seal/config"[..]),
+        (bulla_wire::snapshot::Table::Data, 1, &[10, 1, 2]),
+        (bulla_wire::snapshot::Table::Seen(28_000_000), 1, &[1; 32]),
+    ] {
+        let value = [&[tag][..], &[0; 20]].concat();
+        bulla_wire::snapshot::Row { table, key, value: &value }.write(&mut frames).unwrap();
+    }
+    bulla_wire::snapshot::write_end(b"{}", &mut frames).unwrap();
+    seeds.push(("frame", "rows".into(), frames));
+}
+
+fn keys(seeds: &mut Seeds) {
+    let hybrid = identity(IdentityKind::Hybrid, 1);
+    let classical = identity(IdentityKind::Classical, 1);
+    for (name, identity) in [("hybrid", &hybrid), ("classical", &classical)] {
+        let text = identity.to_file_text(Some("alice"), Some(r#"{"v":1}"#)).unwrap();
+        seeds.push(("identity", name.into(), text.expose().clone()));
+        seeds.push(("recipient", name.into(), identity.recipients()[0].to_string().into_bytes()));
+    }
+    for (name, text) in openssh() {
+        let public = text.lines().next().unwrap();
+        seeds.push(("recipient", name.clone(), bulla_crypto::openssh::without_comment(public).into_bytes()));
+        seeds.push(("recipient", format!("{name}-line"), public.as_bytes().to_vec()));
+        let private = text.split_once('\n').unwrap().1;
+        seeds.push(("identity", name.clone(), private.as_bytes().to_vec()));
+        if let Ok(found) = Identity::parse(private.as_bytes(), bulla_crypto::sign::RsaMinimum::Bits2048, &|| None) {
+            seeds.push(("public-key", name, found.signing_key().public_key().spki().to_vec()));
+        }
+    }
+    for (name, point) in [("p256", 65), ("p384", 97)] {
+        seeds.push(("public-key", name.into(), elliptic(point)));
+    }
+    let (key, place) = sealed_place();
+    let mut rng = SeededRng::from_u64(7);
+    seeds.push(("sealed", "00".into(), sealed::seal(&key, place, b"content", &mut rng)));
+    seeds.push(("sealed", "empty".into(), sealed::seal(&key, place, b"", &mut rng)));
+    let context = share_context();
+    let secret = SecretKey::filled(|bytes| bytes.fill(0x33));
+    seeds.push(("share", "key".into(), context.key_plaintext(&secret).expose().to_vec()));
+    let give = context.give_plaintext("aaaqeayeaudaocajbifqydiob4", &secret);
+    seeds.push(("share", "give".into(), give.expose().to_vec()));
+    let shares = shamir::split(&secret, 2, 3, &mut rng).unwrap();
+    seeds.push((
+        "share",
+        "shares".into(),
+        shares.iter().flat_map(|share| share.to_bytes().expose().to_vec()).collect(),
+    ));
+}
+
+/// Key pairs of ssh-keygen: the public line, then the private file. Without the program there are none.
+fn openssh() -> Vec<(String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pairs = Vec::new();
+    for (name, kind, bits, passphrase) in [
+        ("ed25519", "ed25519", "256", ""),
+        ("rsa", "rsa", "2048", ""),
+        ("encrypted", "ed25519", "256", "x"),
+        ("ecdsa", "ecdsa", "256", ""),
+    ] {
+        let path = folder.path().join(name);
+        let done = std::process::Command::new("ssh-keygen")
+            .args(["-q", "-t", kind, "-b", bits, "-N", passphrase, "-C", "a comment", "-f"])
+            .arg(&path)
+            .status();
+        if done.is_ok_and(|status| status.success()) {
+            let read = |path: &Path| fs::read_to_string(path).unwrap();
+            pairs.push((name.to_owned(), read(&path.with_extension("pub")) + &read(&path)));
+        }
+    }
+    pairs
+}
+
+/// The SPKI of the curve's base point.
+fn elliptic(length: usize) -> Vec<u8> {
+    const P256: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    const P384: &str = "04aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b9859f741e082542a385502f25dbf55296c3a545e3872760ab73617de4a96262c6f5d9e98bf9292dc29f8f41dbd289a147ce9da3113b5f0b8c00a60b1ce1d7e819d7a431d7c90ea0e5f";
+    let text = if length == 65 { P256 } else { P384 };
+    let point: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    let key = match length {
+        65 => bulla_crypto::sign::PublicKey::from_p256_point(&point),
+        _ => bulla_crypto::sign::PublicKey::from_p384_point(&point),
+    };
+    key.unwrap().spki().to_vec()
+}
+
+fn age(seeds: &mut Seeds) {
+    let [hybrid, classical] =
+        [IdentityKind::Hybrid, IdentityKind::Classical].map(|kind| identity(kind, 1).recipients()[0].clone());
+    let Keys { records, view, .. } = Keys::get();
+    let binding = Binding {
+        wrap: WrapId::new([6; 16]),
+        cluster: view.id(),
+        from: records[0].principal(),
+        to_sha256: Digest::new([3; 32]),
+    };
+    let file = |recipients: &[Recipient], binding, content: &[u8]| seal(recipients, binding, content).unwrap();
+    seeds.push(("age", "hybrid".into(), file(&[hybrid], None, b"content")));
+    seeds.push(("age", "classical".into(), file(std::slice::from_ref(&classical), None, b"content")));
+    seeds.push(("age", "bound".into(), file(std::slice::from_ref(&classical), Some(&binding), b"content")));
+    seeds.push(("age", "empty".into(), file(&[classical], None, b"")));
+    // Published vectors have a head of their own before an empty line.
+    for name in ["x25519", "x25519_grease", "hybrid", "stanza_empty_body", "stanza_long_line", "hmac_bad", "scrypt"] {
+        let vector = fs::read(vectors("age-cctv").join(name)).unwrap();
+        let start = vector.windows(2).position(|pair| pair == b"\n\n").unwrap() + 2;
+        seeds.push(("age", format!("cctv-{name}"), vector[start..].to_vec()));
+    }
+    for name in ["p256tag_sealed", "mlkem768p256tag_sealed"] {
+        let vector = fs::read(vectors("tag").join(name)).unwrap();
+        let start = vector.windows(2).position(|pair| pair == b"\n\n").unwrap() + 2;
+        seeds.push(("age", name.into(), vector[start..].to_vec()));
+    }
+    texts(seeds, "recipient", &["age1tag1qt8lw0ual6avlwmwatk888yqnmdamm7xfd0wak53ut6elz5c4swx2yqdj4e"]);
+}
+
+fn evidence(seeds: &mut Seeds) {
+    let Keys { people, records, view, .. } = Keys::get();
+    let [alice, bob, ..] = people;
+    let first = record_of(alice, "alice", None);
+    let opened = Record::open(&sign(PRINCIPAL_TYPE, &first, &[alice, bob]), None).unwrap();
+    let next = record_of(bob, "alice", Some(&opened));
+    seeds.push(("record", "one".into(), first.clone()));
+    seeds.push(("record", "two".into(), [&first[..], b"\n", &next].concat()));
+    let genesis = &view.genesis().envelope().payload;
+    let mut draft = DocumentDraft::of(view.newest());
+    let second = to_vec(&view.next_document(&draft).unwrap());
+    seeds.push(("document", "genesis".into(), genesis.clone()));
+    seeds.push(("document", "two".into(), [&genesis[..], b"\n", &view.newest().envelope().payload].concat()));
+    let solo = made::genesis_payload(
+        "solo".parse().unwrap(),
+        [7; 32],
+        &records[..1],
+        SealMode::Any,
+        1,
+        people[3].signing_key().public_key(),
+        1000,
+        &people[4].recipients()[0],
+        MinKem::Classical,
+    );
+    let solo = to_vec(&solo);
+    let mut alone =
+        bulla_crypto::evidence::ClusterView::unpinned(&sign(bulla_wire::evidence::DOCUMENT_TYPE, &solo, &[])).unwrap();
+    let mut chain = vec![solo];
+    for _ in 0..2 {
+        draft = DocumentDraft::of(alone.newest());
+        let next = to_vec(&alone.next_document(&draft).unwrap());
+        alone.push(&sign(bulla_wire::evidence::DOCUMENT_TYPE, &next, &[alice])).unwrap();
+        chain.push(next);
+    }
+    seeds.push(("document", "solo".into(), chain.join(&b'\n')));
+    assert!(!second.is_empty());
+    let recovery = json!({"v": 1, "cluster": view.id(), "policies_sha256": Digest::new(bulla_crypto::digest::sha256(&[b"{}"])),
+        "replaces": Digest::new([9; 32]), "at_ms": NOW_MS});
+    for (letter, value) in [
+        ("a", admission()),
+        ("s", statement()),
+        ("r", receipt()),
+        ("c", consent(view.id())),
+        ("g", json!({"v": 1, "cluster": view.id()})),
+        ("p", recovery),
+    ] {
+        seeds.push(("statement", letter.into(), [letter.as_bytes(), &to_vec(&value)].concat()));
+    }
+    let mut admitted = admission();
+    let admins: Vec<_> = records[..2].iter().map(|record| record.envelope().clone()).collect();
+    let set = made::AdminSet::of_records(&records[..2], 1).unwrap();
+    admitted["scope"] = json!(set.scope().to_string());
+    admitted["doc"] = json!(0);
+    let admission = sign(ADMISSION_TYPE, &to_vec(&admitted), &[alice]);
+    let bundle = json!({"v": 1, "admins": admins, "k": 1, "made_ms": NOW_MS, "exp_ms": NOW_MS + 1000,
+        "principals": [{"records": [records[4].envelope()], "admission": admission}],
+        "policies": {"team": "permit(principal, action, resource);"}});
+    let bundle = to_vec(&bundle);
+    let opened = BundleDraft::open(&sign(bulla_wire::evidence::BUNDLE_TYPE, &bundle, &[alice, bob]));
+    assert_eq!(opened.err(), None);
+    seeds.push(("bundle", "00".into(), bundle));
+    let empty = json!({"v": 1, "admins": admins, "k": 1, "made_ms": NOW_MS, "exp_ms": NOW_MS + 1000, "principals": [],
+        "policies": {}});
+    seeds.push(("bundle", "empty".into(), to_vec(&empty)));
+}
+
+fn rows(seeds: &mut Seeds) {
+    let head = Head {
+        sequence: Sequence(7),
+        lineage: Lineage::new([5; 16]),
+        mark: 29_000_000,
+        active_ms: 7,
+        commit_ms: NOW_MS,
+        audit: AuditPosition { file: 3, offset: 4096, n: 12, hash: Digest::new([9; 32]) },
+    };
+    let key = SecretKey::filled(|bytes| bytes.fill(0x66));
+    let row = head.encode(&key, &ClusterId::new([0x11; 32]), Revision(77)).unwrap();
+    seeds.push(("head", "00".into(), row.as_bytes().to_vec()));
+    for (at, record) in vector("barrier/records.json")["records"].as_array().unwrap().iter().enumerate() {
+        let (store_key, value) = (bytes(&record["store_key"]), bytes(&record["value"]));
+        let table = match record["table"].as_str().unwrap() {
+            "plain" => 0,
+            "data" => 1,
+            _ => continue,
+        };
+        let kind = u8::try_from(record["kind"].as_u64().unwrap()).unwrap();
+        let length = u8::try_from(store_key.len()).unwrap();
+        seeds.push(("barrier", format!("{at:02}"), [&[table, kind, length][..], &store_key, &value].concat()));
+    }
+    seeds.push(("barrier", "cursor".into(), b"AAECAwQ".to_vec()));
+    seeds.push(("barrier", "due".into(), [&NOW_MS.to_be_bytes()[..], &[1], &[6; 16]].concat()));
+    for epoch in ["epoch-1-quorum-2-of-3", "epoch-2-any-of-2"] {
+        let stored = vector(&format!("seal/{epoch}.json"))["rows"].clone();
+        let mut pieces = Vec::new();
+        for (name, row) in stored.as_object().unwrap() {
+            let tag = match name.as_str() {
+                "seal/config" => b'c',
+                "seal/keyring" => b'k',
+                "head" => b'h',
+                "restored" => b'r',
+                name if name.starts_with("seal/share/") => b's',
+                name if name.starts_with("approval/") => b'a',
+                _ => continue,
+            };
+            let row = bytes(row);
+            // The key's file is not read before somebody opens it.
+            let row = if tag == b's' { &row[..row.len().min(200)] } else { &row };
+            pieces.push(tag);
+            pieces.extend(u16::try_from(row.len()).unwrap().to_be_bytes());
+            pieces.extend_from_slice(row);
+            SealedValue::new(row).unwrap();
+        }
+        seeds.push(("seal", epoch.into(), pieces));
+    }
+    stored(seeds);
+    let (store, generation) = JOURNAL_OF;
+    let write: Vec<u8> = [&[1, 1, 0, 0, 0, 2, 10, 1, 0, 0, 0, 13, 1][..], &[0; 12]].concat();
+    let more =
+        [&write[..], &[2, 0, 0, 0, 0, 4], b"head", &[2, 2, 0, 0, 0, 9, 0, 0, 0, 1, 5], &[3, 0, 0, 0, 9]].concat();
+    let records = bulla_store::simulated::journal_records(&[&write, &more, b""], store, generation).unwrap();
+    seeds.push(("journal", "record".into(), more));
+    seeds.push(("journal", "records".into(), records.clone()));
+    seeds.push(("journal", "torn".into(), records[..records.len() - 20].to_vec()));
+}
+
+fn policies(seeds: &mut Seeds) {
+    texts(
+        seeds,
+        "policy",
+        &[
+            "permit(principal, action, resource);",
+            "permit(principal in Bulla::Group::\"ops\", action == Bulla::Action::\"kv.get\", resource in Bulla::Kv::\"app\");",
+            "// first\npermit(principal == Bulla::Principal::\"alice\", action, resource)\nwhen { principal.hasTag(\"team\") && principal.getTag(\"team\") == \"db\" };",
+            "permit(principal, action in [Bulla::Action::\"kv.get\"], resource) unless { resource like \"a*\" };",
+            "forbid(principal, action, resource is Bulla::Kv);\npermit(principal == ?principal, action, resource);",
+        ],
+    );
+    for (at, (_, text)) in bulla_core::policy::first_texts().into_iter().enumerate() {
+        seeds.push(("policy", format!("first{at}"), text.into_bytes()));
+    }
+}
+
+fn stored(seeds: &mut Seeds) {
+    let Keys { records, .. } = Keys::get();
+    let principal = bulla_core::directory::Principal::founder(&records[0], vec!["admins".parse().unwrap()]);
+    let upload =
+        bulla_core::engine::chunk::Upload::new([1; 16], records[0].principal(), 200_000, Digest::new([3; 32]), NOW_MS);
+    let slot = bulla_core::engine::wrap::slot::Slot::new(Digest::new([3; 32]));
+    let line = fs::read_to_string(vectors("audit/logs.json")).unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let config = bytes(&vector("seal/epoch-1-quorum-2-of-3.json")["rows"]["seal/config"])[13 + 32..].to_vec();
+    for (letter, text) in [
+        ("p", to_vec(&principal)),
+        ("l", bulla_core::engine::policy::StoredPolicy::to_bytes(&"team".parse().unwrap(), "permit")),
+        ("u", to_vec(&upload)),
+        ("s", to_vec(&slot)),
+        ("n", to_vec(&json!({"request": Digest::new([3; 32]), "reply": "{}", "line": {"id": line["node"]}}))),
+        ("c", config),
+    ] {
+        seeds.push(("stored", letter.into(), [letter.as_bytes(), &text].concat()));
+    }
+}
+
+fn audit(seeds: &mut Seeds) {
+    let logs = vector("audit/logs.json");
+    let mut lines: Vec<String> = Vec::new();
+    for (at, log) in logs["logs"].as_array().unwrap().iter().enumerate() {
+        let files: Vec<Vec<&str>> = log["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| file.as_array().into_iter().flatten().filter_map(Value::as_str).collect())
+            .collect();
+        lines.extend(files.iter().flatten().map(|line| (*line).to_owned()));
+        let text = files.iter().map(|file| file.join("\n")).collect::<Vec<_>>().join("\n\n");
+        if text.len() <= 8192 && at < 8 {
+            seeds.push(("audit-log", format!("{at:02}"), text.into_bytes()));
+        }
+    }
+    lines.sort_by_key(|line| serde_json::from_str::<Value>(line).ok().map(|line| line["kind"].to_string()));
+    lines.dedup_by_key(|line| serde_json::from_str::<Value>(line).ok().map(|line| line["kind"].to_string()));
+    for (at, line) in lines.iter().enumerate() {
+        seeds.push(("audit-line", format!("{at:02}"), line.as_bytes().to_vec()));
+        // What stands beside a nonce is a request without its place in the log.
+        if let Ok(Value::Object(mut line)) = serde_json::from_str(line)
+            && line["kind"] == "request"
+        {
+            for field in ["v", "n", "prev", "at_ms", "kind"] {
+                line.remove(field);
+            }
+            seeds.push(("audit-line", format!("{at:02}-nonce"), to_vec(&line)));
+        }
+    }
+}
+
+fn server(seeds: &mut Seeds) {
+    seeds.push(("config", "sample".into(), bulla_server::config::sample().into_bytes()));
+    texts(
+        seeds,
+        "config",
+        &[
+            "data = \"/var/lib/bulla\"\nlisten = \"0.0.0.0:8250\"\n",
+            "transient = true\n[init]\nadmins = [\"a.json\", \"b.json\"]\n[tls]\nrequire_pq = true\n",
+            "data = \"/x\"\n[audit]\nsync = \"each\"\nnames = \"hashed\"\n[alarms]\nwebhook = \"https://a.example/b\"\n",
+            "\0BULLA_SERVER_DATA=/x\nBULLA_SERVER_LISTEN=[::1]:8250\nBULLA_SERVER_TLS__REQUIRE_PQ=true\n",
+            "\0BULLA_SERVER_TRANSIENT=true\nBULLA_SERVER_INIT__ADMINS=a.json:b.json\nBULLA_SERVER_LIMITS__BODY_MIB=1\n",
+        ],
+    );
+    // The sample with every key set.
+    let sample = bulla_server::config::sample();
+    let set = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => String::new(),
+    };
+    let all: String =
+        sample.lines().map(|line| if line.starts_with('[') { format!("{line}\n") } else { set(line) }).collect();
+    seeds.push(("config", "all".into(), all.into_bytes()));
+    for (at, route) in bulla_server::route::ROUTES.iter().enumerate() {
+        let path = match route.parameter() {
+            Some((before, name, _, after)) => {
+                let wrap = WrapId::new([6; 16]).to_string();
+                let value = if before == "/v1/wrap/" {
+                    wrap.as_str()
+                } else if name == "path" {
+                    "app/db"
+                } else {
+                    "alice"
+                };
+                format!("{before}{value}{after}")
+            }
+            None => route.template.to_owned(),
+        };
+        let query = route.query.iter().map(|name| format!("{name}=1")).collect::<Vec<_>>().join("&");
+        let mark = if query.is_empty() { "" } else { "?" };
+        let line = format!("{} {path}{mark}{query}", route.method);
+        bulla_server::route::find(route.method, &path).unwrap();
+        seeds.push(("route", format!("{at:02}"), line.into_bytes()));
+    }
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let pem = parameters.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+    seeds.push(("tls", "p256".into(), pem.into_bytes()));
+    let other = rcgen::KeyPair::generate().unwrap();
+    let pem = parameters.self_signed(&key).unwrap().pem() + &other.serialize_pem();
+    seeds.push(("tls", "other-key".into(), pem.into_bytes()));
+}
