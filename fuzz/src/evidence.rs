@@ -8,7 +8,7 @@ use bulla_crypto::evidence::{
     verify_approvals, verify_consent, verify_policy_recovery, verify_receipt, verify_statement,
 };
 use bulla_crypto::identity::{Identity, IdentityKind};
-use bulla_crypto::sign::SigningKey;
+use bulla_crypto::sign::{Signer as _, SigningKey};
 use bulla_crypto::{digest, dsse, evidence as made};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{
@@ -62,7 +62,7 @@ impl Keys {
             founders,
             SealMode::Quorum,
             2,
-            node.signing_key().public_key(),
+            node.public_key(),
             1000,
             &ingress,
             MinKem::Classical,
@@ -92,18 +92,15 @@ pub fn named(text: &str) -> bulla_wire::name::Name {
 
 /// The payload of somebody's next record.
 pub fn record_of(person: &Identity, name: &str, previous: Option<&Record>) -> Vec<u8> {
-    let key = PrincipalKey {
-        public: person.signing_key().public_key().clone(),
-        recipients: person.recipients().to_vec(),
-        dual_use: false,
-    };
+    let key =
+        PrincipalKey { public: person.public_key().clone(), recipients: person.recipients().to_vec(), dual_use: false };
     let payload = record_payload(named(name), previous, &[key]);
     payload.map(|payload| bulla_wire::json::to_vec(&payload)).unwrap_or_default()
 }
 
 /// An envelope around any bytes.
 pub fn sign(payload_type: &str, payload: &[u8], by: &[&Identity]) -> Envelope {
-    let keys: Vec<&SigningKey> = by.iter().map(|person| person.signing_key()).collect();
+    let keys: Vec<&SigningKey> = by.iter().filter_map(|person| person.signing_key()).collect();
     let envelope = dsse::sign_in_memory(payload_type, payload.to_vec(), &keys);
     envelope.unwrap_or_else(|error| unreachable!("keys in memory sign: {error}"))
 }

@@ -195,7 +195,7 @@ fn statement() -> Value {
 
 fn receipt() -> Value {
     let Keys { records, view, node, .. } = Keys::get();
-    let node = node.signing_key().public_key().key_id();
+    let node = node.signing_key().unwrap().public_key().key_id();
     let actor = json!({"principal": records[0].principal(), "key": KeyId::new([4; 32]), "address": null});
     json!({"v": 1, "cluster": view.id(), "node": node, "kind": "created", "wrap": WrapId::new([6; 16]), "slot": 0,
         "statement_sha256": Digest::new([3; 32]), "actor": actor, "claim_sha256": null, "at_ms": NOW_MS, "doc": 1,
@@ -266,7 +266,7 @@ fn keys(seeds: &mut Seeds) {
         let private = text.split_once('\n').unwrap().1;
         seeds.push(("identity", name.clone(), private.as_bytes().to_vec()));
         if let Ok(found) = Identity::parse(private.as_bytes(), bulla_crypto::sign::RsaMinimum::Bits2048, &|| None) {
-            seeds.push(("public-key", name, found.signing_key().public_key().spki().to_vec()));
+            seeds.push(("public-key", name, found.signing_key().unwrap().public_key().spki().to_vec()));
         }
     }
     for (name, point) in [("p256", 65), ("p384", 97)] {
@@ -374,7 +374,7 @@ fn evidence(seeds: &mut Seeds) {
         &records[..1],
         SealMode::Any,
         1,
-        people[3].signing_key().public_key(),
+        people[3].signing_key().unwrap().public_key(),
         1000,
         &people[4].recipients()[0],
         MinKem::Classical,

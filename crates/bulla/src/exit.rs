@@ -138,6 +138,9 @@ impl From<ClientError> for Failure {
             (ClientError::NoIdentity, _) => {
                 "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".to_owned()
             }
+            (ClientError::SignsOnly, _) => {
+                "give --decrypt-with FILE, the key whose recipient your record names".to_owned()
+            }
             (ClientError::NoPin, _) => {
                 "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".to_owned()
             }
@@ -190,7 +193,7 @@ fn exit_of(error: &ClientError) -> Exit {
         | ClientError::Known(_)
         | ClientError::Tampered { .. } => Exit::Untrusted,
         ClientError::Snapshot(error) => of_snapshot(error),
-        ClientError::NoIdentity | ClientError::NoPin | ClientError::Withheld => Exit::Usage,
+        ClientError::NoIdentity | ClientError::SignsOnly | ClientError::NoPin | ClientError::Withheld => Exit::Usage,
         ClientError::Sign(_)
         | ClientError::Seal(_)
         | ClientError::Open(_)
@@ -422,6 +425,7 @@ mod tests {
             ClientError::TooLarge { limit: 1 },
             ClientError::NoIdentity,
             ClientError::Withheld,
+            ClientError::SignsOnly,
             ClientError::NoPin,
         ] {
             let failure = Failure::from(error);

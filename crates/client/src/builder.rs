@@ -229,6 +229,12 @@ impl Client {
         self.0.identity.as_ref().ok_or(ClientError::NoIdentity)
     }
 
+    /// The caller's key where it must decrypt: told before anything is asked for that could not be read.
+    pub(crate) fn opening_key(&self) -> Result<&dyn Decrypter, ClientError> {
+        let own: &dyn Decrypter = &**self.key()?;
+        if own.recipients().is_empty() { Err(ClientError::SignsOnly) } else { Ok(own) }
+    }
+
     /// All keys that can open a wrap: the caller's own, then the older ones.
     pub(crate) fn decrypters(&self) -> Result<Vec<&dyn Decrypter>, ClientError> {
         let own: &dyn Decrypter = &**self.key()?;

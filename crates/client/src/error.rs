@@ -126,6 +126,8 @@ pub enum ClientError {
     NoIdentity,
     /// It was asked for that this call is not sent ([`crate::Builder::withhold`]).
     Withheld,
+    /// The call needs an identity that decrypts, and the client's only signs.
+    SignsOnly,
     /// The call needs a pin, and the client has none.
     NoPin,
     /// The caller asked for something that cannot be.
@@ -183,6 +185,7 @@ impl ClientError {
             Self::TooLarge { .. } => "keep large things elsewhere, and wrap the key to them".into(),
             Self::NoIdentity => "name an identity file".into(),
             Self::Withheld => "make the client without withholding".into(),
+            Self::SignsOnly => "name a second identity, which decrypts for this one".into(),
             Self::NoPin => "name the cluster id, which the admins can tell you".into(),
         }
     }
@@ -288,6 +291,7 @@ impl fmt::Display for ClientError {
             Self::TooLarge { limit } => write!(f, "the content is larger than {limit} bytes"),
             Self::NoIdentity => f.write_str("this needs an identity"),
             Self::Withheld => f.write_str("the call was withheld"),
+            Self::SignsOnly => f.write_str("this identity only signs, and this needs one that decrypts too"),
             Self::NoPin => f.write_str("this needs a pinned cluster"),
             Self::Input { what, hint: _ } => f.write_str(what),
         }

@@ -27,12 +27,12 @@ pub(crate) struct World {
 pub(crate) fn person(name: &str, seed: u8) -> Person {
     let identity = Identity::from_seed(IdentityKind::Classical, SecretKey::filled(|bytes| bytes.fill(seed))).unwrap();
     let key = PrincipalKey {
-        public: identity.signing_key().public_key().clone(),
+        public: identity.signing_key().unwrap().public_key().clone(),
         recipients: identity.recipients().to_vec(),
         dual_use: false,
     };
     let payload = record_payload(name.parse().unwrap(), None, &[key]).unwrap();
-    let envelope = sign_in_memory(&payload, &[identity.signing_key()]).unwrap();
+    let envelope = sign_in_memory(&payload, &[identity.signing_key().unwrap()]).unwrap();
     Person { record: Record::open(&envelope, None).unwrap(), identity }
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn world() -> World {
     let mut draft = DocumentDraft::of(view.newest());
     draft.records.push(erin.record.clone());
     draft.enrollers.push(erin.record.principal());
-    let next = sign_in_memory(&view.next_document(&draft).unwrap(), &[alice.identity.signing_key()]).unwrap();
+    let next = sign_in_memory(&view.next_document(&draft).unwrap(), &[alice.identity.signing_key().unwrap()]).unwrap();
     view.push(&next).unwrap();
     World { alice, erin, bob, node, view }
 }
@@ -66,12 +66,12 @@ impl World {
         let mut draft = DocumentDraft::of(self.view.newest());
         draft.remove_enroller(&self.erin.record.principal());
         let payload = self.view.next_document(&draft).unwrap();
-        let next = sign_in_memory(&payload, &[self.alice.identity.signing_key()]).unwrap();
+        let next = sign_in_memory(&payload, &[self.alice.identity.signing_key().unwrap()]).unwrap();
         self.view.push(&next).unwrap();
     }
 }
 
 pub(crate) fn admission_of(world: &World, record: &Record, by: &Person) -> Envelope {
     let draft = AdmissionDraft { serial: 1, ..AdmissionDraft::default() };
-    sign_in_memory(&draft.payload(&world.view, record), &[by.identity.signing_key()]).unwrap()
+    sign_in_memory(&draft.payload(&world.view, record), &[by.identity.signing_key().unwrap()]).unwrap()
 }

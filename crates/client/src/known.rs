@@ -134,14 +134,14 @@ mod tests {
         for seed in seeds {
             let identity = identity(*seed);
             let key = PrincipalKey {
-                public: identity.signing_key().public_key().clone(),
+                public: identity.signing_key().unwrap().public_key().clone(),
                 recipients: identity.recipients().to_vec(),
                 dual_use: false,
             };
             let newest = chain.as_ref().map(RecordChain::newest);
             let payload = record_payload("bob".parse().unwrap(), newest, &[key]).unwrap();
-            let mut keys = vec![identity.signing_key()];
-            keys.extend(before.as_ref().map(Identity::signing_key));
+            let mut keys = vec![identity.signing_key().unwrap()];
+            keys.extend(before.as_ref().and_then(Identity::signing_key));
             let envelope = sign_in_memory(&payload, &keys).unwrap();
             match &mut chain {
                 None => chain = Some(RecordChain::open(&[envelope]).unwrap()),

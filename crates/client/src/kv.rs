@@ -4,7 +4,6 @@ use crate::builder::Client;
 use crate::call::{Call, CallBody};
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
-use bulla_crypto::envelope::Decrypter;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{Kv, KvNames, KvWritten, PutKv};
 use bulla_wire::error::Code;
@@ -46,10 +45,10 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn kv_get(&self, path: &SecretPath) -> Result<Kv, ClientError> {
+        let key = self.opening_key()?;
         let call = Call { limit: MAX_SECRET_BYTES, ..Call::read(format!("/v1/kv/{path}")) };
         let answer = self.call(call).await?;
         demand(answer.media == AGE_MEDIA_TYPE, "the secret is not encrypted")?;
-        let key: &dyn Decrypter = &**self.key()?;
         let plaintext = open_secret(key, &answer.body, MAX_JSON_BYTES).await?;
         let kv: Kv = json::parse(plaintext.expose(), MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the secret is malformed"))?;

@@ -265,6 +265,9 @@ fn check_keys(keys: &[&dyn Decrypter], mine: &Addressee) -> Result<(), ClientErr
     if keys.iter().any(opens) {
         return Ok(());
     }
+    if keys.iter().all(|key| key.recipients().is_empty()) {
+        return Err(ClientError::SignsOnly);
+    }
     Err(ClientError::input(
         "this wrap was made for an older key of yours; nothing was opened",
         "give that key too (--old-identity FILE)",

@@ -5,7 +5,7 @@ use crate::call::Call;
 use crate::error::{ClientError, GENESIS, demand};
 use crate::open::open_secret;
 use crate::state::StateError;
-use bulla_crypto::envelope::{self, Decrypter};
+use bulla_crypto::envelope;
 use bulla_crypto::evidence::{self, ClusterView, Record, VerifiedDocument, verify_approvals};
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretBytes;
@@ -79,6 +79,7 @@ impl Client {
         let me = document.admin_by_key(&key.public_key().key_id()).ok_or_else(|| {
             ClientError::input("your key is not that of an admin of this cluster", "call with an admin's key")
         })?;
+        let decrypter = self.opening_key()?;
         let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal/session") };
         let session: UnsealSession = self.json(call.of_seal()).await?;
         let memory = self.trust().await?.memory;
@@ -93,7 +94,6 @@ impl Client {
         let mine = document.admins().nth(place).is_some_and(|admin| admin.principal() == me.principal());
         demand(mine, "the node sent another admin's share")?;
         let context = share_context(facts.view.id(), session.epoch, index, document, me.principal());
-        let decrypter: &dyn Decrypter = &**key;
         let share_key = open_secret(decrypter, &file.0, SHARE_KEY_BYTES).await?;
         let file = answer_share(&share_key, &context, &session)?;
         // Genesis is approved by its own admins, with the keys that it names; who came later has nothing to approve.

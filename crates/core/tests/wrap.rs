@@ -151,7 +151,7 @@ fn a_creation_under_anothers_id_is_told_to_its_parties() {
     let own = |world: &mut World, name: &str, ciphertext: &[u8]| {
         let statement = world.statement(&["dave"], Mode::First, ciphertext);
         let statement = Statement { wrap: wrap.id, from: world.id(name), ..statement };
-        sign_in_memory(&statement, &[world.people[name].identity.signing_key()]).unwrap()
+        sign_in_memory(&statement, &[world.people[name].identity.signing_key().unwrap()]).unwrap()
     };
     for n in 0..usize::from(MAX_STRANGERS) + 3 {
         let envelope = own(&mut world, "eve", CIPHERTEXT);
@@ -172,7 +172,7 @@ fn a_creation_under_anothers_id_is_told_to_its_parties() {
     let wrap = world.wrap(&["bob"], Mode::First);
     let statement = Statement { wrap: wrap.id, ..world.statement(&["dave"], Mode::First, CIPHERTEXT) };
     let statement = Statement { from: world.id("bob"), ..statement };
-    let envelope = sign_in_memory(&statement, &[world.people["bob"].identity.signing_key()]).unwrap();
+    let envelope = sign_in_memory(&statement, &[world.people["bob"].identity.signing_key().unwrap()]).unwrap();
     let refused = world.create_as("bob", &envelope, Content::Inline(CIPHERTEXT.to_vec()));
     assert_eq!((refused.code(), refused.alarms.len()), (Some(Code::Exists), 0));
     // A large one is not answered before its pieces are there, for the answer comes with the alarm.
@@ -256,7 +256,7 @@ fn the_signer_of_the_statement_is_the_signer_of_the_request() {
     let by_alice = world.sign(&statement);
     let content = Content::Inline(CIPHERTEXT.to_vec());
     assert_eq!(world.create_as("bob", &by_alice, content.clone()).code(), Some(Code::BadStatement));
-    let by_bob = sign_in_memory(&statement, &[world.people["bob"].identity.signing_key()]).unwrap();
+    let by_bob = sign_in_memory(&statement, &[world.people["bob"].identity.signing_key().unwrap()]).unwrap();
     assert_eq!(world.create_as("alice", &by_bob, content.clone()).code(), Some(Code::BadStatement));
     let mut bent = by_alice.clone();
     bent.payload.push(b' ');

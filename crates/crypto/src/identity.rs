@@ -2,7 +2,8 @@
 //!
 //! An identity file is an age identity file, so `age -i` takes it as it is. Its one secret, 32 bytes, is the
 //! age key; the Ed25519 signing key is derived from it. SSH private keys serve as they are: there the same
-//! key signs and decrypts, which records call `dual_use`.
+//! key signs and decrypts, which records call `dual_use`. A key that a token or an agent holds is an identity too:
+//! whoever talks to the holder gives the parts ([`Identity::from_parts`]).
 //!
 //! Nothing here touches a file: the caller reads the bytes, and refuses a file that others may read.
 
@@ -21,9 +22,10 @@ use crate::random::{Rng, secret_key};
 use crate::recipient::{Recipient, RecipientError};
 use crate::secret::{SecretBytes, SecretKey};
 use crate::sign::{PublicKey, RsaMinimum, SignError, Signer, SigningKey, SigningKeyError};
-use software::SoftwareKey;
+use software::{SoftwareDecrypter, SoftwareKey};
 use std::fmt;
 use std::str::FromStr as _;
+use std::sync::Arc;
 
 /// The largest identity file. An SSH key of 8192 bits and a long record stay far below.
 pub const MAX_IDENTITY_BYTES: usize = 64 * 1024;
@@ -79,7 +81,7 @@ pub enum IdentityError {
     Contradiction(&'static str),
     /// A comment to be written holds a line break or another control character; which comment.
     ControlCharacter(&'static str),
-    /// An SSH key cannot be written as an age identity file.
+    /// Only an age secret can be written as an age identity file.
     NotAge,
     /// The SSH private key cannot be used.
     Ssh(SshPrivateKeyError),
@@ -113,7 +115,7 @@ impl fmt::Display for IdentityError {
                 return write!(f, "the comment \"{what}\" does not belong to the key in the same file");
             }
             Self::ControlCharacter(what) => return write!(f, "the {what} holds a control character"),
-            Self::NotAge => "an SSH key is kept in its own file; it cannot be written as an age identity",
+            Self::NotAge => "only an age secret is written to an identity file; other keys stay where they are",
             Self::Ssh(error) => return error.fmt(f),
             Self::Public(error) => return error.fmt(f),
             Self::Signing(error) => {
@@ -154,11 +156,12 @@ impl From<SshPrivateKeyError> for IdentityError {
     }
 }
 
-/// A signing key and a decryption key of one holder, in memory.
+/// A signing key, and mostly a decryption key, of one person or program. Each is in memory or held elsewhere.
 pub struct Identity {
-    signing: SigningKey,
-    key: SoftwareKey,
-    recipients: Vec<Recipient>,
+    signer: Arc<dyn Signer>,
+    /// The signer, if its key is in memory.
+    in_memory: Option<Arc<SigningKey>>,
+    decrypter: Option<Arc<dyn Decrypter>>,
     dual_use: bool,
     /// What the file holds, unless it is an SSH key's.
     seed: Option<(IdentityKind, SecretKey)>,
@@ -193,8 +196,33 @@ impl Identity {
                 (SoftwareKey::X25519 { private, public }, Recipient::from_x25519(&public)?)
             }
         };
-        let seed = Some((kind, seed));
-        Ok(Self { signing, key, recipients: vec![recipient], dual_use: false, seed, name: None, record: None })
+        let identity = Self::in_memory(signing, SoftwareDecrypter { key, recipients: vec![recipient] }, false);
+        Ok(Self { seed: Some((kind, seed)), ..identity })
+    }
+
+    /// An identity whose keys others hold. Without a decrypter it only signs. `dual_use` says that both are one key.
+    pub fn from_parts(signer: Arc<dyn Signer>, decrypter: Option<Arc<dyn Decrypter>>, dual_use: bool) -> Self {
+        Self { signer, in_memory: None, decrypter, dual_use, seed: None, name: None, record: None }
+    }
+
+    /// This identity's signing key with another decryption key: for keys that only sign.
+    #[must_use]
+    pub fn decrypting_with(&self, decrypter: Arc<dyn Decrypter>, dual_use: bool) -> Self {
+        Self {
+            signer: self.signer.clone(),
+            in_memory: self.in_memory.clone(),
+            decrypter: Some(decrypter),
+            dual_use,
+            seed: None,
+            name: self.name.clone(),
+            record: self.record.clone(),
+        }
+    }
+
+    fn in_memory(signing: SigningKey, decrypter: SoftwareDecrypter, dual_use: bool) -> Self {
+        let signing = Arc::new(signing);
+        let parts = Self::from_parts(signing.clone(), Some(Arc::new(decrypter)), dual_use);
+        Self { in_memory: Some(signing), ..parts }
     }
 
     /// Reads an identity file or an OpenSSH private key file.
@@ -243,7 +271,7 @@ impl Identity {
             }
         };
         let recipients = vec![Recipient::from_ssh(&public)?];
-        Ok(Self { signing, key, recipients, dual_use: true, seed: None, name: None, record: None })
+        Ok(Self::in_memory(signing, SoftwareDecrypter { key, recipients }, true))
     }
 
     fn from_lines(file: &[u8]) -> Result<Self, IdentityError> {
@@ -270,14 +298,14 @@ impl Identity {
     /// Takes over name and record, and checks what the other comments say about the key. `public key` is
     /// how age-keygen writes the recipient.
     fn take_comments(&mut self, comments: &[&str]) -> Result<(), IdentityError> {
-        let key_id = self.signing.public_key().key_id().to_string();
+        let key_id = self.public_key().key_id().to_string();
         for comment in comments {
             let Some((label, value)) = comment.split_once(": ") else { continue };
             match label {
                 "name" => self.name = Some(value.to_owned()),
                 "record" => self.record = Some(value.to_owned()),
                 "key id" if value != key_id => return Err(IdentityError::Contradiction("key id")),
-                "recipient" | "public key" if !self.recipients.iter().any(|own| own.as_str() == value) => {
+                "recipient" | "public key" if !self.recipients().iter().any(|own| own.as_str() == value) => {
                     return Err(IdentityError::Contradiction("recipient"));
                 }
                 _ => {}
@@ -296,8 +324,8 @@ impl Identity {
         let mut head = format!("{FIRST_LINE}\n");
         for (label, value) in [
             ("name", name),
-            ("key id", Some(self.signing.public_key().key_id().to_string().as_str())),
-            ("recipient", self.recipients.first().map(Recipient::as_str)),
+            ("key id", Some(self.public_key().key_id().to_string().as_str())),
+            ("recipient", self.recipients().first().map(Recipient::as_str)),
             ("record", record),
         ] {
             let Some(value) = value else { continue };
@@ -314,14 +342,14 @@ impl Identity {
         Ok(SecretBytes::new(text))
     }
 
-    /// The key that signs.
-    pub fn signing_key(&self) -> &SigningKey {
-        &self.signing
+    /// The key that signs, unless somebody else holds it.
+    pub fn signing_key(&self) -> Option<&SigningKey> {
+        self.in_memory.as_deref()
     }
 
-    /// What can be sealed to for this identity to open.
+    /// What can be sealed to for this identity to open. Empty if it only signs.
     pub fn recipients(&self) -> &[Recipient] {
-        &self.recipients
+        self.decrypter.as_ref().map_or(&[], |decrypter| decrypter.recipients())
     }
 
     /// Whether one key serves for signing and decryption, as with SSH keys.
@@ -363,26 +391,29 @@ fn read_key(line: &str, number: usize) -> Result<(IdentityKind, SecretKey), Iden
 
 impl Signer for Identity {
     fn public_key(&self) -> &PublicKey {
-        self.signing.public_key()
+        self.signer.public_key()
     }
 
     fn sign<'a>(&'a self, message: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, SignError>> {
-        Signer::sign(&self.signing, message)
+        self.signer.sign(message)
     }
 }
 
 impl Decrypter for Identity {
     fn recipients(&self) -> &[Recipient] {
-        &self.recipients
+        self.recipients()
     }
 
     fn unwrap_file_key<'a>(&'a self, stanzas: &'a [Stanza]) -> BoxFuture<'a, Result<Option<FileKey>, OpenError>> {
-        Box::pin(std::future::ready(self.key.unwrap_file_key(stanzas)))
+        match &self.decrypter {
+            Some(decrypter) => decrypter.unwrap_file_key(stanzas),
+            None => Box::pin(std::future::ready(Ok(None))),
+        }
     }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identity({})", self.signing.public_key().key_id())
+        write!(f, "Identity({})", self.public_key().key_id())
     }
 }

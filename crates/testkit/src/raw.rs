@@ -368,7 +368,7 @@ impl Caller {
 pub fn sign(key: &Identity, audience: &str, challenge: &Challenge, mut request: Request, nonce: Nonce) -> Request {
     let media = request.header("content-type").to_owned();
     let digest = digest_header(&request.body);
-    let key = key.signing_key();
+    let key = key.signing_key().unwrap();
     let parameters = RequestParameters {
         created_s: challenge.issued_ms() / 1000,
         nonce,
@@ -401,7 +401,7 @@ pub fn sign(key: &Identity, audience: &str, challenge: &Challenge, mut request: 
 
 /// What an encrypted body must be for a request without a query.
 pub fn ingress(view: &ClusterView, key: &Identity, method: &str, path: &str, nonce: &Nonce, body: &[u8]) -> Vec<u8> {
-    let key = key.signing_key().public_key().key_id();
+    let key = key.signing_key().unwrap().public_key().key_id();
     let mut plaintext = ingress_line(&view.id(), &key, method, path, "", nonce).into_bytes();
     plaintext.extend_from_slice(body);
     envelope::seal(std::slice::from_ref(view.newest().ingress()), None, &plaintext).unwrap()
@@ -415,7 +415,7 @@ pub fn share(
     key: &api::EncryptedShareKey,
 ) -> api::GiveShare {
     let document = view.newest();
-    let me = document.admin_by_key(&admin.identity.signing_key().public_key().key_id()).unwrap();
+    let me = document.admin_by_key(&admin.identity.signing_key().unwrap().public_key().key_id()).unwrap();
     let context = share::context(&ShareOf {
         cluster: view.id(),
         epoch: session.epoch,
@@ -429,7 +429,7 @@ pub fn share(
     let answer = context.give_plaintext(&session.id, &share_key);
     let file = envelope::seal(&[session.recipient.parse().unwrap()], None, answer.expose()).unwrap();
     let payload = GenesisApproval { v: V1, cluster: view.id() };
-    let approval = evidence::sign_in_memory(&payload, &[admin.identity.signing_key()]).unwrap();
+    let approval = evidence::sign_in_memory(&payload, &[admin.identity.signing_key().unwrap()]).unwrap();
     api::GiveShare { index: key.index, file: wire::Bytes(file), approval: Some(approval) }
 }
 

@@ -97,7 +97,7 @@ impl Person {
             dual_use: false,
         };
         let payload = record_payload(name.clone(), None, &[key]).expect("a first record");
-        let record = evidence::sign_in_memory(&payload, &[identity.signing_key()]).expect("signs");
+        let record = evidence::sign_in_memory(&payload, &[identity.signing_key().expect("in memory")]).expect("signs");
         Self { name, identity: Arc::new(identity), record }
     }
 

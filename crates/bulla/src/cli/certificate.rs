@@ -25,7 +25,12 @@ pub fn run(args: &Certificate, session: &Session<'_>) -> Result<Exit, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("cannot make a certificate: {error}")).hint("make it with openssl instead")
     };
-    let pkcs8 = identity.signing_key().to_pkcs8().map_err(|error| failed(&error))?;
+    let held = || {
+        Failure::new(Exit::Failed, "somebody else holds this key and gives it to nobody")
+            .hint("have curl use the key where it is, with a certificate that its own tools make")
+    };
+    let signing = identity.signing_key().ok_or_else(held)?;
+    let pkcs8 = signing.to_pkcs8().map_err(|error| failed(&error))?;
     let key = KeyPair::try_from(pkcs8.expose().as_slice()).map_err(|error| failed(&error))?;
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name.push(DnType::CommonName, identity.name().unwrap_or("bulla"));
@@ -38,9 +43,8 @@ pub fn run(args: &Certificate, session: &Session<'_>) -> Result<Exit, Failure> {
     text.expose_mut().extend_from_slice(certificate.as_bytes());
     text.expose_mut().extend_from_slice(key.expose());
     write_new(file, 0o600, text.expose())?;
-    session.screen.pairs(&[
-        ("key", identity.signing_key().public_key().key_id().to_string()),
-        ("certificate", file.display().to_string()),
-    ])?;
+    session
+        .screen
+        .pairs(&[("key", signing.public_key().key_id().to_string()), ("certificate", file.display().to_string())])?;
     Ok(Exit::Ok)
 }

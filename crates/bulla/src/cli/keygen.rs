@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
+use bulla_client::ClientError;
 use bulla_crypto::evidence::{self, PrincipalKey, Record, record_payload};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SystemRng;
@@ -100,6 +101,11 @@ fn name_of(file: &Path) -> Result<Name, Failure> {
 /// The first record of an identity, verified as strangers will.
 async fn record_of(identity: &Identity, name: Name) -> Result<Record, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("cannot make the record: {error}"));
+    if identity.recipients().is_empty() {
+        return Err(
+            failed(&ClientError::SignsOnly).hint("--decrypt-with names the key to which others encrypt for you")
+        );
+    }
     let payload = record_payload(name, None, &[key_of(identity)]).ok_or_else(|| failed(&"no version is left"))?;
     let envelope = evidence::sign(&payload, &[identity]).await.map_err(|error| failed(&error))?;
     Record::open(&envelope, None).map_err(|error| failed(&error))

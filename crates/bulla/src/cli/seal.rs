@@ -4,6 +4,7 @@ use super::statement;
 use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, word};
 use crate::session::Session;
+use bulla_client::ClientError;
 use bulla_crypto::envelope;
 use bulla_crypto::identity::Identity;
 use bulla_crypto::random::{SystemRng, draw};
@@ -117,6 +118,9 @@ async fn status(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Res
 /// Encrypts something to the caller's own key and opens it again: a key that cannot would make its share useless.
 pub async fn check_key(session: &Session<'_>) -> Result<std::sync::Arc<Identity>, Failure> {
     let identity = session.identity()?;
+    if identity.recipients().is_empty() {
+        return Err(ClientError::SignsOnly.into());
+    }
     let failed = |what: String| {
         Failure::new(Exit::Failed, format!("your key does not decrypt: {what}"))
             .hint("no share of the seal may depend on it; `bulla keygen` makes another")

@@ -200,7 +200,7 @@ impl Scene {
 
     /// Two admins consent.
     async fn consent(&self, client: Client, consent: &Consent) -> Result<(), ClientError> {
-        let keys: Vec<_> = self.admins[..2].iter().map(|admin| admin.identity.signing_key()).collect();
+        let keys: Vec<_> = self.admins[..2].iter().map(|admin| admin.identity.signing_key().unwrap()).collect();
         client.consent_send(evidence::sign_in_memory(consent, &keys).unwrap()).await
     }
 

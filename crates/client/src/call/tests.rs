@@ -196,7 +196,7 @@ impl Stage {
     /// Alice, the only admin, gives her first share.
     fn approve(&self) {
         let payload = GenesisApproval { v: V1, cluster: self.world.view.id() };
-        let approval = sign_in_memory(&payload, &[self.world.alice.identity.signing_key()]).unwrap();
+        let approval = sign_in_memory(&payload, &[self.world.alice.identity.signing_key().unwrap()]).unwrap();
         self.approvals.lock().unwrap().push(approval);
     }
 

@@ -42,7 +42,7 @@ fn proof(world: &World) -> Proof {
         ack_s: 600,
         label: None,
     };
-    let statement = sign_in_memory(&statement, &[world.alice.identity.signing_key()]).unwrap();
+    let statement = sign_in_memory(&statement, &[world.alice.identity.signing_key().unwrap()]).unwrap();
     let created = receipt(world, &statement, ReceiptKind::Created, None);
     let opened = receipt(world, &statement, ReceiptKind::Opened, Some(&created));
     let acked = receipt(world, &statement, ReceiptKind::Acked, Some(&opened));

@@ -33,12 +33,12 @@ fn person(name: &str, seed: u8, recipients: u8) -> Person {
     };
     let own = identity(seed, 0);
     let key = PrincipalKey {
-        public: own.signing_key().public_key().clone(),
+        public: own.signing_key().unwrap().public_key().clone(),
         recipients: (0..recipients).flat_map(|more| identity(seed, more).recipients().to_vec()).collect(),
         dual_use: false,
     };
     let payload = record_payload(name.parse().unwrap(), None, &[key]).unwrap();
-    let envelope = sign_in_memory(&payload, &[own.signing_key()]).unwrap();
+    let envelope = sign_in_memory(&payload, &[own.signing_key().unwrap()]).unwrap();
     Person { record: Record::open(&envelope, None).unwrap(), identity: own }
 }
 
@@ -60,7 +60,7 @@ impl World {
         let admit = |person: &&Person| {
             let draft = AdmissionDraft { groups: vec!["dev".parse().unwrap()], serial: 7, ..AdmissionDraft::default() };
             let admission = draft.payload_under(&self.set, &person.record);
-            let admission = sign_in_memory(&admission, &[self.alice.identity.signing_key()]).unwrap();
+            let admission = sign_in_memory(&admission, &[self.alice.identity.signing_key().unwrap()]).unwrap();
             wire::BundledPrincipal { records: vec![person.record.envelope().clone()], admission }
         };
         wire::Bundle {
@@ -75,7 +75,7 @@ impl World {
     }
 
     fn open(&self, payload: &wire::Bundle) -> Result<Bundle, BundleError> {
-        let keys = [self.alice.identity.signing_key(), self.erin.identity.signing_key()];
+        let keys = [self.alice.identity.signing_key().unwrap(), self.erin.identity.signing_key().unwrap()];
         Bundle::open(&sign_in_memory(payload, &keys).unwrap(), NOW_MS)
     }
 
@@ -95,7 +95,7 @@ impl World {
         };
         let request = InitRequest {
             init: &body,
-            signer: self.alice.identity.signing_key().public_key().key_id(),
+            signer: self.alice.identity.signing_key().unwrap().public_key().key_id(),
             node: node.public_key(),
             audit: crate::head::AuditPosition { file: 0, offset: 0, n: 0, hash: Digest::new([0; 32]) },
             now_ms,

@@ -126,7 +126,7 @@ fn many_epochs() {
 }
 
 fn consent(world: &World, lost: &Lost, signers: &[usize]) -> bulla_wire::dsse::Envelope {
-    let keys: Vec<_> = signers.iter().map(|admin| world.admins[*admin].identity.signing_key()).collect();
+    let keys: Vec<_> = signers.iter().map(|admin| world.admins[*admin].identity.signing_key().unwrap()).collect();
     sign_in_memory(&lost.consent(world.view.id(), vec![]), &keys).unwrap()
 }
 
@@ -188,7 +188,7 @@ fn next_document(world: &mut World, change: impl FnOnce(&mut DocumentDraft), sig
     let mut draft = DocumentDraft::of(world.view.newest());
     change(&mut draft);
     let document = world.view.next_document(&draft).unwrap();
-    let keys: Vec<_> = signers.iter().map(|admin| world.admins[*admin].identity.signing_key()).collect();
+    let keys: Vec<_> = signers.iter().map(|admin| world.admins[*admin].identity.signing_key().unwrap()).collect();
     let envelope = sign_in_memory(&document, &keys).unwrap();
     world.view.push(&envelope).unwrap();
 }

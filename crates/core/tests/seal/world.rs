@@ -46,13 +46,14 @@ pub fn record_envelope(name: &str, keys: &[(&Identity, &[Recipient])]) -> Envelo
     let entries: Vec<_> = keys
         .iter()
         .map(|(identity, recipients)| PrincipalKey {
-            public: identity.signing_key().public_key().clone(),
+            public: identity.signing_key().unwrap().public_key().clone(),
             recipients: recipients.to_vec(),
             dual_use: false,
         })
         .collect();
     let payload = record_payload(name.parse().unwrap(), None, &entries).unwrap();
-    sign_in_memory(&payload, &keys.iter().map(|(identity, _)| identity.signing_key()).collect::<Vec<_>>()).unwrap()
+    sign_in_memory(&payload, &keys.iter().map(|(identity, _)| identity.signing_key().unwrap()).collect::<Vec<_>>())
+        .unwrap()
 }
 
 pub fn record(name: &str, keys: &[(&Identity, &[Recipient])]) -> Record {
@@ -139,7 +140,7 @@ pub fn try_init(
     node: &SigningKey,
     rng: &mut SeededRng,
 ) -> Result<Initialised, InitError> {
-    let signer = signer.signing_key().public_key().key_id();
+    let signer = signer.signing_key().unwrap().public_key().key_id();
     init(&InitRequest { init: body, signer, node: node.public_key(), audit: AUDIT, now_ms: NOW_MS }, rng)
 }
 
@@ -187,7 +188,7 @@ impl World {
 
     pub fn approval(&self, admin: usize) -> Envelope {
         let approval = GenesisApproval { v: V1, cluster: self.view.id() };
-        sign_in_memory(&approval, &[self.admins[admin].identity.signing_key()]).unwrap()
+        sign_in_memory(&approval, &[self.admins[admin].identity.signing_key().unwrap()]).unwrap()
     }
 
     /// Encrypts `plaintext` to the session, as a client does.

@@ -96,19 +96,19 @@ pub struct World {
 fn person(name: &str, kind: IdentityKind, rng: &mut dyn Rng) -> Person {
     let identity = Identity::generate(kind, rng).unwrap();
     let key = PrincipalKey {
-        public: identity.signing_key().public_key().clone(),
+        public: identity.signing_key().unwrap().public_key().clone(),
         recipients: identity.recipients().to_vec(),
         dual_use: identity.dual_use(),
     };
     let payload = record_payload(name.parse().unwrap(), None, &[key]).unwrap();
-    let record = Record::open(&sign_in_memory(&payload, &[identity.signing_key()]).unwrap(), None).unwrap();
+    let record = Record::open(&sign_in_memory(&payload, &[identity.signing_key().unwrap()]).unwrap(), None).unwrap();
     Person { identity, record }
 }
 
 /// Somebody as the store holds it, admitted by an enroller.
 fn admitted(view: &ClusterView, person: &Person, enroller: &Person) -> StoredPrincipal {
     let admission = AdmissionDraft { serial: 1, ..AdmissionDraft::default() }.payload(view, &person.record);
-    let admission = sign_in_memory(&admission, &[enroller.identity.signing_key()]).unwrap();
+    let admission = sign_in_memory(&admission, &[enroller.identity.signing_key().unwrap()]).unwrap();
     StoredPrincipal { admission: Some(admission), serial: 1, ..Principal::founder(&person.record, vec![]) }
 }
 
@@ -176,7 +176,7 @@ impl World {
     }
 
     pub fn actor(&self, name: &str) -> Actor {
-        let key = self.people[name].identity.signing_key().public_key().key_id();
+        let key = self.people[name].identity.signing_key().unwrap().public_key().key_id();
         Actor { principal: self.id(name), key, address: Some("192.0.2.1".into()) }
     }
 
@@ -237,7 +237,7 @@ impl World {
 
     /// Signed by alice.
     pub fn sign(&self, statement: &Statement) -> Envelope {
-        sign_in_memory(statement, &[self.people["alice"].identity.signing_key()]).unwrap()
+        sign_in_memory(statement, &[self.people["alice"].identity.signing_key().unwrap()]).unwrap()
     }
 
     /// As the server does it: checks the statement, puts the ciphertext to it, runs it.

@@ -26,7 +26,7 @@ fn identity(seed: u8, kind: IdentityKind) -> Identity {
 
 fn principal_key(identity: &Identity) -> PrincipalKey {
     PrincipalKey {
-        public: identity.signing_key().public_key().clone(),
+        public: identity.signing_key().unwrap().public_key().clone(),
         recipients: identity.recipients().to_vec(),
         dual_use: false,
     }
@@ -35,7 +35,7 @@ fn principal_key(identity: &Identity) -> PrincipalKey {
 fn person(name: &str, seed: u8) -> Person {
     let identity = identity(seed, IdentityKind::Classical);
     let payload = record_payload(name.parse().unwrap(), None, &[principal_key(&identity)]).unwrap();
-    let envelope = sign_in_memory(&payload, &[identity.signing_key()]).unwrap();
+    let envelope = sign_in_memory(&payload, &[identity.signing_key().unwrap()]).unwrap();
     Person { record: Record::open(&envelope, None).unwrap(), identity }
 }
 
@@ -77,7 +77,7 @@ fn world() -> World {
     draft.records.push(erin.record.clone());
     draft.enrollers.push(erin.record.principal());
     let next = view.next_document(&draft).unwrap();
-    let signers = [alice.identity.signing_key(), bob.identity.signing_key()];
+    let signers = [alice.identity.signing_key().unwrap(), bob.identity.signing_key().unwrap()];
     view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap();
     World { alice, bob, carol, erin, dave, node, genesis, view }
 }
@@ -257,7 +257,7 @@ fn no_bit_of_an_envelope_is_free() {
 fn a_refused_document_leaves_the_view_as_it_was() {
     let World { mut view, alice, .. } = world();
     let next = view.next_document(&DocumentDraft::of(view.newest())).unwrap();
-    let one = sign_in_memory(&next, &[alice.identity.signing_key()]).unwrap();
+    let one = sign_in_memory(&next, &[alice.identity.signing_key().unwrap()]).unwrap();
     assert_eq!(view.push(&one), Err(EvidenceError::TooFewAdmins { have: 1, need: 2 }));
     assert_eq!(view.newest().number(), 1);
     assert_eq!(view.document(0).unwrap().number(), 0);
@@ -269,12 +269,12 @@ fn an_enroller_that_leaves_takes_its_admissions_along() {
     let World { mut view, alice, bob, erin, dave, .. } = world();
     let draft = AdmissionDraft { serial: 5, ..AdmissionDraft::default() };
     let admission = draft.payload(&view, &dave.record);
-    let admission = sign_in_memory(&admission, &[erin.identity.signing_key()]).unwrap();
+    let admission = sign_in_memory(&admission, &[erin.identity.signing_key().unwrap()]).unwrap();
     assert!(verify_admission(&view, &admission, &dave.record).is_ok());
     let mut without = DocumentDraft::of(view.newest());
     without.remove_enroller(&erin.record.principal());
     let next = view.next_document(&without).unwrap();
-    let signers = [alice.identity.signing_key(), bob.identity.signing_key()];
+    let signers = [alice.identity.signing_key().unwrap(), bob.identity.signing_key().unwrap()];
     view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap();
     let refused = verify_admission(&view, &admission, &dave.record).unwrap_err();
     assert_eq!(class(&refused), "no_known_key");
@@ -290,14 +290,15 @@ fn a_later_record_follows_one_in_the_document_before() {
         let after = identity(seed, IdentityKind::Classical);
         let name = chain.newest().name().clone();
         let payload = record_payload(name, Some(chain.newest()), &[principal_key(&after)]).unwrap();
-        let envelope = sign_in_memory(&payload, &[before.signing_key(), after.signing_key()]).unwrap();
+        let envelope =
+            sign_in_memory(&payload, &[before.signing_key().unwrap(), after.signing_key().unwrap()]).unwrap();
         chain.push(&envelope).unwrap();
         before = after;
     }
     let mut draft = DocumentDraft::of(view.newest());
     assert!(draft.replace_record(chain.newest()));
     let next = view.next_document(&draft).unwrap();
-    let signers = [alice.identity.signing_key(), bob.identity.signing_key()];
+    let signers = [alice.identity.signing_key().unwrap(), bob.identity.signing_key().unwrap()];
     let next = sign_in_memory(&next, &signers).unwrap();
     assert_eq!(class(&view.push(&next).unwrap_err()), "rule records", "two steps at once");
     // One step a document, and each is judged by the documents alone.
@@ -324,7 +325,7 @@ fn approvals_of_strangers_do_not_count_and_do_not_spoil() {
     let World { view, alice, bob, dave, genesis, .. } = world();
     let approval = |cluster: ClusterId, by: &Person| {
         let payload = wire::GenesisApproval { v: bulla_wire::json::V1, cluster };
-        sign_in_memory(&payload, &[by.identity.signing_key()]).unwrap()
+        sign_in_memory(&payload, &[by.identity.signing_key().unwrap()]).unwrap()
     };
     let mut broken = approval(view.id(), &bob);
     broken.signatures[0].bytes[0] ^= 1;

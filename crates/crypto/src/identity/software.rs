@@ -1,13 +1,14 @@
 //! Decryption keys in memory: the other side of `Recipient::wrap`.
 
 use super::IdentityError;
-use crate::envelope::{FILE_KEY_BYTES, FileKey, OpenError, Stanza};
+use crate::BoxFuture;
+use crate::envelope::{Decrypter, FILE_KEY_BYTES, FileKey, OpenError, Stanza};
 use crate::kdf::hkdf_sha256;
 use crate::kem::{self, HYBRID_ENCAPSULATION_BYTES, HybridSecretKey, KemError, TAG_BYTES, X25519_BYTES};
 use crate::openssh::SshPrivateKeyError;
 use crate::recipient::{
-    HYBRID_INFO, HYBRID_KIND, SSH_ED25519_KIND, SSH_RSA_KIND, SSH_RSA_LABEL, STANZA_NONCE, X25519_KIND, X25519_LABEL,
-    ssh_ed25519_key, ssh_tag,
+    HYBRID_INFO, HYBRID_KIND, Recipient, SSH_ED25519_KIND, SSH_RSA_KIND, SSH_RSA_LABEL, STANZA_NONCE, X25519_KIND,
+    X25519_LABEL, ssh_ed25519_key, ssh_tag,
 };
 use crate::secret::{SecretBytes, SecretKey};
 use aws_lc_rs::agreement::PrivateKey;
@@ -17,6 +18,22 @@ use data_encoding::BASE64_NOPAD;
 
 /// A sealed file key has one length. A longer one could be made to open under several keys.
 const SEALED_FILE_KEY_BYTES: usize = FILE_KEY_BYTES + TAG_BYTES;
+
+/// A decryption key with what is sealed for it.
+pub(super) struct SoftwareDecrypter {
+    pub(super) key: SoftwareKey,
+    pub(super) recipients: Vec<Recipient>,
+}
+
+impl Decrypter for SoftwareDecrypter {
+    fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
+    fn unwrap_file_key<'a>(&'a self, stanzas: &'a [Stanza]) -> BoxFuture<'a, Result<Option<FileKey>, OpenError>> {
+        Box::pin(std::future::ready(self.key.unwrap_file_key(stanzas)))
+    }
+}
 
 /// A decryption key of one of the four kinds of recipients whose keys are in files.
 pub(super) enum SoftwareKey {
@@ -53,7 +70,7 @@ impl SoftwareKey {
     }
 
     /// The file key from the first stanza that this key opens.
-    pub(super) fn unwrap_file_key(&self, stanzas: &[Stanza]) -> Result<Option<FileKey>, OpenError> {
+    fn unwrap_file_key(&self, stanzas: &[Stanza]) -> Result<Option<FileKey>, OpenError> {
         for stanza in stanzas.iter().filter(|stanza| stanza.kind == self.kind()) {
             match self.open_stanza(stanza) {
                 Ok(file_key) => return Ok(Some(file_key)),

@@ -29,12 +29,12 @@ fn key(seed: u8) -> SigningKey {
 fn world(seed: u8) -> World {
     let admin = Identity::from_seed(IdentityKind::Classical, SecretKey::filled(|bytes| bytes.fill(seed))).unwrap();
     let entry = PrincipalKey {
-        public: admin.signing_key().public_key().clone(),
+        public: admin.signing_key().unwrap().public_key().clone(),
         recipients: admin.recipients().to_vec(),
         dual_use: false,
     };
     let payload = record_payload("ann".parse().unwrap(), None, &[entry]).unwrap();
-    let record = Record::open(&sign_in_memory(&payload, &[admin.signing_key()]).unwrap(), None).unwrap();
+    let record = Record::open(&sign_in_memory(&payload, &[admin.signing_key().unwrap()]).unwrap(), None).unwrap();
     let node = key(seed + 1);
     let genesis = genesis_payload(
         "test".parse().unwrap(),
@@ -58,7 +58,7 @@ impl World {
         change(&mut draft.nodes);
         let next = self.view.next_document(&draft).unwrap();
         let mut view = self.view.clone();
-        view.push(&sign_in_memory(&next, &[self.admin.signing_key()]).unwrap()).unwrap();
+        view.push(&sign_in_memory(&next, &[self.admin.signing_key().unwrap()]).unwrap()).unwrap();
         view
     }
 

@@ -1,12 +1,13 @@
 //! Identity files and SSH private keys.
 
 use crate::support::{identity, now, on_path, open, parse, parse_with, run, skip, ssh_key, unhex, vectors};
-use bulla_crypto::envelope;
+use bulla_crypto::envelope::{self, OpenError};
 use bulla_crypto::identity::{Identity, IdentityError, IdentityKind, MAX_IDENTITY_BYTES};
 use bulla_crypto::openssh::SshPrivateKeyError;
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::sign::{RsaMinimum, Signer, SigningKey};
 use serde_json::Value;
+use std::sync::Arc;
 
 #[test]
 fn the_published_vectors() {
@@ -20,7 +21,7 @@ fn the_published_vectors() {
         let identity = Identity::from_seed(kind, secret("seed")).unwrap();
         assert_eq!(identity.recipients()[0].as_str(), text("recipient"));
         assert_eq!(identity.recipients()[0].digest().to_string(), text("recipient_digest"));
-        assert_eq!(identity.signing_key().public_key().key_id().to_string(), text("key_id"));
+        assert_eq!(identity.signing_key().unwrap().public_key().key_id().to_string(), text("key_id"));
         let signing = SigningKey::from_seed(&secret("sign_seed")).unwrap();
         assert_eq!(signing.public_key().key_id().to_string(), text("key_id"));
         let written = identity.to_file_text(None, None).unwrap();
@@ -36,6 +37,25 @@ fn the_published_vectors() {
         let read = parse(text("secret").as_bytes()).unwrap();
         assert_eq!(read.recipients(), identity.recipients());
     }
+}
+
+#[test]
+fn keys_may_have_different_holders() {
+    let (signs, opens) = (identity(IdentityKind::Classical, 1), identity(IdentityKind::Hybrid, 2));
+    let file = envelope::seal(opens.recipients(), None, b"text").unwrap();
+    let signs_only = Identity::from_parts(Arc::new(identity(IdentityKind::Classical, 1)), None, false);
+    assert!(signs_only.recipients().is_empty() && signs_only.signing_key().is_none());
+    assert!(matches!(open(&signs_only, &file), Err(OpenError::NoMatch)));
+    assert!(matches!(signs_only.to_file_text(None, None), Err(IdentityError::NotAge)));
+    let both = signs_only.decrypting_with(Arc::new(identity(IdentityKind::Hybrid, 2)), false);
+    assert_eq!(both.public_key(), signs.public_key());
+    assert_eq!(both.recipients(), opens.recipients());
+    assert_eq!(open(&both, &file).unwrap().plaintext.expose(), b"text");
+    let signature = now(Signer::sign(&both, b"message")).unwrap();
+    assert!(signs.public_key().verify(b"message", &signature).is_ok());
+    // Of a file's secret only half is at hand now, so it is not written again.
+    let half = signs.decrypting_with(Arc::new(opens), false);
+    assert!(matches!(half.to_file_text(None, None), Err(IdentityError::NotAge)));
 }
 
 #[test]

@@ -204,7 +204,7 @@ pub fn admission(world: &World, person: &Person, target: &str) -> (String, Vec<u
     let record = Record::open(&person.record, None).unwrap();
     let serial = world.server().node.now_ms();
     let payload = AdmissionDraft { serial, ..AdmissionDraft::default() }.payload(&view(world), &record);
-    let admission = evidence::sign_in_memory(&payload, &[world.admins[0].identity.signing_key()]).unwrap();
+    let admission = evidence::sign_in_memory(&payload, &[world.admins[0].identity.signing_key().unwrap()]).unwrap();
     (target.to_owned(), json::to_vec(&api::PutPrincipal { record: person.record.clone(), admission }))
 }
 
@@ -215,7 +215,7 @@ pub fn next_document(world: &World) -> Vec<u8> {
     let key = SigningKey::generate(&mut SystemRng).unwrap().public_key().clone();
     draft.nodes.push(Node { key, state: NodeState::Retired, since_ms: 1 });
     let document = view.next_document(&draft).unwrap();
-    let keys: Vec<_> = world.admins.iter().map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = world.admins.iter().map(|admin| admin.identity.signing_key().unwrap()).collect();
     json::to_vec(&api::Signed { envelope: evidence::sign_in_memory(&document, &keys).unwrap() })
 }
 
@@ -243,7 +243,7 @@ pub fn recovery_by(world: &World, texts: &StrictMap<String>, admins: &[&Person])
         replaces: crate::support::unsealed(world).directory().policies().digest(),
         at_ms: world.server().node.now_ms(),
     };
-    let keys: Vec<_> = admins.iter().map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = admins.iter().map(|admin| admin.identity.signing_key().unwrap()).collect();
     let approval = evidence::sign_in_memory(&payload, &keys).unwrap();
     json::to_vec(&api::RecoverPolicies { policies, approval })
 }
@@ -280,7 +280,7 @@ pub fn parcel(world: &World, from: &Person, to: &[&Person], change: impl FnOnce(
         label: None,
     };
     change(&mut statement);
-    let envelope = evidence::sign_in_memory(&statement, &[from.identity.signing_key()]).unwrap();
+    let envelope = evidence::sign_in_memory(&statement, &[from.identity.signing_key().unwrap()]).unwrap();
     let slip = Slip { cluster, wrap: statement.wrap, statement_sha256: evidence::payload_digest(&envelope) };
     let mut body = Parcel::head(&json::to_vec(&envelope));
     body.extend_from_slice(&file);

@@ -373,7 +373,7 @@ async fn principals_come_go_and_change() {
     let mut caller = Caller::new(&world, &bob).await;
     let record = Record::open(&carol.record, None).unwrap();
     let payload = AdmissionDraft { serial: 1, ..AdmissionDraft::default() }.payload(&view(&world), &record);
-    let forged = evidence::sign_in_memory(&payload, &[bob.identity.signing_key()]).unwrap();
+    let forged = evidence::sign_in_memory(&payload, &[bob.identity.signing_key().unwrap()]).unwrap();
     let body = api::PutPrincipal { record: carol.record.clone(), admission: forged };
     caller.call_json("PUT", "/v1/principal/carol", &body).await.refused(Code::BadStatement);
     // An admission for one name is none for another.
@@ -386,12 +386,12 @@ async fn principals_come_go_and_change() {
     // Somebody else's recipient under a new name.
     let thief = Person::new("thief");
     let key = PrincipalKey {
-        public: thief.identity.signing_key().public_key().clone(),
+        public: thief.identity.signing_key().unwrap().public_key().clone(),
         recipients: bob.identity.recipients().to_vec(),
         dual_use: false,
     };
     let payload = evidence::record_payload(name("thief"), None, &[key]).unwrap();
-    let record = evidence::sign_in_memory(&payload, &[thief.identity.signing_key()]).unwrap();
+    let record = evidence::sign_in_memory(&payload, &[thief.identity.signing_key().unwrap()]).unwrap();
     refused(admin.admit(&record, Admit::default()).await, Code::RecipientTaken);
 
     // Groups.
@@ -408,7 +408,7 @@ async fn principals_come_go_and_change() {
     // Rotation: both keys sign, an enroller admits, the owner is told, the old key is gone.
     let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
     let key = PrincipalKey {
-        public: new.signing_key().public_key().clone(),
+        public: new.signing_key().unwrap().public_key().clone(),
         recipients: new.recipients().to_vec(),
         dual_use: false,
     };
@@ -450,7 +450,7 @@ pub async fn enrol(world: &World, person: &Person, enroller: bool) {
         draft.remove_enroller(&record.principal());
     }
     let document = view.next_document(&draft).unwrap();
-    let keys: Vec<_> = world.admins.iter().map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = world.admins.iter().map(|admin| admin.identity.signing_key().unwrap()).collect();
     let envelope = evidence::sign_in_memory(&document, &keys).unwrap();
     world.client(&world.admins[0]).document_put(envelope).await.unwrap();
 }
@@ -462,7 +462,7 @@ pub async fn admit_by(world: &World, enroller: &Person, person: &Person, groups:
     let serial = world.server().node.now_ms();
     let draft = AdmissionDraft { serial, groups, ..AdmissionDraft::default() };
     let payload = draft.payload(&view(world), &record);
-    let admission = evidence::sign_in_memory(&payload, &[enroller.identity.signing_key()]).unwrap();
+    let admission = evidence::sign_in_memory(&payload, &[enroller.identity.signing_key().unwrap()]).unwrap();
     let body = api::PutPrincipal { record: person.record.clone(), admission };
     let mut admin = Caller::new(world, &world.admins[0]).await;
     admin.call_json("PUT", &format!("/v1/principal/{}", person.name), &body).await.ok();
@@ -636,7 +636,7 @@ async fn a_server_that_swaps_a_record_is_refused_before_anything_is_encrypted() 
     let admission = |signer: &Person, record: &Record| {
         let draft = AdmissionDraft { serial: world.server().node.now_ms(), ..AdmissionDraft::default() };
         let payload = draft.payload(&view(&world), record);
-        Some(evidence::sign_in_memory(&payload, &[signer.identity.signing_key()]).unwrap())
+        Some(evidence::sign_in_memory(&payload, &[signer.identity.signing_key().unwrap()]).unwrap())
     };
     let mallory_told = world.client(&alice).principal(&name("mallory")).await.unwrap();
     let swapped = |records: Vec<_>, admission| api::Principal {
@@ -685,7 +685,7 @@ async fn rotate(world: &World, person: &Person) -> Identity {
     let client: Client = world.client(person);
     let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
     let key = PrincipalKey {
-        public: new.signing_key().public_key().clone(),
+        public: new.signing_key().unwrap().public_key().clone(),
         recipients: new.recipients().to_vec(),
         dual_use: false,
     };
@@ -698,7 +698,7 @@ async fn rotate(world: &World, person: &Person) -> Identity {
 /// A key with as many recipients as one may have.
 fn wide_key(signing: &Identity, opening: &[Identity]) -> PrincipalKey {
     let recipients = opening.iter().flat_map(|identity| identity.recipients().to_vec()).collect();
-    PrincipalKey { public: signing.signing_key().public_key().clone(), recipients, dual_use: false }
+    PrincipalKey { public: signing.signing_key().unwrap().public_key().clone(), recipients, dual_use: false }
 }
 
 fn opening_keys() -> Vec<Identity> {
@@ -738,12 +738,12 @@ async fn a_chain_of_records_has_an_end_that_is_told() {
 async fn many_large_documents_are_read_in_pages() {
     let world = World::new(Shape::default()).await;
     let admin = world.client(&world.admins[0]);
-    let key = world.admins[0].identity.signing_key();
+    let key = world.admins[0].identity.signing_key().unwrap();
     let mut enrollers = Vec::new();
     for at in 0..8 {
         let (signing, opening) = (Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap(), opening_keys());
         let payload = evidence::record_payload(name(&format!("enroller{at}")), None, &[wide_key(&signing, &opening)]);
-        let record = evidence::sign_in_memory(&payload.unwrap(), &[signing.signing_key()]).unwrap();
+        let record = evidence::sign_in_memory(&payload.unwrap(), &[signing.signing_key().unwrap()]).unwrap();
         admin.admit(&record, Admit::default()).await.unwrap();
         enrollers.push(Record::open(&record, None).unwrap());
     }

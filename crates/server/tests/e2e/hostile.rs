@@ -578,7 +578,7 @@ fn impostor(of: &Person) -> Envelope {
         dual_use: false,
     };
     let payload = record_payload("impostor".parse().unwrap(), None, &[key]).unwrap();
-    sign_in_memory(&payload, &[own.signing_key()]).unwrap()
+    sign_in_memory(&payload, &[own.signing_key().unwrap()]).unwrap()
 }
 
 /// Panics anywhere but in tests: a handler's becomes an answer, which must not pass for an alarm.

@@ -215,7 +215,7 @@ async fn a_node_without_its_keys_takes_no_bad_body_either() {
     let key: api::EncryptedShareKey = admin.call("GET", &key_path).await.ok().json();
     let share = json::to_vec(&share(&world, &world.admins[0], &session, &key));
     let approval = GenesisApproval { v: V1, cluster: world.cluster };
-    let envelope = evidence::sign_in_memory(&approval, &[world.admins[0].identity.signing_key()]).unwrap();
+    let envelope = evidence::sign_in_memory(&approval, &[world.admins[0].identity.signing_key().unwrap()]).unwrap();
     let statement = json::to_vec(&api::Signed { envelope });
     let mut tried = 0;
     for route in ROUTES.iter().filter(|route| !matches!(route.auth, Auth::Open | Auth::Init)) {

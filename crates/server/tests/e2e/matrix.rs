@@ -148,7 +148,7 @@ impl Good {
 /// A statement where a consent belongs. No commit was lost, so none would be taken.
 fn consent(world: &World) -> Vec<u8> {
     let payload = GenesisApproval { v: V1, cluster: world.cluster };
-    let envelope = evidence::sign_in_memory(&payload, &[world.admins[0].identity.signing_key()]).unwrap();
+    let envelope = evidence::sign_in_memory(&payload, &[world.admins[0].identity.signing_key().unwrap()]).unwrap();
     json::to_vec(&api::Signed { envelope })
 }
 

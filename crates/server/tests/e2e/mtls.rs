@@ -38,7 +38,7 @@ struct Holder {
 
 impl Holder {
     fn new(world: &World, person: &Person) -> Self {
-        Self::showing(world, tls::certificate(person.identity.signing_key(), |_| {}))
+        Self::showing(world, tls::certificate(person.identity.signing_key().unwrap(), |_| {}))
     }
 
     fn showing(world: &World, shown: Shown) -> Self {
@@ -78,7 +78,7 @@ impl Holder {
 }
 
 fn key_of(person: &Person) -> KeyId {
-    person.identity.signing_key().public_key().key_id()
+    person.identity.signing_key().unwrap().public_key().key_id()
 }
 
 /// The same request without its signature.
@@ -129,7 +129,7 @@ async fn every_route_takes_a_certificate_or_says_that_it_needs_a_signature() {
                 (world.admins[0].identity.clone(), target, vec![])
             }
         };
-        let shown = tls::certificate(caller.signing_key(), |_| {});
+        let shown = tls::certificate(caller.signing_key().unwrap(), |_| {});
         let mut holder = Holder::showing(&world, shown);
         let signer = Caller::of(&world, caller.clone(), holder.audience.parse().unwrap()).await;
         let nonce = signer.nonce();
@@ -155,7 +155,7 @@ async fn every_route_takes_a_certificate_or_says_that_it_needs_a_signature() {
         taken += 1;
         assert_eq!(reply.status, 200, "{told} {:?}", reply.error());
         assert!(reply.to_certificate(), "{told}");
-        let key = caller.signing_key().public_key().key_id();
+        let key = caller.signing_key().unwrap().public_key().key_id();
         assert_eq!(reply.header(CALLER_HEADER), key.to_string(), "{told}");
         let line = last(&world).await;
         assert!(line.mtls && line.key == key && line.outcome.status == 200, "{told}: {line:?}");
@@ -238,11 +238,11 @@ async fn a_key_that_is_taken_away_is_refused_in_an_open_connection() {
     assert_eq!(by_bob.name().await, "bob");
 
     let new = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
-    let public = new.signing_key().public_key().clone();
+    let public = new.signing_key().unwrap().public_key().clone();
     let key = PrincipalKey { public, recipients: new.recipients().to_vec(), dual_use: false };
     let signer: &dyn Signer = &new;
     let next = world.client(&bob).rotate(&[key], &[signer]).await.unwrap();
-    let shown = tls::certificate(new.signing_key(), |_| {});
+    let shown = tls::certificate(new.signing_key().unwrap(), |_| {});
     let mut by_new = Holder::showing(&world, shown);
     by_new.get("/v1/whoami").await.refused(Code::Unauthenticated);
     admin.admit(&next, Admit::default()).await.unwrap();
@@ -287,7 +287,7 @@ async fn a_signature_counts_before_a_certificate() {
 async fn headers_about_certificates_say_nothing() {
     let world = World::new(Shape::durable()).await;
     let (alice, bob) = (world.admit("alice").await, world.admit("bob").await);
-    let shown = tls::certificate(alice.identity.signing_key(), |_| {});
+    let shown = tls::certificate(alice.identity.signing_key().unwrap(), |_| {});
     let der = base64(&shown.cert[0]);
     let pem = format!("-----BEGIN CERTIFICATE-----%0A{der}%0A-----END CERTIFICATE-----%0A");
     let key = key_of(&alice).to_string();
@@ -426,7 +426,7 @@ async fn the_audience_is_named_and_bodies_are_bounded() {
     // Over HTTP/1.1 the server may end the connection before all of it is sent.
     let stream = tls::try_connect(
         world.server().ready.address,
-        tls::client("h2", Some(tls::certificate(alice.identity.signing_key(), |_| {}))),
+        tls::client("h2", Some(tls::certificate(alice.identity.signing_key().unwrap(), |_| {}))),
     );
     let io = hyper_util::rt::TokioIo::new(stream.await.unwrap());
     let (mut h2, connection) =
@@ -551,7 +551,7 @@ fn foreign() -> Shown {
 async fn no_connection_stands_for_another() {
     let world = World::new(Shape::default()).await;
     let alice = world.admit("alice").await;
-    let mut config = tls::client("http/1.1", Some(tls::certificate(alice.identity.signing_key(), |_| {})));
+    let mut config = tls::client("http/1.1", Some(tls::certificate(alice.identity.signing_key().unwrap(), |_| {})));
     config.enable_early_data = true;
     let request = Holder::new(&world, &alice).request("GET", "/v1/whoami", None, None);
     let head = format!("GET {} HTTP/1.1\r\nhost: x\r\n{AUDIENCE_HEADER}: ", request.path);

@@ -32,7 +32,7 @@ pub async fn document(world: &World, signers: &[&Person], change: impl FnOnce(&m
     let mut draft = DocumentDraft::of(facts.view.newest());
     change(&mut draft);
     let body = facts.view.next_document(&draft).unwrap();
-    let keys: Vec<_> = signers.iter().map(|signer| signer.identity.signing_key()).collect();
+    let keys: Vec<_> = signers.iter().map(|signer| signer.identity.signing_key().unwrap()).collect();
     evidence::sign_in_memory(&body, &keys).unwrap()
 }
 

@@ -241,8 +241,8 @@ pub fn good(route: &Route, reply: &Reply) -> bool {
 async fn no_route_takes_a_replay_or_an_alteration() {
     let mut world = World::new(Shape::durable()).await;
     let mut cast = Cast::new(&world).await;
-    let other_key = cast.alice_person.identity.signing_key().public_key().key_id();
-    let admin_key = world.admins[0].identity.signing_key().public_key().key_id();
+    let other_key = cast.alice_person.identity.signing_key().unwrap().public_key().key_id();
+    let admin_key = world.admins[0].identity.signing_key().unwrap().public_key().key_id();
     let mut captured = Vec::new();
     let mut tried = 0;
     for route in ROUTES.iter().filter(|route| here(route)) {
@@ -360,7 +360,7 @@ async fn sealing_is_not_replayed() {
     let (who, request) = cast.request(&world, route).await;
     cast.bob.send(&open("POST", "/v1/challenge")).await.ok();
     let other = cast.bob.request("GET", "/v1/whoami", EMPTY_MEDIA_TYPE, vec![], cast.bob.nonce());
-    let other_key = cast.bob_person.identity.signing_key().public_key().key_id().to_string();
+    let other_key = cast.bob_person.identity.signing_key().unwrap().public_key().key_id().to_string();
     let caller = cast.caller(who);
     for (name, altered) in alterations(&request, &other, &other_key) {
         assert!(caller.wire.send(&altered).await.status >= 400, "{name}");
@@ -394,7 +394,7 @@ async fn sealing_is_not_replayed() {
 async fn routes_of_a_sealed_node_are_not_replayed_or_altered() {
     let world = World::sealed(Shape { mode: SealMode::Quorum, k: 2, n: 3, ..Shape::durable() }).await;
     let mut first = Caller::new(&world, &world.admins[0]).await;
-    let other_key = world.admins[1].identity.signing_key().public_key().key_id().to_string();
+    let other_key = world.admins[1].identity.signing_key().unwrap().public_key().key_id().to_string();
     let mut tried = 0;
     for route in ROUTES.iter().filter(|route| route.auth == Auth::Sealed) {
         if matches!(route.endpoint, Endpoint::PolicyReplaced | Endpoint::PolicyRecover) {
@@ -413,7 +413,7 @@ async fn routes_of_a_sealed_node_are_not_replayed_or_altered() {
             }
             Endpoint::SealConsent => {
                 let consent = bulla_wire::evidence::GenesisApproval { v: bulla_wire::json::V1, cluster: world.cluster };
-                let key = world.admins[0].identity.signing_key();
+                let key = world.admins[0].identity.signing_key().unwrap();
                 let envelope = bulla_crypto::evidence::sign_in_memory(&consent, &[key]).unwrap();
                 ("/v1/seal:consent".to_owned(), bulla_wire::json::to_vec(&api::Signed { envelope }))
             }
@@ -468,7 +468,7 @@ async fn making_a_cluster_is_not_replayed_or_altered() {
     let request = caller.request("POST", "/v1/init", JSON_MEDIA_TYPE, body, caller.nonce());
     other.send(&open("POST", "/v1/challenge")).await.ok();
     let foreign = other.request("GET", "/v1/whoami", EMPTY_MEDIA_TYPE, vec![], other.nonce());
-    let other_key = stranger.identity.signing_key().public_key().key_id().to_string();
+    let other_key = stranger.identity.signing_key().unwrap().public_key().key_id().to_string();
     for (name, altered) in alterations(&request, &foreign, &other_key) {
         let reply = caller.wire.send(&altered).await;
         assert!(reply.status >= 400, "{name}");
@@ -570,7 +570,7 @@ async fn the_ecdsa_twin_has_no_second_effect() {
     let mut request = caller.request("DELETE", "/v1/policy/ops", EMPTY_MEDIA_TYPE, vec![], caller.nonce());
     let parameters =
         request.header(SIGNATURE_INPUT_HEADER).replace("alg=\"ed25519\"", "alg=\"ecdsa-p256-sha256\"").replace(
-            &caller.key.signing_key().public_key().key_id().to_string(),
+            &caller.key.signing_key().unwrap().public_key().key_id().to_string(),
             &signing.public_key().key_id().to_string(),
         );
     let parsed = bulla_wire::signature::RequestParameters::parse(&parameters).unwrap();

@@ -288,7 +288,7 @@ async fn a_store_that_lost_commits_waits_for_consent() {
     assert!(consent.lost.sequence > consent.kept.sequence || consent.lost.lineage != consent.kept.lineage);
     let mut admin = Caller::new(&world, &world.admins[0]).await;
     let sign = |consent: &Consent, admins: &[usize]| {
-        let keys: Vec<_> = admins.iter().map(|at| world.admins[*at].identity.signing_key()).collect();
+        let keys: Vec<_> = admins.iter().map(|at| world.admins[*at].identity.signing_key().unwrap()).collect();
         api::Signed { envelope: evidence::sign_in_memory(consent, &keys).unwrap() }
     };
     // One of two, and two about something else.
@@ -306,7 +306,7 @@ async fn a_store_that_lost_commits_waits_for_consent() {
     assert_eq!(health(&world).await.state, SealState::Sealed);
     // Through the client: one signs, the other adds a signature.
     let mut envelope = world.client(&world.admins[1]).consent_sign(&consent).await.unwrap();
-    dsse::add_signature(&mut envelope, world.admins[2].identity.signing_key()).await.unwrap();
+    dsse::add_signature(&mut envelope, world.admins[2].identity.signing_key().unwrap()).await.unwrap();
     world.client(&world.admins[1]).consent_send(envelope).await.unwrap();
     assert_eq!(health(&world).await.state, SealState::Unsealed);
 
@@ -331,7 +331,7 @@ async fn a_store_that_lost_commits_waits_for_consent() {
 async fn after_a_loss_every_wrap_waits_for_its_writer() {
     let mut lost = set_back().await;
     let consent = shares(&lost.world).await;
-    let keys: Vec<_> = lost.world.admins[..2].iter().map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = lost.world.admins[..2].iter().map(|admin| admin.identity.signing_key().unwrap()).collect();
     let envelope = evidence::sign_in_memory(&consent, &keys).unwrap();
     lost.world.client(&lost.world.admins[0]).consent_send(envelope).await.unwrap();
     assert_eq!(lost.before.len(), 3);
@@ -361,7 +361,7 @@ async fn slip_states(world: &World, slip: &Slip) -> Vec<SlotState> {
     let alice = directory.by_name(&"alice".parse().unwrap()).unwrap();
     let actor = bulla_wire::evidence::Actor {
         principal: alice.subject.id,
-        key: world.admins[0].identity.signing_key().public_key().key_id(),
+        key: world.admins[0].identity.signing_key().unwrap().public_key().key_id(),
         address: None,
     };
     let inspect = bulla_core::engine::wrap::Inspect { wrap: slip.wrap };
@@ -500,7 +500,7 @@ async fn a_lost_audit_log_needs_consent_too() {
     }
     world.start().await;
     let consent = shares(&world).await;
-    let keys: Vec<_> = world.admins[..2].iter().map(|admin| admin.identity.signing_key()).collect();
+    let keys: Vec<_> = world.admins[..2].iter().map(|admin| admin.identity.signing_key().unwrap()).collect();
     let mut elsewhere = consent.clone();
     elsewhere.lost.sequence += 1;
     let admin = world.client(&world.admins[0]);
@@ -736,7 +736,7 @@ async fn a_consent_outlives_its_admins_and_former_admins_give_none() {
     }
     let second = lose(&mut world, &copy, 1).await;
     let key = row::consent_key(1).unwrap();
-    let forged = evidence::sign_in_memory(&second, &[world.admins[0].identity.signing_key()]).unwrap();
+    let forged = evidence::sign_in_memory(&second, &[world.admins[0].identity.signing_key().unwrap()]).unwrap();
     let forged = row::encode(&bulla_wire::json::to_vec(&forged), &mut SystemRng).unwrap();
     let good = exchange(&mut world, &key, forged).await;
     give(&world, &world.admins[1]).await;

@@ -130,7 +130,7 @@ impl Stage {
             ack_s: terms.ack_s,
             label: None,
         };
-        let key = self.people[ALICE].identity.signing_key();
+        let key = self.people[ALICE].identity.signing_key().unwrap();
         let envelope = evidence::sign_in_memory(&statement, &[key]).unwrap();
         let mut body = Parcel::head(&json::to_vec(&envelope));
         body.extend_from_slice(&file.bytes);

@@ -8,7 +8,7 @@ use bulla_wire::json::{StrictMap, V1};
 const NOW_MS: u64 = 2_000_000;
 
 fn signed<P: Payload>(payload: &P, by: &[&Identity]) -> Envelope {
-    let keys: Vec<_> = by.iter().map(|identity| identity.signing_key()).collect();
+    let keys: Vec<_> = by.iter().map(|identity| identity.signing_key().unwrap()).collect();
     sign_in_memory(payload, &keys).unwrap()
 }
 

@@ -6,12 +6,12 @@ use bulla_wire::id::{Lineage, PrincipalId};
 use bulla_wire::json::V1;
 
 fn signed<P: Payload>(payload: &P, by: &[&Identity]) -> Envelope {
-    let keys: Vec<_> = by.iter().map(|identity| identity.signing_key()).collect();
+    let keys: Vec<_> = by.iter().map(|identity| identity.signing_key().unwrap()).collect();
     sign_in_memory(payload, &keys).unwrap()
 }
 
 fn spki(identity: &Identity) -> Bytes {
-    Bytes(identity.signing_key().public_key().spki().to_vec())
+    Bytes(identity.signing_key().unwrap().public_key().spki().to_vec())
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn records() {
     let unknown_field = Envelope { payload: br#"{"v":1,"x":0}"#.to_vec(), ..v1.clone() };
     let PrincipalRecord { v, name, version, prev, keys } = &first;
     let values = json::to_vec(&(v, name, version, prev, keys));
-    let array = crate::dsse::sign_in_memory(wire::PRINCIPAL_TYPE, values, &[old.signing_key()]).unwrap();
+    let array = crate::dsse::sign_in_memory(wire::PRINCIPAL_TYPE, values, &[old.signing_key().unwrap()]).unwrap();
     check_vectors(
         "record",
         vec![
@@ -129,7 +129,7 @@ fn genesis() {
         let admins = json!({"keys": keys, "k": 2});
         case(name, json!({"documents": [w.genesis], "admins": admins, "approvals": approvals}), expect)
     };
-    let key = |person: &Person| person.identity.signing_key().public_key().key_id();
+    let key = |person: &Person| person.identity.signing_key().unwrap().public_key().key_id();
     // Alice, with a second key in her record, could stand as two in another genesis, and approve it alone.
     let second = identity(21, IdentityKind::Classical);
     let entries = [principal_key(&w.alice.identity), principal_key(&second)];
@@ -141,7 +141,7 @@ fn genesis() {
     (split.admins[place], split.records[record]) = (both.principal(), both.envelope().clone());
     split.enrollers.clone_from(&split.admins);
     let split = signed(&split, &[]);
-    let all: Vec<_> = set.keys().iter().copied().chain([second.signing_key().public_key().key_id()]).collect();
+    let all: Vec<_> = set.keys().iter().copied().chain([second.signing_key().unwrap().public_key().key_id()]).collect();
     let admins = json!({"keys": all, "k": 2});
     let two_keys = json!({"documents": [split], "admins": admins, "approvals": []});
     check_vectors(

@@ -33,7 +33,7 @@ fn statement(w: &World) -> Statement {
 #[test]
 fn statements() {
     let w = world();
-    let alice = w.alice.identity.signing_key();
+    let alice = w.alice.identity.signing_key().unwrap();
     let changed = |name: &str, change: &dyn Fn(&mut Statement), by: &[&SigningKey], expect: &str| {
         let mut payload = statement(&w);
         change(&mut payload);
@@ -51,7 +51,7 @@ fn statements() {
         record_sha256: Digest::new([0; 32]),
         recipients: vec![Digest::new([0; 32])],
     };
-    let bob = w.bob.identity.signing_key();
+    let bob = w.bob.identity.signing_key().unwrap();
     check_vectors(
         "statement",
         vec![
@@ -95,7 +95,7 @@ fn receipt(w: &World, kind: ReceiptKind, prev: Option<&Envelope>) -> Receipt {
         statement_sha256: Digest::new([8; 32]),
         actor: Some(Actor {
             principal: w.bob.record.principal(),
-            key: w.bob.identity.signing_key().public_key().key_id(),
+            key: w.bob.identity.signing_key().unwrap().public_key().key_id(),
             address: Some("192.0.2.1".into()),
         }),
         claim_sha256: prev.map(|_| Digest::new([9; 32])),
@@ -112,12 +112,12 @@ fn with_node_state(w: &World, state: NodeState, since_ms: u64) -> Value {
     let mut view = w.view.clone();
     let mut draft = DocumentDraft::of(view.newest());
     let mut spare = draft.nodes[0].clone();
-    spare.key = identity(92, IdentityKind::Classical).signing_key().public_key().clone();
+    spare.key = identity(92, IdentityKind::Classical).signing_key().unwrap().public_key().clone();
     draft.nodes[0].state = state;
     draft.nodes[0].since_ms = since_ms;
     draft.nodes.push(spare);
     let next = view.next_document(&draft).unwrap();
-    let signers = [w.alice.identity.signing_key(), w.bob.identity.signing_key()];
+    let signers = [w.alice.identity.signing_key().unwrap(), w.bob.identity.signing_key().unwrap()];
     view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap();
     chain(&view)
 }
@@ -143,7 +143,8 @@ fn receipts() {
         change(&mut payload);
         row(name, &documents, &[&created, &opened, &sign(&payload)], expect)
     };
-    let forged = sign_in_memory(&receipt(&w, ReceiptKind::Created, None), &[w.bob.identity.signing_key()]).unwrap();
+    let forged =
+        sign_in_memory(&receipt(&w, ReceiptKind::Created, None), &[w.bob.identity.signing_key().unwrap()]).unwrap();
     let later = Receipt { doc: 2, ..receipt(&w, ReceiptKind::Created, None) };
     let cases = vec![
         row("created, opened, acked", &documents, &[&created, &opened, &acked], "ok"),
