@@ -33,6 +33,9 @@ const DEBIAN: &[(&str, &str)] = &[
     ("groff-base", "/usr/bin/groff"),
     ("man-db", "/usr/bin/lexgrog"),
     ("systemd", "/usr/bin/systemd-analyze"),
+    ("softhsm2", "/usr/lib/softhsm/libsofthsm2.so"),
+    ("opensc", "/usr/bin/pkcs11-tool"),
+    ("pinentry-tty", "/usr/bin/pinentry-tty"),
 ];
 
 /// Where the tools are, or will be.

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod process;
 pub mod raw;
 pub mod server;
+pub mod softhsm;
 pub mod tls;
 pub mod tools;
 pub mod transcript;

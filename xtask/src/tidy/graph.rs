@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bulla-wire", &["bulla-crypto", "aws-lc-rs", "aws-lc-sys", "tokio", "hyper"]),
     ("bulla-crypto", &["bulla-core", "tokio", "hyper", "rustls"]),
-    ("bulla-core", &["bulla-store", "bulla-server", "tokio", "redb", "hyper", "rustls"]),
+    ("bulla-keys", &["bulla-core", "bulla-store", "bulla-server", "bulla-client", "hyper", "rustls", "clap"]),
+    ("bulla-core", &["cryptoki", "bulla-store", "bulla-server", "tokio", "redb", "hyper", "rustls"]),
     ("bulla-store", &["bulla-server", "hyper", "rustls"]),
     ("bulla-server", &["bulla-client", "clap"]),
-    ("bulla-client", &["bulla-core", "bulla-store", "bulla-server", "cedar-policy", "redb", "clap"]),
+    ("bulla-client", &["cryptoki", "bulla-core", "bulla-store", "bulla-server", "cedar-policy", "redb", "clap"]),
     ("bulla", &["bulla-testkit", "bulla-fuzz", "xtask", "tempfile", "proptest", "age", "hpke"]),
     ("", &["rsa", "ring", "openssl", "openssl-sys", "native-tls", "libfuzzer-sys"]),
 ];

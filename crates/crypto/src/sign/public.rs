@@ -1,6 +1,7 @@
 //! Public keys: parsed once, used often.
 
 use crate::digest::sha256;
+use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rsa::PublicEncryptingKey;
 use aws_lc_rs::signature::{
@@ -69,6 +70,19 @@ impl Algorithm {
             Self::EcdsaP384 => Some(96),
             Self::RsaPssSha512 => None,
         }
+    }
+
+    /// What the private key computes with: the message's digest, or for Ed25519 the message itself. For keys whose holder
+    /// does not hash.
+    #[must_use]
+    pub fn prehashed(self, message: &[u8]) -> Vec<u8> {
+        let hash = match self {
+            Self::Ed25519 => return message.to_vec(),
+            Self::EcdsaP256 => &SHA256,
+            Self::EcdsaP384 => &SHA384,
+            Self::RsaPssSha512 => &SHA512,
+        };
+        digest(hash, message).as_ref().to_vec()
     }
 
     fn verification(self) -> &'static dyn VerificationAlgorithm {

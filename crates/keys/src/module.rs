@@ -1,0 +1,165 @@
+//! Modules: the vendor's library that talks to a token, loaded into this process.
+//!
+//! A library is initialised once for the whole process and not unloaded: its state is global by PKCS#11's own rules
+//! (`C_Initialize`), and other holders of keys may be using it.
+
+use crate::error::{TokenError, tried};
+use crate::uri::{ModuleName, TokenUri};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error as CryptokiError, RvError};
+use cryptoki::mechanism::MechanismType;
+use cryptoki::slot::{Slot, TokenInfo};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Where modules lie when only their name is given.
+const FOLDERS: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu/pkcs11",
+    "/usr/lib/aarch64-linux-gnu/pkcs11",
+    "/usr/lib64/pkcs11",
+    "/usr/lib/pkcs11",
+    "/usr/lib/softhsm",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+];
+
+/// All modules that this process loaded, by the path that was given.
+static LOADED: Mutex<Option<HashMap<PathBuf, Pkcs11>>> = Mutex::new(None);
+
+/// What names one token as long as it exists: slots change when it is plugged in again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct TokenId {
+    pub label: String,
+    pub serial: String,
+    pub model: String,
+    pub manufacturer: String,
+}
+
+impl TokenId {
+    fn of(info: &TokenInfo) -> Self {
+        Self {
+            label: info.label().to_owned(),
+            serial: info.serial_number().to_owned(),
+            model: info.model().to_owned(),
+            manufacturer: info.manufacturer_id().to_owned(),
+        }
+    }
+
+    fn fits(&self, slot: Slot, uri: &TokenUri) -> bool {
+        let same = |wanted: &Option<String>, found: &String| wanted.as_ref().is_none_or(|wanted| wanted == found);
+        same(&uri.token, &self.label)
+            && same(&uri.serial, &self.serial)
+            && same(&uri.model, &self.model)
+            && same(&uri.manufacturer, &self.manufacturer)
+            && uri.slot_id.is_none_or(|wanted| wanted == slot.id())
+    }
+}
+
+/// A loaded module.
+#[derive(Debug, Clone)]
+pub(crate) struct Module {
+    pub path: PathBuf,
+    context: Pkcs11,
+}
+
+impl Module {
+    /// Loads the module of a URI, or takes the one that was loaded before.
+    pub fn of(uri: &TokenUri) -> Result<Self, TokenError> {
+        let path = match &uri.module {
+            None => return Err(TokenError::NoModule),
+            Some(ModuleName::Path(path)) => path.clone(),
+            Some(ModuleName::Name(name)) => {
+                find(name).ok_or_else(|| TokenError::ModuleNotFound { name: name.clone() })?
+            }
+        };
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = loaded.get_or_insert_default();
+        if let Some(context) = loaded.get(&path) {
+            return Ok(Self { path, context: context.clone() });
+        }
+        let context = load(&path).map_err(|cause| TokenError::Module { path: path.clone(), cause })?;
+        loaded.insert(path.clone(), context.clone());
+        Ok(Self { path, context })
+    }
+
+    /// The one token that is as the URI says.
+    pub fn token(&self, uri: &TokenUri) -> Result<(Slot, TokenId), TokenError> {
+        let all = self.tokens()?;
+        let mut fitting: Vec<_> = all.iter().filter(|(slot, id)| id.fits(*slot, uri)).cloned().collect();
+        match (fitting.pop(), fitting.as_slice()) {
+            (Some(one), []) => Ok(one),
+            (None, _) => {
+                let mut there: Vec<_> = all.into_iter().map(|(_, id)| id.label).collect();
+                there.sort();
+                Err(TokenError::NoToken { there })
+            }
+            (Some(last), others) => {
+                let shown = others.iter().chain([&last]).map(|(_, id)| format!("{} (serial {})", id.label, id.serial));
+                Err(TokenError::SeveralTokens { there: shown.collect() })
+            }
+        }
+    }
+
+    /// Where that very token is now.
+    pub fn slot_of(&self, token: &TokenId) -> Result<Slot, TokenError> {
+        let found = self.tokens()?.into_iter().find(|(_, id)| id == token).map(|(slot, _)| slot);
+        found.ok_or(TokenError::NoToken { there: Vec::new() })
+    }
+
+    fn tokens(&self) -> Result<Vec<(Slot, TokenId)>, TokenError> {
+        let slots = self.context.get_slots_with_token().map_err(tried("list its slots"))?;
+        let mut tokens = Vec::new();
+        for slot in slots {
+            // A token that is pulled out meanwhile is none.
+            if let Ok(info) = self.context.get_token_info(slot)
+                && info.token_initialized()
+            {
+                tokens.push((slot, TokenId::of(&info)));
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// What the token says about itself now.
+    pub fn info(&self, slot: Slot) -> Result<TokenInfo, TokenError> {
+        self.context.get_token_info(slot).map_err(tried("describe itself"))
+    }
+
+    /// Refuses a token that lacks a mechanism, before anything is tried with it.
+    pub fn demand(
+        &self,
+        slot: Slot,
+        (wanted, name): (MechanismType, &'static str),
+        purpose: &'static str,
+    ) -> Result<(), TokenError> {
+        let there = self.context.get_mechanism_list(slot).map_err(tried("list what it can do"))?;
+        if there.contains(&wanted) {
+            return Ok(());
+        }
+        Err(TokenError::Mechanism { token: self.info(slot)?.label().to_owned(), name, purpose })
+    }
+
+    /// The functions of the module.
+    pub fn context(&self) -> &Pkcs11 {
+        &self.context
+    }
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let spellings = [name.to_owned(), format!("{name}.so"), format!("lib{name}.so")];
+    let mut all = FOLDERS.iter().flat_map(|folder| spellings.iter().map(move |file| Path::new(folder).join(file)));
+    all.find(|path| path.is_file())
+}
+
+fn load(path: &Path) -> Result<Pkcs11, CryptokiError> {
+    let context = Pkcs11::new(path)?;
+    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        // Another part of this process did it, or the same library lies under two paths.
+        Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(context),
+        Err(error) => Err(error),
+    }
+}

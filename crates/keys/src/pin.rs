@@ -1,0 +1,138 @@
+//! Where a token's PIN comes from.
+
+use bulla_crypto::secret::SecretBytes;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// The longest PIN. Tokens take far less; a longer line is the wrong file.
+const MAX_PIN_BYTES: u64 = 1024;
+
+/// Gives the PIN of the token with this label. It is asked once for each token.
+pub type AskPin<'a> = &'a dyn Fn(&str) -> Result<SecretBytes, PinError>;
+
+/// Why there is no PIN.
+#[derive(Debug)]
+pub enum PinError {
+    /// Nothing says where it is, and nobody can be asked.
+    NoSource {
+        /// The token's label.
+        token: String,
+    },
+    /// The file with the PIN cannot be read.
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Everybody on this machine can read the file.
+    Mode {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The file's first line is empty or too long.
+    NoPin {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// One file, and several tokens to try it on.
+    SeveralTokens {
+        /// The label of the second token.
+        token: String,
+    },
+    /// The person who was asked gave none.
+    Cancelled,
+    /// The program that asks failed.
+    Pinentry(String),
+    /// The terminal failed.
+    Terminal(io::Error),
+}
+
+impl PinError {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoSource { .. } => {
+                "add ?pin-source=file:/PATH to the URI, give --pin-file FILE or --pinentry PROGRAM, or run it at a terminal"
+            }
+            Self::File { .. } => "check the path and whose file it is",
+            Self::Mode { .. } => "take the right to read it from others: chmod o-rwx",
+            Self::NoPin { .. } => "the PIN is the file's first line",
+            Self::SeveralTokens { .. } => "name each token's own file with pin-source= in its URI",
+            Self::Cancelled => "run it again, and give the PIN",
+            Self::Pinentry(_) => "check the program that --pinentry names",
+            Self::Terminal(_) => "give --pin-file FILE",
+        }
+    }
+}
+
+impl fmt::Display for PinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSource { token } => write!(f, "token {token:?} needs its PIN"),
+            Self::File { path, cause } => write!(f, "cannot read {}: {cause}", path.display()),
+            Self::Mode { path } => write!(f, "everybody here can read the PIN in {}", path.display()),
+            Self::NoPin { path } => write!(f, "there is no PIN in {}", path.display()),
+            Self::SeveralTokens { token } => {
+                write!(f, "the PIN in the file was for another token, so it is not tried on {token:?}")
+            }
+            Self::Cancelled => f.write_str("no PIN was given"),
+            Self::Pinentry(what) => write!(f, "cannot ask for the PIN: {what}"),
+            Self::Terminal(cause) => write!(f, "cannot ask for the PIN: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for PinError {}
+
+/// Reads the PIN from a file's first line. A group may read the file, since service managers hand credentials over so.
+///
+/// # Errors
+/// [`PinError`].
+pub fn read(path: &Path) -> Result<SecretBytes, PinError> {
+    let failed = |cause| PinError::File { path: path.into(), cause };
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.mode() & 0o007 != 0 {
+        return Err(PinError::Mode { path: path.into() });
+    }
+    // Room for all of it from the start: a growing buffer would leave copies behind.
+    let mut bytes = SecretBytes::new(Vec::with_capacity(2 * MAX_PIN_BYTES as usize));
+    file.take(MAX_PIN_BYTES + 1).read_to_end(bytes.expose_mut()).map_err(failed)?;
+    let end = bytes.expose().iter().position(|byte| *byte == b'\n').unwrap_or(bytes.expose().len());
+    bytes.expose_mut().truncate(end);
+    if bytes.expose().ends_with(b"\r") {
+        bytes.expose_mut().truncate(end.saturating_sub(1));
+    }
+    let length = bytes.expose().len() as u64;
+    if length == 0 || length > MAX_PIN_BYTES { Err(PinError::NoPin { path: path.into() }) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_first_line_of_a_file_that_not_everybody_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        let with = |content: &[u8], mode| {
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            read(&path).map(|pin| pin.expose().clone())
+        };
+        for (content, pin) in [("1234\n", "1234"), ("1234", "1234"), ("12 34\r\nmore\n", "12 34")] {
+            assert_eq!(with(content.as_bytes(), 0o600).unwrap(), pin.as_bytes());
+            assert_eq!(with(content.as_bytes(), 0o440).unwrap(), pin.as_bytes());
+        }
+        assert!(matches!(with(b"1234\n", 0o604), Err(PinError::Mode { .. })));
+        for none in [b"".as_slice(), b"\n1234", &[b'1'; 1025]] {
+            assert!(matches!(with(none, 0o600), Err(PinError::NoPin { .. })));
+        }
+        assert!(matches!(read(&folder.path().join("none")), Err(PinError::File { .. })));
+    }
+}

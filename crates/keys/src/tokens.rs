@@ -1,0 +1,122 @@
+//! All tokens that a process uses.
+
+use crate::agree::TokenAgreement;
+use crate::error::TokenError;
+use crate::generate::{Drawn, Make, generate};
+use crate::module::{Module, TokenId};
+use crate::object::{Key, Keys};
+use crate::pin::{self, AskPin};
+use crate::sign::TokenSigner;
+use crate::token::Token;
+use crate::uri::TokenUri;
+use bulla_crypto::envelope::Decrypter;
+use bulla_crypto::identity::{Identity, TagKey};
+use bulla_crypto::kem::MlKemKey;
+use bulla_crypto::random::Rng;
+use bulla_crypto::sign::PublicKey;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A token, through one module.
+type Place = (PathBuf, TokenId);
+
+/// The tokens that were logged in to. Each is logged in to once, however many keys on it are used.
+#[derive(Default)]
+pub struct Tokens {
+    /// `None` for a token that refused: nothing is sent to it any more.
+    open: Mutex<HashMap<Place, Option<Arc<Token>>>>,
+}
+
+impl Tokens {
+    /// The identity whose keys the URI names: one that signs, and one that decrypts if there is one. The PIN is read from
+    /// the URI's file, or else asked for. Blocks.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn identity(&self, uri: &TokenUri, ask: AskPin<'_>) -> Result<Identity, TokenError> {
+        let token = self.token(uri, ask)?;
+        let Keys { signs, agrees } = keys(&token, uri)?;
+        let missing = || TokenError::NoKey { token: token.label().to_owned(), purpose: "signs", there: Vec::new() };
+        let signs = signs.ok_or_else(missing)?;
+        let dual_use = agrees.as_ref().is_some_and(|agrees| agrees.public == signs.public);
+        let decrypter = agrees.map(|key| opener(&token, &key)).transpose()?;
+        Ok(Identity::from_parts(Arc::new(TokenSigner::new(token, signs)?), decrypter, dual_use))
+    }
+
+    /// The key that the URI names for decryption, whatever else there is, and its public half. Blocks.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn decrypter(&self, uri: &TokenUri, ask: AskPin<'_>) -> Result<(Arc<dyn Decrypter>, PublicKey), TokenError> {
+        let token = self.token(uri, ask)?;
+        let missing = || TokenError::NoKey { token: token.label().to_owned(), purpose: "decrypts", there: Vec::new() };
+        let key = keys(&token, uri)?.agrees.ok_or_else(missing)?;
+        Ok((opener(&token, &key)?, key.public))
+    }
+
+    /// Makes the keys that the URI will name. Blocks.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn generate(
+        &self,
+        uri: &TokenUri,
+        make: Make,
+        rng: &mut dyn Rng,
+        ask: AskPin<'_>,
+    ) -> Result<Identity, TokenError> {
+        let label = uri.object.clone().ok_or(TokenError::NoLabel)?;
+        if uri.id.is_some() {
+            return Err(TokenError::IdOfNewKeys);
+        }
+        let drawn = Drawn::new(rng);
+        let token = self.token(uri, ask)?;
+        token.call(move |_, connection| generate(connection, &label, make, &drawn))?;
+        self.identity(uri, ask)
+    }
+
+    fn token(&self, uri: &TokenUri, ask: AskPin<'_>) -> Result<Arc<Token>, TokenError> {
+        let module = Module::of(uri)?;
+        let (_, id) = module.token(uri)?;
+        let place = (module.path.clone(), id.clone());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = id.label.clone();
+        if let Some(token) = open.get(&place) {
+            return token.clone().ok_or(TokenError::NotTriedAgain { token: label });
+        }
+        let pin = || match &uri.pin_source {
+            Some(path) => Ok(pin::read(path)?),
+            None => Ok(ask(&label)?),
+        };
+        match Token::open(module, id, &pin) {
+            Ok(token) => {
+                let token = Arc::new(token);
+                open.insert(place, Some(token.clone()));
+                Ok(token)
+            }
+            Err(error) => {
+                if error.is_refused_login() {
+                    open.insert(place, None);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn keys(token: &Token, uri: &TokenUri) -> Result<Keys, TokenError> {
+    let uri = uri.clone();
+    token.call(move |session, connection| Keys::find(session, connection.label(), &uri))
+}
+
+fn opener(token: &Arc<Token>, key: &Key) -> Result<Arc<dyn Decrypter>, TokenError> {
+    let seed = token.call({
+        let name = key.name.clone();
+        move |session, _| name.seed(session)
+    })?;
+    let agreement = Arc::new(TokenAgreement::new(token.clone(), key)?);
+    let damaged = |_| TokenError::WrongAnswer { what: "the recipient" };
+    let ml_kem = seed.map(|seed| MlKemKey::from_seed(&seed)).transpose().map_err(|_| TokenError::Seed)?;
+    Ok(Arc::new(TagKey::new(agreement, ml_kem).map_err(damaged)?))
+}
