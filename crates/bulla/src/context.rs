@@ -5,6 +5,7 @@
 use crate::exit::{Exit, Failure};
 use bulla_client::Pin;
 use bulla_crypto::evidence::AdminSet;
+use bulla_keys::KeySource;
 use bulla_wire::id::{ClusterId, KeyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,8 +50,10 @@ pub struct Context {
     pub address: String,
     /// What is believed.
     pub trust: Trust,
-    /// The identity file.
-    pub identity: Option<PathBuf>,
+    /// The identity: a file, or keys on a token.
+    pub identity: Option<KeySource>,
+    /// The key that decrypts, if the identity only signs.
+    pub decrypt_with: Option<KeySource>,
     /// Authorities that must also vouch for the server's certificate.
     pub ca: Option<PathBuf>,
 }
@@ -71,6 +74,8 @@ struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    decrypt_with: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<PathBuf>,
 }
 
@@ -85,7 +90,7 @@ impl TryFrom<Written> for Context {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { address, cluster, trust, k, admins, identity, ca } = written;
+        let Written { address, cluster, trust, k, admins, identity, decrypt_with, ca } = written;
         if address.is_empty() {
             return Err("missing field `address`".into());
         }
@@ -96,14 +101,24 @@ impl TryFrom<Written> for Context {
             }
             _ => return Err("it needs either cluster, or trust = \"admins\" with admins and k".into()),
         };
-        Ok(Self { address, trust, identity, ca })
+        let key = |field: &str, written: Option<PathBuf>| {
+            let parsed = written.map(|written| KeySource::parse(written.as_os_str())).transpose();
+            parsed.map_err(|error| format!("`{field}` is no URI of a key: {error}"))
+        };
+        let (identity, decrypt_with) = (key("identity", identity)?, key("decrypt_with", decrypt_with)?);
+        Ok(Self { address, trust, identity, decrypt_with, ca })
     }
 }
 
 impl From<Context> for Written {
     fn from(context: Context) -> Self {
-        let Context { address, trust, identity, ca } = context;
-        let written = Self { address, identity, ca, ..Self::default() };
+        let Context { address, trust, identity, decrypt_with, ca } = context;
+        let path = |source: KeySource| match source {
+            KeySource::File(path) => path,
+            KeySource::Token(uri) => uri.to_string().into(),
+        };
+        let (identity, decrypt_with) = (identity.map(path), decrypt_with.map(path));
+        let written = Self { address, identity, decrypt_with, ca, ..Self::default() };
         match trust {
             Trust::Cluster(cluster) => Self { cluster: Some(cluster), ..written },
             Trust::Admins(admins) => Self {
@@ -198,7 +213,8 @@ mod tests {
         Context {
             address: "https://127.0.0.1:8250".into(),
             trust: Trust::Cluster(ClusterId::new([7; 32])),
-            identity: Some("/home/alice/alice.key".into()),
+            identity: Some(KeySource::File("/home/alice/alice.key".into())),
+            decrypt_with: None,
             ca: None,
         }
     }
@@ -223,6 +239,9 @@ mod tests {
         contexts.add("prod", context()).unwrap();
         let admins = AdminSet::new([KeyId::new([2; 32]), KeyId::new([1; 32])], 2).unwrap();
         contexts.add("ci", Context { trust: Trust::Admins(admins), ..context() }).unwrap();
+        let token = KeySource::Token(Box::new("pkcs11:token=ops;object=alice?pin-source=/pin".parse().unwrap()));
+        let decrypt_with = Some(KeySource::File("/a.key".into()));
+        contexts.add("ops", Context { identity: Some(token), decrypt_with, ..context() }).unwrap();
         contexts.store(&path).unwrap();
         assert_eq!(Contexts::load(&path).unwrap(), contexts);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -252,6 +271,7 @@ mod tests {
             format!("trust = \"admins\"\nk = 2\n{admins}"),
             format!("trust = \"admins\"\nk = 0\n{admins}"),
             "trust = \"admins\"\nk = 1\nadmins = []".to_owned(),
+            format!("cluster = \"{cluster}\"\nidentity = \"pkcs11:tokne=a\""),
             format!("trust = \"anybody\"\nk = 1\n{admins}"),
         ] {
             assert!(load(&bad).is_err(), "{bad}");

@@ -3,7 +3,9 @@
 //! The table below is the reference too. Numbers are never used again for something else.
 
 use bulla_client::{ClientError, Untrusted, io_hint};
+use bulla_crypto::sign::SignError;
 use bulla_crypto::snapshot::SnapshotError;
+use bulla_keys::TokenError;
 use bulla_wire::error::Code;
 use std::error::Error;
 use std::io;
@@ -133,13 +135,13 @@ impl Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let theirs = error.hint();
+        let theirs = holder_hint(&error).unwrap_or_else(|| error.hint());
         let hint = match (&error, error.code().map(advice)) {
             (ClientError::NoIdentity, _) => {
                 "name one with --identity FILE or BULLA_IDENTITY; `bulla keygen` makes one".to_owned()
             }
             (ClientError::SignsOnly, _) => {
-                "give --decrypt-with FILE, the key whose recipient your record names".to_owned()
+                "give --decrypt-with KEY, a file or token whose recipient your record names".to_owned()
             }
             (ClientError::NoPin, _) => {
                 "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".to_owned()
@@ -161,6 +163,12 @@ impl From<ClientError> for Failure {
         }
         failure
     }
+}
+
+/// What to do about a token that did not sign.
+fn holder_hint(error: &ClientError) -> Option<String> {
+    let ClientError::Sign(SignError::Holder(cause)) = error else { return None };
+    cause.downcast_ref::<TokenError>().map(TokenError::hint)
 }
 
 /// An error with its causes in one line. A cause that is quoted already is not told twice.

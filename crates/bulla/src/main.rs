@@ -7,6 +7,7 @@ mod cli;
 mod context;
 mod exit;
 mod fields;
+mod keys;
 mod names;
 mod output;
 mod progress;

@@ -1,28 +1,24 @@
 //! One run of a command: who calls which cluster where, and what is to be said at its end.
 
-use crate::ask;
 use crate::context::{Context, Contexts, Trust};
 use crate::exit::{Exit, Failure};
+use crate::keys::{Keys, key_source};
 use crate::output::{Screen, time};
-use bulla_client::{Client, ClientError, Loss, State, identity};
+use bulla_client::{Client, ClientError, Loss, State};
 use bulla_crypto::identity::Identity;
-use bulla_crypto::secret::SecretBytes;
+use bulla_keys::uri::TokenUri;
+use bulla_keys::{KeySource, Make};
 use bulla_server::route::{Needed, policy_for};
 use bulla_wire::id::ClusterId;
 use clap::Args;
-use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
-use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-/// Longest passphrase in bytes; longer is the wrong file.
-const MAX_PASSPHRASE_BYTES: u64 = 4096;
 
 /// The address of a client that calls nobody.
 const NOWHERE: &str = "localhost:8250";
@@ -40,12 +36,21 @@ pub struct Global {
     /// The cluster's id, from which everything is verified
     #[arg(long, global = true, env = "BULLA_CLUSTER", hide_env_values = true, value_name = "ID")]
     pub cluster: Option<ClusterId>,
-    /// Your identity: a file of `bulla keygen`, or an SSH private key
-    #[arg(long, global = true, env = "BULLA_IDENTITY", hide_env_values = true, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
+    /// Your identity: a file of `bulla keygen`, an SSH private key, or keys on a token (pkcs11:…)
+    #[arg(long, global = true, env = "BULLA_IDENTITY", hide_env_values = true, value_name = "KEY", value_parser = key_source())]
+    pub identity: Option<KeySource>,
+    /// Decrypt with this identity's key, and sign with that of --identity, which may only sign
+    #[arg(long, global = true, env = "BULLA_DECRYPT_WITH", hide_env_values = true, value_name = "KEY", value_parser = key_source())]
+    pub decrypt_with: Option<KeySource>,
     /// Read the passphrase of an encrypted SSH key from the first line of this file
     #[arg(long, global = true, env = "BULLA_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// Read a token's PIN from the first line of this file
+    #[arg(long, global = true, env = "BULLA_PIN_FILE", hide_env_values = true, value_name = "FILE")]
+    pub pin_file: Option<PathBuf>,
+    /// Ask for a token's PIN with this pinentry program
+    #[arg(long, global = true, env = "BULLA_PINENTRY", hide_env_values = true, value_name = "PROGRAM")]
+    pub pinentry: Option<OsString>,
     /// Give up after this time, at most 4m; such as 10s
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
@@ -99,6 +104,7 @@ pub struct Session<'a> {
     alarms_shown: AtomicBool,
     identity: OnceLock<Arc<Identity>>,
     needed: Arc<OnceLock<Needed>>,
+    keys: Keys,
 }
 
 impl<'a> Session<'a> {
@@ -112,6 +118,7 @@ impl<'a> Session<'a> {
             alarms_shown: AtomicBool::new(false),
             identity: OnceLock::new(),
             needed: Arc::default(),
+            keys: Keys::default(),
         }
     }
 
@@ -161,56 +168,29 @@ impl<'a> Session<'a> {
         if let Some(identity) = self.identity.get() {
             return Ok(identity.clone());
         }
-        let path = match &self.global.identity {
-            Some(path) => Some(path.clone()),
-            None => self.context()?.and_then(|context| context.identity),
+        let Global { identity, decrypt_with, .. } = &self.global;
+        let (signs, opens) = match identity {
+            // What the context says belongs to its own identity.
+            Some(identity) => (Some(identity.clone()), decrypt_with.clone()),
+            None => {
+                let context = self.context()?;
+                let kept = context.as_ref().and_then(|context| context.decrypt_with.clone());
+                (context.and_then(|context| context.identity), decrypt_with.clone().or(kept))
+            }
         };
-        let path = path.ok_or_else(|| Failure::from(ClientError::NoIdentity))?;
-        let identity = self.read_identity(&path)?;
+        let signs = signs.ok_or_else(|| Failure::from(ClientError::NoIdentity))?;
+        let identity = self.read_identity(&signs, opens.as_ref())?;
         Ok(self.identity.get_or_init(|| identity).clone())
     }
 
-    /// Reads an identity file, asking for the passphrase of an SSH key if it has one.
-    pub fn read_identity(&self, path: &Path) -> Result<Arc<Identity>, Failure> {
-        let failed = OnceCell::new();
-        let passphrase = || match self.passphrase(path) {
-            Ok(passphrase) => passphrase,
-            Err(failure) => {
-                failed.get_or_init(|| failure);
-                None
-            }
-        };
-        let read = identity::read(path, &passphrase);
-        match failed.into_inner() {
-            Some(failure) => Err(failure),
-            None => read.map_err(|error| match error {
-                // The file is there, and is no key or not for this passphrase.
-                ClientError::Io { ref cause, .. } if cause.kind() == std::io::ErrorKind::Other => Failure::from(error)
-                    .instead("--identity names the file of your key, --passphrase-file its passphrase"),
-                _ => Failure::from(error).hint("--identity names the file of your key"),
-            }),
-        }
+    /// New keys on a token.
+    pub fn make_on_token(&self, uri: &TokenUri, make: Make) -> Result<Arc<Identity>, Failure> {
+        self.keys.generate(&self.global, uri, make)
     }
 
-    fn passphrase(&self, key: &Path) -> Result<Option<SecretBytes>, Failure> {
-        if let Some(path) = &self.global.passphrase_file {
-            let failed = |error| Failure::file("cannot read", path, &error);
-            let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_PASSPHRASE_BYTES as usize + 1));
-            let file = std::fs::File::open(path).map_err(failed)?;
-            file.take(MAX_PASSPHRASE_BYTES).read_to_end(bytes.expose_mut()).map_err(failed)?;
-            let end = bytes.expose().iter().position(|byte| *byte == b'\n').unwrap_or(bytes.expose().len());
-            bytes.expose_mut().truncate(end);
-            return Ok(Some(bytes));
-        }
-        if ask::possible() {
-            let prompt = format!("Passphrase of {}: ", key.display());
-            let asked = ask::hidden(&prompt);
-            return asked.map(Some).map_err(|error| {
-                Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --passphrase-file FILE")
-            });
-        }
-        Err(Failure::usage(format!("{} is encrypted with a passphrase", key.display()))
-            .hint("give --passphrase-file FILE or BULLA_PASSPHRASE_FILE, or run it at a terminal"))
+    /// The identity with this key, and with another that decrypts if there is one.
+    pub fn read_identity(&self, key: &KeySource, opens: Option<&KeySource>) -> Result<Arc<Identity>, Failure> {
+        self.keys.identity(&self.global, key, opens)
     }
 
     /// A client as the caller.
@@ -219,7 +199,7 @@ impl<'a> Session<'a> {
     }
 
     /// A client as the caller, which opens wraps with these older keys too. To be asked for before any other.
-    pub fn client_with(&self, old: &[PathBuf]) -> Result<Client, Failure> {
+    pub fn client_with(&self, old: &[KeySource]) -> Result<Client, Failure> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
@@ -229,8 +209,8 @@ impl<'a> Session<'a> {
             return Err(ClientError::NoPin.into());
         }
         let mut builder = self.builder(&settled)?.identity(identity);
-        for path in old {
-            builder = builder.also_opens(self.read_identity(path)?);
+        for key in old {
+            builder = builder.also_opens(self.keys.decrypter(&self.global, key)?);
         }
         let client = builder.build()?;
         Ok(self.client.get_or_init(|| client).clone())

@@ -175,6 +175,7 @@ impl ClientError {
             Self::Tampered { .. } => "nothing was kept; tell the writer".into(),
             Self::Snapshot(error) => snapshot_hint(error).into(),
             Self::Sign(_) => "check that the token or agent that holds the key is there".into(),
+            Self::Open(OpenError::Key(_)) => "check that the token that holds the key is there".into(),
             Self::Open(_) => "check that the identity is the one that it was encrypted to".into(),
             Self::Seal(SealError::MixedRecipients { .. }) => {
                 "make two wraps: one to the post-quantum keys, one to the classical ones".into()

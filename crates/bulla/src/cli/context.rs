@@ -5,9 +5,10 @@ use crate::ask;
 use crate::context::{Context as Entry, Trust, check_name};
 use crate::exit::{Exit, Failure};
 use crate::output::FormatArgs;
-use crate::session::{Session, Settled};
+use crate::session::{Global, Session, Settled};
 use bulla_client::{Seen, Standing};
 use bulla_crypto::evidence::{AdminSet, ClusterView};
+use bulla_keys::KeySource;
 use bulla_wire::id::{ClusterId, Lineage};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -104,8 +105,8 @@ async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
         (None, true) => Trust::Cluster(discover(session, &address, ca.clone()).await?),
         (None, false) => Trust::Admins(admin_set(&admins, k, any)?),
     };
-    let identity = session.global.identity.as_deref().map(absolute).transpose()?;
-    keep(session, &name, Entry { address, trust, identity, ca })?;
+    let (identity, decrypt_with) = kept_keys(session)?;
+    keep(session, &name, Entry { address, trust, identity, decrypt_with, ca })?;
     Ok(Exit::Ok)
 }
 
@@ -115,6 +116,16 @@ pub fn admin_set(records: &[PathBuf], k: Option<u8>, any: bool) -> Result<AdminS
     let opened = records.iter().map(|path| init::open_record(path)).collect::<Result<Vec<_>, _>>()?;
     AdminSet::of_records(&opened, k)
         .map_err(|error| Failure::usage(format!("these admins cannot be: {error}")).hint("name each admin once"))
+}
+
+/// The keys that flags or environment name, wherever a later run looks from.
+pub fn kept_keys(session: &Session<'_>) -> Result<(Option<KeySource>, Option<KeySource>), Failure> {
+    let absolute = |key: &KeySource| {
+        key.clone().absolute().map_err(|error| Failure::new(Exit::Failed, format!("cannot find {key}: {error}")))
+    };
+    let Global { identity, decrypt_with, .. } = &session.global;
+    let identity = identity.as_ref().map(absolute).transpose()?;
+    Ok((identity, decrypt_with.as_ref().map(absolute).transpose()?))
 }
 
 /// Adds a context to the file, and says so.
@@ -234,7 +245,9 @@ fn show(session: &Session<'_>, name: Option<String>, FormatArgs { format }: Form
             pairs.extend(admins.keys().iter().map(|key| ("admin", key.to_string())));
         }
     }
-    pairs.extend([("identity", path(&entry.identity)), ("ca", path(&entry.ca))]);
+    pairs.push(("identity", entry.identity.as_ref().map_or_else(|| "none".into(), ToString::to_string)));
+    pairs.extend(entry.decrypt_with.as_ref().map(|key| ("decrypt with", key.to_string())));
+    pairs.push(("ca", path(&entry.ca)));
     session.screen.pairs(&pairs)?;
     Ok(Exit::Ok)
 }

@@ -9,6 +9,7 @@ const EXAMPLES: &[&str] = &[
     "bulla keygen -o alice.key",
     "bulla keygen --from ~/.ssh/id_ed25519 --name alice",
     "bulla certificate -o alice.pem --identity alice.key",
+    "bulla keygen --pkcs11 'pkcs11:token=ops;object=ann?module-name=softhsm2' --name ann",
     "bulla server --data /var/lib/bulla --listen 0.0.0.0:8250 --admin alice.pub",
     "bulla server --config /etc/bulla/server.toml",
     "bulla server check --config /etc/bulla/server.toml",

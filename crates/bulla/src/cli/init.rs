@@ -89,11 +89,11 @@ pub async fn run(args: Init, session: &Session<'_>) -> Result<Exit, Failure> {
         _ => error.into(),
     })?;
     report(session, &view, format.format)?;
-    let identity = session.global.identity.as_deref().map(super::absolute).transpose()?;
     match save_context {
         Some(name) => {
             let trust = Trust::Cluster(view.id());
-            context::keep(session, &name, Context { address, trust, identity, ca: None })?;
+            let (identity, decrypt_with) = context::kept_keys(session)?;
+            context::keep(session, &name, Context { address, trust, identity, decrypt_with, ca: None })?;
         }
         None if matches!(session.trust()?, Some(Trust::Admins(_))) => {}
         None => session.screen.hint(&format!("`bulla context add NAME {address} --cluster {}` keeps it", view.id())),

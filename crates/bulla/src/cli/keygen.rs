@@ -1,12 +1,14 @@
 //! `bulla keygen`: an identity, and its record.
 
 use crate::exit::{Exit, Failure};
+use crate::keys::key_source;
 use crate::session::Session;
 use bulla_client::ClientError;
 use bulla_crypto::evidence::{self, PrincipalKey, Record, record_payload};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::Signer as _;
+use bulla_keys::{KeySource, Make};
 use bulla_wire::json;
 use bulla_wire::name::Name;
 use clap::Args;
@@ -30,13 +32,17 @@ pub struct Keygen {
     /// Make an X25519 key, for age programs before 1.3, in place of a post-quantum one
     #[arg(long, conflicts_with = "from")]
     classical: bool,
-    /// Use this SSH private key (Ed25519 or RSA) as it is, and write its record only
-    #[arg(long, value_name = "SSH_KEY")]
-    from: Option<PathBuf>,
+    /// Use this SSH private key (Ed25519 or RSA), or the keys on this token, as they are, and write their record only
+    #[arg(long, value_name = "KEY", value_parser = key_source())]
+    from: Option<KeySource>,
+    /// Make the keys on this token, where they stay, and write their record: P-256 keys, one that signs and one that
+    /// decrypts (none with --decrypt-with), beside which the token keeps an ML-KEM seed (none with --classical)
+    #[arg(long, value_name = "URI", value_parser = key_source(), conflicts_with = "from")]
+    pkcs11: Option<KeySource>,
 }
 
 pub async fn run(args: Keygen, session: &Session<'_>) -> Result<Exit, Failure> {
-    let Keygen { file, name, classical, from } = args;
+    let Keygen { file, name, classical, from, pkcs11 } = args;
     let name = match (name, &file) {
         (Some(name), _) => name,
         (None, Some(file)) => name_of(file)?,
@@ -44,10 +50,13 @@ pub async fn run(args: Keygen, session: &Session<'_>) -> Result<Exit, Failure> {
     };
     if let Some(key) = from {
         let record_path = file.unwrap_or_else(|| format!("{name}.pub").into());
-        let identity = session.read_identity(&key)?;
+        let identity = session.read_identity(&key, session.global.decrypt_with.as_ref())?;
         let record = record_of(&identity, name).await?;
         write_new(&record_path, 0o644, &line_of(&record))?;
         return report(session, &identity, &record, &key, &record_path);
+    }
+    if let Some(place) = pkcs11 {
+        return on_token(session, name, &place, file, classical).await;
     }
     let path = file.unwrap_or_else(|| format!("{name}.key").into());
     let record_path = path.with_extension("pub");
@@ -69,21 +78,55 @@ pub async fn run(args: Keygen, session: &Session<'_>) -> Result<Exit, Failure> {
         // Nobody knows the key yet. If it stays, the next try names it.
         drop(fs::remove_file(&path));
     })?;
-    report(session, &identity, &record, &path, &record_path)
+    report(session, &identity, &record, &KeySource::File(path), &record_path)
+}
+
+/// Makes keys on a token, and their record.
+async fn on_token(
+    session: &Session<'_>,
+    name: Name,
+    place: &KeySource,
+    file: Option<PathBuf>,
+    classical: bool,
+) -> Result<Exit, Failure> {
+    let KeySource::Token(uri) = place else {
+        return Err(Failure::usage(format!("{place} is no URI of a token")).hint("give pkcs11:token=…;object=…"));
+    };
+    let record_path = file.unwrap_or_else(|| format!("{name}.pub").into());
+    if record_path.symlink_metadata().is_ok() {
+        return Err(exists(&record_path));
+    }
+    let opens = session.global.decrypt_with.as_ref();
+    let make = match (opens, classical) {
+        (Some(_), _) => Make::Signing,
+        (None, true) => Make::Classical,
+        (None, false) => Make::Hybrid,
+    };
+    let identity = session.make_on_token(uri, make)?;
+    let left = |failure: Failure| {
+        failure.hint(format!("the keys are on the token; `bulla keygen --from '{uri}'` writes their record"))
+    };
+    let identity = match opens {
+        Some(opens) => session.read_identity(place, Some(opens)).map_err(left)?,
+        None => identity,
+    };
+    let record = record_of(&identity, name).await.map_err(left)?;
+    write_new(&record_path, 0o644, &line_of(&record)).map_err(left)?;
+    report(session, &identity, &record, place, &record_path)
 }
 
 fn report(
     session: &Session<'_>,
     identity: &Identity,
     record: &Record,
-    path: &Path,
+    key: &KeySource,
     record_path: &Path,
 ) -> Result<Exit, Failure> {
     session.screen.pairs(&[
         ("name", record.name().to_string()),
         ("principal", record.principal().to_string()),
         ("key", identity.public_key().key_id().to_string()),
-        ("identity", path.display().to_string()),
+        ("identity", key.to_string()),
         ("record", record_path.display().to_string()),
     ])?;
     session.screen.hint(&format!("give {} to an enroller, who runs `bulla principal add`", record_path.display()));
@@ -101,14 +144,18 @@ fn name_of(file: &Path) -> Result<Name, Failure> {
 /// The first record of an identity, verified as strangers will.
 async fn record_of(identity: &Identity, name: Name) -> Result<Record, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("cannot make the record: {error}"));
-    if identity.recipients().is_empty() {
-        return Err(
-            failed(&ClientError::SignsOnly).hint("--decrypt-with names the key to which others encrypt for you")
-        );
-    }
+    demand_recipients(identity)?;
     let payload = record_payload(name, None, &[key_of(identity)]).ok_or_else(|| failed(&"no version is left"))?;
     let envelope = evidence::sign(&payload, &[identity]).await.map_err(|error| failed(&error))?;
     Record::open(&envelope, None).map_err(|error| failed(&error))
+}
+
+/// Refuses an identity to which nobody could encrypt: a record needs a recipient.
+pub fn demand_recipients(identity: &Identity) -> Result<(), Failure> {
+    if !identity.recipients().is_empty() {
+        return Ok(());
+    }
+    Err(Failure::from(ClientError::SignsOnly).instead("--decrypt-with names the key to which others encrypt for you"))
 }
 
 /// The entry of an identity in a record.

@@ -2,9 +2,11 @@
 
 use super::wrap::proven;
 use crate::exit::{Exit, Failure, told};
+use crate::keys::key_source;
 use crate::output::{Screen, time};
 use crate::session::Session;
 use bulla_client::{Client, ClientError, FileOutput, MemoryOutput, Opened, Output};
+use bulla_keys::KeySource;
 use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::{ReceiptKind, Slip};
@@ -30,9 +32,9 @@ pub struct Open {
     /// Write only this field of a content that was made from KEY=VALUE
     #[arg(long, value_name = "KEY", conflicts_with = "raw")]
     field: Option<String>,
-    /// A key that you had before, for a wrap made to it: an identity file or SSH private key; may be repeated
-    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
-    old_identity: Vec<PathBuf>,
+    /// A key that you had before, for a wrap made to it: an identity file, SSH private key or token; may be repeated
+    #[arg(long, value_name = "KEY", value_parser = key_source(), conflicts_with = "raw")]
+    old_identity: Vec<KeySource>,
 }
 
 pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {

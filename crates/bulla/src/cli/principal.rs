@@ -4,11 +4,13 @@ use super::statement::demand_yes;
 use super::status::joined;
 use super::{keygen, statement};
 use crate::exit::{Exit, Failure};
+use crate::keys::key_source;
 use crate::names::Names;
 use crate::output::{Format, FormatArgs};
 use crate::session::Session;
 use bulla_client::{Admit, Client, ClientError, Resolved};
 use bulla_crypto::evidence::Payload as _;
+use bulla_keys::KeySource;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::{Admission, PrincipalRecord};
@@ -66,7 +68,11 @@ pub enum Principal {
     /// Write your next record, with a new key in the place of the old one; an enroller admits it
     Rotate {
         /// The new identity, from `bulla keygen`
-        new: PathBuf,
+        #[arg(value_name = "KEY", value_parser = key_source())]
+        new: KeySource,
+        /// The key that decrypts for the new identity, if that only signs
+        #[arg(long, value_name = "KEY", value_parser = key_source())]
+        new_decrypt_with: Option<KeySource>,
         /// Where to write the record
         #[arg(short = 'o', value_name = "FILE")]
         file: PathBuf,
@@ -123,7 +129,9 @@ pub async fn run(command: Principal, session: &Session<'_>) -> Result<Exit, Fail
             session.screen.say(&format!("{name} is enabled"));
             Ok(Exit::Ok)
         }
-        Principal::Rotate { new, file } => rotate(session, &new, &file).await,
+        Principal::Rotate { new, new_decrypt_with, file } => {
+            rotate(session, &new, new_decrypt_with.as_ref(), &file).await
+        }
     }
 }
 
@@ -275,12 +283,18 @@ async fn list(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Resul
     Ok(Exit::Ok)
 }
 
-async fn rotate(session: &Session<'_>, new: &std::path::Path, file: &std::path::Path) -> Result<Exit, Failure> {
-    let identity = session.read_identity(new)?;
+async fn rotate(
+    session: &Session<'_>,
+    new: &KeySource,
+    opens: Option<&KeySource>,
+    file: &std::path::Path,
+) -> Result<Exit, Failure> {
+    let identity = session.read_identity(new, opens)?;
+    keygen::demand_recipients(&identity)?;
     let client = session.client()?;
     let envelope = client.rotate(&[keygen::key_of(&identity)], &[&*identity]).await?;
     statement::write(file, &envelope)?;
-    let (file, new) = (file.display(), new.display());
+    let file = file.display();
     let me = client.whoami().await?;
     let (until, next) = if me.admin || me.enroller {
         ("a document names it", format!("`bulla document propose --renew {file} -o document.json`"))
@@ -288,6 +302,7 @@ async fn rotate(session: &Session<'_>, new: &std::path::Path, file: &std::path::
         ("it is admitted", format!("an enroller runs `bulla principal add {file}`"))
     };
     session.screen.say(&format!("{file} is your next record; until {until}, nothing changes"));
-    session.screen.hint(&format!("{next}; then use --identity {new}"));
+    let opens = opens.map(|opens| format!(" --decrypt-with {opens}")).unwrap_or_default();
+    session.screen.hint(&format!("{next}; then use --identity {new}{opens}"));
     Ok(Exit::Ok)
 }

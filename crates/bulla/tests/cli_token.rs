@@ -1,0 +1,178 @@
+//! People whose keys are on tokens, in SoftHSM, which the real program loads.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use bulla_testkit::softhsm::{CONFIGURATION, SoftHsm};
+use bulla_testkit::transcript::Transcript;
+use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
+use std::cell::RefCell;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+const PIN: &str = "1234";
+const BACKUP: &str =
+    "permit (principal in Bulla::Group::\"admins\", action == Bulla::Action::\"snapshot.save\", resource);\n";
+
+fn transcript(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd").join(name)
+}
+
+fn file(cli: &Cli, name: &str, content: &str, mode: u32) -> PathBuf {
+    let path = cli.file(name, content.as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+fn path(cli: &Cli, name: &str) -> String {
+    cli.work().join(name).to_str().unwrap().to_owned()
+}
+
+/// Somebody with a token of their own, and the URI of keys on it that bear their name.
+fn holder(hsm: &SoftHsm, name: &str) -> (Cli, String) {
+    hsm.token(name, PIN);
+    let mut cli = Cli::new(bulla!());
+    cli.env(CONFIGURATION, hsm.configuration());
+    let pin = file(&cli, "pin.txt", PIN, 0o600);
+    let uri = format!("pkcs11:token={name};object={name}?module-path={}&pin-source={}", hsm.module(), pin.display());
+    (cli, uri)
+}
+
+/// A cluster whose admins hold tokens: made, opened, its seal changed, copied and put back.
+#[test]
+fn admins_hold_tokens() {
+    let Some(hsm) = SoftHsm::new() else { skip!("admins_hold_tokens", "needs softhsm2 and opensc") };
+    let names = ["ann", "ben", "cat", "alice", "bob"];
+    let mut people = names.map(|name| holder(&hsm, name));
+    for (cli, uri) in &mut people {
+        cli.env("BULLA_IDENTITY", uri.clone());
+    }
+    let mut dave = Cli::new(bulla!());
+    dave.run(["keygen", "-q", "-o", "dave.key"]).ok();
+    dave.env("BULLA_IDENTITY", dave.work().join("dave.key"));
+    hsm.pair("alice", PIN, "EC:secp384r1", "alice", "01", &["--usage-sign"]);
+    let [(ann, _), _, _, (alice, _), _] = &people;
+    alice.run(["keygen", "-q", "-o", "opens.key"]).ok();
+
+    ann.file("backup.cedar", BACKUP.as_bytes());
+    let server = RefCell::new(Server::prepare(Options::durable(bulla!()).admin(ann.work().join("ann.pub"))));
+    let start = |_: &[&str]| {
+        let mut server = server.borrow_mut();
+        server.restart();
+        server.keep_address();
+    };
+    let join = |who: &[&str]| {
+        let shown = ann.run(["context", "show", "-o", "json"]).ok();
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let [address, cluster] = ["address", "cluster"].map(|field| shown.get(field).unwrap().as_str().unwrap());
+        for name in who {
+            let person = names.iter().zip(&people).find(|(known, _)| *known == name).map(|(_, (cli, _))| cli);
+            person.unwrap_or(&dave).run(["context", "add", "prod", address, "--cluster", cluster]).ok();
+        }
+    };
+    let shared = |name: &str| server.borrow().directory().join(name).to_str().unwrap().to_owned();
+    let play = || {
+        let mut play = Transcript::new().person("dave", &dave).variable("MODULE", hsm.module());
+        for (name, (cli, uri)) in names.iter().zip(&people) {
+            let upper = name.to_uppercase();
+            play = play.person(name, cli).variable(&format!("{upper}KEY"), uri);
+            play = play.variable(&format!("{upper}PUB"), &path(cli, &format!("{name}.pub")));
+        }
+        play.variable("DAVEPUB", &path(&dave, "dave.pub"))
+            .variable("READY", &shared("ready-1.json"))
+            .variable("DOCUMENT", &shared("document.json"))
+            .variable("CONSENT", &shared("consent.json"))
+            .variable("FILE", &shared("prod.snapshot"))
+    };
+    play().world("server", start).world("join", join).check(&transcript("token.txt"));
+
+    // Another machine at the same address, with log and key of the old one.
+    server.borrow_mut().stop();
+    let machine = RefCell::new(Server::prepare(Options::durable(bulla!()).listen(server.borrow().address())));
+    let (old, data) = (server.borrow().data(), machine.borrow().data());
+    let begin = |_: &[&str]| {
+        for name in ["node.key", "audit"] {
+            copy(&old.join(name), &data.join(name));
+        }
+        machine.borrow_mut().restart();
+    };
+    let told = dave.run(["snapshot", "verify", &shared("prod.snapshot")]).ok();
+    let value = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    // Commits of the cluster's own, such as those of its clock, come when they come.
+    let sequence = value("sequence").split(' ').next().unwrap();
+    play()
+        .world("machine", begin)
+        .redact(&format!("sequence  {sequence} of"), "sequence  <n> of")
+        .redact(&format!("sequence {sequence}"), "sequence <n>")
+        .redact(value("audit"), "up to line <n>")
+        .redact(value("rows"), "<n>, <n> bytes")
+        .variable("DATA", data.to_str().unwrap())
+        .check(&transcript("token-restored.txt"));
+}
+
+#[test]
+fn what_a_token_refuses() {
+    let Some(hsm) = SoftHsm::new() else { skip!("what_a_token_refuses", "needs softhsm2 and opensc") };
+    let (ann, _) = holder(&hsm, "ann");
+    hsm.token("other", "5678");
+    hsm.pair("ann", PIN, "rsa:2048", "short", "10", &["--usage-sign"]);
+    hsm.pair("ann", PIN, "rsa:3072", "rsa", "11", &["--usage-sign"]);
+    for id in ["01", "02"] {
+        hsm.pair("ann", PIN, "EC:prime256v1", "twice", id, &["--usage-sign"]);
+    }
+    file(&ann, "wide.txt", PIN, 0o644);
+    file(&ann, "wrong.txt", "4321\n", 0o600);
+    let pinentry = |get: &str| {
+        format!(
+            "#!/bin/sh\necho OK\nwhile read -r line; do case $line in GETPIN) {get};; BYE) exit;; *) echo OK;; esac; done\n"
+        )
+    };
+    file(&ann, "answers", &pinentry("echo 'D 1234'; echo OK"), 0o700);
+    file(&ann, "refuses", &pinentry("echo 'ERR 83886179 Operation cancelled <Pinentry>'"), 0o700);
+    ann.run(["keygen", "-q", "-o", "file.key"]).ok();
+    Transcript::new().person("ann", &ann).check(&transcript("token-errors.txt"));
+}
+
+/// At a terminal the PIN is asked for, and is not shown.
+#[test]
+fn a_pin_is_asked_for_at_a_terminal() {
+    const NAME: &str = "a_pin_is_asked_for_at_a_terminal";
+    let Some(hsm) = SoftHsm::new() else { skip!(NAME, "needs softhsm2 and opensc") };
+    if tools::find("script").is_none() {
+        skip!(NAME, "needs script of util-linux");
+    }
+    let (ann, uri) = holder(&hsm, "ann");
+    let (uri, _) = uri.split_once("&pin-source").unwrap();
+    // Typed again and again, since programs throw away what was typed before they asked.
+    let typed = |uri: &str, flags: &str, pin: &str, code: i32| {
+        let own = bulla!();
+        let line = format!("'{}' keygen --pkcs11 '{uri}' -o ann.pub {flags}", own.display());
+        let at_terminal = "while sleep 1; do echo \"$1\"; done | script -q -e -E never -c \"$0\" /dev/null";
+        let output = ann.run_program(Path::new("sh"), ["-c", at_terminal, &line, pin], b"");
+        assert_eq!(output.code, code, "{}{}", output.text(), output.errors());
+        output.text()
+    };
+    let shown = typed(uri, "", "4321", 1);
+    assert!(shown.contains("PIN of token ann: ") && shown.contains("refused the PIN"), "{shown}");
+    assert!(!shown.contains("4321"), "{shown}");
+    let shown = typed(uri, "", "1234", 0);
+    assert!(shown.contains("PIN of token ann: ") && !shown.contains("1234"), "{shown}");
+    // Debian's pinentry on the same terminal.
+    if let Some(pinentry) = tools::find("pinentry-tty") {
+        std::fs::remove_file(ann.work().join("ann.pub")).unwrap();
+        let shown =
+            typed(&uri.replace("object=ann", "object=two"), &format!("--pinentry {}", pinentry.display()), "1234", 0);
+        assert!(shown.contains("PIN of the token \"ann\"") && !shown.contains("1234"), "{shown}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).unwrap();
+        std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        std::fs::copy(from, to).unwrap();
+    }
+}
