@@ -95,7 +95,7 @@ impl Primitives {
     /// Measures all of them.
     pub async fn measure() -> Result<Self, Fault> {
         let identity = Identity::generate(IdentityKind::Hybrid, &mut SystemRng)?;
-        let key = identity.signing_key().unwrap();
+        let key = identity.signing_key().ok_or("a key in memory")?;
         let (base, record) = (vec![7; BASE_BYTES], vec![7; RECORD_BYTES]);
         let signature = key.sign(&base)?;
         let receipt = dsse::sign_in_memory(TYPE, vec![7; RECEIPT_BYTES], &[key])?;
