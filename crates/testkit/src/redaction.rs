@@ -69,6 +69,13 @@ impl Redaction {
             "hex"
         } else if before.ends_with("127.0.0.1:") && token.chars().all(|c| c.is_ascii_digit()) {
             return "<port>".to_owned();
+        } else if ["sequence ", "sequence  ", "remembers ", "sequence <n> to "]
+            .iter()
+            .any(|words| before.ends_with(words))
+            && token.chars().all(|c| c.is_ascii_digit())
+        {
+            // The cluster commits by itself too, when a minute ends.
+            return "<n>".to_owned();
         } else if token.len() == 13 && token.chars().all(|c| c.is_ascii_digit()) {
             return "<ms>".to_owned();
         } else {
@@ -126,6 +133,7 @@ mod tests {
         assert_eq!(redaction.apply("/tmp/x/alice.key – é"), "~/alice.key – é");
         assert_eq!(redaction.apply("2026-11-21 is a day"), "2026-11-21 is a day");
         assert_eq!(redaction.apply("serial 1795766924930"), "serial <ms>");
+        assert_eq!(redaction.apply("back from sequence 13 to 9, 9 rows"), "back from sequence <n> to <n>, 9 rows");
         assert_eq!(redaction.apply("lineage KYSIMxGwygtQHPq6Y9Q2iQ,"), "lineage <lineage 1>,");
         let lineage = format!("-{}", "a".repeat(21));
         assert_eq!(redaction.apply(&format!("of lineage {lineage}, - not")), "of lineage <lineage 2>, - not");
