@@ -35,6 +35,9 @@ const DEBIAN: &[(&str, &str)] = &[
     ("systemd", "/usr/bin/systemd-analyze"),
     ("softhsm2", "/usr/lib/softhsm/libsofthsm2.so"),
     ("opensc", "/usr/bin/pkcs11-tool"),
+    ("swtpm", "/usr/bin/swtpm"),
+    ("tpm2-tools", "/usr/bin/tpm2_flushcontext"),
+    ("libtpm2-pkcs11-1", "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so"),
     ("pinentry-tty", "/usr/bin/pinentry-tty"),
 ];
 
