@@ -17,10 +17,12 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use upload::UploadBody;
@@ -123,7 +125,7 @@ pub(crate) struct Transport {
 }
 
 enum Way {
-    Https { clients: Box<Clients>, authority: String },
+    Https { clients: Box<Clients>, authority: String, tls: Arc<ClientConfig> },
     Unix(PathBuf),
 }
 
@@ -159,17 +161,29 @@ impl Transport {
                     |connector| Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
                 let small = pool(builder().wrap_connector(http.clone()));
                 let large = pool(builder().enable_http2().wrap_connector(http));
-                Way::Https { clients: Box::new(Clients { small, large }), authority: authority.clone() }
+                Way::Https {
+                    clients: Box::new(Clients { small, large }),
+                    authority: authority.clone(),
+                    tls: tls.into(),
+                }
             }
         };
         Ok(Self { way, watch })
+    }
+
+    /// Where connections go and how TLS is spoken there; none on the local socket.
+    pub(crate) fn tls(&self) -> Option<(&str, &Arc<ClientConfig>)> {
+        match &self.way {
+            Way::Https { clients: _, authority, tls } => Some((authority, tls)),
+            Way::Unix(_) => None,
+        }
     }
 
     /// Sends a request and reads the whole answer.
     pub(crate) async fn exchange(&self, sent: Sent<'_>) -> Result<Received, ExchangeError> {
         let limit = sent.limit;
         let response = match &self.way {
-            Way::Https { clients, authority } => {
+            Way::Https { clients, authority, tls: _ } => {
                 let pool = clients.of(&sent.body);
                 let request = request(sent, Some(authority), &self.watch)?;
                 pool.request(request)
@@ -223,7 +237,7 @@ fn request(sent: Sent<'_>, authority: Option<&str>, watch: &Watch) -> Result<Req
 }
 
 /// An error with all its causes: a network library says "error sending request" and hides the reason below.
-fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
