@@ -7,26 +7,45 @@ use crate::tls::{OWN_FILE, Tls};
 use crate::webhook::Webhook;
 use std::path::Path;
 
-/// Tries the data directory, the records and the bundle, the TLS files and the webhook's authorities. What a start makes where it is missing may
-/// be missing: the data directory and what is in it. A server that runs on the same directory is not disturbed.
+/// What a start needs, and whether it is fit for it.
+pub type Part = (&'static str, Result<(), RunError>);
+
+/// Tries the data directory, the node's key, the records and the bundle, the TLS files and the webhook's authorities, in
+/// the order of a start. What a start makes where it is missing may be missing: the data directory and what is in it. A
+/// server that runs on the same directory is not disturbed.
+pub fn parts(config: &Config, now_ms: u64) -> [Part; 5] {
+    let there = config.data.as_deref().filter(|data| data.exists());
+    // Without files of its own or of the operator, a server makes its certificate.
+    let own = there.filter(|data| data.join(OWN_FILE).exists());
+    [
+        ("directory", there.map_or(Ok(()), |data| directory(config, data))),
+        ("node key", key(there)),
+        ("admins", founders(config, now_ms)),
+        ("certificate", Tls::open(&config.tls, own).map(drop).map_err(RunError::Tls)),
+        ("webhook", Webhook::open(&config.alarms).map(drop)),
+    ]
+}
+
+/// Tries all of it.
 ///
 /// # Errors
-/// [`RunError`], as a start would fail.
+/// The first [`RunError`], as a start would fail.
 pub fn check(config: &Config, now_ms: u64) -> Result<(), RunError> {
-    let there = config.data.as_deref().filter(|data| data.exists());
-    if let Some(data) = there {
-        look_at_directory(data)?;
-        refuse_unfinished(data)?;
-        refuse_beside_a_store(config)?;
-        if data.join("node.key").exists() {
-            node_key(Some(data))?;
-        }
-    }
+    parts(config, now_ms).into_iter().try_for_each(|(_, outcome)| outcome)
+}
+
+fn directory(config: &Config, data: &Path) -> Result<(), RunError> {
+    look_at_directory(data)?;
+    refuse_unfinished(data)?;
+    refuse_beside_a_store(config)
+}
+
+fn key(data: Option<&Path>) -> Result<(), RunError> {
+    let kept = data.filter(|data| data.join("node.key").exists());
+    kept.map_or(Ok(()), |data| node_key(Some(data)).map(drop))
+}
+
+fn founders(config: &Config, now_ms: u64) -> Result<(), RunError> {
     let listed = admins(&config.init.admins)?;
-    config.init.bundle.as_deref().map(|path| bundle::read(path, &listed, now_ms)).transpose()?;
-    // Without files of its own or of the operator, a server makes its certificate.
-    let own: Option<&Path> = there.filter(|data| data.join(OWN_FILE).exists());
-    Tls::open(&config.tls, own).map_err(RunError::Tls)?;
-    Webhook::open(&config.alarms)?;
-    Ok(())
+    config.init.bundle.as_deref().map_or(Ok(()), |path| bundle::read(path, &listed, now_ms).map(drop))
 }
