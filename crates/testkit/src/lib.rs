@@ -2,8 +2,9 @@
 //!
 //! [`server`] starts the real binary as a process that cannot outlive the test; [`cli`] runs it as a user would, in
 //! a home of its own; [`transcript`] compares what was typed and printed with a golden file; [`canary`] makes
-//! secrets that are easy to find again and searches files for them; [`clock`] stands still; [`raw`] writes
-//! requests by hand, over [`tls`]; [`tools`] finds programs of others and says aloud when one is missing.
+//! secrets that are easy to find again and searches files for them; [`clock`] stands still; [`hop`] is a proxy between
+//! client and server; [`raw`] writes requests by hand, over [`tls`]; [`tools`] finds programs of others and says aloud
+//! when one is missing.
 //!
 //! Everything here panics when it cannot do its work: in a test that is the right answer.
 #![expect(
@@ -17,6 +18,7 @@
 pub mod canary;
 pub mod cli;
 pub mod clock;
+pub mod hop;
 pub mod process;
 pub mod raw;
 pub mod server;
