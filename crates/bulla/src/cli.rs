@@ -5,6 +5,7 @@ mod bundle;
 mod certificate;
 mod context;
 mod demo;
+mod doctor;
 mod document;
 mod enroller;
 mod examples;
@@ -59,6 +60,7 @@ pub enum Command {
     #[command(args_conflicts_with_subcommands = true)]
     Seal(seal::Seal),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     /// Tell who you are to the cluster
     Whoami(status::Whoami),
     /// Admit principals, and look at them
@@ -154,6 +156,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Unseal(args) => unseal::run(args, session).await,
         Command::Seal(args) => seal::run(args, session).await,
         Command::Status(args) => status::run(args, session).await,
+        Command::Doctor(args) => doctor::run(args, session, variables).await,
         Command::Whoami(args) => status::whoami(args, session).await,
         Command::Principal(args) => principal::run(args, session).await,
         Command::Enroller(args) => enroller::run(args, session).await,

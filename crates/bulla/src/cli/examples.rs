@@ -31,6 +31,8 @@ const EXAMPLES: &[&str] = &[
     "bulla seal consent sign consent.json",
     "bulla seal consent send consent.json",
     "bulla status --addr https://bulla.example:8250",
+    "bulla doctor",
+    "bulla doctor --server --config /etc/bulla/server.toml",
     "bulla whoami --identity alice.key",
     "bulla principal add bob.pub --group dev --attribute team=red",
     "bulla principal show bob",

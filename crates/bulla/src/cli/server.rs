@@ -54,8 +54,8 @@ enum Verb {
 }
 
 /// One for each key that has a flag.
-#[derive(Debug, Args)]
-struct Flags {
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct Flags {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
@@ -139,7 +139,8 @@ fn greet(session: &Session<'_>, log_format: LogFormat, ready: &Ready) {
     }
 }
 
-fn unfit(error: &RunError, what: &str) -> Failure {
+/// Why something is not as a start needs it.
+pub fn unfit(error: &RunError, what: &str) -> Failure {
     let failure = Failure::new(Exit::Failed, format!("{what}: {}", told(error)));
     match error.hint() {
         Some(hint) => failure.hint(hint),
@@ -213,7 +214,8 @@ impl Signals {
 }
 
 impl Flags {
-    fn config(self, variables: Variables) -> Result<Config, Failure> {
+    /// What they say, over the environment and the file that they name.
+    pub fn config(self, variables: Variables) -> Result<Config, Failure> {
         let Self {
             config,
             data,
