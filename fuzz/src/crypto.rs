@@ -1,9 +1,10 @@
 //! What `bulla-crypto` reads besides evidence: age files, keys, shares, sealed bytes, snapshots.
 
 use bulla_crypto::digest::sha256;
-use bulla_crypto::envelope::{Decrypter, OpenError, Opened, inspect, open, open_to};
+use bulla_crypto::envelope::{Decrypter, OpenError, Opened, Stanza, inspect, open, open_to};
 use bulla_crypto::evidence::ClusterView;
-use bulla_crypto::identity::{Identity, IdentityError, IdentityKind};
+use bulla_crypto::identity::{Identity, IdentityError, IdentityKind, PluginIdentity};
+use bulla_crypto::openssh::agent::{self, AgentKey};
 use bulla_crypto::openssh::{SshPublicKey, without_comment};
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretKey;
@@ -115,6 +116,54 @@ pub fn identity_file(bytes: &[u8]) {
         }
         Err(IdentityError::NotAge) => assert!(found.dual_use(), "an age key that cannot be written"),
         Err(error) => assert!(obeyed(found.name()) || obeyed(found.record()), "not written: {error}"),
+    }
+}
+
+/// A key of an agent is named by its fingerprint in one text, and nothing that an agent says is a signature of a fixed
+/// length without being one by its form.
+pub fn ssh_agent(bytes: &[u8]) {
+    static OWN: LazyLock<Vec<AgentKey>> = LazyLock::new(|| {
+        let list = [&[12, 0, 0, 0, 1][..], &[0, 0, 0, 51], &SshPublicKey::Ed25519(ED25519).blob(), &[0; 4]].concat();
+        agent::keys(&list).unwrap_or_default()
+    });
+    assert_eq!(OWN.len(), 1, "the list is well-formed");
+    for key in OWN.iter() {
+        if let Ok(signature) = key.signature(bytes) {
+            assert!(bytes.ends_with(&signature), "a signature that the agent did not give");
+        }
+    }
+    let Ok(keys) = agent::keys(bytes) else { return };
+    for key in keys {
+        let fingerprint = key.fingerprint();
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        let request = key.sign_request(b"message").unwrap_or_default();
+        assert!(request.len() <= bytes.len().saturating_add(64), "a request is the key and the message");
+        if let Ok(public) = key.public_key() {
+            assert!(public.verify(b"message", &[0; 64]).is_err());
+        }
+        assert!(key.signature(bytes).is_err(), "a list is a signature");
+    }
+}
+
+/// The base point of edwards25519 (RFC 8032 §5.1), a public key like others.
+const ED25519: [u8; 32] = {
+    let mut point = [0x66; 32];
+    point[0] = 0x58;
+    point
+};
+
+/// A file of a plugin signs nothing and names no path. A stanza has one spelling.
+pub fn age_plugin(bytes: &[u8]) {
+    const LIMIT: usize = 4096;
+    if let Ok(Some(found)) = PluginIdentity::parse(bytes) {
+        assert!(Identity::parse(bytes, RsaMinimum::Bits2048, &|| None).is_err(), "one file, two kinds of identities");
+        assert!(!found.name().is_empty() && !found.name().contains(['/', '\\', '\0']));
+        let line = found.line().expose();
+        assert!(bytes.windows(line.len()).any(|part| part == line.as_slice()));
+        assert_eq!(found.recipients().len(), 1);
+    }
+    if let Ok(stanza) = Stanza::read(&mut &*bytes, LIMIT) {
+        assert!(bytes.starts_with(stanza.to_text().expose()), "a second spelling of a stanza");
     }
 }
 

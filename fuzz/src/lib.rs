@@ -43,6 +43,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "recipient", about: "recipients and OpenSSH public keys", run: crypto::recipient },
     Target { name: "public-key", about: "public keys as SPKI", run: crypto::public_key },
     Target { name: "identity", about: "identity files and OpenSSH private keys", run: crypto::identity_file },
+    Target { name: "ssh-agent", about: "answers of an SSH agent", run: crypto::ssh_agent },
+    Target { name: "age-plugin", about: "files of age plugins, and what plugins say", run: crypto::age_plugin },
     Target { name: "share", about: "shares of the seal and the messages that carry them", run: crypto::share },
     Target { name: "sealed", about: "symmetric sealing", run: crypto::sealed },
     Target { name: "snapshot", about: "snapshots, whole and in pieces", run: crypto::snapshot },

@@ -269,6 +269,19 @@ fn keys(seeds: &mut Seeds) {
             seeds.push(("public-key", name, found.signing_key().unwrap().public_key().spki().to_vec()));
         }
     }
+    let tag = "age1tag1qwe0kafsjrar4txm6heqnhpfuggzr0gvznz7fvygxrlq90u5mq2pysxtw6h";
+    let file = format!("# recipient: {tag}\nAGE-PLUGIN-TAGTEST-1CXM4UC\n");
+    texts(seeds, "age-plugin", &[&file, "-> file-key 0\nAAAAAAAAAAAAAAAAAAAAAA\n", "-> msg\ndG91Y2g\n", "-> done\n\n"]);
+    let ssh = |parts: &[&[u8]]| -> Vec<u8> {
+        let length = |part: &[u8]| u32::try_from(part.len()).unwrap().to_be_bytes();
+        parts.iter().flat_map(|part| [&length(part)[..], part].concat()).collect()
+    };
+    let (kind, p256) = (b"ssh-ed25519".as_slice(), b"ecdsa-sha2-nistp256".as_slice());
+    let point = [&[0x58][..], &[0x66; 31]].concat();
+    let own = ssh(&[&ssh(&[kind, &point]), b"a", &ssh(&[p256, b"nistp256", &elliptic(65)[26..]]), b"b"]);
+    seeds.push(("ssh-agent", "list".into(), [&[12, 0, 0, 0, 2][..], &own].concat()));
+    seeds.push(("ssh-agent", "signature".into(), [&[14][..], &ssh(&[&ssh(&[kind, &[7; 64]])])].concat()));
+    seeds.push(("ssh-agent", "failure".into(), vec![5]));
     for (name, point) in [("p256", 65), ("p384", 97)] {
         seeds.push(("public-key", name.into(), elliptic(point)));
     }

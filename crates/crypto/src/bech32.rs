@@ -46,6 +46,11 @@ pub(crate) fn decode(prefix: &str, text: &str) -> Option<SecretBytes> {
     (encode(prefix, bytes.expose())?.as_str() == text).then_some(bytes)
 }
 
+/// What stands before the separator. It is checked by nothing but [`decode`].
+pub(crate) fn prefix(text: &str) -> Option<&str> {
+    text.rsplit_once('1').map(|(prefix, _)| prefix)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

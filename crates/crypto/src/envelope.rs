@@ -17,7 +17,7 @@
 mod header;
 mod stream;
 
-pub use header::{FILE_KEY_BYTES, FileKey, MAX_HEADER_BYTES, Stanza};
+pub use header::{FILE_KEY_BYTES, FileKey, MAX_HEADER_BYTES, Stanza, decode_word};
 
 use crate::BoxFuture;
 use crate::kem::{KemError, TAG_BYTES};

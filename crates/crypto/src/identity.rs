@@ -7,9 +7,11 @@
 //!
 //! Nothing here touches a file: the caller reads the bytes, and refuses a file that others may read.
 
+mod plugin;
 mod software;
 mod tag;
 
+pub use plugin::PluginIdentity;
 pub use tag::{P256Agreement, TagKey};
 
 use crate::BoxFuture;
@@ -69,8 +71,12 @@ pub enum IdentityError {
     SshPublicKey,
     /// Encrypted by age to a passphrase.
     Encrypted,
-    /// The identity of an age plugin.
+    /// The identity of an age plugin, which decrypts and does not sign.
     Plugin,
+    /// The identity of an age plugin is damaged, or names none.
+    PluginName,
+    /// The file of a plugin's identity names no recipient of a kind that everybody can encrypt to, or several.
+    PluginRecipient,
     /// A PEM file of another kind than OpenSSH's.
     Pem,
     /// A line that is neither a comment nor a key; its number from 1.
@@ -102,7 +108,12 @@ impl fmt::Display for IdentityError {
             Self::Recipient => "this is an age recipient, not an identity: the file with AGE-SECRET-KEY is needed",
             Self::SshPublicKey => "this is an SSH public key: the private key is the file without .pub",
             Self::Encrypted => "this file is encrypted with a passphrase: decrypt it first with age -d",
-            Self::Plugin => "identities of age plugins are not supported",
+            Self::Plugin => "the identity of an age plugin decrypts and does not sign",
+            Self::PluginName => "the identity of an age plugin is damaged, or its plugin's name is none",
+            Self::PluginRecipient => {
+                "the file of a plugin's identity names its recipient in a line \"# recipient: age1tag1…\" or age1tagpq1…, \
+                 once; recipients of other kinds need the plugin to encrypt, which a server has not"
+            }
             Self::Pem => "not an OpenSSH private key: convert it with ssh-keygen -p -f FILE",
             Self::Line(line) => {
                 return write!(

@@ -4,6 +4,8 @@
 //! encryption, is parsed by the `ssh-key` crate, which is built without any signing or RSA code; the
 //! numbers of an RSA key go to aws-lc as PKCS#8.
 
+pub mod agent;
+
 use crate::secret::{SecretBytes, SecretKey};
 use bulla_wire::encoding::{base64, base64_decode};
 use ssh_key::private::{KeypairData, PrivateKey, RsaKeypair};

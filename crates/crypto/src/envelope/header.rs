@@ -6,8 +6,10 @@
 use super::OpenError;
 use crate::digest;
 use crate::kdf::hkdf_sha256;
-use crate::secret::{Secret, SecretKey};
+use crate::secret::{Secret, SecretBytes, SecretKey};
 use data_encoding::BASE64_NOPAD;
+use std::io::{self, BufRead, Read as _};
+use zeroize::Zeroizing;
 
 /// The largest header that is read: [`super::MAX_RECIPIENTS`] of the largest stanza (RSA of 8192 bits and
 /// hybrid are both below 1.8 KiB) and a binding. It bounds memory before anything is authenticated.
@@ -71,6 +73,42 @@ pub struct Stanza {
 }
 
 impl Stanza {
+    /// Reads one stanza from a conversation with a plugin, if it has at most `limit` bytes. It may hold a file key, so
+    /// the text is wiped.
+    ///
+    /// # Errors
+    /// [`OpenError::Header`] with what is wrong, or [`OpenError::Io`], also if the input ends.
+    pub fn read(input: &mut impl BufRead, limit: usize) -> Result<Self, OpenError> {
+        let mut text = SecretBytes::new(Vec::with_capacity(limit.saturating_add(1)));
+        let mut input = input.take(u64::try_from(limit).unwrap_or(u64::MAX));
+        loop {
+            let start = text.expose().len();
+            let read = input.read_until(b'\n', text.expose_mut())?;
+            if read == 0 || !text.expose().ends_with(b"\n") {
+                let too_long = input.limit() == 0;
+                let ended = || OpenError::Io(io::ErrorKind::UnexpectedEof.into());
+                return Err(if too_long { OpenError::Header("a stanza is too long") } else { ended() });
+            }
+            // The first line is none of the body, whose last line is short.
+            if start > 0 && text.expose().len().saturating_sub(start) <= COLUMNS {
+                break;
+            }
+        }
+        let mut lines = Lines { file: text.expose(), rest: text.expose() };
+        let first = lines.next()?;
+        parse_stanza(first, &mut lines)
+    }
+
+    /// The stanza as it is written, in a header or to a plugin.
+    pub fn to_text(&self) -> SecretBytes {
+        // Room for all of it from the start: it may hold a passphrase, and a growing buffer would leave copies behind.
+        let words = self.args.iter().fold(self.kind.len(), |sum, arg| sum.saturating_add(arg.len()).saturating_add(1));
+        let room = self.body.len().saturating_mul(3).saturating_div(2).saturating_add(words).saturating_add(16);
+        let mut out = SecretBytes::new(Vec::with_capacity(room));
+        self.write(out.expose_mut());
+        out
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"-> ");
         out.extend_from_slice(self.kind.as_bytes());
@@ -79,7 +117,7 @@ impl Stanza {
             out.extend_from_slice(arg.as_bytes());
         }
         out.push(b'\n');
-        let body = BASE64_NOPAD.encode(&self.body);
+        let body = Zeroizing::new(BASE64_NOPAD.encode(&self.body));
         for line in body.as_bytes().chunks(COLUMNS) {
             out.extend_from_slice(line);
             out.push(b'\n');
@@ -89,6 +127,11 @@ impl Stanza {
             out.push(b'\n');
         }
     }
+}
+
+/// A word of a stanza that holds bytes: base64 without padding, in its one spelling.
+pub fn decode_word(word: &str) -> Option<Vec<u8>> {
+    BASE64_NOPAD.decode(word.as_bytes()).ok()
 }
 
 /// A parsed header.
@@ -169,7 +212,7 @@ fn parse_stanza(line: &[u8], lines: &mut Lines<'_>) -> Result<Stanza, OpenError>
             return Err(OpenError::Header("a stanza's body line is too long"));
         }
         let bytes = BASE64_NOPAD.decode(line).map_err(|_| OpenError::Header("malformed base64 in a stanza"))?;
-        body.extend_from_slice(&bytes);
+        body.extend_from_slice(&Zeroizing::new(bytes));
         if line.len() < COLUMNS {
             return Ok(Stanza { kind, args, body });
         }
