@@ -10,12 +10,17 @@ pub fn possible() -> bool {
 
 /// Asks for yes or no. Anything but "yes" is no: a habit of pressing return must not approve a cluster.
 pub fn yes(question: &str) -> io::Result<bool> {
+    shown(&format!("{question} Type yes to go on:")).map(|answer| answer == "yes")
+}
+
+/// Asks for a line.
+pub fn shown(prompt: &str) -> io::Result<String> {
     let mut stderr = io::stderr().lock();
-    write!(stderr, "{question} Type yes to go on: ")?;
+    write!(stderr, "{prompt} ")?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
+    Ok(answer.trim().to_owned())
 }
 
 /// Asks for something that is not shown while it is typed.

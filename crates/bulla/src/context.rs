@@ -103,7 +103,7 @@ impl TryFrom<Written> for Context {
         };
         let key = |field: &str, written: Option<PathBuf>| {
             let parsed = written.map(|written| KeySource::parse(written.as_os_str())).transpose();
-            parsed.map_err(|error| format!("`{field}` is no URI of a key: {error}"))
+            parsed.map_err(|error| format!("`{field}` names no key: {error}"))
         };
         let (identity, decrypt_with) = (key("identity", identity)?, key("decrypt_with", decrypt_with)?);
         Ok(Self { address, trust, identity, decrypt_with, ca })
@@ -113,10 +113,7 @@ impl TryFrom<Written> for Context {
 impl From<Context> for Written {
     fn from(context: Context) -> Self {
         let Context { address, trust, identity, decrypt_with, ca } = context;
-        let path = |source: KeySource| match source {
-            KeySource::File(path) => path,
-            KeySource::Token(uri) => uri.to_string().into(),
-        };
+        let path = |source: KeySource| source.to_os_string().into();
         let (identity, decrypt_with) = (identity.map(path), decrypt_with.map(path));
         let written = Self { address, identity, decrypt_with, ca, ..Self::default() };
         match trust {

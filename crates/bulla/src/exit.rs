@@ -5,7 +5,7 @@
 use bulla_client::{ClientError, Untrusted, io_hint};
 use bulla_crypto::sign::SignError;
 use bulla_crypto::snapshot::SnapshotError;
-use bulla_keys::TokenError;
+use bulla_keys::{AgentError, TokenError};
 use bulla_wire::error::Code;
 use std::error::Error;
 use std::io;
@@ -165,10 +165,11 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// What to do about a token that did not sign.
+/// What to do about a token or an agent that did not sign.
 fn holder_hint(error: &ClientError) -> Option<String> {
     let ClientError::Sign(SignError::Holder(cause)) = error else { return None };
-    cause.downcast_ref::<TokenError>().map(TokenError::hint)
+    let agent = || cause.downcast_ref::<AgentError>().map(|error| error.hint().to_owned());
+    cause.downcast_ref::<TokenError>().map(TokenError::hint).or_else(agent)
 }
 
 /// An error with its causes in one line. A cause that is quoted already is not told twice.

@@ -1,20 +1,22 @@
-//! Whose keys this run uses: read from files with their passphrases, or held by tokens with their PINs.
+//! Whose keys this run uses: read from files with their passphrases, or held by tokens with their PINs, by the SSH agent
+//! or by age plugins.
 
 use crate::ask;
 use crate::exit::{Exit, Failure, told};
 use crate::session::Global;
 use bulla_client::{ClientError, identity};
 use bulla_crypto::envelope::Decrypter;
-use bulla_crypto::identity::Identity;
+use bulla_crypto::identity::{Identity, PluginIdentity};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::secret::SecretBytes;
-use bulla_crypto::sign::Signer as _;
+use bulla_crypto::sign::{PublicKey, Signer as _};
 use bulla_keys::pin::{self, PinError};
+use bulla_keys::plugin::Dialogue;
 use bulla_keys::uri::TokenUri;
-use bulla_keys::{KeySource, Make, TokenError, Tokens, pinentry};
+use bulla_keys::{Agent, AgentError, KeySource, Make, Plugin, TokenError, Tokens, pinentry};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::cell::OnceCell;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +24,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MAX_PASSPHRASE_BYTES: u64 = 4096;
 /// Where programs ask for a PIN.
 const TERMINAL: &str = "/dev/tty";
+/// Where the environment names the socket of the SSH agent.
+const AGENT: &str = "SSH_AUTH_SOCK";
 
-/// A file or a URI on the command line.
+/// A file, a URI or a key of the agent on the command line.
 pub fn key_source() -> impl TypedValueParser<Value = KeySource> {
     OsStringValueParser::new().try_map(|written| KeySource::parse(&written))
 }
@@ -45,25 +49,19 @@ impl Keys {
         opens: Option<&KeySource>,
     ) -> Result<Arc<Identity>, Failure> {
         let identity = match key {
-            KeySource::File(path) => file(global, path)?,
+            KeySource::File(path) => file(global, path, &read(path)?)?,
             KeySource::Token(uri) => {
                 let identity = self.tokens.identity(uri, &|token| self.pin(global, token));
                 Arc::new(identity.map_err(|error| failure(&error))?)
             }
+            KeySource::Agent(name) => {
+                let identity = Agent::new(std::env::var_os(AGENT)).and_then(|agent| agent.identity(name));
+                Arc::new(identity.map_err(|error| agent_failure(&error))?)
+            }
         };
         let Some(opens) = opens else { return Ok(identity) };
-        let (decrypter, dual_use) = match opens {
-            KeySource::File(path) => {
-                let other = file(global, path)?;
-                let same = other.dual_use() && other.public_key() == identity.public_key();
-                (other as Arc<dyn Decrypter>, same)
-            }
-            KeySource::Token(uri) => {
-                let opened = self.tokens.decrypter(uri, &|token| self.pin(global, token));
-                let (decrypter, public) = opened.map_err(|error| failure(&error))?;
-                (decrypter, &public == identity.public_key())
-            }
-        };
+        let (decrypter, signs_too) = self.opener(global, opens)?;
+        let dual_use = signs_too.as_ref() == Some(identity.public_key());
         Ok(Arc::new(identity.decrypting_with(decrypter, dual_use)))
     }
 
@@ -75,13 +73,33 @@ impl Keys {
 
     /// A key that only has to decrypt.
     pub fn decrypter(&self, global: &Global, key: &KeySource) -> Result<Arc<dyn Decrypter>, Failure> {
-        match key {
-            KeySource::File(path) => Ok(file(global, path)?),
+        self.opener(global, key).map(|(decrypter, _)| decrypter)
+    }
+
+    /// A key that decrypts, and its public half if it is one that signs too.
+    fn opener(&self, global: &Global, key: &KeySource) -> Result<(Arc<dyn Decrypter>, Option<PublicKey>), Failure> {
+        let path = match key {
+            KeySource::File(path) => path,
             KeySource::Token(uri) => {
                 let opened = self.tokens.decrypter(uri, &|token| self.pin(global, token));
-                Ok(opened.map_err(|error| failure(&error))?.0)
+                let (decrypter, public) = opened.map_err(|error| failure(&error))?;
+                return Ok((decrypter, Some(public)));
             }
+            KeySource::Agent(_) => return Err(agent_failure(&AgentError::Decrypts)),
+        };
+        let bytes = read(path)?;
+        let unusable = |error| {
+            Failure::new(Exit::Failed, format!("cannot read {}: {error}", path.display()))
+                .hint("have the plugin's own program write it anew, or name another key that decrypts")
+        };
+        if let Some(identity) = PluginIdentity::parse(bytes.expose()).map_err(unusable)? {
+            let found = Plugin::new(identity, std::env::var_os("PATH").as_deref(), Arc::new(AtTerminal));
+            let plugin = found.map_err(|error| Failure::new(Exit::NotFound, error.to_string()).hint(error.hint()))?;
+            return Ok((Arc::new(plugin), None));
         }
+        let other = file(global, path, &bytes)?;
+        let signs_too = other.dual_use().then(|| other.public_key().clone());
+        Ok((other, signs_too))
     }
 
     fn pin(&self, global: &Global, token: &str) -> Result<SecretBytes, PinError> {
@@ -115,8 +133,46 @@ pub fn failure(error: &TokenError) -> Failure {
     Failure::new(exit, told(error)).hint(error.hint())
 }
 
-/// Reads an identity file, asking for the passphrase of an SSH key if it has one.
-fn file(global: &Global, path: &Path) -> Result<Arc<Identity>, Failure> {
+/// What came of the SSH agent.
+fn agent_failure(error: &AgentError) -> Failure {
+    let exit = match error {
+        AgentError::Empty | AgentError::NoKey { .. } | AgentError::NoneUsable { .. } => Exit::NotFound,
+        AgentError::NoSocket | AgentError::Several { .. } | AgentError::Decrypts => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, told(error)).hint(error.hint())
+}
+
+/// What a plugin asks and tells, at the terminal if there is one.
+struct AtTerminal;
+
+impl Dialogue for AtTerminal {
+    fn tell(&self, message: &str) {
+        // Whom nobody sees need not be told.
+        drop(writeln!(std::io::stderr(), "{message}"));
+    }
+
+    fn secret(&self, prompt: &str) -> Option<SecretBytes> {
+        if ask::possible() { ask::hidden(&format!("{prompt} ")).ok() } else { None }
+    }
+
+    fn public(&self, prompt: &str) -> Option<String> {
+        if ask::possible() { ask::shown(prompt).ok() } else { None }
+    }
+
+    fn confirm(&self, question: &str, yes: &str, no: Option<&str>) -> Option<bool> {
+        let choices = no.map_or_else(|| yes.to_owned(), |no| format!("{yes} or {no}"));
+        let answer = self.public(&format!("{question} ({choices})"))?;
+        if answer == yes { Some(true) } else { (no == Some(answer.as_str())).then_some(false) }
+    }
+}
+
+fn read(path: &Path) -> Result<SecretBytes, Failure> {
+    identity::bytes(path).map_err(unreadable)
+}
+
+/// An identity file, asking for the passphrase of an SSH key if it has one.
+fn file(global: &Global, path: &Path, bytes: &SecretBytes) -> Result<Arc<Identity>, Failure> {
     let failed = OnceCell::new();
     let passphrase = || match passphrase(global, path) {
         Ok(passphrase) => passphrase,
@@ -125,16 +181,26 @@ fn file(global: &Global, path: &Path) -> Result<Arc<Identity>, Failure> {
             None
         }
     };
-    let read = identity::read(path, &passphrase);
+    let parsed = identity::parse(path, bytes, &passphrase);
     match failed.into_inner() {
         Some(failure) => Err(failure),
-        None => read.map_err(|error| match error {
-            // The file is there, and is no key or not for this passphrase.
-            ClientError::Io { ref cause, .. } if cause.kind() == std::io::ErrorKind::Other => {
-                Failure::from(error).instead("--identity names the file of your key, --passphrase-file its passphrase")
+        None => parsed.map_err(|error| {
+            if matches!(PluginIdentity::parse(bytes.expose()), Ok(None)) {
+                unreadable(error)
+            } else {
+                unreadable(error).instead("name it with --decrypt-with, and a key that signs with --identity")
             }
-            _ => Failure::from(error).hint("--identity names the file of your key"),
         }),
+    }
+}
+
+fn unreadable(error: ClientError) -> Failure {
+    match error {
+        // The file is there, and is no key or not for this passphrase.
+        ClientError::Io { ref cause, .. } if cause.kind() == std::io::ErrorKind::Other => {
+            Failure::from(error).instead("--identity names the file of your key, --passphrase-file its passphrase")
+        }
+        _ => Failure::from(error).hint("--identity names the file of your key"),
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Global {
     /// The cluster's id, from which everything is verified
     #[arg(long, global = true, env = "BULLA_CLUSTER", hide_env_values = true, value_name = "ID")]
     pub cluster: Option<ClusterId>,
-    /// Your identity: a file of `bulla keygen`, an SSH private key, or keys on a token (pkcs11:…)
+    /// Your identity: a file of `bulla keygen`, an SSH private key, keys on a token (pkcs11:…) or in an agent (ssh-agent:…)
     #[arg(long, global = true, env = "BULLA_IDENTITY", hide_env_values = true, value_name = "KEY", value_parser = key_source())]
     pub identity: Option<KeySource>,
     /// Decrypt with this identity's key, and sign with that of --identity, which may only sign

@@ -20,6 +20,27 @@ use std::sync::Arc;
 /// # Errors
 /// [`ClientError::Io`], or [`ClientError::Input`] with what is wrong with the file.
 pub fn read(path: &Path, passphrase: &dyn Fn() -> Option<SecretBytes>) -> Result<Arc<Identity>, ClientError> {
+    parse(path, &bytes(path)?, passphrase)
+}
+
+/// What [`bytes`] read, as an identity.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(
+    path: &Path,
+    bytes: &SecretBytes,
+    passphrase: &dyn Fn() -> Option<SecretBytes>,
+) -> Result<Arc<Identity>, ClientError> {
+    let identity = Identity::parse(bytes.expose(), RsaMinimum::Bits3072, passphrase);
+    identity.map(Arc::new).map_err(|error| ClientError::io("cannot read", path.to_path_buf(), io::Error::other(error)))
+}
+
+/// The bytes of a file with somebody's keys, whatever their kind. A file that others may read is refused.
+///
+/// # Errors
+/// As [`read`].
+pub fn bytes(path: &Path) -> Result<SecretBytes, ClientError> {
     let failed = |error| ClientError::io("cannot read", path.to_path_buf(), error);
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode() & 0o777;
@@ -41,8 +62,7 @@ pub fn read(path: &Path, passphrase: &dyn Fn() -> Option<SecretBytes>) -> Result
             format!("chmod 600 {shown}"),
         ));
     }
-    let identity = Identity::parse(bytes.expose(), RsaMinimum::Bits3072, passphrase);
-    identity.map(Arc::new).map_err(|error| failed(io::Error::other(error)))
+    Ok(bytes)
 }
 
 /// Whether these are the bytes of somebody's record (.pub).

@@ -1,12 +1,14 @@
-//! Keys that others hold: tokens behind PKCS#11.
+//! Keys that others hold: tokens behind PKCS#11, SSH agents, age plugins.
 //!
 //! A crate of its own because it is the only one that loads foreign code into the process and talks to holders of
 //! keys. What comes out is an [`Identity`](bulla_crypto::identity::Identity) like any other.
 //!
 //! Held: a private key never enters the process; a PIN is sent once, and never again after the token refused it; a
 //! signature is checked against the public key before anybody else sees it. Not held: a module is code of its vendor
-//! with all rights of this process, and whatever runs here as this user can use a token that is logged in.
+//! with all rights of this process, and whatever runs here as this user can use a token that is logged in, an agent or a
+//! plugin.
 
+pub mod agent;
 mod agree;
 mod error;
 mod generate;
@@ -14,13 +16,17 @@ mod module;
 mod object;
 pub mod pin;
 pub mod pinentry;
+pub mod plugin;
 mod sign;
 mod source;
 mod token;
 mod tokens;
 pub mod uri;
+mod wait;
 
+pub use agent::{Agent, AgentError};
 pub use error::TokenError;
 pub use generate::Make;
-pub use source::KeySource;
+pub use plugin::{Plugin, PluginError};
+pub use source::{KeySource, SourceError};
 pub use tokens::Tokens;

@@ -15,6 +15,7 @@
     reason = "a test that cannot start its server or read its golden has to fail there, with a message"
 )]
 
+pub mod agent;
 pub mod canary;
 pub mod cli;
 pub mod clock;

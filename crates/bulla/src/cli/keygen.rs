@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::keys::key_source;
 use crate::session::Session;
 use bulla_client::ClientError;
+use bulla_crypto::envelope;
 use bulla_crypto::evidence::{self, PrincipalKey, Record, record_payload};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SystemRng;
@@ -16,6 +17,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+/// What is sealed to see whether it opens.
+const TRIAL: &[u8] = b"trial";
 
 /// Make an identity, and the record that an enroller admits
 ///
@@ -32,7 +36,8 @@ pub struct Keygen {
     /// Make an X25519 key, for age programs before 1.3, in place of a post-quantum one
     #[arg(long, conflicts_with = "from")]
     classical: bool,
-    /// Use this SSH private key (Ed25519 or RSA), or the keys on this token, as they are, and write their record only
+    /// Use this SSH private key (Ed25519 or RSA), the keys on this token or that of the agent (ssh-agent:…) as they are, and
+    /// write their record only
     #[arg(long, value_name = "KEY", value_parser = key_source())]
     from: Option<KeySource>,
     /// Make the keys on this token, where they stay, and write their record: P-256 keys, one that signs and one that
@@ -144,18 +149,26 @@ fn name_of(file: &Path) -> Result<Name, Failure> {
 /// The first record of an identity, verified as strangers will.
 async fn record_of(identity: &Identity, name: Name) -> Result<Record, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("cannot make the record: {error}"));
-    demand_recipients(identity)?;
+    demand_opens(identity).await?;
     let payload = record_payload(name, None, &[key_of(identity)]).ok_or_else(|| failed(&"no version is left"))?;
     let envelope = evidence::sign(&payload, &[identity]).await.map_err(|error| failed(&error))?;
     Record::open(&envelope, None).map_err(|error| failed(&error))
 }
 
-/// Refuses an identity to which nobody could encrypt: a record needs a recipient.
-pub fn demand_recipients(identity: &Identity) -> Result<(), Failure> {
-    if !identity.recipients().is_empty() {
-        return Ok(());
+/// Refuses an identity to which nobody could encrypt: a record needs a recipient, and one that this identity opens. A
+/// comment in a file names that of a plugin, and what is encrypted to a wrong one is lost.
+pub async fn demand_opens(identity: &Identity) -> Result<(), Failure> {
+    if identity.recipients().is_empty() {
+        let failure = Failure::from(ClientError::SignsOnly);
+        return Err(failure.instead("--decrypt-with names the key to which others encrypt for you"));
     }
-    Err(Failure::from(ClientError::SignsOnly).instead("--decrypt-with names the key to which others encrypt for you"))
+    let failed = |why: String| {
+        Failure::new(Exit::Failed, format!("what is encrypted for this identity does not open: {why}"))
+            .hint("check the recipient in the file of a plugin's identity: it must be that of its key")
+    };
+    let sealed = envelope::seal(identity.recipients(), None, TRIAL).map_err(|error| failed(error.to_string()))?;
+    let opened = envelope::open(&[identity], &sealed, TRIAL.len()).await;
+    opened.map(drop).map_err(|error| failed(error.to_string()))
 }
 
 /// The entry of an identity in a record.

@@ -290,7 +290,7 @@ async fn rotate(
     file: &std::path::Path,
 ) -> Result<Exit, Failure> {
     let identity = session.read_identity(new, opens)?;
-    keygen::demand_recipients(&identity)?;
+    keygen::demand_opens(&identity).await?;
     let client = session.client()?;
     let envelope = client.rotate(&[keygen::key_of(&identity)], &[&*identity]).await?;
     statement::write(file, &envelope)?;
