@@ -1,5 +1,5 @@
 //! Keys behind age plugins: the one that age's own sources bring for tests, and some that misbehave.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use bulla_crypto::envelope::{self, Decrypter as _, OpenError};
 use bulla_crypto::identity::{Identity, IdentityKind, PluginIdentity};
