@@ -3,6 +3,7 @@
 
 use crate::ask;
 use crate::exit::{Exit, Failure, told};
+use crate::output::cell;
 use crate::session::Global;
 use bulla_client::{ClientError, identity};
 use bulla_crypto::envelope::Decrypter;
@@ -14,7 +15,7 @@ use bulla_keys::pin::{self, PinError};
 use bulla_keys::plugin::Dialogue;
 use bulla_keys::uri::TokenUri;
 use bulla_keys::{Agent, AgentError, KeySource, Make, Plugin, TokenError, Tokens, pinentry};
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::TypedValueParser;
 use std::cell::OnceCell;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -29,7 +30,28 @@ const AGENT: &str = "SSH_AUTH_SOCK";
 
 /// A file, a URI or a key of the agent on the command line.
 pub fn key_source() -> impl TypedValueParser<Value = KeySource> {
-    OsStringValueParser::new().try_map(|written| KeySource::parse(&written))
+    KeyParser
+}
+
+/// Tells what is wrong without a word of what was written: a PIN may stand there, where none is taken.
+#[derive(Debug, Clone, Copy)]
+struct KeyParser;
+
+impl TypedValueParser for KeyParser {
+    type Value = KeySource;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<KeySource, clap::Error> {
+        KeySource::parse(value).map_err(|error| {
+            let name = arg.map(|arg| format!(" for '{arg}'")).unwrap_or_default();
+            let said = format!("invalid value{name}: {error}\n\nFor more information, try '--help'.\n");
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, said).with_cmd(command)
+        })
+    }
 }
 
 /// The keys of one run. A token is logged in to once.
@@ -37,7 +59,7 @@ pub fn key_source() -> impl TypedValueParser<Value = KeySource> {
 pub struct Keys {
     tokens: Tokens,
     /// The token that the PIN file was for.
-    pin_file_for: Mutex<Option<String>>,
+    pin_file_for: Mutex<Option<(String, String)>>,
 }
 
 impl Keys {
@@ -102,21 +124,23 @@ impl Keys {
         Ok((other, signs_too))
     }
 
-    fn pin(&self, global: &Global, token: &str) -> Result<SecretBytes, PinError> {
+    /// `token` is its label and serial: several tokens may have one label.
+    fn pin(&self, global: &Global, (token, serial): (&str, &str)) -> Result<SecretBytes, PinError> {
         if let Some(path) = &global.pin_file {
             let mut first = self.pin_file_for.lock().unwrap_or_else(PoisonError::into_inner);
             // Trying one token's PIN on another brings that one nearer to locking itself.
-            if first.as_ref().is_some_and(|first| first != token) {
+            let this = (token.to_owned(), serial.to_owned());
+            if first.as_ref().is_some_and(|first| *first != this) {
                 return Err(PinError::SeveralTokens { token: token.to_owned() });
             }
-            *first = Some(token.to_owned());
+            *first = Some(this);
             return pin::read(path);
         }
         if let Some(program) = &global.pinentry {
             return pinentry::ask(program, token, ask::possible().then_some(Path::new(TERMINAL)));
         }
         if ask::possible() {
-            return ask::hidden(&format!("PIN of token {token}: ")).map_err(PinError::Terminal);
+            return ask::hidden(&format!("PIN of token {}: ", cell(token))).map_err(PinError::Terminal);
         }
         Err(PinError::NoSource { token: token.to_owned() })
     }
@@ -149,15 +173,15 @@ struct AtTerminal;
 impl Dialogue for AtTerminal {
     fn tell(&self, message: &str) {
         // Whom nobody sees need not be told.
-        drop(writeln!(std::io::stderr(), "{message}"));
+        drop(writeln!(std::io::stderr(), "{}", cell(message)));
     }
 
     fn secret(&self, prompt: &str) -> Option<SecretBytes> {
-        if ask::possible() { ask::hidden(&format!("{prompt} ")).ok() } else { None }
+        if ask::possible() { ask::hidden(&format!("{} ", cell(prompt))).ok() } else { None }
     }
 
     fn public(&self, prompt: &str) -> Option<String> {
-        if ask::possible() { ask::shown(prompt).ok() } else { None }
+        if ask::possible() { ask::shown(&cell(prompt)).ok() } else { None }
     }
 
     fn confirm(&self, question: &str, yes: &str, no: Option<&str>) -> Option<bool> {

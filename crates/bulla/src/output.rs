@@ -166,7 +166,7 @@ fn clean(text: &str) -> String {
 }
 
 /// Text of others for one place in one line: with a line's end in it, it could feign the next row or field.
-fn cell(text: &str) -> String {
+pub fn cell(text: &str) -> String {
     text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
 }
 

@@ -106,8 +106,15 @@ impl Module {
 
     /// Where that very token is now.
     pub fn slot_of(&self, token: &TokenId) -> Result<Slot, TokenError> {
-        let found = self.tokens()?.into_iter().find(|(_, id)| id == token).map(|(slot, _)| slot);
-        found.ok_or(TokenError::NoToken { there: Vec::new() })
+        let mut found = self.tokens()?.into_iter().filter(|(_, id)| id == token).map(|(slot, _)| slot);
+        let slot = found.next().ok_or(TokenError::NoToken { there: Vec::new() })?;
+        // Two that say the same of themselves cannot be told apart once they were plugged in again, and the PIN of one must not
+        // reach the other.
+        if found.next().is_some() {
+            let shown = format!("{} (serial {})", token.label, token.serial);
+            return Err(TokenError::SeveralTokens { there: vec![shown.clone(), shown] });
+        }
+        Ok(slot)
     }
 
     fn tokens(&self) -> Result<Vec<(Slot, TokenId)>, TokenError> {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// The longest PIN. Tokens take far less; a longer line is the wrong file.
 const MAX_PIN_BYTES: u64 = 1024;
 
-/// Gives the PIN of the token with this label. It is asked once for each token.
-pub type AskPin<'a> = &'a dyn Fn(&str) -> Result<SecretBytes, PinError>;
+/// Gives the PIN of the token with this label and serial. It is asked once for each token.
+pub type AskPin<'a> = &'a dyn Fn((&str, &str)) -> Result<SecretBytes, PinError>;
 
 /// Why there is no PIN.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use crate::error::{TokenError, refused_login, tried};
 use crate::module::{Module, TokenId};
+use crate::pin::PinError;
 use bulla_crypto::secret::SecretBytes;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::session::{Session, SessionState, UserType};
@@ -174,6 +175,10 @@ impl Connection {
             return Ok(Login::PinPad);
         }
         let mut pin = ask()?;
+        // The token would count it as a try.
+        if pin.expose().is_empty() {
+            return Err(PinError::Cancelled.into());
+        }
         Ok(Login::Pin(RawAuthPin::new(Box::new(std::mem::take(pin.expose_mut())))))
     }
 

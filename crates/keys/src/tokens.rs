@@ -81,13 +81,13 @@ impl Tokens {
         let (_, id) = module.token(uri)?;
         let place = (module.path.clone(), id.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let label = id.label.clone();
+        let (label, serial) = (id.label.clone(), id.serial.clone());
         if let Some(token) = open.get(&place) {
             return token.clone().ok_or(TokenError::NotTriedAgain { token: label });
         }
         let pin = || match &uri.pin_source {
             Some(path) => Ok(pin::read(path)?),
-            None => Ok(ask(&label)?),
+            None => Ok(ask((&label, &serial))?),
         };
         match Token::open(module, id, &pin) {
             Ok(token) => {

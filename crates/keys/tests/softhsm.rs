@@ -25,7 +25,7 @@ fn uri(hsm: &SoftHsm, path: &str) -> TokenUri {
     format!("pkcs11:{path}?module-path={}", hsm.module()).parse().unwrap()
 }
 
-fn right(_: &str) -> Result<SecretBytes, PinError> {
+fn right(_: (&str, &str)) -> Result<SecretBytes, PinError> {
     Ok(SecretBytes::new(PIN.as_bytes().to_vec()))
 }
 
@@ -136,13 +136,13 @@ fn a_lost_session_is_opened_again_and_an_error_spoils_nothing() {
     hsm.token("other", "9999");
     hsm.pair("ops", PIN, "EC:prime256v1", "short-lived", "01", SIGNS);
     let (tokens, asked) = (Tokens::default(), Cell::new(0));
-    let ask = |_: &str| {
+    let ask = |_: (&str, &str)| {
         asked.set(asked.get() + 1);
-        right("")
+        right(("", ""))
     };
     let own = tokens.generate(&uri(&hsm, "token=ops;object=own"), Make::Hybrid, &mut SystemRng, &ask).unwrap();
     let short_lived = tokens.identity(&uri(&hsm, "token=ops;object=short-lived"), &ask).unwrap();
-    let other = |_: &str| Ok(SecretBytes::new(b"9999".to_vec()));
+    let other = |_: (&str, &str)| Ok(SecretBytes::new(b"9999".to_vec()));
     let other = tokens.generate(&uri(&hsm, "token=other;object=own"), Make::Classical, &mut SystemRng, &other).unwrap();
     signs(&short_lived).unwrap();
     // Another program takes the key away.
@@ -169,7 +169,7 @@ fn a_wrong_pin_is_sent_once() {
     hsm.token("ops", PIN);
     let (tokens, asked) = (Tokens::default(), Cell::new(0));
     let place = uri(&hsm, "token=ops;object=own");
-    let wrong = |_: &str| {
+    let wrong = |_: (&str, &str)| {
         asked.set(asked.get() + 1);
         Ok(SecretBytes::new(b"4321".to_vec()))
     };
@@ -194,7 +194,7 @@ fn what_is_not_there_is_told_with_what_is() {
     }
     hsm.pair("ops", PIN, "EC:prime256v1", "alice", "01", SIGNS);
     hsm.pair("ops", PIN, "EC:prime256v1", "bob", "02", SIGNS);
-    let nobody = |_: &str| panic!("nothing is asked for what is not there");
+    let nobody = |_: (&str, &str)| panic!("nothing is asked for what is not there");
     let told = |uri: &str, known: bool| {
         let uri: TokenUri = uri.parse().unwrap();
         let error = Tokens::default().identity(&uri, if known { &right } else { &nobody }).unwrap_err();
