@@ -111,6 +111,27 @@ pub enum Command {
     Version,
 }
 
+impl Command {
+    /// Whether what it does is done by a server, by requests.
+    fn asks_a_server(&self) -> bool {
+        !matches!(
+            self,
+            Self::Demo(_)
+                | Self::Keygen(_)
+                | Self::Certificate(_)
+                | Self::Server(_)
+                | Self::Context(_)
+                | Self::Doctor(_)
+                | Self::Bundle(_)
+                | Self::Snapshot(snapshot::Snapshot::Verify { .. } | snapshot::Snapshot::Restore { .. })
+                | Self::Openapi
+                | Self::Completions { .. }
+                | Self::Man(_)
+                | Self::Version
+        )
+    }
+}
+
 /// The command line as it is parsed, with examples.
 pub fn program() -> clap::Command {
     examples::add_to(Arguments::command())
@@ -146,6 +167,11 @@ fn gather(command: clap::Command, name: String, all: &mut Vec<(String, clap::Com
 
 /// Runs a command.
 pub async fn run(command: Command, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
+    if session.global.output_policy && !command.asks_a_server() {
+        return Err(
+            Failure::usage("this command asks no server, so it needs no policy").hint("leave out --output-policy")
+        );
+    }
     match command {
         Command::Demo(args) => demo::run(&args, session),
         Command::Keygen(args) => keygen::run(args, session).await,

@@ -50,9 +50,12 @@ fn tell(screen: &Screen, failure: &Failure) -> Exit {
 /// Keeps what is in memory out of core files and from other processes of the same user, and children from gaining
 /// privileges.
 fn harden() -> std::io::Result<()> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // A server's connections, files of the log and store; shells and containers give few at first.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum.or(files.current), ..files })?;
     rustix::thread::set_no_new_privs(true)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use bulla_client::{Client, ClientError, Loss, State};
 use bulla_crypto::identity::Identity;
 use bulla_keys::uri::TokenUri;
 use bulla_keys::{KeySource, Make};
-use bulla_server::route::{Needed, policy_for};
+use bulla_server::route::{self, Needed};
 use bulla_wire::id::ClusterId;
 use clap::Args;
 use std::ffi::OsString;
@@ -246,7 +246,7 @@ impl<'a> Session<'a> {
         }
         if self.global.output_policy {
             let needed = Arc::clone(&self.needed);
-            builder = builder.withhold(move |method, path| match policy_for(method, path) {
+            builder = builder.withhold(move |method, path| match route::needed(method, path) {
                 Some(found) => {
                     needed.get_or_init(|| found);
                     true
@@ -270,9 +270,15 @@ impl<'a> Session<'a> {
     /// Prints the policy that the command needs, if it stopped there.
     pub async fn tell_policy(&self) -> Result<bool, Failure> {
         let Some(needed) = self.needed.get() else { return Ok(false) };
+        if *needed == Needed::NoPolicy {
+            return Err(Failure::usage(
+                "no policy gives the right to do this: it is that of the seal's admins, or of k of them",
+            )
+            .hint("run it without --output-policy, as one of them"));
+        }
         let me = self.client()?.whoami().await?;
         self.screen.say(&format!("{} needs this, in a policy of any name", me.principal.name));
-        self.screen.bytes(needed.policy(&me.principal.id).as_bytes())?;
+        self.screen.bytes(needed.policy(&me.principal.id).unwrap_or_default().as_bytes())?;
         Ok(true)
     }
 

@@ -565,4 +565,10 @@ fn a_command_tells_the_policy_that_it_needs() {
     let slip = bob.run_with(["wrap", "create", "--to", "alice", "-", "--output-policy"], b"one").ok();
     assert!(slip.contains("\"wrap.create\"") && slip.contains("Bulla::Wrap::\"\""), "{slip}");
     assert_eq!(bob.run(["wrap", "list", "-q"]).ok(), "");
+    // What no policy gives is not done either, nor what asks nobody.
+    alice.run(["seal"]).ok();
+    assert!(alice.run(["unseal", "--yes", "--output-policy"]).failed(64).contains("no policy gives"));
+    assert_eq!(alice.run(["status"]).code, 2);
+    assert!(alice.run(["keygen", "-o", "more.key", "--output-policy"]).failed(64).contains("asks no server"));
+    assert!(!alice.work().join("more.key").exists());
 }

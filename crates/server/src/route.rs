@@ -251,25 +251,35 @@ impl Matched<'_> {
     }
 }
 
-/// What somebody needs in order to make a request, as the text of a policy; `None` if it asks no policy, or only what
-/// everybody needs on the way to others: to know who one is, and to resolve names.
-pub fn policy_for(method: &str, path: &str) -> Option<Needed> {
-    let (action, resource) = find(method, path).ok()?.needs()?;
+/// What somebody needs in order to make a request; `None` for what is on the way to others and changes nothing: open
+/// routes, to know who one is, and to resolve names.
+pub fn needed(method: &str, path: &str) -> Option<Needed> {
+    let Ok(matched) = find(method, path) else { return Some(Needed::NoPolicy) };
     let on_the_way = [Action::SelfRead, Action::PrincipalRead, Action::PrincipalList];
-    (!on_the_way.contains(&action)).then_some(Needed { action, resource })
+    match matched.needs() {
+        Some((action, _)) if on_the_way.contains(&action) => None,
+        Some((action, resource)) => Some(Needed::Policy(action, resource)),
+        None if matched.route.auth == Auth::Open => None,
+        None => Some(Needed::NoPolicy),
+    }
 }
 
 /// A right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needed {
-    action: Action,
-    resource: Resource,
+pub enum Needed {
+    /// One that policy gives.
+    Policy(Action, Resource),
+    /// One that no policy gives: a place among the seal's admins, or their signatures.
+    NoPolicy,
 }
 
 impl Needed {
     /// The statement that gives it to one principal alone.
-    pub fn policy(&self, principal: &PrincipalId) -> String {
-        bulla_core::policy::permit(principal, self.action, &self.resource)
+    pub fn policy(&self, principal: &PrincipalId) -> Option<String> {
+        match self {
+            Self::Policy(action, resource) => Some(bulla_core::policy::permit(principal, *action, resource)),
+            Self::NoPolicy => None,
+        }
     }
 }
 

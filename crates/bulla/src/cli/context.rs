@@ -190,6 +190,12 @@ async fn accept_loss(session: &Session<'_>, expected: Option<Lineage>) -> Result
     };
     line("seen here  ", seen);
     line("it is now  ", told);
+    // A restore begins another history. The same one, and less of it, is an older copy of the machine: an admin would see the
+    // same lineage, and so be no help.
+    if seen.lineage == told.lineage {
+        return Err(Failure::new(Exit::Untrusted, "an older copy of the same history answers there")
+            .hint("do not go on: ask the admins which machine is the cluster, and stop the other"));
+    }
     match expected {
         Some(expected) if expected == told.lineage => {}
         Some(expected) => {
