@@ -9,9 +9,7 @@ use crate::drive::DriveError;
 use crate::node::{Node, Phase};
 use crate::run::RunError;
 use crate::unsealed::Unsealed;
-use bulla_core::barrier::Cursor;
 use bulla_core::engine::alarm;
-use bulla_core::operation::Fault;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::random::{Rng, SystemRng};
 use bulla_wire::api::Alarm;
@@ -44,9 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait: a receiver that is back is told within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// An alarm that nobody took for so long is given up, so that one which the receiver always refuses does not keep back
-/// the others for ever.
-const GIVEN_UP_MS: u64 = 7 * 24 * 3600 * 1000;
+/// An alarm that was refused for so long, while the server ran, is given up, so that one which the receiver always refuses
+/// does not keep back the others for ever.
+const GIVEN_UP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Alarms in one look.
 const AT_ONCE: usize = 16;
 
@@ -94,6 +92,8 @@ pub struct Webhook {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     failures: u32,
     not_before: Instant,
+    /// Since when the oldest alarm fails, and its number.
+    failing: Option<(u64, Instant)>,
 }
 
 impl Webhook {
@@ -130,7 +130,7 @@ impl Webhook {
             .with_no_client_auth();
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Ok(Some(Self { url: url.clone(), client, failures: 0, not_before: Instant::now() }))
+        Ok(Some(Self { url: url.clone(), client, failures: 0, not_before: Instant::now(), failing: None }))
     }
 
     /// Calls until the process ends.
@@ -138,33 +138,66 @@ impl Webhook {
         loop {
             tokio::time::sleep(PERIOD).await;
             let Phase::Unsealed(unsealed) = node.phase() else { continue };
-            if let Err(error) = self.round(&node, &unsealed).await {
-                tracing::warn!(%error, "alarms for the webhook wait");
+            loop {
+                match self.round(&node, &unsealed).await {
+                    // The next page at once, or a flood of one party's alarms would push others off the list.
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        self.wait();
+                        tracing::warn!(%error, "alarms for the webhook wait");
+                        break;
+                    }
+                }
             }
         }
     }
 
-    /// Delivers what waits, in its order, until something fails.
-    async fn round(&mut self, node: &Node, unsealed: &Unsealed) -> Result<(), DriveError> {
+    /// Nothing is tried for a while, longer each time.
+    fn wait(&mut self) -> Duration {
+        let wait = back_off(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Instant::now() + wait;
+        wait
+    }
+
+    /// Delivers what waits, in its order, until something fails. True if more may wait.
+    async fn round(&mut self, node: &Node, unsealed: &Unsealed) -> Result<bool, DriveError> {
         if Instant::now() < self.not_before {
-            return Ok(());
+            return Ok(false);
         }
-        let query = [alarm::scan(&alarm::WEBHOOK, None, AT_ONCE), alarm::newest_of_webhook()];
+        let query = alarm::waiting(AT_ONCE);
         let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
         let (_, records) = unsealed.barrier.records(&query, snapshot)?;
-        let [scan, _] = &query;
-        let Some((page, _)) = records.page(scan) else { return Ok(()) };
-        let newest = alarm::newest_for_webhook(&records)?;
-        let oldest = page.first().map(|record| alarm::number_of(&record.cursor)).transpose()?;
-        node.parts.metrics.set_webhook_waiting(oldest.map_or(0, |oldest| newest.saturating_sub(oldest) + 1));
+        let [scan, ..] = &query;
+        let Some((page, more)) = records.page(scan) else { return Ok(false) };
+        let (newest, delivered) = alarm::marks(&records)?;
+        node.parts.metrics.set_webhook_waiting(newest.saturating_sub(delivered));
+        if page.is_empty() && newest > delivered {
+            // Numbers that were given while too many waited. Without the mark behind them none would be taken any more.
+            tracing::error!(count = newest - delivered, "alarms came while too many waited, and are not told");
+            self.done(node, unsealed, newest).await?;
+        }
         for record in page {
-            let alarm: Alarm = json::parse(record.bytes.expose(), MAX_JSON_BYTES)
-                .map_err(|error| Fault::Record { kind: "alarm", reason: error.to_string() })?;
-            if !self.deliver(node, unsealed, &record.cursor, alarm).await? {
-                return Ok(());
+            let number = alarm::number_of(&record.cursor)?;
+            let Ok(alarm) = json::parse::<Alarm>(record.bytes.expose(), MAX_JSON_BYTES) else {
+                // A newer server wrote it, perhaps. It must not hold up all others.
+                tracing::error!(number, "an alarm cannot be read, and is not told");
+                self.done(node, unsealed, number).await?;
+                continue;
+            };
+            if !self.deliver(node, unsealed, number, alarm).await? {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(more)
+    }
+
+    /// Deletes the alarm of this number.
+    async fn done(&self, node: &Node, unsealed: &Unsealed, number: u64) -> Result<(), DriveError> {
+        // As a request: sealing waits until it is committed.
+        let _under_way = unsealed.in_flight.acquire().await;
+        unsealed.drive(node.machine(), &alarm::Delivered { number }, None, None).await.map(drop)
     }
 
     /// Tells of one alarm, and deletes it if it was taken or is too old to wait for. False if it stays.
@@ -172,44 +205,32 @@ impl Webhook {
         &mut self,
         node: &Node,
         unsealed: &Unsealed,
-        cursor: &Cursor,
+        number: u64,
         alarm: Alarm,
     ) -> Result<bool, DriveError> {
-        let (number, at_ms) = (alarm::number_of(cursor)?, alarm.at_ms);
         let message =
             Message { kind: ALARM_TYPE.to_owned(), cluster: unsealed.cluster, node: node.id(), number, alarm };
         match self.post(node, json::to_vec(&message)).await {
             Ok(()) => {
                 node.parts.metrics.webhook_called("taken");
-                self.failures = 0;
-            }
-            Err(problem) if node.now_ms() >= at_ms.saturating_add(GIVEN_UP_MS) => {
-                tracing::error!(
-                    host = self.url.host(),
-                    number,
-                    problem,
-                    "the webhook never took an alarm; it is given up"
-                );
-                node.parts.metrics.webhook_called("given_up");
+                (self.failures, self.failing) = (0, None);
             }
             Err(problem) => {
-                let wait = back_off(self.failures);
-                tracing::warn!(
-                    host = self.url.host(),
-                    number,
-                    problem,
-                    wait_s = wait.as_secs(),
-                    "the webhook did not take an alarm"
-                );
-                node.parts.metrics.webhook_called("failed");
-                self.failures = self.failures.saturating_add(1);
-                self.not_before = Instant::now() + wait;
-                return Ok(false);
+                let (_, since) = *self
+                    .failing
+                    .insert(self.failing.filter(|(of, _)| *of == number).unwrap_or((number, Instant::now())));
+                let wait = self.wait();
+                let host = self.url.host();
+                if since.elapsed() < GIVEN_UP {
+                    tracing::warn!(host, number, problem, wait_s = wait.as_secs(), "the webhook did not take an alarm");
+                    node.parts.metrics.webhook_called("failed");
+                    return Ok(false);
+                }
+                tracing::error!(host, number, problem, "the webhook never took an alarm; it is given up");
+                node.parts.metrics.webhook_called("given_up");
             }
         }
-        // As a request: sealing waits until it is committed.
-        let _under_way = unsealed.in_flight.acquire().await;
-        unsealed.drive(node.machine(), &alarm::Delivered { number }, None, None).await?;
+        self.done(node, unsealed, number).await?;
         Ok(true)
     }
 

@@ -90,17 +90,18 @@ fn delivered(records: &Records) -> Result<u64, Fault> {
     mark.map_or(Ok(0), |record| number(record.bytes.expose()))
 }
 
-/// What tells the number of the webhook's newest alarm.
-pub fn newest_of_webhook() -> Query {
-    Query::Get(newest_key(&WEBHOOK))
+/// What tells which alarms wait for the webhook: the first of them, and up to where they were numbered and delivered.
+pub fn waiting(limit: usize) -> [Query; 3] {
+    [scan(&WEBHOOK, None, limit), Query::Get(newest_key(&WEBHOOK)), Query::Get(cursor_key(&WEBHOOK))]
 }
 
-/// The number of the webhook's newest alarm, by what [`newest_of_webhook`] found; 0 if there was none.
+/// The number of the webhook's newest alarm, and up to which it was delivered, by what [`waiting`] found.
 ///
 /// # Errors
-/// [`Fault`] if the record does not parse.
-pub fn newest_for_webhook(records: &Records) -> Result<u64, Fault> {
-    records.get(&newest_key(&WEBHOOK)).flatten().map_or(Ok(0), |record| number(record.bytes.expose()))
+/// [`Fault`] if a record does not parse.
+pub fn marks(records: &Records) -> Result<(u64, u64), Fault> {
+    let newest = records.get(&newest_key(&WEBHOOK)).flatten();
+    Ok((newest.map_or(Ok(0), |record| number(record.bytes.expose()))?, delivered(records)?))
 }
 
 /// The number of an alarm in the webhook's list, by its place there.
