@@ -41,8 +41,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-/// Connections over the network at once, unless configured. Each takes about 40 KiB when idle; more wait in the
-/// kernel's queue.
+/// Connections over the network at once, unless configured. Each takes about 40 KiB when idle. See
+/// [`places`] for who goes when more come.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 4096;
 /// Connections over the Unix socket at once. Its own number, so that a flood from outside does not lock out who sits
 /// on the machine.
@@ -59,6 +59,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 /// Time that a connection has to finish what runs, once it takes no new request. 16 MiB at 280 KB/s.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(60);
+/// The same if another has its place already: it is over the number of places meanwhile.
+const LEAVING_GRACE: Duration = Duration::from_secs(2);
 /// Time for everything to finish at shutdown.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests at once in one HTTP/2 connection. Clients assume a hundred until they are told (RFC 9113 §6.5.2 advises no
@@ -376,7 +378,7 @@ where
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut closing: Option<Instant> = None;
+    let (mut closing, mut left): (Option<Instant>, bool) = (None, false);
     loop {
         let wake = closing.unwrap_or_else(|| activity.closes_at());
         let close = tokio::select! {
@@ -399,12 +401,13 @@ where
                 if activity.running.load(Ordering::Relaxed) == 0 {
                     break;
                 }
-                closing.is_none()
+                left = true;
+                true
             }
         };
         if close {
             serving.as_mut().graceful_shutdown();
-            closing = Some(Instant::now() + CONNECTION_GRACE);
+            closing = Some(Instant::now() + if left { LEAVING_GRACE } else { CONNECTION_GRACE });
         }
     }
 }

@@ -247,7 +247,10 @@ pub const KEYS: &[Key] = &[
         default: Some("4096"),
         example: "",
         flag: None,
-        doc: &["Connections over the network at once. More wait."],
+        doc: &[
+            "Connections over the network at once. When more come, those over which nobody proved a key give way.",
+            "Each takes a file descriptor, and the process needs a hundred more.",
+        ],
     },
     Key {
         name: "limits.body_mib",

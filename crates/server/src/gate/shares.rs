@@ -5,9 +5,8 @@ use bulla_wire::id::PrincipalId;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Requests of one principal under way. Ours wait for each answer; a busy service with two connections of a hundred streams
-/// each fits.
-pub const REQUESTS_EACH: usize = 256;
+/// Requests of one principal under way: ten connections of a hundred streams each, as a busy service may have them.
+pub const REQUESTS_EACH: usize = 1_000;
 /// Which part of the memory for bodies one principal may fill: four largest wraps of the sixteen that there is room for.
 const BODIES_PART: usize = 4;
 

@@ -1,10 +1,11 @@
 //! Places for connections over the network: so many at once, and who must go when all are taken.
 //!
 //! A stranger costs a connection nothing but a handshake, so strangers could hold every place. Then the newcomer takes the
-//! place of a connection over which no valid signature came yet: of the address that holds most, its oldest. One that
+//! place of a connection over which no valid signature came yet: of the address with most of those, its oldest. One that
 //! has proven itself keeps its place from those that have not, so a flood of strangers locks nobody out; and of
 //! those that have, the address with most gives way to one with fewer.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,14 +119,19 @@ impl Taken {
     /// Who gives way to a newcomer from this address: whoever has proven nothing, of the address with most of all, its
     /// oldest; else of the address with most, if that is more than the newcomer's has.
     fn worst(&self, newcomer: IpAddr) -> Option<u64> {
-        let count = |address: &IpAddr| self.by_address.get(address).copied().unwrap_or(0);
-        let strangers = self.held.iter().filter(|(_, held)| !held.standing.is_proven());
-        let most = |(number, held): &(&u64, &Held)| (count(&held.address), std::cmp::Reverse(**number));
-        let stranger = strangers.max_by_key(most).map(|(number, _)| *number);
-        stranger.or_else(|| {
-            let (number, held) = self.held.iter().max_by_key(most)?;
-            (count(&held.address) > count(&newcomer) + 1).then_some(*number)
-        })
+        let strangers = || self.held.iter().filter(|(_, held)| !held.standing.is_proven());
+        // Of an address with many friends its strangers are few: only strangers are counted against strangers.
+        let mut unproven: HashMap<IpAddr, usize> = HashMap::new();
+        strangers().for_each(|(_, held)| *unproven.entry(held.address).or_default() += 1);
+        let of = |counts: &HashMap<IpAddr, usize>, address: &IpAddr| counts.get(address).copied().unwrap_or(0);
+        let stranger = strangers().max_by_key(|(number, held)| (of(&unproven, &held.address), Reverse(**number)));
+        if let Some((number, _)) = stranger {
+            return Some(*number);
+        }
+        let all = &self.by_address;
+        let (number, held) =
+            self.held.iter().max_by_key(|(number, held)| (of(all, &held.address), Reverse(**number)))?;
+        (of(all, &held.address) > of(all, &newcomer) + 1).then_some(*number)
     }
 }
 
@@ -170,6 +176,19 @@ mod tests {
         assert_eq!(places.taken().held.len(), 2);
         drop((friend, other));
         assert!(places.taken().held.is_empty() && places.taken().by_address.is_empty());
+    }
+
+    /// An address behind which many honest people are is no worse for its newcomers.
+    #[test]
+    fn friends_do_not_count_against_strangers_of_their_address() {
+        let places = Places::new(8);
+        let friends: Vec<_> = (0..4).map(|_| places.enter(ip(1)).unwrap()).collect();
+        friends.iter().for_each(|place| place.standing.prove());
+        let flood: Vec<_> = (0..4).map(|_| places.enter(ip(2)).unwrap()).collect();
+        let newcomer = places.enter(ip(1)).unwrap();
+        let more: Vec<_> = (0..20).map(|_| places.enter(ip(2)).unwrap()).collect();
+        assert!(!left(&newcomer) && friends.iter().all(|place| !left(place)));
+        drop((flood, more));
     }
 
     /// From many addresses, one connection each: the oldest strangers go, and a newcomer has its time to prove itself.
