@@ -103,7 +103,7 @@ fn seeds() {
             given.split_once("..").map_or_else(|| number(&given)..number(&given) + 1, |(a, b)| number(a)..number(b))
         }
         Err(_) if bulla_testkit::long() => 0..1_000_000,
-        Err(_) => 0..3_000,
+        Err(_) => 0..10_000,
     };
     let (count, began) = (seeds.end - seeds.start, Instant::now());
     stage::stage();
