@@ -68,6 +68,8 @@ impl KeyName {
     pub fn seed(&self, session: &Session) -> Result<Option<Secret<[u8; ML_KEM_SEED_BYTES]>>, TokenError> {
         let template = [
             Attribute::Class(ObjectClass::DATA),
+            // One that could be written without the PIN may be anybody's.
+            Attribute::Private(true),
             Attribute::Token(true),
             Attribute::Label(self.label.clone()),
             Attribute::Application(SEED_APPLICATION.to_vec()),
