@@ -24,7 +24,6 @@ struct Taken {
     next: u64,
     /// In the order of coming.
     held: BTreeMap<u64, Held>,
-    by_address: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -37,7 +36,6 @@ struct Held {
 #[derive(Debug, Default)]
 pub struct Standing {
     proven: AtomicBool,
-    left: AtomicBool,
     leave: Notify,
 }
 
@@ -68,7 +66,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.taken().remove(self.number);
+        self.places.taken().held.remove(&self.number);
     }
 }
 
@@ -91,13 +89,10 @@ impl Places {
         let mut taken = self.taken();
         if taken.held.len() >= self.most {
             let leaves = taken.worst(address)?;
-            let held = taken.remove(leaves)?;
-            held.standing.left.store(true, Ordering::Relaxed);
-            held.standing.leave.notify_one();
+            taken.held.remove(&leaves)?.standing.leave.notify_one();
         }
         let number = taken.next;
         taken.next = taken.next.saturating_add(1);
-        *taken.by_address.entry(address).or_default() += 1;
         taken.held.insert(number, Held { address, standing: Arc::clone(&standing) });
         drop(taken);
         Some(Place { number, places: Arc::clone(self), standing })
@@ -105,33 +100,25 @@ impl Places {
 }
 
 impl Taken {
-    fn remove(&mut self, number: u64) -> Option<Held> {
-        let held = self.held.remove(&number)?;
-        if let Some(count) = self.by_address.get_mut(&held.address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_address.remove(&held.address);
-            }
-        }
-        Some(held)
-    }
-
-    /// Who gives way to a newcomer from this address: whoever has proven nothing, of the address with most of all, its
+    /// Who gives way to a newcomer from this address: whoever has proven nothing, of the address with most of those, its
     /// oldest; else of the address with most, if that is more than the newcomer's has.
     fn worst(&self, newcomer: IpAddr) -> Option<u64> {
-        let strangers = || self.held.iter().filter(|(_, held)| !held.standing.is_proven());
         // Of an address with many friends its strangers are few: only strangers are counted against strangers.
-        let mut unproven: HashMap<IpAddr, usize> = HashMap::new();
-        strangers().for_each(|(_, held)| *unproven.entry(held.address).or_default() += 1);
-        let of = |counts: &HashMap<IpAddr, usize>, address: &IpAddr| counts.get(address).copied().unwrap_or(0);
-        let stranger = strangers().max_by_key(|(number, held)| (of(&unproven, &held.address), Reverse(**number)));
-        if let Some((number, _)) = stranger {
-            return Some(*number);
+        if let Some((number, _)) = self.oldest_of_most(|held| !held.standing.is_proven()) {
+            return Some(number);
         }
-        let all = &self.by_address;
-        let (number, held) =
-            self.held.iter().max_by_key(|(number, held)| (of(all, &held.address), Reverse(**number)))?;
-        (of(all, &held.address) > of(all, &newcomer) + 1).then_some(*number)
+        let (number, most) = self.oldest_of_most(|_| true)?;
+        let own = self.held.values().filter(|held| held.address == newcomer).count();
+        (most > own + 1).then_some(number)
+    }
+
+    /// Of those that count, the oldest of the address with most of them, and how many it has.
+    fn oldest_of_most(&self, counts: impl Fn(&Held) -> bool) -> Option<(u64, usize)> {
+        let counted = || self.held.iter().filter(|(_, held)| counts(held));
+        let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
+        counted().for_each(|(_, held)| *by_address.entry(held.address).or_default() += 1);
+        let all = counted().map(|(number, held)| (*number, by_address.get(&held.address).copied().unwrap_or(0)));
+        all.max_by_key(|(number, most)| (*most, Reverse(*number)))
     }
 }
 
@@ -155,7 +142,7 @@ mod tests {
     }
 
     fn left(place: &Place) -> bool {
-        place.standing.left.load(Ordering::Relaxed)
+        !place.places.taken().held.contains_key(&place.number)
     }
 
     #[test]
@@ -175,7 +162,7 @@ mod tests {
         drop((flood, more));
         assert_eq!(places.taken().held.len(), 2);
         drop((friend, other));
-        assert!(places.taken().held.is_empty() && places.taken().by_address.is_empty());
+        assert!(places.taken().held.is_empty());
     }
 
     /// An address behind which many honest people are is no worse for its newcomers.
