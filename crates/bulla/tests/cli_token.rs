@@ -3,6 +3,7 @@
 
 use bulla_testkit::softhsm::{CONFIGURATION, SoftHsm};
 use bulla_testkit::transcript::Transcript;
+use bulla_testkit::world::copy;
 use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
@@ -157,18 +158,5 @@ fn a_pin_is_asked_for_at_a_terminal() {
         let shown =
             typed(&uri.replace("object=ann", "object=two"), &format!("--pinentry {}", pinentry.display()), "1234", 0);
         assert!(shown.contains("PIN of the token \"ann\"") && !shown.contains("1234"), "{shown}");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        std::fs::create_dir_all(to).unwrap();
-        std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        std::fs::copy(from, to).unwrap();
     }
 }

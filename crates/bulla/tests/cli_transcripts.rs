@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use bulla_testkit::transcript::Transcript;
-use bulla_testkit::world::{Person, Shape, World};
+use bulla_testkit::world::{Person, Shape, World, copy};
 use bulla_testkit::{Cli, Options, Server, bulla};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -454,19 +454,6 @@ fn a_cluster_comes_back_from_nothing_but_a_snapshot() {
         .variable("DOCUMENT", document.to_str().unwrap())
         .variable("CONSENT", consent.to_str().unwrap())
         .check(&transcript("snapshot-lost.txt"));
-}
-
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        std::fs::create_dir_all(to).unwrap();
-        std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        std::fs::copy(from, to).unwrap();
-    }
 }
 
 /// Each failure says what to do next; those of the command line's own parser say it in their own words.

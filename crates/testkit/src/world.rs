@@ -286,6 +286,18 @@ fn record_file(dir: &Path, person: &Person) -> PathBuf {
     path
 }
 
+/// Copies a file, or a directory with everything in it.
+///
+/// # Panics
+/// If something cannot be copied.
+pub fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        copy_directory(from, to);
+    } else {
+        std::fs::copy(from, to).expect("a copy of a file");
+    }
+}
+
 /// Copies a directory with everything in it.
 ///
 /// # Panics
