@@ -1,11 +1,9 @@
 //! `cargo xtask deb`: the Debian package, of the release binary, its manual pages, completions and unit.
 
-use crate::workspace::{Stop, cargo, target};
+use crate::setup::{Tools, done};
+use crate::workspace::{Stop, cargo, root, target};
 use std::fs::{self, File};
 use std::process::Command;
-
-/// What makes the package; `[package.metadata.deb]` of the crate `bulla` says what goes where.
-const INSTALL: &str = "cargo install cargo-deb --locked";
 
 /// Builds everything that goes into it, and it. Prints where it lies.
 pub fn run() -> Result<bool, Stop> {
@@ -20,15 +18,8 @@ pub fn run() -> Result<bool, Stop> {
     done(Command::new(&binary).arg("man").arg(&man), "bulla man")?;
     let completions = File::create(folder.join("bulla.bash")).map_err(failed)?;
     done(Command::new(&binary).args(["completions", "bash"]).stdout(completions), "bulla completions")?;
-    done(cargo().args(["deb", "-p", "bulla", "--no-build", "--no-strip"]), "cargo deb")
-        .map_err(|Stop(why)| Stop(format!("{why}\n`{INSTALL}` installs what makes packages")))?;
+    // `[package.metadata.deb]` of the crate `bulla` says what goes where.
+    let mut deb = Tools::new().deb()?;
+    done(deb.args(["-p", "bulla", "--no-build", "--no-strip"]).current_dir(root()), "cargo deb")?;
     Ok(true)
-}
-
-fn done(command: &mut Command, name: &str) -> Result<(), Stop> {
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Stop(format!("{name} failed: {status}"))),
-        Err(error) => Err(Stop(format!("cannot run {name}: {error}"))),
-    }
 }

@@ -29,11 +29,15 @@ pub enum Step {
     Remaining,
     /// Every parser under libFuzzer; in long runs only.
     Fuzz,
+    /// The crates that decide, with one place changed; in long runs only.
+    Mutants,
+    /// The lines that the tests run; in long runs only.
+    Coverage,
     /// What a release binary must be.
     Release,
 }
 
-use Step::{Cargo, DocTests, Fuzz, Lints, Release, Remaining, Tests, Tidy, Units};
+use Step::{Cargo, Coverage, DocTests, Fuzz, Lints, Mutants, Release, Remaining, Tests, Tidy, Units};
 
 /// The features of the one build of all tests: they let a test kill a process at a named point. What a release holds
 /// without them, the group `release` looks at.
@@ -115,6 +119,12 @@ pub const GROUPS: &[Group] = &[
         about: "killed at every failpoint",
         steps: &[Tests { package: "bulla", target: "kill", args: &[] }],
     },
+    Group {
+        name: "mutants",
+        about: "with --long: what is changed in the crates that decide is noticed",
+        steps: &[Mutants],
+    },
+    Group { name: "coverage", about: "with --long: the lines that the tests run are counted", steps: &[Coverage] },
     Group { name: "release", about: "the release binary: size, libraries, no failpoints", steps: &[Release] },
 ];
 

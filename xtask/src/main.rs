@@ -1,10 +1,12 @@
 //! Development tasks: `cargo xtask help` lists them.
 
 mod bench;
+mod coverage;
 mod deb;
 mod docs;
 mod fuzz;
 mod groups;
+mod mutants;
 mod release;
 mod setup;
 mod tally;
@@ -29,10 +31,14 @@ enum Task {
     Test(test::Arguments),
     /// Measure the release binary: speed, memory, start. Prints tables and a JSON line for each measurement.
     Bench(bench::Arguments),
+    /// Count the lines of the product that the tests run.
+    Coverage(coverage::Arguments),
     /// Make the Debian package.
     Deb,
     /// Run the parsers under libFuzzer, which is built for that.
     Fuzz(fuzz::Arguments),
+    /// Change the source to see whether a test notices.
+    Mutants(mutants::Arguments),
     /// Hold the policy on the source: sizes, names, dependencies, links, coverage.
     Tidy,
     /// Write the generated files anew, or check that they are up to date.
@@ -47,8 +53,10 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Coverage(arguments) => coverage::run(&arguments),
         Task::Deb => deb::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Tidy => tidy::run().map(|tally| tally.failed == 0),
         Task::Docs { check } => docs::run(check),
     };

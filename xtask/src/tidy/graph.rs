@@ -13,7 +13,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bulla-store", &["bulla-server", "hyper", "rustls"]),
     ("bulla-server", &["bulla-client", "clap"]),
     ("bulla-client", &["cryptoki", "bulla-core", "bulla-store", "bulla-server", "cedar-policy", "redb", "clap"]),
-    ("bulla", &["bulla-testkit", "bulla-fuzz", "xtask", "tempfile", "proptest", "age", "hpke"]),
+    ("bulla", &["bulla-testkit", "bulla-fuzz", "xtask", "tempfile", "proptest", "hpke"]),
     ("", &["rsa", "ring", "openssl", "openssl-sys", "native-tls", "libfuzzer-sys"]),
 ];
 

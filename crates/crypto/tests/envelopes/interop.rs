@@ -4,16 +4,12 @@
 //!   hardware also `age-plugin-tagtest`, which age's sources bring and which holds two fixed keys.
 //! - `BULLA_TEST_AGE_DEBIAN`: an older age (Debian 12 has 1.1.1); else `age` on `PATH` if it is so old.
 //! - `BULLA_TEST_AGE_NPM`: a folder whose `node_modules` holds `age-encryption`; `node` on `PATH`.
-//!
-//! The `age` crate is always there, as a development dependency.
 
 use crate::support::{identity, now, on_path, open, parse, run, skip, ssh_key, tag_key};
 use crate::tag::{CLASSICAL, HYBRID};
 use bulla_crypto::envelope::{self, Binding, Decrypter as _};
 use bulla_crypto::identity::{Identity, IdentityKind};
-use bulla_crypto::recipient::Recipient;
 use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 const SIZES: [usize; 4] = [0, 12, 65_536, 150_000];
@@ -177,50 +173,4 @@ fn the_typescript_implementation() {
         let theirs = call("seal", own.recipient().as_str(), b"text");
         assert_eq!(now(envelope::open(&[&own], &theirs, 100)).unwrap().plaintext.expose(), b"text");
     }
-}
-
-#[test]
-fn the_rust_implementation() {
-    let own = identity(IdentityKind::Classical, 7);
-    let file = String::from_utf8(own.to_file_text(None, None).unwrap().expose().clone()).unwrap();
-    let theirs: age::x25519::Identity = file.lines().last().unwrap().parse().unwrap();
-    assert_eq!(theirs.to_public().to_string(), own.recipients()[0].as_str());
-    for size in SIZES {
-        let content = text(size);
-        let ours = envelope::seal(own.recipients(), Some(&binding()), &content).unwrap();
-        let mut opened = Vec::new();
-        age::Decryptor::new(ours.as_slice())
-            .unwrap()
-            .decrypt(std::iter::once(&theirs as &dyn age::Identity))
-            .unwrap()
-            .read_to_end(&mut opened)
-            .unwrap();
-        assert_eq!(opened, content);
-
-        let to = theirs.to_public();
-        let mut sealed = Vec::new();
-        let mut writer = age::Encryptor::with_recipients(std::iter::once(&to as &dyn age::Recipient))
-            .unwrap()
-            .wrap_output(&mut sealed)
-            .unwrap();
-        writer.write_all(&content).unwrap();
-        writer.finish().unwrap();
-        assert_eq!(open(&own, &sealed).unwrap().plaintext.expose(), &content);
-    }
-}
-
-#[test]
-fn a_passphrase_file_of_another_implementation_is_refused() {
-    let encryptor = age::Encryptor::with_user_passphrase("correct horse".to_owned().into());
-    let mut file = Vec::new();
-    encryptor.wrap_output(&mut file).unwrap().finish().unwrap();
-    let error = open(&identity(IdentityKind::Classical, 7), &file).unwrap_err();
-    assert!(matches!(error, envelope::OpenError::Passphrase));
-    assert!(matches!(envelope::inspect(&file), Err(envelope::OpenError::Passphrase)));
-}
-
-#[test]
-fn recipients_of_the_other_implementation_parse() {
-    let theirs = age::x25519::Identity::generate().to_public().to_string();
-    assert_eq!(theirs.parse::<Recipient>().unwrap().as_str(), theirs);
 }
