@@ -146,7 +146,8 @@ fn documents(seeds: &mut Seeds) {
         statement(),
         receipt(),
         signed.clone(),
-        json!({"type": "bulla.alarm", "cluster": cluster, "node": key, "number": 1, "alarm": alarm}),
+        json!({"type": "bulla.alarm", "cluster": cluster, "node": key, "lineage": Lineage::new([7; 16]), "number": 1,
+            "dropped": 0, "alarm": alarm}),
     ];
     assert_eq!(kept.len(), BODIES.len());
     for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {

@@ -95,7 +95,7 @@ pub fn step(
     rng: &mut dyn Rng,
 ) -> Result<Step, Fault> {
     match operation.step(records, context, rng)? {
-        Step::Done(outcome) => alarm::enlist(outcome, records, context.webhook),
+        Step::Done(outcome) => alarm::enlist(outcome, records, context),
         need => Ok(need),
     }
 }

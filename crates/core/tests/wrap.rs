@@ -17,7 +17,7 @@ use bulla_crypto::evidence::sign_in_memory;
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{AlarmKind, Alarms, FinishWrap, OpenWrap, RevokeWrap, SlotState, WrapView, Wraps};
 use bulla_wire::error::Code;
-use bulla_wire::id::Digest;
+use bulla_wire::id::{Digest, Lineage};
 use bulla_wire::wrap::{MAX_DELIVERIES, MAX_LIFE_MS, Mode, ReceiptKind, Statement};
 use wrap_world::*;
 
@@ -588,6 +588,72 @@ fn seen_alarms_go_after_ninety_days() {
     }
     assert_eq!(list(&mut world, false).len(), 1);
     assert_eq!(world.alarms_of("alice"), 3, "hers are hers");
+}
+
+/// What the webhook's list counts, and the alarms in it after a number.
+fn listed(world: &World, after: u64) -> (alarm::Counts, Vec<(u64, alarm::Listed)>) {
+    let query = alarm::waiting(after, 100);
+    let records = world.read(&query);
+    let [scan, ..] = &query;
+    let parse = |record: &bulla_core::barrier::Record| {
+        let listed = serde_json::from_slice(record.bytes.expose()).unwrap();
+        (alarm::number_of(&record.cursor).unwrap(), listed)
+    };
+    (alarm::counts(&records).unwrap(), records.page(scan).unwrap().0.iter().map(parse).collect())
+}
+
+/// A receiver that is gone while alarms come without end: the list has an end, what comes then is counted and told to the
+/// parties all the same, and whoever comes later says how many those were.
+#[test]
+fn a_flood_of_alarms_does_not_outgrow_the_webhooks_list() {
+    let mut world = World::new(1);
+    world.webhook = true;
+    let told = vec![world.id("alice")];
+    let raise = alarm::Raise { kind: AlarmKind::ClockStepped, message: "again", told };
+    for _ in 0..alarm::WAITING_MAX + 50 {
+        assert_eq!(world.run(Box::new(raise.clone()), None).code(), None);
+    }
+    let max = usize::try_from(alarm::WAITING_MAX).unwrap();
+    assert_eq!(world.count(Kind::Alarm), max + max + 50, "the list of the webhook, and that of alice");
+    let (counts, rest) = listed(&world, alarm::WAITING_MAX - 1);
+    let full = alarm::Counts { newest: alarm::WAITING_MAX + 50, dropped: 50, done: 0 };
+    assert_eq!((counts, counts.waiting()), (full, alarm::WAITING_MAX));
+    assert_eq!(rest.iter().map(|(number, listed)| (*number, listed.dropped)).collect::<Vec<_>>(), [(10_000, 0)]);
+
+    // Two are taken, not in their order, one of them twice as far as the node knows: so two have room.
+    for number in [7, 3, 7] {
+        world.run(Box::new(alarm::Delivered { number }), None);
+    }
+    assert_eq!(listed(&world, 0).0, alarm::Counts { done: 2, ..full });
+    for _ in 0..3 {
+        world.run(Box::new(raise.clone()), None);
+    }
+    let (counts, rest) = listed(&world, alarm::WAITING_MAX);
+    assert_eq!((counts.dropped, counts.waiting()), (51, alarm::WAITING_MAX));
+    let found: Vec<_> = rest.iter().map(|(number, listed)| (*number, listed.dropped)).collect();
+    assert_eq!(found, [(10_051, 50), (10_052, 50)]);
+    world.run(Box::new(alarm::Delivered { number: 1 }), None);
+    world.run(Box::new(raise), None);
+    assert_eq!(listed(&world, 10_052).1[0].1.dropped, 51);
+}
+
+/// The same number comes again after a snapshot was put back: the history says that it is another alarm.
+#[test]
+fn an_alarm_for_the_webhook_names_its_history() {
+    let mut world = World::new(1);
+    world.webhook = true;
+    let raise = alarm::Raise { kind: AlarmKind::ClockStepped, message: "again", told: vec![] };
+    world.run(Box::new(raise.clone()), None);
+    let snapshot = world.rows.clone();
+    world.run(Box::new(raise.clone()), None);
+    let before = listed(&world, 1).1;
+    world.rows = snapshot;
+    world.lineage = Lineage::new([2; 16]);
+    world.run(Box::new(raise), None);
+    let after = listed(&world, 1).1;
+    assert_eq!((before[0].0, after[0].0), (2, 2));
+    assert_eq!((before[0].1.lineage, after[0].1.lineage), (Lineage::new([1; 16]), Lineage::new([2; 16])));
+    assert_eq!(listed(&world, 0).1[0].1.lineage, Lineage::new([1; 16]), "what waited then is what it was");
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub struct Metrics {
     alarms: Family<Kind, Counter>,
     deliveries: Family<Reason, Counter>,
     undelivered: Gauge,
+    untold: Gauge,
     audit_blocked: Gauge,
     seal_state: Gauge,
     epoch: Gauge,
@@ -82,6 +83,7 @@ impl Metrics {
             alarms: Family::default(),
             deliveries: Family::default(),
             undelivered: Gauge::default(),
+            untold: Gauge::default(),
             audit_blocked: Gauge::default(),
             seal_state: Gauge::default(),
             epoch: Gauge::default(),
@@ -110,6 +112,8 @@ impl Metrics {
         let help = "Attempts to tell the webhook of an alarm, by what came of them";
         registry.register("webhook_attempts", help, self.deliveries.clone());
         registry.register("webhook_waiting", "Alarms that the webhook has not taken yet", self.undelivered.clone());
+        let help = "Alarms that came while too many waited for the webhook, and are not told";
+        registry.register("webhook_dropped", help, self.untold.clone());
         let help = "1 while the audit log takes no lines, so that nothing is answered";
         registry.register("audit_blocked", help, self.audit_blocked.clone());
         registry.register("seal_state", "0 uninitialised, 1 sealed, 2 unsealed", self.seal_state.clone());
@@ -163,6 +167,11 @@ impl Metrics {
     /// How many alarms wait for the webhook.
     pub fn set_webhook_waiting(&self, count: u64) {
         self.undelivered.set(signed(count));
+    }
+
+    /// How many alarms the webhook is never told.
+    pub fn set_webhook_dropped(&self, count: u64) {
+        self.untold.set(signed(count));
     }
 
     /// Whether the audit log takes lines.

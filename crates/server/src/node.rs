@@ -6,8 +6,9 @@ use crate::drive::Machine;
 use crate::listen::BodyBudget;
 use crate::metrics::Metrics;
 use crate::sink::{self, Sink};
-use crate::unsealed::{History, Unsealed, lock};
-use bulla_core::audit::Names;
+use crate::unsealed::{History, Unsealed, alarm_name, lock};
+use crate::webhook::Noticed;
+use bulla_core::audit::{Body, Label, Names};
 use bulla_core::seal::{Lost, Sessions, StoredSeal};
 use bulla_core::seen::{in_window, next_mark};
 use bulla_crypto::evidence::ClusterView;
@@ -15,8 +16,9 @@ use bulla_crypto::message::ChallengeKey;
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::sign::SigningKey;
 use bulla_store::Store;
-use bulla_wire::api::{Initialised, SealState};
+use bulla_wire::api::{Alarm, AlarmKind, Initialised, SealState};
 use bulla_wire::challenge::Challenge;
+use bulla_wire::evidence::Actor;
 use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::signature::Audience;
 use bulla_wire::state::State;
@@ -87,6 +89,8 @@ pub struct Node {
     pub sessions: Mutex<Sessions>,
     /// The store lost commits, and admins are asked for consent.
     pub lost: Mutex<Option<Lost>>,
+    /// Alarms that could not be stored, for the webhook.
+    pub noticed: Mutex<Noticed>,
     /// The init that made the cluster in this process: nonce, request and answer, for a retry whose answer was lost.
     made: OnceLock<(Digest, Digest, Initialised)>,
     /// Nonces whose effects no store remembers: of sealed routes, of sealing, of confirming the clock.
@@ -125,6 +129,7 @@ impl Node {
             ceremony: tokio::sync::Mutex::new(()),
             sessions: Mutex::default(),
             lost: Mutex::default(),
+            noticed: Mutex::default(),
             made: OnceLock::new(),
             nonces: Mutex::default(),
             phase: RwLock::new(Phase::Uninitialised),
@@ -157,6 +162,24 @@ impl Node {
         };
         self.parts.metrics.set_seal(state, epoch);
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Tells of an alarm that a node without keys cannot store: metric, log, audit log, and the webhook if there is a
+    /// cluster to tell it of.
+    pub fn notice(&self, kind: AlarmKind, actor: Option<Actor>, message: &str) {
+        let principal = actor.as_ref().map(|actor| actor.principal);
+        tracing::warn!(kind = alarm_name(kind), admin = principal.map(|id| id.to_string()), message, "alarm");
+        self.parts.metrics.alarm_raised(kind);
+        let alarm = Label::lossy(alarm_name(kind));
+        drop(self.parts.sink.note(Body::Alarm { alarm, principal, resource: None }));
+        let Phase::Sealed(sealed) = self.phase() else { return };
+        if self.parts.webhook {
+            let (id, at_ms, message) = (String::new(), self.now_ms(), message.to_owned());
+            let alarm = Alarm { id, kind, at_ms, wrap: None, actor, receipt: None, message };
+            if !lock(&self.noticed).add(sealed.view.id(), alarm) {
+                tracing::error!("too many alarms wait for the webhook, so this one is not told");
+            }
+        }
     }
 
     /// What operations need.

@@ -8,9 +8,9 @@ use crate::listen::Peer;
 use crate::node::{Node, NonceReused, Phase, Sealed};
 use crate::reply::{Answer, internal};
 use crate::route::{Endpoint, Matched, Param};
-use crate::unsealed::{alarm_name, lock};
+use crate::unsealed::lock;
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{AuditBlocked, Body, Event, Label, Logged, Outcome, Refusal as RefusedLine};
+use bulla_core::audit::{AuditBlocked, Event, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::operation::Refusal;
 use bulla_core::policy::exempt::SealRight;
 use bulla_core::policy::{Authorized, Subject};
@@ -346,8 +346,8 @@ async fn perform(
             let GiveShare { index, file, approval } = *give;
             let give = Give { admin: verified.subject.id, index, file: &file.0, approval: approval.as_ref() };
             let given = ceremony::give(node, &id, &give).await;
-            if let Err(CeremonyError::Session(SessionError::BadShare { admin, .. })) = &given {
-                alarm_bad_share(node, *admin);
+            if let Err(CeremonyError::Session(SessionError::BadShare { .. })) = &given {
+                node.notice(AlarmKind::BadShare, Some(verified.actor.clone()), "an admin gave a bad share");
             }
             given.map(|given| Answer::json(&given))
         }
@@ -356,14 +356,6 @@ async fn perform(
         }
         Asked::Consent(signed) => ceremony::consent(node, &signed.envelope).await.map(|given| Answer::json(&given)),
     }
-}
-
-/// A sealed node can store no alarm: metric, log and audit tell of it.
-fn alarm_bad_share(node: &Node, admin: PrincipalId) {
-    tracing::warn!(%admin, "an admin gave a bad share");
-    node.parts.metrics.alarm_raised(AlarmKind::BadShare);
-    let alarm = Label::lossy(alarm_name(AlarmKind::BadShare));
-    drop(node.parts.sink.note(Body::Alarm { alarm, principal: Some(admin), resource: None }));
 }
 
 fn status(node: &Node, sealed: &Sealed) -> Seal {

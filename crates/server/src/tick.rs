@@ -4,8 +4,7 @@ use crate::clock::Watch;
 use crate::drive::DriveError;
 use crate::failpoint;
 use crate::node::{Node, Phase};
-use crate::unsealed::{Unsealed, alarm_name, lock};
-use bulla_core::audit::{Body, Label};
+use crate::unsealed::{Unsealed, lock};
 use bulla_core::barrier::{Kind, Query};
 use bulla_core::engine::{alarm, due};
 use bulla_core::record::Batch;
@@ -45,9 +44,7 @@ pub async fn once(node: &Node, watch: &mut Watch) {
             let _under_way = unsealed.in_flight.acquire().await;
             tell_admins(node, &unsealed, AlarmKind::ClockStepped, "the clock stepped: deleting waits").await;
         } else {
-            let alarm = Label::lossy(alarm_name(AlarmKind::ClockStepped));
-            drop(node.parts.sink.note(Body::Alarm { alarm, principal: None, resource: None }));
-            node.parts.metrics.alarm_raised(AlarmKind::ClockStepped);
+            node.notice(AlarmKind::ClockStepped, None, "the clock stepped: deleting waits");
         }
     }
     let Phase::Unsealed(unsealed) = node.phase() else { return };

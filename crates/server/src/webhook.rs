@@ -1,18 +1,23 @@
 //! Alarms on their way to a webhook: each is posted, signed by the node, until it is taken (`spec/webhook.md`).
 //!
 //! What waits lies in the store, in a list that the commit of the alarm itself writes, so neither a crash nor a seal
-//! loses any; it is deleted once the receiver took it. Only the configured address is ever called, and a redirect is
-//! a refusal: what answers there must not send the node elsewhere.
+//! loses any; it is deleted once the receiver took it. What a sealed node notices waits in memory. Only the configured
+//! address is ever called, and a redirect is a refusal: what answers there must not send the node elsewhere.
+
+mod noticed;
+mod schedule;
+
+pub use noticed::Noticed;
 
 use crate::config;
 use crate::drive::DriveError;
 use crate::node::{Node, Phase};
 use crate::run::RunError;
-use crate::unsealed::Unsealed;
-use bulla_core::engine::alarm;
+use crate::unsealed::{Unsealed, lock};
+use bulla_core::barrier::{Query, Record};
+use bulla_core::engine::alarm::{self, Counts, Listed};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::random::{Rng, SystemRng};
-use bulla_wire::api::Alarm;
 use bulla_wire::encoding::base64;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::webhook::{
@@ -29,6 +34,8 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use schedule::{Failure, Place, Schedule};
+use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,9 +49,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait: a receiver that is back is told within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// An alarm that was refused for so long, while the server ran, is given up, so that one which the receiver always refuses
-/// does not keep back the others for ever.
-const GIVEN_UP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Alarms in one look.
 const AT_ONCE: usize = 16;
 
@@ -90,10 +94,14 @@ impl WebhookUrl {
 pub struct Webhook {
     url: WebhookUrl,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    failures: u32,
-    not_before: Instant,
-    /// Since when the oldest alarm fails, and its number.
-    failing: Option<(u64, Instant)>,
+    schedule: Schedule,
+    /// The next of the list, and the number of the last one that was told, be it taken or not.
+    page: VecDeque<(u64, Option<Listed>)>,
+    listed: u64,
+    /// The number of the last one in memory that was told.
+    noticed: u64,
+    /// What the list counts, as far as is known: a sealed node cannot look.
+    counts: Option<Counts>,
 }
 
 impl Webhook {
@@ -130,108 +138,170 @@ impl Webhook {
             .with_no_client_auth();
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Ok(Some(Self { url: url.clone(), client, failures: 0, not_before: Instant::now(), failing: None }))
+        Ok(Some(Self {
+            url: url.clone(),
+            client,
+            schedule: Schedule::default(),
+            page: VecDeque::new(),
+            listed: 0,
+            noticed: 0,
+            counts: None,
+        }))
     }
 
     /// Calls until the process ends.
     pub async fn run(mut self, node: Arc<Node>) {
+        let mut faults = 0;
         loop {
             tokio::time::sleep(PERIOD).await;
-            let Phase::Unsealed(unsealed) = node.phase() else { continue };
-            loop {
-                match self.round(&node, &unsealed).await {
-                    // The next page at once, or a flood of one party's alarms would push others off the list.
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => {
-                        self.wait();
-                        tracing::warn!(%error, "alarms for the webhook wait");
-                        break;
-                    }
+            let unsealed = if let Phase::Unsealed(unsealed) = node.phase() { Some(unsealed) } else { None };
+            let told = self.round(&node, unsealed.as_deref()).await;
+            // Its keys must not outlive a seal for as long as this sleeps.
+            drop(unsealed);
+            match told {
+                Ok(()) => faults = 0,
+                Err(error) => {
+                    tracing::warn!(%error, "alarms for the webhook wait");
+                    self.begin_anew();
+                    tokio::time::sleep(back_off(faults)).await;
+                    faults = faults.saturating_add(1);
                 }
             }
         }
     }
 
-    /// Nothing is tried for a while, longer each time.
-    fn wait(&mut self) -> Duration {
-        let wait = back_off(self.failures);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Instant::now() + wait;
-        wait
-    }
-
-    /// Delivers what waits, in its order, until something fails. True if more may wait.
-    async fn round(&mut self, node: &Node, unsealed: &Unsealed) -> Result<bool, DriveError> {
-        if Instant::now() < self.not_before {
-            return Ok(false);
-        }
-        let query = alarm::waiting(AT_ONCE);
-        let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
-        let (_, records) = unsealed.barrier.records(&query, snapshot)?;
-        let [scan, ..] = &query;
-        let Some((page, more)) = records.page(scan) else { return Ok(false) };
-        let (newest, delivered) = alarm::marks(&records)?;
-        node.parts.metrics.set_webhook_waiting(newest.saturating_sub(delivered));
-        if page.is_empty() && newest > delivered {
-            // Numbers that were given while too many waited. Without the mark behind them none would be taken any more.
-            tracing::error!(count = newest - delivered, "alarms came while too many waited, and are not told");
-            self.done(node, unsealed, newest).await?;
-        }
-        for record in page {
-            let number = alarm::number_of(&record.cursor)?;
-            let Ok(alarm) = json::parse::<Alarm>(record.bytes.expose(), MAX_JSON_BYTES) else {
-                // A newer server wrote it, perhaps. It must not hold up all others.
-                tracing::error!(number, "an alarm cannot be read, and is not told");
-                self.done(node, unsealed, number).await?;
-                continue;
+    /// Tells whatever may be told now.
+    async fn round(&mut self, node: &Node, unsealed: Option<&Unsealed>) -> Result<(), DriveError> {
+        self.look(node, unsealed).await?;
+        loop {
+            let fresh = lock(&node.noticed).after(self.noticed);
+            let fresh = fresh.or_else(|| self.page.front().map(|(number, _)| Place::Listed(*number)));
+            let Some(place) = self.schedule.next(Instant::now(), fresh) else { return Ok(()) };
+            let stays = match self.message(node, unsealed, place).await? {
+                Some(message) => !self.tell(node, place, message).await,
+                None => false,
             };
-            if !self.deliver(node, unsealed, number, alarm).await? {
-                return Ok(false);
+            if !stays {
+                self.done(node, unsealed, place).await?;
+            }
+            if self.page.is_empty() {
+                self.look(node, unsealed).await?;
             }
         }
-        Ok(more)
     }
 
-    /// Deletes the alarm of this number.
-    async fn done(&self, node: &Node, unsealed: &Unsealed, number: u64) -> Result<(), DriveError> {
-        // As a request: sealing waits until it is committed.
-        let _under_way = unsealed.in_flight.acquire().await;
-        unsealed.drive(node.machine(), &alarm::Delivered { number }, None, None).await.map(drop)
+    /// Looks at what the list holds.
+    async fn look(&mut self, node: &Node, unsealed: Option<&Unsealed>) -> Result<(), DriveError> {
+        match unsealed {
+            None => self.begin_anew(),
+            Some(unsealed) => {
+                let query = alarm::waiting(self.listed, AT_ONCE);
+                let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
+                let (_, mut records) = unsealed.barrier.records(&query, snapshot)?;
+                let counts = alarm::counts(&records)?;
+                let before = self.counts.replace(counts).map_or(counts.dropped, |before| before.dropped);
+                if counts.dropped > before {
+                    let count = counts.dropped - before;
+                    tracing::error!(count, "alarms came while too many waited for the webhook, and are not told");
+                }
+                let [scan, ..] = &query;
+                let (page, _) = records.take_page(scan).unwrap_or_default();
+                let listed = |record: &Record| -> Result<_, DriveError> {
+                    Ok((alarm::number_of(&record.cursor)?, parse(record.bytes.expose())))
+                };
+                self.page = page.iter().map(listed).collect::<Result<_, _>>()?;
+            }
+        }
+        let (held, dropped) = lock(&node.noticed).counts();
+        let listed = self.counts.map_or((0, 0), |counts| (counts.waiting(), counts.dropped));
+        node.parts.metrics.set_webhook_waiting(held.saturating_add(listed.0));
+        node.parts.metrics.set_webhook_dropped(dropped.saturating_add(listed.1));
+        Ok(())
     }
 
-    /// Tells of one alarm, and deletes it if it was taken or is too old to wait for. False if it stays.
-    async fn deliver(
+    /// As if nothing of the list had been told yet.
+    fn begin_anew(&mut self) {
+        self.schedule.forget_listed();
+        self.page.clear();
+        self.listed = 0;
+    }
+
+    /// What is told of an alarm; `None` if there is nothing to tell any more.
+    async fn message(
         &mut self,
         node: &Node,
-        unsealed: &Unsealed,
-        number: u64,
-        alarm: Alarm,
-    ) -> Result<bool, DriveError> {
-        let message =
-            Message { kind: ALARM_TYPE.to_owned(), cluster: unsealed.cluster, node: node.id(), number, alarm };
-        match self.post(node, json::to_vec(&message)).await {
-            Ok(()) => {
-                node.parts.metrics.webhook_called("taken");
-                (self.failures, self.failing) = (0, None);
+        unsealed: Option<&Unsealed>,
+        place: Place,
+    ) -> Result<Option<Message>, DriveError> {
+        let number = match place {
+            Place::Noticed(number) => {
+                self.noticed = self.noticed.max(number);
+                let told = lock(&node.noticed).get(number).cloned();
+                return Ok(told.map(|told| told.message(node.id(), number)));
             }
-            Err(problem) => {
-                let (_, since) = *self
-                    .failing
-                    .insert(self.failing.filter(|(of, _)| *of == number).unwrap_or((number, Instant::now())));
-                let wait = self.wait();
-                let host = self.url.host();
-                if since.elapsed() < GIVEN_UP {
-                    tracing::warn!(host, number, problem, wait_s = wait.as_secs(), "the webhook did not take an alarm");
-                    node.parts.metrics.webhook_called("failed");
-                    return Ok(false);
-                }
+            Place::Listed(number) => number,
+        };
+        let Some(unsealed) = unsealed else { return Ok(None) };
+        let listed = match self.page.pop_front_if(|(front, _)| *front == number) {
+            Some((_, listed)) => {
+                self.listed = number;
+                listed
+            }
+            None => {
+                let query = [Query::Get(alarm::listed_key(number))];
+                let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
+                let (_, records) = unsealed.barrier.records(&query, snapshot)?;
+                records.get(&alarm::listed_key(number)).flatten().and_then(|record| parse(record.bytes.expose()))
+            }
+        };
+        let Some(Listed { lineage, dropped, alarm }) = listed else {
+            // A newer server wrote it, perhaps. It must not hold up all others.
+            tracing::error!(number, "an alarm cannot be read, and is not told");
+            return Ok(None);
+        };
+        let (kind, lineage) = (ALARM_TYPE.to_owned(), Some(lineage));
+        Ok(Some(Message { kind, cluster: unsealed.cluster, node: node.id(), lineage, number, dropped, alarm }))
+    }
+
+    /// It waits no more: an alarm in the store is deleted.
+    async fn done(&mut self, node: &Node, unsealed: Option<&Unsealed>, place: Place) -> Result<(), DriveError> {
+        self.schedule.forget(place);
+        match (place, unsealed) {
+            (Place::Noticed(number), _) => lock(&node.noticed).done(number),
+            (Place::Listed(number), Some(unsealed)) => {
+                // As a request: sealing waits until it is committed.
+                let _under_way = unsealed.in_flight.acquire().await;
+                unsealed.drive(node.machine(), &alarm::Delivered { number }, None, None).await?;
+            }
+            (Place::Listed(_), None) => {}
+        }
+        Ok(())
+    }
+
+    /// Tells of one alarm. True if it need not be told again: it was taken, or is given up.
+    async fn tell(&mut self, node: &Node, place: Place, message: Message) -> bool {
+        let (host, number, metrics) = (self.url.host(), message.number, &node.parts.metrics);
+        let Err(problem) = self.post(node, json::to_vec(&message)).await else {
+            metrics.webhook_called("taken");
+            self.schedule.taken(place);
+            return true;
+        };
+        match self.schedule.failed(place, Instant::now()) {
+            Failure::Refused(wait) => {
+                tracing::warn!(host, number, problem, wait_s = wait.as_secs(), "the webhook did not take an alarm");
+            }
+            Failure::Down(wait) => {
+                let wait_s = wait.as_secs();
+                tracing::warn!(host, number, problem, wait_s, "the webhook takes no alarms; all of them wait");
+            }
+            Failure::GivenUp => {
                 tracing::error!(host, number, problem, "the webhook never took an alarm; it is given up");
-                node.parts.metrics.webhook_called("given_up");
+                metrics.webhook_called("given_up");
+                return true;
             }
         }
-        self.done(node, unsealed, number).await?;
-        Ok(true)
+        metrics.webhook_called("failed");
+        false
     }
 
     /// Posts a message. The error is for the log: it holds nothing of the address but its host.
@@ -256,6 +326,11 @@ impl Webhook {
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         }
     }
+}
+
+/// An alarm of the list, if it can be read.
+fn parse(bytes: &[u8]) -> Option<Listed> {
+    json::parse(bytes, MAX_JSON_BYTES).ok()
 }
 
 fn refused(status: StatusCode) -> String {
@@ -337,7 +412,7 @@ mod tests {
         let signature = format!("{SIGNATURE_PREFIX}{}", base64(&key.sign(&over).unwrap()));
         assert_eq!(signature, text(&vector["signature"]));
         let refused = vector["refused"].as_array().unwrap();
-        assert_eq!(refused.len(), 4);
+        assert_eq!(refused.len(), 5);
         for case in refused {
             let field = |name: &str| case.get(name).unwrap_or(&vector[name]).clone();
             let over =

@@ -3,7 +3,7 @@
 
 use crate::api::Alarm;
 use crate::encoding::base64url;
-use crate::id::{ClusterId, KeyId};
+use crate::id::{ClusterId, KeyId, Lineage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +29,13 @@ pub struct Message {
     pub cluster: ClusterId,
     /// The node that tells it, whose key signed.
     pub node: KeyId,
-    /// One more than that of the alarm before; a gap tells of alarms that are in the cluster only.
+    /// The history of the store that holds the alarm. `None`: a sealed node tells it, and `number` and `dropped` count
+    /// since that node started.
+    pub lineage: Option<Lineage>,
+    /// One more than that of the alarm before. An alarm that was refused can come after later ones.
     pub number: u64,
+    /// How many alarms before this one got a number and are not told, since too many waited.
+    pub dropped: u64,
     /// What happened.
     pub alarm: Alarm,
 }

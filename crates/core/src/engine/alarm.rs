@@ -1,12 +1,14 @@
 //! Alarms: one record for each party that is told, in a list of its own, in the order in which they were committed.
 
-use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
+use crate::barrier::{Cursor, Kind, Query, Record, RecordKey, Records, Writes};
 use crate::operation::{Context, Fault, Operation, Outcome, Raised, Refusal, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::{Alarm, AlarmKind, Alarms, Done};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::id::{PrincipalId, WrapId};
+use bulla_wire::id::{Lineage, PrincipalId, WrapId};
+use bulla_wire::json;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// An alarm for everyone who is told. [`enlist`] puts it into their lists.
@@ -27,22 +29,53 @@ pub fn raise(context: &Context<'_>, kind: AlarmKind, about: About<'_>, mut told:
 }
 
 /// Writes an outcome's alarms at the end of the lists of those who are told, in the same commit.
-pub fn enlist(mut outcome: Box<Outcome>, records: &Records, webhook: bool) -> Result<Step, Fault> {
-    let keys = keys(&lists(&outcome.alarms, webhook));
+pub fn enlist(mut outcome: Box<Outcome>, records: &Records, context: &Context<'_>) -> Result<Step, Fault> {
+    let keys = keys(&lists(&outcome.alarms, context.webhook));
     let unread: Vec<_> = keys.into_iter().filter(|key| records.get(key).is_none()).collect();
     if !unread.is_empty() {
         return Ok(Step::need(unread));
     }
     let Outcome { writes, alarms, .. } = &mut *outcome;
-    list(writes, alarms, records, webhook)?;
+    list(writes, alarms, records, context)?;
     Ok(Step::Done(outcome))
 }
 
 /// Whose list the alarms for the webhook stand in. It is no principal: an id is a digest.
 pub const WEBHOOK: PrincipalId = PrincipalId::new([0; 32]);
 /// Most alarms that wait for the webhook. A receiver that is gone for days fills no disk; what comes then has a number
-/// and is nowhere but in the lists of those who are told, and the receiver sees the gap.
-const WAITING_MAX: u64 = 10_000;
+/// and is nowhere but in the lists of those who are told, and the receiver hears how many those are.
+pub const WAITING_MAX: u64 = 10_000;
+
+/// An alarm in the webhook's list. What is told of it is all here, so that each attempt says the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listed {
+    /// The history of the store that its commit belongs to. Numbers alone could come again after a snapshot was put
+    /// back.
+    pub lineage: Lineage,
+    /// How many alarms before it got a number and no place.
+    pub dropped: u64,
+    /// The alarm.
+    pub alarm: Alarm,
+}
+
+/// What the webhook's list counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The number of the newest alarm.
+    pub newest: u64,
+    /// How many got a number and no place, since too many waited.
+    pub dropped: u64,
+    /// How many were taken, or given up.
+    pub done: u64,
+}
+
+impl Counts {
+    /// How many are in the list.
+    pub fn waiting(&self) -> u64 {
+        self.newest.saturating_sub(self.dropped).saturating_sub(self.done)
+    }
+}
 
 /// In whose lists these alarms stand.
 fn lists(alarms: &[Raised], webhook: bool) -> BTreeSet<PrincipalId> {
@@ -52,8 +85,8 @@ fn lists(alarms: &[Raised], webhook: bool) -> BTreeSet<PrincipalId> {
 
 /// What must be read to write into these lists.
 pub(super) fn keys(lists: &BTreeSet<PrincipalId>) -> Vec<RecordKey> {
-    let delivered = lists.contains(&WEBHOOK).then(|| cursor_key(&WEBHOOK));
-    lists.iter().map(newest_key).chain(delivered).collect()
+    let counts = lists.contains(&WEBHOOK).then(|| [dropped_key(), cursor_key(&WEBHOOK)]);
+    lists.iter().map(newest_key).chain(counts.into_iter().flatten()).collect()
 }
 
 /// Writes alarms at the end of the lists of those who are told; the records under their [`keys`] were read.
@@ -61,47 +94,62 @@ pub(super) fn keys(lists: &BTreeSet<PrincipalId>) -> Vec<RecordKey> {
 /// An alarm stands under the number that follows its list's newest one, whatever the clocks say, and the commit
 /// demands that no other came meanwhile. So numbers rise in the order of commits, and nothing is ever written
 /// behind a mark that its owner has set already.
-pub(super) fn list(writes: &mut Writes, alarms: &[Raised], records: &Records, webhook: bool) -> Result<(), Fault> {
-    for principal in lists(alarms, webhook) {
+pub(super) fn list(
+    writes: &mut Writes,
+    alarms: &[Raised],
+    records: &Records,
+    context: &Context<'_>,
+) -> Result<(), Fault> {
+    for principal in lists(alarms, context.webhook) {
         let key = newest_key(&principal);
         let current = records.get(&key).flatten();
-        let mut newest = current.map_or(Ok(0), |record| number(record.bytes.expose()))?;
+        let mut newest = count(current)?;
         let is_webhook = principal == WEBHOOK;
-        let last = if is_webhook { delivered(records)?.saturating_add(WAITING_MAX) } else { u64::MAX };
+        let mut webhook = if is_webhook { Some(counts(records)?) } else { None };
         for raised in alarms.iter().filter(|raised| is_webhook || raised.told.contains(&principal)) {
             newest = newest.checked_add(1).ok_or(Fault::Key("number of an alarm"))?;
-            if newest > last {
-                continue;
-            }
-            let number = newest;
-            let child = number.to_be_bytes();
+            let child = newest.to_be_bytes();
             let alarm = Alarm { id: Cursor::after_clear(child).to_text(), ..raised.alarm.clone() };
-            let bytes = bulla_wire::json::to_vec(&alarm);
+            let bytes = match &mut webhook {
+                None => json::to_vec(&alarm),
+                Some(counts) => {
+                    counts.newest = newest;
+                    if counts.waiting() > WAITING_MAX {
+                        counts.dropped = counts.dropped.saturating_add(1);
+                        continue;
+                    }
+                    json::to_vec(&Listed { lineage: context.lineage, dropped: counts.dropped, alarm })
+                }
+            };
             writes.create(RecordKey::clear(Kind::Alarm, principal.as_bytes(), child), bytes);
         }
         writes.replace(key, current, newest.to_be_bytes().to_vec());
+        let dropped = records.get(&dropped_key()).flatten();
+        if let Some(counts) = webhook.filter(|counts| count(dropped) != Ok(counts.dropped)) {
+            writes.replace(dropped_key(), dropped, counts.dropped.to_be_bytes().to_vec());
+        }
     }
     Ok(())
 }
 
-/// Up to which number the webhook's alarms were delivered.
-fn delivered(records: &Records) -> Result<u64, Fault> {
-    let mark = records.get(&cursor_key(&WEBHOOK)).flatten();
-    mark.map_or(Ok(0), |record| number(record.bytes.expose()))
+/// What tells of the webhook's list: the alarms in it after this number, and its [`counts`].
+pub fn waiting(after: u64, limit: usize) -> [Query; 4] {
+    let page = scan(&WEBHOOK, Some(Cursor::after_clear(after.to_be_bytes())), limit);
+    [page, Query::Get(newest_key(&WEBHOOK)), Query::Get(dropped_key()), Query::Get(cursor_key(&WEBHOOK))]
 }
 
-/// What tells which alarms wait for the webhook: the first of them, and up to where they were numbered and delivered.
-pub fn waiting(limit: usize) -> [Query; 3] {
-    [scan(&WEBHOOK, None, limit), Query::Get(newest_key(&WEBHOOK)), Query::Get(cursor_key(&WEBHOOK))]
-}
-
-/// The number of the webhook's newest alarm, and up to which it was delivered, by what [`waiting`] found.
+/// What the webhook's list counts, by what [`waiting`] found.
 ///
 /// # Errors
 /// [`Fault`] if a record does not parse.
-pub fn marks(records: &Records) -> Result<(u64, u64), Fault> {
-    let newest = records.get(&newest_key(&WEBHOOK)).flatten();
-    Ok((newest.map_or(Ok(0), |record| number(record.bytes.expose()))?, delivered(records)?))
+pub fn counts(records: &Records) -> Result<Counts, Fault> {
+    let of = |key: &RecordKey| count(records.get(key).flatten());
+    Ok(Counts { newest: of(&newest_key(&WEBHOOK))?, dropped: of(&dropped_key())?, done: of(&cursor_key(&WEBHOOK))? })
+}
+
+/// The key of the webhook's alarm of this number.
+pub fn listed_key(number: u64) -> RecordKey {
+    RecordKey::clear(Kind::Alarm, WEBHOOK.as_bytes(), number.to_be_bytes())
 }
 
 /// The number of an alarm in the webhook's list, by its place there.
@@ -112,7 +160,8 @@ pub fn number_of(cursor: &Cursor) -> Result<u64, Fault> {
     number(cursor.as_bytes())
 }
 
-/// The webhook is done with its alarm of this number, which is deleted.
+/// The webhook is done with its alarm of this number, which is deleted. They are counted, since they are not taken
+/// in the order of their numbers; the count is written here only, so nothing that raises an alarm gets in its way.
 #[derive(Debug, Clone)]
 pub struct Delivered {
     /// The number.
@@ -121,15 +170,23 @@ pub struct Delivered {
 
 impl Operation for Delivered {
     fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let key = cursor_key(&WEBHOOK);
-        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
+        let (key, done) = (listed_key(self.number), cursor_key(&WEBHOOK));
+        let (Some(listed), Some(current)) = (records.get(&key), records.get(&done)) else {
+            return Ok(Step::need([key, done]));
+        };
         let mut writes = Writes::default();
-        if delivered(records)? < self.number {
-            writes.replace(key, current, self.number.to_be_bytes().to_vec());
+        // One that is gone was counted.
+        if listed.is_some() {
+            writes.replace(done, current, count(current)?.saturating_add(1).to_be_bytes().to_vec());
+            writes.delete(key);
         }
-        writes.delete(RecordKey::clear(Kind::Alarm, WEBHOOK.as_bytes(), self.number.to_be_bytes()));
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Again))
     }
+}
+
+/// A count as it is stored; 0 until there is one.
+fn count(record: Option<&Record>) -> Result<u64, Fault> {
+    record.map_or(Ok(0), |record| number(record.bytes.expose()))
 }
 
 fn number(bytes: &[u8]) -> Result<u64, Fault> {
@@ -182,6 +239,11 @@ pub fn cursor_key(principal: &PrincipalId) -> RecordKey {
 /// The key of the number of a principal's newest alarm.
 pub(super) fn newest_key(principal: &PrincipalId) -> RecordKey {
     RecordKey::hidden(Kind::AlarmCursor, principal.as_bytes(), "newest")
+}
+
+/// The key of how many alarms found no place in the webhook's list.
+fn dropped_key() -> RecordKey {
+    RecordKey::hidden(Kind::AlarmCursor, WEBHOOK.as_bytes(), "dropped")
 }
 
 /// A page of one principal's alarms after a cursor.

@@ -150,7 +150,7 @@ impl Rekey {
         }
         let about = About { message: "the admins of the seal, or their keys, were changed", ..About::default() };
         let alarms = vec![alarm::raise(context, AlarmKind::Rekeyed, about, self.told())];
-        alarm::list(&mut writes, &alarms, records, context.webhook)?;
+        alarm::list(&mut writes, &alarms, records, context)?;
         Ok(Ok(Planned { view: self.after.clone(), ingress, writes, alarms }))
     }
 

@@ -91,6 +91,10 @@ pub struct World {
     pub commits: u64,
     /// Requests are repeats under a used nonce.
     pub repeated: bool,
+    /// Alarms go to a webhook too.
+    pub webhook: bool,
+    /// The history that is written.
+    pub lineage: Lineage,
 }
 
 fn person(name: &str, kind: IdentityKind, rng: &mut dyn Rng) -> Person {
@@ -158,6 +162,8 @@ impl World {
             served: BTreeMap::new(),
             commits: 0,
             repeated: false,
+            webhook: false,
+            lineage: Lineage::new([1; 16]),
         }
     }
 
@@ -185,13 +191,13 @@ impl World {
             now: self.now,
             cluster: self.directory.view().id(),
             epoch: 1,
-            lineage: Lineage::new([1; 16]),
+            lineage: self.lineage,
             doc: 0,
             node: &self.node,
             directory: &self.directory,
             actor,
             repeated: self.repeated,
-            webhook: false,
+            webhook: self.webhook,
         }
     }
 
