@@ -174,7 +174,7 @@ fn documents(seeds: &mut Seeds) {
 
 fn consent(cluster: ClusterId) -> Value {
     let at = |lineage: u8, sequence: u64| json!({"lineage": Lineage::new([lineage; 16]), "sequence": sequence});
-    json!({"v": 1, "cluster": cluster, "lost": at(7, 9), "kept": at(7, 5), "earlier": [at(8, 3)]})
+    json!({"v": 1, "cluster": cluster, "lost": at(7, 9), "kept": at(7, 5), "earlier": [at(8, 3)], "excused_until_ms": NOW_MS})
 }
 
 fn admission() -> Value {

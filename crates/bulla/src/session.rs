@@ -4,7 +4,7 @@ use crate::context::{Context, Contexts, Trust};
 use crate::exit::{Exit, Failure};
 use crate::keys::{Keys, key_source};
 use crate::output::{Screen, time};
-use bulla_client::{Client, ClientError, Loss, State};
+use bulla_client::{Client, ClientError, State};
 use bulla_crypto::identity::Identity;
 use bulla_keys::uri::TokenUri;
 use bulla_keys::{KeySource, Make};
@@ -291,17 +291,17 @@ impl<'a> Session<'a> {
     pub fn finish(&self) -> Result<(), Failure> {
         let Some(client) = self.client.get() else { return Ok(()) };
         client.flush()?;
-        for Loss { consent, seen } in client.losses() {
+        for loss in client.losses() {
+            let (lost, kept) = (loss.consent.lost.sequence, loss.consent.kept.sequence);
+            let from = if lost == kept { loss.seen.sequence } else { lost };
             self.screen.warn(&format!(
-                "k admins accepted that the cluster lost commits: it went back from sequence {} to {}",
-                consent.lost.sequence, consent.kept.sequence
+                "k admins accepted that the cluster lost commits: it went back from sequence {from} to {kept}"
             ));
-            let known = consent.loss_of(&seen.lineage).map_or(0, |position| position.sequence);
-            if seen.sequence > known {
+            if let Some(known) = loss.unknown_to_admins() {
                 self.screen.warn(&format!(
-                    "this machine has seen sequence {}, and the admins knew that history up to {known}; ask them \
-                     whether the audit log was whole",
-                    seen.sequence
+                    "this machine has seen sequence {}, and the admins knew that history up to {}; ask them whether the \
+                     audit log was whole",
+                    loss.seen.sequence, known.sequence
                 ));
             }
         }

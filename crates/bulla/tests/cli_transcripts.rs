@@ -456,6 +456,26 @@ fn a_cluster_comes_back_from_nothing_but_a_snapshot() {
         .check(&transcript("snapshot-lost.txt"));
 }
 
+/// The log is lost too, and the admins say in their consent that they put the copy back: nobody has to be told.
+#[test]
+fn clients_go_on_by_the_admins_word() {
+    let mut night = Night::begin();
+    let [ann, .., backup] = &night.people;
+    ann.run(["policy", "put", "backup", "backup.cedar"]).ok();
+    backup.run(["snapshot", "save", night.file().to_str().unwrap()]).ok();
+    night.go_on();
+    night.server.stop();
+    let mut machine = night.machine();
+    let (data, file) = (machine.data(), night.file());
+    let restore = ["snapshot", "restore", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    Cli::new(bulla!()).run([&restore[..], &["--cluster", &night.cluster]].concat()).ok();
+    std::fs::copy(night.server.data().join("node.key"), data.join("node.key")).unwrap();
+    *machine.options_mut() = Options::durable(bulla!()).listen(night.server.address()).arg("--accept-audit-loss");
+    machine.restart();
+    let consent = machine.directory().join("consent.json");
+    night.play().variable("CONSENT", consent.to_str().unwrap()).check(&transcript("snapshot-excused.txt"));
+}
+
 /// Each failure says what to do next; those of the command line's own parser say it in their own words.
 #[test]
 fn no_error_is_told_without_a_hint() {

@@ -10,7 +10,7 @@ mod tries;
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
-use crate::state::{self, Loss, Seen, StateError, Verdict};
+use crate::state::{self, Loss, Seen, StateError, Verdict, Way};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
 use bulla_crypto::evidence::{ClusterView, verify_consent};
 use bulla_crypto::message::{SignatureHeaders, sign_request};
@@ -361,19 +361,16 @@ impl Client {
                 let facts = Box::pin(self.cluster()).await?;
                 let verified = |consent: &Envelope| verify_consent(&facts.view, consent, known.doc).ok();
                 let consents: Vec<_> = facts.consents.iter().filter_map(verified).collect();
-                if !state::went_on(known, told, &facts.lineages, &consents) {
-                    return Err(error.into());
-                }
-                let loss = consents.iter().rev().find(|consent| consent.loss_of(&known.lineage).is_some());
-                let by_growth = state::went_on(known, told, &facts.lineages, &[]);
-                if let (Some(loss), Some(_), false) = (loss, told.sequence, by_growth) {
-                    self.held().losses.push(Loss { consent: loss.clone(), seen: *known });
+                let way = state::went_on(known, told, &facts.lineages, &consents, now_ms());
+                let way = way.ok_or(error)?;
+                if let (Way::Lost(consent), Some(_)) = (way, told.sequence) {
+                    self.held().losses.push(Loss { consent: consent.clone(), seen: *known });
                     accepted = true;
                 }
             }
         }
         let trust = self.trust().await?;
-        match Seen::of(told, trust.view.newest().number()) {
+        match Seen::of(told, trust.view.newest().number(), now_ms()) {
             Some(seen) if accepted => trust.memory.accept_loss(seen)?,
             Some(seen) => trust.memory.remember(seen)?,
             None => {}

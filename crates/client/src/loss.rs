@@ -2,7 +2,7 @@
 
 use crate::ClientError;
 use crate::builder::Client;
-use crate::call::Call;
+use crate::call::{Call, now_ms};
 use crate::state::{Seen, Standing};
 
 impl Client {
@@ -23,7 +23,7 @@ impl Client {
         let call = Call { judged: false, ..Call::read("/v1/wrap").with("limit", Some(1)) };
         let answer = self.call(call).await?;
         let trust = self.trust().await?;
-        let told = Seen::of(&answer.state, trust.view.newest().number())
+        let told = Seen::of(&answer.state, trust.view.newest().number(), now_ms())
             .ok_or_else(|| ClientError::contradiction("the answer does not tell where the cluster stands"))?;
         let lost = match self.judge_state(seen.as_ref(), &answer.state).await {
             Err(ClientError::RolledBack(_)) => true,

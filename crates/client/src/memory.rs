@@ -252,7 +252,7 @@ mod tests {
     use bulla_wire::id::{ClusterId, Lineage};
 
     fn seen(epoch: u64, sequence: u64) -> Seen {
-        Seen { epoch, lineage: Lineage::new([u8::try_from(epoch).unwrap(); 16]), sequence, doc: 0 }
+        Seen { epoch, lineage: Lineage::new([u8::try_from(epoch).unwrap(); 16]), sequence, doc: 0, at_ms: 0 }
     }
 
     #[test]

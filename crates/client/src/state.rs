@@ -4,7 +4,7 @@
 //! that saw nothing notices nothing.
 
 use bulla_wire::api::LineageEntry;
-use bulla_wire::evidence::Consent;
+use bulla_wire::evidence::{Consent, EXCUSE_SKEW_MS, Position};
 use bulla_wire::id::Lineage;
 use bulla_wire::state::State;
 use serde::{Deserialize, Serialize};
@@ -23,12 +23,15 @@ pub struct Seen {
     /// Number of the newest document that this client had verified then. Admins whom it had removed already can accept
     /// no loss of this position.
     pub doc: u32,
+    /// When this was seen first, Unix milliseconds by this machine's clock. A consent that excuses what was seen until an
+    /// earlier time is not about its loss.
+    pub at_ms: u64,
 }
 
 impl Seen {
     /// What an answer tells, if it was read from a store. `doc` is the newest document known, not the told one.
-    pub(crate) fn of(state: &State, doc: u32) -> Option<Self> {
-        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence: state.sequence?, doc })
+    pub(crate) fn of(state: &State, doc: u32, at_ms: u64) -> Option<Self> {
+        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence: state.sequence?, doc, at_ms })
     }
 
     /// The higher of both. A lineage of a higher epoch replaces the other; within one, the sequence counts.
@@ -44,9 +47,19 @@ impl Seen {
 pub struct Loss {
     /// What the admins signed.
     pub consent: Consent,
-    /// How far the client had seen. If that is further than the consent says of this history, the audit log that the
-    /// admins went by was not whole, or the last of it was deleting by time.
+    /// How far the client had seen. If that is further than the consent says of this history, and it does not excuse that
+    /// by its time, the audit log that the admins went by was not whole, or the last of it was deleting by time.
     pub seen: Seen,
+}
+
+impl Loss {
+    /// What the client had seen beyond what the admins knew of that history, if they did not excuse it by its time.
+    pub fn unknown_to_admins(&self) -> Option<Position> {
+        let Self { consent, seen } = self;
+        let known = consent.loss_of(&seen.lineage);
+        let beyond = known.filter(|known| seen.sequence > known.sequence);
+        beyond.filter(|_| consent.excused_until_ms.is_none_or(|until_ms| until_ms <= seen.at_ms))
+    }
 }
 
 /// Where the cluster stands, beside what this client had seen: for somebody who decides whether to go on with it.
@@ -143,44 +156,75 @@ pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
     }
 }
 
-/// Whether the cluster, now in `told`, went on from what was seen: its histories hold ours and the next one began
-/// above what was seen, or k admins accepted the loss of our history. The consents are verified already.
+/// How the cluster came from what was seen to where it stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Way<'a> {
+    /// Its histories hold ours, and the next one began above what was seen.
+    Grew,
+    /// It lost what was seen, and k admins accepted that.
+    Lost(&'a Consent),
+}
+
+/// How the cluster, now in `told`, went on from what was seen, if it did. The consents are verified already.
 ///
 /// How far the lost history came is not compared: a consent knows what the audit log quotes, and deleting by time is
 /// quoted nowhere. What differs is told to the user.
-pub(crate) fn went_on(known: &Seen, told: &State, histories: &[LineageEntry], consents: &[Consent]) -> bool {
+pub(crate) fn went_on<'a>(
+    known: &Seen,
+    told: &State,
+    histories: &[LineageEntry],
+    consents: &'a [Consent],
+    now_ms: u64,
+) -> Option<Way<'a>> {
     let place = |lineage: &Lineage| histories.iter().position(|entry| entry.lineage == *lineage);
-    let Some(now) = told.lineage.and_then(|lineage| place(&lineage)) else { return false };
+    let now = place(&told.lineage?)?;
     let growing = histories.windows(2).all(|pair| match pair {
         [a, b] => a.epoch < b.epoch && a.first_sequence <= b.first_sequence,
         _ => true,
     });
     if !growing || histories.get(now).is_none_or(|entry| entry.epoch != told.epoch) {
-        return false;
+        return None;
     }
-    let ours = place(&known.lineage).filter(|ours| *ours < now && told.epoch > known.epoch);
-    let above = ours
-        .and_then(|ours| histories.get(ours.saturating_add(1)))
-        .is_some_and(|next| next.first_sequence > known.sequence);
-    let accepted = consents.iter().any(|consent| {
-        let kept = place(&consent.kept.lineage).is_some_and(|kept| kept < now);
-        kept && consent.loss_of(&known.lineage).is_some()
+    let ours = place(&known.lineage);
+    let next = ours.filter(|ours| *ours < now && told.epoch > known.epoch);
+    let next = next.and_then(|ours| histories.get(ours.saturating_add(1)));
+    if next.is_some_and(|next| next.first_sequence > known.sequence) {
+        return Some(Way::Grew);
+    }
+    let accepted = consents.iter().rev().find(|consent| {
+        let Some(kept) = place(&consent.kept.lineage).filter(|kept| *kept < now) else { return false };
+        // What was lost came after what was kept: in its history, or in a later one that is listed no more.
+        let after =
+            histories.get(kept).is_some_and(|entry| known.epoch >= entry.epoch) && ours.is_none_or(|ours| ours == kept);
+        consent.loss_of(&known.lineage).is_some() || (after && is_excused(consent, known, now_ms))
     });
-    above || accepted
+    accepted.map(Way::Lost)
+}
+
+/// Whether the admins excuse whatever was seen when this was. A time that has not come yet would excuse losses to come.
+fn is_excused(consent: &Consent, known: &Seen, now_ms: u64) -> bool {
+    let until_ms = consent.excused_until_ms.filter(|until_ms| *until_ms <= now_ms.saturating_add(EXCUSE_SKEW_MS));
+    until_ms.is_some_and(|until_ms| known.at_ms < until_ms)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulla_wire::evidence::Position;
     use bulla_wire::id::ClusterId;
     use bulla_wire::json::V1;
 
+    const SEEN_MS: u64 = 1_800_000_000_000;
+    const NOW_MS: u64 = SEEN_MS + 3_600_000;
+
+    /// As above, now.
+    fn went_on(known: &Seen, told: &State, histories: &[LineageEntry], consents: &[Consent]) -> bool {
+        super::went_on(known, told, histories, consents, NOW_MS).is_some()
+    }
     fn lineage(byte: u8) -> Lineage {
         Lineage::new([byte; 16])
     }
     fn seen(epoch: u64, byte: u8, sequence: u64) -> Seen {
-        Seen { epoch, lineage: lineage(byte), sequence, doc: 0 }
+        Seen { epoch, lineage: lineage(byte), sequence, doc: 0, at_ms: SEEN_MS }
     }
     fn told(epoch: u64, byte: u8, sequence: Option<u64>) -> State {
         State { epoch, lineage: Some(lineage(byte)), sequence, doc: Some(0), alarms: 0 }
@@ -227,10 +271,15 @@ mod tests {
         assert!(!went_on(&known, &told(5, 5, Some(200)), &bent, &[]));
     }
 
+    fn consent(lost: Position, kept: Position, earlier: Vec<Position>, until_ms: Option<u64>) -> Consent {
+        let cluster = ClusterId::new([0; 32]);
+        Consent { v: V1, cluster, lost, kept, earlier, excused_until_ms: until_ms }
+    }
+
     #[test]
     fn consents() {
         let position = |byte, sequence| Position { lineage: lineage(byte), sequence };
-        let consent = |lost, kept, earlier| Consent { v: V1, cluster: ClusterId::new([0; 32]), lost, kept, earlier };
+        let consent = |lost, kept, earlier| consent(lost, kept, earlier, None);
         // The store fell from (lineage 5, 120) over 4 and 3 to (lineage 2, 80) and went on as lineage 7 of epoch 3.
         let list = [entry(1, 1, 1), entry(2, 2, 50), entry(3, 7, 81)];
         let good = consent(position(5, 120), position(2, 80), vec![position(3, 90), position(4, 100)]);
@@ -246,6 +295,36 @@ mod tests {
         assert!(!went_on(&seen(1, 1, 50), &now, &list, std::slice::from_ref(&good)));
         let other = consent(position(5, 120), position(9, 80), vec![]);
         assert!(!went_on(&seen(5, 5, 100), &now, &list, &[other]));
+    }
+
+    /// The admins know of a loss that no audit log tells of: it went back to (lineage 2, 80), and on as lineage 7.
+    #[test]
+    fn what_was_seen_before_a_time_is_excused() {
+        let list = [entry(1, 1, 1), entry(2, 2, 50), entry(3, 7, 81), entry(4, 8, 120)];
+        let kept = Position { lineage: lineage(2), sequence: 80 };
+        let until = |until_ms| [consent(kept, kept, vec![], until_ms)];
+        let (good, now) = (until(Some(SEEN_MS + 1)), told(4, 8, Some(120)));
+        // In the history that was cut short, and in later ones that nobody can name, of any epoch.
+        for known in [seen(2, 2, 81), seen(3, 3, 85), seen(4, 4, 95), seen(9, 9, 900)] {
+            assert!(!went_on(&known, &now, &list, &until(None)));
+            assert!(went_on(&known, &now, &list, &good), "{known:?}");
+            // Nothing that was seen from that time on: the consent was signed before it, so it is about another loss.
+            assert!(!went_on(&known, &now, &list, &until(Some(SEEN_MS))));
+            let later = Seen { at_ms: SEEN_MS + 1, ..known };
+            assert!(!went_on(&later, &now, &list, &good));
+            // Nor by a time that is still to come.
+            let least = NOW_MS + EXCUSE_SKEW_MS;
+            assert!(went_on(&known, &now, &list, &until(Some(least))));
+            assert!(!went_on(&known, &now, &list, &until(Some(least + 1))));
+        }
+        // What was seen beyond the end of a history that came later, or that ended before, was lost another time.
+        for known in [seen(3, 7, 120), seen(1, 1, 50), seen(1, 6, 10)] {
+            assert!(!went_on(&known, &now, &list, &good), "{known:?}");
+        }
+        // Nor does it hold where what was kept is not.
+        let other = Position { lineage: lineage(9), sequence: 80 };
+        assert!(!went_on(&seen(3, 3, 85), &now, &list, &[consent(other, other, vec![], Some(SEEN_MS + 1))]));
+        assert_eq!(super::went_on(&seen(2, 2, 80), &now, &list, &good, NOW_MS), Some(Way::Grew), "nothing was lost");
     }
 
     #[test]

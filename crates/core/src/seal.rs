@@ -75,6 +75,8 @@ pub enum SealError {
     Consent(EvidenceError),
     /// The consent is about other positions than those found.
     OtherConsent,
+    /// The consent excuses what clients have yet to see.
+    ConsentAhead,
     /// What was accounted for is not what was opened.
     NotAccounted,
     /// A number that only grows is used up.
@@ -111,6 +113,7 @@ impl fmt::Display for SealError {
             Self::OtherCluster => f.write_str("the cluster documents are another cluster's than the seal"),
             Self::Consent(_) => f.write_str("the consent to lost commits does not hold"),
             Self::OtherConsent => f.write_str("the consent is about other positions than those found here"),
+            Self::ConsentAhead => f.write_str("the consent excuses clients until a time that is still to come"),
             Self::NotAccounted => f.write_str("the store changed since its history was accounted for"),
             Self::Exhausted(what) => write!(f, "there is no further {what}"),
             Self::Encrypt { name, .. } => write!(f, "the share of {name} could not be encrypted"),

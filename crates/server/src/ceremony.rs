@@ -270,7 +270,7 @@ async fn unseal(
         (Ok(accounted), _) => accounted,
         (Err(lost), Some(envelope)) => {
             accounted_loss = Some(lost);
-            lost.accept(&sealed.view, restore::earlier_losses(node, &opened, lost).await?, envelope)?
+            lost.accept(&sealed.view, restore::earlier_losses(node, &opened, lost).await?, envelope, node.now_ms())?
         }
         (Err(lost), None) => {
             let wanted = lost.consent(cluster, restore::earlier_losses(node, &opened, lost).await?);

@@ -210,6 +210,9 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         CeremonyError::Document(reason) => Refusal::new(Code::BadStatement, reason.clone())
             .field("envelope")
             .hint("make it from the newest document, signed by k admins"),
+        CeremonyError::Seal(SealError::ConsentAhead) => Refusal::new(Code::BadStatement, with_cause(error))
+            .field("envelope.excused_until_ms")
+            .hint("compare the clocks of the first signer's machine and of the server; the admins sign again"),
         CeremonyError::Seal(SealError::Consent(_) | SealError::OtherConsent) => {
             Refusal::new(Code::BadStatement, with_cause(error))
                 .field("envelope")

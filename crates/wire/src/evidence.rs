@@ -252,6 +252,10 @@ pub struct Position {
     pub sequence: u64,
 }
 
+/// How far ahead of the clock that judges it [`Consent::excused_until_ms`] may be, in milliseconds: five minutes, as far as
+/// clocks of people's machines are apart that nobody has noticed yet.
+pub const EXCUSE_SKEW_MS: u64 = 300_000;
+
 /// k admins accept that the store lost commits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +271,10 @@ pub struct Consent {
     /// Histories between the two, oldest first, each as far as the audit file remembers it: their clients must learn
     /// of the loss too, however long ago they called.
     pub earlier: Vec<Position>,
+    /// Unix milliseconds, if the admins know that the store was put back on purpose: whoever saw more than `kept` before
+    /// this time goes on, whatever the audit file remembers. What is seen later is not excused, so the same signatures
+    /// are of no use for a later loss.
+    pub excused_until_ms: Option<u64>,
 }
 
 impl Consent {

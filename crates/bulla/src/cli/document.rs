@@ -124,7 +124,7 @@ async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::S
         }
         Ok(lines_of(body))
     };
-    let envelope = statement::add(session, &file, yes, shown).await?;
+    let envelope = statement::add(session, &file, yes, |_| (), shown).await?;
     let shown = file.display();
     match before {
         Some(before) => {

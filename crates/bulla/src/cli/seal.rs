@@ -2,8 +2,8 @@
 
 use super::statement;
 use crate::exit::{Exit, Failure, told};
-use crate::output::{Format, FormatArgs, word};
-use crate::session::Session;
+use crate::output::{Format, FormatArgs, time, word};
+use crate::session::{Session, now_ms};
 use bulla_client::ClientError;
 use bulla_crypto::envelope;
 use bulla_crypto::identity::Identity;
@@ -11,7 +11,7 @@ use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::Signer as _;
 use bulla_wire::api::{Seal as State, SealAdmin};
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::{Consent as Loss, Position};
+use bulla_wire::evidence::{Consent as Loss, EXCUSE_SKEW_MS, Position};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -37,12 +37,22 @@ enum Verb {
 #[derive(Debug, Subcommand)]
 enum Consent {
     /// Sign what `bulla unseal` wrote, or add your signature to what another admin signed
-    Sign(statement::Sign),
+    Sign(SignConsent),
     /// Send it with k signatures
     Send {
         /// The file
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+struct SignConsent {
+    #[command(flatten)]
+    sign: statement::Sign,
+    /// Say that the store was put back on purpose: clients that saw more until now go on by this consent. The first to
+    /// sign gives it
+    #[arg(long)]
+    excuse_clients: bool,
 }
 
 pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
@@ -62,34 +72,57 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
             session.client()?.seal_confirm_clock().await?;
             Ok(Exit::Ok)
         }
-        Some(Verb::Consent(Consent::Sign(statement::Sign { file, yes }))) => {
-            let (identity, mut known) = (session.identity()?, statement::kept_view(session)?);
-            let shown = |_: &Envelope, loss: &Loss| {
-                known = known.take().filter(|view| view.id() == loss.cluster);
-                statement::warn_signer(session, &identity, known.as_deref());
-                let line = |what: &str, at: &Position| {
-                    format!("  {what}: lineage {}, up to sequence {}", at.lineage, at.sequence)
-                };
-                let mut lines = vec![format!("consent to lost commits of the cluster {}", loss.cluster)];
-                if loss.is_of_unknown_loss() {
-                    let unknown = "  lost: unknown, as the audit log cannot tell; nothing, or whatever came after";
-                    lines.push(unknown.to_owned());
-                } else {
-                    lines.extend(loss.earlier.iter().chain([&loss.lost]).map(|lost| line("lost", lost)));
-                }
-                lines.push(line("kept", &loss.kept));
-                Ok(lines)
-            };
-            let envelope = statement::add(session, &file, yes, shown).await?;
-            statement::tell_count::<Loss>(session, &file, &envelope, known.as_deref(), "bulla seal consent send")?;
-            Ok(Exit::Ok)
-        }
+        Some(Verb::Consent(Consent::Sign(sign))) => sign_consent(session, sign).await,
         Some(Verb::Consent(Consent::Send { file })) => {
             session.client()?.consent_send(statement::read(&file)?).await?;
             session.screen.say("accepted; run `bulla unseal` again");
             Ok(Exit::Ok)
         }
     }
+}
+
+async fn sign_consent(session: &Session<'_>, args: SignConsent) -> Result<Exit, Failure> {
+    let SignConsent { sign: statement::Sign { file, yes }, excuse_clients } = args;
+    let (identity, mut known, now_ms) = (session.identity()?, statement::kept_view(session)?, now_ms());
+    let shown = |_: &Envelope, loss: &Loss| {
+        known = known.take().filter(|view| view.id() == loss.cluster);
+        statement::warn_signer(session, &identity, known.as_deref());
+        let lines = describe(loss);
+        match loss.excused_until_ms {
+            None if excuse_clients => {
+                let problem = format!("{} was signed without --excuse-clients", file.display());
+                Err(Failure::new(Exit::Failed, problem).hint(
+                    "run `bulla unseal --consent-file OTHER` again, and let the first who signs that give the flag",
+                ))
+            }
+            Some(until_ms) if until_ms > now_ms.saturating_add(EXCUSE_SKEW_MS) => {
+                let problem = format!("it excuses clients until {}, which is still to come", time(until_ms));
+                Err(Failure::new(Exit::Failed, problem)
+                    .hint("compare this machine's clock with the first signer's; if that one is wrong, begin again"))
+            }
+            _ => Ok(lines),
+        }
+    };
+    let amend = |loss: &mut Loss| loss.excused_until_ms = excuse_clients.then_some(now_ms);
+    let envelope = statement::add(session, &file, yes, amend, shown).await?;
+    statement::tell_count::<Loss>(session, &file, &envelope, known.as_deref(), "bulla seal consent send")?;
+    Ok(Exit::Ok)
+}
+
+/// What a consent says, in lines.
+fn describe(loss: &Loss) -> Vec<String> {
+    let line = |what: &str, at: &Position| format!("  {what}: lineage {}, up to sequence {}", at.lineage, at.sequence);
+    let mut lines = vec![format!("consent to lost commits of the cluster {}", loss.cluster)];
+    if loss.is_of_unknown_loss() {
+        lines.push("  lost: unknown, as the audit log cannot tell; nothing, or whatever came after".to_owned());
+    } else {
+        lines.extend(loss.earlier.iter().chain([&loss.lost]).map(|lost| line("lost", lost)));
+    }
+    lines.push(line("kept", &loss.kept));
+    if let Some(until_ms) = loss.excused_until_ms {
+        lines.push(format!("  clients: whatever they saw until {} is excused", time(until_ms)));
+    }
+    lines
 }
 
 async fn status(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {

@@ -43,23 +43,25 @@ pub async fn sign<P: Payload>(
     Sign { file, yes }: Sign,
     shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
 ) -> Result<Exit, Failure> {
-    let envelope = add(session, &file, yes, shown).await?;
+    let envelope = add(session, &file, yes, |_| (), shown).await?;
     session.screen.say(&format!("{} has {} now", file.display(), count(&envelope)));
     Ok(Exit::Ok)
 }
 
-/// As [`sign`], without a word about how many signatures there are then.
+/// As [`sign`], without a word about how many signatures there are then. What nobody signed yet, `amend` may change.
 pub async fn add<P: Payload>(
     session: &Session<'_>,
     file: &Path,
     yes: bool,
+    amend: impl FnOnce(&mut P),
     shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
 ) -> Result<Envelope, Failure> {
     let bytes = fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
     let mut envelope = json::parse::<Envelope>(&bytes, json::MAX_JSON_BYTES).or_else(|_| {
         // What nobody signed yet is the payload itself.
-        let payload: P =
+        let mut payload: P =
             json::parse(&bytes, json::MAX_STATEMENT_BYTES).map_err(|error| unfit(file, &error.to_string()))?;
+        amend(&mut payload);
         Ok::<_, Failure>(Envelope {
             payload_type: P::TYPE.to_owned(),
             payload: json::to_vec(&payload),

@@ -76,9 +76,14 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
             let lost = consent.lost.sequence;
             format!("the store ends at sequence {kept}, but the audit log remembers {lost}: commits were lost")
         };
-        return Err(Failure::new(Exit::Conflict, what)
-            .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"))
-            .hint(format!("then one sends it with `bulla seal consent send {file}`")));
+        let mut failure = Failure::new(Exit::Conflict, what)
+            .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"));
+        if consent.is_of_unknown_loss() {
+            failure = failure.hint(
+                "if they put the store back themselves, the first adds --excuse-clients; else clients that saw more refuse",
+            );
+        }
+        return Err(failure.hint(format!("then one sends it with `bulla seal consent send {file}`")));
     }
     if format == Format::Json {
         session.screen.json(&outcome.given)?;

@@ -12,7 +12,7 @@ use bulla_crypto::random::Rng;
 use bulla_crypto::secret::SecretKey;
 use bulla_wire::api::LineageEntry;
 use bulla_wire::dsse::Envelope;
-use bulla_wire::evidence::{Consent, MAX_EARLIER, Position};
+use bulla_wire::evidence::{Consent, EXCUSE_SKEW_MS, MAX_EARLIER, Position};
 use bulla_wire::id::{ClusterId, Digest};
 use bulla_wire::json::V1;
 use std::fmt;
@@ -188,22 +188,28 @@ impl Lost {
 
     /// What k admins are asked to sign.
     pub fn consent(&self, cluster: ClusterId, earlier: Vec<Position>) -> Consent {
-        Consent { v: V1, cluster, lost: self.lost, kept: self.kept, earlier }
+        Consent { v: V1, cluster, lost: self.lost, kept: self.kept, earlier, excused_until_ms: None }
     }
 
-    /// Takes the consent of k admins of the newest document to exactly this loss.
+    /// Takes the consent of k admins of the newest document to exactly this loss. Whether it excuses clients, and until
+    /// when, is the admins' to say; but not for times to come.
     ///
     /// # Errors
-    /// [`SealError::Consent`] or [`SealError::OtherConsent`].
+    /// [`SealError::Consent`], [`SealError::OtherConsent`] or [`SealError::ConsentAhead`].
     pub fn accept(
         &self,
         view: &ClusterView,
         earlier: Vec<Position>,
         envelope: &Envelope,
+        now_ms: u64,
     ) -> Result<Accounted, SealError> {
         let consent = verify_consent(view, envelope, view.newest().number()).map_err(SealError::Consent)?;
-        if consent != self.consent(view.id(), earlier) {
+        let excused_until_ms = consent.excused_until_ms;
+        if consent != (Consent { excused_until_ms, ..self.consent(view.id(), earlier) }) {
             return Err(SealError::OtherConsent);
+        }
+        if excused_until_ms.is_some_and(|until_ms| until_ms > now_ms.saturating_add(EXCUSE_SKEW_MS)) {
+            return Err(SealError::ConsentAhead);
         }
         Ok(Accounted { kept: self.kept, consent: Some(envelope.clone()) })
     }

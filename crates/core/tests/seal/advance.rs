@@ -7,9 +7,11 @@ use bulla_crypto::evidence::{DocumentDraft, sign_in_memory};
 use bulla_crypto::identity::IdentityKind;
 use bulla_crypto::random::{Rng, SeededRng, draw};
 use bulla_wire::api::LineageEntry;
-use bulla_wire::evidence::{Position, SealMode};
+use bulla_wire::evidence::{EXCUSE_SKEW_MS, Position, SealMode};
 use bulla_wire::id::{Digest, Lineage};
 use bulla_wire::json;
+
+const NOW_MS: u64 = 1_800_000_000_000;
 
 fn config(world: &World) -> (SealConfig, Digest) {
     let stored = world.store.seal().unwrap();
@@ -148,16 +150,26 @@ fn lost_commits_need_the_consent_of_k() {
     let lost = lost_commits(&opened, Some(reached)).unwrap_err();
     assert_eq!(lost, Lost { lost: reached, kept });
 
-    let result = lost.accept(&world.view, vec![], &consent(&world, &lost, &[1]));
+    let result = lost.accept(&world.view, vec![], &consent(&world, &lost, &[1]), NOW_MS);
     assert!(matches!(result, Err(SealError::Consent(_))), "{result:?}");
     let other = Lost { kept: reached, ..lost };
-    let result = lost.accept(&world.view, vec![], &consent(&world, &other, &[0, 1]));
+    let result = lost.accept(&world.view, vec![], &consent(&world, &other, &[0, 1]), NOW_MS);
     assert!(matches!(result, Err(SealError::OtherConsent)), "{result:?}");
 
     let signed = consent(&world, &lost, &[1, 2]);
-    let result = lost.accept(&world.view, vec![reached], &signed);
+    let result = lost.accept(&world.view, vec![reached], &signed, NOW_MS);
     assert!(matches!(result, Err(SealError::OtherConsent)), "{result:?}");
-    let accounted = lost.accept(&world.view, vec![], &signed).unwrap();
+    // Whom it excuses is the admins' to say, up to now.
+    let until = |until_ms| {
+        let mut consent = lost.consent(world.view.id(), vec![]);
+        consent.excused_until_ms = Some(until_ms);
+        sign_in_memory(&consent, &[1, 2].map(|admin: usize| world.admins[admin].identity.signing_key().unwrap()))
+            .unwrap()
+    };
+    let ahead = lost.accept(&world.view, vec![], &until(NOW_MS + EXCUSE_SKEW_MS + 1), NOW_MS);
+    assert!(matches!(ahead, Err(SealError::ConsentAhead)), "{ahead:?}");
+    lost.accept(&world.view, vec![], &until(NOW_MS + EXCUSE_SKEW_MS), NOW_MS).unwrap();
+    let accounted = lost.accept(&world.view, vec![], &signed, NOW_MS).unwrap();
     let advance = world.advance_from(&session, opened, accounted).unwrap();
     world.store.commit(&advance.batch).unwrap();
     let stored = world.store.plain("consent/0");

@@ -298,7 +298,10 @@ async fn a_store_that_lost_commits_waits_for_consent() {
     other.lost.sequence += 1;
     let wrong = admin.call_json("POST", "/v1/seal:consent", &sign(&other, &[0, 1])).await;
     assert!(wrong.status >= 400, "{wrong:?}");
-    for reply in [few, wrong] {
+    let ahead = Consent { excused_until_ms: Some(u64::MAX), ..consent.clone() };
+    let ahead = admin.call_json("POST", "/v1/seal:consent", &sign(&ahead, &[0, 1])).await;
+    assert_eq!(ahead.error().unwrap().field.as_deref(), Some("envelope.excused_until_ms"));
+    for reply in [few, wrong, ahead] {
         let error = reply.error().unwrap();
         assert_eq!(error.code, Code::BadStatement, "{error:?}");
         assert!(error.hint.is_some());

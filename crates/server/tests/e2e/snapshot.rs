@@ -14,6 +14,7 @@ use bulla_store::{OnFatal, Store};
 use bulla_testkit::long;
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{self, AlarmKind, SealState};
+use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Consent;
 use bulla_wire::id::Digest;
@@ -283,6 +284,66 @@ async fn without_a_log_the_loss_is_evident() {
     assert!(told.iter().any(|alarm| alarm.kind == AlarmKind::StoreRolledBack), "{told:?}");
     let error = ended.remembering().whoami().await.expect_err("it saw more than there is");
     assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
+    ended.world.stop().await;
+}
+
+/// Puts the snapshot back where no log tells what was lost; what the admins are asked to consent to.
+async fn put_back(ended: &mut Ended, name: &str) -> Consent {
+    let file = file_of(&ended.world);
+    moved(&mut ended.world, &file, name).await;
+    let audit = file.with_file_name(format!("audit of {name}"));
+    ended.world.config.audit.target = AuditTarget::Directory(audit);
+    ended.world.config.accept_audit_loss = true;
+    ended.world.start().await;
+    let consent = give(&ended.world).await.consent_needed.expect("a restored store asks for consent");
+    assert!(consent.is_of_unknown_loss() && consent.excused_until_ms.is_none(), "{consent:?}");
+    consent
+}
+
+/// The admin signs that whatever clients saw until now is lost.
+async fn excuse(ended: &Ended, consent: &Consent) -> Envelope {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let excused_until_ms = Some(u64::try_from(now.as_millis()).unwrap());
+    let admin = ended.world.client(&ended.world.admins[0]);
+    admin.consent_sign(&Consent { excused_until_ms, ..consent.clone() }).await.unwrap()
+}
+
+/// Admins who know that a snapshot was put back say so in their consent: whoever saw more goes on by itself. For what is
+/// seen after that they have to say it anew, whoever still has the old signatures.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admins_word_excuses_what_was_seen_before_it() {
+    let mut ended = ended().await;
+    let send = async |ended: &Ended, envelope: &Envelope| {
+        ended.world.client(&ended.world.admins[0]).consent_send(envelope.clone()).await.unwrap();
+    };
+    let consent = put_back(&mut ended, "first").await;
+    let signed = excuse(&ended, &consent).await;
+    send(&ended, &signed).await;
+    let alice = ended.remembering();
+    assert_eq!(value(&alice, "app/db").await.as_deref(), Some("kept"));
+    let [loss] = &alice.losses()[..] else { panic!("it is told: {:?}", alice.losses()) };
+    assert_eq!((loss.consent.kept, loss.unknown_to_admins()), (consent.kept, None));
+    alice.kv_put(&"app/db".parse().unwrap(), &secret("lost again")).await.unwrap();
+    drop(alice);
+    // Also over another unsealing, once.
+    ended.world.stop().await;
+    ended.world.start().await;
+    assert_eq!(give(&ended.world).await.state, SealState::Unsealed);
+    let alice = ended.remembering();
+    assert_eq!(value(&alice, "app/db").await.as_deref(), Some("lost again"));
+    assert!(alice.losses().is_empty());
+    drop(alice);
+
+    // The same snapshot again: the node asks the same, and takes what was signed then. Alice does not.
+    let second = put_back(&mut ended, "second").await;
+    assert_eq!(second, consent);
+    send(&ended, &signed).await;
+    let error = ended.remembering().whoami().await.expect_err("nobody said that this is lost");
+    assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
+    put_back(&mut ended, "third").await;
+    let anew = excuse(&ended, &consent).await;
+    send(&ended, &anew).await;
+    assert_eq!(value(&ended.remembering(), "app/db").await.as_deref(), Some("kept"));
     ended.world.stop().await;
 }
 

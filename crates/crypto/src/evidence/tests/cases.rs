@@ -324,7 +324,15 @@ fn what_admins_sign_together() {
     let w = world();
     let (alice, bob) = (&w.alice.identity, &w.bob.identity);
     let position = |byte: u8, sequence: u64| Position { lineage: Lineage::new([byte; 16]), sequence };
-    let consent = Consent { v: V1, cluster: w.view.id(), lost: position(1, 9), kept: position(1, 5), earlier: vec![] };
+    let consent = Consent {
+        v: V1,
+        cluster: w.view.id(),
+        lost: position(1, 9),
+        kept: position(1, 5),
+        earlier: vec![],
+        excused_until_ms: None,
+    };
+    let excuses = Consent { lost: position(1, 5), excused_until_ms: Some(1_800_000_000_000), ..consent.clone() };
     let over_two = Consent { lost: position(4, 9), earlier: vec![position(2, 6), position(3, 7)], ..consent.clone() };
     let twice = Consent { earlier: vec![position(2, 6), position(2, 7)], ..over_two.clone() };
     let last_twice = Consent { earlier: vec![position(4, 6)], ..over_two.clone() };
@@ -356,6 +364,7 @@ fn what_admins_sign_together() {
         vec![
             consents("two of three", &consent, &[alice, bob], "ok"),
             consents("over two histories", &over_two, &[alice, bob], "ok"),
+            consents("that excuses clients", &excuses, &[alice, bob], "ok"),
             consents("a history twice", &twice, &[alice, bob], "rule earlier"),
             consents("the last history twice", &last_twice, &[alice, bob], "rule earlier"),
             consents("one", &consent, &[alice], "too_few_admins"),
