@@ -312,7 +312,45 @@ impl fmt::Display for Fault {
 }
 impl std::error::Error for Fault {}
 
-/// Parses a record of ours.
+/// Parses a record of ours. It may hold somebody's secrets, so what is wrong is told by its place alone.
 pub fn parse_record<T: serde::de::DeserializeOwned>(kind: &'static str, bytes: &SecretBytes) -> Result<T, Fault> {
-    serde_json::from_slice(bytes.expose()).map_err(|e| Fault::Record { kind, reason: e.to_string() })
+    // What we sealed is as long as we let it be.
+    let parsed = bulla_wire::json::parse_secret(bytes.expose(), usize::MAX, &[]);
+    parsed.map_err(|error| Fault::Record { kind, reason: error.reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::wrap::slot::Slot;
+
+    #[test]
+    fn a_record_has_one_spelling_and_an_error_tells_nothing_of_it() {
+        let digest = Digest::new([3; 32]);
+        let by = PrincipalId::new([4; 32]);
+        let opening = format!(r#"{{"by":"{by}","claim_sha256":"{digest}","lapse_active_ms":1,"deliveries":1}}"#);
+        let slot = |state: &str| {
+            let text = format!(r#"{{"state":{state},"receipts":1,"last":"{digest}","ended":null,"refused":0}}"#);
+            parse_record::<Slot>("slot", &SecretBytes::new(text.into_bytes())).map_err(|fault| fault.to_string())
+        };
+        let told = [
+            "\"sealed\"".to_owned(),
+            format!(r#"{{"opened":{opening}}}"#),
+            r#"{"revoked":null}"#.to_owned(),
+            format!(r#"{{"nacked":{{"opening":{opening},"kept":true}}}}"#),
+        ];
+        for state in &told {
+            let read = slot(state).unwrap_or_else(|error| panic!("{state}: {error}"));
+            assert_eq!(String::from_utf8(bulla_wire::json::to_vec(&read.state)).as_ref(), Ok(state));
+        }
+        // What `serde_json` alone takes besides.
+        for state in [r#"{"sealed":null}"#.to_owned(), format!(r#"{{"opened":["{by}","{digest}",1,1]}}"#)] {
+            let error = slot(&state).unwrap_err();
+            assert!(
+                error.starts_with("a slot record does not parse: not what is expected there, at line 1"),
+                "{error}"
+            );
+            assert!(!error.contains(&by.to_string()), "{error}");
+        }
+    }
 }

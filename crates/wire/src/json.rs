@@ -221,9 +221,48 @@ mod tests {
         let array = outer(r#"[1,{}]"#, r#""any""#).unwrap_err();
         assert!(array.starts_with("inner[0]: invalid type: sequence, expected struct Doc"), "{array}");
         let object = outer("", r#"{"any":null}"#).unwrap_err();
-        assert!(object.starts_with("mode: invalid type: map, expected "), "{object}");
+        assert!(object.contains("a variant without content is a text"), "{object}");
         assert!(parse::<Outer>(br#"[[],"any"]"#, 200).is_err());
         assert!(outer("", r#""none""#).unwrap_err().starts_with("mode: unknown variant `none`"));
+    }
+
+    #[test]
+    fn a_variant_with_content_is_an_object_of_one_field() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        #[serde(rename_all = "lowercase", deny_unknown_fields)]
+        enum State {
+            Bare,
+            One(Doc),
+            Maybe(Option<Doc>),
+            Fields { doc: Doc, kept: bool },
+        }
+        let read = |text: &str| parse::<Vec<State>>(format!("[{text}]").as_bytes(), 200).map_err(|e| e.to_string());
+        let doc = || Doc { v: V1, map: StrictMap::default() };
+        for (text, state) in [
+            (r#""bare""#, State::Bare),
+            (r#"{"one":{"v":1,"map":{}}}"#, State::One(doc())),
+            (r#"{"maybe":null}"#, State::Maybe(None)),
+            (r#"{"maybe":{"v":1,"map":{}}}"#, State::Maybe(Some(doc()))),
+            (r#"{"fields":{"kept":true,"doc":{"v":1,"map":{}}}}"#, State::Fields { doc: doc(), kept: true }),
+        ] {
+            assert_eq!(read(text), Ok(vec![state]), "{text}");
+        }
+        for (text, told) in [
+            (r#"{"bare":null}"#, "a variant without content is a text"),
+            (r#""one""#, "expected newtype variant"),
+            ("{}", "an object without a variant"),
+            (r#"{"maybe":null,"bare":null}"#, "more than one variant"),
+            (r#"{"maybe":null,"maybe":null}"#, "more than one variant"),
+            (r#"{"one":[1,{}]}"#, "invalid type: sequence"),
+            (r#"{"fields":[{"v":1,"map":{}},true]}"#, "invalid type: sequence"),
+            (r#"{"fields":{"kept":true,"kept":true,"doc":{"v":1,"map":{}}}}"#, "duplicate field `kept`"),
+            (r#"{"fields":{"kept":true,"doc":{"v":1,"map":{}},"x":1}}"#, "unknown field `x`"),
+            (r#"["one",{}]"#, "invalid type: sequence"),
+            (r#"{"other":1}"#, "unknown variant `other`"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(told) && error.starts_with("[0]"), "{text}: {error}");
+        }
     }
 
     #[test]

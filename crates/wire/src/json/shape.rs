@@ -2,11 +2,13 @@
 //! `{"name": null}` for the name of a variant. Both are second spellings that no page in `spec/` knows.
 
 use serde::de::value::StrDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use std::fmt;
 
-/// A deserialiser that takes an object for a struct and a text for a variant, at every depth; or a
-/// visitor, seed or access that hands on such ones.
+/// A deserialiser that takes an object for a struct, a text for a variant and an object of one field for one with content, at
+/// every depth; or a visitor, seed or access that hands on such ones.
 pub(super) struct Shaped<T>(pub(super) T);
 
 macro_rules! forward {
@@ -154,7 +156,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Shaped<A> {
     }
 }
 
-/// The visitor of an enum. No document of ours has a variant with content, so a variant is a text.
+/// The visitor of an enum.
 struct Variant<V>(V);
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Variant<V> {
@@ -166,5 +168,66 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Variant<V> {
 
     fn visit_str<E: Error>(self, name: &str) -> Result<V::Value, E> {
         self.0.visit_enum(StrDeserializer::new(name))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
+        self.0.visit_enum(Content(access))
+    }
+}
+
+/// A variant with content: the one field of an object.
+struct Content<A>(A);
+
+impl<'de, A: MapAccess<'de>> Content<A> {
+    fn read<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<S::Value, A::Error> {
+        let value = self.0.next_value_seed(Shaped(seed))?;
+        match self.0.next_key::<IgnoredAny>()? {
+            None => Ok(value),
+            Some(_) => Err(Error::custom("more than one variant")),
+        }
+    }
+}
+
+impl<'de, A: MapAccess<'de>> EnumAccess<'de> for Content<A> {
+    type Error = A::Error;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<(S::Value, Self), A::Error> {
+        match self.0.next_key_seed(seed)? {
+            Some(name) => Ok((name, self)),
+            None => Err(Error::custom("an object without a variant")),
+        }
+    }
+}
+
+impl<'de, A: MapAccess<'de>> VariantAccess<'de> for Content<A> {
+    type Error = A::Error;
+
+    fn unit_variant(self) -> Result<(), A::Error> {
+        Err(Error::custom("a variant without content is a text, not an object"))
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
+        self.read(seed)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, A::Error> {
+        // None of ours has several values without names.
+        Err(Error::invalid_type(serde::de::Unexpected::TupleVariant, &visitor))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, A::Error> {
+        self.read(Fields(visitor))
+    }
+}
+
+/// The fields of a variant: an object.
+struct Fields<V>(V);
+
+impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Fields<V> {
+    type Value = V::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
+        deserializer.deserialize_map(self.0)
     }
 }
