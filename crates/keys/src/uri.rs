@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The longest URI looked at. All attributes of a token and an object, percent-encoded, stay below.
+/// The longest URI, as it is written and in its canonical form. All attributes of a token and an object, percent-encoded, stay below.
 pub const MAX_URI_BYTES: usize = 4096;
 /// The scheme with its colon. Schemes are compared without case (RFC 3986 §3.1).
 const SCHEME: &str = "pkcs11:";
@@ -193,7 +193,8 @@ impl FromStr for TokenUri {
             let (name, value) = part.split_once('=').ok_or_else(|| UriError::Part("?…".to_owned()))?;
             uri.take_query(name, value)?;
         }
-        Ok(uri)
+        // What is kept is the canonical form, which escapes more.
+        if uri.to_string().len() > MAX_URI_BYTES { Err(UriError::TooLong) } else { Ok(uri) }
     }
 }
 
@@ -328,6 +329,15 @@ mod tests {
         );
         assert_eq!(written.parse(), Ok(uri));
         assert_eq!(TokenUri::default().to_string().parse(), Ok(TokenUri::default()));
+    }
+
+    /// What was taken is taken again from the file of contexts, where it stands in its canonical form.
+    #[test]
+    fn the_canonical_form_is_not_too_long() {
+        let of = |bytes: usize| format!("pkcs11:id={}", "a".repeat(bytes)).parse::<TokenUri>();
+        let longest = of((MAX_URI_BYTES - "pkcs11:id=".len()) / 3).unwrap();
+        assert_eq!(longest.to_string().parse(), Ok(longest));
+        assert_eq!(of(MAX_URI_BYTES / 3), Err(UriError::TooLong));
     }
 
     #[test]
