@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 const OPENED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a future with keys in memory gives: it has nothing to wait for.
-fn now<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => unreachable!("keys in memory answer at once"),
@@ -36,15 +36,19 @@ pub fn identity(kind: IdentityKind, seed: u8) -> Identity {
     identity.unwrap_or_else(|error| unreachable!("a seed is a key: {error}"))
 }
 
-/// An age file opens the same in one piece and as a stream, and what its header tells to anybody fits what is in it.
+/// An age file, opened with keys in memory.
 pub fn age(bytes: &[u8]) {
     static KEYS: LazyLock<[Identity; 2]> =
         LazyLock::new(|| [identity(IdentityKind::Hybrid, 1), identity(IdentityKind::Classical, 1)]);
-    let decrypters = KEYS.each_ref().map(|key| key as &dyn Decrypter);
+    opens(bytes, &KEYS.each_ref().map(|key| key as &dyn Decrypter));
+}
+
+/// An age file opens the same in one piece and as a stream, and what its header tells to anybody fits what is in it.
+pub(crate) fn opens(bytes: &[u8], decrypters: &[&dyn Decrypter]) {
     let seen = inspect(bytes);
-    let whole = now(open(&decrypters, bytes, OPENED_BYTES_MAX));
+    let whole = now(open(decrypters, bytes, OPENED_BYTES_MAX));
     let mut content = Vec::new();
-    let piecemeal = now(open_to(&decrypters, bytes, &mut content));
+    let piecemeal = now(open_to(decrypters, bytes, &mut content));
     if let Ok(Opened { plaintext, binding }) = &whole {
         let seen = seen.unwrap_or_else(|error| unreachable!("it opens, but its header is none: {error}"));
         assert_eq!((seen.plaintext_bytes, &seen.binding), (plaintext.expose().len(), binding));

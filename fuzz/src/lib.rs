@@ -9,6 +9,7 @@ mod audit;
 mod crypto;
 mod evidence;
 mod json;
+mod keys;
 mod mutation;
 mod rows;
 mod server;
@@ -17,6 +18,7 @@ mod wire;
 pub use crypto::{identity, sealed_place, share_context};
 pub use evidence::{Keys, NOW_MS, record_of, sign};
 pub use json::BODIES;
+pub use keys::tag_keys;
 pub use mutation::Mutations;
 pub use rows::JOURNAL_OF;
 
@@ -45,6 +47,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "identity", about: "identity files and OpenSSH private keys", run: crypto::identity_file },
     Target { name: "ssh-agent", about: "answers of an SSH agent", run: crypto::ssh_agent },
     Target { name: "age-plugin", about: "files of age plugins, and what plugins say", run: crypto::age_plugin },
+    Target { name: "tag", about: "stanzas for keys in hardware, opened with fixed keys", run: keys::tag },
+    Target { name: "certificate", about: "client certificates", run: keys::certificate },
+    Target { name: "token-uri", about: "URIs of keys on tokens, and other names of keys", run: keys::token_uri },
     Target { name: "share", about: "shares of the seal and the messages that carry them", run: crypto::share },
     Target { name: "sealed", about: "symmetric sealing", run: crypto::sealed },
     Target { name: "snapshot", about: "snapshots, whole and in pieces", run: crypto::snapshot },

@@ -12,7 +12,7 @@ use bulla_crypto::random::SeededRng;
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::{evidence as made, sealed, shamir};
-use bulla_fuzz::{BODIES, JOURNAL_OF, Keys, NOW_MS, identity, record_of, sealed_place, share_context, sign};
+use bulla_fuzz::{BODIES, JOURNAL_OF, Keys, NOW_MS, identity, record_of, sealed_place, share_context, sign, tag_keys};
 use bulla_wire::encoding::{base64_decode, base64url_decode};
 use bulla_wire::evidence::{ADMISSION_TYPE, MinKem, PRINCIPAL_TYPE, Scope, SealMode};
 use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, Nonce, WrapId};
@@ -49,6 +49,7 @@ fn write_corpus() {
     wire(&mut seeds);
     keys(&mut seeds);
     age(&mut seeds);
+    held(&mut seeds);
     evidence(&mut seeds);
     rows(&mut seeds);
     policies(&mut seeds);
@@ -367,6 +368,40 @@ fn age(seeds: &mut Seeds) {
         seeds.push(("age", name.into(), vector[start..].to_vec()));
     }
     texts(seeds, "recipient", &["age1tag1qt8lw0ual6avlwmwatk888yqnmdamm7xfd0wak53ut6elz5c4swx2yqdj4e"]);
+}
+
+/// Keys that others hold.
+fn held(seeds: &mut Seeds) {
+    let keys = tag_keys().map(|key| key.recipient().clone());
+    for (name, recipients) in [("p256tag", &keys[..1]), ("mlkem768p256tag", &keys[1..])] {
+        let file = seal(recipients, None, b"content").unwrap();
+        seeds.push(("tag", name.into(), file.clone()));
+        // The stanza alone.
+        let text = String::from_utf8_lossy(&file).into_owned();
+        let stanza = text.split_once('\n').unwrap().1.split("\n---").next().unwrap();
+        seeds.push(("tag", format!("{name}-stanza"), format!("{stanza}\n").into_bytes()));
+        seeds.push(("tag", format!("{name}-stanzas"), format!("{stanza}\n").repeat(5).into_bytes()));
+    }
+    for name in ["p256tag_sealed_by_age", "p256tag_off_curve", "p256tag_collision", "mlkem768p256tag_bad_ml_kem"] {
+        let vector = fs::read(vectors("tag").join(name)).unwrap();
+        let start = vector.windows(2).position(|pair| pair == b"\n\n").unwrap() + 2;
+        seeds.push(("tag", name.into(), vector[start..].to_vec()));
+    }
+    let certificates = vector("mtls/mtls.json");
+    for (kind, letter) in [("certificates", "good"), ("malformed", "bad")] {
+        for (at, certificate) in certificates[kind].as_array().unwrap().iter().enumerate() {
+            let der = base64_decode(certificate["der"].as_str().unwrap()).unwrap();
+            seeds.push(("certificate", format!("{letter}{at:02}"), der));
+        }
+    }
+    for (at, case) in vector("pkcs11/uri.json").as_array().unwrap().iter().enumerate().step_by(2) {
+        seeds.push(("token-uri", format!("uri{at:02}"), case["uri"].as_str().unwrap().as_bytes().to_vec()));
+    }
+    texts(
+        seeds,
+        "token-uri",
+        &["ssh-agent:", "ssh-agent:SHA256:nThbg6kXUpJWGl7E1IGOCspRomTxdCARLviKw6E5SY8", "ssh-agent:id.pub", "ann.key"],
+    );
 }
 
 fn evidence(seeds: &mut Seeds) {
