@@ -1,7 +1,16 @@
 //! Questions to the person at the terminal. Without one nothing is asked, and the caller says which flag answers.
 
 use bulla_crypto::secret::SecretBytes;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
+
+/// Where programs ask for a PIN.
+pub const TERMINAL: &str = "/dev/tty";
+
+/// The terminal, and how it was before anybody asked there.
+static BEFORE: OnceLock<Option<(File, Termios)>> = OnceLock::new();
 
 /// Whether somebody can be asked: input and the place of the question are terminals.
 pub fn possible() -> bool {
@@ -25,5 +34,26 @@ pub fn shown(prompt: &str) -> io::Result<String> {
 
 /// Asks for something that is not shown while it is typed.
 pub fn hidden(prompt: &str) -> io::Result<SecretBytes> {
+    remember();
     rpassword::prompt_password(prompt).map(|text| SecretBytes::new(text.into_bytes()))
+}
+
+/// Remembers how the terminal is, before something asks there that may be given up: a question on another thread, a program.
+pub fn remember() {
+    BEFORE.get_or_init(|| {
+        let terminal = File::open(TERMINAL).ok()?;
+        let modes = tcgetattr(&terminal).ok()?;
+        Some((terminal, modes))
+    });
+}
+
+/// Puts the terminal back. Whoever was no longer waited for, or was ended, left it without echo.
+pub fn restore() {
+    let Some(Some((terminal, before))) = BEFORE.get() else { return };
+    let modes = |of: &Termios| (of.input_modes, of.output_modes, of.control_modes, of.local_modes);
+    // Where nothing changed nothing is set: a process in the background would be stopped for it.
+    if tcgetattr(terminal).is_ok_and(|now| modes(&now) != modes(before)) {
+        // A terminal that is gone needs no echo.
+        let _: Result<(), rustix::io::Errno> = tcsetattr(terminal, OptionalActions::Now, before);
+    }
 }

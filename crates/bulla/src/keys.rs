@@ -1,7 +1,7 @@
 //! Whose keys this run uses: read from files with their passphrases, or held by tokens with their PINs, by the SSH agent
 //! or by age plugins.
 
-use crate::ask;
+use crate::ask::{self, TERMINAL};
 use crate::exit::{Exit, Failure, told};
 use crate::output::cell;
 use crate::session::Global;
@@ -20,11 +20,10 @@ use std::cell::OnceCell;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Longest passphrase in bytes; longer is the wrong file.
 const MAX_PASSPHRASE_BYTES: u64 = 4096;
-/// Where programs ask for a PIN.
-const TERMINAL: &str = "/dev/tty";
 /// Where the environment names the socket of the SSH agent.
 const AGENT: &str = "SSH_AUTH_SOCK";
 
@@ -55,7 +54,6 @@ impl TypedValueParser for KeyParser {
 }
 
 /// The keys of one run. A token is logged in to once.
-#[derive(Default)]
 pub struct Keys {
     tokens: Tokens,
     /// The token that the PIN file was for.
@@ -63,6 +61,11 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Those who hold keys are waited for at most so long, whatever else their limits are.
+    pub fn new(timeout: Option<Duration>) -> Self {
+        Self { tokens: Tokens::default().limit(timeout.unwrap_or(Duration::MAX)), pin_file_for: Mutex::default() }
+    }
+
     /// The identity with this key, and with another that decrypts if there is one.
     pub fn identity(
         &self,
@@ -77,7 +80,8 @@ impl Keys {
                 Arc::new(identity.map_err(|error| failure(&error))?)
             }
             KeySource::Agent(name) => {
-                let identity = Agent::new(std::env::var_os(AGENT)).and_then(|agent| agent.identity(name));
+                let limit = global.timeout.unwrap_or(Duration::MAX);
+                let identity = Agent::new(std::env::var_os(AGENT)).and_then(|agent| agent.limit(limit).identity(name));
                 Arc::new(identity.map_err(|error| agent_failure(&error))?)
             }
         };
@@ -117,6 +121,9 @@ impl Keys {
         if let Some(identity) = PluginIdentity::parse(bytes.expose()).map_err(unusable)? {
             let found = Plugin::new(identity, std::env::var_os("PATH").as_deref(), Arc::new(AtTerminal));
             let plugin = found.map_err(|error| Failure::new(Exit::NotFound, error.to_string()).hint(error.hint()))?;
+            let plugin = plugin.limit(global.timeout.unwrap_or(Duration::MAX));
+            // It may ask at the terminal by itself, and is ended when its time is over.
+            ask::remember();
             return Ok((Arc::new(plugin), None));
         }
         let other = file(global, path, &bytes)?;
@@ -137,7 +144,9 @@ impl Keys {
             return pin::read(path);
         }
         if let Some(program) = &global.pinentry {
-            return pinentry::ask(program, token, ask::possible().then_some(Path::new(TERMINAL)));
+            ask::remember();
+            let limit = pinentry::LIMIT.min(global.timeout.unwrap_or(Duration::MAX));
+            return pinentry::ask(program, token, ask::possible().then_some(Path::new(TERMINAL)), limit);
         }
         if ask::possible() {
             return ask::hidden(&format!("PIN of token {}: ", cell(token))).map_err(PinError::Terminal);

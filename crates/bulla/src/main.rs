@@ -76,6 +76,7 @@ fn run(arguments: Arguments, screen: &Screen) -> Exit {
     let session = Session::new(global, screen, places);
     runtime.block_on(async {
         let done = Box::pin(cli::run(command, &session, variables.collect())).await;
+        ask::restore();
         let exit = match session.tell_policy().await {
             Ok(true) => Exit::Ok,
             Ok(false) => done.unwrap_or_else(|failure| tell(screen, &failure)),

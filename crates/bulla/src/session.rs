@@ -110,6 +110,7 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Nothing is read yet.
     pub fn new(global: Global, screen: &'a Screen, places: Places) -> Self {
+        let keys = Keys::new(global.timeout);
         Self {
             global,
             screen,
@@ -118,7 +119,7 @@ impl<'a> Session<'a> {
             alarms_shown: AtomicBool::new(false),
             identity: OnceLock::new(),
             needed: Arc::default(),
-            keys: Keys::default(),
+            keys,
         }
     }
 

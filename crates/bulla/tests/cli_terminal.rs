@@ -1,6 +1,8 @@
-//! What a terminal shows and a pipe does not get: how far long transfers are. `script` of util-linux is the terminal.
+//! What a terminal shows and a pipe does not get, how far long transfers are; and that it is left as it was. `script` of
+//! util-linux is the terminal.
 
 use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// Runs a shell line whose standard input, output and error are a terminal, and gives what stood on it.
@@ -67,4 +69,44 @@ fn progress_is_shown_to_whoever_looks() {
     let shown = at_terminal(&alice, &format!("bulla open {slip} -o opened.bin"));
     assert!(shown.contains("\rreceiving ") && shown.contains(" of 5.7 MiB, "), "{shown:?}");
     assert_eq!(std::fs::read(alice.work().join("opened.bin")).unwrap(), large);
+}
+
+/// Whoever asks and is no longer waited for leaves the terminal as it was: a question of ours, and a plugin that asks by itself.
+#[test]
+fn a_question_that_is_given_up_leaves_the_terminal_as_it_was() {
+    const NAME: &str = "a_question_that_is_given_up_leaves_the_terminal_as_it_was";
+    if tools::find("script").is_none() {
+        skip!(NAME, "needs script of util-linux");
+    }
+    let mut ann = Cli::new(bulla!());
+    ann.run(["keygen", "-q", "-o", "ann.key"]).ok();
+    let recipient = "age1tag1qwe0kafsjrar4txm6heqnhpfuggzr0gvznz7fvygxrlq90u5mq2pysxtw6h";
+    let private = |name: &str, text: &str, mode: u32| {
+        let path = ann.file(name, text.as_bytes());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    private("plugin.txt", &format!("# recipient: {recipient}\nAGE-PLUGIN-TAGTEST-1CXM4UC\n"), 0o600);
+    let plugin = private("age-plugin-tagtest", "", 0o700);
+    let mut path = vec![ann.work()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    ann.env("PATH", std::env::join_paths(path).unwrap());
+    let own = bulla!();
+    let line = format!(
+        "stty sane; '{}' keygen --from ann.key --decrypt-with plugin.txt -o ann.pub --timeout 2s; echo \"code $?\"; stty -a",
+        own.display()
+    );
+    // Keys are pressed all the while, and return never is.
+    let pressed = "while sleep 1; do printf x; done | script -q -e -E never -c \"$0\" /dev/null";
+    for script in [
+        "while read -r line; do [ \"$line\" = '-> done' ] && break; done; read -r line
+         printf -- '-> request-secret\\nUElO\\n'; read -r line",
+        "stty raw -echo < /dev/tty; exec sleep 600",
+    ] {
+        std::fs::write(&plugin, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let shown = ann.run_program(Path::new("sh"), ["-c", pressed, &line], b"").text();
+        assert!(shown.contains("gave no answer within 2 s") && shown.contains("code 1"), "{script}: {shown}");
+        assert_eq!(shown.contains("PIN"), script.contains("request-secret"), "{script}: {shown}");
+        assert!(shown.contains("isig icanon iexten echo echoe"), "{script}: {shown}");
+    }
 }

@@ -8,6 +8,7 @@ use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const PIN: &str = "1234";
 const BACKUP: &str =
@@ -141,7 +142,8 @@ fn a_pin_is_asked_for_at_a_terminal() {
     // Typed again and again, since programs throw away what was typed before they asked.
     let typed = |uri: &str, flags: &str, pin: &str, code: i32| {
         let own = bulla!();
-        let line = format!("'{}' keygen --pkcs11 '{uri}' -o ann.pub {flags}", own.display());
+        let line =
+            format!("'{}' keygen --pkcs11 '{uri}' -o ann.pub {flags}; code=$?; stty -a; exit $code", own.display());
         let at_terminal = "while sleep 1; do echo \"$1\"; done | script -q -e -E never -c \"$0\" /dev/null";
         let output = ann.run_program(Path::new("sh"), ["-c", at_terminal, &line, pin], b"");
         assert_eq!(output.code, code, "{}{}", output.text(), output.errors());
@@ -150,6 +152,12 @@ fn a_pin_is_asked_for_at_a_terminal() {
     let shown = typed(uri, "", "4321", 1);
     assert!(shown.contains("PIN of token ann: ") && shown.contains("refused the PIN"), "{shown}");
     assert!(!shown.contains("4321"), "{shown}");
+    // A program that leaves the terminal without echo, and hangs.
+    let hangs = file(&ann, "hangs", "#!/bin/sh\nstty raw -echo < /dev/tty\nexec sleep 600\n", 0o700);
+    let begun = Instant::now();
+    let shown = typed(uri, &format!("--pinentry {} --timeout 2s", hangs.display()), "1234", 1);
+    assert!(shown.contains("hangs gave no PIN within 2 s") && begun.elapsed() < Duration::from_secs(60), "{shown}");
+    assert!(shown.contains("\nisig icanon iexten "), "{shown}");
     let shown = typed(uri, "", "1234", 0);
     assert!(shown.contains("PIN of token ann: ") && !shown.contains("1234"), "{shown}");
     // Debian's pinentry on the same terminal.
@@ -159,4 +167,52 @@ fn a_pin_is_asked_for_at_a_terminal() {
             typed(&uri.replace("object=ann", "object=two"), &format!("--pinentry {}", pinentry.display()), "1234", 0);
         assert!(shown.contains("PIN of the token \"ann\"") && !shown.contains("1234"), "{shown}");
     }
+}
+
+/// A module that hangs when it is asked for its tokens, and a token that hangs once it was logged in to: both are given up, and
+/// the process ends although a thread of it does not.
+#[test]
+fn what_hangs_is_given_up() {
+    let Some(hsm) = SoftHsm::new() else { skip!("what_hangs_is_given_up", "needs softhsm2 and opensc") };
+    let (ann, uri) = holder(&hsm, "ann");
+    hsm.pair("ann", PIN, "EC:prime256v1", "ann", "01", &["--usage-sign"]);
+    ann.run(["keygen", "-q", "-o", "opens.key", "--name", "unused"]).ok();
+    let (uri, _) = uri.split_once("&pin-source").unwrap();
+    let keygen = ["keygen", "--from", uri, "--decrypt-with", "opens.key", "--name", "ann", "-o", "ann.pub"];
+    let given_up = |more: &[&str], told: &str| {
+        let begun = Instant::now();
+        let error = ann.run([&keygen[..], more].concat()).failed(1);
+        assert!(error.contains(told) && error.contains("hint: check that the token is plugged in"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    };
+
+    let pin = path(&ann, "pin.txt");
+    let locked = hsm.hang();
+    given_up(
+        &["--timeout", "2s", "--pin-file", &pin],
+        "libsofthsm2.so gave no answer within 2 s, when it was to show its tokens",
+    );
+    drop(locked);
+
+    // The token hangs while its PIN is typed.
+    let script = "#!/bin/sh\necho OK\nwhile read -r line; do case $line in GETPIN) : > asked; \
+                  while ! [ -e locked ]; do sleep 0.05; done; echo 'D 1234'; echo OK;; BYE) exit;; *) echo OK;; esac; done\n";
+    file(&ann, "pinentry", script, 0o700);
+    let (asked, answer) = (ann.work().join("asked"), ann.work().join("locked"));
+    std::thread::scope(|scope| {
+        let locked = scope.spawn(|| {
+            while !asked.exists() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let locked = hsm.hang();
+            std::fs::write(answer, b"").unwrap();
+            locked
+        });
+        given_up(
+            &["--timeout", "5s", "--pinentry", "./pinentry"],
+            "token \"ann\" gave no answer within 5 s, when it was to ",
+        );
+        drop(locked.join().unwrap());
+    });
+    ann.run([&keygen[..], &["--pin-file", &pin]].concat()).ok();
 }

@@ -44,10 +44,10 @@ impl Agent {
         Ok(Self { socket: socket.into(), list: LIST, sign: SIGN })
     }
 
-    /// The same with another limit for each answer.
+    /// The same with at most this time for each answer.
     #[must_use]
     pub fn limit(self, limit: Duration) -> Self {
-        Self { list: limit, sign: limit, ..self }
+        Self { list: self.list.min(limit), sign: self.sign.min(limit), ..self }
     }
 
     /// The identity with this key, which only signs. Blocks.
@@ -155,8 +155,9 @@ impl Signer for AgentSigner {
         let (agent, key, public) = (self.agent.clone(), self.key.clone(), self.public.clone());
         let message = message.to_vec();
         Box::pin(async move {
+            let limit = agent.sign;
             let signed = beside(move || agent.signature(&key, &public, &message)).await;
-            let signed = signed.unwrap_or(Err(AgentError::TimedOut { limit: SIGN }));
+            let signed = signed.unwrap_or(Err(AgentError::TimedOut { limit }));
             signed.map_err(|error| SignError::Holder(Box::new(error)))
         })
     }

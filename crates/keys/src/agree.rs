@@ -31,7 +31,7 @@ pub(crate) struct TokenAgreement {
 impl TokenAgreement {
     /// Refuses a token that cannot agree.
     pub fn new(token: Arc<Token>, key: &Key) -> Result<Self, TokenError> {
-        token.call(|_, connection| connection.demand(AGREES, "decrypt"))?;
+        token.call("say what it can do", |_, connection| connection.demand(AGREES, "decrypt"))?;
         let point = key.public.ec_point().and_then(|point| P256Point::from_uncompressed(point).ok());
         let point = point.ok_or(TokenError::WrongAnswer { what: "the point" })?;
         Ok(Self { token, name: key.name.clone(), point })
@@ -54,7 +54,7 @@ impl TokenAgreement {
 
     async fn derive(&self, peer: Vec<u8>) -> Result<SecretKey, TokenError> {
         let name = self.name.clone();
-        self.token.run(move |session, _| derive(session, name.find(session)?, &peer)).await
+        self.token.run("agree on a key", move |session, _| derive(session, name.find(session)?, &peer)).await
     }
 }
 

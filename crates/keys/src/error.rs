@@ -7,6 +7,7 @@ use cryptoki::error::{Error as CryptokiError, RvError};
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a key on a token could not be used. No variant holds a PIN.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ pub enum TokenError {
         /// Whether the next wrong one locks it.
         last: bool,
     },
-    /// The token refused a PIN before, so it is asked nothing more.
+    /// The token refused a PIN before, or gave no answer, so it is asked nothing more.
     NotTriedAgain {
         /// The token's label.
         token: String,
@@ -125,6 +126,15 @@ pub enum TokenError {
     PinNotSet {
         /// The token's label.
         token: String,
+    },
+    /// A token or its module gave no answer.
+    TimedOut {
+        /// The token or the module's file.
+        who: String,
+        /// What it was to do.
+        what: &'static str,
+        /// How long it had.
+        limit: Duration,
     },
     /// The thread that talks to the token ended.
     Gone,
@@ -173,7 +183,12 @@ impl TokenError {
             Self::Pin(error) => error.hint().into(),
             Self::WrongPin { last: true, .. } => "one more wrong PIN locks the token: make sure before you try again".into(),
             Self::WrongPin { last: false, .. } => "nothing tries again by itself, for the token would lock".into(),
-            Self::NotTriedAgain { .. } => "start again with the right PIN".into(),
+            Self::NotTriedAgain { .. } => "start again, with the right PIN".into(),
+            Self::TimedOut { .. } => {
+                "check that the token is plugged in and waits for no touch and no PIN on its reader, that nothing else uses it, \
+                 and that --timeout leaves it time"
+                    .into()
+            }
             Self::PinLocked { .. } => "who has its SO PIN or PUK can unlock it, with the vendor's tool".into(),
             Self::PinNotSet { .. } => "initialise it: `pkcs11-tool --init-pin`".into(),
             Self::Gone => "start again".into(),
@@ -181,12 +196,13 @@ impl TokenError {
         }
     }
 
-    /// Whether the token may have counted a wrong PIN.
-    pub(crate) fn is_refused_login(&self) -> bool {
+    /// Whether nothing more may be sent to the token: it may have counted a wrong PIN, or hangs.
+    pub(crate) fn ends_all(&self) -> bool {
         matches!(
             self,
             Self::WrongPin { .. }
                 | Self::PinLocked { .. }
+                | Self::TimedOut { .. }
                 | Self::Refused { cause: CryptokiError::Pkcs11(_, Function::Login), .. }
         )
     }
@@ -279,10 +295,13 @@ impl fmt::Display for TokenError {
             Self::Pin(error) => error.fmt(f),
             Self::WrongPin { token, .. } => write!(f, "token {token:?} refused the PIN"),
             Self::NotTriedAgain { token } => {
-                write!(f, "token {token:?} refused the PIN before, and is not asked again")
+                write!(f, "token {token:?} refused the PIN or gave no answer before, and is not asked again")
             }
             Self::PinLocked { token } => write!(f, "the PIN of token {token:?} is locked"),
             Self::PinNotSet { token } => write!(f, "token {token:?} has no user PIN yet"),
+            Self::TimedOut { who, what, limit } => {
+                write!(f, "{who} gave no answer within {} s, when it was to {what}", limit.as_secs())
+            }
             Self::Gone => f.write_str("the thread that talks to the token ended"),
             Self::Refused { what, .. } => write!(f, "the token could not {what}"),
         }

@@ -5,6 +5,7 @@
 
 use crate::error::{TokenError, tried};
 use crate::uri::{ModuleName, TokenUri};
+use crate::wait::within;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::mechanism::MechanismType;
@@ -12,6 +13,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Where modules lie when only their name is given.
 const FOLDERS: &[&str] = &[
@@ -67,8 +69,9 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    /// Loads the module of a URI, or takes the one that was loaded before.
-    pub fn of(uri: &TokenUri) -> Result<Self, TokenError> {
+    /// The module that a URI names, and the one token that is as the URI says. A library may look for readers over a network, or
+    /// wait for a program that hangs, so it has `limit` for all of it.
+    pub fn with_token(uri: &TokenUri, limit: Duration) -> Result<(Self, TokenId), TokenError> {
         let path = match &uri.module {
             None => return Err(TokenError::NoModule),
             Some(ModuleName::Path(path)) => path.clone(),
@@ -76,6 +79,18 @@ impl Module {
                 find(name).ok_or_else(|| TokenError::ModuleNotFound { name: name.clone() })?
             }
         };
+        let (named, uri) = (path.clone(), uri.clone());
+        let found = within(limit, move || {
+            let module = Self::load(path)?;
+            let (_, id) = module.token(&uri)?;
+            Ok((module, id))
+        });
+        let hangs = || TokenError::TimedOut { who: named.display().to_string(), what: "show its tokens", limit };
+        found.unwrap_or_else(|| Err(hangs()))
+    }
+
+    /// Loads a module, or takes it as it was loaded before.
+    fn load(path: PathBuf) -> Result<Self, TokenError> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = loaded.get_or_insert_default();
         if let Some(context) = loaded.get(&path) {
@@ -87,7 +102,7 @@ impl Module {
     }
 
     /// The one token that is as the URI says.
-    pub fn token(&self, uri: &TokenUri) -> Result<(Slot, TokenId), TokenError> {
+    fn token(&self, uri: &TokenUri) -> Result<(Slot, TokenId), TokenError> {
         let all = self.tokens()?;
         let mut fitting: Vec<_> = all.iter().filter(|(slot, id)| id.fits(*slot, uri)).cloned().collect();
         match (fitting.pop(), fitting.as_slice()) {

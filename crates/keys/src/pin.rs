@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The longest PIN. Tokens take far less; a longer line is the wrong file.
 const MAX_PIN_BYTES: u64 = 1024;
@@ -47,6 +48,13 @@ pub enum PinError {
     Cancelled,
     /// The program that asks failed.
     Pinentry(String),
+    /// The program that asks gave no answer.
+    TimedOut {
+        /// Which program.
+        program: String,
+        /// How long it had.
+        limit: Duration,
+    },
     /// The terminal failed.
     Terminal(io::Error),
 }
@@ -64,6 +72,9 @@ impl PinError {
             Self::SeveralTokens { .. } => "name each token's own file with pin-source= in its URI",
             Self::Cancelled => "run it again, and give the PIN",
             Self::Pinentry(_) => "check the program that --pinentry names",
+            Self::TimedOut { .. } => {
+                "run it again, and give the PIN where the program asks; check what --pinentry names"
+            }
             Self::Terminal(_) => "give --pin-file FILE",
         }
     }
@@ -81,6 +92,7 @@ impl fmt::Display for PinError {
             }
             Self::Cancelled => f.write_str("no PIN was given"),
             Self::Pinentry(what) => write!(f, "cannot ask for the PIN: {what}"),
+            Self::TimedOut { program, limit } => write!(f, "{program} gave no PIN within {} s", limit.as_secs()),
             Self::Terminal(cause) => write!(f, "cannot ask for the PIN: {cause}"),
         }
     }

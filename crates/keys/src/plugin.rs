@@ -10,7 +10,7 @@ mod talk;
 pub use error::PluginError;
 pub use talk::Dialogue;
 
-use crate::wait::{beside, within};
+use crate::wait::{Running, beside, within};
 use bulla_crypto::BoxFuture;
 use bulla_crypto::envelope::{Decrypter, FileKey, OpenError, Stanza};
 use bulla_crypto::identity::PluginIdentity;
@@ -18,15 +18,12 @@ use bulla_crypto::recipient::Recipient;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a plugin may take for one envelope, with all that the person is asked and has to touch.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How long a plugin may take to end once it is done.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A decryption key behind a plugin. The plugin runs anew for each envelope.
 pub struct Plugin {
@@ -53,10 +50,10 @@ impl Plugin {
         Ok(Self { identity: Arc::new(identity), program, dialogue, limit: LIMIT })
     }
 
-    /// The same with another limit for one envelope.
+    /// The same with at most this time for one envelope.
     #[must_use]
     pub fn limit(self, limit: Duration) -> Self {
-        Self { limit, ..self }
+        Self { limit: self.limit.min(limit), ..self }
     }
 
     async fn file_key(&self, stanzas: &[Stanza]) -> Result<Option<FileKey>, OpenError> {
@@ -111,31 +108,5 @@ fn ask(
             done
         }
         None => Err(PluginError::TimedOut { limit }),
-    }
-}
-
-/// A plugin, which ends with this.
-struct Running(Child);
-
-impl Running {
-    /// A plugin whose input ended has nothing more to do.
-    fn farewell(&mut self) {
-        let start = Instant::now();
-        while start.elapsed() < FAREWELL && self.runs() {
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn runs(&mut self) -> bool {
-        matches!(self.0.try_wait(), Ok(None))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.runs() {
-            drop(self.0.kill());
-            drop(self.0.wait());
-        }
     }
 }

@@ -27,7 +27,7 @@ impl TokenSigner {
             Algorithm::EcdsaP256 | Algorithm::EcdsaP384 => (MechanismType::ECDSA, "CKM_ECDSA"),
             Algorithm::RsaPssSha512 => (MechanismType::RSA_PKCS_PSS, "CKM_RSA_PKCS_PSS"),
         };
-        token.call(move |_, connection| connection.demand(needed, "sign with this key"))?;
+        token.call("say what it can do", move |_, connection| connection.demand(needed, "sign with this key"))?;
         Ok(Self { token, key })
     }
 
@@ -35,7 +35,7 @@ impl TokenSigner {
         // Few tokens hash with all that is needed, so what they sign is the digest; Ed25519 hashes by itself.
         let digest = self.key.public.algorithm().prehashed(message);
         let (name, algorithm) = (self.key.name.clone(), self.key.public.algorithm());
-        let signature = self.token.run(move |session, _| {
+        let signature = self.token.run("sign", move |session, _| {
             let key = name.find(session)?;
             session.sign(&mechanism(algorithm), key, &digest).map_err(tried("sign"))
         });

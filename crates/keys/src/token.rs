@@ -7,23 +7,55 @@
 use crate::error::{TokenError, refused_login, tried};
 use crate::module::{Module, TokenId};
 use crate::pin::PinError;
+use crate::wait::beside;
 use bulla_crypto::secret::SecretBytes;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::types::RawAuthPin;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// How long a token may take for one thing. A person may have to touch it, for which cards wait a quarter of a minute, and
+/// some sign with a long RSA key for several seconds.
+const ANSWER: Duration = Duration::from_secs(60);
+/// The same where the PIN is typed on the reader, which the person may first have to look for.
+const KEYPAD: Duration = Duration::from_secs(180);
 /// How long the end of a token's thread is waited for: it only closes a session, unless the token hangs.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long tokens are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// For whatever needs no more than a touch.
+    pub answer: Duration,
+    /// For whatever may need a PIN on the reader's keypad.
+    keypad: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { answer: ANSWER, keypad: KEYPAD }
+    }
+}
+
+impl Limits {
+    pub fn at_most(self, limit: Duration) -> Self {
+        Self { answer: self.answer.min(limit), keypad: self.keypad.min(limit) }
+    }
+}
+
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// A token that was logged in to. Its thread ends with it.
+/// The way to a token's thread. Jobs go there one at a time, so that nobody's time passes while others are served; `None` once
+/// one did not come back.
+type Way = Arc<Mutex<Option<mpsc::Sender<Job>>>>;
+
+/// A token that was logged in to. Its thread ends with it, unless the token hangs: then it is left behind.
 pub(crate) struct Token {
     id: TokenId,
-    jobs: Option<mpsc::Sender<Job>>,
+    limit: Duration,
+    way: Way,
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -33,11 +65,10 @@ impl Token {
     pub fn open(
         module: Module,
         id: TokenId,
+        limits: Limits,
         ask: &dyn Fn() -> Result<SecretBytes, TokenError>,
     ) -> Result<Self, TokenError> {
         let mut connection = Connection { module, id: id.clone(), login: Login::Nothing, session: None };
-        connection.login = connection.login_needed(ask)?;
-        connection.open()?;
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new().name("token".to_owned());
@@ -49,7 +80,30 @@ impl Token {
             drop(end);
         });
         spawned.map_err(|_| TokenError::Gone)?;
-        Ok(Self { id, jobs: Some(jobs), ended: Mutex::new(ended) })
+        let way = Arc::new(Mutex::new(Some(jobs)));
+        let mut token = Self { id, limit: limits.answer, way, ended: Mutex::new(ended) };
+        let done =
+            wait(&token.way, token.label(), "say how to log in", token.limit, |connection| connection.login_needed());
+        let login = match done? {
+            LoginNeeded::Nothing => Login::Nothing,
+            LoginNeeded::Keypad => {
+                token.limit = limits.keypad;
+                Login::Keypad
+            }
+            LoginNeeded::Pin => {
+                let mut pin = ask()?;
+                // The token would count it as a try.
+                if pin.expose().is_empty() {
+                    return Err(PinError::Cancelled.into());
+                }
+                Login::Pin(RawAuthPin::new(Box::new(std::mem::take(pin.expose_mut()))))
+            }
+        };
+        wait(&token.way, token.label(), "log in", token.limit, move |connection| {
+            connection.login = login;
+            connection.open()
+        })?;
+        Ok(token)
     }
 
     /// The token's label.
@@ -60,36 +114,74 @@ impl Token {
     /// Does something in a session, and waits for it. Not to be called where nothing may block.
     pub fn call<T: Send + 'static>(
         &self,
+        what: &'static str,
         work: impl Fn(&Session, &Connection) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, TokenError> {
-        let (tell, told) = mpsc::channel();
-        self.submit(Box::new(move |connection| drop(tell.send(connection.perform(&work)))))?;
-        told.recv().map_err(|_| TokenError::Gone)?
+        wait(&self.way, self.label(), what, self.limit, move |connection| connection.perform(&work))
     }
 
     /// Does something in a session.
     pub async fn run<T: Send + 'static>(
         &self,
+        what: &'static str,
         work: impl Fn(&Session, &Connection) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, TokenError> {
-        let (tell, told) = tokio::sync::oneshot::channel();
-        self.submit(Box::new(move |connection| drop(tell.send(connection.perform(&work)))))?;
-        told.await.map_err(|_| TokenError::Gone)?
+        let (way, label, limit) = (self.way.clone(), self.id.label.clone(), self.limit);
+        let done = beside(move || wait(&way, &label, what, limit, move |connection| connection.perform(&work)));
+        done.await.unwrap_or(Err(TokenError::Gone))
     }
+}
 
-    fn submit(&self, job: Job) -> Result<(), TokenError> {
-        self.jobs.as_ref().ok_or(TokenError::Gone)?.send(job).map_err(|_| TokenError::Gone)
+/// Has a token's thread do something, and waits for it no longer than `limit`.
+fn wait<T: Send + 'static>(
+    way: &Way,
+    token: &str,
+    what: &'static str,
+    limit: Duration,
+    work: impl FnOnce(&mut Connection) -> Result<T, TokenError> + Send + 'static,
+) -> Result<T, TokenError> {
+    let mut jobs = way.lock().unwrap_or_else(PoisonError::into_inner);
+    let open = jobs.as_ref().ok_or_else(|| TokenError::NotTriedAgain { token: token.to_owned() })?;
+    let (tell, told) = mpsc::channel();
+    open.send(Box::new(move |connection| drop(tell.send(work(connection))))).map_err(|_| TokenError::Gone)?;
+    match told.recv_timeout(limit) {
+        Ok(done) => done,
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(TokenError::Gone),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            *jobs = None;
+            Err(TokenError::TimedOut { who: format!("token {token:?}"), what, limit })
+        }
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
-        // A process that ends while a module works may crash in it.
-        self.jobs = None;
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The thread tells its end by dropping the other side, and a token that hangs tells nothing.
-        let _: Result<(), mpsc::RecvTimeoutError> = ended.recv_timeout(FAREWELL);
+        // A process that ends while a module works may crash in it. What still works when nobody waits for it any more has as
+        // long as it takes to close a session; what hangs is left behind at once.
+        let start = Instant::now();
+        let hangs = loop {
+            match self.way.try_lock() {
+                Ok(mut jobs) => break jobs.take().is_none(),
+                Err(TryLockError::Poisoned(jobs)) => break jobs.into_inner().take().is_none(),
+                Err(TryLockError::WouldBlock) if start.elapsed() < FAREWELL => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => break true,
+            }
+        };
+        if !hangs {
+            let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // The thread tells its end by dropping the other side.
+            let _: Result<(), mpsc::RecvTimeoutError> = ended.recv_timeout(FAREWELL);
+        }
     }
+}
+
+/// What logging in takes.
+enum LoginNeeded {
+    Nothing,
+    Keypad,
+    Pin,
 }
 
 /// How to log in.
@@ -97,7 +189,7 @@ enum Login {
     /// The token needs nothing.
     Nothing,
     /// The PIN is typed on the token's reader.
-    PinPad,
+    Keypad,
     /// With this PIN.
     Pin(RawAuthPin),
     /// The token refused it; nothing is sent any more.
@@ -158,12 +250,12 @@ impl Connection {
         self.module.demand(self.module.slot_of(&self.id)?, mechanism, purpose)
     }
 
-    /// Finds out what logging in takes, and asks for it.
-    fn login_needed(&self, ask: &dyn Fn() -> Result<SecretBytes, TokenError>) -> Result<Login, TokenError> {
+    /// Finds out what logging in takes.
+    fn login_needed(&self) -> Result<LoginNeeded, TokenError> {
         let info = self.module.info(self.module.slot_of(&self.id)?)?;
         let token = || self.id.label.clone();
         if !info.login_required() {
-            return Ok(Login::Nothing);
+            return Ok(LoginNeeded::Nothing);
         }
         if info.user_pin_locked() {
             return Err(TokenError::PinLocked { token: token() });
@@ -171,15 +263,7 @@ impl Connection {
         if !info.user_pin_initialized() {
             return Err(TokenError::PinNotSet { token: token() });
         }
-        if info.protected_authentication_path() {
-            return Ok(Login::PinPad);
-        }
-        let mut pin = ask()?;
-        // The token would count it as a try.
-        if pin.expose().is_empty() {
-            return Err(PinError::Cancelled.into());
-        }
-        Ok(Login::Pin(RawAuthPin::new(Box::new(std::mem::take(pin.expose_mut())))))
+        Ok(if info.protected_authentication_path() { LoginNeeded::Keypad } else { LoginNeeded::Pin })
     }
 
     fn log_in(&mut self, session: &Session) -> Result<(), TokenError> {
@@ -189,7 +273,7 @@ impl Connection {
         }
         let done = match &self.login {
             Login::Nothing => return Ok(()),
-            Login::PinPad => session.login(UserType::User, None),
+            Login::Keypad => session.login(UserType::User, None),
             Login::Pin(pin) => session.login_with_raw(UserType::User, pin),
             Login::Refused => return Err(TokenError::NotTriedAgain { token: self.id.label.clone() }),
         };

@@ -7,7 +7,7 @@ use crate::module::{Module, TokenId};
 use crate::object::{Key, Keys};
 use crate::pin::{self, AskPin};
 use crate::sign::TokenSigner;
-use crate::token::Token;
+use crate::token::{Limits, Token};
 use crate::uri::TokenUri;
 use bulla_crypto::envelope::Decrypter;
 use bulla_crypto::identity::{Identity, TagKey};
@@ -17,6 +17,7 @@ use bulla_crypto::sign::PublicKey;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A token, through one module.
 type Place = (PathBuf, TokenId);
@@ -24,11 +25,18 @@ type Place = (PathBuf, TokenId);
 /// The tokens that were logged in to. Each is logged in to once, however many keys on it are used.
 #[derive(Default)]
 pub struct Tokens {
-    /// `None` for a token that refused: nothing is sent to it any more.
+    /// `None` for a token that refused, or hangs: nothing is sent to it any more.
     open: Mutex<HashMap<Place, Option<Arc<Token>>>>,
+    limits: Limits,
 }
 
 impl Tokens {
+    /// The same with at most this time for each answer of a token.
+    #[must_use]
+    pub fn limit(self, limit: Duration) -> Self {
+        Self { limits: self.limits.at_most(limit), ..self }
+    }
+
     /// The identity whose keys the URI names: one that signs, and one that decrypts if there is one. The PIN is read from
     /// the URI's file, or else asked for. Blocks.
     ///
@@ -72,13 +80,12 @@ impl Tokens {
         }
         let drawn = Drawn::new(rng);
         let token = self.token(uri, ask)?;
-        token.call(move |_, connection| generate(connection, &label, make, &drawn))?;
+        token.call("make keys", move |_, connection| generate(connection, &label, make, &drawn))?;
         self.identity(uri, ask)
     }
 
     fn token(&self, uri: &TokenUri, ask: AskPin<'_>) -> Result<Arc<Token>, TokenError> {
-        let module = Module::of(uri)?;
-        let (_, id) = module.token(uri)?;
+        let (module, id) = Module::with_token(uri, self.limits.answer)?;
         let place = (module.path.clone(), id.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let (label, serial) = (id.label.clone(), id.serial.clone());
@@ -89,14 +96,14 @@ impl Tokens {
             Some(path) => Ok(pin::read(path)?),
             None => Ok(ask((&label, &serial))?),
         };
-        match Token::open(module, id, &pin) {
+        match Token::open(module, id, self.limits, &pin) {
             Ok(token) => {
                 let token = Arc::new(token);
                 open.insert(place, Some(token.clone()));
                 Ok(token)
             }
             Err(error) => {
-                if error.is_refused_login() {
+                if error.ends_all() {
                     open.insert(place, None);
                 }
                 Err(error)
@@ -107,14 +114,12 @@ impl Tokens {
 
 fn keys(token: &Token, uri: &TokenUri) -> Result<Keys, TokenError> {
     let uri = uri.clone();
-    token.call(move |session, connection| Keys::find(session, connection.label(), &uri))
+    token.call("show its keys", move |session, connection| Keys::find(session, connection.label(), &uri))
 }
 
 fn opener(token: &Arc<Token>, key: &Key) -> Result<Arc<dyn Decrypter>, TokenError> {
-    let seed = token.call({
-        let name = key.name.clone();
-        move |session, _| name.seed(session)
-    })?;
+    let name = key.name.clone();
+    let seed = token.call("give the seed", move |session, _| name.seed(session))?;
     let agreement = Arc::new(TokenAgreement::new(token.clone(), key)?);
     let damaged = |_| TokenError::WrongAnswer { what: "the recipient" };
     let ml_kem = seed.map(|seed| MlKemKey::from_seed(&seed)).transpose().map_err(|_| TokenError::Seed)?;

@@ -1,6 +1,8 @@
 //! Tokens of SoftHSM, each test's own. Keys are made by `pkcs11-tool`, as their users would.
 
 use crate::tools;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -68,6 +70,23 @@ impl SoftHsm {
     /// The module.
     pub fn module(&self) -> &'static str {
         MODULE
+    }
+
+    /// Locks every file of every token, until the files are dropped. SoftHSM in another process waits for that without end.
+    ///
+    /// # Panics
+    /// If a file cannot be locked, which SoftHSM does for moments.
+    pub fn hang(&self) -> Vec<File> {
+        let tokens = self.configuration.with_file_name("tokens");
+        let read =
+            |folder: &Path| std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let files = read(&tokens).flat_map(|token| read(&token));
+        let lock = |path: PathBuf| {
+            let file = OpenOptions::new().read(true).write(true).open(path).expect("a file of a token");
+            fcntl_lock(&file, FlockOperation::LockExclusive).expect("a lock");
+            file
+        };
+        files.map(lock).collect()
     }
 
     /// Makes a token with this label and user PIN.
