@@ -4,6 +4,7 @@ use crate::error::{TokenError, tried};
 use crate::object::{Key, KeyName, OCTET_STRING, P256_BYTES};
 use crate::token::Token;
 use bulla_crypto::BoxFuture;
+use bulla_crypto::digest::equal;
 use bulla_crypto::envelope::OpenError;
 use bulla_crypto::identity::P256Agreement;
 use bulla_crypto::kem::P256Point;
@@ -15,6 +16,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 use std::error::Error as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The mechanism by which tokens agree on a point.
 pub(crate) const AGREES: (MechanismType, &str) = (MechanismType::ECDH1_DERIVE, "CKM_ECDH1_DERIVE");
@@ -26,6 +28,8 @@ pub(crate) struct TokenAgreement {
     token: Arc<Token>,
     name: KeyName,
     point: P256Point,
+    /// The private key agreed as the holder of `point` must.
+    proven: AtomicBool,
 }
 
 impl TokenAgreement {
@@ -34,10 +38,27 @@ impl TokenAgreement {
         token.call("say what it can do", |_, connection| connection.demand(AGREES, "decrypt"))?;
         let point = key.public.ec_point().and_then(|point| P256Point::from_uncompressed(point).ok());
         let point = point.ok_or(TokenError::WrongAnswer { what: "the point" })?;
-        Ok(Self { token, name: key.name.clone(), point })
+        Ok(Self { token, name: key.name.clone(), point, proven: AtomicBool::new(false) })
     }
 
+    /// What is agreed on with `peer`, by the private key of the point and no other.
     async fn agreed(&self, peer: &P256Point) -> Result<SecretKey, TokenError> {
+        // Whoever writes public objects could put another's point beside the key. What was encrypted to that would not open,
+        // and would look like somebody else's.
+        if !self.proven.load(Ordering::Relaxed) {
+            let wrong = || TokenError::WrongAnswer { what: "the agreed key" };
+            let (share, expected) = self.point.ephemeral().map_err(|_| wrong())?;
+            let agreed = self.times(&share).await?;
+            if !equal(agreed.expose(), expected.expose()) {
+                return Err(wrong());
+            }
+            self.proven.store(true, Ordering::Relaxed);
+        }
+        self.times(peer).await
+    }
+
+    /// The x coordinate of private key times `peer`.
+    async fn times(&self, peer: &P256Point) -> Result<SecretKey, TokenError> {
         // Every token must take the plain point (PKCS#11 3.0 §6.3.14); some take only the one in DER.
         let plain = peer.uncompressed().to_vec();
         match self.derive(plain.clone()).await {

@@ -63,6 +63,16 @@ pub enum TokenError {
         /// Label and id of each.
         there: Vec<String>,
     },
+    /// Several private keys have one label and one id, so which is meant cannot be said.
+    Twins {
+        /// The label and id.
+        key: String,
+    },
+    /// Objects beside a private key tell different public keys.
+    SeveralPublicKeys {
+        /// The private key's label and id.
+        key: String,
+    },
     /// Something with that label is on the token already.
     Exists {
         /// The token's label.
@@ -163,19 +173,31 @@ impl TokenError {
                 "check object= in the URI; `bulla keygen --pkcs11 URI` makes keys, `pkcs11-tool --list-objects` shows them"
                     .into()
             }
-            Self::SeveralKeys { .. } => "say which one with id= in the URI".into(),
+            Self::SeveralKeys { .. } => "say which one with id= in the URI, or with object= where ids are the same".into(),
+            Self::Twins { .. } => {
+                "give one of them another id with the token's own tools, or delete the one that you did not make: \
+                 `pkcs11-tool --list-objects --type privkey` shows them"
+                    .into()
+            }
+            Self::SeveralPublicKeys { .. } => {
+                "delete those that are not its own: `pkcs11-tool --list-objects` shows public keys and certificates with their ids"
+                    .into()
+            }
             Self::Exists { .. } => "choose another object= in the URI; `bulla keygen --from URI` takes what is there".into(),
             Self::KeyGone { .. } => "check that the token is plugged in, and what is on it".into(),
             Self::Seed => "restore it from a copy, or make new keys".into(),
             Self::IdOfNewKeys => "leave id= out of the URI: new keys get ids of their own".into(),
             Self::NoLabel => "add object=NAME to the URI".into(),
             Self::NoPublicKey { .. } => {
-                "store the public key beside it, with the same id: `pkcs11-tool --write-object FILE --type pubkey --id ID`"
+                "store the public key beside it, with the same id: `pkcs11-tool --write-object FILE --type pubkey --id ID`; a \
+                 certificate with that id serves too"
                     .into()
             }
             Self::PublicKey { cause: PublicKeyError::RsaTooShort { .. }, .. } => "make a longer key, or a P-256 one".into(),
             Self::PublicKey { .. } => "use an Ed25519, P-256, P-384 or RSA key".into(),
-            Self::AlwaysAuthenticate { .. } => "use a key without this rule: on a PIV card, one of another slot than 9c".into(),
+            Self::AlwaysAuthenticate { .. } => {
+                "name keys without this rule with id= in the URI: on a PIV card, one of another slot than 9c".into()
+            }
             Self::Mechanism { .. } => {
                 "use a key of another kind, or another token; --decrypt-with names a key elsewhere that decrypts".into()
             }
@@ -279,6 +301,8 @@ impl fmt::Display for TokenError {
             Self::SeveralKeys { token, purpose, there } => {
                 write!(f, "several keys of token {token:?} {purpose}: {}", there.join(", "))
             }
+            Self::Twins { key } => write!(f, "several private keys of the token are {key}"),
+            Self::SeveralPublicKeys { key } => write!(f, "the token tells several public keys of {key}"),
             Self::Exists { token, object } => {
                 write!(f, "token {token:?} has an object {object:?} already, and nothing is overwritten")
             }

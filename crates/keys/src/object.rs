@@ -1,11 +1,13 @@
 //! Keys among the objects of a token.
 
 use crate::error::{TokenError, tried};
+use crate::token::Connection;
 use crate::uri::TokenUri;
+use bulla_crypto::certificate::Certificate;
 use bulla_crypto::kem::ML_KEM_SEED_BYTES;
 use bulla_crypto::secret::{Secret, SecretBytes};
-use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum};
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use bulla_crypto::sign::{Algorithm, PublicKey, PublicKeyError, RsaMinimum};
+use cryptoki::object::{Attribute, AttributeType, CertificateType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 /// The object identifiers of the curves in DER, as `CKA_EC_PARAMS` holds them, and the name that some tokens write
@@ -29,6 +31,8 @@ pub(crate) struct KeyName {
     kind: KeyType,
     id: Vec<u8>,
     label: Vec<u8>,
+    /// The token has a PIN, and the key lies behind it.
+    guarded: bool,
 }
 
 impl KeyName {
@@ -46,22 +50,24 @@ impl KeyName {
         self.id.iter().fold("id=".to_owned(), |shown, byte| format!("{shown}%{byte:02X}"))
     }
 
-    fn template(&self, class: ObjectClass) -> Vec<Attribute> {
-        let mut template = vec![Attribute::Class(class), Attribute::KeyType(self.kind), Attribute::Token(true)];
-        if !self.id.is_empty() {
-            template.push(Attribute::Id(self.id.clone()));
-        }
-        // A card's public key often has another label, or none; where there is no id, nothing else ties them.
-        if class == ObjectClass::PRIVATE_KEY || self.id.is_empty() {
-            template.push(Attribute::Label(self.label.clone()));
-        }
-        template
+    /// What ties objects of the token to the key: the id, or the label where there is none. A card's public key often has
+    /// another label, or none.
+    fn tie(&self) -> Attribute {
+        if self.id.is_empty() { Attribute::Label(self.label.clone()) } else { Attribute::Id(self.id.clone()) }
     }
 
     /// The private key in this session.
     pub fn find(&self, session: &Session) -> Result<ObjectHandle, TokenError> {
-        let found = session.find_objects(&self.template(ObjectClass::PRIVATE_KEY)).map_err(tried("find its key"))?;
-        found.first().copied().ok_or_else(|| TokenError::KeyGone { key: self.shown() })
+        let mut template = private_keys(self.guarded);
+        template.extend([Attribute::KeyType(self.kind), Attribute::Label(self.label.clone())]);
+        // A token may have no attribute where it has no value.
+        template.extend((!self.id.is_empty()).then(|| Attribute::Id(self.id.clone())));
+        match session.find_objects(&template).map_err(tried("find its key"))?.as_slice() {
+            [] => Err(TokenError::KeyGone { key: self.shown() }),
+            [key] => Ok(*key),
+            // Which of them comes first is the token's whim, or that of whoever made the second.
+            _ => Err(TokenError::Twins { key: self.shown_with_id() }),
+        }
     }
 
     /// The ML-KEM seed that belongs to the key, if the token keeps one.
@@ -108,13 +114,15 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Finds them.
-    pub fn find(session: &Session, token: &str, uri: &TokenUri) -> Result<Self, TokenError> {
+    pub fn find(session: &Session, connection: &Connection, uri: &TokenUri) -> Result<Self, TokenError> {
+        let (token, guarded) = (connection.label(), connection.has_pin());
         let mut usable = Vec::new();
         let mut unusable = None;
-        for handle in session.find_objects(&wanted(uri)).map_err(tried("list its keys"))? {
-            match read(session, handle) {
+        for handle in session.find_objects(&wanted(uri, guarded)).map_err(tried("list its keys"))? {
+            match read(session, handle, guarded) {
                 Ok(Some(key)) => usable.push(key),
                 Ok(None) => {}
+                Err(error @ (TokenError::Twins { .. } | TokenError::SeveralPublicKeys { .. })) => return Err(error),
                 // Told only if nothing else can be taken.
                 Err(error) => unusable = Some(error),
             }
@@ -136,16 +144,19 @@ impl Keys {
             }
         };
         let keys = Self { signs: one("sign", &|key| key.signs)?, agrees: one("decrypt", &|key| key.agrees)? };
-        let strict = [&keys.signs, &keys.agrees].into_iter().flatten().find(|key| key.always_authenticate);
-        if let Some(key) = strict {
-            return Err(TokenError::AlwaysAuthenticate { key: key.name.shown() });
+        for key in [&keys.signs, &keys.agrees].into_iter().flatten() {
+            if key.always_authenticate {
+                return Err(TokenError::AlwaysAuthenticate { key: key.name.shown_with_id() });
+            }
         }
         match (keys.signs.is_some() || keys.agrees.is_some(), unusable) {
             (true, _) => Ok(keys),
             (false, Some(error)) => Err(error),
-            (false, None) => {
-                Err(TokenError::NoKey { token: token.to_owned(), purpose: "can be used", there: labels(session)? })
-            }
+            (false, None) => Err(TokenError::NoKey {
+                token: token.to_owned(),
+                purpose: "can be used",
+                there: labels(session, guarded)?,
+            }),
         }
     }
 }
@@ -160,18 +171,25 @@ pub(crate) fn demand_free(session: &Session, token: &str, label: &str) -> Result
     Err(TokenError::Exists { token: token.to_owned(), object: label.to_owned() })
 }
 
-fn wanted(uri: &TokenUri) -> Vec<Attribute> {
+/// The private keys of the token. Where there is a PIN, one that could be written without it may be anybody's.
+fn private_keys(guarded: bool) -> Vec<Attribute> {
     let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
+    template.extend(guarded.then_some(Attribute::Private(true)));
+    template
+}
+
+fn wanted(uri: &TokenUri, guarded: bool) -> Vec<Attribute> {
+    let mut template = private_keys(guarded);
     template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.as_bytes().to_vec())));
     template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
     template
 }
 
-fn labels(session: &Session) -> Result<Vec<String>, TokenError> {
+fn labels(session: &Session, guarded: bool) -> Result<Vec<String>, TokenError> {
     let mut labels = Vec::new();
-    for handle in session.find_objects(&wanted(&TokenUri::default())).map_err(tried("list its keys"))? {
+    for handle in session.find_objects(&private_keys(guarded)).map_err(tried("list its keys"))? {
         let found = attributes(session, handle, &[AttributeType::Label, AttributeType::Id])?;
-        let name = KeyName { kind: KeyType::EC, id: found.id, label: found.label };
+        let name = KeyName { kind: KeyType::EC, id: found.id, label: found.label, guarded };
         labels.push(name.shown());
     }
     labels.sort();
@@ -192,6 +210,7 @@ struct Attributes {
     point: Vec<u8>,
     modulus: Vec<u8>,
     exponent: Vec<u8>,
+    value: Vec<u8>,
 }
 
 fn attributes(session: &Session, object: ObjectHandle, which: &[AttributeType]) -> Result<Attributes, TokenError> {
@@ -208,6 +227,7 @@ fn attributes(session: &Session, object: ObjectHandle, which: &[AttributeType]) 
             Attribute::EcPoint(point) => all.point = point,
             Attribute::Modulus(modulus) => all.modulus = modulus,
             Attribute::PublicExponent(exponent) => all.exponent = exponent,
+            Attribute::Value(value) => all.value = value,
             _ => {}
         }
     }
@@ -215,7 +235,7 @@ fn attributes(session: &Session, object: ObjectHandle, which: &[AttributeType]) 
 }
 
 /// Reads a private key and its public half. `None` for one of a kind that is not used here.
-fn read(session: &Session, handle: ObjectHandle) -> Result<Option<Key>, TokenError> {
+fn read(session: &Session, handle: ObjectHandle, guarded: bool) -> Result<Option<Key>, TokenError> {
     let own = attributes(
         session,
         handle,
@@ -229,7 +249,8 @@ fn read(session: &Session, handle: ObjectHandle) -> Result<Option<Key>, TokenErr
         ],
     )?;
     let Some(kind) = own.kind else { return Ok(None) };
-    let name = KeyName { kind, id: own.id, label: own.label };
+    let name = KeyName { kind, id: own.id, label: own.label, guarded };
+    name.find(session)?;
     let Some(public) = public(session, &name)? else { return Ok(None) };
     Ok(Some(Key {
         signs: own.signs,
@@ -240,27 +261,89 @@ fn read(session: &Session, handle: ObjectHandle) -> Result<Option<Key>, TokenErr
     }))
 }
 
-/// The public key beside a private one. A private key need not tell its own (PKCS#11 3.0 §6.3.4).
+/// What an object beside a private key says of its public half; `None` for a kind that is not used here.
+#[derive(PartialEq)]
+struct Told {
+    key: Result<Option<PublicKey>, PublicKeyError>,
+    label: Vec<u8>,
+}
+
+/// The public key beside a private one, or that of a certificate there: a private key need not tell its own (PKCS#11 3.0
+/// §6.3.4). Both can be written without the PIN, so it is a claim until the private key proved it.
 fn public(session: &Session, name: &KeyName) -> Result<Option<PublicKey>, TokenError> {
-    let found = session.find_objects(&name.template(ObjectClass::PUBLIC_KEY)).map_err(tried("find its public key"))?;
-    let missing = || TokenError::NoPublicKey { key: name.shown() };
-    let object = *found.first().ok_or_else(missing)?;
-    let all = attributes(
-        session,
-        object,
-        &[AttributeType::EcParams, AttributeType::EcPoint, AttributeType::Modulus, AttributeType::PublicExponent],
-    )?;
-    let parsed = match name.kind {
-        KeyType::EC if all.curve == P256 => PublicKey::from_p256_point(unwrapped(&all.point, P256_BYTES)),
-        KeyType::EC if all.curve == P384 => PublicKey::from_p384_point(unwrapped(&all.point, P384_BYTES)),
-        KeyType::EC_EDWARDS if ED25519.contains(&all.curve.as_slice()) => {
-            let point = unwrapped(&all.point, ED25519_BYTES);
-            PublicKey::from_ed25519(point.try_into().map_err(|_| missing())?)
+    let mut told = public_keys(session, name)?;
+    if told.is_empty() {
+        told = certificates(session, name)?;
+    }
+    let agree = |told: &[Told]| told.iter().zip(told.iter().skip(1)).all(|(one, next)| one.key == next.key);
+    if !agree(&told) {
+        told.retain(|told| told.label == name.label);
+        if told.is_empty() || !agree(&told) {
+            return Err(TokenError::SeveralPublicKeys { key: name.shown_with_id() });
         }
-        KeyType::RSA => PublicKey::from_rsa(&all.modulus, &all.exponent, RsaMinimum::Bits3072),
-        _ => return Ok(None),
+    }
+    let told = told.pop().ok_or_else(|| TokenError::NoPublicKey { key: name.shown() })?;
+    told.key.map_err(|cause| TokenError::PublicKey { key: name.shown(), cause })
+}
+
+fn public_keys(session: &Session, name: &KeyName) -> Result<Vec<Told>, TokenError> {
+    let template =
+        [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::KeyType(name.kind), Attribute::Token(true), name.tie()];
+    let told = |object| {
+        let all = attributes(
+            session,
+            object,
+            &[
+                AttributeType::Label,
+                AttributeType::EcParams,
+                AttributeType::EcPoint,
+                AttributeType::Modulus,
+                AttributeType::PublicExponent,
+            ],
+        )?;
+        let key = match name.kind {
+            KeyType::EC if all.curve == P256 => PublicKey::from_p256_point(unwrapped(&all.point, P256_BYTES)).map(Some),
+            KeyType::EC if all.curve == P384 => PublicKey::from_p384_point(unwrapped(&all.point, P384_BYTES)).map(Some),
+            KeyType::EC_EDWARDS if ED25519.contains(&all.curve.as_slice()) => {
+                let point = unwrapped(&all.point, ED25519_BYTES);
+                point.try_into().map_err(|_| PublicKeyError::Malformed).and_then(PublicKey::from_ed25519).map(Some)
+            }
+            KeyType::RSA => PublicKey::from_rsa(&all.modulus, &all.exponent, RsaMinimum::Bits3072).map(Some),
+            _ => Ok(None),
+        };
+        Ok(Told { key, label: all.label })
     };
-    parsed.map(Some).map_err(|cause| TokenError::PublicKey { key: name.shown(), cause })
+    session.find_objects(&template).map_err(tried("find its public key"))?.into_iter().map(told).collect()
+}
+
+/// What the certificates beside a key certify. Nobody looks at who issued them.
+fn certificates(session: &Session, name: &KeyName) -> Result<Vec<Told>, TokenError> {
+    let template = [
+        Attribute::Class(ObjectClass::CERTIFICATE),
+        Attribute::CertificateType(CertificateType::X_509),
+        Attribute::Token(true),
+        name.tie(),
+    ];
+    let mut told = Vec::new();
+    for object in session.find_objects(&template).map_err(tried("find its certificate"))? {
+        let all = attributes(session, object, &[AttributeType::Label, AttributeType::Value])?;
+        // Another's certificate says nothing of this key.
+        let Ok(certificate) = Certificate::parse(&all.value) else { continue };
+        let key = PublicKey::from_spki(certificate.spki(), RsaMinimum::Bits3072).map(Some);
+        if key.as_ref().is_ok_and(|key| key.as_ref().is_some_and(|key| kind(key.algorithm()) != name.kind)) {
+            continue;
+        }
+        told.push(Told { key, label: all.label });
+    }
+    Ok(told)
+}
+
+fn kind(algorithm: Algorithm) -> KeyType {
+    match algorithm {
+        Algorithm::Ed25519 => KeyType::EC_EDWARDS,
+        Algorithm::EcdsaP256 | Algorithm::EcdsaP384 => KeyType::EC,
+        Algorithm::RsaPssSha512 => KeyType::RSA,
+    }
 }
 
 /// The point out of its DER OCTET STRING; some tokens leave the wrapping out. By length, since an uncompressed point

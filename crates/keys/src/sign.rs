@@ -40,6 +40,7 @@ impl TokenSigner {
             session.sign(&mechanism(algorithm), key, &digest).map_err(tried("sign"))
         });
         let signature = signature.await?;
+        // Also the proof that the public key beside the private one is its own.
         let held = self.key.public.verify(message, &signature);
         held.map_err(|_| TokenError::WrongAnswer { what: "the signature" })?;
         Ok(signature)

@@ -250,6 +250,11 @@ impl Connection {
         self.module.demand(self.module.slot_of(&self.id)?, mechanism, purpose)
     }
 
+    /// Whether keys lie behind a PIN.
+    pub fn has_pin(&self) -> bool {
+        !matches!(self.login, Login::Nothing)
+    }
+
     /// Finds out what logging in takes.
     fn login_needed(&self) -> Result<LoginNeeded, TokenError> {
         let info = self.module.info(self.module.slot_of(&self.id)?)?;

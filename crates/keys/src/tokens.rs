@@ -114,7 +114,7 @@ impl Tokens {
 
 fn keys(token: &Token, uri: &TokenUri) -> Result<Keys, TokenError> {
     let uri = uri.clone();
-    token.call("show its keys", move |session, connection| Keys::find(session, connection.label(), &uri))
+    token.call("show its keys", move |session, connection| Keys::find(session, connection, &uri))
 }
 
 fn opener(token: &Arc<Token>, key: &Key) -> Result<Arc<dyn Decrypter>, TokenError> {

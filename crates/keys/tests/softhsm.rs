@@ -11,7 +11,12 @@ use bulla_keys::pin::PinError;
 use bulla_keys::uri::TokenUri;
 use bulla_keys::{Make, TokenError, Tokens};
 use bulla_testkit::softhsm::SoftHsm;
+use bulla_testkit::{skip, tools};
+use cryptoki::context::Pkcs11;
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use std::cell::Cell;
+use std::path::Path;
+use std::process::Command;
 
 const PIN: &str = "1234";
 const SIGNS: &[&str] = &["--usage-sign"];
@@ -218,4 +223,199 @@ fn what_is_not_there_is_told_with_what_is() {
     }
     let by_name: TokenUri = "pkcs11:token=ops;object=alice?module-name=softhsm2".parse().unwrap();
     signs(&Tokens::default().identity(&by_name, &right).unwrap()).unwrap();
+}
+
+fn refused(hsm: &SoftHsm, path: &str) -> TokenError {
+    let error = Tokens::default().identity(&uri(hsm, path), &right).unwrap_err();
+    assert!(!error.hint().is_empty());
+    error
+}
+
+/// The public half of a key, as `pkcs11-tool` takes it.
+fn public_file(hsm: &SoftHsm, folder: &Path, path: &str) -> String {
+    let identity = Tokens::default().identity(&uri(hsm, path), &right).unwrap();
+    let file = folder.join("public.der");
+    std::fs::write(&file, identity.public_key().spki()).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn keys_of_one_name_are_refused() {
+    let Some(hsm) = SoftHsm::of_this_process("keys_of_one_name_are_refused") else { return };
+    hsm.token("ops", PIN);
+    hsm.pair("ops", PIN, "EC:prime256v1", "twin", "01", SIGNS);
+    hsm.pair("ops", PIN, "EC:prime256v1", "twin", "01", AGREES);
+    for path in ["token=ops;object=twin", "token=ops;id=%01", "token=ops;object=twin;id=%01"] {
+        let error = refused(&hsm, path);
+        assert!(matches!(&error, TokenError::Twins { key } if key == "twin (id=%01)"), "{error}");
+    }
+    // One id under two labels: the label tells them apart, and their public halves.
+    for label in ["ann", "ben"] {
+        hsm.pair("ops", PIN, "EC:prime256v1", label, "02", SIGNS);
+    }
+    let error = refused(&hsm, "token=ops;id=%02");
+    assert!(matches!(&error, TokenError::SeveralKeys { there, .. } if there.len() == 2), "{error}");
+    assert!(error.hint().contains("object="), "{}", error.hint());
+    let [ann, ben] = ["ann", "ben"]
+        .map(|label| Tokens::default().identity(&uri(&hsm, &format!("token=ops;object={label}")), &right).unwrap());
+    assert_ne!(ann.public_key(), ben.public_key());
+    for identity in [&ann, &ben] {
+        signs(identity).unwrap();
+    }
+}
+
+/// Whoever writes public objects, for which no PIN is needed, takes nobody's place.
+#[test]
+fn a_public_key_is_believed_when_the_private_one_proved_it() {
+    const NAME: &str = "a_public_key_is_believed_when_the_private_one_proved_it";
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    hsm.token("ops", PIN);
+    hsm.pair("ops", PIN, "EC:prime256v1", "other", "09", &["--usage-sign", "--usage-derive"]);
+    let other = public_file(&hsm, folder.path(), "token=ops;object=other");
+    hsm.pair("ops", PIN, "EC:prime256v1", "signs", "01", SIGNS);
+    hsm.pair("ops", PIN, "EC:prime256v1", "both", "02", &["--usage-sign", "--usage-derive"]);
+    let put = |label: &str, id: &str| {
+        let object = ["--write-object", &other, "--type", "pubkey", "--label", label, "--id", id];
+        hsm.tool("ops", PIN, &[&object[..], &["--usage-sign", "--usage-derive"]].concat());
+    };
+    // Beside the true one, under another label and under the same.
+    put("shadow", "01");
+    signs(&Tokens::default().identity(&uri(&hsm, "token=ops;object=signs"), &right).unwrap()).unwrap();
+    put("signs", "01");
+    let error = refused(&hsm, "token=ops;object=signs");
+    assert!(matches!(&error, TokenError::SeveralPublicKeys { key } if key == "signs (id=%01)"), "{error}");
+    // In its place.
+    for id in ["01", "01", "01", "02"] {
+        hsm.tool("ops", PIN, &["--delete-object", "--type", "pubkey", "--id", id]);
+    }
+    put("signs", "01");
+    put("both", "02");
+    let wrong = Tokens::default().identity(&uri(&hsm, "token=ops;object=signs"), &right).unwrap();
+    let error = signs(&wrong).unwrap_err();
+    assert!(matches!(holder(&error), TokenError::WrongAnswer { what: "the signature" }), "{error:?}");
+    let wrong = Tokens::default().identity(&uri(&hsm, "token=ops;object=both"), &right).unwrap();
+    let sealed = envelope::seal(wrong.recipients(), None, b"content").unwrap();
+    let error = now(envelope::open(&[&wrong], &sealed, 100)).unwrap_err();
+    assert!(error.to_string().contains("the agreed key does not fit the public key"), "{error}");
+}
+
+/// A private key that anybody could write is nobody's: not the only one, and not a second one beside the own.
+#[test]
+fn a_private_key_that_was_put_there_without_the_pin_is_none() {
+    const NAME: &str = "a_private_key_that_was_put_there_without_the_pin_is_none";
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    hsm.token("ops", PIN);
+    hsm.pair("ops", PIN, "EC:prime256v1", "own", "01", SIGNS);
+    hsm.pair("ops", PIN, "EC:prime256v1", "other", "02", AGREES);
+    // The module is loaded here first, and nobody is logged in.
+    let context = Pkcs11::new(hsm.module()).unwrap();
+    let how = cryptoki::context::CInitializeFlags::OS_LOCKING_OK;
+    context.initialize(cryptoki::context::CInitializeArgs::new(how)).unwrap();
+    let slot = *context.get_slots_with_initialized_token().unwrap().first().unwrap();
+    let session = context.open_rw_session(slot).unwrap();
+    let plant = |label: &str, id: u8| {
+        let template = [
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::KeyType(KeyType::EC),
+            Attribute::Token(true),
+            Attribute::Private(false),
+            Attribute::Sensitive(false),
+            Attribute::Label(label.as_bytes().to_vec()),
+            Attribute::Id(vec![id]),
+            Attribute::EcParams(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec()),
+            Attribute::Value(vec![7; 32]),
+            Attribute::Sign(true),
+            Attribute::Derive(true),
+        ];
+        session.create_object(&template).unwrap();
+    };
+    plant("own", 1);
+    plant("planted", 2);
+    drop(session);
+    let own = Tokens::default().identity(&uri(&hsm, "token=ops;object=own"), &right).unwrap();
+    assert!(own.recipients().is_empty(), "it decrypts with a planted key");
+    signs(&own).unwrap();
+    let error = refused(&hsm, "token=ops;object=planted");
+    assert!(matches!(&error, TokenError::NoKey { there, .. } if there == &["other", "own"]), "{error}");
+}
+
+/// As on PIV cards: the public key stands in a certificate and nowhere else.
+#[test]
+fn a_certificate_tells_the_public_key() {
+    const NAME: &str = "a_certificate_tells_the_public_key";
+    if tools::find("openssl").is_none() {
+        skip!(NAME, "needs openssl");
+    }
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let openssl = |args: &[&str]| {
+        let done = Command::new("openssl").args(args).output().unwrap();
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    // Somebody who issues certificates for others' keys.
+    let issuer = path("issuer.pem");
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &issuer]);
+    hsm.token("ops", PIN);
+    let certify = |uri: &str, name: &str| {
+        let (public, pem, certificate) = (public_file(&hsm, folder.path(), uri), path("public.pem"), path(name));
+        openssl(&["pkey", "-pubin", "-inform", "DER", "-in", &public, "-out", &pem]);
+        let made = ["-new", "-force_pubkey", &pem, "-subj", "/CN=ann", "-key", &issuer, "-outform", "DER"];
+        openssl(&[&["x509"], &made[..], &["-out", &certificate]].concat());
+        certificate
+    };
+    let write = |file: &str, id: &str, label: &str| {
+        hsm.tool("ops", PIN, &["--write-object", file, "--type", "cert", "--id", id, "--label", label]);
+    };
+    for (kind, id) in [("EC:edwards25519", "01"), ("EC:prime256v1", "02"), ("EC:secp384r1", "03"), ("rsa:3072", "04")] {
+        let usage = if id == "02" { &["--usage-sign", "--usage-derive"][..] } else { SIGNS };
+        hsm.pair("ops", PIN, kind, "PIV AUTH key", id, usage);
+        let key = format!("token=ops;id=%{id}");
+        let certificate = certify(&key, &format!("{id}.der"));
+        let told = Tokens::default().identity(&uri(&hsm, &key), &right).unwrap().public_key().clone();
+        hsm.tool("ops", PIN, &["--delete-object", "--type", "pubkey", "--id", id]);
+        let error = refused(&hsm, &key);
+        assert!(matches!(error, TokenError::NoPublicKey { .. }), "{error}");
+        write(&certificate, id, "Certificate for PIV Authentication");
+        let identity = Tokens::default().identity(&uri(&hsm, &key), &right).unwrap();
+        assert_eq!(*identity.public_key(), told);
+        signs(&identity).unwrap();
+        if id == "02" {
+            opens(&identity);
+        }
+    }
+    // One that was renewed says the same; another's beside it is one too many, or is disproved.
+    let [second, third] = ["02", "03"].map(|id| path(&format!("{id}.der")));
+    write(&second, "02", "renewed");
+    signs(&Tokens::default().identity(&uri(&hsm, "token=ops;id=%02"), &right).unwrap()).unwrap();
+    write(&third, "02", "another's");
+    let error = refused(&hsm, "token=ops;id=%02");
+    assert!(matches!(error, TokenError::SeveralPublicKeys { .. }), "{error}");
+    for _ in 0..3 {
+        hsm.tool("ops", PIN, &["--delete-object", "--type", "cert", "--id", "02"]);
+    }
+    write(&third, "02", "another's");
+    let wrong = Tokens::default().identity(&uri(&hsm, "token=ops;id=%02"), &right).map(|wrong| signs(&wrong));
+    assert!(matches!(wrong, Ok(Err(_)) | Err(_)), "a key of another curve was believed");
+}
+
+#[test]
+fn a_key_that_wants_its_pin_each_time_is_refused_with_the_way_out() {
+    const NAME: &str = "a_key_that_wants_its_pin_each_time_is_refused_with_the_way_out";
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    hsm.token("ops", PIN);
+    hsm.pair("ops", PIN, "EC:prime256v1", "card", "01", &["--usage-sign", "--always-auth"]);
+    hsm.pair("ops", PIN, "EC:prime256v1", "card", "02", AGREES);
+    hsm.pair("ops", PIN, "EC:prime256v1", "card", "03", SIGNS);
+    for path in ["token=ops;id=%01", "token=ops;object=card;id=%01"] {
+        let error = refused(&hsm, path);
+        assert!(matches!(&error, TokenError::AlwaysAuthenticate { key } if key == "card (id=%01)"), "{error}");
+        assert!(error.hint().contains("id= in the URI") && error.hint().contains("9c"), "{}", error.hint());
+    }
+    // Those beside it serve when they are named.
+    signs(&Tokens::default().identity(&uri(&hsm, "token=ops;id=%03"), &right).unwrap()).unwrap();
+    let (opener, _) = Tokens::default().decrypter(&uri(&hsm, "token=ops;id=%02"), &right).unwrap();
+    let sealed = envelope::seal(opener.recipients(), None, b"content").unwrap();
+    assert_eq!(now(envelope::open(&[&*opener], &sealed, 100)).unwrap().plaintext.expose(), b"content");
 }

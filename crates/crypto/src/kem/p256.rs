@@ -72,6 +72,21 @@ impl P256Point {
         *first = 2 | (last & 1);
         bytes
     }
+
+    /// A fresh key's share, and the x coordinate that whoever holds this point's private key agrees on with it.
+    ///
+    /// # Errors
+    /// [`KemError::Library`].
+    pub fn ephemeral(&self) -> Result<(Self, SecretKey), KemError> {
+        let private = PrivateKey::generate(&ECDH_P256).map_err(|_| KemError::Library)?;
+        let share = private.compute_public_key().map_err(|_| KemError::Library)?;
+        let share = Self(share.as_ref().try_into().map_err(|_| KemError::Library)?);
+        let own = UnparsedPublicKey::new(&ECDH_P256, self.uncompressed());
+        let agreed = agreement::agree(&private, own, KemError::Library, |bytes| {
+            Secret::from_slice(bytes).ok_or(KemError::Library)
+        })?;
+        Ok((share, agreed))
+    }
 }
 
 impl fmt::Debug for P256Point {
@@ -80,21 +95,9 @@ impl fmt::Debug for P256Point {
     }
 }
 
-/// A fresh key's share and what it agrees on with `peer`.
-fn ephemeral(peer: &P256Point) -> Result<(P256Point, SecretKey), KemError> {
-    let private = PrivateKey::generate(&ECDH_P256).map_err(|_| KemError::Library)?;
-    let share = private.compute_public_key().map_err(|_| KemError::Library)?;
-    let share = P256Point(share.as_ref().try_into().map_err(|_| KemError::Library)?);
-    let peer = UnparsedPublicKey::new(&ECDH_P256, peer.uncompressed());
-    let agreed = agreement::agree(&private, peer, KemError::Library, |bytes| {
-        Secret::from_slice(bytes).ok_or(KemError::Library)
-    })?;
-    Ok((share, agreed))
-}
-
 /// DHKEM's Encap: the share, which is the encapsulated key, and the shared secret.
 pub(crate) fn encapsulate(to: &P256Point) -> Result<(P256Point, SecretKey), KemError> {
-    let (share, agreed) = ephemeral(to)?;
+    let (share, agreed) = to.ephemeral()?;
     let secret = extract_and_expand(&agreed, &share, to)?;
     Ok((share, secret))
 }
@@ -143,7 +146,7 @@ impl MlKemP256PublicKey {
     /// Encaps: the encapsulated key, and the shared secret.
     pub(crate) fn encapsulate(&self) -> Result<(Vec<u8>, SecretKey), KemError> {
         let (mut encapsulated, ml_kem_secret) = self.ml_kem.encapsulate()?;
-        let (share, agreed) = ephemeral(&self.p256)?;
+        let (share, agreed) = self.p256.ephemeral()?;
         encapsulated.extend_from_slice(&share.0);
         let secret = combine(&ml_kem_secret, &agreed, &share.0, &self.p256.0, ML_KEM_P256_LABEL)?;
         Ok((encapsulated, secret))
