@@ -28,6 +28,7 @@ mod wrap;
 
 use crate::exit::{Exit, Failure};
 use crate::session::{Global, Session};
+use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -140,7 +141,10 @@ pub fn program() -> clap::Command {
 /// The arguments of this process.
 pub fn arguments() -> Result<Arguments, clap::Error> {
     let mut matches = program().try_get_matches()?;
-    Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program()))
+    let by_variable = matches.value_source("decrypt_with") == Some(ValueSource::EnvVariable);
+    let arguments = Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program()))?;
+    let global = Global { decrypt_with_by_variable: by_variable, ..arguments.global };
+    Ok(Arguments { global, ..arguments })
 }
 
 /// The program and every command of it, each with its whole name, in the order of the help. Options that a command

@@ -86,6 +86,14 @@ impl Keys {
             }
         };
         let Some(opens) = opens else { return Ok(identity) };
+        // A variable stays when the identity changes, so it replaces nothing. A flag is typed for this one.
+        let by_variable = global.decrypt_with_by_variable && global.decrypt_with.as_ref() == Some(opens);
+        if by_variable && !identity.recipients().is_empty() {
+            let both = format!("{key} decrypts by itself, and BULLA_DECRYPT_WITH names another key for that");
+            return Err(Failure::usage(both).hint(
+                "unset BULLA_DECRYPT_WITH, or give --decrypt-with KEY to decrypt with the other one all the same",
+            ));
+        }
         let (decrypter, signs_too) = self.opener(global, opens)?;
         let dual_use = signs_too.as_ref() == Some(identity.public_key());
         Ok(Arc::new(identity.decrypting_with(decrypter, dual_use)))

@@ -42,6 +42,9 @@ pub struct Global {
     /// Decrypt with this identity's key, and sign with that of --identity, which may only sign
     #[arg(long, global = true, env = "BULLA_DECRYPT_WITH", hide_env_values = true, value_name = "KEY", value_parser = key_source())]
     pub decrypt_with: Option<KeySource>,
+    /// It is the variable that says so.
+    #[arg(skip)]
+    pub decrypt_with_by_variable: bool,
     /// Read the passphrase of an encrypted SSH key from the first line of this file
     #[arg(long, global = true, env = "BULLA_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,

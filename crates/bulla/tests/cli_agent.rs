@@ -124,3 +124,40 @@ fn what_agents_and_plugins_refuse() {
         .variable("KEYS", agent.folder().to_str().unwrap())
         .check(&transcript("agent-errors.txt"));
 }
+
+/// The variable is for identities that only sign. What is typed takes the place of a key.
+#[test]
+fn the_variable_takes_no_keys_place() {
+    const NAME: &str = "the_variable_takes_no_keys_place";
+    let Some(agent) = SshAgent::new() else { skip!(NAME, "needs openssh-client") };
+    agent.key("ann", "ed25519");
+    let mut ann = Cli::new(bulla!());
+    for key in ["ann.key", "opens.key"] {
+        ann.run(["keygen", "-q", "-o", key, "--name", "ann"]).ok();
+    }
+    ann.env("BULLA_DECRYPT_WITH", "opens.key").env(SOCKET, agent.socket());
+    let record = |from: &str, to: &str, more: &[&str]| {
+        ann.run([&["keygen", "--from", from, "--name", "ann", "-o", to], more].concat())
+    };
+    let refused = record("ann.key", "refused.pub", &[]).failed(64);
+    assert!(
+        refused.contains("ann.key decrypts by itself, and BULLA_DECRYPT_WITH names another key for that")
+            && refused.contains("give --decrypt-with KEY"),
+        "{refused}"
+    );
+    assert!(!ann.work().join("refused.pub").exists());
+    record("ann.key", "typed.pub", &["--decrypt-with", "opens.key"]).ok();
+    record("ssh-agent:", "agent.pub", &[]).ok();
+    // Both name the recipient of the other key, and not that of `ann.key`.
+    let recipient = |file: &str| {
+        let line = std::fs::read(ann.work().join(file)).unwrap();
+        let envelope: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        let payload = envelope.get("payload").and_then(|payload| payload.as_str()).unwrap();
+        let payload = bulla_wire::encoding::base64_decode(payload).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        record.pointer("/keys/0/recipients/0").unwrap().as_str().unwrap().to_owned()
+    };
+    assert_eq!(recipient("typed.pub"), recipient("opens.pub"));
+    assert_eq!(recipient("agent.pub"), recipient("opens.pub"));
+    assert_ne!(recipient("ann.pub"), recipient("opens.pub"));
+}
