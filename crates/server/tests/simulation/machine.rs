@@ -41,11 +41,17 @@ pub type Future<T> = Pin<Box<dyn std::future::Future<Output = T> + Send>>;
 pub struct Awake {
     flag: AtomicBool,
     thread: Thread,
+    deaf: bool,
 }
 
 impl Awake {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { flag: AtomicBool::new(true), thread: std::thread::current() })
+        Self::hearing(true)
+    }
+
+    /// With `false`, whoever sleeps once sleeps for ever.
+    pub fn hearing(hears: bool) -> Arc<Self> {
+        Arc::new(Self { flag: AtomicBool::new(true), thread: std::thread::current(), deaf: !hears })
     }
 
     pub fn is(&self) -> bool {
@@ -61,6 +67,9 @@ impl Awake {
 
 impl Wake for Awake {
     fn wake(self: Arc<Self>) {
+        if self.deaf {
+            return;
+        }
         self.flag.store(true, Ordering::Release);
         self.thread.unpark();
     }
@@ -138,9 +147,14 @@ pub fn contains(mut text: &[u8], needle: &[u8]) -> bool {
 
 impl Disks {
     pub fn new(stage: &Stage, log: PathBuf) -> Self {
+        Self::begun(stage, Disk::of(&stage.image), log)
+    }
+
+    /// With the log that every seed begins with.
+    fn begun(stage: &Stage, store: Disk, log: PathBuf) -> Self {
         std::fs::write(&log, &stage.log).unwrap();
         let written = Written { synced: stage.log.len() as u64, ..Written::default() };
-        Self { store: Disk::of(&stage.image), log, written: Arc::new(Mutex::new(written)) }
+        Self { store, log, written: Arc::new(Mutex::new(written)) }
     }
 
     /// Lines of requests that were written since the node began.
@@ -152,11 +166,15 @@ impl Disks {
     pub fn cut(&mut self, stage: &Stage, rng: &mut Rng, mutant: Option<Mutant>) {
         let mut sectors = rng.fork();
         let after = match mutant {
-            Some(Mutant::StoreRollsBack) => Disk::of(&stage.image),
+            Some(Mutant::StoreRollsBack | Mutant::AllRollsBack) => Disk::of(&stage.image),
             _ => self.store.after_power_cut(self.store.orders(), || sectors.next()),
         };
         self.store.fail(Fails::After(0));
         self.store = after;
+        if mutant == Some(Mutant::AllRollsBack) {
+            *self = Self::begun(stage, self.store.clone(), self.log.clone());
+            return;
+        }
         let synced = self.written.lock().unwrap().synced;
         let file = OpenOptions::new().write(true).open(&self.log).unwrap();
         let length = file.metadata().unwrap().len();

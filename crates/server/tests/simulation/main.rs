@@ -22,6 +22,7 @@ mod stage;
 use history::Broken;
 use mutant::Mutant;
 use sim::Sim;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
+
+/// What is written where an invariant breaks, in two parts, or it would be found here.
+const CALL: &str = concat!("broken", "(");
 
 /// Memory that looks like a directory, if the machine has it: nothing here has to outlive the test.
 fn directory() -> tempfile::TempDir {
@@ -161,4 +165,26 @@ fn wrong_worlds_are_noticed() {
             println!("{mutant:?}: seed {seed} breaks {invariant}");
         }
     }
+}
+
+/// An invariant that nothing breaks proves nothing.
+#[test]
+fn every_invariant_has_a_wrong_world() {
+    let mut named = BTreeSet::new();
+    for text in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulation")) {
+        for call in text.split(CALL).skip(1) {
+            let argument = call.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
+            named.insert(argument.expect("an invariant is named where it breaks").0.to_owned());
+        }
+    }
+    let broken: BTreeSet<String> =
+        mutant::MUTANTS.iter().flat_map(|(_, invariants)| *invariants).map(|name| (*name).to_owned()).collect();
+    assert_eq!(named, broken);
+}
+
+fn sources(folder: &Path) -> Vec<String> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![std::fs::read_to_string(path).unwrap()] })
+        .collect()
 }

@@ -23,8 +23,14 @@ pub enum Mutant {
     StoreRollsBack,
     /// Somebody writes a secret where names belong.
     SecretInName,
-    /// What takes rights away is answered before it is done, and then not done.
+    /// After a power cut store and log are what they were at the beginning, so that neither knows of a loss.
+    AllRollsBack,
+    /// What takes rights away, or seals, is answered before it is done, and then not done.
     AnswersEarly,
+    /// Some requests are not woken when what they wait for has come.
+    LosesWakes,
+    /// Whoever opens a wrap is given what was in another.
+    SwapsContent,
     /// Alarms are not shown.
     HidesAlarms,
     /// A wrap that was opened is shown as it was before.
@@ -44,9 +50,13 @@ pub const MUTANTS: &[(Mutant, &[&str])] = &[
     (Mutant::LogDrops, &["no_answer_without_audit_line"]),
     (Mutant::LogFlips, &["chain_verifies"]),
     (Mutant::ClockStands, &["expired_or_revoked_never_opens"]),
+    (Mutant::Store(Fault::Garbles), &["no_fault"]),
     (Mutant::StoreRollsBack, &["it_starts_again"]),
+    (Mutant::AllRollsBack, &["epoch_only_grows"]),
     (Mutant::SecretInName, &["nothing_readable_on_disk"]),
-    (Mutant::AnswersEarly, &["acknowledged_is_durable", "disabled_is_not_heard"]),
+    (Mutant::AnswersEarly, &["acknowledged_is_durable", "disabled_is_not_heard", "sealed_answers_nothing"]),
+    (Mutant::LosesWakes, &["nobody_waits_for_ever"]),
+    (Mutant::SwapsContent, &["content_is_what_was_sent"]),
     (Mutant::HidesAlarms, &["interception_raises_alarm"]),
     (Mutant::OldViews, &["state_follows_the_model"]),
 ];

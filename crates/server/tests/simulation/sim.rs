@@ -77,6 +77,8 @@ pub struct Sim<'a> {
     life: u32,
     epoch: u64,
     unseals: u32,
+    /// Nobody has tried to unseal since the node began, or since it said that it is sealed.
+    sealed: bool,
     clock_sets: u32,
     /// Signed answers since the node began.
     signed: usize,
@@ -120,6 +122,7 @@ impl<'a> Sim<'a> {
             life: 0,
             epoch: 0,
             unseals: 0,
+            sealed: true,
             clock_sets: 0,
             signed: 0,
             mutant,
@@ -179,6 +182,7 @@ impl<'a> Sim<'a> {
     fn start(&mut self) -> Result<(), Broken> {
         self.life += 1;
         self.signed = 0;
+        self.sealed = true;
         match Machine::start(self.stage, &self.disks, &self.clock, self.mutant) {
             Ok(machine) => {
                 self.watch = Some(machine.node.watch());
@@ -265,7 +269,7 @@ impl<'a> Sim<'a> {
     fn arrive(&mut self, op: usize, request: Request) {
         self.now += 1;
         let unix_ms = self.clock.unix_ms();
-        let sealed = !self.machine().is_unsealed();
+        let sealed = self.sealed || !self.machine().is_unsealed();
         let future = self.machine().handle(&request);
         self.attempts.push(Attempt {
             op,
@@ -279,8 +283,9 @@ impl<'a> Sim<'a> {
         });
         let attempt = self.attempts.len() - 1;
         if self.mutant == Some(Mutant::AnswersEarly)
-            && matches!(self.ops[op].kind, Kind::Disable { .. } | Kind::Revoke { .. })
+            && matches!(self.ops[op].kind, Kind::Disable { .. } | Kind::Revoke { .. } | Kind::Seal)
         {
+            self.sealed |= self.ops[op].kind == Kind::Seal;
             let outcome = Outcome { code: None, said: Said::Nothing };
             (self.attempts[attempt].ended, self.attempts[attempt].outcome) = (Some(self.now), Some(outcome.clone()));
             self.ops[op].done = Some(outcome);
@@ -292,7 +297,8 @@ impl<'a> Sim<'a> {
             crate::stage::NAMES[self.ops[op].who]
         ));
         self.ops[op].under_way += 1;
-        self.tasks.push(Task { awake: Awake::new(), work: Work::Answer { attempt, request, future } });
+        let hears = self.mutant != Some(Mutant::LosesWakes) || !attempt.is_multiple_of(4);
+        self.tasks.push(Task { awake: Awake::hearing(hears), work: Work::Answer { attempt, request, future } });
     }
 
     /// The node has answered; what it said holds, whether or not it gets to the client.
@@ -309,6 +315,10 @@ impl<'a> Sim<'a> {
             (Said::View(slots), Some(Mutant::OldViews)) => {
                 slots.iter_mut().for_each(|slot| slot.state = SlotState::Sealed);
             }
+            (Said::Content(content), Some(Mutant::SwapsContent)) => {
+                let other = self.stage.files.iter().find(|file| file.content.as_bytes() != content.as_slice());
+                *content = other.expect("another file").content.clone().into_bytes();
+            }
             _ => {}
         }
         self.tell(format!("{attempt} is answered: {}", outcome.short()));
@@ -322,9 +332,19 @@ impl<'a> Sim<'a> {
             return broken("sealed_answers_nothing", format!("{:?}", self.ops[op].kind));
         }
         self.count_signed(&reply)?;
+        self.sealed |= outcome.code.is_none() && self.has_sealed(op);
         self.ops[op].under_way += 1;
         self.letters.push(Letter::Reply { op, reply, outcome });
         Ok(())
+    }
+
+    /// Whether the success that was just told says that the keys are forgotten. One to the same request again does not:
+    /// that may come after an unseal, or while the first is still at it.
+    fn has_sealed(&self, op: usize) -> bool {
+        let mut own = self.attempts.iter().filter(|attempt| attempt.op == op);
+        let done = |attempt: &&Attempt| attempt.outcome.as_ref().is_some_and(|outcome| outcome.code.is_none());
+        let runs = |attempt: &Attempt| attempt.life == self.life && attempt.ended.is_none();
+        self.ops[op].kind == Kind::Seal && own.clone().filter(done).count() == 1 && !own.any(runs)
     }
 
     /// Each signed answer has its line in the log's file by now.
@@ -383,6 +403,7 @@ impl<'a> Sim<'a> {
         }
         self.tell("the admin unseals".into());
         self.unseals += 1;
+        self.sealed = false;
         let none = EMPTY_MEDIA_TYPE;
         let Some(reply) = self.admin("POST", "/v1/seal/session", none, vec![])? else { return Ok(()) };
         let session: api::UnsealSession = reply.ok().json();

@@ -9,7 +9,7 @@ use super::journal::{self, Journal};
 use super::writer::{self, Commit, Job, Writer};
 use super::{FileStore, OnFatal, Reads, entry, open};
 use crate::{OpenError, Store};
-use bulla_core::record::{Batch, Table};
+use bulla_core::record::{Batch, SealedValue, Table};
 use redb::{Database, StorageBackend};
 use std::fmt;
 use std::io;
@@ -347,6 +347,8 @@ pub enum Fault {
     NoPreconditions,
     /// It forgets which nonces were used.
     NoNonces,
+    /// It alters the last byte of sealed records.
+    Garbles,
 }
 
 /// The writer's turns.
@@ -393,6 +395,15 @@ impl Fault {
         match self {
             Self::NoPreconditions => batch.preconditions.clear(),
             Self::NoNonces => batch.puts.retain(|(table, ..)| !matches!(table, Table::Seen(_))),
+            Self::Garbles => {
+                for (_, _, value) in batch.puts.iter_mut().filter(|(table, ..)| *table == Table::Data) {
+                    let mut bytes = value.as_bytes().to_vec();
+                    bytes.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
+                    if let Ok(garbled) = SealedValue::new(bytes) {
+                        *value = garbled;
+                    }
+                }
+            }
         }
     }
 }
