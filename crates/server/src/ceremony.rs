@@ -5,7 +5,7 @@ use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
 use crate::failpoint;
 use crate::node::{Node, Phase, Sealed};
-use crate::plain::read_phase;
+use crate::plain::{read_history, read_phase};
 use crate::recovery::recover_audit;
 use crate::restore;
 use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
@@ -20,7 +20,7 @@ use bulla_core::operation::{Fault, parse_record};
 use bulla_core::record::{SCAN_ENTRIES_MAX, Table};
 use bulla_core::seal::{
     self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Lost, RootKey, SealError, SessionError,
-    row,
+    StoredSeal, row,
 };
 use bulla_core::seen::minute_of;
 use bulla_crypto::message::ChallengeKey;
@@ -399,9 +399,10 @@ pub async fn load(
     let seal::Advance { keyring, head, lineage, epoch, cluster, config_sha256, .. } = advanced;
     let names = if node.parts.hash_names { Names::Hashed(NameKey::new(keyring.audit.copy())) } else { Names::Clear };
     // The advance has just written approvals and consents.
-    let (approvals, consents) = match read_phase(&node.parts.store).await? {
-        Phase::Sealed(now) => (now.history.approvals.clone(), now.history.consents.clone()),
-        Phase::Uninitialised | Phase::Unsealed(_) => (vec![], vec![]),
+    let store = &node.parts.store;
+    let now = match StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? {
+        Some(stored) => read_history(store, &stored).await?,
+        None => History::default(),
     };
     let opening = Opening {
         cluster,
@@ -417,7 +418,7 @@ pub async fn load(
             node.parts.clock.clone(),
             node.parts.sink.clone(),
         )),
-        history: History { approvals, lineages: keyring.lineages.clone(), consents },
+        history: History { lineages: keyring.lineages.clone(), ..now },
         barrier,
         config_sha256,
         keyring,

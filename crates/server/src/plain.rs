@@ -22,13 +22,7 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
     let Some(stored) = StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? else {
         return Ok(Phase::Uninitialised);
     };
-    let lineages_key = row::key(row::LINEAGES).map_err(SealError::from)?;
-    let mut answers = store.read(vec![Read::Get(Table::Plain, lineages_key)]).await?.answers.into_iter();
-    let lineages: Vec<LineageEntry> = match answers.next().and_then(Answer::into_value) {
-        Some(value) => plain_row(&value, row::LINEAGES)?,
-        None => vec![],
-    };
-    let consents = numbered_rows(store, row::CONSENTS).await?;
+    let history = read_history(store, &stored).await?;
     let mut documents = numbered_rows::<Envelope>(store, row::DOCUMENTS).await?.into_iter();
     let genesis = documents.next().ok_or(SealError::Row(row::DOCUMENTS))?;
     let malformed = |_| SealError::Row(row::DOCUMENTS);
@@ -36,8 +30,22 @@ pub async fn read_phase(store: &bulla_store::Store) -> Result<Phase, CeremonyErr
     for document in documents {
         view.push(&document).map_err(malformed)?;
     }
-    let history = History { approvals: stored.approvals().to_vec(), lineages, consents };
     Ok(Phase::Sealed(Arc::new(Sealed { stored: Arc::new(stored), view, history })))
+}
+
+/// Reads what a cluster tells besides its documents.
+///
+/// # Errors
+/// If rows are malformed.
+pub async fn read_history(store: &bulla_store::Store, stored: &StoredSeal) -> Result<History, CeremonyError> {
+    let lineages_key = row::key(row::LINEAGES).map_err(SealError::from)?;
+    let mut answers = store.read(vec![Read::Get(Table::Plain, lineages_key)]).await?.answers.into_iter();
+    let lineages: Vec<LineageEntry> = match answers.next().and_then(Answer::into_value) {
+        Some(value) => plain_row(&value, row::LINEAGES)?,
+        None => vec![],
+    };
+    let consents = numbered_rows(store, row::CONSENTS).await?;
+    Ok(History { approvals: stored.approvals().to_vec(), lineages, consents })
 }
 
 /// All rows whose names end in a number, in the order of the numbers, which is not that of a scan.

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 /// written almost in the order of their commits, so this much holds the highest of the newest lineage.
 const SEARCH_BYTES: u64 = 1024 * 1024;
 /// What every line that quotes a commit contains.
-const MARK: &[u8] = b"\"sequence\":";
+const MARK: &str = "\"sequence\":";
 /// What every line contains that tells of lost lines.
-const LOSS_MARK: &[u8] = b"\"loss";
+const LOSS_MARK: &str = "\"loss";
 
 /// Where the files lie.
 #[derive(Debug, Clone)]
@@ -322,8 +322,9 @@ fn told_before(file: &mut File, end: u64) -> io::Result<(Option<Quote>, bool)> {
         // The first line of a window is most likely cut; every line that tells anything holds one of the marks.
         let lines = bytes.split(|byte| *byte == b'\n').skip(usize::from(begin > 0));
         let told = lines
-            .filter(|line| [MARK, LOSS_MARK].iter().any(|mark| line.windows(mark.len()).any(|window| window == *mark)))
-            .filter_map(|line| Line::parse(line).ok())
+            .filter_map(|line| std::str::from_utf8(line).ok())
+            .filter(|line| [MARK, LOSS_MARK].iter().any(|mark| line.contains(mark)))
+            .filter_map(|line| Line::parse(line.as_bytes()).ok())
             .fold((None, None), |(quoted, loss), Line { body, .. }| {
                 (Quote::after(quoted, &body), body.tells_loss().or(loss))
             });
