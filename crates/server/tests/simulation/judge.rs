@@ -2,23 +2,30 @@
 
 use crate::history::{Attempt, Broken, Slot, broken};
 use crate::play::{Kind, Op, Outcome, Said, Wrap};
+use crate::sim::Restored;
 use crate::stage::{ALICE, Stage};
-use bulla_wire::api::AlarmKind;
+use bulla_wire::api::{AlarmKind, SlotState};
 use bulla_wire::error::Code;
 use bulla_wire::id::PrincipalId;
 use bulla_wire::wrap::ReceiptKind;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 /// Everything that is known at the end.
 pub struct End<'a> {
     pub stage: &'a Stage,
     pub wraps: &'a [Wrap],
     pub ops: &'a [Op],
-    pub attempts: &'a [Attempt],
+    pub attempts: Vec<Attempt>,
+    /// An older copy was put in the place of the store.
+    pub restored: Option<&'a Restored>,
 }
 
 impl End<'_> {
     pub fn judge(&self) -> Result<(), Broken> {
+        if let Some(restored) = self.restored {
+            return self.judge_over(restored);
+        }
         self.acknowledged_is_durable()?;
         self.opened_at_most_once()?;
         self.exactly_once()?;
@@ -28,10 +35,28 @@ impl End<'_> {
         self.interception_raises_alarm()?;
         for (number, wrap) in self.wraps.iter().enumerate() {
             for index in 0..wrap.slots(self.stage).len() {
-                Slot { stage: self.stage, wrap, number, index }.judge(self.ops, self.attempts)?;
+                Slot { stage: self.stage, wrap, number, index }.judge(self.ops, &self.attempts)?;
             }
         }
         Ok(())
+    }
+
+    /// What holds over a restore: whatever was opened, revoked or disabled stays so. All else is asked only of what began
+    /// afterwards, as the lost history is lost.
+    fn judge_over(&self, restored: &Restored) -> Result<(), Broken> {
+        let wrap_of = |attempt: &Attempt| self.ops[attempt.op].kind.wrap();
+        let is_lost = |attempt: &&Attempt| wrap_of(attempt).is_some_and(|wrap| restored.has_lost(wrap));
+        let kept = self.attempts.iter().filter(|attempt| !is_lost(attempt)).cloned().collect();
+        let kept = Self { attempts: kept, restored: None, ..*self };
+        kept.opened_at_most_once()?;
+        kept.expired_or_revoked_never_opens()?;
+        self.disabled_is_not_heard()?;
+        let is_later = |attempt: &&Attempt| {
+            let is_secret = matches!(self.ops[attempt.op].kind, Kind::Put { .. } | Kind::Get { .. });
+            attempt.op >= restored.ops && wrap_of(attempt).is_none_or(|wrap| wrap >= restored.wraps) && !is_secret
+        };
+        let later = self.attempts.iter().filter(is_later).cloned().collect();
+        Self { attempts: later, restored: None, ..*self }.judge()
     }
 
     /// Attempts that were answered, with what was asked.
@@ -47,6 +72,23 @@ impl End<'_> {
     fn view(&self, wrap: usize) -> Option<&Outcome> {
         let looks = self.answered().filter(|(op, ..)| op.kind == Kind::Inspect { wrap } && op.who == ALICE);
         looks.last().map(|(_, _, outcome)| outcome)
+    }
+
+    /// How many pieces the store must have, and how many it may: of a wrap that its reader could not read, its writer may
+    /// be given them for a while.
+    pub fn pieces(&self) -> RangeInclusive<usize> {
+        let (mut least, mut most) = (0, 0);
+        for (number, wrap) in self.wraps.iter().enumerate() {
+            let file = &self.stage.files[wrap.file];
+            let Some(Outcome { said: Said::View(slots), .. }) = self.view(number).filter(|_| file.is_large()) else {
+                continue;
+            };
+            let any = |states: &[SlotState]| slots.iter().any(|slot| states.contains(&slot.state));
+            let is_live = any(&[SlotState::Sealed, SlotState::Opened, SlotState::Parked]);
+            least += if is_live { file.pieces() } else { 0 };
+            most += if is_live || any(&[SlotState::Nacked]) { file.pieces() } else { 0 };
+        }
+        least..=most
     }
 
     /// What was answered as done is there at the end, whatever power did.

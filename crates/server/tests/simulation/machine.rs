@@ -10,16 +10,18 @@ use bulla_server::metrics::Metrics;
 use bulla_server::node::{Node, Parts, Phase};
 use bulla_server::plain::read_phase;
 use bulla_server::sink::{self, AuditConfig, Sink, SyncMode, Target};
-use bulla_store::OnFatal;
 use bulla_store::simulated::{DATABASE, Disk, Fails, JOURNAL, Turns, open};
+use bulla_store::{OnFatal, Store};
 use bulla_testkit::ManualClock;
 use bulla_testkit::raw::{Reply, Request};
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +31,9 @@ use std::thread::Thread;
 use std::time::Duration;
 
 /// The journal is taken over once it has so many bytes: after a few commits.
-const JOURNAL_LIMIT: u64 = 12 * 1024;
+pub const JOURNAL_LIMIT: u64 = 12 * 1024;
+/// A file of the log is followed by the next once it has so many bytes: some tens of lines.
+const FILE_BYTES: u64 = 16 * 1024;
 /// What every line of a request has.
 const REQUEST_MARK: &[u8] = b"\"received_ms\"";
 /// What those have that were written again after a power cut.
@@ -83,20 +87,47 @@ pub fn at_once<T>(future: impl std::future::Future<Output = T>) -> T {
     }
 }
 
+/// The answer of a future that waits for other threads only.
+pub fn wait<T>(mut future: Future<T>) -> T {
+    let awake = Awake::new();
+    loop {
+        if awake.is()
+            && let Poll::Ready(answer) = awake.poll(&mut future)
+        {
+            return answer;
+        }
+        std::thread::park_timeout(Duration::from_secs(30));
+    }
+}
+
+/// How the log is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct LogShape {
+    /// In a directory, file after file.
+    pub rotates: bool,
+    /// Each line is synced before its answer.
+    pub syncs_each: bool,
+}
+
 /// What a node leaves behind when its power goes.
 pub struct Disks {
     pub store: Disk,
+    /// What a node without a disk holds.
+    pub memory: Option<Store>,
     pub log: PathBuf,
+    shape: LogShape,
     written: Arc<Mutex<Written>>,
 }
 
-/// How far the audit log's file is.
+/// How far the audit log's files are.
 #[derive(Debug, Default)]
 struct Written {
-    /// Length that a power cut leaves.
-    synced: u64,
+    /// Length of each file, by its inode, that a power cut leaves.
+    synced: BTreeMap<u64, u64>,
     /// Lines of requests since the node began.
     requests: usize,
+    /// How many of them no power cut takes.
+    requests_synced: usize,
     lies: bool,
     spoils: Option<Mutant>,
     count: u64,
@@ -123,10 +154,11 @@ impl sink::Disk for LogDisk {
     }
 
     fn sync(&mut self, file: &File) -> io::Result<()> {
-        let length = file.metadata()?.len();
+        let metadata = file.metadata()?;
         let mut written = self.0.lock().unwrap();
         if !written.lies {
-            written.synced = length;
+            written.synced.insert(metadata.ino(), metadata.len());
+            written.requests_synced = written.requests;
         }
         Ok(())
     }
@@ -146,20 +178,57 @@ pub fn contains(mut text: &[u8], needle: &[u8]) -> bool {
 }
 
 impl Disks {
-    pub fn new(stage: &Stage, log: PathBuf) -> Self {
-        Self::begun(stage, Disk::of(&stage.image), log)
+    /// With `memory` the node has no disk but for its log.
+    pub fn new(stage: &Stage, log: PathBuf, shape: LogShape, memory: bool) -> Self {
+        let log = if shape.rotates { log.with_extension("d") } else { log };
+        let disks = Self::begun(stage, Disk::of(&stage.image), log, shape);
+        Self { memory: memory.then(|| stage.memory()), ..disks }
     }
 
     /// With the log that every seed begins with.
-    fn begun(stage: &Stage, store: Disk, log: PathBuf) -> Self {
-        std::fs::write(&log, &stage.log).unwrap();
-        let written = Written { synced: stage.log.len() as u64, ..Written::default() };
-        Self { store, log, written: Arc::new(Mutex::new(written)) }
+    fn begun(stage: &Stage, store: Disk, log: PathBuf, shape: LogShape) -> Self {
+        let first = if shape.rotates {
+            drop(std::fs::remove_dir_all(&log));
+            std::fs::create_dir(&log).unwrap();
+            log.join("000001.jsonl")
+        } else {
+            log.clone()
+        };
+        std::fs::write(first, &stage.log).unwrap();
+        let disks = Self { store, memory: None, log, shape, written: Arc::default() };
+        disks.is_synced();
+        disks
     }
 
-    /// Lines of requests that were written since the node began.
-    pub fn requests(&self) -> usize {
-        self.written.lock().unwrap().requests
+    /// The files of the log, oldest first.
+    pub fn log_files(&self) -> Vec<PathBuf> {
+        if !self.shape.rotates {
+            return vec![self.log.clone()];
+        }
+        let paths = std::fs::read_dir(&self.log).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+        paths.sort_unstable();
+        paths
+    }
+
+    /// Whatever stands in the log now, no power cut takes.
+    fn is_synced(&self) {
+        let lengths = self.log_files().into_iter().map(|path| std::fs::metadata(path).unwrap());
+        let synced = lengths.map(|metadata| (metadata.ino(), metadata.len())).collect();
+        *self.written.lock().unwrap() = Written { synced, ..Written::default() };
+    }
+
+    /// Lines of requests that were written since the node began, and how many of them were synced.
+    pub fn requests(&self) -> (usize, usize) {
+        let written = self.written.lock().unwrap();
+        (written.requests, written.requests_synced)
+    }
+
+    /// Somebody stops the node and puts an older copy in the place of its store.
+    pub fn put_back(&mut self, store: Disk) {
+        self.store.fail(Fails::After(0));
+        self.store = store;
+        self.is_synced();
     }
 
     /// What is left after a power cut. Whatever still holds the old disk works in vain.
@@ -172,21 +241,33 @@ impl Disks {
         self.store.fail(Fails::After(0));
         self.store = after;
         if mutant == Some(Mutant::AllRollsBack) {
-            *self = Self::begun(stage, self.store.clone(), self.log.clone());
+            *self = Self::begun(stage, self.store.clone(), self.log.clone(), self.shape);
             return;
         }
-        let synced = self.written.lock().unwrap().synced;
-        let file = OpenOptions::new().write(true).open(&self.log).unwrap();
-        let length = file.metadata().unwrap().len();
-        let (kind, kept) = (rng.below(4), rng.below(length.saturating_sub(synced) + 1));
-        match kind {
-            0 => {}
-            1 => file.set_len(synced.min(length)).unwrap(),
-            // The length was written, and the data was not.
-            2 if synced < length => file.set_len(synced + kept).and_then(|()| file.set_len(length)).unwrap(),
-            _ => file.set_len(synced.min(length) + kept.min(length - synced.min(length))).unwrap(),
+        let synced = std::mem::take(&mut self.written.lock().unwrap().synced);
+        let files = self.log_files();
+        for path in &files {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            let metadata = file.metadata().unwrap();
+            cut(&file, synced.get(&metadata.ino()).copied().unwrap_or_default().min(metadata.len()), rng);
         }
-        *self.written.lock().unwrap() = Written { synced: file.metadata().unwrap().len(), ..Written::default() };
+        if let (Some(Mutant::LogFileLost), [first, _, ..]) = (mutant, files.as_slice()) {
+            std::fs::remove_file(first).unwrap();
+        }
+        self.is_synced();
+    }
+}
+
+/// What a power cut leaves of a file that is longer than what was synced of it.
+fn cut(file: &File, synced: u64, rng: &mut Rng) {
+    let length = file.metadata().unwrap().len();
+    let (kind, kept) = (rng.below(4), rng.below(length - synced + 1));
+    match kind {
+        0 => {}
+        1 => file.set_len(synced).unwrap(),
+        // The length was written, and the data was not.
+        2 if synced < length => file.set_len(synced + kept).and_then(|()| file.set_len(length)).unwrap(),
+        _ => file.set_len(synced + kept).unwrap(),
     }
 }
 
@@ -194,7 +275,8 @@ impl Disks {
 pub struct Machine {
     pub node: Arc<Node>,
     gate: Arc<Gate>,
-    pub turns: Turns,
+    /// A store in memory writes at once.
+    turns: Option<Turns>,
     pub log: sink::Writer,
 }
 
@@ -202,9 +284,15 @@ impl Machine {
     /// Starts a node on what the disks hold.
     pub fn start(stage: &Stage, disks: &Disks, clock: &ManualClock, mutant: Option<Mutant>) -> Result<Self, String> {
         let on_fatal = OnFatal::call(|_| {});
-        let (store, mut turns) = open(&disks.store, JOURNAL_LIMIT, on_fatal).map_err(|error| error.to_string())?;
+        let (store, mut turns) = match &disks.memory {
+            Some(memory) => (memory.clone(), None),
+            None => {
+                let opened = open(&disks.store, JOURNAL_LIMIT, on_fatal).map_err(|error| error.to_string())?;
+                (opened.0, Some(opened.1))
+            }
+        };
         match mutant {
-            Some(Mutant::Store(fault)) => turns.spoil(fault),
+            Some(Mutant::Store(fault)) => turns.iter_mut().for_each(|turns| turns.spoil(fault)),
             Some(Mutant::JournalLies) => disks.store.lie(JOURNAL),
             Some(Mutant::DatabaseLies) => disks.store.lie(DATABASE),
             Some(Mutant::LogLies) => disks.written.lock().unwrap().lies = true,
@@ -223,7 +311,7 @@ impl Machine {
             sink: Arc::new(sink),
             clock: Arc::new(clock),
             metrics: Arc::new(Metrics::new()),
-            transient: false,
+            transient: disks.memory.is_some(),
             webhook: false,
             hash_names: false,
             audit_path: Some(disks.log.clone()),
@@ -233,6 +321,16 @@ impl Machine {
         };
         let node = Arc::new(Node::new(parts, phase));
         Ok(Self { gate: Arc::new(Gate::new(node.clone())), node, turns, log })
+    }
+
+    /// How many commits wait.
+    pub fn waiting(&self) -> usize {
+        self.turns.as_ref().map_or(0, Turns::waiting)
+    }
+
+    /// Writes one group of commits. Whether there was any.
+    pub fn turn(&mut self) -> bool {
+        self.turns.as_mut().is_some_and(Turns::turn)
     }
 
     pub fn is_unsealed(&self) -> bool {
@@ -268,7 +366,7 @@ impl Machine {
             {
                 return Some(answer);
             }
-            let done = self.turns.turn() | self.log.turn();
+            let done = self.turn() | self.log.turn();
             if disk.is_off() {
                 return None;
             }
@@ -291,9 +389,12 @@ impl Machine {
 }
 
 fn open_log(stage: &Stage, disks: &Disks, clock: &ManualClock, phase: &Phase) -> Result<(Sink, sink::Writer), String> {
-    let mut config = AuditConfig::new(Target::File(disks.log.clone()));
-    // Synced when the simulation says so, and before a head names a line.
-    config.sync = SyncMode::Interval(Duration::from_secs(3600));
+    let LogShape { rotates, syncs_each } = disks.shape;
+    let target = if rotates { Target::Directory } else { Target::File };
+    let mut config = AuditConfig::new(target(disks.log.clone()));
+    config.max_size_bytes = FILE_BYTES;
+    // Or synced when the simulation says so, and before a head names a line.
+    config.sync = if syncs_each { SyncMode::Each } else { SyncMode::Interval(Duration::from_secs(3600)) };
     let node = stage.node().public_key().key_id();
     let opening = phase.log_opening(node, Arc::new(clock.clone()), Box::new(LogDisk(disks.written.clone())));
     Sink::without_thread(config, opening).map_err(|error| error.to_string())

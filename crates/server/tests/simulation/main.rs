@@ -54,7 +54,7 @@ struct Failure {
 
 /// Plays seeds on all cores until one breaks an invariant that `wanted` takes.
 fn play(seeds: Range<u64>, mutant: Option<Mutant>, wanted: impl Fn(&Broken) -> bool + Sync) -> Option<Failure> {
-    let stage = stage::stage();
+    let stages = stage::stages();
     let directory = directory();
     let next = AtomicU64::new(seeds.start);
     let failed: Mutex<Option<Failure>> = Mutex::new(None);
@@ -62,7 +62,7 @@ fn play(seeds: Range<u64>, mutant: Option<Mutant>, wanted: impl Fn(&Broken) -> b
     std::thread::scope(|scope| {
         for worker in 0..workers {
             let log: PathBuf = directory.path().join(format!("{worker}.jsonl"));
-            let (stage, next, failed, wanted) = (&stage, &next, &failed, &wanted);
+            let (next, failed, wanted) = (&next, &failed, &wanted);
             scope.spawn(move || {
                 let runtime = runtime();
                 let _entered = runtime.enter();
@@ -71,7 +71,7 @@ fn play(seeds: Range<u64>, mutant: Option<Mutant>, wanted: impl Fn(&Broken) -> b
                     if seed >= seeds.end || failed.lock().unwrap().is_some() {
                         return;
                     }
-                    let played = std::panic::catch_unwind(AssertUnwindSafe(|| Sim::play(stage, seed, &log, mutant)));
+                    let played = std::panic::catch_unwind(AssertUnwindSafe(|| Sim::play(stages, seed, &log, mutant)));
                     let (trace, broken) = match played {
                         Ok((_, Ok(()))) => continue,
                         Ok((trace, Err(broken))) => (trace, broken),
@@ -110,7 +110,7 @@ fn seeds() {
         Err(_) => 0..10_000,
     };
     let (count, began) = (seeds.end - seeds.start, Instant::now());
-    stage::stage();
+    stage::stages();
     let ready = began.elapsed();
     if let Some(failed) = play(seeds, None, |_| true) {
         panic!("{}", report(&failed));
@@ -122,11 +122,11 @@ fn seeds() {
 /// What is not decided by the seed (keys, ids, salts, the order of a map) must not show in what happens.
 #[test]
 fn a_seed_plays_the_same_again() {
-    let (stage, directory) = (stage::stage(), directory());
+    let (stages, directory) = (stage::stages(), directory());
     let runtime = runtime();
     let _entered = runtime.enter();
     for seed in 0..60 {
-        let again = || Sim::play(&stage, seed, &directory.path().join("log.jsonl"), None).0;
+        let again = || Sim::play(stages, seed, &directory.path().join("log.jsonl"), None).0;
         let (first, second) = (again(), again());
         let differs = first.iter().zip(&second).position(|(one, other)| one != other);
         assert!(
@@ -135,18 +135,18 @@ fn a_seed_plays_the_same_again() {
             differs.map(|at| (&first[at], &second[at]))
         );
     }
-    assert_ne!(Sim::play(&stage, 1, &directory.path().join("log.jsonl"), None).0.len(), 0);
+    assert_ne!(Sim::play(stages, 1, &directory.path().join("log.jsonl"), None).0.len(), 0);
 }
 
 /// What a seed found once.
 #[test]
 fn a_line_outlives_a_clock_that_is_set_back() {
-    let (stage, directory) = (stage::stage(), directory());
+    let (stages, directory) = (stage::stages(), directory());
     let runtime = runtime();
     let _entered = runtime.enter();
     // What power leaves of the log's end is the seed's.
-    for seed in 0..16 {
-        let mut sim = Sim::new(&stage, seed, &directory.path().join("log.jsonl"), None);
+    for seed in 0..24 {
+        let mut sim = Sim::new(stages, seed, &directory.path().join("log.jsonl"), None);
         if let Err(broken) = sim.clock_set_back() {
             panic!("seed {seed} breaks {}: {}", broken.invariant, broken.detail);
         }

@@ -1,10 +1,12 @@
 //! What clients ask for, and what they are told.
 
 use crate::stage::{ALICE, Stage, Terms};
+use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::share::open_in_memory;
 use bulla_testkit::raw::{self, Reply, Request};
 use bulla_wire::api::{self, AlarmKind, SlotState};
 use bulla_wire::challenge::Challenge;
+use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::{Digest, Nonce, PrincipalId, WrapId};
 use bulla_wire::json::{self, StrictMap};
@@ -40,6 +42,10 @@ pub enum Kind {
     Revoke {
         wrap: usize,
     },
+    /// Lets a wrap be opened that waits since a restore.
+    Release {
+        wrap: usize,
+    },
     Put {
         secret: usize,
         value: usize,
@@ -57,6 +63,8 @@ pub enum Kind {
     },
     Seal,
     ConfirmClock,
+    /// Puts the document that the seed has drawn up.
+    Rekey,
 }
 
 impl Kind {
@@ -68,7 +76,8 @@ impl Kind {
             | Self::Open { wrap, .. }
             | Self::Ack { wrap, .. }
             | Self::Nack { wrap, .. }
-            | Self::Revoke { wrap } => Some(wrap),
+            | Self::Revoke { wrap }
+            | Self::Release { wrap } => Some(wrap),
             _ => None,
         }
     }
@@ -83,6 +92,7 @@ impl Kind {
             Self::Revoke { .. } => "wrap.revoke",
             Self::Put { .. } => "kv.put",
             Self::Disable { .. } => "principal.disable",
+            Self::Rekey => "document.put",
             _ => return None,
         })
     }
@@ -125,6 +135,15 @@ impl Wrap {
     }
 }
 
+/// What clients know who ask for something.
+pub struct Known<'a> {
+    pub stage: &'a Stage,
+    pub view: &'a ClusterView,
+    pub wraps: &'a [Wrap],
+    /// The next document.
+    pub document: Option<&'a Envelope>,
+}
+
 /// Something that a client wants, until it knows what came of it.
 #[derive(Debug)]
 pub struct Op {
@@ -141,8 +160,8 @@ pub struct Op {
 
 impl Op {
     /// Draws up a request in the minute of this challenge.
-    pub fn new(stage: &Stage, wraps: &[Wrap], who: usize, kind: Kind, nonce: Nonce) -> Self {
-        let request = draw_up(stage, wraps, who, kind, &nonce);
+    pub fn new(world: &Known<'_>, who: usize, kind: Kind, nonce: Nonce) -> Self {
+        let request = draw_up(world, who, kind, &nonce);
         Self { who, kind, nonce, request, sent: 0, under_way: 0, done: None }
     }
 
@@ -153,7 +172,8 @@ impl Op {
     }
 }
 
-fn draw_up(stage: &Stage, wraps: &[Wrap], who: usize, kind: Kind, nonce: &Nonce) -> Request {
+fn draw_up(known: &Known<'_>, who: usize, kind: Kind, nonce: &Nonce) -> Request {
+    let Known { stage, view, wraps, document } = known;
     let path = |wrap: usize, verb: &str| format!("/v1/wrap/{}{verb}", stage.files[wraps[wrap].file].wrap);
     let empty = |method: &str, target: String| (method.to_owned(), target, EMPTY_MEDIA_TYPE, vec![]);
     let post = |target: String, media, body| ("POST".to_owned(), target, media, body);
@@ -175,12 +195,16 @@ fn draw_up(stage: &Stage, wraps: &[Wrap], who: usize, kind: Kind, nonce: &Nonce)
             let body = api::RevokeWrap { statement_sha256: wraps[wrap].statement };
             post(path(wrap, ":revoke"), JSON_MEDIA_TYPE, json::to_vec(&body))
         }
+        Kind::Release { wrap } => {
+            let body = api::RevokeWrap { statement_sha256: wraps[wrap].statement };
+            post(path(wrap, ":release"), JSON_MEDIA_TYPE, json::to_vec(&body))
+        }
         Kind::Put { secret, value } => {
             let target = format!("/v1/kv/{}", SECRETS[secret]);
             let data = StrictMap([("value".to_owned(), stage.values[value].clone())].into());
             let body = json::to_vec(&api::PutKv { data, cas: None });
             let key = &stage.people[who].identity;
-            let body = raw::ingress(&stage.view, key, "PUT", &target, nonce, &body);
+            let body = raw::ingress(view, key, "PUT", &target, nonce, &body);
             ("PUT".to_owned(), target, AGE, body)
         }
         Kind::Get { secret } => empty("GET", format!("/v1/kv/{}", SECRETS[secret])),
@@ -189,6 +213,10 @@ fn draw_up(stage: &Stage, wraps: &[Wrap], who: usize, kind: Kind, nonce: &Nonce)
         Kind::Disable { person } => empty("DELETE", format!("/v1/principal/{}", crate::stage::NAMES[person])),
         Kind::Seal => empty("POST", "/v1/seal:seal".into()),
         Kind::ConfirmClock => empty("POST", "/v1/seal:confirm-clock".into()),
+        Kind::Rekey => {
+            let envelope = document.expect("a document was drawn up").clone();
+            post("/v1/document".into(), JSON_MEDIA_TYPE, json::to_vec(&api::Signed { envelope }))
+        }
     };
     let mut request = raw::open(&method, &target);
     request.headers = vec![("content-type".to_owned(), media.to_owned())];

@@ -1,36 +1,48 @@
 //! One seed: people, a network and a node, and chance, which decides what happens next.
 
+mod memory;
+mod pieces;
+mod rekey;
+mod restore;
+mod seal;
+
 use crate::history::{Attempt, Broken, broken};
 use crate::judge::End;
-use crate::machine::{Awake, Disks, Future, Machine, contains, read};
+use crate::machine::{Awake, Disks, Future, LogShape, Machine, contains, read};
 use crate::mutant::Mutant;
-use crate::play::{Kind, Op, Outcome, Said, Wrap};
+use crate::play::{Kind, Known, Op, Outcome, Said, Wrap};
 use crate::rng::Rng;
-use crate::stage::{ADMIN, ALICE, BEGIN_MS, BOB, CAROL, MALLORY, SECRET_MARK, Stage, Terms};
+use crate::stage::{ADMIN, ALICE, BEGIN_MS, BOB, CAROL, MALLORY, NAMES, SECRET_MARK, Stage, Stages, Terms};
 use bulla_core::audit::{Body, Class};
+use bulla_crypto::evidence::ClusterView;
 use bulla_server::clock::{Clock, Watch};
-use bulla_server::node::Phase;
 use bulla_server::sink::{self, Expectations};
 use bulla_store::simulated::Fails;
 use bulla_testkit::ManualClock;
 use bulla_testkit::raw::{self, Reply, Request};
-use bulla_wire::api::{self, SealState, SlotState};
+use bulla_wire::api::SlotState;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::Code;
 use bulla_wire::id::Nonce;
-use bulla_wire::json;
-use bulla_wire::signature::{Audience, EMPTY_MEDIA_TYPE, JSON_MEDIA_TYPE};
 use bulla_wire::wrap::Mode;
 use bytes::Bytes;
 use http::Response;
+use rekey::Rekey;
+use restore::OlderCopy;
+pub use restore::Restored;
+use seal::Meeting;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 /// Decisions of chance before the network is healed.
 const STEPS: u32 = 130;
 /// Rounds of the healed network after which nobody may wait any more.
 const ROUNDS: usize = 400;
+
+/// How long a large delivery may take another thread.
+const THREAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Something on its way.
 enum Letter {
@@ -52,6 +64,13 @@ enum Work {
 /// How rough this seed is.
 #[derive(Debug)]
 struct Weather {
+    /// The node has no disk, and so no power goes before the end.
+    memory: bool,
+    quorum: bool,
+    rekeys: bool,
+    restores: bool,
+    log: LogShape,
+    pieces: bool,
     crashes: bool,
     steps: bool,
     losses: u64,
@@ -69,7 +88,7 @@ pub struct Sim<'a> {
     watch: Option<Watch>,
     tasks: Vec<Task>,
     letters: Vec<Letter>,
-    challenges: [Option<Challenge>; 5],
+    challenges: [Option<Challenge>; NAMES.len()],
     wraps: Vec<Wrap>,
     ops: Vec<Op>,
     attempts: Vec<Attempt>,
@@ -77,6 +96,12 @@ pub struct Sim<'a> {
     life: u32,
     epoch: u64,
     unseals: u32,
+    meeting: Meeting,
+    /// The documents as the node last served them.
+    view: ClusterView,
+    rekey: Option<Rekey>,
+    copy: Option<OlderCopy>,
+    restored: Option<Restored>,
     /// Nobody has tried to unseal since the node began, or since it said that it is sealed.
     sealed: bool,
     clock_sets: u32,
@@ -88,28 +113,43 @@ pub struct Sim<'a> {
 
 impl<'a> Sim<'a> {
     /// Plays a seed to its end. Gives what happened.
-    pub fn play(stage: &'a Stage, seed: u64, log: &Path, mutant: Option<Mutant>) -> (Vec<String>, Result<(), Broken>) {
-        let mut sim = Self::new(stage, seed, log, mutant);
+    pub fn play(
+        stages: &'a Stages,
+        seed: u64,
+        log: &Path,
+        mutant: Option<Mutant>,
+    ) -> (Vec<String>, Result<(), Broken>) {
+        let mut sim = Self::new(stages, seed, log, mutant);
         let result = sim.run();
         (sim.trace, result)
     }
 
     /// Before anything has happened.
-    pub fn new(stage: &'a Stage, seed: u64, log: &Path, mutant: Option<Mutant>) -> Self {
+    pub fn new(stages: &'a Stages, seed: u64, log: &Path, mutant: Option<Mutant>) -> Self {
         let mut rng = Rng::new(seed);
+        let memory = rng.once_in(16);
+        let log_shape = LogShape { rotates: rng.once_in(8), syncs_each: rng.once_in(8) };
         let weather = Weather {
-            crashes: !rng.once_in(4),
-            steps: rng.once_in(5),
+            memory,
+            quorum: rng.once_in(4),
+            rekeys: rng.once_in(5),
+            restores: rng.once_in(6) && !memory,
+            log: log_shape,
+            pieces: rng.once_in(12),
+            crashes: !rng.once_in(4) && !memory,
+            steps: rng.once_in(5) && !log_shape.rotates,
             losses: rng.pick(&[4, 8, 30]),
             ops: 8 + rng.index(13),
             wraps: 1 + rng.index(3),
         };
+        let stage = if weather.quorum { &stages.quorum } else { &stages.any };
+        let disks = Disks::new(stage, log.to_owned(), weather.log, weather.memory);
         Self {
             stage,
             rng,
             weather,
             clock: ManualClock::at(BEGIN_MS),
-            disks: Disks::new(stage, log.to_owned()),
+            disks,
             machine: None,
             watch: None,
             tasks: vec![],
@@ -122,6 +162,11 @@ impl<'a> Sim<'a> {
             life: 0,
             epoch: 0,
             unseals: 0,
+            meeting: Meeting::default(),
+            view: stage.view.clone(),
+            rekey: None,
+            copy: None,
+            restored: None,
             sealed: true,
             clock_sets: 0,
             signed: 0,
@@ -133,6 +178,11 @@ impl<'a> Sim<'a> {
     /// A write waits for the store while the clock is set back, and power goes once it is answered: its line is written
     /// again, although its nonce is of a later minute than its commit.
     pub fn clock_set_back(&mut self) -> Result<(), Broken> {
+        // A log that rotated meanwhile might get the line a second time, which CONTRIBUTING.md names; and nothing
+        // outlives the power of a node in memory.
+        if self.weather.log.rotates || self.weather.memory {
+            return Ok(());
+        }
         self.start()?;
         self.unseal()?;
         self.begin(BOB, Kind::Put { secret: 0, value: 0 })?;
@@ -152,6 +202,9 @@ impl<'a> Sim<'a> {
         for _ in 0..STEPS {
             self.step()?;
         }
+        for _ in 0..self.restored.as_ref().map_or(0, |_| STEPS / 2) {
+            self.step()?;
+        }
         self.settle()?;
         if self.weather.crashes && self.rng.once_in(2) {
             self.crash()?;
@@ -160,13 +213,21 @@ impl<'a> Sim<'a> {
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
+        if self.weather.pieces {
+            self.sweep_pieces()?;
+        }
         self.last_look()?;
         self.end().judge()?;
-        self.close()
+        if self.weather.pieces {
+            self.no_piece_is_left()?;
+        }
+        self.close()?;
+        if self.weather.memory { self.memory_ends() } else { Ok(()) }
     }
 
     fn end(&self) -> End<'_> {
-        End { stage: self.stage, wraps: &self.wraps, ops: &self.ops, attempts: &self.attempts }
+        let restored = self.restored.as_ref();
+        End { stage: self.stage, wraps: &self.wraps, ops: &self.ops, attempts: self.attempts.clone(), restored }
     }
 
     fn tell(&mut self, what: String) {
@@ -183,10 +244,12 @@ impl<'a> Sim<'a> {
         self.life += 1;
         self.signed = 0;
         self.sealed = true;
+        self.meeting.end();
         match Machine::start(self.stage, &self.disks, &self.clock, self.mutant) {
             Ok(machine) => {
                 self.watch = Some(machine.node.watch());
                 self.machine = Some(machine);
+                self.learn();
                 Ok(())
             }
             Err(error) => broken("it_starts_again", error),
@@ -196,15 +259,19 @@ impl<'a> Sim<'a> {
     /// Power goes, and the node begins again on what is left.
     fn crash(&mut self) -> Result<(), Broken> {
         self.tell("power goes".into());
+        self.drop_tasks();
+        let mut rng = self.rng.fork();
+        self.disks.cut(self.stage, &mut rng, self.mutant);
+        self.machine = None;
+        self.start()
+    }
+
+    fn drop_tasks(&mut self) {
         for task in std::mem::take(&mut self.tasks) {
             if let Work::Answer { attempt, .. } = task.work {
                 self.ops[self.attempts[attempt].op].under_way -= 1;
             }
         }
-        let mut rng = self.rng.fork();
-        self.disks.cut(self.stage, &mut rng, self.mutant);
-        self.machine = None;
-        self.start()
     }
 
     /// Lets one future run alone. `None` if power went, after which the node has begun again.
@@ -229,6 +296,13 @@ impl<'a> Sim<'a> {
             }
             self.turn_store()?;
             self.machine().log.turn();
+            if idle == 3 && self.weather.pieces {
+                // A large delivery is encrypted by another thread.
+                let until = Instant::now() + THREAD_PATIENCE;
+                while self.ready().is_empty() && Instant::now() < until {
+                    std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+                }
+            }
             if idle > 3 {
                 return broken("nobody_waits_for_ever", format!("{} requests wait for nothing", self.tasks.len()));
             }
@@ -237,7 +311,7 @@ impl<'a> Sim<'a> {
     }
 
     fn turn_store(&mut self) -> Result<(), Broken> {
-        self.machine().turns.turn();
+        self.machine().turn();
         if self.disks.store.is_off() { self.crash() } else { Ok(()) }
     }
 
@@ -282,20 +356,21 @@ impl<'a> Sim<'a> {
             unseals: self.unseals,
         });
         let attempt = self.attempts.len() - 1;
-        if self.mutant == Some(Mutant::AnswersEarly)
-            && matches!(self.ops[op].kind, Kind::Disable { .. } | Kind::Revoke { .. } | Kind::Seal)
-        {
+        let is_early = match self.ops[op].kind {
+            Kind::Disable { .. } | Kind::Revoke { .. } => self.mutant == Some(Mutant::AnswersEarly),
+            Kind::Seal => self.mutant == Some(Mutant::NeverSeals),
+            Kind::Rekey => self.mutant == Some(Mutant::NeverRekeys),
+            _ => false,
+        };
+        if is_early {
+            self.rekey.iter_mut().for_each(|rekey| rekey.is_done |= self.ops[op].kind == Kind::Rekey);
             self.sealed |= self.ops[op].kind == Kind::Seal;
             let outcome = Outcome { code: None, said: Said::Nothing };
             (self.attempts[attempt].ended, self.attempts[attempt].outcome) = (Some(self.now), Some(outcome.clone()));
             self.ops[op].done = Some(outcome);
             return;
         }
-        self.tell(format!(
-            "{attempt} arrives: op {op}, {:?} of {}",
-            self.ops[op].kind,
-            crate::stage::NAMES[self.ops[op].who]
-        ));
+        self.tell(format!("{attempt} arrives: op {op}, {:?} of {}", self.ops[op].kind, NAMES[self.ops[op].who]));
         self.ops[op].under_way += 1;
         let hears = self.mutant != Some(Mutant::LosesWakes) || !attempt.is_multiple_of(4);
         self.tasks.push(Task { awake: Awake::hearing(hears), work: Work::Answer { attempt, request, future } });
@@ -328,11 +403,17 @@ impl<'a> Sim<'a> {
         if outcome.code == Some(Code::Internal) {
             return broken("no_fault", format!("{:?}: {}", self.ops[op].kind, String::from_utf8_lossy(&reply.body)));
         }
-        if self.attempts[attempt].sealed && self.attempts[attempt].unseals == self.unseals && outcome.code.is_none() {
+        // Whoever puts a document again is told that it is there, by a sealed node too.
+        let sealed = self.attempts[attempt].sealed && self.ops[op].kind != Kind::Rekey;
+        if sealed && self.attempts[attempt].unseals == self.unseals && outcome.code.is_none() {
             return broken("sealed_answers_nothing", format!("{:?}", self.ops[op].kind));
         }
         self.count_signed(&reply)?;
         self.sealed |= outcome.code.is_none() && self.has_sealed(op);
+        if self.ops[op].kind == Kind::Rekey && outcome.code.is_none() {
+            self.rekey.iter_mut().for_each(|rekey| rekey.is_done = true);
+            self.learn();
+        }
         self.ops[op].under_way += 1;
         self.letters.push(Letter::Reply { op, reply, outcome });
         Ok(())
@@ -347,13 +428,17 @@ impl<'a> Sim<'a> {
         self.ops[op].kind == Kind::Seal && own.clone().filter(done).count() == 1 && !own.any(runs)
     }
 
-    /// Each signed answer has its line in the log's file by now.
+    /// Each signed answer has its line in the log's file by now, and where each line is synced, on the disk.
     fn count_signed(&mut self, reply: &Reply) -> Result<(), Broken> {
         self.signed += usize::from(reply.to_signed());
-        let lines = self.disks.requests();
+        let (lines, synced) = self.disks.requests();
         if lines < self.signed {
             let detail = format!("{} signed answers and {lines} lines since the node began", self.signed);
             return broken("no_answer_without_audit_line", detail);
+        }
+        if self.weather.log.syncs_each && synced < self.signed {
+            let detail = format!("{} signed answers and {synced} lines on the disk since the node began", self.signed);
+            return broken("each_answer_is_synced", detail);
         }
         Ok(())
     }
@@ -382,60 +467,12 @@ impl<'a> Sim<'a> {
         Nonce::new(u32::try_from(challenge.issued_ms() / 60_000).unwrap(), bytes)
     }
 
-    /// A request of the admin, alone. `None` if power went.
-    fn admin(&mut self, method: &str, target: &str, media: &str, body: Vec<u8>) -> Result<Option<Reply>, Broken> {
-        self.challenges[ADMIN] = None;
-        let Some(challenge) = self.challenge(ADMIN)? else { return Ok(None) };
-        let nonce = self.nonce(&challenge);
-        let mut request = raw::open(method, target);
-        request.headers = vec![("content-type".to_owned(), media.to_owned())];
-        request.body = body;
-        let audience = Audience::Cluster(self.stage.view.id()).to_string();
-        let admin = &self.stage.people[ADMIN].identity;
-        self.ask(&raw::sign(admin, &audience, &challenge, request, nonce))
-    }
-
-    /// The admin opens the seal. If power goes meanwhile, the node is sealed again afterwards.
-    fn unseal(&mut self) -> Result<(), Broken> {
-        self.drain()?;
-        if self.machine().is_unsealed() {
-            return Ok(());
-        }
-        self.tell("the admin unseals".into());
-        self.unseals += 1;
-        self.sealed = false;
-        let none = EMPTY_MEDIA_TYPE;
-        let Some(reply) = self.admin("POST", "/v1/seal/session", none, vec![])? else { return Ok(()) };
-        let session: api::UnsealSession = reply.ok().json();
-        let path = format!("/v1/seal/session/{}", session.id);
-        let Some(reply) = self.admin("GET", &format!("{path}/key"), none, vec![])? else { return Ok(()) };
-        let key: api::EncryptedShareKey = reply.ok().json();
-        let share = raw::share(&self.stage.view, &self.stage.people[ADMIN], &session, &key);
-        let body = json::to_vec(&share);
-        let Some(reply) = self.admin("POST", &format!("{path}/share"), JSON_MEDIA_TYPE, body)? else { return Ok(()) };
-        if reply.status != 200 {
-            return broken("it_starts_again", String::from_utf8_lossy(&reply.body));
-        }
-        let given: api::ShareGiven = reply.json();
-        if given.state != SealState::Unsealed {
-            return broken("it_starts_again", format!("{given:?}"));
-        }
-        let Phase::Unsealed(unsealed) = self.machine().node.phase() else {
-            return broken("it_starts_again", "it says that it is unsealed");
-        };
-        let epoch = std::mem::replace(&mut self.epoch, unsealed.epoch);
-        if unsealed.epoch <= epoch {
-            return broken("epoch_only_grows", format!("{} after {epoch}", unsealed.epoch));
-        }
-        Ok(())
-    }
-
     // --- chance
 
     fn step(&mut self) -> Result<(), Broken> {
         self.now += 1;
         let ready = self.ready();
-        let waiting = self.machine().turns.waiting();
+        let waiting = self.machine().waiting();
         let idle: Vec<usize> =
             (0..self.ops.len()).filter(|op| self.ops[*op].done.is_none() && self.ops[*op].under_way == 0).collect();
         let sealed = !self.machine().is_unsealed();
@@ -450,6 +487,7 @@ impl<'a> Sim<'a> {
             1,
             1,
             if sealed { 3 } else { 0 },
+            if self.weather.restores && self.restored.is_none() { 2 } else { 0 },
         ];
         let mut number = self.rng.below(choices.iter().sum());
         let choice = choices.iter().position(|weight| {
@@ -477,7 +515,8 @@ impl<'a> Sim<'a> {
             }
             7 => self.machine().sync_log(),
             8 => self.chance()?,
-            _ => self.unseal()?,
+            9 => self.one_share()?,
+            _ => self.copy_or_restore()?,
         }
         Ok(())
     }
@@ -536,7 +575,7 @@ impl<'a> Sim<'a> {
                 }
                 self.ops[op].under_way -= 1;
                 if !lost {
-                    self.arrive(op, request);
+                    self.arrive_in_order(op, request)?;
                 }
             }
             Letter::Reply { op, reply, outcome } => {
@@ -566,6 +605,9 @@ impl<'a> Sim<'a> {
     }
 
     fn begin_op(&mut self) -> Result<(), Broken> {
+        if self.weather.rekeys && self.rekey.is_none() && self.rng.once_in(4) {
+            return self.begin_rekey();
+        }
         match self.wish() {
             Some((who, kind)) => self.begin(who, kind),
             None => Ok(()),
@@ -575,8 +617,14 @@ impl<'a> Sim<'a> {
     fn begin(&mut self, who: usize, kind: Kind) -> Result<(), Broken> {
         let Some(challenge) = self.challenge(who)? else { return Ok(()) };
         let nonce = self.nonce(&challenge);
-        self.ops.push(Op::new(self.stage, &self.wraps, who, kind, nonce));
+        let op = Op::new(&self.known(), who, kind, nonce);
+        self.ops.push(op);
         self.send(self.ops.len() - 1)
+    }
+
+    fn known(&self) -> Known<'_> {
+        let document = self.rekey.as_ref().map(|rekey| &rekey.document);
+        Known { stage: self.stage, view: &self.view, wraps: &self.wraps, document }
     }
 
     /// What somebody wants next.
@@ -589,6 +637,9 @@ impl<'a> Sim<'a> {
             return Some((ALICE, Kind::Create { wrap }));
         }
         let wrap = self.rng.index(self.wraps.len());
+        if self.restored.is_some() && self.rng.once_in(6) {
+            return Some((ALICE, Kind::Release { wrap }));
+        }
         let reader = self.rng.pick(&[BOB, BOB, BOB, CAROL, MALLORY]);
         let opened = self.ops.iter().rev().find_map(|op| match op.kind {
             Kind::Open { wrap, claim } => Some((op.who, wrap, claim)),
@@ -631,7 +682,10 @@ impl<'a> Sim<'a> {
     /// A file that this seed has not used.
     fn file(&mut self) -> usize {
         let used: Vec<usize> = self.wraps.iter().map(|wrap| wrap.file).collect();
-        let free: Vec<usize> = (0..self.stage.files.len()).filter(|file| !used.contains(file)).collect();
+        let is_large = |file: &usize| self.stage.files[*file].is_large();
+        let mut free: Vec<usize> = (0..self.stage.files.len()).filter(|file| !used.contains(file)).collect();
+        let large = self.weather.pieces && (used.is_empty() || self.rng.once_in(4)) && free.iter().any(is_large);
+        free.retain(|file| is_large(file) == large);
         self.rng.pick(&free)
     }
 
@@ -692,7 +746,8 @@ impl<'a> Sim<'a> {
         for (who, kind) in looks {
             let challenge = self.challenge(who)?.expect("no power goes any more");
             let nonce = self.nonce(&challenge);
-            self.ops.push(Op::new(self.stage, &self.wraps, who, kind, nonce));
+            let op = Op::new(&self.known(), who, kind, nonce);
+            self.ops.push(op);
             self.send(self.ops.len() - 1)?;
         }
         self.settle()
@@ -726,8 +781,9 @@ impl<'a> Sim<'a> {
         read.expect("a log that can be read");
         self.end().no_answer_without_audit_line(&lines)?;
         let image = self.disks.store.image();
-        let log = std::fs::read(&self.disks.log).expect("a log that can be read");
-        for file in image.files().into_iter().chain([log.as_slice()]) {
+        let read = |path| std::fs::read(path).expect("a log that can be read");
+        let log: Vec<Vec<u8>> = self.disks.log_files().into_iter().map(read).collect();
+        for file in image.files().into_iter().chain(log.iter().map(Vec::as_slice)) {
             if contains(file, SECRET_MARK.as_bytes()) {
                 return broken("nothing_readable_on_disk", "a secret lies in a file");
             }
