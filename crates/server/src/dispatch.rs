@@ -236,37 +236,46 @@ pub fn parse_op(
     body: Vec<u8>,
     context: &Context<'_>,
 ) -> Result<(Op, Resource), Refusal> {
-    let given = Given(matched.param);
-    let limit = query.limit().map_err(|e| bad_query(&e))?;
-    match matched.route.endpoint {
-        Endpoint::WrapCreate
-        | Endpoint::WrapList
-        | Endpoint::WrapInspect
-        | Endpoint::WrapOpen
-        | Endpoint::WrapAck
-        | Endpoint::WrapNack
-        | Endpoint::WrapRevoke
-        | Endpoint::WrapRelease => wrap_op(matched.route.endpoint, given, query, body, context),
-        Endpoint::KvGet => {
-            let path = given.path()?;
-            Ok((Op::KvGet(kv::Get { path: path.clone() }), Resource::Kv(path)))
+    let resource = matched.resource();
+    let op = op(matched.route.endpoint, Given(matched.param), query, body, context)?;
+    Ok(match op {
+        // What is yet to be made is named by its body alone.
+        Op::WrapCreate(draft, file) => {
+            let resource = Resource::Wrap(draft.statement().wrap);
+            (Op::WrapCreate(draft, file), resource)
         }
+        op => (op, resource),
+    })
+}
+
+fn op(endpoint: Endpoint, given: Given, query: &Query, body: Vec<u8>, context: &Context<'_>) -> Result<Op, Refusal> {
+    let limit = query.limit().map_err(|e| bad_query(&e))?;
+    Ok(match endpoint {
+        Endpoint::WrapCreate => wrap_create(&body, context)?,
+        Endpoint::WrapList => Op::WrapList(wrap::List { after: cursor(query, "after")?, limit }),
+        Endpoint::WrapInspect => Op::WrapInspect(wrap::Inspect { wrap: given.wrap()? }),
+        Endpoint::WrapOpen => Op::WrapOpen(wrap::Open::new(given.wrap()?, parse::<OpenWrap>(&body)?)?),
+        Endpoint::WrapAck => Op::WrapAck(wrap::Ack { wrap: given.wrap()?, body: parse::<FinishWrap>(&body)? }),
+        Endpoint::WrapNack => Op::WrapNack(wrap::Nack { wrap: given.wrap()?, body: parse::<FinishWrap>(&body)? }),
+        Endpoint::WrapRevoke => Op::WrapRevoke(wrap::Revoke { wrap: given.wrap()?, body: parse::<RevokeWrap>(&body)? }),
+        Endpoint::WrapRelease => {
+            Op::WrapRelease(wrap::Release { wrap: given.wrap()?, body: parse::<RevokeWrap>(&body)? })
+        }
+        Endpoint::KvGet => Op::KvGet(kv::Get { path: given.path()? }),
         Endpoint::KvPut => {
-            let path = given.path()?;
             let body: PutKv = json::parse_secret(&body, MAX_JSON_BYTES, &["data", "cas"]).map_err(|e| malformed(&e))?;
-            Ok((Op::KvPut(kv::Put { path: path.clone(), body }), Resource::Kv(path)))
+            Op::KvPut(kv::Put { path: given.path()?, body })
         }
         Endpoint::KvList => {
             let path = match given.0 {
                 None => None,
                 some => Some(Given(some).path()?),
             };
-            let resource = path.clone().map_or(Resource::KvRoot, Resource::Kv);
-            Ok((Op::KvList(kv::List { path, after: cursor(query, "after")?, limit }), resource))
+            Op::KvList(kv::List { path, after: cursor(query, "after")?, limit })
         }
         Endpoint::AlarmRead => {
             let all = parsed::<bool>(query, "all", "true or false")?.unwrap_or(false);
-            Ok((Op::AlarmList(alarm::List { after: cursor(query, "after")?, limit, all }), Resource::Alarms))
+            Op::AlarmList(alarm::List { after: cursor(query, "after")?, limit, all })
         }
         Endpoint::AlarmSeen => {
             let body: api::SeenAlarms = parse(&body)?;
@@ -274,81 +283,57 @@ pub fn parse_op(
                 let refusal = Refusal::new(Code::Malformed, "not the id of an alarm").field("up_to");
                 refusal.hint("give the `id` of an alarm as it was listed")
             })?;
-            Ok((Op::AlarmSeen(alarm::Seen { up_to }), Resource::Alarms))
+            Op::AlarmSeen(alarm::Seen { up_to })
         }
-        Endpoint::AuditRead => audit_op(query, limit),
-        Endpoint::SealStatus => Ok((Op::SealStatus, Resource::Seal)),
-        Endpoint::SealSeal => Ok((Op::SealSeal, Resource::Seal)),
-        Endpoint::SealConfirmClock => Ok((Op::SealConfirmClock, Resource::Seal)),
-        Endpoint::SnapshotSave => Ok((Op::SnapshotSave, Resource::Cluster)),
+        Endpoint::AuditRead => Op::AuditRead(AuditQuery {
+            after: query.number("after", 0..=u64::MAX).map_err(|e| bad_query(&e))?,
+            limit,
+            resource: parsed(query, "resource", "a resource such as kv/app/db")?,
+            principal: parsed(query, "principal", "a principal's name or id")?,
+            action: parsed(query, "action", "an action such as kv.get")?,
+        }),
+        Endpoint::SealStatus => Op::SealStatus,
+        Endpoint::SealSeal => Op::SealSeal,
+        Endpoint::SealConfirmClock => Op::SealConfirmClock,
+        Endpoint::SealRekey => Op::SealRekey(rekey::Prepare),
+        Endpoint::SnapshotSave => Op::SnapshotSave,
         Endpoint::SnapshotPage => {
             let page = query.number("page", 0..=u64::MAX).map_err(|e| bad_query(&e))?.unwrap_or_default();
-            Ok((Op::SnapshotPage { id: given.session()?, page }, Resource::Cluster))
+            Op::SnapshotPage { id: given.session()?, page }
         }
-        Endpoint::SealRekey => Ok((Op::SealRekey(rekey::Prepare), Resource::Seal)),
         Endpoint::DocumentPut => {
             let Signed { envelope } = parse(&body)?;
-            Ok((Op::DocumentPut(document::Put { envelope }), Resource::Cluster))
+            Op::DocumentPut(document::Put { envelope })
         }
-        endpoint => names_op(endpoint, given, query, limit, &body),
-    }
-}
-
-fn audit_op(query: &Query, limit: usize) -> Result<(Op, Resource), Refusal> {
-    let after = query.number("after", 0..=u64::MAX).map_err(|e| bad_query(&e))?;
-    let resource = parsed(query, "resource", "a resource such as kv/app/db")?;
-    let principal = parsed(query, "principal", "a principal's name or id")?;
-    let action = parsed(query, "action", "an action such as kv.get")?;
-    Ok((Op::AuditRead(AuditQuery { after, limit, resource, principal, action }), Resource::Audit))
+        endpoint => names_op(endpoint, given, query, limit, &body)?,
+    })
 }
 
 /// Principals and policies.
-fn names_op(
-    endpoint: Endpoint,
-    given: Given,
-    query: &Query,
-    limit: usize,
-    body: &[u8],
-) -> Result<(Op, Resource), Refusal> {
+fn names_op(endpoint: Endpoint, given: Given, query: &Query, limit: usize, body: &[u8]) -> Result<Op, Refusal> {
     Ok(match endpoint {
         Endpoint::PrincipalList => {
             let id = parsed(query, "id", "a principal's id")?;
             let recipient = parsed::<Digest>(query, "recipient", "the SHA-256 of a recipient, sha256:…")?;
-            let after = parsed(query, "after", "a name")?;
-            (Op::PrincipalList(principal::List { id, recipient, after, limit }), Resource::Principals)
+            Op::PrincipalList(principal::List { id, recipient, after: parsed(query, "after", "a name")?, limit })
         }
-        Endpoint::PrincipalRead => {
-            let name = given.name()?;
-            (Op::PrincipalRead(principal::Read { name: name.clone() }), Resource::Principal(name))
-        }
+        Endpoint::PrincipalRead => Op::PrincipalRead(principal::Read { name: given.name()? }),
         Endpoint::PrincipalPut => {
-            let name = given.name()?;
             let PutPrincipal { record, admission } = parse(body)?;
-            (Op::PrincipalPut(principal::Put { name: name.clone(), record, admission }), Resource::Principal(name))
+            Op::PrincipalPut(principal::Put { name: given.name()?, record, admission })
         }
         Endpoint::PrincipalDisable | Endpoint::PrincipalEnable => {
-            let name = given.name()?;
             let disabled = endpoint == Endpoint::PrincipalDisable;
-            (
-                Op::PrincipalSetDisabled(principal::SetDisabled { name: name.clone(), disabled }),
-                Resource::Principal(name),
-            )
+            Op::PrincipalSetDisabled(principal::SetDisabled { name: given.name()?, disabled })
         }
-        Endpoint::Whoami => (Op::Whoami(principal::Me), Resource::Own),
-        Endpoint::PolicyList => (Op::PolicyList(policy::List), Resource::Policies),
-        Endpoint::PolicyRead => {
-            let name = given.name()?;
-            (Op::PolicyRead(policy::Read { name: name.clone() }), Resource::Policy(name))
-        }
+        Endpoint::Whoami => Op::Whoami(principal::Me),
+        Endpoint::PolicyList => Op::PolicyList(policy::List),
+        Endpoint::PolicyRead => Op::PolicyRead(policy::Read { name: given.name()? }),
         Endpoint::PolicyPut => {
-            let name = given.name()?;
             let body: PutPolicy = parse(body)?;
-            (Op::PolicyPut(policy::Put { name: name.clone(), body }), Resource::Policy(name))
+            Op::PolicyPut(policy::Put { name: given.name()?, body })
         }
-        Endpoint::PolicyDelete => {
-            let name = given.name()?;
-            (Op::PolicyDelete(policy::Delete { name: name.clone() }), Resource::Policy(name))
-        }
+        Endpoint::PolicyDelete => Op::PolicyDelete(policy::Delete { name: given.name()? }),
         Endpoint::PolicyCheck => {
             let api::CheckPolicy { principal, action, resource } = parse(body)?;
             let bad = |field: &str, e: &dyn fmt::Display| {
@@ -357,7 +342,7 @@ fn names_op(
             };
             let action = action.parse().map_err(|e| bad("action", &e))?;
             let resource = resource.parse().map_err(|e| bad("resource", &e))?;
-            (Op::PolicyCheck(policy::Check { principal, action, resource }), Resource::Policies)
+            Op::PolicyCheck(policy::Check { principal, action, resource })
         }
         Endpoint::PolicyExplain => {
             let api::ExplainPolicy { id } = parse(body)?;
@@ -365,46 +350,23 @@ fn names_op(
                 let refusal = Refusal::new(Code::Malformed, e.to_string()).field("id");
                 refusal.hint("an error and an audit line tell the request's id")
             })?;
-            (Op::PolicyExplain(id), Resource::Policies)
+            Op::PolicyExplain(id)
         }
-        Endpoint::PolicyReplaced => (Op::PolicyReplaced(policy::Replaced), Resource::Policies),
+        Endpoint::PolicyReplaced => Op::PolicyReplaced(policy::Replaced),
         Endpoint::PolicyRecover => {
             let api::RecoverPolicies { policies, approval } = parse(body)?;
-            (Op::PolicyRecover(policy::Recover { policies, approval }), Resource::Policies)
+            Op::PolicyRecover(policy::Recover { policies, approval })
         }
         _ => return Err(Refusal::new(Code::UnknownRoute, "this route is not for an unsealed node")),
     })
 }
 
-fn wrap_op(
-    endpoint: Endpoint,
-    given: Given,
-    query: &Query,
-    body: Vec<u8>,
-    context: &Context<'_>,
-) -> Result<(Op, Resource), Refusal> {
-    if endpoint == Endpoint::WrapCreate {
-        let parcel = Parcel::parse(&body).map_err(|e| {
-            let refusal = Refusal::new(Code::Malformed, e.to_string()).field("body");
-            refusal.hint("spec/wrap.md says how statement and file follow each other")
-        })?;
-        let envelope: Envelope = json::parse(parcel.document, Parcel::MAX_DOCUMENT_BYTES).map_err(|e| malformed(&e))?;
-        let draft = wrap::Draft::check(&envelope, context)?;
-        let (wrap, file) = (draft.statement().wrap, parcel.file.to_vec());
-        return Ok((Op::WrapCreate(Box::new(draft), file), Resource::Wrap(wrap)));
-    }
-    if endpoint == Endpoint::WrapList {
-        let limit = query.limit().map_err(|e| bad_query(&e))?;
-        return Ok((Op::WrapList(wrap::List { after: cursor(query, "after")?, limit }), Resource::Wraps));
-    }
-    let id = given.wrap()?;
-    let op = match endpoint {
-        Endpoint::WrapOpen => Op::WrapOpen(wrap::Open::new(id, parse::<OpenWrap>(&body)?)?),
-        Endpoint::WrapAck => Op::WrapAck(wrap::Ack { wrap: id, body: parse::<FinishWrap>(&body)? }),
-        Endpoint::WrapNack => Op::WrapNack(wrap::Nack { wrap: id, body: parse::<FinishWrap>(&body)? }),
-        Endpoint::WrapRevoke => Op::WrapRevoke(wrap::Revoke { wrap: id, body: parse::<RevokeWrap>(&body)? }),
-        Endpoint::WrapRelease => Op::WrapRelease(wrap::Release { wrap: id, body: parse::<RevokeWrap>(&body)? }),
-        _ => Op::WrapInspect(wrap::Inspect { wrap: id }),
-    };
-    Ok((op, Resource::Wrap(id)))
+fn wrap_create(body: &[u8], context: &Context<'_>) -> Result<Op, Refusal> {
+    let parcel = Parcel::parse(body).map_err(|e| {
+        let refusal = Refusal::new(Code::Malformed, e.to_string()).field("body");
+        refusal.hint("spec/wrap.md says how statement and file follow each other")
+    })?;
+    let envelope: Envelope = json::parse(parcel.document, Parcel::MAX_DOCUMENT_BYTES).map_err(|e| malformed(&e))?;
+    let draft = wrap::Draft::check(&envelope, context)?;
+    Ok(Op::WrapCreate(Box::new(draft), parcel.file.to_vec()))
 }

@@ -228,11 +228,9 @@ pub struct Matched<'a> {
 }
 
 impl Matched<'_> {
-    /// What policy is asked for it, as far as the path tells: for what is yet to be made or listed, all of its kind.
-    /// `None` for what asks no policy.
-    pub fn needs(&self) -> Option<(Action, Resource)> {
-        let Auth::Policy(action) = self.route.auth else { return None };
-        let resource = match (action.group(), &self.param) {
+    /// What it is about, as far as the path tells: for what is yet to be made or listed, all of its kind.
+    pub fn resource(&self) -> Resource {
+        match (self.route.action.map_or("", Action::group), &self.param) {
             ("principal", Some(Param::Name(name))) => Resource::Principal(name.clone()),
             ("policy", Some(Param::Name(name))) => Resource::Policy(name.clone()),
             ("wrap", Some(Param::Wrap(wrap))) => Resource::Wrap(*wrap),
@@ -246,8 +244,13 @@ impl Matched<'_> {
             ("alarm", _) => Resource::Alarms,
             ("self", _) => Resource::Own,
             _ => Resource::Cluster,
-        };
-        action.asks_policy().then_some((action, resource))
+        }
+    }
+
+    /// What policy is asked for it; `None` for what asks no policy.
+    pub fn needs(&self) -> Option<(Action, Resource)> {
+        let Auth::Policy(action) = self.route.auth else { return None };
+        action.asks_policy().then(|| (action, self.resource()))
     }
 }
 

@@ -284,8 +284,7 @@ pub async fn answer(
         Ok(parsed) => parsed,
         Err(refusal) => return refuse(node, &phase, verified, Some(action), &refusal).await,
     };
-    let resource = if matches!(parsed, Asked::Document(_)) { Resource::Cluster } else { Resource::Seal };
-    let logged = match log(node, &phase, verified, right, action, resource) {
+    let logged = match log(node, &phase, verified, right, action, matched.resource()) {
         Ok(logged) => logged,
         Err(answer) => return answer,
     };
