@@ -68,9 +68,9 @@ pub struct Context<'a> {
     pub directory: &'a Directory,
     /// Who asks; none where time does.
     pub actor: Option<&'a Actor>,
-    /// The same request was carried out before, under the same nonce: nothing is written now, so an operation whose
-    /// answer would tell of a new write tells of the old one.
-    pub repeated: bool,
+    /// The same request was answered before, under the same nonce, in this way: nothing is written now, so an operation
+    /// whose answer would tell of a new write tells of the old one.
+    pub repeated: Option<Replay>,
     /// Whether alarms go to a webhook too.
     pub webhook: bool,
 }
@@ -166,8 +166,9 @@ impl Outcome {
 pub enum Replay {
     /// The operation is run again without effect: it finds what it did in the state.
     Again,
-    /// The same, and the nonce is committed though nothing else may be: neither the store's sequence nor the time of
-    /// a commit tells the caller whether there was something to write.
+    /// It is refused again as if there were no such thing, whatever is there by now. The nonce is committed though nothing
+    /// else may be: neither the store's sequence nor the time of a commit tells the caller whether there was something to
+    /// write.
     Noted,
     /// The reply is kept beside the nonce, as the state cannot tell it again. JSON replies only.
     Kept,

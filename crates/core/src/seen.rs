@@ -43,6 +43,9 @@ pub struct Seen {
     /// The JSON reply, where it must be kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<String>,
+    /// It was refused as if there were no such thing, and will be again: [`Replay::Noted`](crate::operation::Replay::Noted).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
     /// The audit line, in case it is lost after the commit.
     pub line: Box<serde_json::value::RawValue>,
 }

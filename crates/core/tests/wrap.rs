@@ -11,7 +11,7 @@ use bulla_core::engine::wrap::slot::{InvalidTransition, MAX_QUIETLY_REFUSED, MAX
 use bulla_core::engine::wrap::{
     Ack, Draft, Early, Inspect, List, MAX_STRANGERS, Nack, Open, Park, Release, Revoke, TOMBSTONE_MS, check_length,
 };
-use bulla_core::operation::Content;
+use bulla_core::operation::{Content, Replay};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::sign_in_memory;
 use bulla_crypto::recipient::Recipient;
@@ -687,21 +687,21 @@ fn a_repeated_request_is_no_delivery() {
     let claim = world.claim();
     let opened = world.open(&wrap, "bob", &claim).content();
     for n in 2..=MAX_DELIVERIES {
-        assert_eq!(repeat(&mut world, &wrap, &claim).content(), opened, "{n}");
+        assert_eq!(repeat(&mut world, &wrap, &claim, Replay::Again).content(), opened, "{n}");
         world.open(&wrap, "bob", &claim).content();
     }
-    assert_eq!(repeat(&mut world, &wrap, &claim).content(), opened, "the last one too");
+    assert_eq!(repeat(&mut world, &wrap, &claim, Replay::Again).content(), opened, "the last one too");
     assert_eq!(world.slot(&wrap.id, 0).state.opening().unwrap().deliveries, MAX_DELIVERIES);
     ack(&mut world, &wrap, "bob", &claim).receipts();
-    assert_eq!(repeat(&mut world, &wrap, &claim).code(), Some(Code::Acked));
+    assert_eq!(repeat(&mut world, &wrap, &claim, Replay::Again).code(), Some(Code::Acked));
     invariants(&world, &wrap);
 }
 
-fn repeat(world: &mut World, wrap: &Wrap, claim: &Recipient) -> Answered {
+fn repeat(world: &mut World, wrap: &Wrap, claim: &Recipient, before: Replay) -> Answered {
     let commits = world.commits;
-    world.repeated = true;
+    world.repeated = Some(before);
     let answered = world.open(wrap, "bob", claim);
-    world.repeated = false;
+    world.repeated = None;
     assert_eq!(answered.receipts, []);
     assert_eq!(answered.alarm_kinds(), []);
     assert_eq!(world.commits, commits);
@@ -709,15 +709,16 @@ fn repeat(world: &mut World, wrap: &Wrap, claim: &Recipient) -> Answered {
 }
 
 /// A request that came before its wrap was told that there is none. Its nonce says that it was answered, so it is told
-/// so again, although the wrap is there by now.
+/// so again, although the wrap is there by now, and even when another request with its claim has opened it.
 #[test]
 fn a_request_from_before_its_wrap_does_not_open_it() {
     let mut world = World::new(1);
     let wrap = world.wrap(&["bob"], Mode::First);
     let claim = world.claim();
-    assert_eq!(repeat(&mut world, &wrap, &claim).code(), Some(Code::NotFound));
+    assert_eq!(repeat(&mut world, &wrap, &claim, Replay::Noted).code(), Some(Code::NotFound));
     assert_eq!(world.state(&wrap.id, 0), SlotState::Sealed);
     world.open(&wrap, "bob", &claim).content();
+    assert_eq!(repeat(&mut world, &wrap, &claim, Replay::Noted).code(), Some(Code::NotFound));
     invariants(&world, &wrap);
 }
 

@@ -78,19 +78,18 @@ impl fmt::Debug for Once<'_> {
 }
 
 impl Once<'_> {
-    /// Adds the nonce's row to the commit of its effect.
+    /// Adds the nonce's row to the commit of an outcome.
     ///
     /// # Errors
     /// If the row cannot be sealed.
-    pub fn remember(
-        &self,
-        batch: &mut Batch,
-        barrier: &Barrier,
-        reply: Option<String>,
-        code: Option<Code>,
-        receipts: &[Digest],
-    ) -> Result<(), BarrierError> {
-        let row = Seen { request: self.request, reply, line: (self.line)(code, receipts) };
+    pub fn remember(&self, batch: &mut Batch, barrier: &Barrier, outcome: &Outcome) -> Result<(), BarrierError> {
+        let reply = match (&outcome.result, outcome.replay) {
+            (Ok(Reply::Json(bytes)), Replay::Kept) => String::from_utf8(bytes.clone()).ok(),
+            _ => None,
+        };
+        let code = outcome.result.as_ref().err().map(|refusal| refusal.code);
+        let (request, refused) = (self.request, outcome.replay == Replay::Noted);
+        let row = Seen { request, reply, refused, line: (self.line)(code, &outcome.receipts) };
         let (table, key) = (Table::Seen(self.minute), seen_key(&self.key)?);
         let (revision, bytes) = (seen::revision(&self.id), bulla_wire::json::to_vec(&row));
         let value = barrier.seal_at(revision, table, &key, SEEN_KIND, &bytes, &mut SystemRng)?;
@@ -271,7 +270,7 @@ impl Unsealed {
                     }));
                 }
                 // The row says that the effect is committed, so this time there is none.
-                context.repeated = true;
+                context.repeated = Some(if seen.refused { Replay::Noted } else { Replay::Again });
                 attempt.seen = Some(seen);
             }
             // The bucket may have gone since the window was looked at. The floor rises before a bucket goes, so
@@ -300,12 +299,7 @@ impl Unsealed {
         }
         let mut batch = self.barrier.batch(&outcome.writes, &mut rng).map_err(as_commit)?;
         if let Some(once) = once {
-            let reply = match &outcome.result {
-                Ok(Reply::Json(bytes)) if kept => String::from_utf8(bytes.clone()).ok(),
-                _ => None,
-            };
-            let code = outcome.result.as_ref().err().map(|refusal| refusal.code);
-            once.remember(&mut batch, &self.barrier, reply, code, &outcome.receipts).map_err(as_commit)?;
+            once.remember(&mut batch, &self.barrier, outcome).map_err(as_commit)?;
         }
         if self.is_closed() {
             return Err(CommitError::Closed);
@@ -402,7 +396,7 @@ impl Unsealed {
             node: machine.node,
             directory,
             actor,
-            repeated: false,
+            repeated: None,
             webhook: machine.webhook,
         }
     }

@@ -12,11 +12,11 @@ use crate::plain::read_phase;
 use crate::unsealed::Unsealed;
 use bulla_core::audit::{Body, Quote};
 use bulla_core::engine::rekey::{Planned, Rekey};
-use bulla_core::operation::{Raised, Refusal};
+use bulla_core::operation::{Outcome, Raised, Refusal, Replay, Reply};
 use bulla_core::seal::{self, AdvanceRequest, SealError, StoredSeal};
 use bulla_crypto::random::SystemRng;
 use bulla_store::CommitError;
-use bulla_wire::api::SealState;
+use bulla_wire::api::{Done, SealState};
 use bulla_wire::evidence::Actor;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -96,7 +96,10 @@ async fn deal(
     let mut batch = std::mem::take(&mut advance.batch);
     batch.append(barrier.batch(&writes, &mut rng).map_err(DriveError::from)?);
     if let Some(once) = once {
-        once.remember(&mut batch, &barrier, None, None, &[]).map_err(DriveError::from)?;
+        let (writes, receipts, alarms, change) = Default::default();
+        let result = Ok(Reply::json(&Done {}));
+        let outcome = Outcome { writes, result, replay: Replay::Again, receipts, alarms, change };
+        once.remember(&mut batch, &barrier, &outcome).map_err(DriveError::from)?;
     }
     failpoint::hit(failpoint::REKEY_BEFORE_COMMIT);
     // The batch has the head row itself; nothing else commits meanwhile.

@@ -7,7 +7,7 @@ use bulla_core::directory::{Change, Directory, Principal, StoredPrincipal};
 use bulla_core::engine::due::{self, Entry};
 use bulla_core::engine::wrap::{Create, Draft, Open, slot::Slot};
 use bulla_core::operation::{
-    Content, Context, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Raised, Refusal, Reply, Step, step,
+    Content, Context, MAX_ATTEMPTS, MAX_ROUNDS, Now, Operation, Outcome, Raised, Refusal, Replay, Reply, Step, step,
 };
 use bulla_core::record::{
     Answer, BATCH_BYTES_MAX, Batch, Page, Precondition, READS_MAX, Read, SealedValue, Snapshot, StoreKey,
@@ -89,8 +89,8 @@ pub struct World {
     pub served: BTreeMap<WrapId, BTreeSet<(u16, Digest)>>,
     /// Batches that were committed.
     pub commits: u64,
-    /// Requests are repeats under a used nonce.
-    pub repeated: bool,
+    /// Requests are repeats under a used nonce, which were answered so.
+    pub repeated: Option<Replay>,
     /// Alarms go to a webhook too.
     pub webhook: bool,
     /// The history that is written.
@@ -161,7 +161,7 @@ impl World {
             rows: BTreeMap::new(),
             served: BTreeMap::new(),
             commits: 0,
-            repeated: false,
+            repeated: None,
             webhook: false,
             lineage: Lineage::new([1; 16]),
         }

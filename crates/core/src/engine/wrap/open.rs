@@ -9,7 +9,7 @@ use super::records::{
 };
 use super::slot::{Opening, QUIET_DELIVERIES, State};
 use crate::barrier::{Record, Records};
-use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Reply, Step};
+use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step};
 use bulla_crypto::random::Rng;
 use bulla_crypto::recipient::{Recipient, RecipientKind};
 use bulla_wire::api::{AlarmKind, OpenWrap};
@@ -180,6 +180,10 @@ pub(super) fn ended(reader: &mut Reader<'_>, wrap: &WrapId, at: &SlotAt<'_>) -> 
 
 impl Operation for Open {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        // When it came for the first time there was no such wrap, or not for this caller.
+        if context.repeated == Some(Replay::Noted) {
+            return Ok(Outcome::refuse(unknown(&self.wrap)));
+        }
         let mut reader = Reader::new(records);
         let actor = caller(context)?;
         let head = reader.get(head_key(&self.wrap));
@@ -221,9 +225,7 @@ impl Operation for Open {
         }
         let (earliest, latest) = (context.now.earliest_ms(), context.now.latest_ms());
         match &at.slot.state {
-            // When it came for the first time there was no such wrap: it was told so, and is told so again.
-            State::Sealed if context.repeated => Ok(Outcome::refuse(unknown(&self.wrap))),
-            State::Opened(_) if context.repeated => self.repeat(&at, content, road),
+            State::Sealed | State::Opened(_) if context.repeated.is_some() => self.repeat(&at, content, road),
             State::Sealed if latest < head.statement.nbf_ms => {
                 let message = format!("it may not be opened before {} (Unix milliseconds)", head.statement.nbf_ms);
                 Ok(Outcome::refuse(Refusal::new(Code::NotYet, message)))
