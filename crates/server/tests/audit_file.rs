@@ -726,6 +726,60 @@ async fn lost_lines_of_commits_are_written_again() {
     assert_eq!(sink.last_quoted(), Some(quote(5)));
 }
 
+/// The clock is set back, and later the file is full: what the log holds from before is found all the same.
+#[tokio::test]
+async fn lines_are_found_after_the_clock_was_set_back() {
+    const HOUR_MS: u64 = 3_600_000;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicU64::new(10 * HOUR_MS));
+    let open = || {
+        let clock = clock.clone();
+        let opening =
+            Opening { clock: Arc::new(move || clock.fetch_add(1, Ordering::Relaxed)), ..opening(None, SystemDisk) };
+        Sink::open(AuditConfig { max_size_bytes: 2_000, ..config(directory.path()) }, opening).unwrap()
+    };
+    let sink = open();
+    write_commit(&sink, 1).await.unwrap();
+    clock.store(9 * HOUR_MS, Ordering::Relaxed);
+    for _ in 0..10 {
+        write(&sink).await.unwrap();
+    }
+    clock.store(8 * HOUR_MS, Ordering::Relaxed);
+    crash(sink, directory.path());
+    let sink = open();
+    write(&sink).await.unwrap();
+    sink.flush().await.unwrap();
+    let mut rows: Vec<RequestLine> = Vec::new();
+    let (mut files, mut times) = (Vec::new(), Vec::new());
+    lines(directory.path(), 0, |found| {
+        times.push(found.line.at_ms);
+        if let Body::Request(line) = found.line.body {
+            rows.push(*line);
+        }
+        true
+    })
+    .unwrap();
+    for file in fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "jsonl") {
+            let text = fs::read_to_string(&file).unwrap();
+            files.push(text.lines().map(|line| Line::parse(line.as_bytes()).unwrap().at_ms).collect::<Vec<_>>());
+        }
+    }
+    assert!(
+        files.len() > 4 && files.iter().all(|times| times.is_sorted()),
+        "within a file time does not fall: {files:?}"
+    );
+    assert!(!times.is_sorted() && rows.len() == 12);
+    // The nonce of the first request is of the time before.
+    let first = RequestLine { received_ms: 10 * HOUR_MS, ..rows[0].clone() };
+    assert_eq!(sink.recover(vec![first]).await.unwrap(), 0, "it has its line");
+    let lost = RequestLine { id: RequestId::new([9; 16]), received_ms: 10 * HOUR_MS, ..rows[0].clone() };
+    assert_eq!(sink.recover(vec![lost]).await.unwrap(), 1);
+    let report = verify(directory.path(), Expectations::default()).unwrap();
+    assert!(report.findings.iter().all(|finding| finding.class == Class::ClockWentBack), "{:?}", report.findings);
+    assert_eq!(report.findings.len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_at_once_make_one_chain() {
     let directory = tempfile::tempdir().unwrap();

@@ -19,6 +19,9 @@ const MARK: &str = "\"sequence\":";
 /// What every line contains that tells of lost lines.
 const LOSS_MARK: &str = "\"loss";
 
+/// So many bytes hold the line that ends there, and the newlines around it.
+const LAST_LINE_BYTES: u64 = LINE_BYTES_MAX as u64 + 2;
+
 /// Where the files lie.
 #[derive(Debug, Clone)]
 pub(super) enum Layout {
@@ -206,8 +209,7 @@ impl Search<'_> {
         if length < head.offset {
             return Ok(Err(format!("file {:06} has only {length} bytes", head.file)));
         }
-        let window = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(2);
-        let bytes = read_range(&mut file, head.offset.saturating_sub(window), head.offset)?;
+        let bytes = read_range(&mut file, head.offset.saturating_sub(LAST_LINE_BYTES), head.offset)?;
         let Some(bytes) = bytes.strip_suffix(b"\n") else {
             return Ok(Err("no line ends there".into()));
         };
@@ -336,7 +338,8 @@ fn told_before(file: &mut File, end: u64) -> io::Result<(Option<Quote>, bool)> {
     }
 }
 
-/// Which of these requests, as `of` names them, have a line, in the files whose last lines are not older than `since_ms`.
+/// Which of these requests, as `of` names them, have a line, in files whose last line is not older than `since_ms`. Where
+/// the clock was set back older files have later lines, so each is looked at; the last one is read in any case.
 pub(super) fn present<T: Eq + Hash>(
     layout: &Layout,
     wanted: &HashSet<T>,
@@ -344,21 +347,30 @@ pub(super) fn present<T: Eq + Hash>(
     of: fn(RequestId) -> T,
 ) -> io::Result<HashSet<T>> {
     let mut present = HashSet::new();
-    for number in layout.numbers()?.into_iter().rev() {
-        let mut reader = BufReader::with_capacity(64 * 1024, File::open(layout.path(number))?);
-        let mut first_ms = None;
+    for (age, number) in layout.numbers()?.into_iter().rev().enumerate() {
+        let mut file = File::open(layout.path(number))?;
+        if age > 0 && last_ms(&mut file)?.is_some_and(|last| last < since_ms) {
+            continue;
+        }
+        file.rewind()?;
+        let mut reader = BufReader::with_capacity(64 * 1024, file);
         while let Some(raw) = read_line(&mut reader)? {
             let Raw::Line(bytes) = raw else { continue };
-            if first_ms.is_none() {
-                first_ms = Line::parse(&bytes).ok().map(|line| line.at_ms);
-            }
             present.extend(request_id(&bytes).map(of).filter(|one| wanted.contains(one)));
         }
-        if present.len() == wanted.len() || first_ms.is_some_and(|first| first < since_ms) {
+        if present.len() == wanted.len() {
             break;
         }
     }
     Ok(present)
+}
+
+/// When the last line of a file was written.
+fn last_ms(file: &mut File) -> io::Result<Option<u64>> {
+    let length = file.metadata()?.len();
+    let bytes = read_range(file, length.saturating_sub(LAST_LINE_BYTES), length)?;
+    let last = bytes.strip_suffix(b"\n").and_then(|bytes| bytes.rsplit(|byte| *byte == b'\n').next());
+    Ok(last.and_then(|line| Line::parse(line).ok()).map(|line| line.at_ms))
 }
 
 /// The request id of a line, without parsing the rest.

@@ -274,9 +274,16 @@ impl Writer {
     /// Writes everything that waits, as far as the disk takes it.
     fn flush(&mut self) {
         while !self.waiting.is_empty() && !self.failed && self.blocked.is_none() {
-            let count = self.waiting.len().min(BATCH_LINES);
-            let batch: VecDeque<Waiting> = self.waiting.drain(..count).collect();
-            self.write(batch);
+            let now_ms = (self.clock)();
+            // Within a file time does not fall, so its last line is its latest.
+            if now_ms < self.chain.at_ms && self.length > 0 {
+                self.rotate();
+                if self.failed || self.blocked.is_some() {
+                    break;
+                }
+            }
+            let batch = self.waiting.drain(..self.waiting.len().min(BATCH_LINES)).collect();
+            self.write(batch, now_ms);
             if self.length >= self.max_size_bytes {
                 self.rotate();
             }
@@ -302,12 +309,11 @@ impl Writer {
             return;
         }
         self.reserve.spend();
-        self.write(urgent);
+        self.write(urgent, (self.clock)());
     }
 
     /// Writes one batch as the next lines of the chain, or puts it back in front.
-    fn write(&mut self, mut batch: VecDeque<Waiting>) {
-        let now_ms = (self.clock)();
+    fn write(&mut self, mut batch: VecDeque<Waiting>, now_ms: u64) {
         let (mut chain, mut quoted, mut loss, mut bytes) = (self.chain, self.quoted, self.loss, Vec::new());
         for waiting in &batch {
             chain.append(now_ms, &waiting.body, &mut bytes);
@@ -392,7 +398,8 @@ impl Writer {
         let refused = self.shared.refused.load(Ordering::Relaxed);
         let body = Body::Blocked { from_ms, reason, refused };
         let waiting = self.waiting.len();
-        self.write(VecDeque::from([Waiting { body, urgent: false, done: None, _place: None }]));
+        let line = Waiting { body, urgent: false, done: None, _place: None };
+        self.write(VecDeque::from([line]), (self.clock)());
         if self.failed {
             return;
         }
