@@ -247,6 +247,7 @@ fn curl_is_known_by_a_certificate() {
         assert!(headers.contains(&format!("bulla-caller: {}", key.to_lowercase())), "{headers}");
     }
     assert_eq!(ask(&[], &[], "/v1/whoami").0, "401", "without a certificate");
+    pages_are_refused(ask, own);
     let (status, body) = ask(own, &["-X", "POST", "-H", "Content-Type: application/vnd.bulla.wrap"], "/v1/wrap");
     assert!(status == "401" && body.contains("signature_required"), "{status} {body}");
     let check = [
@@ -269,6 +270,23 @@ fn curl_is_known_by_a_certificate() {
     house.admin.run(["principal", "disable", "bob"]).ok();
     let (status, body) = ask(own, &[], "/v1/whoami");
     assert!(status == "401" && body.contains("unauthenticated"), "{status} {body}");
+}
+
+/// A page in a browser that holds the certificate: the browser says that it is one.
+fn pages_are_refused(ask: impl Fn(&[&str], &[&str], &str) -> (String, String), own: &[&str]) {
+    for said in
+        ["Origin: https://example.org", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-origin"]
+    {
+        let (status, body) = ask(own, &["-H", said], "/v1/whoami");
+        let body: bulla_wire::error::ErrorBody = serde_json::from_str(&body).unwrap();
+        let error = body.errors.first().unwrap();
+        assert_eq!((status.as_str(), error.code.as_str()), ("401", "signature_required"), "{said}: {error:?}");
+        let name = said.split_once(':').unwrap().0.to_lowercase();
+        assert_eq!(error.field.as_ref(), Some(&name), "{said}");
+        assert!(error.hint.as_deref().unwrap().contains("no browser"), "{error:?}");
+        assert_eq!(ask(&[], &["-H", said], "/v1/health").0, "200", "open routes know nobody");
+    }
+    assert_eq!(ask(own, &["-H", "Sec-Fetch-Site: none"], "/v1/whoami").0, "200", "what somebody typed");
 }
 
 /// The manual's lines for a change, in bash, and the decryption of what comes back, if there is an age for it.

@@ -50,7 +50,7 @@ codes! {
     StaleChallenge = "stale_challenge", 401;
     #[doc = "The key is not known here, or the signature is not its own."]
     Unauthenticated = "unauthenticated", 401;
-    #[doc = "The route takes a signature alone, as evidence; a client certificate does not do."]
+    #[doc = "A client certificate does not do: the route takes a signature alone, as evidence, or a page in a browser asks."]
     SignatureRequired = "signature_required", 401;
     #[doc = "The nonce's minute lies outside the window: the outcome of its first attempt is unknown, read the state."]
     NonceExpired = "nonce_expired", 409;

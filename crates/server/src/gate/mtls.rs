@@ -2,7 +2,8 @@
 //!
 //! The handshake shows that the key's holder made the connection, just now; TLS keeps what is sent in it whole and in
 //! order. So neither challenge nor digest is needed. What stays is the audience: a client that was led to another cluster
-//! is refused, and so is a page in a browser that holds such a certificate, since it cannot send that header elsewhere.
+//! is refused. A page in a browser that holds such a certificate cannot send that header elsewhere, and is refused besides
+//! for what the browser says of it.
 
 use super::headers::{Flaw, media_type, one, template, uncoded, wrong_audience};
 use super::{Asked, Proof, Routed, address_of};
@@ -17,8 +18,10 @@ use bulla_wire::signature::{
     parse_content_digest,
 };
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, ORIGIN};
 
+/// Where the page stands that asks, seen from the server (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
+const FETCH_SITE_HEADER: &str = "sec-fetch-site";
 /// Milliseconds of a minute.
 const MINUTE_MS: u64 = 60_000;
 
@@ -30,6 +33,7 @@ pub(super) fn is_signed(headers: &HeaderMap) -> bool {
 /// Everything but the key.
 pub(super) fn check(node: &Node, routed: &Routed<'_>, key: KeyId) -> Result<Asked, Refusal> {
     let Routed { phase, matched, line, headers, peer } = routed;
+    from_no_page(headers)?;
     if matched.route.proof != route::Proof::Mtls {
         let message = "a client certificate does not do here: this needs a signature, which stays as evidence";
         let refusal = Refusal::new(Code::SignatureRequired, message).field(SIGNATURE_INPUT_HEADER);
@@ -77,6 +81,22 @@ pub(super) fn check(node: &Node, routed: &Routed<'_>, key: KeyId) -> Result<Aske
         address: address_of(*peer),
         received_ms,
     })
+}
+
+/// A browser shows the certificate that it holds for any page, and says for which in headers that no script can set or leave
+/// out. `none` is what somebody typed.
+fn from_no_page(headers: &HeaderMap) -> Result<(), Refusal> {
+    let field = if headers.contains_key(ORIGIN) {
+        ORIGIN.as_str()
+    } else if headers.get_all(FETCH_SITE_HEADER).iter().any(|site| site != "none") {
+        FETCH_SITE_HEADER
+    } else {
+        return Ok(());
+    };
+    let message = "a page in a browser asks, and a browser shows its certificate for any page";
+    let refusal = Refusal::new(Code::SignatureRequired, message).field(field);
+    Err(refusal
+        .hint("ask with a program that is no browser, without this header; a signed request may come from a page"))
 }
 
 /// The value of a header that may stand once.

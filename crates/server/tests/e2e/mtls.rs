@@ -403,6 +403,18 @@ async fn the_audience_is_named_and_bodies_are_bounded() {
     let error = holder.send(&without(&plain, AUDIENCE_HEADER)).await.refused(Code::Malformed).error().unwrap();
     assert_eq!(error.field.as_deref(), Some(AUDIENCE_HEADER));
     holder.send(&with(&plain, AUDIENCE_HEADER, holder.audience.clone())).await.refused(Code::Malformed);
+    // And it says that it asks for a page. A signature is nobody's but who made it, wherever it comes from.
+    for (name, value) in [("origin", "https://example.org"), ("origin", ""), ("sec-fetch-site", "same-site")] {
+        let error = holder.send(&with(&plain, name, value)).await.refused(Code::SignatureRequired).error().unwrap();
+        assert_eq!(error.field.as_deref(), Some(name));
+        assert!(error.hint.is_some() && error.id.is_none());
+        let mut signer = Caller::new(&world, &alice).await;
+        let signed = signer.request("GET", "/v1/whoami", EMPTY_MEDIA_TYPE, vec![], signer.nonce());
+        signer.send(&with(&signed, name, value)).await.ok();
+    }
+    let typed = with(&plain, "sec-fetch-site", "none");
+    holder.send(&typed).await.ok();
+    holder.send(&with(&typed, "sec-fetch-site", "cross-site")).await.refused(Code::SignatureRequired);
     for other in [format!("sha256:{}", "A".repeat(43)), format!("node:{}", holder.node.key_id()), "x".to_owned()] {
         let mut request = plain.clone();
         request.set(AUDIENCE_HEADER, other);
