@@ -10,6 +10,7 @@ mod mtls;
 mod shares;
 
 pub use headers::{Headers, body_refusal};
+pub use shares::Share;
 
 use crate::dispatch::bad_query;
 use crate::listen::body::BODY_TIMEOUT;
@@ -50,8 +51,12 @@ use std::time::{Duration, Instant};
 /// The handler of every listener.
 pub struct Gate {
     node: Arc<Node>,
-    shares: Shares,
+    shares: Arc<Shares>,
 }
+
+/// Answers up to so many bytes take no room of their own: of those of a principal there are [`REQUESTS_EACH`], and a challenge
+/// is smaller, so that nobody keeps a stranger from signing.
+const ROOMLESS_BYTES: usize = 4 * 1024;
 
 /// What proves that a request comes from its key.
 #[derive(Debug)]
@@ -252,7 +257,7 @@ impl Gate {
         let phase_now = self.node.phase();
         let (status, response) = match outcome {
             Ok((answer, Some(verified))) => {
-                standing.prove();
+                standing.prove(verified.subject.id);
                 (answer.status, sign(&self.node, &phase_now, &verified.answered(), answer))
             }
             Ok((answer, None)) => (answer.status, sign(&self.node, &phase_now, &open_profile(&line), answer)),
@@ -273,6 +278,12 @@ impl Gate {
         let Routed { phase, matched, line, peer, .. } = routed;
         let query = Query::parse(&line.query, matched.route.query).map_err(|e| anonymous(&bad_query(&e)))?;
         let answer = open::answer(&self.node, phase, matched.route.endpoint, &query).map_err(|e| anonymous(&e))?;
+        let answer = if answer.body.len() <= ROOMLESS_BYTES {
+            answer
+        } else {
+            let body = self.shares.afloat(answer.body).ok_or_else(|| anonymous(&unfetched()))?;
+            Answer { body, ..answer }
+        };
         self.node.parts.sink.anonymous(matched.route.template, answer.code, address_of(*peer));
         Ok((answer, None))
     }
@@ -319,12 +330,14 @@ impl Gate {
             Ok((bytes, held)) => (Ok(bytes), Some(held)),
             Err(refusal) => (Err(refusal), None),
         };
+        let bodies = share.as_ref().map_or(&self.node.parts.bodies, |share| &share.bodies);
         let answer = match phase {
             Phase::Sealed(sealed) => sealed::answer(&self.node, sealed, &verified, &matched, body).await,
-            Phase::Unsealed(unsealed) => serve::answer(&self.node, unsealed, &verified, matched, body).await,
+            Phase::Unsealed(unsealed) => serve::answer(&self.node, unsealed, &verified, matched, body, bodies).await,
             Phase::Uninitialised => return Err(anonymous(&uninitialised())),
         };
-        Ok((answer, Some(verified)))
+        let answer = with_room(answer, bodies).unwrap_or_else(|e| Answer::refusal(&e, Some(verified.id.to_string())));
+        Ok((Answer { share: share.map(Box::new), ..answer }, Some(verified)))
     }
 
     /// Init is signed by a key that only its own body tells, so the body is read before the signature is checked.
@@ -390,6 +403,21 @@ impl Gate {
         let read = read_body(body, kind.max_bytes(), budget, BODY_TIMEOUT).await;
         digest_fits(asked, read.map_err(|e| body_refusal(&e))?)
     }
+}
+
+/// The answer with its part of the memory: whoever fetches no answers gets no more of them.
+fn with_room(answer: Answer, bodies: &BodyBudget) -> Result<Answer, Refusal> {
+    if answer.room.is_some() || answer.body.len() <= ROOMLESS_BYTES {
+        return Ok(answer);
+    }
+    let room = bodies.hold(answer.body.len()).map_err(|_| unfetched())?;
+    Ok(Answer { room: Some(Box::new(room)), ..answer })
+}
+
+/// What was asked for may be done all the same; its nonce tells so.
+fn unfetched() -> Refusal {
+    let refusal = Refusal::new(Code::Overloaded, "too many large answers that nobody has fetched yet");
+    refusal.hint("fetch them, then ask again, for a change with the same nonce")
 }
 
 fn too_many() -> Refusal {

@@ -6,6 +6,7 @@
 //! What hyper itself answers (a request line or header that is no HTTP, or far too long) is not signed by the node;
 //! clients take no such answer for more than a failure.
 
+mod activity;
 pub mod body;
 pub mod places;
 
@@ -14,13 +15,14 @@ pub use places::Standing;
 
 use crate::metrics::Metrics;
 use crate::tls::client;
+use activity::{Activity, Sent};
 use bulla_crypto::BoxFuture;
 use bulla_wire::id::KeyId;
 use bulla_wire::signature::MAX_HEADER_BYTES;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,7 +35,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -51,8 +52,8 @@ pub const MAX_LOCAL_CONNECTIONS: usize = 64;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time from the handshake until the head of the first request is there. Later heads fall under the idle timeout.
 pub const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection without a request ends after this. Longer than the pause between two commands of a person or a poll
-/// of an agent each minute.
+/// A connection without a request ends after this, and one whose answers nobody reads: of an answer that is read slowly
+/// a piece is taken more often. Longer than the pause between two commands of a person or a poll of an agent each minute.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A connection takes no new request after this, so that load spreads over nodes, old TLS keys end, and whoever is
 /// known by a certificate shows again that it holds the key.
@@ -311,70 +312,22 @@ async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     }
 }
 
-/// What a connection does, for its timeouts.
-struct Activity {
-    limits: Limits,
-    began: Instant,
-    requests: AtomicUsize,
-    running: AtomicUsize,
-    /// Milliseconds after `began` at which the last request ended.
-    quiet_since_ms: AtomicU64,
-}
-
-impl Activity {
-    /// When the connection shall take no more requests, if nothing happens until then.
-    fn closes_at(&self) -> Instant {
-        let oldest = self.began + self.limits.age;
-        if self.requests.load(Ordering::Relaxed) == 0 {
-            return self.began + self.limits.first_head;
-        }
-        if self.running.load(Ordering::Relaxed) > 0 {
-            return oldest;
-        }
-        let quiet = self.began + Duration::from_millis(self.quiet_since_ms.load(Ordering::Relaxed));
-        oldest.min(quiet + self.limits.idle)
-    }
-
-    /// Whether the proof of the handshake still counts. An HTTP/2 client that is told to go may send a little longer.
-    fn is_young(&self) -> bool {
-        self.began.elapsed() < self.limits.age
-    }
-
-    fn begin(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.quiet_since_ms.store(now_ms, Ordering::Relaxed);
-        self.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 async fn connection<S>(stream: S, peer: Peer, certificate: Option<KeyId>, shared: Shared, standing: Arc<Standing>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let _open = shared.metrics.connection_opened();
-    let activity = Arc::new(Activity {
-        limits: shared.limits,
-        began: Instant::now(),
-        requests: AtomicUsize::new(0),
-        running: AtomicUsize::new(0),
-        quiet_since_ms: AtomicU64::new(0),
-    });
+    let activity = Activity::new(shared.limits);
     let (mut stopped, metrics) = (shared.stopped.clone(), Arc::clone(&shared.metrics));
     let builder = protocol(peer, shared.limits);
     let (seen, proof) = (Arc::clone(&activity), Arc::clone(&standing));
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (shared, seen, proof) = (shared.clone(), Arc::clone(&seen), Arc::clone(&proof));
         async move {
-            seen.begin();
+            let _handled = seen.handle();
             let certificate = certificate.filter(|_| seen.is_young());
             let response = answer(shared, peer, certificate, proof, request).await;
-            seen.end();
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(finish(response.map(|body| seen.send(body))))
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -389,7 +342,7 @@ where
                 break;
             }
             () = sleep_until(wake) => {
-                if closing.is_some() || activity.requests.load(Ordering::Relaxed) == 0 {
+                if closing.is_some() || !activity.has_asked() || activity.is_stalled() {
                     break;
                 }
                 activity.closes_at() <= Instant::now()
@@ -398,7 +351,7 @@ where
             // Its place is taken already: what runs is answered, and nothing more is waited for.
             () = standing.asked_to_leave() => {
                 metrics.connection_turned_away();
-                if activity.running.load(Ordering::Relaxed) == 0 {
+                if !activity.is_busy() {
                     break;
                 }
                 left = true;
@@ -443,7 +396,7 @@ async fn answer(
     certificate: Option<KeyId>,
     standing: Arc<Standing>,
     request: http::Request<Incoming>,
-) -> Response<Full<Bytes>> {
+) -> Response<Bytes> {
     let (head, body) = request.into_parts();
     let failed = Failed { method: head.method.clone(), uri: head.uri.clone(), peer };
     let Shared { handler, alive, .. } = shared;
@@ -454,15 +407,14 @@ async fn answer(
         drop(alive);
         response
     });
-    finish(running.await.unwrap_or_else(|error| {
+    running.await.unwrap_or_else(|error| {
         tracing::error!(panic = error.is_panic(), "a request's handler did not finish");
         handler.failed(failed)
-    }))
+    })
 }
 
 /// Nothing between here and the client may keep an answer or change its bytes.
-fn finish(response: Response<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = response.map(Full::new);
+fn finish(mut response: Response<Sent>) -> Response<Sent> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     response
 }

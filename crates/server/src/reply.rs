@@ -1,5 +1,6 @@
 //! The one way out: an answer becomes a signed response here, and an error gets its public text here.
 
+use crate::gate::Share;
 use crate::listen::Held;
 use crate::node::{Node, Phase};
 use bulla_core::operation::Refusal;
@@ -13,13 +14,12 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use serde::Serialize;
-use std::sync::Arc;
 
 /// Seconds after which a client that met an overloaded or blocked node may try again.
 const RETRY_AFTER_S: u32 = 1;
 
 /// What a node says, before it is signed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
@@ -28,21 +28,24 @@ pub struct Answer {
     /// The media type of the body.
     pub content_type: &'static str,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
     /// Sequence of the snapshot that it was read from, or of the commit that it tells.
     pub sequence: Option<u64>,
     /// Alarms that the caller has not seen.
     pub alarms: u32,
     /// Methods that the path takes, for 405.
     pub allow: Option<String>,
-    /// The share of memory that the body takes, until it was sent.
-    pub room: Option<Arc<Held>>,
+    /// The memory that the body takes, until it was sent.
+    pub room: Option<Box<Held>>,
+    /// The caller's request, which is under way until then.
+    pub share: Option<Box<Share>>,
 }
 
-/// A body and its share of memory: the connection drops both when the last byte is written.
+/// A body, its memory and its request: the connection drops them when the last byte is written.
 struct Roomy {
-    body: Vec<u8>,
-    _room: Arc<Held>,
+    body: Bytes,
+    _room: Option<Box<Held>>,
+    _share: Option<Box<Share>>,
 }
 
 impl AsRef<[u8]> for Roomy {
@@ -64,7 +67,9 @@ impl Answer {
 
     /// Bytes of any kind.
     pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, code: None, content_type, body, sequence: None, alarms: 0, allow: None, room: None }
+        let body = Bytes::from(body);
+        let (code, sequence, allow, room, share) = Default::default();
+        Self { status, code, content_type, body, sequence, alarms: 0, allow, room, share }
     }
 
     /// An error. `id` finds the request in audit and log; none where it was not recorded.
@@ -115,11 +120,8 @@ pub fn sign(node: &Node, phase: &Phase, answered: &Answered<'_>, answer: Answer)
         state: &state,
     };
     let signed = sign_response(&parts, answered, node.now_ms() / 1000, &node.parts.key);
-    let body = match answer.room {
-        Some(_room) => Bytes::from_owner(Roomy { body: answer.body, _room }),
-        None => Bytes::from(answer.body),
-    };
-    let mut response = Response::new(body);
+    let body = Roomy { body: answer.body, _room: answer.room, _share: answer.share };
+    let mut response = Response::new(Bytes::from_owner(body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     let mut put = |name: http::HeaderName, value: &str| {

@@ -6,9 +6,10 @@ mod snapshot;
 
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
-use crate::drive::{DriveError, Driven, Once};
+use crate::drive::{DriveError, Driven, Machine, Once};
 use crate::failpoint;
 use crate::gate::{Holder, Verified};
+use crate::listen::BodyBudget;
 use crate::node::{Node, NonceReused, Phase};
 use crate::reply::{Answer, internal};
 use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
@@ -92,6 +93,8 @@ struct Request<'a> {
     node: &'a Arc<Node>,
     unsealed: &'a Arc<Unsealed>,
     verified: &'a Verified,
+    /// The memory that its answer may take.
+    bodies: &'a BodyBudget,
     phase: Phase,
 }
 
@@ -102,14 +105,15 @@ pub async fn answer(
     verified: &Verified,
     matched: Matched<'_>,
     body: Result<Vec<u8>, Refusal>,
+    bodies: &BodyBudget,
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
-    let request = Request { node, unsealed, verified, phase: Phase::Unsealed(unsealed.clone()) };
+    let request = Request { node, unsealed, verified, bodies, phase: Phase::Unsealed(unsealed.clone()) };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
-            Phase::Unsealed(next) => Box::pin(self::answer(node, &next, verified, matched, body)).await,
+            Phase::Unsealed(next) => Box::pin(self::answer(node, &next, verified, matched, body, bodies)).await,
             _ => {
                 let refusal = Refusal::new(Code::Sealed, "the cluster was sealed meanwhile");
                 refuse(node, &request.phase, verified, matched.route.action, &refusal).await
@@ -160,8 +164,12 @@ impl Request<'_> {
         })
     }
 
+    fn machine(&self) -> Machine<'_> {
+        Machine { bodies: self.bodies, ..self.node.machine() }
+    }
+
     fn context<'a>(&'a self, directory: &'a Directory) -> Context<'a> {
-        self.unsealed.context(self.node.machine(), directory, Some(&self.verified.actor))
+        self.unsealed.context(self.machine(), directory, Some(&self.verified.actor))
     }
 
     /// Opens a body that is encrypted to the ingress key, and checks that this signer made it for this request.
@@ -376,7 +384,7 @@ impl Request<'_> {
     }
 
     async fn drive(&self, operation: &(dyn Operation + Sync), once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
-        self.unsealed.drive(self.node.machine(), operation, Some(&self.verified.actor), once).await
+        self.unsealed.drive(self.machine(), operation, Some(&self.verified.actor), once).await
     }
 
     /// Stores a wrap; a large ciphertext goes in pieces first.
@@ -393,7 +401,7 @@ impl Request<'_> {
                 Err(refusal) => Ok(refused(refusal)),
             };
         }
-        let machine = self.node.machine();
+        let machine = self.machine();
         let now_ms = self.node.now_ms();
         let digest = Digest::new(sha256(&[file]));
         let upload = Upload::new(draw(&mut SystemRng), self.verified.subject.id, file.len() as u64, digest, now_ms);

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -39,6 +39,25 @@ struct Probe {
     go: Notify,
     begun: Notify,
     finished: AtomicUsize,
+    held: Arc<AtomicUsize>,
+}
+
+/// Bytes of a large answer.
+const LARGE: usize = 8 * 1024 * 1024;
+
+/// A large answer, counted while it is in memory.
+struct Large(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Handler for Probe {
@@ -60,6 +79,10 @@ impl Handler for Probe {
                         response
                     }
                 },
+                "/large" => {
+                    self.held.fetch_add(1, Ordering::SeqCst);
+                    Response::new(Bytes::from_owner(Large(vec![b'x'; LARGE], Arc::clone(&self.held))))
+                }
                 "/key" => Response::new(request.certificate.map_or("nobody".to_owned(), |key| key.to_string()).into()),
                 _ => Response::new(format!("{:?} {:?}", request.peer, request.head.version).into()),
             }
@@ -85,6 +108,7 @@ impl Server {
             go: Notify::new(),
             begun: Notify::new(),
             finished: AtomicUsize::new(0),
+            held: Arc::default(),
         });
         let metrics = Arc::new(Metrics::new());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -352,6 +376,81 @@ async fn connections_have_a_number_and_an_end() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(began.elapsed() >= Duration::from_millis(2000), "{:?}", began.elapsed());
+}
+
+/// A client that reads its answer slowly is not idle, and goes on with its connection afterwards.
+#[tokio::test]
+async fn whoever_reads_slowly_is_not_idle() {
+    let limits = Limits { idle: Duration::from_secs(3), ..Limits::default() };
+    let server = Server::start(limits, false, None).await;
+    // What the kernel takes at once is out of the server's sight, so little of it is let through.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let stream = socket.connect(server.address).await.unwrap();
+    let config = client(&[aws_lc_rs::kx_group::X25519], &["http/1.1"]);
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let began = Instant::now();
+    stream.write_all(get("/large").as_bytes()).await.unwrap();
+    let mut read = 0;
+    while read < LARGE {
+        let mut piece = vec![0; 256 * 1024];
+        let got = timeout(LONG, stream.read(&mut piece)).await.unwrap().unwrap();
+        assert!(got > 0, "cut after {read} bytes and {:?}", began.elapsed());
+        read += got;
+        // 1.6 megabytes in a second.
+        tokio::time::sleep_until((began + Duration::from_nanos(read as u64 * 625)).into()).await;
+    }
+    assert!(began.elapsed() > limits.idle * 3 / 2, "{:?}", began.elapsed());
+    while timeout(Duration::from_millis(200), stream.read(&mut [0; 1024])).await.is_ok_and(|got| got.unwrap() > 0) {}
+    assert_eq!(ask(&mut stream, &get("/")).await.0, 200, "the connection is not closing");
+    assert_eq!(server.probe.held.load(Ordering::SeqCst), 0);
+}
+
+/// Of an answer nothing is read: it is in memory no longer than a connection may be idle, over either protocol.
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_dropped() {
+    let limits = Limits { idle: Duration::from_millis(500), ..Limits::default() };
+    let server = Server::start(limits, false, None).await;
+    let becomes = |expected: usize| {
+        let held = Arc::clone(&server.probe.held);
+        async move {
+            let began = Instant::now();
+            while held.load(Ordering::SeqCst) != expected {
+                assert!(began.elapsed() < LONG, "never {expected} in memory");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            began.elapsed()
+        }
+    };
+    let mut stream = server.connect().await;
+    stream.write_all(get("/large").as_bytes()).await.unwrap();
+    becomes(1).await;
+    assert!(becomes(0).await > limits.idle / 2);
+    // TCP takes everything here; what stands still is the stream's window.
+    let h2 = server.connect_with(client(&[aws_lc_rs::kx_group::X25519], &["h2"])).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = builder.initial_stream_window_size(1).handshake(TokioIo::new(h2)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("https://localhost/large").body(Full::new(Bytes::new())).unwrap();
+    let unread = sender.send_request(request).await.unwrap();
+    assert!(becomes(0).await > limits.idle / 2);
+    drop((stream, unread));
+}
+
+/// Another takes the place of a connection whose answer is on its way: that is read to its end all the same.
+#[tokio::test]
+async fn an_answer_on_its_way_is_not_cut() {
+    let server = Server::start(Limits { connections: 1, ..Limits::default() }, false, None).await;
+    let mut first = server.connect().await;
+    first.write_all(get("/large").as_bytes()).await.unwrap();
+    let mut begin = [0; 1024];
+    first.read_exact(&mut begin).await.unwrap();
+    let mut second = server.connect().await;
+    assert_eq!(ask(&mut second, &get("/")).await.0, 200);
+    let mut rest = Vec::new();
+    let end = timeout(LONG, first.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.len() + begin.len() > LARGE, "{} bytes, {end:?}", rest.len());
 }
 
 /// A client that does not go when it is told to: its certificate counts no longer than a connection lives, and the

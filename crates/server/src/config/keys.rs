@@ -260,7 +260,7 @@ pub const KEYS: &[Key] = &[
         example: "",
         flag: None,
         doc: &[
-            "Memory in MiB for the bodies of all requests, and for wraps that are opened, at once.",
+            "Memory in MiB for the bodies of all requests and for large answers until they are fetched, at once.",
             "What does not fit is told to try again.",
         ],
     },

@@ -2,14 +2,15 @@
 //!
 //! A stranger costs a connection nothing but a handshake, so strangers could hold every place. Then the newcomer takes the
 //! place of a connection over which no valid signature came yet: of the address with most of those, its oldest. One that
-//! has proven itself keeps its place from those that have not, so a flood of strangers locks nobody out; and of
-//! those that have, the address with most gives way to one with fewer.
+//! has proven itself keeps its place from those that have not, so a flood of strangers locks nobody out. Of those that have,
+//! the principal with most gives way, wherever it calls from: addresses cost nothing to whoever has a network of them.
 
+use bulla_wire::id::PrincipalId;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 /// The places of one listener.
@@ -35,18 +36,14 @@ struct Held {
 /// What is known of a connection, and told to it.
 #[derive(Debug, Default)]
 pub struct Standing {
-    proven: AtomicBool,
+    proven: OnceLock<PrincipalId>,
     leave: Notify,
 }
 
 impl Standing {
-    /// A request with a valid signature, or by a registered certificate, came over it.
-    pub fn prove(&self) {
-        self.proven.store(true, Ordering::Relaxed);
-    }
-
-    fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+    /// A request with a valid signature, or by a registered certificate, came over it. Whoever is the first counts.
+    pub fn prove(&self, principal: PrincipalId) {
+        self.proven.get_or_init(|| principal);
     }
 
     /// Resolves when another needs the place.
@@ -88,7 +85,7 @@ impl Places {
         let standing = Arc::new(Standing::default());
         let mut taken = self.taken();
         if taken.held.len() >= self.most {
-            let leaves = taken.worst(address)?;
+            let leaves = taken.worst()?;
             taken.held.remove(&leaves)?.standing.leave.notify_one();
         }
         let number = taken.next;
@@ -100,25 +97,24 @@ impl Places {
 }
 
 impl Taken {
-    /// Who gives way to a newcomer from this address: whoever has proven nothing, of the address with most of those, its
-    /// oldest; else of the address with most, if that is more than the newcomer's has.
-    fn worst(&self, newcomer: IpAddr) -> Option<u64> {
+    /// Who gives way to a newcomer: whoever has proven nothing, of the address with most of those, its oldest; else of the
+    /// principal with most, its oldest, if it has another one.
+    fn worst(&self) -> Option<u64> {
         // Of an address with many friends its strangers are few: only strangers are counted against strangers.
-        if let Some((number, _)) = self.oldest_of_most(|held| !held.standing.is_proven()) {
-            return Some(number);
-        }
-        let (number, most) = self.oldest_of_most(|_| true)?;
-        let own = self.held.values().filter(|held| held.address == newcomer).count();
-        (most > own + 1).then_some(number)
+        let strangers = self.oldest_of_most(|held| held.standing.proven.get().is_none().then_some(held.address));
+        let known = || self.oldest_of_most(|held| held.standing.proven.get()).filter(|(_, most)| *most > 1);
+        strangers.or_else(known).map(|(number, _)| number)
     }
 
-    /// Of those that count, the oldest of the address with most of them, and how many it has.
-    fn oldest_of_most(&self, counts: impl Fn(&Held) -> bool) -> Option<(u64, usize)> {
-        let counted = || self.held.iter().filter(|(_, held)| counts(held));
-        let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
-        counted().for_each(|(_, held)| *by_address.entry(held.address).or_default() += 1);
-        let all = counted().map(|(number, held)| (*number, by_address.get(&held.address).copied().unwrap_or(0)));
-        all.max_by_key(|(number, most)| (*most, Reverse(*number)))
+    /// Of those that somebody holds, the oldest of whoever holds most, and how many that are.
+    fn oldest_of_most<'a, K: Eq + Hash>(&'a self, holder: impl Fn(&'a Held) -> Option<K>) -> Option<(u64, usize)> {
+        let mut holders: HashMap<K, (u64, usize)> = HashMap::new();
+        for (number, held) in &self.held {
+            if let Some(holder) = holder(held) {
+                holders.entry(holder).or_insert((*number, 0)).1 += 1;
+            }
+        }
+        holders.into_values().max_by_key(|(oldest, count)| (*count, Reverse(*oldest)))
     }
 }
 
@@ -141,6 +137,13 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
+    /// Somebody's connection, over which a valid signature came.
+    fn known(places: &Arc<Places>, address: u8, principal: u8) -> Option<Place> {
+        let place = places.enter(ip(address))?;
+        place.standing.prove(PrincipalId::new([principal; 32]));
+        Some(place)
+    }
+
     fn left(place: &Place) -> bool {
         !place.places.taken().held.contains_key(&place.number)
     }
@@ -148,8 +151,7 @@ mod tests {
     #[test]
     fn a_flood_of_strangers_locks_nobody_out() {
         let places = Places::new(8);
-        let friend = places.enter(ip(1)).unwrap();
-        friend.standing.prove();
+        let friend = known(&places, 1, 1).unwrap();
         let flood: Vec<_> = (0..100).map(|_| places.enter(ip(2)).unwrap()).collect();
         assert!(!left(&friend));
         assert_eq!(flood.iter().filter(|place| !left(place)).count(), 7);
@@ -169,8 +171,7 @@ mod tests {
     #[test]
     fn friends_do_not_count_against_strangers_of_their_address() {
         let places = Places::new(8);
-        let friends: Vec<_> = (0..4).map(|_| places.enter(ip(1)).unwrap()).collect();
-        friends.iter().for_each(|place| place.standing.prove());
+        let friends: Vec<_> = (0..4).map(|_| known(&places, 1, 1).unwrap()).collect();
         let flood: Vec<_> = (0..4).map(|_| places.enter(ip(2)).unwrap()).collect();
         let newcomer = places.enter(ip(1)).unwrap();
         let more: Vec<_> = (0..20).map(|_| places.enter(ip(2)).unwrap()).collect();
@@ -182,8 +183,7 @@ mod tests {
     #[test]
     fn many_addresses_push_out_their_oldest() {
         let places = Places::new(8);
-        let friend = places.enter(ip(200)).unwrap();
-        friend.standing.prove();
+        let friend = known(&places, 200, 1).unwrap();
         let flood: Vec<_> = (0..100).map(|n| places.enter(ip(n)).unwrap()).collect();
         let other = places.enter(ip(201)).unwrap();
         let after: Vec<_> = (100..106).map(|n| places.enter(ip(n)).unwrap()).collect();
@@ -192,18 +192,23 @@ mod tests {
         drop((flood, after));
     }
 
+    /// One who is known, with an address for each connection: everybody else has a place all the same.
     #[test]
-    fn the_proven_share_by_address() {
+    fn the_known_share_by_principal() {
         let places = Places::new(4);
-        let many: Vec<_> = (0..4).map(|_| places.enter(ip(1)).unwrap()).collect();
-        many.iter().for_each(|place| place.standing.prove());
-        assert!(places.enter(ip(1)).is_none(), "none of its own stands worse");
-        let other = places.enter(ip(2)).unwrap();
-        other.standing.prove();
-        assert_eq!(many.iter().filter(|place| left(place)).count(), 1);
-        let second = places.enter(ip(2)).unwrap();
-        second.standing.prove();
-        assert!(places.enter(ip(2)).is_none() && places.enter(ip(1)).is_none(), "two and two");
+        let many: Vec<_> = (10..14).map(|address| known(&places, address, 1).unwrap()).collect();
+        let second = known(&places, 1, 2).unwrap();
+        assert!(left(&many[0]) && !left(&many[1]), "its oldest");
+        let more: Vec<_> = (14..30).map(|address| known(&places, address, 1).unwrap()).collect();
+        assert!(!left(&second) && many.iter().all(left), "it gives way to itself");
+        let third = known(&places, 1, 3).unwrap();
+        let fourth = known(&places, 1, 4).unwrap();
+        let last = more.last().unwrap();
+        assert!([&second, &third, &fourth, last].iter().all(|place| !left(place)), "one each");
+        assert!(places.enter(ip(1)).is_none(), "nobody has more than one");
+        // Whoever comes first over a connection is whose it is.
+        second.standing.prove(PrincipalId::new([1; 32]));
+        assert_eq!(second.standing.proven.get(), Some(&PrincipalId::new([2; 32])));
     }
 
     #[test]

@@ -18,7 +18,6 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
 use bulla_wire::wrap::Parcel;
-use std::sync::Arc;
 
 impl Request<'_> {
     pub(super) async fn conclude(
@@ -77,13 +76,13 @@ impl Request<'_> {
                 let sealed = self.claim_reply(claim, receipt, content, id).await?;
                 let room = room.map(|mut room| {
                     room.shrink(sealed.capacity());
-                    Arc::new(room)
+                    Box::new(room)
                 });
                 Ok(Answer { room, ..Answer::age(sealed) })
             }
             (Reply::Snapshot(page), ReplyKind::Snapshot) => {
                 let answer = Answer::bytes(200, kind.media_type(), page);
-                Ok(Answer { room: room.map(Arc::new), ..answer })
+                Ok(Answer { room: room.map(Box::new), ..answer })
             }
             _ => Err(internal(&"a reply of another kind than the route's", id)),
         }
@@ -98,7 +97,7 @@ impl Request<'_> {
     ) -> Result<Vec<u8>, Refusal> {
         let file = match content {
             Content::Inline(bytes) => bytes,
-            Content::Chunked(upload) => match self.unsealed.fetch(self.node.machine(), &upload).await {
+            Content::Chunked(upload) => match self.unsealed.fetch(self.machine(), &upload).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => {
                     let refusal = Refusal::new(Code::Unknown, "the wrap ended while it was delivered");

@@ -36,7 +36,7 @@ impl Request<'_> {
         };
         match made {
             Ok(bytes) => {
-                let room = self.node.parts.bodies.hold(bytes.len()).map_err(|_| DriveError::Overloaded)?;
+                let room = self.bodies.hold(bytes.len()).map_err(|_| DriveError::Overloaded)?;
                 Ok(Driven { room: Some(room), ..Driven::said(Ok(Reply::Snapshot(bytes.to_vec()))) })
             }
             Err(error) => Ok(Driven::said(Err(self.session_refusal(&error)))),
