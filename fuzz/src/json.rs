@@ -43,7 +43,8 @@ pub const BODIES: &[Body] = bodies! {
     api::OpenWrap, api::FinishWrap, api::RevokeWrap, api::Wraps, error::ErrorBody,
     snapshot::Begun, snapshot::Manifest, evidence::PrincipalRecord, evidence::Admission, evidence::Document,
     evidence::GenesisApproval, evidence::Consent, evidence::PolicyRecovery, evidence::Bundle, wrap::Statement,
-    wrap::Receipt, dsse::Envelope, webhook::Message,
+    wrap::Receipt, dsse::Envelope, webhook::Message, api::PatchKv, api::KvMetadata, api::SetKvSettings, api::KvVersions,
+    api::DestroyKv,
 };
 
 /// One of [`BODIES`].

@@ -249,7 +249,12 @@ fn end_of(code: Code) -> Exit {
         Code::Sealed => Exit::Sealed,
         Code::AlreadyOpened => Exit::AlreadyOpened,
         Code::TooManyDeliveries => Exit::TooManyDeliveries,
-        Code::NotFound | Code::UnknownRecipient | Code::UnknownSession | Code::UnknownRoute => Exit::NotFound,
+        Code::NotFound
+        | Code::Deleted
+        | Code::Destroyed
+        | Code::UnknownRecipient
+        | Code::UnknownSession
+        | Code::UnknownRoute => Exit::NotFound,
         Code::Expired => Exit::Expired,
         Code::Revoked => Exit::Revoked,
         Code::Acked => Exit::Acked,
@@ -263,6 +268,7 @@ fn end_of(code: Code) -> Exit {
         Code::NonceExpired | Code::Unknown => Exit::UnknownOutcome,
         Code::Exists
         | Code::VersionMismatch
+        | Code::CasRequired
         | Code::AlreadyInitialised
         | Code::NotSealed
         | Code::LostCommits
@@ -322,6 +328,9 @@ fn advice(code: Code) -> Advice {
         Code::NotFound => Otherwise("check the name; `bulla principal`, `policy`, `kv` and `wrap` list what there is"),
         Code::Exists => Otherwise("look at what is there, and choose another name"),
         Code::VersionMismatch => Otherwise("read it again, and put your change on top"),
+        Code::CasRequired => Otherwise("read the secret, and give its version with --cas"),
+        Code::Deleted => Otherwise("`bulla kv undelete` takes it back"),
+        Code::Destroyed => Otherwise("`bulla kv history` shows which versions can be read"),
         Code::Busy => Otherwise("try again"),
         Code::Overloaded => Otherwise("try again later; --timeout gives more time"),
         Code::AlreadyInitialised => Better("`bulla status` shows the cluster"),

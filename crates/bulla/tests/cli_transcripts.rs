@@ -196,6 +196,37 @@ fn what_becomes_of_a_wrap() {
         .check(&transcript("wraps.txt"));
 }
 
+/// Secrets from their first version to their last, and whatever is refused on the way.
+#[test]
+fn the_life_of_a_secret() {
+    let runtime = runtime();
+    let world = runtime.block_on(World::new(Shape::default()));
+    let people = ["alice", "bob"].map(|name| runtime.block_on(world.admit(name)));
+    let [alice, bob] = people.each_ref().map(|person| seated(&world, person));
+    let admin = seated(&world, &world.admins[0]);
+    admin.file(
+        "kv.cedar",
+        b"permit (principal, action in Bulla::Action::\"kv\", resource) when { principal.name == \"alice\" };\n\
+          permit (principal, action in [Bulla::Action::\"kv.get\", Bulla::Action::\"kv.list\"],\n\
+          resource in Bulla::Kv::\"app\") when { principal.name == \"bob\" };\n\
+          forbid (principal, action, resource in Bulla::Kv::\"app/private\") when { principal.name == \"bob\" };\n",
+    );
+    alice.file("password.txt", b"correct horse");
+    alice.file("key.der", b"\x30\x03\x02\x01\xff");
+    let clock = |words: &[&str]| {
+        let [time] = words else { panic!("by how much") };
+        let ms = u64::try_from(humantime::parse_duration(time).unwrap().as_millis()).unwrap();
+        world.clock.pass(ms);
+        until(|| alice.run(["kv", "history", "app/short"]).text().contains("expired"));
+    };
+    Transcript::new()
+        .person("admin", &admin)
+        .person("alice", &alice)
+        .person("bob", &bob)
+        .world("pass", clock)
+        .check(&transcript("kv.txt"));
+}
+
 /// What a client remembers of the cluster, to be changed behind its back.
 fn forge(folder: &Path, file: &str, change: impl FnOnce(&mut Value)) {
     let path = folder.join(file);

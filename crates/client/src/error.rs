@@ -97,7 +97,7 @@ pub enum ClientError {
     },
     /// A snapshot cannot be used.
     Snapshot(SnapshotError),
-    /// The content of a wrap is not what its writer signed.
+    /// The content of a wrap or of a sealed secret is not what its writer signed.
     Tampered {
         /// What does not fit.
         what: &'static str,
@@ -282,7 +282,7 @@ impl fmt::Display for ClientError {
             Self::RolledBack(error) => error.fmt(f),
             Self::Known(error) => error.fmt(f),
             Self::UnknownOutcome { .. } => f.write_str("it is not known whether the change happened"),
-            Self::Tampered { what } => write!(f, "the wrap is not what its writer signed: {what}"),
+            Self::Tampered { what } => write!(f, "the content is not what its writer signed: {what}"),
             Self::Snapshot(_) => f.write_str("the snapshot cannot be used"),
             Self::Sign(_) => f.write_str("signing failed"),
             Self::Seal(_) => f.write_str("encrypting failed"),

@@ -1,15 +1,20 @@
 //! Key/value secrets that policy opens. Values travel encrypted: to the cluster's ingress key, and to the reader's.
 
+mod sealed;
+
+pub use sealed::OpenedKv;
+
 use crate::builder::Client;
 use crate::call::{Call, CallBody};
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
 use bulla_crypto::secret::SecretBytes;
-use bulla_wire::api::{Kv, KvNames, KvWritten, PutKv};
+use bulla_wire::api::{DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWritten, PatchKv, PutKv, SetKvSettings};
 use bulla_wire::error::Code;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::SecretPath;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
+use serde::Serialize;
 
 /// Largest answer with a secret in bytes: the largest JSON and what an age file adds for four recipients.
 const MAX_SECRET_BYTES: usize = MAX_JSON_BYTES + 64 * 1024;
@@ -19,11 +24,29 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Input`] before anything is sent, for what no request can hold; [`ClientError::Refused`] with
-    /// `version_mismatch` if `cas` is not what is there.
+    /// `version_mismatch` if `cas` is not what is there, with `cas_required` if the secret's settings demand one.
     pub async fn kv_put(&self, path: &SecretPath, body: &PutKv) -> Result<KvWritten, ClientError> {
+        self.kv_write("PUT", path, body).await
+    }
+
+    /// Writes a version that changes some fields of the newest.
+    ///
+    /// # Errors
+    /// As [`Client::kv_put`]; [`ClientError::Refused`] with `deleted`, `destroyed` or `expired` if the newest version
+    /// cannot be read.
+    pub async fn kv_patch(&self, path: &SecretPath, body: &PatchKv) -> Result<KvWritten, ClientError> {
+        self.kv_write("PATCH", path, body).await
+    }
+
+    async fn kv_write<T: Serialize>(
+        &self,
+        method: &'static str,
+        path: &SecretPath,
+        body: &T,
+    ) -> Result<KvWritten, ClientError> {
         fits(&SecretBytes::new(json::to_vec(body)))?;
         let call = || Call {
-            method: "PUT",
+            method,
             changes: true,
             body: CallBody::Ingress(SecretBytes::new(json::to_vec(body))),
             ..Call::read(format!("/v1/kv/{path}"))
@@ -43,16 +66,31 @@ impl Client {
     /// Reads the newest version.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; [`ClientError::Refused`] with `deleted`, `destroyed` or `expired` if it cannot be read.
     pub async fn kv_get(&self, path: &SecretPath) -> Result<Kv, ClientError> {
+        self.kv_read(path, None).await
+    }
+
+    /// Reads a version.
+    ///
+    /// # Errors
+    /// As [`Client::kv_get`]; [`ClientError::Refused`] with `not_found` if it is kept no more.
+    pub async fn kv_get_version(&self, path: &SecretPath, version: u64) -> Result<Kv, ClientError> {
+        self.kv_read(path, Some(version)).await
+    }
+
+    async fn kv_read(&self, path: &SecretPath, version: Option<u64>) -> Result<Kv, ClientError> {
         let key = self.opening_key()?;
         let call = Call { limit: MAX_SECRET_BYTES, ..Call::read(format!("/v1/kv/{path}")) };
-        let answer = self.call(call).await?;
+        let answer = self.call(call.with("version", version)).await?;
         demand(answer.media == AGE_MEDIA_TYPE, "the secret is not encrypted")?;
         let plaintext = open_secret(key, &answer.body, MAX_JSON_BYTES).await?;
         let kv: Kv = json::parse(plaintext.expose(), MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the secret is malformed"))?;
         demand(kv.path == *path, "the cluster answers with another secret")?;
+        demand(version.is_none_or(|version| kv.version == version), "the cluster answers with another version")?;
+        let contents = [kv.data.is_some(), kv.bytes.is_some(), kv.sealed.is_some()];
+        demand(contents.iter().filter(|there| **there).count() == 1, "the secret has no content, or several")?;
         Ok(kv)
     }
 
@@ -68,6 +106,46 @@ impl Client {
     ) -> Result<KvNames, ClientError> {
         let path = below.map_or_else(|| "/v1/kv:list".to_owned(), |path| format!("/v1/kv/{path}:list"));
         self.json(Call::read(path).with("after", after).with("limit", limit)).await
+    }
+
+    /// The history and the settings of a secret.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_metadata(&self, path: &SecretPath) -> Result<KvMetadata, ClientError> {
+        self.json(Call::read(format!("/v1/kv/{path}:metadata"))).await
+    }
+
+    /// Changes the settings of a secret, which need not have a version yet.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_configure(&self, path: &SecretPath, body: &SetKvSettings) -> Result<KvMetadata, ClientError> {
+        self.json(Call::change("PUT", format!("/v1/kv/{path}:metadata"), body)).await
+    }
+
+    /// Makes versions unreadable until they are undeleted.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_delete(&self, path: &SecretPath, body: &KvVersions) -> Result<KvMetadata, ClientError> {
+        self.json(Call::change("POST", format!("/v1/kv/{path}:delete"), body)).await
+    }
+
+    /// Takes deleted versions back.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] with `destroyed` or `expired` for those whose content is gone.
+    pub async fn kv_undelete(&self, path: &SecretPath, body: &KvVersions) -> Result<KvMetadata, ClientError> {
+        self.json(Call::change("POST", format!("/v1/kv/{path}:undelete"), body)).await
+    }
+
+    /// Destroys versions, or the secret with its history and settings.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_destroy(&self, path: &SecretPath, body: &DestroyKv) -> Result<KvMetadata, ClientError> {
+        self.json(Call::change("POST", format!("/v1/kv/{path}:destroy"), body)).await
     }
 }
 
@@ -95,7 +173,7 @@ mod tests {
     fn what_no_request_holds_is_told_in_terms_of_the_value() {
         let body = |value: String| {
             let data = StrictMap([("field".to_owned(), value)].into());
-            SecretBytes::new(json::to_vec(&PutKv { data, cas: None }))
+            SecretBytes::new(json::to_vec(&PutKv::fields(data)))
         };
         assert!(fits(&body("a".repeat(200_000))).is_ok());
         let refused = fits(&body("\u{1}".repeat(200_000))).unwrap_err().to_string();

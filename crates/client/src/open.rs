@@ -280,7 +280,7 @@ fn check_ciphertext(statement: &Statement, file: &[u8]) -> Result<(), ClientErro
     if len && digest { Ok(()) } else { Err(ClientError::Tampered { what: "it is another ciphertext" }) }
 }
 
-fn check_binding(expected: &Binding, found: Option<&Binding>) -> Result<(), ClientError> {
+pub(crate) fn check_binding(expected: &Binding, found: Option<&Binding>) -> Result<(), ClientError> {
     match found {
         Some(found) if found == expected => Ok(()),
         Some(_) => Err(ClientError::Tampered { what: "it was encrypted for another wrap" }),
@@ -289,7 +289,7 @@ fn check_binding(expected: &Binding, found: Option<&Binding>) -> Result<(), Clie
 }
 
 /// A content that cannot be opened is reported; a key that is not at hand is not the content's fault.
-fn unopened(error: OpenError) -> ClientError {
+pub(crate) fn unopened(error: OpenError) -> ClientError {
     match error {
         OpenError::Key(_) | OpenError::Crypto(_) | OpenError::Io(_) => error.into(),
         OpenError::NoMatch => ClientError::Tampered { what: "it is not encrypted to your key" },

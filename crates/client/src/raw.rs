@@ -20,11 +20,11 @@ pub struct RawAnswer {
 }
 
 impl Client {
-    /// Signs and sends a request, with a JSON body or none. The body of `PUT /v1/kv/…` is encrypted to the cluster's
-    /// ingress key, as the route demands.
+    /// Signs and sends a request, with a JSON body or none. The body of `PUT` and `PATCH /v1/kv/…` is encrypted to
+    /// the cluster's ingress key, as the route demands.
     ///
     /// # Errors
-    /// [`ClientError::Input`] for another method than GET, PUT, POST and DELETE, and for what is no path or query of
+    /// [`ClientError::Input`] for another method than GET, PUT, PATCH, POST and DELETE, and for what is no path or query of
     /// this server; else as every call.
     pub async fn request(
         &self,
@@ -33,9 +33,9 @@ impl Client {
         query: &str,
         body: Option<Vec<u8>>,
     ) -> Result<RawAnswer, ClientError> {
-        let known = ["GET", "PUT", "POST", "DELETE"].into_iter().find(|known| *known == method);
+        let known = ["GET", "PUT", "PATCH", "POST", "DELETE"].into_iter().find(|known| *known == method);
         let method = known.ok_or_else(|| {
-            ClientError::input(format!("no route has the method {method:?}"), "give GET, PUT, POST or DELETE")
+            ClientError::input(format!("no route has the method {method:?}"), "give GET, PUT, PATCH, POST or DELETE")
         })?;
         if !travels_whole(path, query) {
             let shown = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
@@ -46,7 +46,7 @@ impl Client {
         }
         let body = match body {
             None => CallBody::Empty,
-            Some(bytes) if method == "PUT" && path.starts_with("/v1/kv/") => CallBody::Ingress(SecretBytes::new(bytes)),
+            Some(bytes) if holds_secrets(method, path) => CallBody::Ingress(SecretBytes::new(bytes)),
             Some(bytes) => CallBody::Json(bytes),
         };
         let call = Call {
@@ -61,6 +61,11 @@ impl Client {
         let answer = self.call(call).await?;
         Ok(RawAnswer { media: answer.media, body: answer.body })
     }
+}
+
+/// Whether the route takes its body encrypted only: one that writes a secret's content.
+fn holds_secrets(method: &str, path: &str) -> bool {
+    matches!(method, "PUT" | "PATCH") && path.starts_with("/v1/kv/") && !path.contains(':')
 }
 
 /// Whether path and query reach the server as they stand here. What is signed is what the caller gave, so anything

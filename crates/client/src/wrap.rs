@@ -11,7 +11,7 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::dsse::DsseError;
 use bulla_crypto::envelope::Binding;
 use bulla_crypto::evidence::{
-    self, EvidenceError, RecordChain, Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain,
+    self, EvidenceError, Record, RecordChain, Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain,
     verify_receipt, verify_statement,
 };
 use bulla_crypto::random::{SystemRng, draw};
@@ -192,7 +192,8 @@ impl Client {
         demand(same, "the cluster's wrap is not the one that the slip names")?;
         let stated: Statement = json::parse(&view.statement.payload, json::MAX_STATEMENT_BYTES)
             .map_err(|_| ClientError::contradiction("the writer's statement is malformed"))?;
-        let (writer, statement) = self.writer(&view.statement, &stated.from).await?;
+        let verify = |cluster: &ClusterId, chain: &RecordChain| statement_of(&view.statement, cluster, chain);
+        let (writer, statement) = self.writer(&stated.from, "the writer's statement", verify).await?;
         demand(statement.statement.wrap == slip.wrap, "the writer's statement is about another wrap")?;
         let created = self.receipt(slip, &view.created).await?;
         let mut slots = Vec::with_capacity(view.slots.len());
@@ -236,23 +237,23 @@ impl Client {
         verified
     }
 
-    /// Who wrote a statement, and the statement, verified. A writer that was resolved before is taken if its
-    /// admission still holds by the newest document and one of its keys signed; else it is looked up again.
-    async fn writer(
+    /// Who wrote something, and what `verify` makes of it by their records. A writer that was resolved before is taken if
+    /// its admission still holds by the newest document and one of its keys signed; else it is looked up again.
+    pub(crate) async fn writer<T>(
         &self,
-        statement: &Envelope,
         from: &PrincipalId,
-    ) -> Result<(Resolved, VerifiedStatement), ClientError> {
+        what: &'static str,
+        verify: impl Fn(&ClusterId, &RecordChain) -> Result<T, EvidenceError>,
+    ) -> Result<(Resolved, T), ClientError> {
         let view = self.view().await?;
         let held = self.held().writers.get(from).cloned();
         if let Some(writer) = held.filter(|writer| writer.holds(&view))
-            && let Ok(verified) = statement_of(statement, &view.id(), &writer.chain)
+            && let Ok(verified) = verify(&view.id(), &writer.chain)
         {
             return Ok((writer, verified));
         }
         let writer = self.resolve_id(from).await?;
-        let verified = statement_of(statement, &view.id(), &writer.chain);
-        let verified = verified.map_err(ClientError::statement("the writer's statement"))?;
+        let verified = verify(&view.id(), &writer.chain).map_err(ClientError::statement(what))?;
         let mut held = self.held();
         if held.writers.len() >= MAX_WRITERS {
             held.writers.clear();
@@ -292,9 +293,17 @@ pub(crate) fn statement_of(
     cluster: &ClusterId,
     writer: &RecordChain,
 ) -> Result<VerifiedStatement, EvidenceError> {
+    by_any_record(writer, |record| verify_statement(envelope, cluster, record))
+}
+
+/// Verifies something by any record of its signer, newest first, who may have changed its keys since.
+pub(crate) fn by_any_record<T>(
+    signer: &RecordChain,
+    verify: impl Fn(&Record) -> Result<T, EvidenceError>,
+) -> Result<T, EvidenceError> {
     let mut last = EvidenceError::Signature(DsseError::NoKnownKey);
-    for record in writer.iter().rev() {
-        match verify_statement(envelope, cluster, record) {
+    for record in signer.iter().rev() {
+        match verify(record) {
             Err(EvidenceError::Signature(DsseError::NoKnownKey)) => {}
             Err(error) => last = error,
             Ok(verified) => return Ok(verified),
@@ -304,7 +313,7 @@ pub(crate) fn statement_of(
 }
 
 /// Recipients of both kinds are refused when the content is encrypted; here they have names still.
-fn of_one_kind(to: &[Resolved]) -> Result<(), ClientError> {
+pub(crate) fn of_one_kind(to: &[Resolved]) -> Result<(), ClientError> {
     let classical = |resolved: &&Resolved| resolved.recipients().iter().any(|recipient| !recipient.is_hybrid());
     let without: Vec<_> = to.iter().filter(classical).map(|resolved| resolved.name().as_str()).collect();
     let hybrid = to.iter().flat_map(Resolved::recipients).any(Recipient::is_hybrid);
@@ -313,11 +322,11 @@ fn of_one_kind(to: &[Resolved]) -> Result<(), ClientError> {
     }
     Err(ClientError::input(
         format!("mixed_recipients: some have post-quantum keys and some have not; without: {}", without.join(", ")),
-        "make two wraps: one to the post-quantum keys, one to the classical ones",
+        "do it twice: once to the post-quantum keys, once to the classical ones",
     ))
 }
 
-fn addressees(to: &[Resolved]) -> (Vec<Addressee>, Vec<Recipient>) {
+pub(crate) fn addressees(to: &[Resolved]) -> (Vec<Addressee>, Vec<Recipient>) {
     let mut all = Vec::new();
     let mut addressees = Vec::with_capacity(to.len());
     for resolved in to {

@@ -148,6 +148,16 @@ actions! {
     KvPut = "kv.put",
     /// List the names below a path.
     KvList = "kv.list",
+    /// See a secret's history and settings, not its content.
+    KvInspect = "kv.inspect",
+    /// Change a secret's settings.
+    KvConfigure = "kv.configure",
+    /// Make versions of a secret unreadable for now.
+    KvDelete = "kv.delete",
+    /// Take deleted versions of a secret back.
+    KvUndelete = "kv.undelete",
+    /// Destroy versions of a secret, or all of it.
+    KvDestroy = "kv.destroy",
 }
 
 impl Action {

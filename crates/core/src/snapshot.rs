@@ -234,7 +234,9 @@ mod tests {
             | Kind::Alarm
             | Kind::Kv
             | Kind::AlarmCursor
-            | Kind::NextIngress => true,
+            | Kind::NextIngress
+            | Kind::KvVersion
+            | Kind::DueKept => true,
             Kind::Wrap | Kind::Receipt | Kind::Mine | Kind::Due | Kind::DueActive | Kind::Chunk | Kind::Upload => false,
         }
     }

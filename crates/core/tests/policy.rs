@@ -61,7 +61,14 @@ fn fitting(action: Action) -> Resource {
         | Action::WrapNack
         | Action::WrapRevoke
         | Action::WrapRelease => Resource::Wrap(WrapId::new([0; 16])),
-        Action::KvGet | Action::KvPut | Action::KvList => Resource::Kv("app/db".parse().unwrap()),
+        Action::KvGet
+        | Action::KvPut
+        | Action::KvList
+        | Action::KvInspect
+        | Action::KvConfigure
+        | Action::KvDelete
+        | Action::KvUndelete
+        | Action::KvDestroy => Resource::Kv("app/db".parse().unwrap()),
     }
 }
 

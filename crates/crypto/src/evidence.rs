@@ -16,6 +16,7 @@ mod admission;
 mod bundle;
 mod cluster;
 mod document;
+mod kv;
 mod record;
 mod wrap;
 
@@ -26,6 +27,7 @@ pub use admission::{
 pub use bundle::{BundleDraft, BundledPrincipal, VerifiedBundle};
 pub use cluster::{AdminSet, ClusterView, genesis_payload};
 pub use document::{DocumentDraft, Node, VerifiedDocument};
+pub use kv::verify_sealed;
 pub use record::{PrincipalKey, Record, RecordChain, record_payload};
 pub use wrap::{
     Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain, check_statement_times, verify_receipt,
@@ -39,6 +41,7 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence as wire;
 use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::json::{self, JsonError, MAX_STATEMENT_BYTES};
+use bulla_wire::kv::{SEALED_TYPE, SealedStatement};
 use bulla_wire::snapshot::{MANIFEST_TYPE, Manifest};
 use bulla_wire::wrap::{RECEIPT_TYPE, Receipt, STATEMENT_TYPE, Statement};
 use serde::Serialize;
@@ -64,6 +67,7 @@ payloads! {
     wire::Bundle = wire::BUNDLE_TYPE;
     Statement = STATEMENT_TYPE;
     Receipt = RECEIPT_TYPE;
+    SealedStatement = SEALED_TYPE;
     Manifest = MANIFEST_TYPE;
 }
 

@@ -6,7 +6,7 @@ use bulla_core::audit::{ParseRequestIdError, RequestId};
 use bulla_core::barrier::Cursor;
 use bulla_core::engine::{alarm, document, kv, policy, principal, rekey, wrap};
 use bulla_core::operation::{Context, Operation, Refusal};
-use bulla_wire::api::{self, FinishWrap, OpenWrap, PutKv, PutPolicy, PutPrincipal, RevokeWrap, Signed};
+use bulla_wire::api::{self, FinishWrap, OpenWrap, PutPolicy, PutPrincipal, RevokeWrap, Signed};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::{Digest, PrincipalId, WrapId};
@@ -60,6 +60,12 @@ pub enum Op {
     KvGet(kv::Get),
     KvPut(kv::Put),
     KvList(kv::List),
+    KvPatch(kv::Patch),
+    KvInspect(kv::Inspect),
+    KvConfigure(kv::SetSettings),
+    KvDelete(kv::Delete),
+    KvUndelete(kv::Undelete),
+    KvDestroy(kv::Destroy),
     PolicyList(policy::List),
     PolicyRead(policy::Read),
     PolicyPut(policy::Put),
@@ -110,6 +116,12 @@ impl Op {
             Self::KvGet(op) => op,
             Self::KvPut(op) => op,
             Self::KvList(op) => op,
+            Self::KvPatch(op) => op,
+            Self::KvInspect(op) => op,
+            Self::KvConfigure(op) => op,
+            Self::KvDelete(op) => op,
+            Self::KvUndelete(op) => op,
+            Self::KvDestroy(op) => op,
             Self::PolicyList(op) => op,
             Self::PolicyRead(op) => op,
             Self::PolicyPut(op) => op,
@@ -261,11 +273,14 @@ fn op(endpoint: Endpoint, given: Given, query: &Query, body: Vec<u8>, context: &
         Endpoint::WrapRelease => {
             Op::WrapRelease(wrap::Release { wrap: given.wrap()?, body: parse::<RevokeWrap>(&body)? })
         }
-        Endpoint::KvGet => Op::KvGet(kv::Get { path: given.path()? }),
-        Endpoint::KvPut => {
-            let body: PutKv = json::parse_secret(&body, MAX_JSON_BYTES, &["data", "cas"]).map_err(|e| malformed(&e))?;
-            Op::KvPut(kv::Put { path: given.path()?, body })
-        }
+        Endpoint::KvGet
+        | Endpoint::KvPut
+        | Endpoint::KvPatch
+        | Endpoint::KvInspect
+        | Endpoint::KvConfigure
+        | Endpoint::KvDelete
+        | Endpoint::KvUndelete
+        | Endpoint::KvDestroy => kv_op(endpoint, given.path()?, query, &body)?,
         Endpoint::KvList => {
             let path = match given.0 {
                 None => None,
@@ -358,6 +373,27 @@ fn names_op(endpoint: Endpoint, given: Given, query: &Query, limit: usize, body:
             Op::PolicyRecover(policy::Recover { policies, approval })
         }
         _ => return Err(Refusal::new(Code::UnknownRoute, "this route is not for an unsealed node")),
+    })
+}
+
+/// Secrets. Bodies that hold content are parsed so that an error repeats nothing of it.
+fn kv_op(endpoint: Endpoint, path: SecretPath, query: &Query, body: &[u8]) -> Result<Op, Refusal> {
+    fn secret<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+        json::parse_secret(body, MAX_JSON_BYTES, &["data", "bytes", "sealed", "cas", "ttl_s"])
+            .map_err(|e| malformed(&e))
+    }
+    Ok(match endpoint {
+        Endpoint::KvPut => Op::KvPut(kv::Put { path, body: secret(body)? }),
+        Endpoint::KvPatch => Op::KvPatch(kv::Patch { path, body: secret(body)? }),
+        Endpoint::KvInspect => Op::KvInspect(kv::Inspect { path }),
+        Endpoint::KvConfigure => Op::KvConfigure(kv::SetSettings { path, body: parse(body)? }),
+        Endpoint::KvDelete => Op::KvDelete(kv::Delete { path, body: parse(body)? }),
+        Endpoint::KvUndelete => Op::KvUndelete(kv::Undelete { path, body: parse(body)? }),
+        Endpoint::KvDestroy => Op::KvDestroy(kv::Destroy { path, body: parse(body)? }),
+        _ => {
+            let version = query.number("version", 1..=u64::MAX).map_err(|e| bad_query(&e))?;
+            Op::KvGet(kv::Get { path, version })
+        }
     })
 }
 

@@ -76,6 +76,12 @@ pub enum Endpoint {
     KvGet,
     KvPut,
     KvList,
+    KvPatch,
+    KvInspect,
+    KvConfigure,
+    KvDelete,
+    KvUndelete,
+    KvDestroy,
 }
 
 /// Who may call.

@@ -55,7 +55,7 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     if !node.clock_is_even() || unsealed.is_closed() {
         return;
     }
-    for kind in [Kind::Due, Kind::DueActive] {
+    for kind in [Kind::Due, Kind::DueActive, Kind::DueKept] {
         if let Err(error) = sweep(node, &unsealed, kind).await {
             tracing::warn!(%error, "a sweep was cut off; the next one goes on");
         }

@@ -66,7 +66,7 @@ fn the_table_is_consistent() {
     let mut seen = BTreeMap::new();
     for route in ROUTES {
         assert!(seen.insert((route.method, route.template), route.endpoint).is_none(), "{} twice", route.template);
-        assert!(matches!(route.method, "GET" | "PUT" | "POST" | "DELETE"));
+        assert!(matches!(route.method, "GET" | "PUT" | "PATCH" | "POST" | "DELETE"));
         // No GET has an effect.
         assert!(route.method != "GET" || route.effect == Effect::Read, "{}", route.template);
         assert!(route.method != "GET" || route.request == RequestBody::Empty, "{}", route.template);
@@ -82,7 +82,16 @@ fn the_table_is_consistent() {
         }
         assert!(route.summary.ends_with('.'));
         // What must be shown to others later is signed: wraps, admissions, policy, documents, snapshots and the seal.
-        let ordinary = matches!(route.endpoint, Endpoint::KvPut | Endpoint::AlarmSeen);
+        // So is what cannot be taken back.
+        let ordinary = matches!(
+            route.endpoint,
+            Endpoint::KvPut
+                | Endpoint::KvPatch
+                | Endpoint::KvConfigure
+                | Endpoint::KvDelete
+                | Endpoint::KvUndelete
+                | Endpoint::AlarmSeen
+        );
         assert!(route.proof == Proof::Signature || route.effect == Effect::Read || ordinary, "{}", route.template);
         let read = matches!(route.auth, Auth::Policy(_)) && route.endpoint != Endpoint::SnapshotPage;
         let by_mtls = read && (route.effect == Effect::Read || ordinary);

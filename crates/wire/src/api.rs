@@ -1,15 +1,17 @@
 //! JSON bodies of the HTTP API (`docs/openapi.json` is generated from these types).
 
+mod kv;
 mod seal;
 mod wrap;
 
+pub use kv::*;
 pub use seal::*;
 pub use wrap::*;
 
 use crate::dsse::Envelope;
 use crate::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId, WrapId};
 use crate::json::StrictMap;
-use crate::name::{Name, SecretPath};
+use crate::name::Name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -366,49 +368,6 @@ pub struct RecoverPolicies {
 pub struct AuditPage {
     /// The lines exactly as they stand in the file.
     pub lines: Vec<String>,
-    /// Give it as `after` for the next page; none on the last.
-    pub next: Option<String>,
-}
-
-/// Plaintext of the body of `PUT /v1/kv/{path}`, after the ingress line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PutKv {
-    /// The fields.
-    pub data: StrictMap<String>,
-    /// The version that must be there now; 0 for none; absent to write whatever is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cas: Option<u64>,
-}
-
-/// Answer of `PUT /v1/kv/{path}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KvWritten {
-    /// The version that was written.
-    pub version: u64,
-}
-
-/// Plaintext of the answer of `GET /v1/kv/{path}`, encrypted to the reader.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Kv {
-    /// Where it lies.
-    pub path: SecretPath,
-    /// Its version, from 1.
-    pub version: u64,
-    /// When it was written, Unix milliseconds.
-    pub written_ms: u64,
-    /// The fields.
-    pub data: StrictMap<String>,
-}
-
-/// `GET /v1/kv:list`, `GET /v1/kv/{path}:list`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KvNames {
-    /// Names below the path; a directory ends in `/`. Sorted within the page.
-    pub names: Vec<String>,
     /// Give it as `after` for the next page; none on the last.
     pub next: Option<String>,
 }

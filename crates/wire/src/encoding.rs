@@ -5,6 +5,9 @@
 //! non-zero trailing bits, upper case where lower is written, and white space.
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, Encoding, Specification};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
 use std::sync::LazyLock;
 
 /// RFC 4648 §5 base64url without padding, as used in identifiers and headers.
@@ -27,6 +30,35 @@ pub fn base64_decode(text: &str) -> Option<Vec<u8>> {
     // The library takes padded texts one behind the other, too.
     let ends = !text.trim_end_matches('=').contains('=');
     if ends { BASE64.decode(text.as_bytes()).ok() } else { None }
+}
+
+/// Bytes that stand in JSON as [`base64`]. They may be secret, so they do not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Base64(pub Vec<u8>);
+
+impl fmt::Debug for Base64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Base64({} bytes)", self.0.len())
+    }
+}
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&base64(&self.0))
+    }
+}
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        base64_decode(&text).map(Self).ok_or_else(|| de::Error::custom("expected padded base64"))
+    }
+}
+impl JsonSchema for Base64 {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Base64".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "contentEncoding": "base64"})
+    }
 }
 
 #[expect(clippy::expect_used, reason = "a constant specification, exercised by every test of this module")]

@@ -64,6 +64,12 @@ codes! {
     Exists = "exists", 409;
     #[doc = "Somebody else changed it meanwhile, or it is not of the version that was expected."]
     VersionMismatch = "version_mismatch", 409;
+    #[doc = "The secret's settings demand the version that a write replaces."]
+    CasRequired = "cas_required", 400;
+    #[doc = "The version of the secret is deleted, and can be undeleted."]
+    Deleted = "deleted", 410;
+    #[doc = "The content of the version is gone."]
+    Destroyed = "destroyed", 410;
     #[doc = "Too many others change the same thing at once; nothing was done."]
     Busy = "busy", 409;
     #[doc = "The cluster exists already."]
@@ -100,7 +106,7 @@ codes! {
     AlreadyOpened = "already_opened", 409;
     #[doc = "It may not be opened yet."]
     NotYet = "not_yet", 409;
-    #[doc = "Nobody opened it in time."]
+    #[doc = "Its time is over: nobody opened the wrap, or nobody renewed the secret."]
     Expired = "expired", 410;
     #[doc = "The writer took it back."]
     Revoked = "revoked", 410;

@@ -14,6 +14,7 @@ pub mod error;
 pub mod evidence;
 pub mod id;
 pub mod json;
+pub mod kv;
 pub mod name;
 pub mod signature;
 pub mod snapshot;

@@ -245,7 +245,7 @@ impl Scene {
 async fn put(world: &World, caller: &mut Caller, name: &str) -> (Request, Nonce) {
     let nonce = caller.nonce();
     let data = StrictMap([("value".to_owned(), name.to_owned())].into());
-    let body = json::to_vec(&PutKv { data, cas: None });
+    let body = json::to_vec(&PutKv::fields(data));
     let path = format!("/v1/kv/{name}");
     let body = caller.ingress(world, "PUT", &path, &nonce, &body);
     let request = caller.request("PUT", &path, "application/age", body, nonce);

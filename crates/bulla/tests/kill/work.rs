@@ -348,7 +348,8 @@ impl Work {
         self.step(Step::Kv { path: path.clone(), value: value.clone() }, async {
             let data = serde_json::from_value(serde_json::json!({ "value": value })).unwrap();
             let path: SecretPath = path.parse().unwrap();
-            let written = self.client(&self.alice).kv_put(&path, &PutKv { data, cas: Some(0) }).await?;
+            let written =
+                self.client(&self.alice).kv_put(&path, &PutKv { cas: Some(0), ..PutKv::fields(data) }).await?;
             assert_eq!(written.version, 1);
             Ok(())
         })

@@ -44,11 +44,15 @@ kinds! {
     AlarmCursor = 13,
     /// The ingress key that the next rekey brings.
     NextIngress = 14,
+    /// The content of one version of a secret.
+    KvVersion = 15,
+    /// What is due at a time of the clock and is carried by snapshots, as what it is about is.
+    DueKept = 24,
 }
 
 impl Kind {
     /// The indexes by time stand in clear and without a directory: a sweep scans them from the start.
     pub(super) const fn is_due(self) -> bool {
-        matches!(self, Self::Due | Self::DueActive)
+        matches!(self, Self::Due | Self::DueActive | Self::DueKept)
     }
 }

@@ -4,7 +4,7 @@
 //! clock, the other on the active clock, which stands still while the cluster is sealed.
 
 use crate::barrier::{Cursor, Kind, Query, Record, RecordKey, Records};
-use crate::engine::{chunk, wrap};
+use crate::engine::{chunk, kv, wrap};
 use crate::operation::{Context, Fault, Now, Operation, Outcome, Reply, Step};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
@@ -21,11 +21,13 @@ pub enum What {
     Upload = 3,
     /// A wrap's tombstone and receipts may go.
     Tombstone = 4,
+    /// A version of a secret is destroyed.
+    KvExpiry = 5,
 }
 
 impl What {
     fn from_u8(number: u8) -> Option<Self> {
-        [Self::WrapExpiry, Self::SlotLapse, Self::Upload, Self::Tombstone]
+        [Self::WrapExpiry, Self::SlotLapse, Self::Upload, Self::Tombstone, Self::KvExpiry]
             .into_iter()
             .find(|what| *what as u8 == number)
     }
@@ -44,7 +46,7 @@ pub struct Entry {
     pub id: Vec<u8>,
 }
 
-/// The key of an entry. Its value is empty.
+/// The key of an entry. Its value is empty unless its id does not say what it is about.
 pub fn key(kind: Kind, at_ms: u64, what: What, id: &[u8]) -> RecordKey {
     RecordKey::clear(kind, "", [&at_ms.to_be_bytes()[..], &[what as u8], id].concat())
 }
@@ -82,6 +84,7 @@ impl Operation for Entry {
             What::WrapExpiry => wrap::Expire { entry }.step(records, context, rng),
             What::SlotLapse => wrap::Lapse { entry }.step(records, context, rng),
             What::Tombstone => wrap::Bury { entry }.step(records, context, rng),
+            What::KvExpiry => kv::Expire { entry }.step(records, context, rng),
             What::Upload => chunk::Abandon { entry }.step(records, context, rng),
         }
     }

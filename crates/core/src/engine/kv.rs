@@ -1,148 +1,187 @@
-//! Secrets under paths, readable by policy: encrypted at rest, and to the reader on each read.
+//! Secrets under paths, readable by policy: encrypted at rest, and to the reader on each read (`spec/kv.md`).
 //!
-//! A directory holds one record per name. A value's record says which version it is; a subdirectory's
-//! record is a mark without content, so that listing is one prefix scan.
+//! | kind | directory | child | content |
+//! | --- | --- | --- | --- |
+//! | `Kv` | the path's directory | its name | what is known of the secret: [`Secret`] |
+//! | `Kv` | a directory's parent | its name and `/` | a mark, so that listing is one scan |
+//! | `KvVersion` | the path | the version | the content of one version |
+//! | `DueKept` | | time and a random id | which version is destroyed then |
+//!
+//! The content lies apart, so that a listing or a look at the history opens no secret.
 
-use crate::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
-use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
-use bulla_crypto::random::Rng;
-use bulla_wire::api::{Kv, KvNames, KvWritten, PutKv};
+mod list;
+mod sealed;
+mod settings;
+mod versions;
+mod write;
+
+pub use list::List;
+pub use settings::{Inspect, SetSettings};
+pub(in crate::engine) use versions::Expire;
+pub use versions::{Delete, Destroy, Get, Undelete};
+pub use write::{Patch, Put};
+
+use crate::barrier::{Expect, Kind, Record, RecordKey, Records, Writes};
+use crate::operation::{Fault, Refusal, Reply, parse_record};
+use bulla_crypto::secret::SecretBytes;
+use bulla_wire::api::{DEFAULT_MAX_VERSIONS, KvMetadata, KvSettings, KvState, KvVersion, MAX_VALUE_BYTES};
+use bulla_wire::encoding::Base64;
 use bulla_wire::error::Code;
-use bulla_wire::json::StrictMap;
+use bulla_wire::json::{self, StrictMap};
+use bulla_wire::kv::SealedKv;
 use bulla_wire::name::SecretPath;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
-/// Largest value in bytes, its JSON form included: fits one record. Larger things go by wrap.
-pub const MAX_VALUE_BYTES: usize = 256 * 1024;
-
+/// A name in a directory: a secret, or the mark of a directory below.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<Value>,
+    secret: Option<Secret>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     dir: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What is known of a secret without its content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Value {
+struct Secret {
+    /// The newest version that was ever written; 0 for none.
     version: u64,
-    written_ms: u64,
-    data: StrictMap<String>,
+    /// Those that are kept, oldest first.
+    versions: Vec<KvVersion>,
+    settings: KvSettings,
 }
 
-fn value_key(path: &SecretPath) -> RecordKey {
+/// The content of a version: fields, bytes or an age file that the server cannot open, one of the three.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<StrictMap<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<Base64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed: Option<SealedKv>,
+}
+
+impl Content {
+    /// The record's bytes.
+    fn to_bytes(&self) -> Result<Vec<u8>, Refusal> {
+        let bytes = json::to_vec(self);
+        if bytes.len() <= MAX_VALUE_BYTES {
+            return Ok(bytes);
+        }
+        let message = format!("a value has at most {MAX_VALUE_BYTES} bytes as JSON, this one has {}", bytes.len());
+        let field = match self {
+            Self { data: Some(_), .. } => "data",
+            Self { sealed: Some(_), .. } => "sealed",
+            _ => "bytes",
+        };
+        Err(Refusal::new(Code::TooLarge, message).field(field).hint("send larger things with `bulla wrap create`"))
+    }
+
+    fn parse(bytes: &SecretBytes) -> Result<Self, Fault> {
+        parse_record("kv version", bytes)
+    }
+}
+
+impl Secret {
+    fn new() -> Self {
+        let custom = StrictMap(std::collections::BTreeMap::new());
+        let settings = KvSettings { max_versions: DEFAULT_MAX_VERSIONS, cas_required: false, ttl_s: 0, custom };
+        Self { version: 0, versions: Vec::new(), settings }
+    }
+
+    /// The version of this number, or the newest.
+    fn find(&self, path: &SecretPath, version: Option<u64>) -> Result<&KvVersion, Refusal> {
+        let number = version.unwrap_or(self.version);
+        if let Some(found) = self.versions.iter().find(|known| known.version == number) {
+            return Ok(found);
+        }
+        let message = match (self.version, version) {
+            (0, _) => format!("kv/{path} has no version yet"),
+            (newest, Some(asked)) if asked > newest => format!("the newest version of kv/{path} is {newest}"),
+            _ => format!("version {number} of kv/{path} is not kept any more"),
+        };
+        let refusal = Refusal::new(Code::NotFound, message).field("version");
+        Err(refusal.hint(format!("`bulla kv history {path}` shows which there are")))
+    }
+
+    fn to_metadata(&self, path: &SecretPath) -> KvMetadata {
+        let Self { version, versions, settings } = self.clone();
+        KvMetadata { path: path.clone(), version, settings, versions }
+    }
+
+    fn reply(&self, path: &SecretPath) -> Reply {
+        Reply::json(&self.to_metadata(path))
+    }
+}
+
+/// A secret that was read, with its record.
+struct Found<'a> {
+    record: Option<&'a Record>,
+    secret: Option<Secret>,
+}
+
+impl<'a> Found<'a> {
+    /// `None` if it was not asked for yet.
+    fn read(records: &'a Records, path: &SecretPath) -> Result<Option<Self>, Fault> {
+        let Some(record) = records.get(&entry_key(path)) else { return Ok(None) };
+        let entry = record.map(|record| parse_record::<Entry>("kv", &record.bytes)).transpose()?;
+        Ok(Some(Self { record, secret: entry.and_then(|entry| entry.secret) }))
+    }
+
+    /// The secret, or that there is none.
+    fn demand(self, path: &SecretPath) -> Result<(&'a Record, Secret), Refusal> {
+        match (self.record, self.secret) {
+            (Some(record), Some(secret)) => Ok((record, secret)),
+            _ => Err(nothing_at(path)),
+        }
+    }
+}
+
+fn nothing_at(path: &SecretPath) -> Refusal {
+    let refusal = Refusal::new(Code::NotFound, format!("nothing lies at kv/{path}"));
+    refusal.hint("`bulla kv list` shows what there is")
+}
+
+fn entry_key(path: &SecretPath) -> RecordKey {
     let (dir, name) = path.split();
     RecordKey::hidden(Kind::Kv, dir, name)
 }
 
 fn mark_key(dir: &str) -> RecordKey {
     let (up, name) = dir.rsplit_once('/').unwrap_or(("", dir));
-    // The slash keeps a directory apart from a value of the same name.
+    // The slash keeps a directory apart from a secret of the same name.
     RecordKey::hidden(Kind::Kv, up, format!("{name}/"))
 }
 
-/// `PUT /v1/kv/{path}`.
-pub struct Put {
-    /// Where.
-    pub path: SecretPath,
-    /// What.
-    pub body: PutKv,
+fn content_key(path: &SecretPath, version: u64) -> RecordKey {
+    RecordKey::hidden(Kind::KvVersion, path.as_str(), version.to_be_bytes())
 }
 
-impl fmt::Debug for Put {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Put({})", self.path)
+/// Writes what is known of a secret in place of what was read. A new name writes the marks of its directories too, whether
+/// they are there or not: then whoever is just deleting one, since it was empty, has to look again.
+fn put_secret(writes: &mut Writes, path: &SecretPath, read: Option<&Record>, secret: Secret) {
+    let entry = Entry { name: path.split().1.to_owned(), secret: Some(secret), dir: false };
+    writes.replace(entry_key(path), read, json::to_vec(&entry));
+    if read.is_none() {
+        for dir in path.ancestors() {
+            let name = dir.rsplit_once('/').map_or(dir, |(_, name)| name).to_owned();
+            writes.put(mark_key(dir), json::to_vec(&Entry { name, secret: None, dir: true }));
+        }
     }
 }
 
-impl Operation for Put {
-    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let key = value_key(&self.path);
-        let marks: Vec<(RecordKey, &str)> = self.path.ancestors().map(|dir| (mark_key(dir), dir)).collect();
-        let Some(current) = records.get(&key) else {
-            return Ok(Step::need(marks.into_iter().map(|(key, _)| key).chain([key])));
-        };
-        let version = match current {
-            Some(record) => parse_record::<Entry>("kv", &record.bytes)?.value.map_or(0, |value| value.version),
-            None => 0,
-        };
-        if let Some(cas) = self.body.cas
-            && cas != version
-        {
-            let refusal = Refusal::new(Code::VersionMismatch, format!("the version is {version}, not {cas}"));
-            return Ok(Outcome::refuse(refusal.field("cas").hint("read it again, or leave --cas out to overwrite")));
-        }
-        let version = version.saturating_add(1);
-        let value = Value { version, written_ms: context.now.unix_ms, data: self.body.data.clone() };
-        let entry = Entry { name: self.path.split().1.to_owned(), value: Some(value), dir: false };
-        let bytes = bulla_wire::json::to_vec(&entry);
-        if bytes.len() > MAX_VALUE_BYTES {
-            let refusal = Refusal::new(Code::TooLarge, format!("a value has at most {MAX_VALUE_BYTES} bytes"));
-            return Ok(Outcome::refuse(refusal.field("data").hint("send larger things with `bulla wrap create`")));
-        }
-        let mut writes = Writes::default();
-        writes.replace(key, current, bytes);
-        for (key, dir) in marks {
-            if matches!(records.get(&key), Some(None)) {
-                let name = dir.rsplit_once('/').map_or(dir, |(_, name)| name).to_owned();
-                // No precondition: two writers that both make the mark write the same.
-                writes.put(key, bulla_wire::json::to_vec(&Entry { name, value: None, dir: true }));
-            }
-        }
-        Ok(Outcome::wrote(writes, Reply::json(&KvWritten { version }), Replay::Kept))
-    }
+/// Deletes a record that must be as it was read.
+fn take_away(writes: &mut Writes, key: RecordKey, read: &Record) {
+    writes.expect.push((key.clone(), Expect::At(read.revision)));
+    writes.delete(key);
 }
 
-/// `GET /v1/kv/{path}`.
-#[derive(Debug, Clone)]
-pub struct Get {
-    /// Where.
-    pub path: SecretPath,
-}
-
-impl Operation for Get {
-    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let key = value_key(&self.path);
-        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
-        let value = match current {
-            Some(record) => parse_record::<Entry>("kv", &record.bytes)?.value,
-            None => None,
-        };
-        let Some(Value { version, written_ms, data }) = value else {
-            let refusal = Refusal::new(Code::NotFound, format!("nothing lies at kv/{}", self.path));
-            return Ok(Outcome::refuse(refusal.hint("`bulla kv list` shows what there is")));
-        };
-        Ok(Outcome::read(Reply::secret(&Kv { path: self.path.clone(), version, written_ms, data })))
-    }
-}
-
-/// `GET /v1/kv:list` and `GET /v1/kv/{path}:list`.
-#[derive(Debug, Clone)]
-pub struct List {
-    /// The directory; none for the top.
-    pub path: Option<SecretPath>,
-    /// Where to go on.
-    pub after: Option<Cursor>,
-    /// Page size.
-    pub limit: usize,
-}
-
-impl Operation for List {
-    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let dir = self.path.as_ref().map_or("", SecretPath::as_str).as_bytes().to_vec();
-        let query = Query::Scan { kind: Kind::Kv, dir, after: self.after.clone(), limit: self.limit };
-        let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
-        let mut names = Vec::with_capacity(page.len());
-        for record in page {
-            let entry: Entry = parse_record("kv", &record.bytes)?;
-            names.push(if entry.dir { format!("{}/", entry.name) } else { entry.name });
-        }
-        names.sort_unstable();
-        let next = if more { page.last().map(|record| record.cursor.to_text()) } else { None };
-        Ok(Outcome::read(Reply::json(&KvNames { names, next })))
-    }
+/// Whether the content of a version is there still.
+fn has_content(version: &KvVersion) -> bool {
+    matches!(version.state, KvState::Live | KvState::Deleted)
 }

@@ -24,6 +24,7 @@ mod sweep;
 mod view;
 
 pub use create::{Create, Draft, Early, check_length};
+pub(in crate::engine) use create::{bad_statement, check_recipients};
 pub use finish::{Ack, Nack, Release, Revoke};
 pub use open::Open;
 pub use records::{MAX_STRANGERS, TOMBSTONE_MS};

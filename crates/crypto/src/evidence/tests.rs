@@ -181,6 +181,13 @@ fn judge(kind: &str, input: &Value) -> Result<Value, EvidenceError> {
             check_statement_times(&verified.statement, number("now_ms"))?;
             Ok(json!({"digest": verified.digest}))
         }
+        "sealed" => {
+            let cluster: ClusterId = input["cluster"].as_str().unwrap().parse().unwrap();
+            let record = RecordChain::open(&envelopes(&input["records"]))?.newest().clone();
+            let keys: Vec<_> = record.public_keys().collect();
+            let statement = verify_sealed(&envelope(&input["statement"]), &cluster, &record.principal(), &keys)?;
+            Ok(json!({"path": statement.path, "version": statement.version}))
+        }
         "receipt" => {
             let view = open_view(input)?;
             let receipts = envelopes(&input["receipts"]);

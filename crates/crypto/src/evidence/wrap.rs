@@ -65,7 +65,7 @@ pub fn verify_statement_by(
     Ok(VerifiedStatement { envelope: envelope.clone(), digest: payload_digest(envelope), statement, key })
 }
 
-fn check_addressees(to: &[Addressee]) -> Result<(), EvidenceError> {
+pub(super) fn check_addressees(to: &[Addressee]) -> Result<(), EvidenceError> {
     rule((1..=MAX_RECIPIENTS).contains(&to.len()), "to", "must be 1 to 64 principals")?;
     let mut principals = HashSet::new();
     for Addressee { principal, record_sha256: _, recipients } in to {

@@ -264,7 +264,7 @@ const CHANGES: &[Change] = &[
     ("a row twice", |rows| rows.insert(3, rows[2].clone())),
     ("a table in another place", |rows| rows.swap(1, 2)),
     ("a wrap's row", |rows| rows[3].1[0] = 11),
-    ("a row of no known kind", |rows| rows[3].1[0] = 15),
+    ("a row of no known kind", |rows| rows[3].1[0] = 99),
     ("a plain row in the data table", |rows| rows[2].2[0] = 2),
     ("a record in the plain table", |rows| rows[1].2[0] = 1),
     ("a value that is too short", |rows| rows[2].2.truncate(12)),

@@ -272,6 +272,11 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::KvGet => schemas!(-, api::Kv),
         Endpoint::KvPut => schemas!(api::PutKv, api::KvWritten),
         Endpoint::KvList => schemas!(-, api::KvNames),
+        Endpoint::KvPatch => schemas!(api::PatchKv, api::KvWritten),
+        Endpoint::KvInspect => schemas!(-, api::KvMetadata),
+        Endpoint::KvConfigure => schemas!(api::SetKvSettings, api::KvMetadata),
+        Endpoint::KvDelete | Endpoint::KvUndelete => schemas!(api::KvVersions, api::KvMetadata),
+        Endpoint::KvDestroy => schemas!(api::DestroyKv, api::KvMetadata),
     }
 }
 

@@ -134,8 +134,34 @@ pub const ROUTES: &[Route] = &[
         .policy(Action::KvList)
         .mtls()
         .query(&["after", "limit"]),
-    get("/v1/kv/{path}", Endpoint::KvGet, "Read a secret.").policy(Action::KvGet).mtls().replies(ReplyKind::Secret),
-    put("/v1/kv/{path}", Endpoint::KvPut, "Write a secret.").policy(Action::KvPut).mtls().body(AGE),
+    get("/v1/kv/{path}", Endpoint::KvGet, "Read a version of a secret.")
+        .policy(Action::KvGet)
+        .mtls()
+        .query(&["version"])
+        .replies(ReplyKind::Secret),
+    put("/v1/kv/{path}", Endpoint::KvPut, "Write a version of a secret.").policy(Action::KvPut).mtls().body(AGE),
+    route("PATCH", "/v1/kv/{path}", Endpoint::KvPatch, "Write a version that changes some fields of the newest.")
+        .policy(Action::KvPut)
+        .mtls()
+        .body(AGE),
+    get("/v1/kv/{path}:metadata", Endpoint::KvInspect, "Show the history and settings of a secret.")
+        .policy(Action::KvInspect)
+        .mtls(),
+    put("/v1/kv/{path}:metadata", Endpoint::KvConfigure, "Change the settings of a secret.")
+        .policy(Action::KvConfigure)
+        .mtls()
+        .body(JSON),
+    post("/v1/kv/{path}:delete", Endpoint::KvDelete, "Make versions of a secret unreadable for now.")
+        .policy(Action::KvDelete)
+        .mtls()
+        .body(JSON),
+    post("/v1/kv/{path}:undelete", Endpoint::KvUndelete, "Take deleted versions of a secret back.")
+        .policy(Action::KvUndelete)
+        .mtls()
+        .body(JSON),
+    post("/v1/kv/{path}:destroy", Endpoint::KvDestroy, "Destroy versions of a secret, or all of it.")
+        .policy(Action::KvDestroy)
+        .body(JSON),
 ];
 
 const fn route(method: &'static str, template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {

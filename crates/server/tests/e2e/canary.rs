@@ -119,11 +119,11 @@ async fn no_secret_is_written_or_told() {
 
     // Secrets, good and broken.
     let data = StrictMap([(kv_field.as_str().to_owned(), value.as_str().to_owned())].into());
-    let put = api::PutKv { data, cas: None };
+    let put = api::PutKv::fields(data);
     let place = format!("app/{}", path.as_str());
     cast.writer.kv_put(&place.parse().unwrap(), &put).await.unwrap();
     let read = cast.writer.kv_get(&place.parse().unwrap()).await.unwrap();
-    assert_eq!(read.data.0[kv_field.as_str()], value.as_str());
+    assert_eq!(read.data.unwrap().0[kv_field.as_str()], value.as_str());
     let stale = api::PutKv { cas: Some(9), ..put };
     let url = "/v1/kv/app/broken";
     let alice = &mut cast.alice;

@@ -56,7 +56,7 @@ impl Cast {
         admin.principal_disable(&"frank".parse().unwrap()).await.unwrap();
         let writer = world.client(&alice_person);
         let data = StrictMap([("password".to_owned(), "hunter2".to_owned())].into());
-        writer.kv_put(&"app/db".parse().unwrap(), &api::PutKv { data, cas: None }).await.unwrap();
+        writer.kv_put(&"app/db".parse().unwrap(), &api::PutKv::fields(data)).await.unwrap();
         Self {
             admin: Caller::new(world, &world.admins[0]).await,
             alice: Caller::new(world, &alice_person).await,
@@ -80,6 +80,13 @@ impl Cast {
     pub async fn wrap(&self) -> Slip {
         let bob = self.writer.resolve("bob").await.unwrap();
         self.writer.wrap_create(Outgoing::new(vec![bob], 3600), content(b"x".to_vec())).await.unwrap().slip
+    }
+
+    /// A secret that nobody else looks at.
+    pub async fn secret(&self) -> String {
+        let path = format!("own/{}", WrapId::new(bulla_crypto::random::draw(&mut SystemRng)));
+        self.writer.kv_put(&path.parse().unwrap(), &api::PutKv::bytes(b"x".to_vec())).await.unwrap();
+        path
     }
 
     /// A wrap that Bob has opened by hand, and the claim.
@@ -170,6 +177,26 @@ impl Cast {
             }
             Endpoint::KvGet => (Who::Bob, empty("/v1/kv/app/db".into())),
             Endpoint::KvPut => (Who::Alice, ("/v1/kv/app/cache".into(), kv_body())),
+            Endpoint::KvPatch => {
+                let data = StrictMap([("note".to_owned(), Some("seen".to_owned()))].into());
+                let body = api::PatchKv { data, cas: None, ttl_s: None };
+                (Who::Alice, ("/v1/kv/app/db".into(), json::to_vec(&body)))
+            }
+            Endpoint::KvInspect => (Who::Bob, empty("/v1/kv/app/db:metadata".into())),
+            Endpoint::KvConfigure => {
+                let body = api::SetKvSettings { max_versions: Some(7), ..api::SetKvSettings::default() };
+                (Who::Alice, ("/v1/kv/app/db:metadata".into(), json::to_vec(&body)))
+            }
+            Endpoint::KvDelete | Endpoint::KvUndelete => {
+                let verb = if route.endpoint == Endpoint::KvDelete { "delete" } else { "undelete" };
+                let path = self.secret().await;
+                (Who::Alice, (format!("/v1/kv/{path}:{verb}"), json::to_vec(&api::KvVersions { versions: Some(vec![1]) })))
+            }
+            Endpoint::KvDestroy => {
+                let path = self.secret().await;
+                let body = api::DestroyKv { versions: None, all: true };
+                (Who::Alice, (format!("/v1/kv/{path}:destroy"), json::to_vec(&body)))
+            }
             Endpoint::KvList if route.template.contains('{') => (Who::Bob, empty("/v1/kv/app:list?limit=2".into())),
             Endpoint::KvList => (Who::Bob, empty("/v1/kv:list".into())),
             endpoint => panic!("no case for {endpoint:?}, {} {}", route.method, route.template),
@@ -190,7 +217,7 @@ pub fn open_body(slip: &Slip, claim: &Identity) -> api::OpenWrap {
 /// A secret as the plaintext of a body.
 pub fn kv_body() -> Vec<u8> {
     let data = StrictMap([("url".to_owned(), "redis://cache".to_owned())].into());
-    json::to_vec(&api::PutKv { data, cas: None })
+    json::to_vec(&api::PutKv::fields(data))
 }
 
 /// A question about policy.

@@ -38,7 +38,7 @@ fn path(text: &str) -> SecretPath {
 }
 
 fn data(value: &str) -> PutKv {
-    PutKv { data: StrictMap([("password".to_owned(), value.to_owned())].into()), cas: None }
+    PutKv::fields(StrictMap([("password".to_owned(), value.to_owned())].into()))
 }
 
 fn policy(text: &str) -> PutPolicy {
@@ -73,7 +73,7 @@ async fn secrets_are_read_by_policy_and_by_nothing_else() {
         assert_eq!(writer.kv_put(&path("payments/db"), &data("hunter2")).await.unwrap().version, version);
     }
     let kv = reader.kv_get(&path("payments/db")).await.unwrap();
-    assert_eq!((kv.version, kv.data.0["password"].as_str()), (3, "hunter2"));
+    assert_eq!((kv.version, kv.data.unwrap().0["password"].as_str()), (3, "hunter2"));
     assert_eq!(reader.kv_list(Some(&path("payments")), None, None).await.unwrap().names, ["db"]);
     refused(reader.kv_put(&path("payments/db"), &data("2")).await, Code::Denied);
     refused(writer.kv_get(&path("payments/db")).await, Code::Denied);

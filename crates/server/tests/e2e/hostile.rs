@@ -103,8 +103,9 @@ impl Probe {
             Kind::AlarmCursor => {
                 matches!(self, Self::Alarms | Self::SeenAlarms(_) | Self::Open(_) | Self::Nack(_))
             }
-            Kind::Due | Kind::DueActive => matches!(self, Self::Sweep(swept) if *swept == kind),
+            Kind::Due | Kind::DueActive | Kind::DueKept => matches!(self, Self::Sweep(swept) if *swept == kind),
             Kind::Kv => matches!(self, Self::Secret(_) | Self::Names(_) | Self::PutSecret(_)),
+            Kind::KvVersion => matches!(self, Self::Secret(_)),
             Kind::Chunk => matches!(self, Self::Open(_)),
             Kind::Upload => matches!(self, Self::Marker(_)),
             Kind::NextIngress => matches!(self, Self::NextIngress),
@@ -266,7 +267,7 @@ fn path(text: &str) -> SecretPath {
 }
 
 fn secret(value: &str) -> PutKv {
-    PutKv { data: StrictMap([("value".to_owned(), value.to_owned())].into()), cas: None }
+    PutKv::fields(StrictMap([("value".to_owned(), value.to_owned())].into()))
 }
 
 impl Stage {
@@ -316,6 +317,9 @@ impl Stage {
             let probes = vec![Probe::Secret(path(at)), Probe::Names(dir), Probe::PutSecret(path(at))];
             log.thing(&store, name, probes).await;
         }
+        let short = PutKv { ttl_s: Some(36_000), ..secret("short") };
+        alice.kv_put(&path("app/short"), &short).await.unwrap();
+        log.thing(&store, "a short secret", vec![Probe::Secret(path("app/short")), Probe::Sweep(Kind::DueKept)]).await;
         let mut stage = Self {
             bob_by_hand: Mutex::new(Caller::new(&world, &bob_person).await),
             alice_by_hand: Mutex::new(Caller::new(&world, &alice_person).await),
@@ -692,7 +696,7 @@ fn harm(
             let from = if key.len() > 17 { 17 } else { 1 };
             rng.fill(&mut key[from..]);
             // Early, where keys begin with a time.
-            if matches!(kind_of(place), Some(Kind::Due | Kind::DueActive)) {
+            if matches!(kind_of(place), Some(Kind::Due | Kind::DueActive | Kind::DueKept)) {
                 key[1..8].fill(0);
             }
             vec![((place.0, StoreKey::new(key).unwrap()), copy(value))]
@@ -905,6 +909,7 @@ const NOT_HELD: &[(Kind, Loss)] = &[
     (Kind::AlarmCursor, Loss::Gone),
     // Another key is given for the next rekey.
     (Kind::NextIngress, Loss::Gone),
+    (Kind::DueKept, Loss::Gone),
 ];
 
 /// What may be lost of a single row.

@@ -17,6 +17,7 @@ mod clocks;
 mod governance;
 mod hostile;
 mod input;
+mod kv;
 mod matrix;
 mod mtls;
 mod once;

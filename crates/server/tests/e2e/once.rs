@@ -209,7 +209,7 @@ async fn another_request_under_a_used_nonce_is_refused_and_told() {
     let request = put(&world, &caller, nonce);
     caller.send(&request).await.ok();
     let other = StrictMap([("url".to_owned(), "elsewhere".to_owned())].into());
-    let other = json::to_vec(&api::PutKv { data: other, cas: None });
+    let other = json::to_vec(&api::PutKv::fields(other));
     let body = caller.ingress(&world, "PUT", "/v1/kv/app/cache", &nonce, &other);
     let reused = caller.request("PUT", "/v1/kv/app/cache", "application/age", body, nonce);
     let reply = caller.send(&reused).await.refused(Code::NonceReused);

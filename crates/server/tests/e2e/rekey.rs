@@ -60,12 +60,14 @@ async fn work_goes_on_while_the_admins_change() {
             let path: SecretPath = format!("load/{worker}").parse().unwrap();
             let mut version = 0;
             while !stop.load(Ordering::SeqCst) {
-                let data =
-                    PutKv { data: StrictMap([("n".to_owned(), version.to_string())].into()), cas: Some(version) };
+                let data = PutKv {
+                    cas: Some(version),
+                    ..PutKv::fields(StrictMap([("n".to_owned(), version.to_string())].into()))
+                };
                 let put = client.kv_put(&path, &data).await.unwrap();
                 version += 1;
                 assert_eq!(put.version, version);
-                assert_eq!(client.kv_get(&path).await.unwrap().data.0["n"], (version - 1).to_string());
+                assert_eq!(client.kv_get(&path).await.unwrap().data.unwrap().0["n"], (version - 1).to_string());
             }
             version
         }));

@@ -36,11 +36,11 @@ async fn permit(world: &World) {
 }
 
 fn secret(text: &str) -> api::PutKv {
-    api::PutKv { data: StrictMap([("value".to_owned(), text.to_owned())].into()), cas: None }
+    api::PutKv::fields(StrictMap([("value".to_owned(), text.to_owned())].into()))
 }
 
 async fn value(client: &Client, path: &str) -> Option<String> {
-    client.kv_get(&path.parse().unwrap()).await.ok().map(|kv| kv.data.0["value"].clone())
+    client.kv_get(&path.parse().unwrap()).await.ok().map(|kv| kv.data.unwrap().0["value"].clone())
 }
 
 fn file_of(world: &World) -> PathBuf {

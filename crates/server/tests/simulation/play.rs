@@ -202,7 +202,7 @@ fn draw_up(known: &Known<'_>, who: usize, kind: Kind, nonce: &Nonce) -> Request 
         Kind::Put { secret, value } => {
             let target = format!("/v1/kv/{}", SECRETS[secret]);
             let data = StrictMap([("value".to_owned(), stage.values[value].clone())].into());
-            let body = json::to_vec(&api::PutKv { data, cas: None });
+            let body = json::to_vec(&api::PutKv::fields(data));
             let key = &stage.people[who].identity;
             let body = raw::ingress(view, key, "PUT", &target, nonce, &body);
             ("PUT".to_owned(), target, AGE, body)
@@ -269,7 +269,7 @@ impl Outcome {
             Kind::Get { .. } => {
                 let opened = open_in_memory(&stage.people[op.who].identity, &reply.body, 1 << 20).expect("a secret");
                 let kv: api::Kv = json::parse(opened.expose(), 1 << 20).expect("a secret");
-                Said::Value { version: kv.version, value: kv.data.0["value"].clone() }
+                Said::Value { version: kv.version, value: kv.data.expect("fields").0["value"].clone() }
             }
             Kind::Alarms => {
                 let alarms = reply.json::<api::Alarms>().alarms;

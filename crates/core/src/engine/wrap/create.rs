@@ -122,21 +122,25 @@ impl Draft {
             let refusal = Refusal::new(Code::BadStatement, format!("label: {LABEL_RULE}")).field("label");
             return Err(refusal.hint("choose another label, or leave it out"));
         }
-        let mut classical = Vec::new();
-        for (place, addressee) in statement.to.iter().enumerate() {
-            let principal = check_addressee(place, addressee, context)?;
-            if principal.keys.iter().flat_map(|key| &key.recipients).any(|text| !Recipient::is_hybrid_text(text)) {
-                classical.push(principal.subject.name.as_str());
-            }
-        }
-        if classical.is_empty() || classical.len() == statement.to.len() {
-            return Ok(());
-        }
-        let message =
-            format!("some recipients have hybrid keys, but these have classical ones: {}", classical.join(", "));
-        let refusal = Refusal::new(Code::MixedRecipients, message).field("to");
-        Err(refusal.hint("make two wraps, one for each kind of keys"))
+        check_recipients(&statement.to, context)
     }
+}
+
+/// Whether all of these are known, could open something now, and have keys of one kind.
+pub(in crate::engine) fn check_recipients(to: &[Addressee], context: &Context<'_>) -> Result<(), Refusal> {
+    let mut classical = Vec::new();
+    for (place, addressee) in to.iter().enumerate() {
+        let principal = check_addressee(place, addressee, context)?;
+        if principal.keys.iter().flat_map(|key| &key.recipients).any(|text| !Recipient::is_hybrid_text(text)) {
+            classical.push(principal.subject.name.as_str());
+        }
+    }
+    if classical.is_empty() || classical.len() == to.len() {
+        return Ok(());
+    }
+    let message = format!("some recipients have hybrid keys, but these have classical ones: {}", classical.join(", "));
+    let refusal = Refusal::new(Code::MixedRecipients, message).field("to");
+    Err(refusal.hint("do it twice, once for each kind of keys"))
 }
 
 fn exists() -> Refusal {
@@ -147,10 +151,10 @@ fn exists() -> Refusal {
 /// What a statement says of its ciphertext.
 const AS_SENT: &str = "sign length and digest of the ciphertext as it is sent, and send all of it";
 
-fn bad_statement(error: &EvidenceError) -> Refusal {
+pub(in crate::engine) fn bad_statement(error: &EvidenceError) -> Refusal {
     let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
     let refusal = Refusal::new(Code::BadStatement, format!("{error}{cause}"));
-    let refusal = refusal.hint("spec/wrap.md lists the rules of a statement; make and sign it anew");
+    let refusal = refusal.hint("the specification lists the rules of a statement; make and sign it anew");
     match error {
         EvidenceError::Rule { field, .. } => refusal.field(*field),
         EvidenceError::Payload(json) => refusal.field(json.field.clone()),

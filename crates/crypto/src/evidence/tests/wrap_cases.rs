@@ -4,6 +4,7 @@ use super::*;
 use bulla_wire::evidence::{Actor, NodeState};
 use bulla_wire::id::{Lineage, PrincipalId, WrapId};
 use bulla_wire::json::V1;
+use bulla_wire::kv::SealedStatement;
 use bulla_wire::wrap::{
     Addressee, Ciphertext, MAX_CIPHERTEXT_BYTES, MAX_LIFE_MS, Mode, Receipt, ReceiptKind, Statement,
 };
@@ -28,6 +29,50 @@ fn statement(w: &World) -> Statement {
         ack_s: 600,
         label: None,
     }
+}
+
+/// Statements about stored secrets that the server cannot read (`spec/kv.md`).
+#[test]
+fn sealed_secrets() {
+    let w = world();
+    let alice = w.alice.identity.signing_key().unwrap();
+    let changed = |name: &str, change: &dyn Fn(&mut SealedStatement), by: &[&SigningKey], expect: &str| {
+        let Statement { v, cluster, wrap: id, from, to, ct, .. } = statement(&w);
+        let (path, version) = ("app/db".parse().unwrap(), 3);
+        let mut payload = SealedStatement { v, cluster, path, version, id, from, to, ct };
+        change(&mut payload);
+        let envelope = sign_in_memory(&payload, by).unwrap();
+        let input = json!({"cluster": w.view.id(), "records": [w.alice.record.envelope()], "statement": envelope});
+        case(name, input, expect)
+    };
+    let bad = |name: &str, change: &dyn Fn(&mut SealedStatement), field: &str| {
+        changed(name, change, &[alice], &format!("rule {field}"))
+    };
+    let bob = w.bob.identity.signing_key().unwrap();
+    check_vectors(
+        "sealed",
+        vec![
+            changed("by the writer", &|_| {}, &[alice], "ok"),
+            changed("the first version", &|p| p.version = 1, &[alice], "ok"),
+            changed("by another", &|_| {}, &[bob], "no_known_key"),
+            changed("by nobody", &|_| {}, &[], "rule signatures"),
+            changed("by two", &|_| {}, &[alice, bob], "rule signatures"),
+            bad("another cluster", &|p| p.cluster = ClusterId::new([0; 32]), "cluster"),
+            bad("from another", &|p| p.from = w.bob.record.principal(), "from"),
+            bad("version 0", &|p| p.version = 0, "version"),
+            bad("to nobody", &|p| p.to.clear(), "to"),
+            bad("to one twice", &|p| p.to.push(p.to[0].clone()), "to.principal"),
+            bad("an empty ciphertext", &|p| p.ct.len = 0, "ct.len"),
+            bad("a larger ciphertext", &|p| p.ct.len = MAX_CIPHERTEXT_BYTES + 1, "ct.len"),
+            {
+                // A statement about a wrap, signed well, is none about a secret.
+                let envelope = sign_in_memory(&statement(&w), &[alice]).unwrap();
+                let records = [w.alice.record.envelope()];
+                let input = json!({"cluster": w.view.id(), "records": records, "statement": envelope});
+                case("a statement about a wrap", input, "other_type")
+            },
+        ],
+    );
 }
 
 #[test]

@@ -184,5 +184,5 @@ pub fn path(number: usize) -> Result<SecretPath, Fault> {
 
 /// What is written there: about as many bytes as a wrap holds.
 pub fn secret() -> PutKv {
-    PutKv { data: StrictMap(BTreeMap::from([("value".to_owned(), "x".repeat(VALUE_BYTES))])), cas: None }
+    PutKv::fields(StrictMap(BTreeMap::from([("value".to_owned(), "x".repeat(VALUE_BYTES))])))
 }

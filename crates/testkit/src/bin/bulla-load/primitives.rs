@@ -72,8 +72,8 @@ impl Calls {
     fn of(work: Work) -> Self {
         match work {
             Work::Whoami => NOTHING,
-            Work::KvGet => Self { age_seal: 1, barrier_open: 1, ..NOTHING },
-            Work::KvPut => Self { age_open: 1, barrier_seal: 2, barrier_open: 2, ..NOTHING },
+            Work::KvGet => Self { age_seal: 1, barrier_open: 2, ..NOTHING },
+            Work::KvPut => Self { age_open: 1, barrier_seal: 3, barrier_open: 1, ..NOTHING },
             Work::Create => CREATE,
             Work::Open => OPEN,
             Work::Cycle => Self {
@@ -86,7 +86,7 @@ impl Calls {
                 barrier_open: CREATE.barrier_open + OPEN.barrier_open,
             },
             // Two open routes before the secret: their answers and challenges are signed; the handshake is not counted.
-            Work::Cold => Self { age_seal: 1, barrier_open: 1, dsse_sign: 2, ..NOTHING },
+            Work::Cold => Self { age_seal: 1, barrier_open: 2, dsse_sign: 2, ..NOTHING },
         }
     }
 }

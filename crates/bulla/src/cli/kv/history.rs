@@ -1,0 +1,120 @@
+//! What shows and changes a secret without its content.
+
+use super::{Metadata, Versions, seconds};
+use crate::exit::{Exit, Failure};
+use crate::fields;
+use crate::names::Names;
+use crate::output::{Format, FormatArgs, time, word};
+use crate::session::Session;
+use bulla_wire::api::{DestroyKv, KvMetadata, KvVersion, KvVersions, SetKvSettings};
+use bulla_wire::json::StrictMap;
+use bulla_wire::name::SecretPath;
+use std::time::Duration;
+
+pub async fn show(session: &Session<'_>, path: &SecretPath, format: FormatArgs) -> Result<Exit, Failure> {
+    let metadata = session.client()?.kv_metadata(path).await?;
+    versions(session, &metadata, format).await
+}
+
+async fn versions(
+    session: &Session<'_>,
+    metadata: &KvMetadata,
+    FormatArgs { format }: FormatArgs,
+) -> Result<Exit, Failure> {
+    if format == Format::Json {
+        return session.screen.json(metadata).map(|()| Exit::Ok);
+    }
+    let mut names = Names::new(&session.client()?);
+    let mut rows = Vec::with_capacity(metadata.versions.len());
+    for version in &metadata.versions {
+        rows.push(vec![
+            version.version.to_string(),
+            time(version.written_ms),
+            names.short(&version.by).await,
+            word(&version.state),
+            readers_of(version, &mut names).await,
+            version.since_ms.or(version.expires_ms).map_or_else(String::new, |at_ms| match version.since_ms {
+                Some(_) => format!("since {}", time(at_ms)),
+                None => format!("until {}", time(at_ms)),
+            }),
+        ]);
+    }
+    session.screen.table(&["VERSION", "WRITTEN", "BY", "STATE", "READERS", ""], &rows)?;
+    Ok(Exit::Ok)
+}
+
+/// Who can open it, by name; for what the server reads, whoever policy lets.
+async fn readers_of(version: &KvVersion, names: &mut Names) -> String {
+    if version.readers.is_empty() {
+        return "by policy".to_owned();
+    }
+    let mut readers = Vec::with_capacity(version.readers.len());
+    for reader in &version.readers {
+        readers.push(names.short(reader).await);
+    }
+    readers.join(",")
+}
+
+fn numbers(version: Vec<u64>) -> Option<Vec<u64>> {
+    (!version.is_empty()).then_some(version)
+}
+
+pub async fn delete(session: &Session<'_>, args: Versions) -> Result<Exit, Failure> {
+    let body = KvVersions { versions: numbers(args.version) };
+    let metadata = session.client()?.kv_delete(&args.path, &body).await?;
+    versions(session, &metadata, args.format).await
+}
+
+pub async fn undelete(session: &Session<'_>, args: Versions) -> Result<Exit, Failure> {
+    let body = KvVersions { versions: numbers(args.version) };
+    let metadata = session.client()?.kv_undelete(&args.path, &body).await?;
+    versions(session, &metadata, args.format).await
+}
+
+pub async fn destroy(
+    session: &Session<'_>,
+    path: &SecretPath,
+    version: Vec<u64>,
+    all: bool,
+    format: FormatArgs,
+) -> Result<Exit, Failure> {
+    let body = DestroyKv { versions: numbers(version), all };
+    let metadata = session.client()?.kv_destroy(path, &body).await?;
+    if all && format.format == Format::Table {
+        session.screen.say(&format!("{path} is destroyed"));
+        return Ok(Exit::Ok);
+    }
+    versions(session, &metadata, format).await
+}
+
+pub async fn metadata(session: &Session<'_>, command: Metadata) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let (metadata, FormatArgs { format }) = match command {
+        Metadata::Get { path, format } => (client.kv_metadata(&path).await?, format),
+        Metadata::Set { path, max_versions, cas_required, ttl, custom, remove_custom, format } => {
+            let mut entries: std::collections::BTreeMap<_, _> =
+                fields::read(&custom)?.0.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            entries.extend(remove_custom.into_iter().map(|key| (key, None)));
+            let custom = (!entries.is_empty()).then_some(StrictMap(entries));
+            let body = SetKvSettings { max_versions, cas_required, ttl_s: seconds(ttl), custom };
+            (client.kv_configure(&path, &body).await?, format)
+        }
+    };
+    if format == Format::Json {
+        return session.screen.json(&metadata).map(|()| Exit::Ok);
+    }
+    let settings = &metadata.settings;
+    let ttl = match settings.ttl_s {
+        0 => "never".to_owned(),
+        ttl_s => format!("after {}", humantime::format_duration(Duration::from_secs(ttl_s))),
+    };
+    let mut pairs = vec![
+        ("newest version", metadata.version.to_string()),
+        ("versions kept", settings.max_versions.to_string()),
+        ("writes need --cas", if settings.cas_required { "yes" } else { "no" }.to_owned()),
+        ("versions expire", ttl),
+    ];
+    pairs.extend(settings.custom.0.iter().map(|(key, value)| (key.as_str(), value.clone())));
+    session.screen.pairs(&pairs)?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,297 @@
+//! What reads and writes the content of secrets.
+
+use super::{Terms, seconds};
+use crate::exit::{Exit, Failure};
+use crate::fields::{self, Field};
+use crate::output::{Format, FormatArgs, time};
+use crate::session::Session;
+use bulla_client::{Client, OpenedKv, Resolved};
+use bulla_wire::api::{Kv, KvWritten, MAX_VALUE_BYTES, PatchKv, PutKv};
+use bulla_wire::encoding::Base64;
+use bulla_wire::error::Code;
+use bulla_wire::id::PrincipalId;
+use bulla_wire::json::StrictMap;
+use bulla_wire::kv::KvContent;
+use bulla_wire::name::SecretPath;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::{Path, PathBuf};
+
+/// The content that was given on the command line.
+pub fn typed(fields: &[Field], file: Option<PathBuf>) -> Result<KvContent, Failure> {
+    Ok(match file {
+        Some(file) => KvContent { bytes: Some(Base64(read(&file)?)), data: None },
+        None => KvContent { data: Some(fields::read(fields)?), bytes: None },
+    })
+}
+
+pub async fn put(
+    session: &Session<'_>,
+    path: &SecretPath,
+    content: KvContent,
+    to: &[String],
+    terms: &Terms,
+    format: FormatArgs,
+) -> Result<Exit, Failure> {
+    let (client, ttl_s) = (session.client()?, seconds(terms.ttl));
+    if to.is_empty() {
+        let KvContent { data, bytes } = content;
+        let body = PutKv { data, bytes, cas: terms.cas, ttl_s, ..PutKv::default() };
+        return told(session, path, &client.kv_put(path, &body).await?, format);
+    }
+    let newest = match terms.cas {
+        Some(cas) => cas,
+        None => newest(&client, path).await?,
+    };
+    let readers = resolved(&client, to).await?;
+    told(session, path, &client.kv_put_sealed(path, newest, &readers, &content, ttl_s).await?, format)
+}
+
+/// The newest version; 0 if there is nothing.
+async fn newest(client: &Client, path: &SecretPath) -> Result<u64, Failure> {
+    match client.kv_metadata(path).await {
+        Ok(metadata) => Ok(metadata.version),
+        Err(error) if error.code() == Some(Code::NotFound) => Ok(0),
+        Err(error) if error.code() == Some(Code::Denied) => {
+            Err(Failure::from(error).hint("or give the version that it replaces yourself: --cas, 0 for a new secret"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn resolved(client: &Client, names: &[String]) -> Result<Vec<Resolved>, Failure> {
+    let mut readers = Vec::with_capacity(names.len());
+    for name in names {
+        readers.push(client.resolve(name).await?);
+    }
+    Ok(readers)
+}
+
+pub async fn share(
+    session: &Session<'_>,
+    path: &SecretPath,
+    to: &[String],
+    format: FormatArgs,
+) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let Version { kv, content, .. } = version_of(session, path, None).await?;
+    let readers = resolved(&client, to).await?;
+    told(session, path, &client.kv_put_sealed(path, kv.version, &readers, &content, None).await?, format)
+}
+
+/// The bytes of a file, or of standard input. No more than a value may have is held.
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |error: io::Error| Failure::file("cannot read", file, &error);
+    let source: Box<dyn Read> =
+        if file == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(File::open(file).map_err(failed)?) };
+    let most = u64::try_from(MAX_VALUE_BYTES).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    source.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > MAX_VALUE_BYTES {
+        let message = format!("{} has more than {MAX_VALUE_BYTES} bytes", file.display());
+        return Err(Failure::usage(message).hint("send larger things with `bulla wrap create`"));
+    }
+    Ok(bytes)
+}
+
+pub async fn patch(
+    session: &Session<'_>,
+    path: &SecretPath,
+    fields: &[Field],
+    remove: Vec<String>,
+    terms: &Terms,
+    format: FormatArgs,
+) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let mut data: BTreeMap<_, _> = fields::read(fields)?.0.into_iter().map(|(key, value)| (key, Some(value))).collect();
+    for key in remove {
+        if data.insert(key.clone(), None).is_some() {
+            let message = format!("the field {key:?} is both given and removed");
+            return Err(Failure::usage(message).hint("give it once"));
+        }
+    }
+    let body = PatchKv { data: StrictMap(data), cas: terms.cas, ttl_s: seconds(terms.ttl) };
+    let written = client.kv_patch(path, &body).await?;
+    told(session, path, &written, format)
+}
+
+fn told(
+    session: &Session<'_>,
+    path: &SecretPath,
+    written: &KvWritten,
+    FormatArgs { format }: FormatArgs,
+) -> Result<Exit, Failure> {
+    if format == Format::Json {
+        return session.screen.json(written).map(|()| Exit::Ok);
+    }
+    let until = written.expires_ms.map_or_else(String::new, |at_ms| format!(", until {}", time(at_ms)));
+    session.screen.say(&format!("{path} has version {} now{until}", written.version));
+    Ok(Exit::Ok)
+}
+
+/// A version with its content, opened if it is sealed.
+struct Version {
+    kv: Kv,
+    content: KvContent,
+    /// By whom it is sealed, and to whom; none if the server can read it.
+    sealed: Option<(Resolved, Vec<PrincipalId>)>,
+}
+
+async fn version_of(session: &Session<'_>, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
+    let client = session.client()?;
+    let mut kv = match version {
+        Some(version) => client.kv_get_version(path, version).await?,
+        None => client.kv_get(path).await?,
+    };
+    Ok(match client.kv_open(&kv).await? {
+        Some(OpenedKv { content, writer, readers }) => Version { kv, content, sealed: Some((writer, readers)) },
+        None => {
+            let content = KvContent { data: kv.data.take(), bytes: kv.bytes.take() };
+            Version { kv, content, sealed: None }
+        }
+    })
+}
+
+pub async fn get(
+    session: &Session<'_>,
+    path: &SecretPath,
+    version: Option<u64>,
+    field: Option<String>,
+    FormatArgs { format }: FormatArgs,
+) -> Result<Exit, Failure> {
+    let Version { kv, content, sealed } = version_of(session, path, version).await?;
+    if let Some(field) = field {
+        let data = content.data.unwrap_or_else(|| StrictMap(BTreeMap::new())).0;
+        let value = data.get(&field).ok_or_else(|| {
+            let known: Vec<_> = data.keys().map(String::as_str).collect();
+            let failure = Failure::new(Exit::NotFound, format!("{path} has no field {field:?}"));
+            match known.as_slice() {
+                [] => failure.hint("it holds bytes: leave --field out"),
+                known => failure.hint(format!("--field takes one of {}", known.join(", "))),
+            }
+        })?;
+        return print(session, value.as_bytes());
+    }
+    if format == Format::Json {
+        // As the API answers, with the content where it would be had it not been sealed.
+        return session.screen.json(&Kv { data: content.data, bytes: content.bytes, ..kv }).map(|()| Exit::Ok);
+    }
+    let by = sealed.map_or_else(String::new, |(writer, _)| format!(" by {}, sealed to its readers", writer.name()));
+    let until = kv.expires_ms.map_or_else(String::new, |at_ms| format!(", until {}", time(at_ms)));
+    session.screen.say(&format!("version {}, written {}{by}{until}", kv.version, time(kv.written_ms)));
+    if let Some(Base64(bytes)) = &content.bytes {
+        return print(session, bytes);
+    }
+    let data = content.data.unwrap_or_else(|| StrictMap(BTreeMap::new())).0;
+    let pairs: Vec<_> = data.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    session.screen.texts(&pairs)?;
+    Ok(Exit::Ok)
+}
+
+/// Prints a value as it is. A prompt stands on a line of its own; a pipe gets the value and nothing else.
+fn print(session: &Session<'_>, value: &[u8]) -> Result<Exit, Failure> {
+    let terminal = io::stdout().is_terminal();
+    if terminal && !crate::cli::open::is_text(value) {
+        return Err(Failure::usage("the value is no text, and standard output is a terminal")
+            .hint("send it to a file or a program, such as with > FILE"));
+    }
+    session.screen.bytes(value)?;
+    if terminal && !value.ends_with(b"\n") {
+        session.screen.bytes(b"\n")?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub async fn rollback(
+    session: &Session<'_>,
+    path: &SecretPath,
+    version: u64,
+    format: FormatArgs,
+) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    // Whoever writes in between is not overwritten.
+    let newest = client.kv_metadata(path).await?.version;
+    let Version { content, sealed, .. } = version_of(session, path, Some(version)).await?;
+    let written = match sealed {
+        None => {
+            let KvContent { data, bytes } = content;
+            client.kv_put(path, &PutKv { data, bytes, cas: Some(newest), ..PutKv::default() }).await?
+        }
+        Some((_, ids)) => {
+            let mut readers = Vec::with_capacity(ids.len());
+            for id in &ids {
+                readers.push(client.resolve_id(id).await?);
+            }
+            client.kv_put_sealed(path, newest, &readers, &content, None).await?
+        }
+    };
+    told(session, path, &written, format)
+}
+
+pub async fn diff(
+    session: &Session<'_>,
+    path: &SecretPath,
+    from: Option<u64>,
+    to: Option<u64>,
+    values: bool,
+) -> Result<Exit, Failure> {
+    let newer = version_of(session, path, to).await?;
+    let Some(before) = from.or_else(|| newer.kv.version.checked_sub(1).filter(|before| *before > 0)) else {
+        return Err(Failure::new(Exit::NotFound, format!("{path} has one version only"))
+            .hint(format!("`bulla kv history {path}` shows its versions")));
+    };
+    let older = version_of(session, path, Some(before)).await?;
+    session.screen.say(&format!("version {} to version {}", older.kv.version, newer.kv.version));
+    for line in changes(&older.content, &newer.content, values) {
+        session.screen.line(&line)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// What differs, a line each: `-` is gone, `+` is new, `~` has another value.
+fn changes(older: &KvContent, newer: &KvContent, values: bool) -> Vec<String> {
+    if older.bytes.is_some() || newer.bytes.is_some() {
+        let same = older.bytes == newer.bytes;
+        return if same { Vec::new() } else { vec!["~ (bytes)".to_owned()] };
+    }
+    let fields = |content: &KvContent| content.data.clone().map(|data| data.0).unwrap_or_default();
+    let (old, new) = (fields(older), fields(newer));
+    let shown = |sign: char, name: &str, value: &str| match values {
+        true => format!("{sign} {name}={value}"),
+        false => format!("{sign} {name}"),
+    };
+    let mut lines = Vec::new();
+    for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+        match (old.get(name), new.get(name)) {
+            (Some(before), Some(after)) if before != after && values => {
+                lines.push(shown('-', name, before));
+                lines.push(shown('+', name, after));
+            }
+            (Some(before), Some(after)) if before != after => lines.push(shown('~', name, "")),
+            (Some(before), None) => lines.push(shown('-', name, before)),
+            (None, Some(after)) => lines.push(shown('+', name, after)),
+            _ => {}
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(fields: &[(&str, &str)]) -> KvContent {
+        let data = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        KvContent { data: Some(StrictMap(data)), bytes: None }
+    }
+
+    #[test]
+    fn a_difference_tells_values_only_if_asked() {
+        let (old, new) =
+            (content(&[("a", "1"), ("b", "2"), ("c", "3")]), content(&[("a", "1"), ("b", "x"), ("d", "4")]));
+        assert_eq!(changes(&old, &new, false), ["~ b", "- c", "+ d"]);
+        assert_eq!(changes(&old, &new, true), ["- b=2", "+ b=x", "- c=3", "+ d=4"]);
+        assert!(changes(&old, &old, true).is_empty());
+    }
+}

@@ -1,0 +1,207 @@
+//! Stored secrets through the real server: what survives a restart, ends by the sweep, and is told to whom.
+
+use crate::support::{Caller, finish, rows};
+use bulla_client::ClientError;
+use bulla_crypto::evidence::Record;
+use bulla_testkit::world::{Person, Shape, World};
+use bulla_wire::api::{DestroyKv, Kv, KvState, KvVersions, PatchKv, PutKv, PutPolicy, SetKvSettings};
+use bulla_wire::encoding::Base64;
+use bulla_wire::error::Code;
+use bulla_wire::json::{self, StrictMap};
+use bulla_wire::kv::KvContent;
+use bulla_wire::name::SecretPath;
+use bulla_wire::signature::JSON_MEDIA_TYPE;
+use std::time::Duration;
+
+fn path(text: &str) -> SecretPath {
+    text.parse().unwrap()
+}
+
+fn fields(fields: &[(&str, &str)]) -> StrictMap<String> {
+    StrictMap(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+}
+
+async fn permit(world: &World, name: &str, text: &str) {
+    let body = PutPolicy { text: text.to_owned(), replaces: None };
+    world.client(&world.admins[0]).policy_put(&name.parse().unwrap(), &body).await.unwrap();
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>, code: Code) {
+    let error = result.expect_err("refused");
+    assert_eq!(error.code(), Some(code), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_and_settings_outlive_a_restart() {
+    let mut world = World::new(Shape::durable()).await;
+    permit(&world, "kv", "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let person = world.admit("alice").await;
+    let alice = world.client(&person);
+    let at = path("app/db");
+    alice.kv_put(&at, &PutKv::fields(fields(&[("user", "app"), ("password", "1")]))).await.unwrap();
+    let data = StrictMap([("password".to_owned(), Some("2".to_owned())), ("user".to_owned(), None)].into());
+    assert_eq!(alice.kv_patch(&at, &PatchKv { data, cas: Some(1), ttl_s: None }).await.unwrap().version, 2);
+    alice.kv_put(&at, &PutKv::bytes(b"\0\xff".to_vec())).await.unwrap();
+    let custom = StrictMap([("owner".to_owned(), Some("red".to_owned()))].into());
+    let settings = SetKvSettings { cas_required: Some(true), custom: Some(custom), ..SetKvSettings::default() };
+    alice.kv_configure(&at, &settings).await.unwrap();
+    alice.kv_delete(&at, &KvVersions { versions: Some(vec![1]) }).await.unwrap();
+    world.stop().await;
+    world.start().await;
+    world.unseal().await;
+    let alice = world.client(&person);
+    assert_eq!(alice.kv_get(&at).await.unwrap().bytes, Some(Base64(b"\0\xff".to_vec())));
+    assert_eq!(alice.kv_get_version(&at, 2).await.unwrap().data, Some(fields(&[("password", "2")])));
+    refused(alice.kv_get_version(&at, 1).await, Code::Deleted);
+    refused(alice.kv_put(&at, &PutKv::bytes(vec![1])).await, Code::CasRequired);
+    let by = Record::open(&person.record, None).unwrap().principal();
+    let known = alice.kv_undelete(&at, &KvVersions { versions: Some(vec![1]) }).await.unwrap();
+    assert_eq!(known.settings.custom, fields(&[("owner", "red")]));
+    assert!(known.versions.iter().all(|version| version.state == KvState::Live && version.by == by));
+    assert_eq!(alice.kv_get_version(&at, 1).await.unwrap().version, 1);
+    alice.kv_destroy(&at, &DestroyKv { versions: None, all: true }).await.unwrap();
+    refused(alice.kv_get(&at).await, Code::NotFound);
+    assert!(alice.kv_list(None, None, None).await.unwrap().names.is_empty());
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_expires_leaves_nothing() {
+    let world = World::new(Shape::durable()).await;
+    permit(&world, "kv", "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let person = world.admit("alice").await;
+    let alice = world.client(&person);
+    let (before, at) = (rows(&world).await.len(), path("short"));
+    alice.kv_put(&at, &PutKv { ttl_s: Some(1), ..PutKv::bytes(b"x".to_vec()) }).await.unwrap();
+    // What is known of it, its content, and when it is due.
+    assert!(rows(&world).await.len() >= before + 3);
+    let mut waited = 0;
+    while alice.kv_metadata(&at).await.unwrap().versions[0].state != KvState::Expired {
+        waited += 1;
+        assert!(waited < 100, "the sweep does not come by");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    refused(alice.kv_get(&at).await, Code::Expired);
+    alice.kv_destroy(&at, &DestroyKv { versions: None, all: true }).await.unwrap();
+    assert_eq!(rows(&world).await.len(), before + 2, "the nonces of a put and of a destruction");
+    finish(world).await;
+}
+
+/// Each verb is a right of its own: whoever writes need not read, whoever looks at the history sees no value.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_verb_is_a_right_of_its_own() {
+    let world = World::new(Shape::durable()).await;
+    let at = path("app/db");
+    let verbs = ["put", "get", "inspect", "configure", "delete", "undelete", "destroy"];
+    let mut people = Vec::new();
+    for verb in verbs {
+        let person = Person::new(verb);
+        world.admit_person(&person, &[verb]).await;
+        let text = format!(
+            "permit (principal in Bulla::Group::\"{verb}\", action == Bulla::Action::\"kv.{verb}\", resource == \
+             Bulla::Kv::\"app/db\");"
+        );
+        permit(&world, verb, &text).await;
+        people.push(world.client(&person));
+    }
+    people[0].kv_put(&at, &PutKv::fields(fields(&[("password", "hunter2")]))).await.unwrap();
+    for (verb, client) in verbs.iter().zip(&people) {
+        let allowed = |name: &str| if *verb == name { None } else { Some(Code::Denied) };
+        let code = |result: Result<(), ClientError>| result.err().and_then(|error| error.code());
+        let (versions, none) = (KvVersions::default(), SetKvSettings::default());
+        let patch = PatchKv { data: StrictMap([("a".to_owned(), None)].into()), cas: None, ttl_s: None };
+        assert_eq!(code(client.kv_patch(&at, &patch).await.map(drop)), allowed("put"), "{verb}");
+        assert_eq!(code(client.kv_get(&at).await.map(drop)), allowed("get"), "{verb}");
+        assert_eq!(code(client.kv_metadata(&at).await.map(drop)), allowed("inspect"), "{verb}");
+        assert_eq!(code(client.kv_configure(&at, &none).await.map(drop)), allowed("configure"), "{verb}");
+        assert_eq!(code(client.kv_undelete(&at, &versions).await.map(drop)), allowed("undelete"), "{verb}");
+    }
+    let shown = people[2].kv_metadata(&at).await.unwrap();
+    assert!(!String::from_utf8(json::to_vec(&shown)).unwrap().contains("hunter2"));
+    people[4].kv_delete(&at, &KvVersions::default()).await.unwrap();
+    refused(people[1].kv_get(&at).await, Code::Deleted);
+    people[5].kv_undelete(&at, &KvVersions::default()).await.unwrap();
+    people[6].kv_destroy(&at, &DestroyKv { versions: None, all: true }).await.unwrap();
+    refused(people[1].kv_get(&at).await, Code::NotFound);
+    finish(world).await;
+}
+
+/// A value that comes in clear is refused: a proxy that ends TLS would have seen it. What is wrong within an encrypted
+/// one is told without repeating it.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_come_encrypted_only() {
+    let world = World::new(Shape::default()).await;
+    permit(&world, "kv", "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let person = world.admit("alice").await;
+    let mut alice = Caller::new(&world, &person).await;
+    let before = rows(&world).await;
+    let clear = json::to_vec(&PutKv::fields(fields(&[("password", "hunter2")])));
+    for method in ["PUT", "PATCH"] {
+        let nonce = alice.nonce();
+        let request = alice.request(method, "/v1/kv/app/db", JSON_MEDIA_TYPE, clear.clone(), nonce);
+        alice.send(&request).await.refused(Code::WrongMediaType);
+        for (bad, field) in [
+            (&b"{\"data\":{\"password\":7777}}"[..], "data"),
+            (b"{\"bytes\":\"hunter2\"}", "bytes"),
+            (b"{\"data\":{},\"ttl_s\":-1}", "ttl_s"),
+            (b"{\"hunter2\":{}}", "."),
+        ] {
+            if method == "PATCH" && field == "bytes" {
+                continue;
+            }
+            let nonce = alice.nonce();
+            let body = alice.ingress(&world, method, "/v1/kv/app/db", &nonce, bad);
+            let request = alice.request(method, "/v1/kv/app/db", "application/age", body, nonce);
+            let answer = alice.send(&request).await.refused(Code::Malformed);
+            let error = answer.error().unwrap();
+            assert_eq!(error.field.as_deref(), Some(field));
+            assert!(!error.message.contains("hunter2") && !error.message.contains("7777"), "{}", error.message);
+        }
+    }
+    assert_eq!(rows(&world).await, before, "nothing was written");
+    finish(world).await;
+}
+
+/// The server has nothing that opens what is sealed to readers, and whatever else it shows them is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_secrets_are_read_by_their_readers_alone() {
+    let world = World::new(Shape::durable()).await;
+    permit(&world, "kv", "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let (alice, bob) = (world.admit("alice").await, world.admit("bob").await);
+    let carol = world.admit("carol").await;
+    let [alice, bob, carol] = [&alice, &bob, &carol].map(|person| world.client(person));
+    let (at, other) = (path("app/root"), path("app/other"));
+    let content = |text: &str| KvContent { data: Some(fields(&[("password", text)])), bytes: None };
+    let to = [alice.resolve("alice").await.unwrap(), alice.resolve("bob").await.unwrap()];
+    alice.kv_put_sealed(&at, 0, &to, &content("hunter2"), None).await.unwrap();
+    let first = bob.kv_get(&at).await.unwrap();
+    let opened = bob.kv_open(&first).await.unwrap().unwrap();
+    assert_eq!((opened.content, opened.writer.name().as_str()), (content("hunter2"), "alice"));
+    let theirs = carol.kv_get(&at).await.unwrap();
+    let refused_to_open = carol.kv_open(&theirs).await.unwrap_err();
+    assert!(refused_to_open.to_string().contains("not sealed to you"), "{refused_to_open}");
+    // Whoever reads can seal it anew, to others.
+    let to = [bob.resolve("bob").await.unwrap(), bob.resolve("carol").await.unwrap()];
+    bob.kv_put_sealed(&at, 1, &to, &content("hunter3"), None).await.unwrap();
+    refused(alice.kv_put_sealed(&at, 1, &to, &content("late"), None).await, Code::VersionMismatch);
+    let second = carol.kv_get(&at).await.unwrap();
+    assert_eq!(carol.kv_open(&second).await.unwrap().unwrap().content, content("hunter3"));
+    assert!(alice.kv_open(&alice.kv_get(&at).await.unwrap()).await.is_err(), "no reader any more");
+    // What a server could show instead: another place, another version, another file, another writer.
+    alice.kv_put_sealed(&other, 0, &[alice.resolve("bob").await.unwrap()], &content("x"), None).await.unwrap();
+    let elsewhere = bob.kv_get(&other).await.unwrap();
+    let file = elsewhere.sealed.clone().unwrap().file;
+    let mut swapped = first.clone();
+    swapped.sealed.as_mut().unwrap().file = file;
+    for shown in [
+        Kv { path: at.clone(), ..elsewhere.clone() },
+        Kv { version: 2, ..first.clone() },
+        Kv { by: second.by, ..first.clone() },
+        swapped,
+    ] {
+        let error = bob.kv_open(&shown).await.unwrap_err();
+        assert!(matches!(error, ClientError::Untrusted(_) | ClientError::Tampered { .. }), "{error:?}");
+    }
+    finish(world).await;
+}
