@@ -105,6 +105,8 @@ pub struct Sim<'a> {
     /// Nobody has tried to unseal since the node began, or since it said that it is sealed.
     sealed: bool,
     clock_sets: u32,
+    /// By how much the clock was set back, all together.
+    set_back_ms: u64,
     /// Signed answers since the node began.
     signed: usize,
     mutant: Option<Mutant>,
@@ -169,6 +171,7 @@ impl<'a> Sim<'a> {
             restored: None,
             sealed: true,
             clock_sets: 0,
+            set_back_ms: 0,
             signed: 0,
             mutant,
             trace: vec![],
@@ -535,6 +538,7 @@ impl<'a> Sim<'a> {
             5 if self.weather.steps => {
                 let to = self.rng.pick(&[-7_200_000, -70_000, -10_000, 10_000, 300_000, 7_200_000]);
                 self.clock_sets += 1;
+                self.set_back_ms += i64::min(to, 0).unsigned_abs();
                 self.clock.set(self.clock.unix_ms().saturating_add_signed(to));
                 self.tell(format!("the clock is set by {to}"));
                 self.clock_moved();

@@ -21,7 +21,8 @@ impl Sim<'_> {
         self.tick()?;
         self.challenges[ADMIN] = None;
         self.admin(ADMIN, "POST", "/v1/seal:confirm-clock", vec![])?;
-        self.pass(UPLOAD_LIFETIME_MS);
+        // What began before the clock was set back is due by so much later.
+        self.pass(UPLOAD_LIFETIME_MS + self.set_back_ms);
         if self.mutant != Some(Mutant::NeverSweeps) {
             self.tick()?;
         }
