@@ -17,6 +17,8 @@ pub struct Attempt {
     pub outcome: Option<Outcome>,
     /// What the node's clock showed meanwhile, least and most.
     pub unix_ms: (u64, u64),
+    /// The most that it had shown before: what was due then may have been done, though the clock was set back since.
+    pub peak_ms: u64,
     /// Which start of the node served it.
     pub life: u32,
     /// Whether the node was sealed when it began and no unseal began before it ended.
@@ -197,7 +199,7 @@ impl Slot<'_> {
         let mut events: Vec<Event<'a>> = Vec::new();
         let mut latest_ms = 0;
         for (at, attempt) in attempts.iter().enumerate() {
-            latest_ms = latest_ms.max(attempt.unix_ms.1);
+            latest_ms = latest_ms.max(attempt.unix_ms.1).max(attempt.peak_ms);
             let op = &ops[attempt.op];
             if op.kind.wrap() != Some(self.number) {
                 continue;

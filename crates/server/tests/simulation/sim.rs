@@ -105,6 +105,8 @@ pub struct Sim<'a> {
     /// Nobody has tried to unseal since the node began, or since it said that it is sealed.
     sealed: bool,
     clock_sets: u32,
+    /// The most that the clock has shown.
+    peak_ms: u64,
     /// By how much the clock was set back, all together.
     set_back_ms: u64,
     /// Signed answers since the node began.
@@ -171,6 +173,7 @@ impl<'a> Sim<'a> {
             restored: None,
             sealed: true,
             clock_sets: 0,
+            peak_ms: 0,
             set_back_ms: 0,
             signed: 0,
             mutant,
@@ -354,6 +357,7 @@ impl<'a> Sim<'a> {
             ended: None,
             outcome: None,
             unix_ms: (unix_ms, unix_ms),
+            peak_ms: self.peak_ms,
             life: self.life,
             sealed,
             unseals: self.unseals,
@@ -561,6 +565,7 @@ impl<'a> Sim<'a> {
 
     fn clock_moved(&mut self) {
         let now = self.clock.unix_ms();
+        self.peak_ms = self.peak_ms.max(now);
         for attempt in self.attempts.iter_mut().filter(|attempt| attempt.ended.is_none()) {
             attempt.unix_ms = (attempt.unix_ms.0.min(now), attempt.unix_ms.1.max(now));
         }
