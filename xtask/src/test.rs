@@ -44,7 +44,13 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     }
     let chosen = choose(&arguments.groups)?;
     let tools = Tools::new();
+    // What is installed without a question comes from the network, which leaves the processor to the build.
+    let ahead = if arguments.install && arguments.groups.is_empty() { Some(ahead()?) } else { None };
     tools.prepare(arguments.install)?;
+    if let Some(mut ahead) = ahead {
+        // Whether it succeeded, the first group that needs it finds out.
+        ahead.wait().map_err(|error| Stop(format!("cannot wait for cargo: {error}")))?;
+    }
     let no_skip =
         ["CI", "BULLA_TEST_NO_SKIP"].iter().any(|name| std::env::var(name).is_ok_and(|v| v == "true" || v == "1"));
     let mut runner = Runner {
@@ -202,10 +208,8 @@ impl Runner {
             return Ok(self.built.clone());
         }
         let begun = Instant::now();
-        let mut command = linting();
-        command.args(["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"]);
-        command.args(["--features", FAILPOINTS]);
-        let output = command
+        let output = building()
+            .args(["--message-format", "json-render-diagnostics"])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
@@ -296,6 +300,20 @@ impl Program {
     fn is(&self, package: &str, target: &str) -> bool {
         self.package == package && self.target == target
     }
+}
+
+/// Begins to build the tests.
+fn ahead() -> Result<std::process::Child, Stop> {
+    let mut command = building();
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.spawn().map_err(|error| Stop(format!("cannot run cargo: {error}")))
+}
+
+/// The one build of all tests.
+fn building() -> Command {
+    let mut command = linting();
+    command.args(["test", "--workspace", "--no-run", "--features", FAILPOINTS]);
+    command
 }
 
 /// Cargo, with clippy in rustc's place for the packages of the workspace.

@@ -190,7 +190,10 @@ impl Cast {
             Endpoint::KvDelete | Endpoint::KvUndelete => {
                 let verb = if route.endpoint == Endpoint::KvDelete { "delete" } else { "undelete" };
                 let path = self.secret().await;
-                (Who::Alice, (format!("/v1/kv/{path}:{verb}"), json::to_vec(&api::KvVersions { versions: Some(vec![1]) })))
+                (
+                    Who::Alice,
+                    (format!("/v1/kv/{path}:{verb}"), json::to_vec(&api::KvVersions { versions: Some(vec![1]) })),
+                )
             }
             Endpoint::KvDestroy => {
                 let path = self.secret().await;
