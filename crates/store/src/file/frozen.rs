@@ -73,6 +73,8 @@ impl Frozen {
         });
         match done.await {
             Ok(answer) => answer,
+            // The process ends, and nothing was read: no fault of the storage's.
+            Err(failed) if failed.is_cancelled() => Err(StoreError::Closed),
             Err(failed) => Err(StoreError::Io { detail: self.shared.fatal("reading", &failed) }),
         }
     }

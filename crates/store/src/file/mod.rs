@@ -184,6 +184,8 @@ impl FileStore {
         let shared = Arc::clone(&self.shared);
         match tokio::task::spawn_blocking(move || read::snapshot(&shared, &reads)).await {
             Ok(answer) => answer,
+            // The process ends, and nothing was read: no fault of the storage's.
+            Err(failed) if failed.is_cancelled() => Err(StoreError::Closed),
             Err(failed) => Err(StoreError::Io { detail: self.shared.fatal("reading", &failed) }),
         }
     }
