@@ -23,7 +23,7 @@ use tokio::sync::watch;
 /// The number of the round after the death.
 const LAST: usize = 1000;
 /// Deaths at each point.
-const RUNS: u64 = 10;
+const RUNS: u64 = 6;
 /// Where a server dies that has died before, when it is unsealed.
 const AGAIN: &[&str] = &[UNSEAL_BEFORE_COMMIT, UNSEAL_AFTER_COMMIT, UNSEAL_BEFORE_LINE, UNSEAL_AFTER_LINE];
 

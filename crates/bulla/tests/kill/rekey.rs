@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt as _;
 pub const POINTS: [&str; 2] = [REKEY_BEFORE_COMMIT, REKEY_AFTER_COMMIT];
 
 /// Deaths at each point.
-const RUNS: usize = 10;
+const RUNS: usize = 5;
 
 #[test]
 fn a_server_killed_in_a_rekey_has_one_seal() {

@@ -48,7 +48,7 @@ pub fn points() -> impl Iterator<Item = &'static str> {
 }
 
 /// Deaths at each point.
-const RUNS: u64 = 10;
+const RUNS: u64 = 5;
 
 /// One or two deaths.
 #[derive(Debug, Clone)]

@@ -57,7 +57,7 @@ const EXPIRING: usize = 3;
 /// is looked at once more.
 const POINTS: &[(&str, u64)] =
     &[(SWEEP_BEFORE_END, 10), (SWEEP_AFTER_END, 6), (NONCES_BEFORE_DROP, 1), (NONCES_AFTER_DROP, 1)];
-const RUNS: u64 = 10;
+const RUNS: u64 = 5;
 
 /// The points that end a server here.
 pub fn points() -> impl Iterator<Item = &'static str> {
