@@ -48,13 +48,18 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let with = |command: &mut Command| {
         command.envs(environment.iter().copied()).env("CARGO_TARGET_DIR", &folder).current_dir(root());
     };
-    let mut clean = Tools::new().llvm_cov()?;
+    let llvm_cov = || {
+        let mut command = Command::new(llvm.get_program());
+        command.arg("llvm-cov");
+        command
+    };
+    let mut clean = llvm_cov();
     with(clean.args(["clean", "--workspace", "--profraw-only"]));
     done(&mut clean, "cargo llvm-cov clean")?;
     let mut tests = cargo();
     with(tests.args(["run", "--quiet", "--package", "xtask", "--", "test"]).args(&groups));
     let status = tests.status().map_err(|error| Stop(format!("cannot run the tests: {error}")))?;
-    let mut report = Tools::new().llvm_cov()?;
+    let mut report = llvm_cov();
     with(report.args(["report", "--summary-only", "--ignore-filename-regex", NOT_OURS]));
     done(&mut report, "cargo llvm-cov report")?;
     Ok(status.success())

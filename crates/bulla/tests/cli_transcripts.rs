@@ -399,6 +399,18 @@ impl Night {
             .variable("SLIP", &self.slip)
     }
 
+    /// A copy was taken, work went on, and then the machine is gone; another one stands in its place.
+    fn lost() -> (Self, Server) {
+        let mut night = Self::begin();
+        let [ann, .., backup] = &night.people;
+        ann.run(["policy", "put", "backup", "backup.cedar"]).ok();
+        backup.run(["snapshot", "save", night.file().to_str().unwrap()]).ok();
+        night.go_on();
+        night.server.stop();
+        let machine = night.machine();
+        (night, machine)
+    }
+
     /// Another machine, with nothing on it, that answers at the same address.
     fn machine(&self) -> Server {
         Server::prepare(Options::durable(bulla!()).listen(self.server.address()))
@@ -450,13 +462,7 @@ fn a_cluster_comes_back_from_a_snapshot() {
 /// Nothing is left but the file.
 #[test]
 fn a_cluster_comes_back_from_nothing_but_a_snapshot() {
-    let mut night = Night::begin();
-    let [ann, .., backup] = &night.people;
-    ann.run(["policy", "put", "backup", "backup.cedar"]).ok();
-    backup.run(["snapshot", "save", night.file().to_str().unwrap()]).ok();
-    night.go_on();
-    night.server.stop();
-    let mut machine = night.machine();
+    let (night, mut machine) = Night::lost();
     let (data, file) = (machine.data(), night.file());
     let restore = ["snapshot", "restore", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let unpinned = Cli::new(bulla!());
@@ -490,13 +496,7 @@ fn a_cluster_comes_back_from_nothing_but_a_snapshot() {
 /// The log is lost too, and the admins say in their consent that they put the copy back: nobody has to be told.
 #[test]
 fn clients_go_on_by_the_admins_word() {
-    let mut night = Night::begin();
-    let [ann, .., backup] = &night.people;
-    ann.run(["policy", "put", "backup", "backup.cedar"]).ok();
-    backup.run(["snapshot", "save", night.file().to_str().unwrap()]).ok();
-    night.go_on();
-    night.server.stop();
-    let mut machine = night.machine();
+    let (night, mut machine) = Night::lost();
     let (data, file) = (machine.data(), night.file());
     let restore = ["snapshot", "restore", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
     Cli::new(bulla!()).run([&restore[..], &["--cluster", &night.cluster]].concat()).ok();

@@ -9,7 +9,7 @@ use crate::error::{ClientError, demand};
 use crate::memory::Memory;
 use crate::output::Output;
 use crate::resolve::Resolved;
-use crate::wrap::Inspected;
+use crate::wrap::{Inspected, binding};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Binding, Decrypter, OpenError, Reader};
 use bulla_crypto::evidence::{Standing, VerifiedReceipt, VerifiedStatement};
@@ -17,10 +17,9 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{FinishWrap, OpenWrap};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::id::Digest;
 use bulla_wire::json;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
-use bulla_wire::wrap::{Addressee, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Slip, Statement, to_lines};
+use bulla_wire::wrap::{Addressee, Ciphertext, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Slip, Statement};
 use std::io::{self, Cursor, Write};
 
 /// Largest answer of `open` in bytes: a parcel of the largest ciphertext inside an age file to one recipient.
@@ -213,7 +212,7 @@ impl Client {
         file: &[u8],
         output: &mut dyn Output,
     ) -> Result<(), ClientError> {
-        check_ciphertext(statement, file)?;
+        check_ciphertext(&statement.ct, file)?;
         let expected = binding_of(statement);
         let written = |error| ClientError::io("cannot write the content", None, error);
         if opened_as == OpenedAs::AgeFile {
@@ -250,13 +249,8 @@ impl Write for Writer<'_> {
     }
 }
 
-fn binding_of(statement: &Statement) -> Binding {
-    Binding {
-        wrap: statement.wrap,
-        cluster: statement.cluster,
-        from: statement.from,
-        to_sha256: Digest::new(sha256(&[to_lines(&statement.to).as_bytes()])),
-    }
+fn binding_of(Statement { wrap, cluster, from, to, .. }: &Statement) -> Binding {
+    binding(*wrap, *cluster, *from, to)
 }
 
 /// One of these keys is among those that the wrap was made to for this addressee.
@@ -274,9 +268,10 @@ fn check_keys(keys: &[&dyn Decrypter], mine: &Addressee) -> Result<(), ClientErr
     ))
 }
 
-fn check_ciphertext(statement: &Statement, file: &[u8]) -> Result<(), ClientError> {
-    let len = u64::try_from(file.len()).unwrap_or(u64::MAX) == statement.ct.len;
-    let digest = *statement.ct.sha256.as_bytes() == sha256(&[file]);
+/// The file is the one that its writer stated.
+pub(crate) fn check_ciphertext(stated: &Ciphertext, file: &[u8]) -> Result<(), ClientError> {
+    let len = u64::try_from(file.len()).unwrap_or(u64::MAX) == stated.len;
+    let digest = *stated.sha256.as_bytes() == sha256(&[file]);
     if len && digest { Ok(()) } else { Err(ClientError::Tampered { what: "it is another ciphertext" }) }
 }
 
@@ -316,7 +311,7 @@ pub(crate) async fn open_secret(key: &dyn Decrypter, file: &[u8], limit: usize) 
 mod tests {
     use super::*;
     use crate::fixture;
-    use bulla_wire::id::{ClusterId, PrincipalId, WrapId};
+    use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
     use bulla_wire::json::V1;
     use bulla_wire::wrap::{Ciphertext, Mode};
 
@@ -339,12 +334,12 @@ mod tests {
     #[test]
     fn the_ciphertext_is_the_stated_one() {
         let good = statement(b"file");
-        assert!(check_ciphertext(&good, b"file").is_ok());
-        assert!(check_ciphertext(&good, b"fil").is_err());
-        assert!(check_ciphertext(&good, b"filf").is_err());
+        assert!(check_ciphertext(&good.ct, b"file").is_ok());
+        assert!(check_ciphertext(&good.ct, b"fil").is_err());
+        assert!(check_ciphertext(&good.ct, b"filf").is_err());
         let mut longer = good;
         longer.ct.len += 1;
-        assert!(check_ciphertext(&longer, b"file").is_err());
+        assert!(check_ciphertext(&longer.ct, b"file").is_err());
     }
 
     #[test]

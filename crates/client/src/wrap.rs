@@ -108,7 +108,7 @@ impl Client {
         let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
         let from = me.resolved.principal();
         let (to, recipients) = addressees(&outgoing.to);
-        let binding = Binding { wrap, cluster, from, to_sha256: Digest::new(sha256(&[to_lines(&to).as_bytes()])) };
+        let binding = binding(wrap, cluster, from, &to);
         let directory = match &self.0.state {
             State::Memory => std::env::temp_dir(),
             State::Directory(base) => base.clone(),
@@ -324,6 +324,11 @@ pub(crate) fn of_one_kind(to: &[Resolved]) -> Result<(), ClientError> {
         format!("mixed_recipients: some have post-quantum keys and some have not; without: {}", without.join(", ")),
         "do it twice: once to the post-quantum keys, once to the classical ones",
     ))
+}
+
+/// What binds an age file to its writer's statement. `wrap` is the statement's id.
+pub(crate) fn binding(wrap: WrapId, cluster: ClusterId, from: PrincipalId, to: &[Addressee]) -> Binding {
+    Binding { wrap, cluster, from, to_sha256: Digest::new(sha256(&[to_lines(to).as_bytes()])) }
 }
 
 pub(crate) fn addressees(to: &[Resolved]) -> (Vec<Addressee>, Vec<Recipient>) {

@@ -184,6 +184,11 @@ impl Writes {
     pub fn put(&mut self, key: RecordKey, bytes: Vec<u8>) {
         self.puts.push((key, SecretBytes::new(bytes)));
     }
+    /// Deletes a record that must be as it was read.
+    pub fn remove(&mut self, key: RecordKey, read: &Record) {
+        self.expect.push((key.clone(), Expect::At(read.revision)));
+        self.delete(key);
+    }
     /// Deletes a record, there or not.
     pub fn delete(&mut self, key: RecordKey) {
         self.deletes.push(key);

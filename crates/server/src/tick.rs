@@ -55,7 +55,7 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     if !node.clock_is_even() || unsealed.is_closed() {
         return;
     }
-    for kind in [Kind::Due, Kind::DueActive, Kind::DueKept] {
+    for kind in Kind::DUE {
         if let Err(error) = sweep(node, &unsealed, kind).await {
             tracing::warn!(%error, "a sweep was cut off; the next one goes on");
         }

@@ -8,7 +8,6 @@ use crate::fields::Field;
 use crate::output::{Format, FormatArgs};
 use crate::session::Session;
 use bulla_wire::api::KvNames;
-use bulla_wire::error::Code;
 use bulla_wire::name::SecretPath;
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -284,7 +283,7 @@ async fn list_all(
 fn parsed(path: &str) -> Result<SecretPath, Failure> {
     path.parse().map_err(|error| {
         Failure::new(Exit::Failed, format!("the server names a directory {path:?}: {error}"))
-            .hint(Code::Internal.meaning())
+            .hint("compare `bulla version` with the version that `bulla status` shows")
     })
 }
 

@@ -2,11 +2,11 @@
 
 use crate::builder::Client;
 use crate::error::{ClientError, demand};
-use crate::open::{check_binding, unopened};
+use crate::open::{check_binding, check_ciphertext, unopened};
 use crate::resolve::Resolved;
-use crate::wrap::{addressees, by_any_record, of_one_kind};
+use crate::wrap::{addressees, binding, by_any_record, of_one_kind};
 use bulla_crypto::digest::sha256;
-use bulla_crypto::envelope::{self, Binding};
+use bulla_crypto::envelope;
 use bulla_crypto::evidence::{self, Record, RecordChain, verify_sealed};
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::secret::SecretBytes;
@@ -16,7 +16,7 @@ use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::kv::{KvContent, SealedKv, SealedStatement};
 use bulla_wire::name::SecretPath;
-use bulla_wire::wrap::{Addressee, Ciphertext, to_lines};
+use bulla_wire::wrap::Ciphertext;
 
 /// A sealed version that was opened.
 #[derive(Debug)]
@@ -79,10 +79,7 @@ impl Client {
         let (writer, stated) = self.writer(&kv.by, "the writer's statement", verify).await?;
         let place = stated.path == kv.path && stated.version == kv.version;
         demand(place, "the secret was sealed for another place or as another version")?;
-        let same = stated.ct.sha256 == Digest::new(sha256(&[file]));
-        if !same || stated.ct.len != u64::try_from(file.len()).unwrap_or(u64::MAX) {
-            return Err(ClientError::Tampered { what: "it is another ciphertext" });
-        }
+        check_ciphertext(&stated.ct, file)?;
         let me = self.me().await?.resolved.principal();
         if !stated.to.iter().any(|addressee| addressee.principal == me) {
             return Err(ClientError::input(
@@ -101,8 +98,4 @@ impl Client {
         let readers = stated.to.iter().map(|addressee| addressee.principal).collect();
         Ok(Some(OpenedKv { content, writer, readers }))
     }
-}
-
-fn binding(wrap: WrapId, cluster: ClusterId, from: PrincipalId, to: &[Addressee]) -> Binding {
-    Binding { wrap, cluster, from, to_sha256: Digest::new(sha256(&[to_lines(to).as_bytes()])) }
 }

@@ -51,8 +51,10 @@ kinds! {
 }
 
 impl Kind {
-    /// The indexes by time stand in clear and without a directory: a sweep scans them from the start.
-    pub(super) const fn is_due(self) -> bool {
-        matches!(self, Self::Due | Self::DueActive | Self::DueKept)
+    /// The indexes by time. They stand in clear and without a directory: a sweep scans them from the start.
+    pub const DUE: [Self; 3] = [Self::Due, Self::DueActive, Self::DueKept];
+
+    pub(super) fn is_due(self) -> bool {
+        Self::DUE.contains(&self)
     }
 }

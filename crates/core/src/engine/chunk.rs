@@ -128,8 +128,7 @@ impl Operation for Abandon {
         let Some(found) = records.get(&marker) else { return Ok(Step::need([marker])) };
         let mut writes = Writes::default();
         if let Some(record) = found {
-            writes.expect.push((marker.clone(), Expect::At(record.revision)));
-            writes.delete(marker);
+            writes.remove(marker, record);
         } else {
             // A published upload has no marker either, but its entry is gone with it: then its chunks stay.
             writes.expect.push((entry.key(), Expect::Present));

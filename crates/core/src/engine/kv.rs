@@ -21,7 +21,7 @@ pub(in crate::engine) use versions::Expire;
 pub use versions::{Delete, Destroy, Get, Undelete};
 pub use write::{Patch, Put};
 
-use crate::barrier::{Expect, Kind, Record, RecordKey, Records, Writes};
+use crate::barrier::{Kind, Record, RecordKey, Records, Writes};
 use crate::operation::{Fault, Refusal, Reply, parse_record};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{DEFAULT_MAX_VERSIONS, KvMetadata, KvSettings, KvState, KvVersion, MAX_VALUE_BYTES};
@@ -175,10 +175,14 @@ fn put_secret(writes: &mut Writes, path: &SecretPath, read: Option<&Record>, sec
     }
 }
 
-/// Deletes a record that must be as it was read.
-fn take_away(writes: &mut Writes, key: RecordKey, read: &Record) {
-    writes.expect.push((key.clone(), Expect::At(read.revision)));
-    writes.delete(key);
+/// A merge patch (RFC 7396) of one level: null takes an entry away.
+fn merge(into: &mut StrictMap<String>, patch: &StrictMap<Option<String>>) {
+    for (key, value) in &patch.0 {
+        match value {
+            Some(value) => drop(into.0.insert(key.clone(), value.clone())),
+            None => drop(into.0.remove(key)),
+        }
+    }
 }
 
 /// Whether the content of a version is there still.

@@ -285,7 +285,7 @@ impl World {
 
     /// What is due now, in both indexes.
     pub fn overdue(&mut self) -> Vec<Entry> {
-        [Kind::Due, Kind::DueActive, Kind::DueKept]
+        Kind::DUE
             .into_iter()
             .flat_map(|kind| {
                 let query = due::scan(kind, 100);

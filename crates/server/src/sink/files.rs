@@ -209,21 +209,19 @@ impl Search<'_> {
         if length < head.offset {
             return Ok(Err(format!("file {:06} has only {length} bytes", head.file)));
         }
-        let bytes = read_range(&mut file, head.offset.saturating_sub(LAST_LINE_BYTES), head.offset)?;
-        let Some(bytes) = bytes.strip_suffix(b"\n") else {
+        let Some(bytes) = line_before(&mut file, head.offset)? else {
             return Ok(Err("no line ends there".into()));
         };
-        let bytes = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or(bytes);
-        if line_hash(bytes) != head.hash {
-            return Ok(Err(format!("the line that ends there is another one, {}", line_hash(bytes))));
+        if line_hash(&bytes) != head.hash {
+            return Ok(Err(format!("the line that ends there is another one, {}", line_hash(&bytes))));
         }
-        let line = match Line::parse(bytes) {
+        let line = match Line::parse(&bytes) {
             Ok(line) if line.n == head.n => line,
             Ok(line) => return Ok(Err(format!("the line that ends there has number {}", line.n))),
             Err(error) => return Ok(Err(format!("the line that ends there is no line: {error}"))),
         };
         let mut chain = Chain::default();
-        chain.advance(&line, bytes);
+        chain.advance(&line, &bytes);
         let (quoted, loss) = told_before(&mut file, head.offset)?;
         let stopped = matches!(line.body, Body::Stop {});
         Ok(Ok(Cursor { number: head.file, offset: head.offset, chain: Some(chain), quoted, loss, stopped, lines: 0 }))
@@ -368,9 +366,14 @@ pub(super) fn present<T: Eq + Hash>(
 /// When the last line of a file was written.
 fn last_ms(file: &mut File) -> io::Result<Option<u64>> {
     let length = file.metadata()?.len();
-    let bytes = read_range(file, length.saturating_sub(LAST_LINE_BYTES), length)?;
+    Ok(line_before(file, length)?.and_then(|line| Line::parse(&line).ok()).map(|line| line.at_ms))
+}
+
+/// The line that ends at `end`, without its newline; none if no line ends there.
+fn line_before(file: &mut File, end: u64) -> io::Result<Option<Vec<u8>>> {
+    let bytes = read_range(file, end.saturating_sub(LAST_LINE_BYTES), end)?;
     let last = bytes.strip_suffix(b"\n").and_then(|bytes| bytes.rsplit(|byte| *byte == b'\n').next());
-    Ok(last.and_then(|line| Line::parse(line).ok()).map(|line| line.at_ms))
+    Ok(last.map(<[u8]>::to_vec))
 }
 
 /// The request id of a line, without parsing the rest.

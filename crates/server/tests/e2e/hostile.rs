@@ -696,7 +696,7 @@ fn harm(
             let from = if key.len() > 17 { 17 } else { 1 };
             rng.fill(&mut key[from..]);
             // Early, where keys begin with a time.
-            if matches!(kind_of(place), Some(Kind::Due | Kind::DueActive | Kind::DueKept)) {
+            if matches!(kind_of(place), Some(kind) if Kind::DUE.contains(&kind)) {
                 key[1..8].fill(0);
             }
             vec![((place.0, StoreKey::new(key).unwrap()), copy(value))]

@@ -162,7 +162,7 @@ pub async fn get(
 ) -> Result<Exit, Failure> {
     let Version { kv, content, sealed } = version_of(session, path, version).await?;
     if let Some(field) = field {
-        let data = content.data.unwrap_or_else(|| StrictMap(BTreeMap::new())).0;
+        let data = content.data.map(|data| data.0).unwrap_or_default();
         let value = data.get(&field).ok_or_else(|| {
             let known: Vec<_> = data.keys().map(String::as_str).collect();
             let failure = Failure::new(Exit::NotFound, format!("{path} has no field {field:?}"));
@@ -183,7 +183,7 @@ pub async fn get(
     if let Some(Base64(bytes)) = &content.bytes {
         return print(session, bytes);
     }
-    let data = content.data.unwrap_or_else(|| StrictMap(BTreeMap::new())).0;
+    let data = content.data.map(|data| data.0).unwrap_or_default();
     let pairs: Vec<_> = data.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     session.screen.texts(&pairs)?;
     Ok(Exit::Ok)

@@ -1,6 +1,6 @@
 //! What lies in a directory.
 
-use super::{Entry, versions::shown};
+use super::Entry;
 use crate::barrier::{Cursor, Kind, Query, Records};
 use crate::operation::{Context, Fault, Operation, Outcome, Reply, Step, parse_record};
 use bulla_crypto::random::Rng;
@@ -25,7 +25,8 @@ impl Operation for List {
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
         let mut names = Vec::with_capacity(page.len());
         for record in page {
-            names.push(shown(parse_record::<Entry>("kv", &record.bytes)?));
+            let entry: Entry = parse_record("kv", &record.bytes)?;
+            names.push(if entry.dir { format!("{}/", entry.name) } else { entry.name });
         }
         names.sort_unstable();
         let next = if more { page.last().map(|record| record.cursor.to_text()) } else { None };

@@ -67,11 +67,8 @@ fn set(settings: &mut KvSettings, body: &SetKvSettings) -> Result<(), Refusal> {
         super::write::check_ttl(ttl_s)?;
         settings.ttl_s = ttl_s;
     }
-    for (key, value) in custom.iter().flat_map(|custom| &custom.0) {
-        match value {
-            Some(value) => drop(settings.custom.0.insert(key.clone(), value.clone())),
-            None => drop(settings.custom.0.remove(key)),
-        }
+    if let Some(custom) = custom {
+        super::merge(&mut settings.custom, custom);
     }
     let long = |(key, value): (&String, &String)| {
         key.is_empty() || key.len() > MAX_CUSTOM_KEY_BYTES || value.len() > MAX_CUSTOM_VALUE_BYTES

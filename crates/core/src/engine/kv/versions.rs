@@ -1,6 +1,6 @@
 //! Reading versions, taking them away and back, and their end.
 
-use super::{Content, Entry, Found, Secret, content_key, entry_key, has_content, mark_key, put_secret, take_away};
+use super::{Content, Found, Secret, content_key, entry_key, has_content, mark_key, put_secret};
 use crate::barrier::{Kind, Query, Record, Records, Writes};
 use crate::engine::due;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
@@ -221,14 +221,14 @@ fn destroy_all(path: &SecretPath, records: &Records, context: &Context<'_>) -> R
         return Ok(Step::Need(unread));
     }
     let mut writes = Writes::default();
-    take_away(&mut writes, entry_key(path), record);
+    writes.remove(entry_key(path), record);
     for version in secret.versions.iter().filter(|version| has_content(version)) {
         writes.delete(content_key(path, version.version));
     }
     for dir in path.ancestors() {
         let alone = records.page(&scan(dir)).is_some_and(|(page, more)| page.len() <= 1 && !more);
         let Some(mark) = records.get(&mark_key(dir)).flatten().filter(|_| alone) else { break };
-        take_away(&mut writes, mark_key(dir), mark);
+        writes.remove(mark_key(dir), mark);
     }
     Ok(Outcome::wrote(writes, Secret::new().reply(path), Replay::Again))
 }
@@ -258,9 +258,4 @@ impl Operation for Expire {
         }
         Ok(Outcome::wrote(writes, done(), Replay::Again))
     }
-}
-
-/// Whether an entry is a directory's mark, and its name.
-pub(super) fn shown(entry: Entry) -> String {
-    if entry.dir { format!("{}/", entry.name) } else { entry.name }
 }

@@ -80,12 +80,7 @@ impl Operation for Patch {
             let refusal = Refusal::new(Code::Malformed, format!("the newest version {holds}")).field("data");
             return Ok(Outcome::refuse(refusal.hint("write it anew with `bulla kv put`")));
         };
-        for (name, value) in &body.data.0 {
-            match value {
-                Some(value) => drop(data.0.insert(name.clone(), value.clone())),
-                None => drop(data.0.remove(name)),
-            }
-        }
+        super::merge(data, &body.data);
         let write = Write { content, readers: vec![], cas: body.cas, ttl_s: body.ttl_s };
         write.step(path, Some(record), secret, context, rng)
     }

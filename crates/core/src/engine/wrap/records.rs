@@ -11,7 +11,7 @@
 //! Receipts, the lists of the parties and the entries of what is due have kinds of their own.
 
 use super::slot::Slot;
-use crate::barrier::{Expect, Kind, Record, RecordKey, Records, Writes};
+use crate::barrier::{Kind, Record, RecordKey, Records, Writes};
 use crate::engine::alarm::{self, About};
 use crate::engine::chunk::Upload;
 use crate::engine::due::{self, What};
@@ -376,8 +376,7 @@ impl<'a> Commit<'a> {
             self.writes.replace(key, Some(record), bulla_wire::json::to_vec(&Live { slots: left, upload }));
             return Ok(());
         }
-        self.writes.expect.push((key.clone(), Expect::At(record.revision)));
-        self.writes.delete(key);
+        self.writes.remove(key, record);
         self.writes.delete(content_key(&self.wrap));
         self.writes.delete(expiry_key(&self.wrap, exp_ms));
         if let Some(upload) = upload {
