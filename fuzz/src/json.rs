@@ -44,7 +44,8 @@ pub const BODIES: &[Body] = bodies! {
     snapshot::Begun, snapshot::Manifest, evidence::PrincipalRecord, evidence::Admission, evidence::Document,
     evidence::GenesisApproval, evidence::Consent, evidence::PolicyRecovery, evidence::Bundle, wrap::Statement,
     wrap::Receipt, dsse::Envelope, webhook::Message, api::PatchKv, api::KvMetadata, api::SetKvSettings, api::KvVersions,
-    api::DestroyKv,
+    api::DestroyKv, api::TransitKey, api::ConfigureTransitKey, api::Encrypt, api::Decrypt, api::Ciphertexts,
+    api::Verify, api::TransitBackup,
 };
 
 /// One of [`BODIES`].

@@ -1,6 +1,7 @@
 //! What `bulla-wire` reads besides JSON documents.
 
 use crate::json::document;
+use bulla_wire::api::Versioned;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::dsse::{Envelope, MAX_SIGNATURES, pae};
 use bulla_wire::encoding::{base32, base32_decode, base64, base64_decode, base64url, base64url_decode};
@@ -104,6 +105,9 @@ pub fn name(bytes: &[u8]) {
     }
     if let Some(name) = one_spelling::<Name>(text) {
         assert!((1..=MAX_NAME_BYTES).contains(&name.as_str().len()) && !text.contains(['/', '%', ':']));
+    }
+    if let Some(made) = one_spelling::<Versioned>(text) {
+        assert!(made.version > 0 && text.starts_with("bulla:v"));
     }
     if let Some(path) = one_spelling::<SecretPath>(text) {
         assert!(text.len() <= MAX_PATH_BYTES && text.split('/').count() <= MAX_PATH_SEGMENTS);

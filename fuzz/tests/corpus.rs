@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const MUTATIONS: usize = 2_000;
 const MUTATIONS_LONG: usize = 50_000;
 /// The repository keeps little: `cargo xtask fuzz --merge` obeys the same limits.
-const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 128;
 /// A chain of two documents of a small cluster has 7 KiB.
 const FILE_BYTES_MAX: usize = 8 * 1024;
 

@@ -25,7 +25,7 @@ const COVERAGE: &[&str] = &[
 /// Seconds for each target in a long run.
 pub const SECONDS: u64 = 600;
 /// What the repository keeps of a target; `fuzz/tests/corpus.rs` holds it.
-const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 128;
 const FILE_BYTES_MAX: u64 = 8 * 1024;
 /// How many inputs one merge adds at most: what finds most in few bytes, not everything.
 const ADDED_MAX: usize = 16;

@@ -23,6 +23,7 @@ mod server;
 mod snapshot;
 mod statement;
 mod status;
+mod transit;
 mod unseal;
 mod wrap;
 
@@ -92,6 +93,11 @@ pub enum Command {
     /// Write and read secrets under paths
     #[command(subcommand)]
     Kv(kv::Kv),
+    /// Encrypt, sign and authenticate with keys that stay in the cluster
+    #[command(subcommand)]
+    Transit(transit::Transit),
+    Encrypt(transit::EncryptFile),
+    Decrypt(transit::DecryptFile),
     /// Say who may do what
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -197,6 +203,9 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Receipt(args) => receipt::run(args, session).await,
         Command::Snapshot(args) => snapshot::run(args, session).await,
         Command::Kv(args) => kv::run(args, session).await,
+        Command::Transit(args) => transit::run(args, session).await,
+        Command::Encrypt(args) => transit::encrypt_file(args, session).await,
+        Command::Decrypt(args) => transit::decrypt_file(args, session).await,
         Command::Policy(args) => policy::run(args, session).await,
         Command::Audit(args) => audit::run(args, session).await,
         Command::Alarms(args) => audit::alarms(args, session).await,

@@ -254,7 +254,8 @@ fn end_of(code: Code) -> Exit {
         | Code::Destroyed
         | Code::UnknownRecipient
         | Code::UnknownSession
-        | Code::UnknownRoute => Exit::NotFound,
+        | Code::UnknownRoute
+        | Code::UnknownVersion => Exit::NotFound,
         Code::Expired => Exit::Expired,
         Code::Revoked => Exit::Revoked,
         Code::Acked => Exit::Acked,
@@ -274,9 +275,15 @@ fn end_of(code: Code) -> Exit {
         | Code::LostCommits
         | Code::RecipientTaken
         | Code::IngressChanged
-        | Code::NonceReused => Exit::Conflict,
+        | Code::NonceReused
+        | Code::VersionArchived
+        | Code::TooManyVersions
+        | Code::KeyProtected => Exit::Conflict,
         Code::Busy | Code::AuditBlocked | Code::Overloaded | Code::ClockStepped => Exit::Busy,
-        Code::BadStatement
+        Code::CiphertextOfOtherKey
+        | Code::CiphertextDamaged
+        | Code::WrongKeyKind
+        | Code::BadStatement
         | Code::BadShare
         | Code::BadPolicy
         | Code::KemTooWeak
@@ -325,7 +332,9 @@ fn advice(code: Code) -> Advice {
             Otherwise("try again; if it comes back, somebody plays with your requests: tell the admins")
         }
         Code::Denied => Otherwise("`bulla policy explain` tells why to whoever may ask; an admin can change policy"),
-        Code::NotFound => Otherwise("check the name; `bulla principal`, `policy`, `kv` and `wrap` list what there is"),
+        Code::NotFound => {
+            Otherwise("check the name; `bulla principal`, `policy`, `kv`, `transit` and `wrap` list what there is")
+        }
         Code::Exists => Otherwise("look at what is there, and choose another name"),
         Code::VersionMismatch => Otherwise("read it again, and put your change on top"),
         Code::CasRequired => Otherwise("read the secret, and give its version with --cas"),
@@ -356,6 +365,14 @@ fn advice(code: Code) -> Advice {
         Code::Acked => Otherwise("`bulla wrap inspect` shows who has it; if nobody should, change what was in it"),
         Code::TooManyDeliveries => Better("end it with `bulla wrap nack`, and ask its writer for a new one"),
         Code::Parked => Otherwise("ask its writer to run `bulla wrap release`"),
+        Code::CiphertextOfOtherKey | Code::CiphertextDamaged => {
+            Otherwise("give the ciphertext as it was made, its key, and its associated data")
+        }
+        Code::VersionArchived
+        | Code::UnknownVersion
+        | Code::TooManyVersions
+        | Code::WrongKeyKind
+        | Code::KeyProtected => Otherwise("`bulla transit read` shows the key's kind, versions and settings"),
         Code::BadPolicy => Otherwise("correct the text; spec/policy.md lists types, actions and attributes"),
         Code::AuditBlocked => Otherwise("make room where the server's audit log lies; its own log says what failed"),
         Code::ClockStepped => Otherwise("an admin confirms the time with `bulla seal confirm-clock`"),

@@ -128,6 +128,39 @@ fn what_works_with_a_server() {
     steps("server.txt", context.get("cluster").and_then(serde_json::Value::as_str).unwrap());
 }
 
+/// Transit keys from the first to the last verb, and each failure with its hint.
+#[test]
+fn what_transit_keys_do() {
+    let (mut alice, mut bob) = (Cli::new(bulla!()), Cli::new(bulla!()));
+    for (name, cli) in [("alice", &mut alice), ("bob", &mut bob)] {
+        cli.run(["keygen", "-q", "-o", &format!("{name}.key")]).ok();
+        cli.env("BULLA_IDENTITY", cli.work().join(format!("{name}.key")));
+    }
+    alice.file("card.txt", b"4000 0000 0000 0002\n");
+    alice.file("app.tar", b"an archive\n");
+    alice.file("large", &[7; 200_000]);
+    alice.file("short.key", &[7; 31]);
+    alice.file("own.key.bin", &[7; 32]);
+    alice.file(
+        "transit.cedar",
+        b"permit (principal in Bulla::Group::\"admins\", action in Bulla::Action::\"transit\", resource);\n",
+    );
+    let server = Server::start(Options::transient(bulla!()).admin(alice.work().join("alice.pub")));
+    let ready = server.directory().join("ready-1.json");
+    let init = ["init", "--name", "test", "--any", "--admin", "alice.pub", "--ready-file", ready.to_str().unwrap()];
+    let made = alice.run([&init[..], &["--save-context", "test"]].concat()).ok();
+    let cluster = made.lines().find_map(|line| line.strip_prefix("cluster")).unwrap().trim().to_owned();
+    alice.run(["unseal", "--yes"]).ok();
+    alice.run(["principal", "add", bob.work().join("bob.pub").to_str().unwrap()]).ok();
+    bob.run(["context", "add", "test", server.address(), "--cluster", &cluster]).ok();
+    Transcript::new().person("alice", &alice).person("bob", &bob).check(&transcript("transit.txt"));
+    let read = |name: &str| std::fs::read(alice.work().join(name)).unwrap();
+    assert_eq!(read("large.back"), read("large"));
+    let mode = std::fs::metadata(alice.work().join("orders.bin")).unwrap().permissions().mode();
+    assert_eq!((read("orders.bin").len(), mode & 0o777), (32, 0o600));
+    assert!(read("release.pem").starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
+}
+
 /// Somebody of the world at a command line of their own.
 fn seated(world: &World, person: &Person) -> Cli {
     let mut cli = Cli::new(bulla!());

@@ -350,3 +350,99 @@ kill $server
     house.admin.run_program(&tools::find("sh").unwrap(), ["-c", script], b"");
     std::fs::read(house.admin.work().join("foreign.pem")).unwrap()
 }
+
+/// Lets the admin use transit keys.
+fn transit(house: &House) -> &Cli {
+    let text = b"permit (principal in Bulla::Group::\"admins\", action in Bulla::Action::\"transit\", resource);\n";
+    house.admin.file("transit.cedar", text);
+    house.admin.run(["policy", "put", "transit", "transit.cedar"]).ok();
+    &house.admin
+}
+
+#[test]
+fn openssl_verifies_what_transit_keys_sign() {
+    let Some(openssl) = tools::find("openssl") else {
+        skip!("openssl_verifies_what_transit_keys_sign", "needs openssl")
+    };
+    let house = House::new();
+    let alice = transit(&house);
+    alice.file("app", &[b"an archive ".repeat(5000), vec![0, 255]].concat());
+    let verify = |args: &[&str]| alice.run_program(&openssl, args, b"");
+    for kind in ["ed25519", "ecdsa-p256", "ecdsa-p384", "rsa-2048"] {
+        alice.run(["transit", "create", kind, "--kind", kind, "--exportable"]).ok();
+        let public = alice.run(["transit", "read", kind, "--public-key"]).ok();
+        alice.file("public.pem", format!("{public}\n").as_bytes());
+        let digests: &[&str] = match kind {
+            "ed25519" => &[""],
+            "ecdsa-p256" => &["sha-256"],
+            "ecdsa-p384" => &["sha-384"],
+            _ => &["sha-256", "sha-384", "sha-512"],
+        };
+        for digest in digests {
+            let signature = format!("{kind}{digest}.sig");
+            let mut sign = vec!["transit", "sign", kind, "app", "-o", &signature];
+            if !digest.is_empty() {
+                sign.extend(["--digest-algorithm", digest]);
+            }
+            alice.run(sign).ok();
+            let named = format!("-{}", digest.replace('-', ""));
+            let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
+            let args = match kind {
+                "ed25519" => vec!["pkeyutl", "-verify", "-pubin", "-inkey", "public.pem", "-rawin", "-in", "app"],
+                _ => vec!["dgst", &named, "-verify", "public.pem"],
+            };
+            let mut args: Vec<&str> = args;
+            match kind {
+                "ed25519" => args.extend(["-sigfile", &signature]),
+                "rsa-2048" => args.extend(pss.into_iter().chain(["-signature", &signature, "app"])),
+                _ => args.extend(["-signature", &signature, "app"]),
+            }
+            let verified = verify(&args);
+            assert_eq!(verified.code, 0, "{kind} {digest}: {}", verified.errors());
+            // The same for another file.
+            let place = args.iter().position(|word| *word == "app").unwrap();
+            args[place] = "alice.pub";
+            assert_ne!(verify(&args).code, 0, "{kind} {digest}");
+        }
+        // The private key is what openssl takes it for, too.
+        let private = format!("{kind}.pem");
+        alice.run(["transit", "export", kind, "-o", &private]).ok();
+        let own = verify(&["pkey", "-in", &private, "-pubout"]);
+        assert_eq!(own.text().trim(), public.trim(), "{kind}");
+    }
+    // A key that openssl made signs here, by a digest that was made elsewhere.
+    let made = verify(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "made.pem"]);
+    assert_eq!(made.code, 0, "{}", made.errors());
+    alice.run(["transit", "import", "made", "--kind", "ecdsa-p256", "made.pem"]).ok();
+    assert_eq!(verify(&["dgst", "-sha256", "-binary", "-out", "digest", "app"]).code, 0);
+    let prehashed = ["--prehashed", "--digest-algorithm", "sha-256"];
+    let sign = ["transit", "sign", "made", "digest", "-o", "made.sig"];
+    alice.run(sign.into_iter().chain(prehashed)).ok();
+    let public = verify(&["pkey", "-in", "made.pem", "-pubout", "-out", "made.pub.pem"]);
+    assert_eq!(public.code, 0, "{}", public.errors());
+    let verified = verify(&["dgst", "-sha256", "-verify", "made.pub.pem", "-signature", "made.sig", "app"]);
+    assert_eq!(verified.code, 0, "{}", verified.errors());
+}
+
+#[test]
+fn python_decrypts_with_an_exported_transit_key() {
+    let Some(python) = tools::python() else {
+        skip!("python_decrypts_with_an_exported_transit_key", "needs Python with cryptography (BULLA_TEST_PYTHON)")
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/foreign/test_transit.py");
+    let house = House::new();
+    let alice = transit(&house);
+    let counts = alice.run_program(&python, [&script], b"").ok();
+    assert!(counts.contains("ciphertexts.json: 24") && counts.contains("rsa.json: 12"), "{counts}");
+    alice.file("card", b"4000 0000 0000 0002");
+    for kind in ["aes256-gcm", "chacha20-poly1305", "rsa-2048"] {
+        alice.run(["transit", "create", kind, "--kind", kind, "--exportable"]).ok();
+        alice.run(["transit", "rotate", kind]).ok();
+        let file = format!("{kind}.key");
+        alice.run(["transit", "export", kind, "-o", &file]).ok();
+        let text = alice.run(["transit", "encrypt", kind, "card", "--associated-data", "row 1"]).ok();
+        let arguments = [script.to_str().unwrap(), kind, &file, kind, "row 1"];
+        let opened = alice.run_program(&python, arguments, text.as_bytes());
+        assert_eq!(opened.stdout, b"4000 0000 0000 0002", "{kind}: {}", opened.errors());
+    }
+}

@@ -2,17 +2,19 @@
 
 use crate::answer::{OpenRequest, refused, verify_open};
 use crate::builder::Client;
-use crate::call::Call;
+use crate::call::{Call, CallBody};
 use crate::error::{ClientError, GENESIS, Untrusted};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::{self, ClusterView, EvidenceError::TooFewAdmins, payload_digest};
 use bulla_crypto::recipient::Recipient;
+use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
     Alarms, AuditPage, CheckPolicy, ExplainPolicy, Health, NextIngress, Policies, Policy, PolicyDecision,
     PolicyExplanation, Principal, Principals, PutPolicy, RecoverPolicies, ReplacedPolicies, Seal, SealState,
     SeenAlarms, Signed, Whoami, WrapView, Wraps,
 };
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
 use bulla_wire::id::{Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
@@ -37,6 +39,24 @@ pub struct AuditOf {
 impl Client {
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         self.call(call).await?.json()
+    }
+
+    /// A call whose body goes to the ingress key.
+    pub(crate) async fn to_ingress<T: DeserializeOwned>(
+        &self,
+        body: &SecretBytes,
+        call: impl Fn(CallBody) -> Call,
+    ) -> Result<T, ClientError> {
+        match self.json(call(CallBody::Ingress(body.copy()))).await {
+            // Refused before any effect, so it may be sent anew to the key of the newest document.
+            Err(ClientError::Refused { errors, .. })
+                if errors.first().is_some_and(|entry| entry.code == Code::IngressChanged) =>
+            {
+                self.cluster().await?;
+                self.json(call(CallBody::Ingress(body.copy()))).await
+            }
+            other => other,
+        }
     }
 
     /// A call whose answer says nothing more than that it was done.

@@ -5,12 +5,11 @@ mod sealed;
 pub use sealed::OpenedKv;
 
 use crate::builder::Client;
-use crate::call::{Call, CallBody};
+use crate::call::Call;
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWritten, PatchKv, PutKv, SetKvSettings};
-use bulla_wire::error::Code;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::SecretPath;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
@@ -44,23 +43,10 @@ impl Client {
         path: &SecretPath,
         body: &T,
     ) -> Result<KvWritten, ClientError> {
-        fits(&SecretBytes::new(json::to_vec(body)))?;
-        let call = || Call {
-            method,
-            changes: true,
-            body: CallBody::Ingress(SecretBytes::new(json::to_vec(body))),
-            ..Call::read(format!("/v1/kv/{path}"))
-        };
-        match self.json(call()).await {
-            // Refused before any effect, so it may be sent anew to the key of the newest document.
-            Err(ClientError::Refused { errors, .. })
-                if errors.first().is_some_and(|entry| entry.code == Code::IngressChanged) =>
-            {
-                self.cluster().await?;
-                self.json(call()).await
-            }
-            other => other,
-        }
+        let bytes = SecretBytes::new(json::to_vec(body));
+        fits(&bytes)?;
+        let call = |body| Call { method, changes: true, body, ..Call::read(format!("/v1/kv/{path}")) };
+        self.to_ingress(&bytes, call).await
     }
 
     /// Reads the newest version.

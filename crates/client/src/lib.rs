@@ -44,6 +44,7 @@ mod seal;
 mod snapshot;
 mod spool;
 mod state;
+mod transit;
 mod transport;
 mod trust;
 mod wrap;

@@ -63,9 +63,16 @@ impl Client {
     }
 }
 
-/// Whether the route takes its body encrypted only: one that writes a secret's content.
+/// Whether the route takes its body encrypted only: one that writes a secret's content, or gives a transit key what nobody
+/// else is to see.
 fn holds_secrets(method: &str, path: &str) -> bool {
-    matches!(method, "PUT" | "PATCH") && path.starts_with("/v1/kv/") && !path.contains(':')
+    match method {
+        "PUT" | "PATCH" => path.starts_with("/v1/kv/") && !path.contains(':'),
+        "POST" => path.strip_prefix("/v1/transit/").and_then(|rest| rest.split_once(':')).is_some_and(|(_, verb)| {
+            matches!(verb, "import" | "restore" | "encrypt" | "sign" | "verify" | "hmac" | "verify-hmac")
+        }),
+        _ => false,
+    }
 }
 
 /// Whether path and query reach the server as they stand here. What is signed is what the caller gave, so anything
@@ -79,6 +86,18 @@ fn travels_whole(path: &str, query: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_secrets_is_encrypted() {
+        for (method, path) in [("PUT", "/v1/kv/a/b"), ("PATCH", "/v1/kv/a"), ("POST", "/v1/transit/orders:encrypt")] {
+            assert!(holds_secrets(method, path), "{method} {path}");
+        }
+        for (method, path) in
+            [("PUT", "/v1/transit/orders"), ("POST", "/v1/transit/orders:rotate"), ("GET", "/v1/kv/a")]
+        {
+            assert!(!holds_secrets(method, path), "{method} {path}");
+        }
+    }
 
     #[test]
     fn only_a_whole_path_is_signed() {

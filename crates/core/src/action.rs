@@ -32,7 +32,7 @@ impl fmt::Display for ParseActionError {
             Self::UnknownAction => f.write_str("no such action; expected one such as \"kv.get\" or \"wrap.open\""),
             Self::UnknownKind => f.write_str(
                 "no such resource; expected cluster, seal, principal[/NAME], policy[/NAME], audit, alarm, self, \
-                 wrap[/ID] or kv[/PATH]",
+                 wrap[/ID], kv[/PATH] or transit[/KEY]",
             ),
             Self::SingleResource(kind) => write!(f, "\"{kind}\" takes nothing behind it"),
             Self::BadId { kind, reason } => write!(f, "behind \"{kind}/\": {reason}"),
@@ -158,6 +158,42 @@ actions! {
     KvUndelete = "kv.undelete",
     /// Destroy versions of a secret, or all of it.
     KvDestroy = "kv.destroy",
+    /// List transit keys.
+    TransitList = "transit.list",
+    /// Read a transit key's settings and public keys.
+    TransitRead = "transit.read",
+    /// Make a transit key.
+    TransitCreate = "transit.create",
+    /// Bring in a key that was made elsewhere.
+    TransitImport = "transit.import",
+    /// Bring back a transit key from a backup.
+    TransitRestore = "transit.restore",
+    /// Give a transit key a new version.
+    TransitRotate = "transit.rotate",
+    /// Change a transit key's settings.
+    TransitConfigure = "transit.configure",
+    /// Delete a transit key.
+    TransitDelete = "transit.delete",
+    /// Take a version of a transit key out.
+    TransitExport = "transit.export",
+    /// Take all of a transit key out.
+    TransitBackup = "transit.backup",
+    /// Encrypt with a transit key.
+    TransitEncrypt = "transit.encrypt",
+    /// Decrypt with a transit key.
+    TransitDecrypt = "transit.decrypt",
+    /// Encrypt anew by a transit key's newest version, unseen.
+    TransitRewrap = "transit.rewrap",
+    /// Make a data key, and see it.
+    TransitDatakey = "transit.datakey",
+    /// Make a data key, and not see it.
+    TransitDatakeyWrapped = "transit.datakey-wrapped",
+    /// Sign with a transit key.
+    TransitSign = "transit.sign",
+    /// Verify a transit key's signatures and MACs.
+    TransitVerify = "transit.verify",
+    /// Make MACs with a transit key.
+    TransitHmac = "transit.hmac",
 }
 
 impl Action {
@@ -216,6 +252,10 @@ pub enum Resource {
     KvRoot,
     /// `kv/app/db`: a secret, or the directory of this name.
     Kv(SecretPath),
+    /// `transit`: all transit keys.
+    Transits,
+    /// `transit/orders`.
+    Transit(Name),
 }
 
 impl Resource {
@@ -231,13 +271,14 @@ impl Resource {
             Self::Own => "self",
             Self::Wraps | Self::Wrap(_) => "wrap",
             Self::KvRoot | Self::Kv(_) => "kv",
+            Self::Transits | Self::Transit(_) => "transit",
         }
     }
 
     /// What stands behind `<kind>/`; empty for a kind alone.
     pub fn id(&self) -> Cow<'_, str> {
         match self {
-            Self::Principal(name) | Self::Policy(name) => Cow::Borrowed(name.as_str()),
+            Self::Principal(name) | Self::Policy(name) | Self::Transit(name) => Cow::Borrowed(name.as_str()),
             Self::Wrap(id) => Cow::Owned(id.to_string()),
             Self::Kv(path) => Cow::Borrowed(path.as_str()),
             Self::Cluster
@@ -248,7 +289,8 @@ impl Resource {
             | Self::Alarms
             | Self::Own
             | Self::Wraps
-            | Self::KvRoot => Cow::Borrowed(""),
+            | Self::KvRoot
+            | Self::Transits => Cow::Borrowed(""),
         }
     }
 }
@@ -291,6 +333,8 @@ impl FromStr for Resource {
             ("wrap", Some(wrap)) => id("wrap", wrap).map(Self::Wrap),
             ("kv", None) => Ok(Self::KvRoot),
             ("kv", Some(path)) => id("kv", path).map(Self::Kv),
+            ("transit", None) => Ok(Self::Transits),
+            ("transit", Some(name)) => id("transit", name).map(Self::Transit),
             _ => Err(ParseActionError::UnknownKind),
         }
     }
@@ -335,7 +379,7 @@ mod tests {
     fn resources_have_one_spelling() {
         let wrap = format!("wrap/{}", WrapId::new([7; 16]));
         let good = ["cluster", "seal", "principal", "principal/bob", "policy", "policy/team", "audit", "alarm", "self"];
-        for text in good.into_iter().chain(["wrap", &wrap, "kv", "kv/app", "kv/app/db"]) {
+        for text in good.into_iter().chain(["wrap", &wrap, "kv", "kv/app", "kv/app/db", "transit", "transit/orders"]) {
             assert_eq!(text.parse::<Resource>().map(|resource| resource.to_string()), Ok(text.to_owned()));
         }
         for (bad, message) in [
@@ -348,6 +392,7 @@ mod tests {
             ("kv/app/", "a name has 1 to 128 bytes"),
             ("kv/app/../db", "a name is not"),
             ("principal/a/b", "a name holds only"),
+            ("transit/a/b", "behind \"transit/\": a name holds only"),
             ("wrap/1", "26 characters of lower-case base32"),
         ] {
             let error = bad.parse::<Resource>().map_err(|error| error.to_string());

@@ -457,6 +457,8 @@ fn kind_name(kind: u8) -> &'static str {
         13 => "alarm cursor",
         14 => "next ingress key",
         15 => "kv version",
+        16 => "transit key",
+        17 => "transit version",
         SEEN_KIND => "seen",
         _ => "unknown",
     }

@@ -8,4 +8,5 @@ pub mod kv;
 pub mod policy;
 pub mod principal;
 pub mod rekey;
+pub mod transit;
 pub mod wrap;

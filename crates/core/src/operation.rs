@@ -85,6 +85,11 @@ impl fmt::Debug for Context<'_> {
 pub trait Operation {
     /// Decides, or says what must be read first.
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault>;
+
+    /// Whether a step may compute for milliseconds, so that others should not wait behind it.
+    fn may_take_long(&self) -> bool {
+        false
+    }
 }
 
 /// One step of an operation, as whoever drives it takes it: with its alarms put into the lists of those who are told.

@@ -236,6 +236,8 @@ mod tests {
             | Kind::AlarmCursor
             | Kind::NextIngress
             | Kind::KvVersion
+            | Kind::TransitKey
+            | Kind::TransitVersion
             | Kind::DueKept => true,
             Kind::Wrap | Kind::Receipt | Kind::Mine | Kind::Due | Kind::DueActive | Kind::Chunk | Kind::Upload => false,
         }

@@ -69,6 +69,24 @@ fn fitting(action: Action) -> Resource {
         | Action::KvDelete
         | Action::KvUndelete
         | Action::KvDestroy => Resource::Kv("app/db".parse().unwrap()),
+        Action::TransitList => Resource::Transits,
+        Action::TransitRead
+        | Action::TransitCreate
+        | Action::TransitImport
+        | Action::TransitRestore
+        | Action::TransitRotate
+        | Action::TransitConfigure
+        | Action::TransitDelete
+        | Action::TransitExport
+        | Action::TransitBackup
+        | Action::TransitEncrypt
+        | Action::TransitDecrypt
+        | Action::TransitRewrap
+        | Action::TransitDatakey
+        | Action::TransitDatakeyWrapped
+        | Action::TransitSign
+        | Action::TransitVerify
+        | Action::TransitHmac => Resource::Transit("orders".parse().unwrap()),
     }
 }
 
@@ -81,10 +99,10 @@ fn authorization_matrix() {
     let mut matrix = "# Who may do what under the first policy set (spec/policy/first.cedar).\n\
                       # seal: a right of the seal's admins, which no policy grants.\n\n"
         .to_owned();
-    writeln!(matrix, "{:<19}{:<33}{:<10}{:<10}plain", "action", "resource", "admin", "enroller").unwrap();
+    writeln!(matrix, "{:<25}{:<33}{:<10}{:<10}plain", "action", "resource", "admin", "enroller").unwrap();
     for action in Action::ALL {
         let resource = fitting(*action);
-        write!(matrix, "{:<19}{:<33}", action.as_str(), resource.to_string()).unwrap();
+        write!(matrix, "{:<25}{:<33}", action.as_str(), resource.to_string()).unwrap();
         let marks = callers.iter().map(|caller| {
             let decision = first.decide(caller, *action, &resource);
             assert_eq!(decision.errors.is_empty(), action.asks_policy());
@@ -113,7 +131,7 @@ fn authorization_matrix() {
 fn examples_of_the_specification() {
     let page = include_str!("../../../spec/policy.md");
     let examples: Vec<&str> = page.split("```cedar\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    let [below, one, verb, attribute, person] = examples[..] else {
+    let [below, one, verb, attribute, keys, person] = examples[..] else {
         unreachable!("the specification has {} examples", examples.len())
     };
     let dev = subject("dev", &["payments"], &[]);
@@ -142,6 +160,14 @@ fn examples_of_the_specification() {
     assert!(allowed(&condition, &subject("ann", &[], &[("role", "dba")]), "kv.get", "kv/db/main"));
     assert!(!allowed(&condition, &subject("ann", &[], &[("role", "dev")]), "kv.get", "kv/db/main"));
     assert!(!allowed(&condition, &subject("ann", &[], &[]), "kv.get", "kv/db/main"));
+
+    let transit = set(&[("orders", keys)]);
+    let (shop, billing) = (subject("web", &["shop"], &[]), subject("cron", &["billing"], &[]));
+    assert!(allowed(&transit, &shop, "transit.encrypt", "transit/orders"));
+    assert!(!allowed(&transit, &shop, "transit.decrypt", "transit/orders"));
+    assert!(!allowed(&transit, &shop, "transit.encrypt", "transit/invoices"));
+    assert!(allowed(&transit, &billing, "transit.rewrap", "transit/orders"));
+    assert!(!allowed(&transit, &billing, "transit.encrypt", "transit/orders"));
 
     let named = set(&[("carol", person)]);
     assert!(allowed(&named, &subject("carol", &[], &[]), "audit.read", "audit"));

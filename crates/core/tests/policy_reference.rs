@@ -22,14 +22,14 @@ const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave@example.com"];
 const GROUPS: [&str; 3] = ["admins", "ops", "app"];
 const TAGS: [&str; 2] = ["team", "two words"];
 const VALUES: [&str; 3] = ["red", "blue", "a \"quoted\" \\ value"];
-const VERBS: [&str; 10] =
-    ["seal", "document", "snapshot", "principal", "policy", "audit", "alarm", "self", "wrap", "kv"];
+const VERBS: [&str; 11] =
+    ["seal", "document", "snapshot", "principal", "policy", "audit", "alarm", "self", "wrap", "kv", "transit"];
 /// Resources: kind and id. Paths that are prefixes of each other as text, but not as paths, are among them.
 const PATHS: [&str; 9] = ["", "app", "app/db", "app/db/main", "app/web", "application", "app-2/db", "db", "db/app"];
 const RECORDS: [&str; 4] = ["", "alice", "bob", "app"];
 
 /// Kinds with their types, as the specification lists them.
-const KINDS: [(&str, &str); 9] = [
+const KINDS: [(&str, &str); 10] = [
     ("cluster", "Cluster"),
     ("seal", "Seal"),
     ("principal", "PrincipalRecord"),
@@ -39,6 +39,7 @@ const KINDS: [(&str, &str); 9] = [
     ("self", "Self"),
     ("wrap", "Wrap"),
     ("kv", "Kv"),
+    ("transit", "Transit"),
 ];
 
 type Thing = (&'static str, String);
@@ -277,7 +278,7 @@ fn id(index: usize) -> PrincipalId {
 fn things(kind: &'static str) -> Vec<Thing> {
     let ids: Vec<String> = match kind {
         "kv" => PATHS.map(str::to_owned).into(),
-        "principal" | "policy" => RECORDS.map(str::to_owned).into(),
+        "principal" | "policy" | "transit" => RECORDS.map(str::to_owned).into(),
         "wrap" => vec![String::new(), WrapId::new([1; 16]).to_string(), WrapId::new([2; 16]).to_string()],
         _ => vec![String::new()],
     };

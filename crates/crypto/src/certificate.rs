@@ -115,6 +115,12 @@ impl<'a> Certificate<'a> {
 /// Reads DER elements one after the other (X.690 §8.1, §10.1): definite lengths in their shortest form, tags of one byte.
 struct Reader<'a>(&'a [u8]);
 
+/// Whether bytes are one SEQUENCE in DER, with nothing after it.
+pub(crate) fn is_one_sequence(der: &[u8]) -> bool {
+    let mut reader = Reader(der);
+    reader.enter(SEQUENCE).is_some() && reader.end().is_some()
+}
+
 impl<'a> Reader<'a> {
     /// The next element whole, its tag, and its content.
     fn element(&mut self) -> Option<(&'a [u8], u8, &'a [u8])> {

@@ -16,8 +16,10 @@
 
 mod header;
 mod stream;
+mod transit;
 
 pub use header::{FILE_KEY_BYTES, FileKey, MAX_HEADER_BYTES, Stanza, decode_word};
+pub use transit::TransitStanza;
 
 use crate::BoxFuture;
 use crate::kem::{KemError, TAG_BYTES};
@@ -260,10 +262,25 @@ pub fn seal(recipients: &[Recipient], binding: Option<&Binding>, plaintext: &[u8
 pub fn seal_to(
     recipients: &[Recipient],
     binding: Option<&Binding>,
-    mut plaintext: impl Read,
-    mut envelope: impl Write,
+    plaintext: impl Read,
+    envelope: impl Write,
 ) -> Result<u64, SealError> {
-    let (header, mut stream) = begin(recipients, binding)?;
+    pour(begin(recipients, binding)?, plaintext, envelope)
+}
+
+/// As [`seal_to`], under a file key that somebody keeps in the one stanza. The key must serve this file only.
+pub fn seal_under(
+    file_key: &FileKey,
+    stanza: &Stanza,
+    plaintext: impl Read,
+    envelope: impl Write,
+) -> Result<u64, SealError> {
+    pour(under(file_key, std::slice::from_ref(stanza), &mut SystemRng)?, plaintext, envelope)
+}
+
+/// Writes the header and all that `plaintext` gives.
+fn pour(begun: (Vec<u8>, Stream), mut plaintext: impl Read, mut envelope: impl Write) -> Result<u64, SealError> {
+    let (header, mut stream) = begun;
     envelope.write_all(&header)?;
     let mut chunk = Zeroizing::new(Vec::with_capacity(CHUNK_BYTES));
     let mut ahead = Zeroizing::new(Vec::with_capacity(CHUNK_BYTES));
@@ -306,7 +323,12 @@ fn begin(recipients: &[Recipient], binding: Option<&Binding>) -> Result<(Vec<u8>
     let file_key = FileKey::generate(&mut rng);
     let mut stanzas = recipients.iter().map(|to| to.wrap(&file_key)).collect::<Result<Vec<_>, _>>()?;
     stanzas.extend(binding.map(Binding::stanza));
-    let mut out = Header::write(&stanzas, &file_key);
+    under(&file_key, &stanzas, &mut rng)
+}
+
+/// The header of these stanzas and the payload nonce, and the stream that follows them.
+fn under(file_key: &FileKey, stanzas: &[Stanza], rng: &mut dyn Rng) -> Result<(Vec<u8>, Stream), SealError> {
+    let mut out = Header::write(stanzas, file_key);
     let mut nonce = [0; PAYLOAD_NONCE_BYTES];
     rng.fill(&mut nonce);
     out.extend_from_slice(&nonce);

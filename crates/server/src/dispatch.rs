@@ -1,5 +1,7 @@
 //! From a route and its parsed body to the operation that it asks for. A closed set.
 
+mod transit;
+
 use crate::route::{Endpoint, Matched, Param, Query, QueryError};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{ParseRequestIdError, RequestId};
@@ -77,6 +79,8 @@ pub enum Op {
     PrincipalRead(principal::Read),
     PrincipalPut(principal::Put),
     PrincipalSetDisabled(principal::SetDisabled),
+    /// One of the engine's operations, none of which needs more than records.
+    Transit(Box<dyn Operation + Send + Sync>),
     Whoami(principal::Me),
     WrapList(wrap::List),
     WrapInspect(wrap::Inspect),
@@ -133,6 +137,7 @@ impl Op {
             Self::PrincipalRead(op) => op,
             Self::PrincipalPut(op) => op,
             Self::PrincipalSetDisabled(op) => op,
+            Self::Transit(op) => op.as_ref(),
             Self::Whoami(op) => op,
             Self::WrapList(op) => op,
             Self::WrapInspect(op) => op,
@@ -320,6 +325,7 @@ fn op(endpoint: Endpoint, given: Given, query: &Query, body: Vec<u8>, context: &
             let Signed { envelope } = parse(&body)?;
             Op::DocumentPut(document::Put { envelope })
         }
+        endpoint if endpoint.is_transit() => transit::transit_op(endpoint, given, query, limit, &body)?,
         endpoint => names_op(endpoint, given, query, limit, &body)?,
     })
 }

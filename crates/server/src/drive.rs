@@ -238,7 +238,12 @@ impl Unsealed {
         let mut unread = once;
         let mut rng = SystemRng;
         for _ in 0..=MAX_ROUNDS {
-            let queries = match step(operation, &attempt.records, &context, &mut rng)? {
+            // What takes long takes turns, so that no flood of it keeps the processors from everything else.
+            let turn =
+                if operation.may_take_long() { Some(self.long_turn().await.ok_or(DriveError::Busy)?) } else { None };
+            let decided = aside(operation, || step(operation, &attempt.records, &context, &mut rng))?;
+            drop(turn);
+            let queries = match decided {
                 Step::Need(queries) => queries,
                 Step::Done(outcome) if unread.is_none() => return Ok(Decision::Fresh(outcome, attempt)),
                 // The nonce was not looked up yet: once it is, the same step decides again.
@@ -294,6 +299,10 @@ impl Unsealed {
         let mut rng = SystemRng;
         let kept = outcome.replay == Replay::Kept && outcome.result.is_ok();
         let noted = kept || outcome.replay == Replay::Noted;
+        // A read answers nothing either once the keys are to be forgotten.
+        if self.is_closed() {
+            return Err(CommitError::Closed);
+        }
         if outcome.writes.is_empty() && !(noted && once.is_some()) {
             return Ok(None);
         }
@@ -407,6 +416,14 @@ impl Unsealed {
         let steady_ms = machine.steady.unix_ms(unix_ms, machine.clock);
         Now { unix_ms, steady_ms, active_ms: self.head.active_ms(machine.clock) }
     }
+}
+
+/// Computes what may take long where it holds nobody up: the other tasks of this thread go to another one. Tests that have
+/// one thread alone wait.
+fn aside<T>(operation: &(dyn Operation + Sync), compute: impl FnOnce() -> T) -> T {
+    let many = tokio::runtime::Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    if many && operation.may_take_long() { tokio::task::block_in_place(compute) } else { compute() }
 }
 
 enum Decision {

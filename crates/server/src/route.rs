@@ -82,6 +82,53 @@ pub enum Endpoint {
     KvDelete,
     KvUndelete,
     KvDestroy,
+    TransitList,
+    TransitRead,
+    TransitCreate,
+    TransitImport,
+    TransitRestore,
+    TransitRotate,
+    TransitConfigure,
+    TransitDelete,
+    TransitExport,
+    TransitBackup,
+    TransitEncrypt,
+    TransitDecrypt,
+    TransitRewrap,
+    TransitDatakey,
+    TransitDatakeyWrapped,
+    TransitSign,
+    TransitVerify,
+    TransitHmac,
+    TransitVerifyHmac,
+}
+
+impl Endpoint {
+    /// Whether the transit engine serves it.
+    pub(crate) const fn is_transit(self) -> bool {
+        matches!(
+            self,
+            Self::TransitList
+                | Self::TransitRead
+                | Self::TransitCreate
+                | Self::TransitImport
+                | Self::TransitRestore
+                | Self::TransitRotate
+                | Self::TransitConfigure
+                | Self::TransitDelete
+                | Self::TransitExport
+                | Self::TransitBackup
+                | Self::TransitEncrypt
+                | Self::TransitDecrypt
+                | Self::TransitRewrap
+                | Self::TransitDatakey
+                | Self::TransitDatakeyWrapped
+                | Self::TransitSign
+                | Self::TransitVerify
+                | Self::TransitHmac
+                | Self::TransitVerifyHmac
+        )
+    }
 }
 
 /// Who may call.
@@ -212,7 +259,7 @@ pub struct Route {
 /// What stands for the parameter of a route's template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Param {
-    /// A principal's or policy's name.
+    /// A principal's, policy's or transit key's name.
     Name(Name),
     /// A wrap.
     Wrap(WrapId),
@@ -241,10 +288,12 @@ impl Matched<'_> {
             ("policy", Some(Param::Name(name))) => Resource::Policy(name.clone()),
             ("wrap", Some(Param::Wrap(wrap))) => Resource::Wrap(*wrap),
             ("kv", Some(Param::Path(path))) => Resource::Kv(path.clone()),
+            ("transit", Some(Param::Name(name))) => Resource::Transit(name.clone()),
             ("principal", _) => Resource::Principals,
             ("policy", _) => Resource::Policies,
             ("wrap", _) => Resource::Wraps,
             ("kv", _) => Resource::KvRoot,
+            ("transit", _) => Resource::Transits,
             ("seal", _) => Resource::Seal,
             ("audit", _) => Resource::Audit,
             ("alarm", _) => Resource::Alarms,

@@ -32,6 +32,8 @@ pub const REFUSAL_MS: u64 = 65_000;
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
 /// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
 pub const SEAL_PATIENCE_MS: u64 = 5_000;
+/// How long what takes long waits for its turn, in milliseconds: far less than sealing waits for it.
+const TURN_PATIENCE_MS: u64 = 1_000;
 /// Most refusals remembered of one principal; a hundred a second are more than anyone needs who does not attack.
 pub const REFUSALS_EACH: usize = 8_192;
 /// Most refusals remembered in all; at about 300 bytes each they take 40 MiB.
@@ -217,6 +219,8 @@ pub struct Unsealed {
     pub alarming: tokio::sync::Mutex<()>,
     /// A permit for each request under way, so that sealing can wait for them.
     pub in_flight: Semaphore,
+    /// Turns of what takes long.
+    long: Semaphore,
     /// The keys are being forgotten: nothing is committed any more.
     pub closed: AtomicBool,
     /// Refused mutations.
@@ -295,6 +299,10 @@ impl Unsealed {
             changing: tokio::sync::Mutex::new(()),
             alarming: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
+            // One processor stays for everything else, where there are two.
+            long: Semaphore::new(
+                std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1)).max(1),
+            ),
             closed: AtomicBool::new(false),
             refusals: Mutex::default(),
             reuse_alarms: Mutex::default(),
@@ -330,6 +338,11 @@ impl Unsealed {
         }
         self.closed.store(true, Ordering::Release);
         drop(permits);
+    }
+
+    /// A turn for what takes long to compute; none if many others wait for one.
+    pub async fn long_turn(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(Duration::from_millis(TURN_PATIENCE_MS), self.long.acquire()).await.ok()?.ok()
     }
 
     /// Waits until no request but `own` of them is under way. New ones wait while the permits are held. `None` if

@@ -38,7 +38,8 @@ impl Redaction {
                 }
                 // Base64url begins with any of its characters; other words do not begin with these two.
                 None if first.is_ascii_alphanumeric()
-                    || (is_token(first) && [":", "lineage "].iter().any(|before| output.ends_with(before))) =>
+                    || (is_token(first)
+                        && [":", "lineage ", "plaintext   "].iter().any(|before| output.ends_with(before))) =>
                 {
                     let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
                     let token = &rest[..length];
@@ -57,7 +58,9 @@ impl Redaction {
 
     fn token(&mut self, token: &str, before: &str) -> String {
         let base32 = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
-        let kind = if token.len() == 43 {
+        let kind = if is_made_by_a_key(before) {
+            "made"
+        } else if token.len() == 43 {
             "id"
         } else if token.len() == 26 && token.chars().all(base32) {
             if ["request ", "policy explain "].iter().any(|words| before.ends_with(words)) { "request" } else { "wrap" }
@@ -90,6 +93,12 @@ impl Redaction {
         self.numbers.insert(token.to_owned(), name.clone());
         name
     }
+}
+
+/// Whether `bulla:v<version>:` stands there: ciphertexts, signatures and MACs are drawn anew each time.
+fn is_made_by_a_key(before: &str) -> bool {
+    let version = before.strip_suffix(':').and_then(|text| text.rsplit_once("bulla:v"));
+    version.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 const fn is_token(c: char) -> bool {

@@ -2,10 +2,12 @@
 
 mod kv;
 mod seal;
+mod transit;
 mod wrap;
 
 pub use kv::*;
 pub use seal::*;
+pub use transit::*;
 pub use wrap::*;
 
 use crate::dsse::Envelope;

@@ -19,5 +19,6 @@ pub mod name;
 pub mod signature;
 pub mod snapshot;
 pub mod state;
+pub mod transit;
 pub mod webhook;
 pub mod wrap;

@@ -1,6 +1,7 @@
 //! What is typed, for each command: it ends the command's help and stands in its manual page.
 //!
-//! `$SLIP` is what `bulla wrap create` printed, `$CLUSTER` the cluster's id, `$LINEAGE` that of its history.
+//! `$SLIP` is what `bulla wrap create` printed, `$CLUSTER` the cluster's id, `$LINEAGE` that of its history, `$SIGNATURE`
+//! what `bulla transit sign` printed.
 
 use clap::Command;
 
@@ -83,6 +84,26 @@ const EXAMPLES: &[&str] = &[
     "bulla kv destroy app/prod/db --all",
     "bulla kv metadata get app/prod/db",
     "bulla kv metadata set app/prod/db --max-versions 20 --cas-required true --custom owner=team-red",
+    "bulla transit create orders",
+    "bulla transit create release --kind ed25519",
+    "bulla transit import legacy --kind rsa-3072 legacy.pem",
+    "bulla transit read release --public-key > release.pem",
+    "bulla transit list",
+    "bulla transit rotate orders",
+    "bulla transit configure orders --min-decryption-version 2",
+    "bulla transit delete orders",
+    "bulla transit encrypt orders card.txt > card.bulla",
+    "bulla transit decrypt orders < card.bulla",
+    "bulla transit rewrap orders < ciphertexts.txt",
+    "bulla transit datakey orders --wrapped",
+    "bulla transit sign release app.tar",
+    "bulla transit verify release $SIGNATURE app.tar",
+    "bulla transit hmac hooks body.json",
+    "bulla transit export orders -o orders.bin",
+    "bulla transit backup orders -o orders.age",
+    "bulla transit restore orders orders.age",
+    "bulla encrypt orders dump.sql -o dump.sql.age",
+    "bulla decrypt dump.sql.age -o dump.sql",
     "bulla policy put dev dev.cedar",
     "bulla policy get dev",
     "bulla policy list",

@@ -46,6 +46,10 @@ kinds! {
     NextIngress = 14,
     /// The content of one version of a secret.
     KvVersion = 15,
+    /// Settings of a transit key.
+    TransitKey = 16,
+    /// A version of a transit key.
+    TransitVersion = 17,
     /// What is due at a time of the clock and is carried by snapshots, as what it is about is.
     DueKept = 24,
 }

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 const SCHEMA: &str = include_str!("../../../../spec/policy/schema.cedarschema");
 
 /// The kinds of [`Resource::kind`], and their Cedar types.
-const KINDS: [(&str, &str); 9] = [
+const KINDS: [(&str, &str); 10] = [
     ("cluster", "Bulla::Cluster"),
     ("seal", "Bulla::Seal"),
     ("principal", "Bulla::PrincipalRecord"),
@@ -27,6 +27,7 @@ const KINDS: [(&str, &str); 9] = [
     ("self", "Bulla::Self"),
     ("wrap", "Bulla::Wrap"),
     ("kv", "Bulla::Kv"),
+    ("transit", "Bulla::Transit"),
 ];
 
 /// The statement that permits a principal one action on one resource, and nothing else.
@@ -103,6 +104,7 @@ impl Language {
             }
             "Bulla::Policy" => (id.is_empty() || id.parse::<Name>().is_ok(), "a policy's name, or \"\" for all"),
             "Bulla::Wrap" => (id.is_empty() || id.parse::<WrapId>().is_ok(), "a wrap's id, or \"\" for all"),
+            "Bulla::Transit" => (id.is_empty() || id.parse::<Name>().is_ok(), "a transit key's name, or \"\" for all"),
             "Bulla::Kv" => (
                 id.is_empty() || id.parse::<SecretPath>().is_ok(),
                 "a path without a slash at its ends, such as \"app/db\", or \"\" for all",
@@ -158,7 +160,7 @@ impl Language {
 pub(super) fn above(resource: &Resource) -> Vec<&str> {
     match resource {
         Resource::Kv(path) => path.ancestors().chain([""]).collect(),
-        Resource::Principal(_) | Resource::Policy(_) | Resource::Wrap(_) => vec![""],
+        Resource::Principal(_) | Resource::Policy(_) | Resource::Wrap(_) | Resource::Transit(_) => vec![""],
         Resource::Cluster
         | Resource::Seal
         | Resource::Principals
@@ -167,7 +169,8 @@ pub(super) fn above(resource: &Resource) -> Vec<&str> {
         | Resource::Alarms
         | Resource::Own
         | Resource::Wraps
-        | Resource::KvRoot => Vec::new(),
+        | Resource::KvRoot
+        | Resource::Transits => Vec::new(),
     }
 }
 
@@ -192,8 +195,18 @@ mod tests {
         };
         let mut fitting: Vec<String> = Vec::new();
         for action in Action::ALL {
-            for resource in ["cluster", "seal", "principal/bob", "policy", "audit", "alarm", "self", "wrap", "kv/a/b/c"]
-            {
+            for resource in [
+                "cluster",
+                "seal",
+                "principal/bob",
+                "policy",
+                "audit",
+                "alarm",
+                "self",
+                "wrap",
+                "kv/a/b/c",
+                "transit/orders",
+            ] {
                 if let Ok((_, entities)) =
                     language.question(language.caller(&subject).unwrap(), *action, &resource.parse().unwrap())
                 {

@@ -69,6 +69,10 @@ pub(super) fn check(node: &Node, routed: &Routed<'_>, key: KeyId) -> Result<Aske
         None if matched.route.effect == Effect::Mutation => {
             return Err(malformed(NONCE_HEADER, "is missing, and this is a change", hint));
         }
+        // Its ingress line repeats the nonce.
+        None if matches!(matched.route.request, RequestBody::Age { .. }) => {
+            return Err(malformed(NONCE_HEADER, "is missing, and the body is encrypted for one request", hint));
+        }
         None => Nonce::new(u32::try_from(received_ms / MINUTE_MS).unwrap_or(u32::MAX), draw(&mut SystemRng)),
     };
     Ok(Asked {

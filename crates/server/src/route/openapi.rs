@@ -6,6 +6,7 @@ use bulla_wire::error::ErrorBody;
 use bulla_wire::id::WrapId;
 use bulla_wire::name::{MAX_PATH_BYTES, Name, SecretPath};
 use bulla_wire::signature as headers;
+use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -277,6 +278,38 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::KvConfigure => schemas!(api::SetKvSettings, api::KvMetadata),
         Endpoint::KvDelete | Endpoint::KvUndelete => schemas!(api::KvVersions, api::KvMetadata),
         Endpoint::KvDestroy => schemas!(api::DestroyKv, api::KvMetadata),
+        endpoint => transit_bodies(endpoint, generator),
+    }
+}
+
+/// The same for the transit engine.
+fn transit_bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value) {
+    fn answer<R: JsonSchema>(generator: &mut SchemaGenerator) -> (Value, Value) {
+        (Value::Null, generator.subschema_for::<R>().to_value())
+    }
+    fn both<B: JsonSchema, R: JsonSchema>(generator: &mut SchemaGenerator) -> (Value, Value) {
+        (generator.subschema_for::<B>().to_value(), generator.subschema_for::<R>().to_value())
+    }
+    match endpoint {
+        Endpoint::TransitList => answer::<api::TransitKeys>(generator),
+        Endpoint::TransitRead | Endpoint::TransitRotate => answer::<api::TransitKey>(generator),
+        Endpoint::TransitCreate => both::<api::CreateTransitKey, api::TransitKey>(generator),
+        Endpoint::TransitImport => both::<api::ImportTransitKey, api::TransitKey>(generator),
+        Endpoint::TransitRestore => both::<api::TransitBackup, api::TransitKey>(generator),
+        Endpoint::TransitConfigure => both::<api::ConfigureTransitKey, api::TransitKey>(generator),
+        Endpoint::TransitDelete => answer::<api::Done>(generator),
+        Endpoint::TransitExport => both::<api::ExportTransitKey, api::ExportedKey>(generator),
+        Endpoint::TransitBackup => answer::<api::TransitBackup>(generator),
+        Endpoint::TransitEncrypt => both::<api::Encrypt, api::Ciphertexts>(generator),
+        Endpoint::TransitDecrypt => both::<api::Decrypt, api::Plaintexts>(generator),
+        Endpoint::TransitRewrap => both::<api::Decrypt, api::Ciphertexts>(generator),
+        Endpoint::TransitDatakey => both::<api::NewDatakey, api::Datakey>(generator),
+        Endpoint::TransitDatakeyWrapped => both::<api::NewDatakey, api::WrappedDatakey>(generator),
+        Endpoint::TransitSign => both::<api::Sign, api::Signatures>(generator),
+        Endpoint::TransitVerify => both::<api::Verify, api::Verdicts>(generator),
+        Endpoint::TransitHmac => both::<api::Hmac, api::Macs>(generator),
+        Endpoint::TransitVerifyHmac => both::<api::VerifyHmac, api::Verdicts>(generator),
+        _ => (Value::Null, Value::Null),
     }
 }
 

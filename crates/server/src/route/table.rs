@@ -162,6 +162,68 @@ pub const ROUTES: &[Route] = &[
     post("/v1/kv/{path}:destroy", Endpoint::KvDestroy, "Destroy versions of a secret, or all of it.")
         .policy(Action::KvDestroy)
         .body(JSON),
+    // Transit keys. What computes leaves nothing behind, so it is a read.
+    get("/v1/transit", Endpoint::TransitList, "List transit keys.")
+        .policy(Action::TransitList)
+        .mtls()
+        .query(&["after", "limit"]),
+    get("/v1/transit/{name}", Endpoint::TransitRead, "Give a transit key's settings and public keys.")
+        .policy(Action::TransitRead)
+        .mtls(),
+    put("/v1/transit/{name}", Endpoint::TransitCreate, "Make a transit key.").policy(Action::TransitCreate).body(JSON),
+    route("DELETE", "/v1/transit/{name}", Endpoint::TransitDelete, "Delete a transit key, if its settings allow it.")
+        .policy(Action::TransitDelete),
+    post("/v1/transit/{name}:import", Endpoint::TransitImport, "Bring in a key that was made elsewhere.")
+        .policy(Action::TransitImport)
+        .body(AGE),
+    post("/v1/transit/{name}:restore", Endpoint::TransitRestore, "Bring back a transit key from a backup.")
+        .policy(Action::TransitRestore)
+        .body(AGE),
+    post("/v1/transit/{name}:rotate", Endpoint::TransitRotate, "Give a transit key a new version.")
+        .policy(Action::TransitRotate),
+    post("/v1/transit/{name}:configure", Endpoint::TransitConfigure, "Change a transit key's settings.")
+        .policy(Action::TransitConfigure)
+        .body(JSON),
+    post("/v1/transit/{name}:export", Endpoint::TransitExport, "Give one version of a key, if its settings allow it.")
+        .policy(Action::TransitExport)
+        .body(JSON)
+        .replies(ReplyKind::Secret)
+        .read(),
+    post("/v1/transit/{name}:backup", Endpoint::TransitBackup, "Give a whole key, if its settings allow it.")
+        .policy(Action::TransitBackup)
+        .replies(ReplyKind::Secret)
+        .read(),
+    compute("/v1/transit/{name}:encrypt", Endpoint::TransitEncrypt, "Encrypt a batch.")
+        .policy(Action::TransitEncrypt)
+        .body(AGE),
+    compute("/v1/transit/{name}:decrypt", Endpoint::TransitDecrypt, "Decrypt a batch.")
+        .policy(Action::TransitDecrypt)
+        .body(JSON)
+        .replies(ReplyKind::Secret),
+    compute(
+        "/v1/transit/{name}:rewrap",
+        Endpoint::TransitRewrap,
+        "Encrypt a batch anew by the newest version, unseen.",
+    )
+    .policy(Action::TransitRewrap)
+    .body(JSON),
+    compute("/v1/transit/{name}:datakey", Endpoint::TransitDatakey, "Make a data key, in clear and encrypted.")
+        .policy(Action::TransitDatakey)
+        .body(JSON)
+        .replies(ReplyKind::Secret),
+    compute("/v1/transit/{name}:datakey-wrapped", Endpoint::TransitDatakeyWrapped, "Make a data key, encrypted only.")
+        .policy(Action::TransitDatakeyWrapped)
+        .body(JSON),
+    compute("/v1/transit/{name}:sign", Endpoint::TransitSign, "Sign a batch.").policy(Action::TransitSign).body(AGE),
+    compute("/v1/transit/{name}:verify", Endpoint::TransitVerify, "Verify a batch of signatures.")
+        .policy(Action::TransitVerify)
+        .body(AGE),
+    compute("/v1/transit/{name}:hmac", Endpoint::TransitHmac, "Make MACs of a batch.")
+        .policy(Action::TransitHmac)
+        .body(AGE),
+    compute("/v1/transit/{name}:verify-hmac", Endpoint::TransitVerifyHmac, "Verify a batch of MACs.")
+        .policy(Action::TransitVerify)
+        .body(AGE),
 ];
 
 const fn route(method: &'static str, template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
@@ -188,6 +250,10 @@ const fn put(template: &'static str, endpoint: Endpoint, summary: &'static str) 
 }
 const fn post(template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
     route("POST", template, endpoint, summary)
+}
+/// What computes and changes nothing.
+const fn compute(template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
+    post(template, endpoint, summary).mtls().read()
 }
 
 impl Route {

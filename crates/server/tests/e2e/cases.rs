@@ -18,6 +18,7 @@ use bulla_wire::snapshot::Begun;
 use bulla_wire::wrap::{Addressee, Ciphertext, Mode, Parcel, Slip, Statement, to_lines};
 
 use crate::support::Request;
+use crate::transit;
 
 /// Everyone who plays, and what they have at hand.
 pub struct Cast {
@@ -49,6 +50,8 @@ impl Cast {
         let put = |text| api::PutPolicy { text, replaces: None };
         admin.policy_put(&"kv".parse().unwrap(), &put(text.clone())).await.unwrap();
         admin.policy_put(&"doomed".parse().unwrap(), &put(text)).await.unwrap();
+        let text = "permit (principal, action in Bulla::Action::\"transit\", resource);".to_owned();
+        admin.policy_put(&"transit".parse().unwrap(), &put(text)).await.unwrap();
         let text = "permit (principal, action == Bulla::Action::\"snapshot.save\", resource) \
                     when { [\"alice\", \"bob\"].contains(principal.name) };"
             .to_owned();
@@ -57,6 +60,10 @@ impl Cast {
         let writer = world.client(&alice_person);
         let data = StrictMap([("password".to_owned(), "hunter2".to_owned())].into());
         writer.kv_put(&"app/db".parse().unwrap(), &api::PutKv::fields(data)).await.unwrap();
+        for (name, kind) in transit::KEYS {
+            let key = api::CreateTransitKey { kind, exportable: true, deletion_allowed: true };
+            writer.transit_create(&name.parse().unwrap(), &key).await.unwrap();
+        }
         Self {
             admin: Caller::new(world, &world.admins[0]).await,
             alice: Caller::new(world, &alice_person).await,
@@ -202,7 +209,10 @@ impl Cast {
             }
             Endpoint::KvList if route.template.contains('{') => (Who::Bob, empty("/v1/kv/app:list?limit=2".into())),
             Endpoint::KvList => (Who::Bob, empty("/v1/kv:list".into())),
-            endpoint => panic!("no case for {endpoint:?}, {} {}", route.method, route.template),
+            endpoint => match transit::good(self, endpoint).await {
+                Some(good) => good,
+                None => panic!("no case for {endpoint:?}, {} {}", route.method, route.template),
+            },
         }
     }
 }

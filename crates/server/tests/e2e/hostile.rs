@@ -88,6 +88,8 @@ enum Probe {
     Marker(Box<Upload>),
     /// What unsealing reads.
     Load(Kind),
+    /// A transit key, and what it encrypted.
+    Transit(Name, String),
 }
 
 impl Probe {
@@ -109,6 +111,7 @@ impl Probe {
             Kind::Chunk => matches!(self, Self::Open(_)),
             Kind::Upload => matches!(self, Self::Marker(_)),
             Kind::NextIngress => matches!(self, Self::NextIngress),
+            Kind::TransitKey | Kind::TransitVersion => matches!(self, Self::Transit(..)),
         }
     }
 }
@@ -293,7 +296,8 @@ impl Stage {
             .await;
         let alice_person = world.admit("alice").await;
         log.step(&store).await;
-        let text = "permit (principal, action in Bulla::Action::\"kv\", resource);".to_owned();
+        let text =
+            "permit (principal, action in [Bulla::Action::\"kv\", Bulla::Action::\"transit\"], resource);".to_owned();
         for text in ["permit (principal, action, resource);", &text] {
             let put = PutPolicy { text: text.to_owned(), replaces: None };
             admin.policy_put(&"kv".parse().unwrap(), &put).await.unwrap();
@@ -320,6 +324,18 @@ impl Stage {
         let short = PutKv { ttl_s: Some(36_000), ..secret("short") };
         alice.kv_put(&path("app/short"), &short).await.unwrap();
         log.thing(&store, "a short secret", vec![Probe::Secret(path("app/short")), Probe::Sweep(Kind::DueKept)]).await;
+        let name: Name = "orders".parse().unwrap();
+        let key = api::CreateTransitKey { kind: api::KeyKind::Aes256Gcm, exportable: false, deletion_allowed: false };
+        alice.transit_create(&name, &key).await.unwrap();
+        log.thing(&store, "transit key", vec![]).await;
+        let item = api::EncryptItem { plaintext: "AAAA".into(), associated_data: None };
+        let made = alice.transit_encrypt(&name, &api::Encrypt { items: vec![item], version: None }).await.unwrap();
+        let ciphertext = made.items[0].ciphertext.clone().unwrap();
+        alice.transit_rotate(&name).await.unwrap();
+        log.thing(&store, "transit key", vec![]).await;
+        let configure = api::ConfigureTransitKey { min_encryption_version: Some(1), ..Default::default() };
+        alice.transit_configure(&name, &configure).await.unwrap();
+        log.thing(&store, "transit key", vec![Probe::Transit(name, ciphertext)]).await;
         let mut stage = Self {
             bob_by_hand: Mutex::new(Caller::new(&world, &bob_person).await),
             alice_by_hand: Mutex::new(Caller::new(&world, &alice_person).await),
@@ -493,6 +509,12 @@ impl Stage {
                         content.and(async { Heard::of(opened.acked.map(|acked| acked.receipt.kind)) }).await
                     }
                 }
+            }
+            Probe::Transit(key, ciphertext) => {
+                let read = Heard::of(self.alice.transit_read(key).await);
+                let item = api::DecryptItem { ciphertext: ciphertext.clone(), associated_data: None };
+                let body = api::Decrypt { items: vec![item] };
+                read.and(async { Heard::of(self.alice.transit_decrypt(key, &body).await) }).await
             }
             Probe::Nack(slip) => self.nack(slip).await,
             Probe::Wraps => {
@@ -910,6 +932,9 @@ const NOT_HELD: &[(Kind, Loss)] = &[
     // Another key is given for the next rekey.
     (Kind::NextIngress, Loss::Gone),
     (Kind::DueKept, Loss::Gone),
+    // Settings are as they were once, or the key is unknown. A version that is gone is missed by the settings.
+    (Kind::TransitKey, Loss::Former),
+    (Kind::TransitKey, Loss::Gone),
 ];
 
 /// What may be lost of a single row.

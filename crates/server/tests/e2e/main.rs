@@ -28,5 +28,6 @@ mod seal;
 mod snapshot;
 mod spine;
 mod support;
+mod transit;
 mod webhook;
 mod wraps;

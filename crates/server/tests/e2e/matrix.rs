@@ -167,8 +167,9 @@ async fn people(world: &World, cast: &Cast) -> Keys {
     enrol(world, &gone, true).await;
     admit_by(world, &gone, &void, &["admins"]).await;
     enrol(world, &gone, false).await;
-    let text = "permit (principal, action in Bulla::Action::\"kv\", resource) when { principal.name == \"alice\" };";
-    for name in ["kv", "doomed"] {
+    let text = "permit (principal, action in [Bulla::Action::\"kv\", Bulla::Action::\"transit\"], resource) \
+                when { principal.name == \"alice\" };";
+    for name in ["kv", "transit", "doomed"] {
         let put = api::PutPolicy { text: text.to_owned(), replaces: None };
         admin.policy_put(&name.parse().unwrap(), &put).await.unwrap();
     }
@@ -274,7 +275,8 @@ fn table(answers: &Answers) -> String {
                     # an answer without an error; a word is the code of an error, whose status stands at the end.\n\
                     # The writer and the recipient are those of the wrap that is asked for, and each request is good\n\
                     # but for who signs it: the wrap is the writer's, the admission the admin's, the share that of the\n\
-                    # first admin. Policy is the first set, and lets the writer read and write secrets.\n"
+                    # first admin. Policy is the first set, and lets the writer read and write secrets\n\
+                    # and use transit keys.\n"
         .to_owned();
     let mut codes = BTreeMap::new();
     for (name, standing) in [

@@ -175,9 +175,10 @@ async fn a_certificate_gives_no_more_than_a_signature() {
     let world = World::new(Shape::default()).await;
     let mut cast = Cast::new(&world).await;
     let admin = world.client(&world.admins[0]);
-    let text = "permit (principal, action in Bulla::Action::\"kv\", resource) when { principal.name == \"alice\" };";
+    let text = "permit (principal, action in [Bulla::Action::\"kv\", Bulla::Action::\"transit\"], resource) \
+                when { principal.name == \"alice\" };";
     let put = api::PutPolicy { text: text.to_owned(), replaces: None };
-    for name in ["kv", "doomed"] {
+    for name in ["kv", "transit", "doomed"] {
         admin.policy_put(&name.parse().unwrap(), &put).await.unwrap();
     }
     let (stranger, disabled) = (world.admit("stranger").await, world.admit("disabled").await);
@@ -354,6 +355,13 @@ async fn a_change_needs_its_nonce_and_happens_once() {
         assert_eq!((error.field.as_deref(), error.id), (Some(NONCE_HEADER), None));
         assert!(error.hint.is_some());
     }
+    // So does what changes nothing, if its body is encrypted for it.
+    let path_of_key = "/v1/transit/orders:encrypt";
+    let given = signer.nonce();
+    let body = signer.ingress(&world, "POST", path_of_key, &given, &kv_body());
+    let compute = Holder::new(&world, &alice).request("POST", path_of_key, Some(("application/age", body)), None);
+    let error = holder.send(&compute).await.refused(Code::Malformed).error().unwrap();
+    assert_eq!(error.field.as_deref(), Some(NONCE_HEADER));
     // The ciphertext is for one key and one nonce.
     holder.send(&put(signer.nonce(), Some(nonce))).await.refused(Code::Malformed);
     let version = |reply: Reply| reply.ok().json::<api::KvWritten>().version;
