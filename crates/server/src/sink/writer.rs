@@ -66,7 +66,7 @@ pub struct Writer {
     clock: Clock,
     layout: Option<Layout>,
     /// Keeps other processes out of the directory.
-    _lock: Option<File>,
+    lock: Option<File>,
     file: File,
     /// Can be read back, cut and synced; a pipe cannot.
     regular: bool,
@@ -126,7 +126,7 @@ impl Writer {
             disk: opening.disk,
             clock: opening.clock,
             layout,
-            _lock: lock,
+            lock,
             file,
             regular,
             number: found.number,
@@ -200,7 +200,7 @@ impl Writer {
                 Message::Line { body, urgent, done, _place } => {
                     self.waiting.push_back(Waiting { body, urgent, done: Some(done), _place });
                     if self.waiting.len() >= BATCH_LINES {
-                        return std::ops::ControlFlow::Continue(());
+                        break;
                     }
                     next = self.messages.try_recv().ok();
                     continue;
@@ -221,11 +221,12 @@ impl Writer {
                     if !self.failed {
                         self.shared.set_trouble(Some(AuditBlocked::Closed));
                     }
+                    drop(self.lock.take()); // Whoever hears that it is closed may open it again.
                     drop(done.send(settled));
                     return std::ops::ControlFlow::Break(());
                 }
             }
-            return std::ops::ControlFlow::Continue(());
+            break;
         }
         std::ops::ControlFlow::Continue(())
     }
@@ -235,8 +236,7 @@ impl Writer {
         self.push(Body::Stop {});
         self.flush();
         self.sync();
-        // Room that is kept beside a log that nobody writes helps nobody.
-        self.reserve.spend();
+        self.reserve.spend(); // Room beside a log that nobody writes helps nobody.
     }
 
     fn settled(&self) -> Result<(), AuditBlocked> {

@@ -931,10 +931,10 @@ const NOT_HELD: &[(Kind, Loss)] = &[
     (Kind::AlarmCursor, Loss::Gone),
     // Another key is given for the next rekey.
     (Kind::NextIngress, Loss::Gone),
-    (Kind::DueKept, Loss::Gone),
     // Settings are as they were once, or the key is unknown. A version that is gone is missed by the settings.
     (Kind::TransitKey, Loss::Former),
     (Kind::TransitKey, Loss::Gone),
+    (Kind::DueKept, Loss::Gone),
 ];
 
 /// What may be lost of a single row.
