@@ -45,7 +45,7 @@ pub const BODIES: &[Body] = bodies! {
     evidence::GenesisApproval, evidence::Consent, evidence::PolicyRecovery, evidence::Bundle, wrap::Statement,
     wrap::Receipt, dsse::Envelope, webhook::Message, api::PatchKv, api::KvMetadata, api::SetKvSettings, api::KvVersions,
     api::DestroyKv, api::TransitKey, api::ConfigureTransitKey, api::Encrypt, api::Decrypt, api::Ciphertexts,
-    api::Verify, api::TransitBackup,
+    api::Verify, api::TransitBackup, wrap::Origin,
 };
 
 /// One of [`BODIES`].

@@ -168,6 +168,8 @@ fn documents(seeds: &mut Seeds) {
         json!({"items": [{"digest": "AAEC", "signature": "bulla:v1:AAEC"}], "digest_algorithm": "sha-256"}),
         json!({"v": 1, "name": "orders", "kind": "aes256-gcm", "min_decryption_version": 1, "min_encryption_version": 0,
             "deletion_allowed": false, "versions": [{"created_ms": NOW_MS, "key": "AAEC"}]}),
+        json!({"v": 1, "cluster": cluster, "node": key, "wrap": wrap, "from": id, "to": id, "action": "kv.get",
+            "resource": "kv/app/db", "ct": {"sha256": digest, "len": 300}, "at_ms": NOW_MS, "doc": 1}),
     ];
     assert_eq!(kept.len(), BODIES.len());
     for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {

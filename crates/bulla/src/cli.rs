@@ -18,11 +18,13 @@ mod policy;
 mod principal;
 mod raw;
 mod receipt;
+mod run;
 mod seal;
 mod server;
 mod snapshot;
 mod statement;
 mod status;
+mod template;
 mod transit;
 mod unseal;
 mod wrap;
@@ -93,6 +95,8 @@ pub enum Command {
     /// Write and read secrets under paths
     #[command(subcommand)]
     Kv(kv::Kv),
+    Run(run::Run),
+    Template(template::Template),
     /// Encrypt, sign and authenticate with keys that stay in the cluster
     #[command(subcommand)]
     Transit(transit::Transit),
@@ -203,6 +207,8 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Receipt(args) => receipt::run(args, session).await,
         Command::Snapshot(args) => snapshot::run(args, session).await,
         Command::Kv(args) => kv::run(args, session).await,
+        Command::Run(args) => run::run(args, session).await,
+        Command::Template(args) => template::run(args, session).await,
         Command::Transit(args) => transit::run(args, session).await,
         Command::Encrypt(args) => transit::encrypt_file(args, session).await,
         Command::Decrypt(args) => transit::decrypt_file(args, session).await,

@@ -246,6 +246,11 @@ fn the_life_of_a_secret() {
     );
     alice.file("password.txt", b"correct horse");
     alice.file("key.der", b"\x30\x03\x02\x01\xff");
+    alice.file(
+        "app.conf.tmpl",
+        b"# {{{{ name }}\nurl = {{ kv/app/conf#password | json }}\nkey = {{kv/app/key | base64}}\n",
+    );
+    alice.file("bad.tmpl", b"a\nb = {{ kv/app/conf#password\n");
     let clock = |words: &[&str]| {
         let [time] = words else { panic!("by how much") };
         let ms = u64::try_from(humantime::parse_duration(time).unwrap().as_millis()).unwrap();
@@ -258,6 +263,9 @@ fn the_life_of_a_secret() {
         .person("bob", &bob)
         .world("pass", clock)
         .check(&transcript("kv.txt"));
+    let made = alice.work().join("app.conf");
+    assert!(std::fs::read_to_string(&made).unwrap().ends_with("key = MAMCAf8=\n"));
+    assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 /// What a client remembers of the cluster, to be changed behind its back.

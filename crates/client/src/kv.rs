@@ -8,6 +8,7 @@ use crate::builder::Client;
 use crate::call::Call;
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
+use crate::wrap::{Outgoing, Wrapped};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWritten, PatchKv, PutKv, SetKvSettings};
 use bulla_wire::json::{self, MAX_JSON_BYTES};
@@ -78,6 +79,21 @@ impl Client {
         let contents = [kv.data.is_some(), kv.bytes.is_some(), kv.sealed.is_some()];
         demand(contents.iter().filter(|there| **there).count() == 1, "the secret has no content, or several")?;
         Ok(kv)
+    }
+
+    /// Has a version, or the newest, encrypted by the cluster to the one recipient of `outgoing`, and makes a wrap of it.
+    /// This client sees nothing of it, and may be one without a key that decrypts.
+    ///
+    /// # Errors
+    /// As [`Client::kv_get_version`] and [`Client::wrap_create`].
+    pub async fn kv_get_to(
+        &self,
+        path: &SecretPath,
+        version: Option<u64>,
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        let call = Call { limit: MAX_SECRET_BYTES, ..Call::read(format!("/v1/kv/{path}")).with("version", version) };
+        self.wrap_read(call, ("kv.get", format!("kv/{path}")), outgoing).await
     }
 
     /// A page of the names below a path; all top-level names without one.

@@ -12,7 +12,7 @@ use crate::resolve::Resolved;
 use crate::wrap::{Inspected, binding};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Binding, Decrypter, OpenError, Reader};
-use bulla_crypto::evidence::{Standing, VerifiedReceipt, VerifiedStatement};
+use bulla_crypto::evidence::{Standing, VerifiedOrigin, VerifiedReceipt, VerifiedStatement};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{FinishWrap, OpenWrap};
 use bulla_wire::dsse::Envelope;
@@ -42,6 +42,8 @@ pub struct Opened {
     pub statement: VerifiedStatement,
     /// Who wrote it.
     pub writer: Resolved,
+    /// What a node says of where the content is from; none if it is the writer's own.
+    pub origin: Option<VerifiedOrigin>,
     /// The cluster's proof that this claim won.
     pub receipt: VerifiedReceipt,
     /// The proof that it was acknowledged. If that failed, opening again tries it again.
@@ -102,7 +104,7 @@ impl Client {
     }
 
     async fn open(&self, slip: &Slip, opened_as: OpenedAs, output: &mut dyn Output) -> Result<Opened, ClientError> {
-        let Inspected { statement, writer, .. } = self.wrap_inspect(slip).await?;
+        let Inspected { statement, writer, origin, .. } = self.wrap_inspect(slip).await?;
         let mine = self.check_addressed(&statement.statement).await?;
         if opened_as == OpenedAs::Content {
             // A delivery that cannot be read would have to be reported as bad, and that is final.
@@ -148,7 +150,7 @@ impl Client {
         received?;
         output.commit().map_err(|error| ClientError::io("cannot make the content durable", None, error))?;
         let acked = self.acknowledge(slip, claim, &memory).await;
-        Ok(Opened { statement, writer, receipt, acked })
+        Ok(Opened { statement, writer, origin, receipt, acked })
     }
 
     async fn acknowledge(&self, slip: &Slip, claim: Claim, memory: &Memory) -> Result<VerifiedReceipt, ClientError> {
@@ -328,6 +330,7 @@ mod tests {
             exp_ms: 1,
             ack_s: 600,
             label: None,
+            origin: None,
         }
     }
 

@@ -76,6 +76,14 @@ pub(crate) fn seal(
 }
 
 impl Spooled {
+    /// An age file that somebody else made.
+    pub(crate) fn of(file: Vec<u8>) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(&file);
+        let len = u64::try_from(file.len()).unwrap_or(u64::MAX);
+        Self { place: Place::Memory(file), len, sha256: hash.clone().finish(), file_hash: hash }
+    }
+
     /// SHA-256 of `head` and then this file, which is read again.
     pub(crate) fn digest_after(&mut self, head: &[u8]) -> io::Result<[u8; 32]> {
         let mut hash = Sha256::new();

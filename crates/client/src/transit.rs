@@ -7,6 +7,7 @@ use crate::builder::Client;
 use crate::call::Call;
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
+use crate::wrap::{Outgoing, Wrapped};
 use bulla_crypto::envelope::{self, OpenError};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
@@ -99,6 +100,49 @@ impl Client {
         demand(exported.name == *key, OTHER_KEY)?;
         demand(body.version.is_none_or(|asked| asked == exported.version), "the cluster answers with another version")?;
         Ok(exported)
+    }
+
+    /// As [`Client::transit_export`], encrypted by the cluster to the one recipient of `outgoing` as a wrap. This client
+    /// sees nothing of it.
+    ///
+    /// # Errors
+    /// As [`Client::transit_export`] and [`Client::wrap_create`].
+    pub async fn transit_export_to(
+        &self,
+        key: &Name,
+        body: &ExportTransitKey,
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        self.wrap_read(compute(key, "export", body), ("transit.export", format!("transit/{key}")), outgoing).await
+    }
+
+    /// As [`Client::transit_decrypt`], encrypted by the cluster to the one recipient of `outgoing` as a wrap. This client
+    /// sees nothing of it.
+    ///
+    /// # Errors
+    /// As [`Client::transit_decrypt`] and [`Client::wrap_create`].
+    pub async fn transit_decrypt_to(
+        &self,
+        key: &Name,
+        body: &Decrypt,
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        fits(&json::to_vec(body))?;
+        self.wrap_read(compute(key, "decrypt", body), ("transit.decrypt", format!("transit/{key}")), outgoing).await
+    }
+
+    /// As [`Client::transit_datakey`], encrypted by the cluster to the one recipient of `outgoing` as a wrap. This client
+    /// sees nothing of it.
+    ///
+    /// # Errors
+    /// As [`Client::transit_datakey`] and [`Client::wrap_create`].
+    pub async fn transit_datakey_to(
+        &self,
+        key: &Name,
+        body: &NewDatakey,
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        self.wrap_read(compute(key, "datakey", body), ("transit.datakey", format!("transit/{key}")), outgoing).await
     }
 
     /// A whole key, if its settings allow it, as an age file to the caller.

@@ -5,14 +5,14 @@ use crate::call::{Call, CallBody, now_ms};
 use crate::error::{ClientError, demand};
 use crate::progress::{Metered, Stage};
 use crate::resolve::Resolved;
-use crate::spool::{self, Content, Place, SpoolError};
+use crate::spool::{self, Content, Place, SpoolError, Spooled};
 use crate::transport::Upload;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::dsse::DsseError;
-use bulla_crypto::envelope::Binding;
+use bulla_crypto::envelope::{self, Binding};
 use bulla_crypto::evidence::{
-    self, EvidenceError, Record, RecordChain, Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain,
-    verify_receipt, verify_statement,
+    self, EvidenceError, Record, RecordChain, Standing, VerifiedOrigin, VerifiedReceipt, VerifiedStatement,
+    check_receipt_chain, verify_origin, verify_receipt, verify_statement,
 };
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::recipient::Recipient;
@@ -21,8 +21,8 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::wrap::{
-    Addressee, Ciphertext, DEFAULT_ACK_S, LABEL_RULE, MAX_CONTENT_BYTES, Mode, Parcel, ReceiptKind, Slip, Statement,
-    is_label, to_lines,
+    Addressee, Ciphertext, DEFAULT_ACK_S, LABEL_RULE, MAX_CONTENT_BYTES, Mode, PARCEL_MEDIA_TYPE, Parcel, ReceiptKind,
+    Slip, Statement, is_label, to_lines,
 };
 use std::sync::Arc;
 
@@ -51,6 +51,27 @@ impl Outgoing {
     pub fn new(to: Vec<Resolved>, life_s: u64) -> Self {
         Self { to, mode: Mode::First, nbf_ms: 0, life_s, ack_s: DEFAULT_ACK_S, label: None }
     }
+
+    fn check_label(&self) -> Result<(), ClientError> {
+        if self.label.as_deref().is_none_or(is_label) {
+            return Ok(());
+        }
+        Err(ClientError::input(format!("the wrap cannot be made: label: {LABEL_RULE}"), "choose another label"))
+    }
+
+    fn statement(
+        self,
+        cluster: ClusterId,
+        wrap: WrapId,
+        from: PrincipalId,
+        to: Vec<Addressee>,
+        file: &Spooled,
+    ) -> Statement {
+        let Self { to: _, mode, nbf_ms, life_s, ack_s, label } = self;
+        let ct = Ciphertext { sha256: Digest::new(file.sha256), len: file.len };
+        let exp_ms = now_ms().saturating_add(life_s.saturating_mul(1000));
+        Statement { v: V1, cluster, wrap, from, to, mode, ct, nbf_ms, exp_ms, ack_s, label, origin: None }
+    }
 }
 
 /// A wrap that was made.
@@ -71,6 +92,8 @@ pub struct Inspected {
     pub statement: VerifiedStatement,
     /// Who wrote it.
     pub writer: Resolved,
+    /// What a node says of where the content is from; none if it is the writer's own.
+    pub origin: Option<VerifiedOrigin>,
     /// The receipt of its creation.
     pub created: VerifiedReceipt,
     /// Its slots.
@@ -97,12 +120,7 @@ impl Client {
     /// [`ClientError::TooLarge`] before anything is sent; [`ClientError::UnknownOutcome`] if no answer came;
     /// [`ClientError::Input`] with the names for recipients of both kinds.
     pub async fn wrap_create(&self, outgoing: Outgoing, content: Content) -> Result<Wrapped, ClientError> {
-        if !outgoing.label.as_deref().is_none_or(is_label) {
-            return Err(ClientError::input(
-                format!("the wrap cannot be made: label: {LABEL_RULE}"),
-                "choose another label",
-            ));
-        }
+        outgoing.check_label()?;
         of_one_kind(&outgoing.to)?;
         let (trust, me) = (self.trust().await?, self.me().await?);
         let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
@@ -115,26 +133,64 @@ impl Client {
         };
         let content = Metered(content, self.0.transport.watch.meter(Stage::Encrypting, None));
         let spooled = tokio::task::spawn_blocking(move || spool::seal(&recipients, &binding, content, directory)).await;
-        let mut spooled = match spooled {
+        let spooled = match spooled {
             Ok(Ok(spooled)) => spooled,
             Ok(Err(SpoolError::TooLarge)) => return Err(ClientError::TooLarge { limit: MAX_CONTENT_BYTES }),
             Ok(Err(SpoolError::Seal(error))) => return Err(error.into()),
             Err(_) => return Err(ClientError::input("encrypting was interrupted", "try again")),
         };
-        let Outgoing { to: _, mode, nbf_ms, life_s, ack_s, label } = outgoing;
-        let statement = Statement {
-            v: V1,
-            cluster,
-            wrap,
-            from,
-            to,
-            mode,
-            ct: Ciphertext { sha256: Digest::new(spooled.sha256), len: spooled.len },
-            nbf_ms,
-            exp_ms: now_ms().saturating_add(life_s.saturating_mul(1000)),
-            ack_s,
-            label,
+        self.hand_in(outgoing.statement(cluster, wrap, from, to, &spooled), spooled).await
+    }
+
+    /// Asks for something by `call`, whose answer goes to the one recipient in place of this client, and makes a wrap
+    /// of it. The node says what it read, which must be `action` on `resource`.
+    pub(crate) async fn wrap_read(
+        &self,
+        call: Call,
+        (action, resource): (&str, String),
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        outgoing.check_label()?;
+        let readers = outgoing.to.clone();
+        let [reader] = readers.as_slice() else {
+            return Err(ClientError::input("the answer goes to one recipient", "name one; ask again for another"));
         };
+        let (trust, me) = (self.trust().await?, self.me().await?);
+        let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
+        let from = me.resolved.principal();
+        let (to, _) = addressees(std::slice::from_ref(reader));
+        let binding = binding(wrap, cluster, from, &to);
+        let call = call.with("wrap", Some(wrap)).with("wrap_to", Some(reader.name()));
+        let answer = self.call(Call { limit: call.limit.saturating_add(Parcel::MAX_DOCUMENT_BYTES), ..call }).await?;
+        demand(answer.media == PARCEL_MEDIA_TYPE, "the answer is not what goes into a wrap")?;
+        let malformed = || ClientError::contradiction("what goes into the wrap is malformed");
+        let Parcel { document, file } = Parcel::parse(&answer.body).map_err(|_| malformed())?;
+        let shown = envelope::inspect(file).map_err(|_| malformed())?;
+        // Its recipients nobody can check who is none of them; one that cannot open it says so.
+        demand(
+            shown.binding.as_ref() == Some(&binding),
+            "it is encrypted for others than were named, or their keys changed meanwhile",
+        )?;
+        let spooled = Spooled::of(file.to_vec());
+        let origin = json::parse(document, Parcel::MAX_DOCUMENT_BYTES).map_err(|_| malformed())?;
+        let statement = Statement { origin: Some(origin), ..outgoing.statement(cluster, wrap, from, to, &spooled) };
+        let told = self.origin(&statement).await?.ok_or_else(malformed)?.origin;
+        demand(told.action == action && told.resource == resource, "it is something else than was asked for")?;
+        self.hand_in(statement, spooled).await
+    }
+
+    /// Verifies what a statement says of its origin.
+    pub(crate) async fn origin(&self, statement: &Statement) -> Result<Option<VerifiedOrigin>, ClientError> {
+        let mut verified = verify_origin(&*self.view().await?, statement);
+        if matches!(verified, Err(EvidenceError::DocumentAhead { .. })) {
+            verified = verify_origin(&self.cluster().await?.view, statement);
+        }
+        verified.map_err(ClientError::statement("the origin"))
+    }
+
+    /// Signs a statement and hands it in with its age file.
+    async fn hand_in(&self, statement: Statement, mut spooled: Spooled) -> Result<Wrapped, ClientError> {
+        let (me, cluster, wrap) = (self.me().await?, statement.cluster, statement.wrap);
         let envelope = evidence::sign(&statement, &[&**self.key()?]).await?;
         // The reader's checks, so that a mistake is told before it travels.
         let checked = verify_statement(&envelope, &cluster, me.resolved.record())
@@ -205,7 +261,8 @@ impl Client {
             check_receipt_chain(&created, &verified).map_err(ClientError::statement("the slot's receipts"))?;
             slots.push(InspectedSlot { principal: *principal, state: *state, receipts: verified });
         }
-        Ok(Inspected { statement, writer, created, slots, view })
+        let origin = self.origin(&statement.statement).await?;
+        Ok(Inspected { statement, writer, origin, created, slots, view })
     }
 
     /// The slip is of the pinned cluster.

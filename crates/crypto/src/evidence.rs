@@ -30,8 +30,8 @@ pub use document::{DocumentDraft, Node, VerifiedDocument};
 pub use kv::verify_sealed;
 pub use record::{PrincipalKey, Record, RecordChain, record_payload};
 pub use wrap::{
-    Standing, VerifiedReceipt, VerifiedStatement, check_receipt_chain, check_statement_times, verify_receipt,
-    verify_statement, verify_statement_by,
+    Standing, VerifiedOrigin, VerifiedReceipt, VerifiedStatement, check_receipt_chain, check_statement_times,
+    verify_origin, verify_receipt, verify_statement, verify_statement_by,
 };
 
 use crate::dsse::{self, DsseError};
@@ -43,7 +43,7 @@ use bulla_wire::id::{Digest, KeyId};
 use bulla_wire::json::{self, JsonError, MAX_STATEMENT_BYTES};
 use bulla_wire::kv::{SEALED_TYPE, SealedStatement};
 use bulla_wire::snapshot::{MANIFEST_TYPE, Manifest};
-use bulla_wire::wrap::{RECEIPT_TYPE, Receipt, STATEMENT_TYPE, Statement};
+use bulla_wire::wrap::{ORIGIN_TYPE, Origin, RECEIPT_TYPE, Receipt, STATEMENT_TYPE, Statement};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -67,6 +67,7 @@ payloads! {
     wire::Bundle = wire::BUNDLE_TYPE;
     Statement = STATEMENT_TYPE;
     Receipt = RECEIPT_TYPE;
+    Origin = ORIGIN_TYPE;
     SealedStatement = SEALED_TYPE;
     Manifest = MANIFEST_TYPE;
 }

@@ -3,6 +3,7 @@
 mod answer;
 mod explain;
 mod snapshot;
+mod wrapped;
 
 use crate::ceremony;
 use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
@@ -35,6 +36,7 @@ use bulla_wire::evidence::SealMode;
 use bulla_wire::id::{Digest, KeyId};
 use serde_json::value::RawValue;
 use std::sync::Arc;
+use wrapped::WrapTo;
 
 /// Lines after `after` that the filter takes, read from the files.
 fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize) -> std::io::Result<AuditPage> {
@@ -96,6 +98,8 @@ struct Request<'a> {
     /// The memory that its answer may take.
     bodies: &'a BodyBudget,
     phase: Phase,
+    /// Who gets its secret answer in place of the caller.
+    wrap_to: Option<WrapTo>,
 }
 
 /// Answers a signed route.
@@ -109,7 +113,8 @@ pub async fn answer(
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
     let _under_way = unsealed.in_flight.acquire().await;
-    let request = Request { node, unsealed, verified, bodies, phase: Phase::Unsealed(unsealed.clone()) };
+    let phase = Phase::Unsealed(unsealed.clone());
+    let mut request = Request { node, unsealed, verified, bodies, phase, wrap_to: None };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
@@ -136,7 +141,11 @@ pub async fn answer(
 
 impl Request<'_> {
     /// Parses what is asked for. Nothing has happened yet.
-    async fn prepare(&self, matched: Matched<'_>, body: Result<Vec<u8>, Refusal>) -> Result<(Op, Resource), Refusal> {
+    async fn prepare(
+        &mut self,
+        matched: Matched<'_>,
+        body: Result<Vec<u8>, Refusal>,
+    ) -> Result<(Op, Resource), Refusal> {
         let mut body = body?;
         // Looking at the seal and repairing the policy set are rights of the admins that an open seal does not end.
         let open_too =
@@ -150,11 +159,12 @@ impl Request<'_> {
         if secret {
             body = self.open_ingress(&body).await?;
         }
-        if matched.route.reply == ReplyKind::Secret && self.verified.recipients.is_empty() {
+        let directory = self.unsealed.directory();
+        self.wrap_to = WrapTo::of(&matched, &query, &directory)?;
+        if matched.route.reply == ReplyKind::Secret && self.wrap_to.is_none() && self.verified.recipients.is_empty() {
             let refusal = Refusal::new(Code::NoReplyRecipient, "your record lists no recipient under this signing key");
             return Err(refusal.hint("put a recipient into your record, or sign with another key"));
         }
-        let directory = self.unsealed.directory();
         parse_op(matched, &query, body, &self.context(&directory)).map_err(|mut refusal| {
             if secret {
                 // The parser quotes what it found, and this answer is not encrypted.

@@ -1,6 +1,7 @@
 //! One-time wraps: the writer's statement, the server's receipt, the slip, and how they travel
 //! (`spec/wrap.md`).
 
+use crate::dsse::Envelope;
 use crate::evidence::Actor;
 use crate::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId, WrapId, text_serde};
 use crate::json::V1;
@@ -13,6 +14,8 @@ use std::str::FromStr;
 pub const STATEMENT_TYPE: &str = "application/vnd.bulla.wrap.v1+json";
 /// `payloadType` of [`Receipt`].
 pub const RECEIPT_TYPE: &str = "application/vnd.bulla.receipt.v1+json";
+/// `payloadType` of an [`Origin`].
+pub const ORIGIN_TYPE: &str = "application/vnd.bulla.origin.v1+json";
 /// Media type of [`Parcel`].
 pub const PARCEL_MEDIA_TYPE: &str = "application/vnd.bulla.wrap";
 
@@ -109,6 +112,37 @@ pub struct Statement {
     /// A line for the recipients, readable by the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// An [`Origin`], if the content is what a node read for the writer, who has not seen it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Envelope>,
+}
+
+/// What a node signs over content that it read for one principal and encrypted to another, who alone can open it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Format version.
+    pub v: V1,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node that read and encrypted it.
+    pub node: KeyId,
+    /// For which wrap.
+    pub wrap: WrapId,
+    /// Who asked, and writes the wrap.
+    pub from: PrincipalId,
+    /// To whom it is encrypted.
+    pub to: PrincipalId,
+    /// What was asked for, such as `kv.get`.
+    pub action: String,
+    /// Of what, such as `kv/app/db`.
+    pub resource: String,
+    /// The age file.
+    pub ct: Ciphertext,
+    /// When it was read, Unix milliseconds.
+    pub at_ms: u64,
+    /// Number of the newest document.
+    pub doc: u32,
 }
 
 /// The lines over which `to_sha256` of the binding stanza is taken, in the statement's order:

@@ -3,6 +3,7 @@
 mod history;
 mod values;
 
+use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::fields::Field;
 use crate::output::{Format, FormatArgs};
@@ -60,8 +61,10 @@ pub enum Kv {
         #[arg(long, value_name = "NUMBER")]
         version: Option<u64>,
         /// Print this field only, as it is
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", conflicts_with = "wrap_to")]
         field: Option<String>,
+        #[command(flatten)]
+        wrap_to: WrapTo,
         #[command(flatten)]
         format: FormatArgs,
     },
@@ -202,7 +205,10 @@ pub async fn run(command: Kv, session: &Session<'_>) -> Result<Exit, Failure> {
         Kv::Patch { path, fields, remove, terms, format } => {
             values::patch(session, &path, &fields, remove, &terms, format).await
         }
-        Kv::Get { path, version, field, format } => values::get(session, &path, version, field, format).await,
+        Kv::Get { path, version, field, wrap_to, format } => match wrap_to.outgoing(session).await? {
+            Some(outgoing) => made(session, &session.client()?.kv_get_to(&path, version, outgoing).await?, format),
+            None => values::get(session, &path, version, field, format).await,
+        },
         Kv::List { path, recursive: false, format } => list(session, path.as_ref(), format).await,
         Kv::List { path, recursive: true, format } => list_all(session, path, format).await,
         Kv::History { path, format } => history::show(session, &path, format).await,

@@ -1,6 +1,6 @@
 //! `bulla open`: a wrap, once.
 
-use super::wrap::proven;
+use super::wrap::{proven, whence};
 use crate::exit::{Exit, Failure, told};
 use crate::keys::key_source;
 use crate::output::{Screen, time};
@@ -68,8 +68,11 @@ pub async fn run(args: Open, session: &Session<'_>) -> Result<Exit, Failure> {
 }
 
 fn report(session: &Session<'_>, opened: &Opened, file: Option<&std::path::Path>) -> Result<Exit, Failure> {
-    let Opened { statement: _, writer, receipt, acked } = opened;
+    let Opened { statement: _, writer, origin, receipt, acked } = opened;
     session.screen.say(&format!("from {} {}", writer.name(), writer.principal()));
+    if let Some(origin) = origin {
+        session.screen.say(&format!("content: {}", whence(origin)));
+    }
     session.screen.say(&format!("opened {}", time(receipt.receipt.at_ms)));
     if let Some(file) = file {
         session.screen.say(&format!("written to {}", file.display()));

@@ -5,6 +5,7 @@ mod file;
 
 pub use file::{DecryptFile, EncryptFile, decrypt_file, encrypt_file};
 
+use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::keys::key_source;
 use crate::output::{Format, FormatArgs, time};
@@ -143,8 +144,10 @@ pub enum Transit {
         #[arg(long, value_name = "NUMBER", default_value = "32")]
         bytes: u32,
         /// Encrypted alone, for whoever may decrypt
-        #[arg(long)]
+        #[arg(long, conflicts_with = "wrap_to")]
         wrapped: bool,
+        #[command(flatten)]
+        wrap_to: WrapTo,
         /// What must be given again to decrypt
         #[arg(long, value_name = "TEXT")]
         associated_data: Option<String>,
@@ -194,8 +197,10 @@ pub enum Transit {
         #[arg(long, value_name = "VERSION")]
         key_version: Option<u32>,
         /// The file, made with mode 0600
-        #[arg(short = 'o', value_name = "FILE")]
-        output: PathBuf,
+        #[arg(short = 'o', value_name = "FILE", required_unless_present = "wrap_to", conflicts_with = "wrap_to")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        wrap_to: WrapTo,
     },
     /// Write an exportable key with all versions to a new file, encrypted to you
     Backup {
@@ -281,7 +286,17 @@ pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failur
             session.screen.say(&format!("{key} is deleted"));
             Ok(Exit::Ok)
         }
-        Transit::Export { key, key_version, output } => export(session, &key, key_version, &output).await,
+        Transit::Export { key, key_version, output, wrap_to } => {
+            let body = ExportTransitKey { version: key_version };
+            match (wrap_to.outgoing(session).await?, output) {
+                (Some(outgoing), _) => {
+                    let wrapped = session.client()?.transit_export_to(&key, &body, outgoing).await?;
+                    made(session, &wrapped, FormatArgs { format: Format::Table })
+                }
+                (None, Some(output)) => export(session, &key, &body, &output).await,
+                (None, None) => Err(Failure::usage("no file is named").hint("give -o FILE, or --wrap-to WHO")),
+            }
+        }
         Transit::Backup { key, output } => {
             let target = new_file(&output)?;
             let file = session.client()?.transit_backup(&key).await?;
@@ -299,11 +314,10 @@ pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failur
     }
 }
 
-async fn export(session: &Session<'_>, key: &Name, key_version: Option<u32>, output: &Path) -> Result<Exit, Failure> {
-    let body = ExportTransitKey { version: key_version };
+async fn export(session: &Session<'_>, key: &Name, body: &ExportTransitKey, output: &Path) -> Result<Exit, Failure> {
     // Before the key leaves.
     let target = new_file(output)?;
-    let exported = session.client()?.transit_export(key, &body).await?;
+    let exported = session.client()?.transit_export(key, body).await?;
     let bytes = base64url_decode(&exported.key).map(SecretBytes::new).ok_or_else(unreadable)?;
     let bytes = if exported.kind.signs() { pem::write("PRIVATE KEY", bytes.expose()) } else { bytes };
     write(output, target, bytes.expose())?;

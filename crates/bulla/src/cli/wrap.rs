@@ -5,8 +5,8 @@ use crate::fields::{self, Field};
 use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, moment};
-use bulla_client::{Client, ClientError, Content, Inspected, Outgoing, Resolved, content};
-use bulla_crypto::evidence::{Standing, VerifiedReceipt};
+use bulla_client::{Client, ClientError, Content, Inspected, Outgoing, Resolved, Wrapped, content};
+use bulla_crypto::evidence::{Standing, VerifiedOrigin, VerifiedReceipt};
 use bulla_wire::api::{WrapReceipts, WrapSummary, Wraps};
 use bulla_wire::json;
 use bulla_wire::wrap::{LABEL_RULE, MAX_LIFE_MS, Mode, Slip, is_label};
@@ -156,7 +156,32 @@ async fn create(session: &Session<'_>, args: Create) -> Result<Exit, Failure> {
         ack_s: u32::try_from(ack.as_secs()).unwrap_or(u32::MAX),
         label,
     };
-    let made = client.wrap_create(outgoing, source).await?;
+    made(session, &client.wrap_create(outgoing, source).await?, format)
+}
+
+/// To whom an answer goes in place of the caller.
+#[derive(Debug, clap::Args)]
+pub struct WrapTo {
+    /// Let the cluster encrypt it to this principal, as a wrap: only the slip is printed, and you see nothing of it
+    #[arg(long, value_name = "WHO")]
+    wrap_to: Option<String>,
+    /// For how long that wrap may be opened, such as 12h or 7d
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = life, requires = "wrap_to")]
+    expires: Duration,
+}
+
+impl WrapTo {
+    /// The wrap that is to be made, if one is.
+    pub async fn outgoing(&self, session: &Session<'_>) -> Result<Option<Outgoing>, Failure> {
+        let Some(who) = &self.wrap_to else { return Ok(None) };
+        let found = session.client()?.resolve(who).await?;
+        session.screen.say(&format!("to {} {}", found.name(), found.principal()));
+        Ok(Some(Outgoing::new(vec![found], self.expires.as_secs())))
+    }
+}
+
+/// Prints the slip of a wrap that was made.
+pub fn made(session: &Session<'_>, made: &Wrapped, format: FormatArgs) -> Result<Exit, Failure> {
     if format.format == Format::Json {
         let receipts = vec![made.created.envelope.clone()];
         session.screen.json(&serde_json::json!({
@@ -244,7 +269,7 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     if format == Format::Json {
         return session.screen.json(&client.wrap_view(&slip.wrap).await?).map(|()| Exit::Ok);
     }
-    let Inspected { statement, writer, created, slots, .. } = &inspected;
+    let Inspected { statement, writer, origin, created, slots, .. } = &inspected;
     let statement = &statement.statement;
     let mut names = Names::new(&client);
     let mut pairs = vec![("from", format!("{} {}", writer.name(), writer.principal()))];
@@ -262,6 +287,7 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     pairs.push(("expires", time(statement.exp_ms)));
     pairs.push(("size", format!("{} bytes, encrypted", statement.ct.len)));
     pairs.extend(statement.label.clone().map(|label| ("label", label)));
+    pairs.extend(origin.as_ref().map(|origin| ("content", whence(origin))));
     for slot in slots {
         let whose = match &slot.principal {
             Some(principal) => format!(" for {}", names.full(principal).await),
@@ -274,6 +300,12 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
         std::iter::once(created).chain(slots.iter().flat_map(|slot| &slot.receipts)).cloned().collect();
     show_receipts(session, &mut names, &receipts).await?;
     Ok(Exit::Ok)
+}
+
+/// Where a wrap's content is from, by a node's word.
+pub fn whence(VerifiedOrigin { origin, standing }: &VerifiedOrigin) -> String {
+    let doubt = if *standing == Standing::Valid { "" } else { ", by a node that is not to be believed" };
+    format!("{} of {}, read by the cluster at {}{doubt}", origin.action, origin.resource, time(origin.at_ms))
 }
 
 async fn answer_receipts(

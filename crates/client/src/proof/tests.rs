@@ -41,6 +41,7 @@ fn proof(world: &World) -> Proof {
         exp_ms: 1000,
         ack_s: 600,
         label: None,
+        origin: None,
     };
     let statement = sign_in_memory(&statement, &[world.alice.identity.signing_key().unwrap()]).unwrap();
     let created = receipt(world, &statement, ReceiptKind::Created, None);

@@ -237,6 +237,7 @@ impl World {
             exp_ms: self.now.unix_ms + LIFE_MS,
             ack_s: ACK_S,
             label: None,
+            origin: None,
             wrap: WrapId::new(draw(&mut self.rng)),
         }
     }

@@ -135,6 +135,7 @@ fn open_view(input: &Value) -> Result<ClusterView, EvidenceError> {
 }
 
 /// Judges a vector by its bytes alone.
+#[expect(clippy::too_many_lines, reason = "an arm for each kind")]
 fn judge(kind: &str, input: &Value) -> Result<Value, EvidenceError> {
     let number = |field: &str| input[field].as_u64().unwrap();
     match kind {
@@ -198,6 +199,16 @@ fn judge(kind: &str, input: &Value) -> Result<Value, EvidenceError> {
                 check_receipt_chain(created, later)?;
             }
             Ok(json!(receipts.iter().map(|receipt| format!("{:?}", receipt.standing)).collect::<Vec<_>>()))
+        }
+        "origin" => {
+            let view = open_view(input)?;
+            let statement: Statement = serde_json::from_value(input["statement"].clone()).unwrap();
+            let told = verify_origin(&view, &statement)?;
+            Ok(json!(told.map(|told| json!([
+                told.origin.action,
+                told.origin.resource,
+                format!("{:?}", told.standing)
+            ]))))
         }
         other => panic!("unknown kind {other}"),
     }

@@ -1,6 +1,6 @@
 //! Statements of writers and receipts of nodes.
 
-use super::{ClusterView, EvidenceError, Record, parse, payload_digest, rule};
+use super::{ClusterView, EvidenceError, Payload, Record, parse, payload_digest, rule};
 use crate::dsse::{self, DsseError};
 use crate::sign::PublicKey;
 use bulla_wire::dsse::Envelope;
@@ -8,7 +8,7 @@ use bulla_wire::evidence::{MAX_KEYS, NodeState};
 use bulla_wire::id::{ClusterId, Digest, KeyId, PrincipalId};
 use bulla_wire::json::V1;
 use bulla_wire::wrap::{
-    ACK_S_RANGE, Addressee, MAX_CIPHERTEXT_BYTES, MAX_LABEL_BYTES, MAX_LIFE_MS, MAX_RECIPIENTS, RECEIPT_TYPE, Receipt,
+    ACK_S_RANGE, Addressee, MAX_CIPHERTEXT_BYTES, MAX_LABEL_BYTES, MAX_LIFE_MS, MAX_RECIPIENTS, Origin, Receipt,
     ReceiptKind, STATEMENT_TYPE, Statement,
 };
 use std::collections::HashSet;
@@ -50,7 +50,8 @@ pub fn verify_statement_by(
     keys: &[&PublicKey],
 ) -> Result<VerifiedStatement, EvidenceError> {
     let statement: Statement = parse(envelope)?;
-    let Statement { v: V1, cluster: stated, wrap: _, from, to, mode: _, ct, nbf_ms, exp_ms, ack_s, label } = &statement;
+    let Statement { v: V1, cluster: stated, wrap: _, from, to, mode: _, ct, nbf_ms, exp_ms, ack_s, label, origin: _ } =
+        &statement;
     rule(stated == cluster, "cluster", "must be this cluster")?;
     rule(from == writer, "from", "must be the writer")?;
     check_addressees(to)?;
@@ -119,20 +120,56 @@ pub fn verify_receipt(view: &ClusterView, envelope: &Envelope) -> Result<Verifie
     rule(receipt.cluster == view.id(), "cluster", "must be this cluster")?;
     let first = receipt.kind == ReceiptKind::Created;
     rule(first == receipt.prev.is_none(), "prev", "must be null for created and for nothing else")?;
-    let Some(quoted) = view.document(receipt.doc) else {
-        return Err(EvidenceError::DocumentAhead { quoted: receipt.doc });
-    };
-    let named = view.documents().find_map(|document| document.node(&receipt.node));
-    let node = named.ok_or(EvidenceError::UnknownNode(receipt.node))?;
-    rule(envelope.signatures.len() == 1, "signatures", "must be one")?;
-    dsse::verify(envelope, RECEIPT_TYPE, &[&node.key])?;
-    let active = quoted.node(&receipt.node).is_some_and(|node| node.state == NodeState::Active);
-    let later = view.documents().filter(|document| document.number() > receipt.doc);
-    let spoilt = later
-        .filter_map(|document| document.node(&receipt.node))
-        .any(|node| node.state == NodeState::Compromised && node.since_ms <= receipt.at_ms);
-    let standing = if active && !spoilt { Standing::Valid } else { Standing::NotProof };
+    let standing = by_node::<Receipt>(view, envelope, &receipt.node, receipt.doc, receipt.at_ms)?;
     Ok(VerifiedReceipt { envelope: envelope.clone(), digest: payload_digest(envelope), receipt, standing })
+}
+
+/// What a node says, at a time, when the document of this number was the newest: whether it signed, and what that proves.
+fn by_node<P: Payload>(
+    view: &ClusterView,
+    envelope: &Envelope,
+    node: &KeyId,
+    doc: u32,
+    at_ms: u64,
+) -> Result<Standing, EvidenceError> {
+    let Some(quoted) = view.document(doc) else { return Err(EvidenceError::DocumentAhead { quoted: doc }) };
+    let named = view.documents().find_map(|document| document.node(node));
+    let signer = named.ok_or(EvidenceError::UnknownNode(*node))?;
+    rule(envelope.signatures.len() == 1, "signatures", "must be one")?;
+    dsse::verify(envelope, P::TYPE, &[&signer.key])?;
+    let active = quoted.node(node).is_some_and(|node| node.state == NodeState::Active);
+    let later = view.documents().filter(|document| document.number() > doc);
+    let spoilt = later
+        .filter_map(|document| document.node(node))
+        .any(|node| node.state == NodeState::Compromised && node.since_ms <= at_ms);
+    Ok(if active && !spoilt { Standing::Valid } else { Standing::NotProof })
+}
+
+/// What a node says of where a wrap's content is from.
+#[derive(Debug, Clone)]
+pub struct VerifiedOrigin {
+    /// What it says.
+    pub origin: Origin,
+    /// Whether it proves it.
+    pub standing: Standing,
+}
+
+/// Verifies what a statement says of its origin, if it says anything: that a node signed it, over this very wrap,
+/// writer, recipient and ciphertext.
+///
+/// # Errors
+/// See [`EvidenceError`]; [`EvidenceError::DocumentAhead`] asks for newer documents first.
+pub fn verify_origin(view: &ClusterView, statement: &Statement) -> Result<Option<VerifiedOrigin>, EvidenceError> {
+    let Some(envelope) = &statement.origin else { return Ok(None) };
+    let origin: Origin = parse(envelope)?;
+    rule(origin.cluster == view.id(), "origin.cluster", "must be this cluster")?;
+    rule(origin.wrap == statement.wrap, "origin.wrap", "must be this wrap")?;
+    rule(origin.from == statement.from, "origin.from", "must be the writer")?;
+    let alone = statement.to.iter().map(|addressee| addressee.principal).eq([origin.to]);
+    rule(alone, "origin.to", "must be the one recipient")?;
+    rule(origin.ct == statement.ct, "origin.ct", "must be this ciphertext")?;
+    let standing = by_node::<Origin>(view, envelope, &origin.node, origin.doc, origin.at_ms)?;
+    Ok(Some(VerifiedOrigin { origin, standing }))
 }
 
 /// Checks that `receipts` are those of one slot, oldest first, and that none is missing between: each names the

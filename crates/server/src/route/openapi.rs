@@ -220,6 +220,9 @@ pub(super) fn query_description(name: &str) -> &'static str {
         "resource" => "Only lines about this resource, such as `kv/app/db`.",
         "principal" => "Only lines of this principal, by name or by id, `sha256:…`.",
         "page" => "Which page, from 0: the next one, or again the one given last.",
+        "version" => "This version in place of the newest.",
+        "wrap" => "A new wrap id, with `wrap_to`: the caller is about to make that wrap of the answer.",
+        "wrap_to" => "The principal, by name, to whom the answer is encrypted in place of the caller.",
         "action" => "Only lines with this action, such as `kv.get`.",
         _ => "",
     }

@@ -10,6 +10,9 @@ const JSON: RequestBody = RequestBody::Json { max: MAX_JSON_BODY_BYTES };
 const AGE: RequestBody = RequestBody::Age { max: MAX_AGE_BODY_BYTES };
 const PARCEL: RequestBody = RequestBody::Parcel { max: MAX_PARCEL_BODY_BYTES };
 
+/// The query of a route with a secret answer, which may go to somebody else.
+const WRAP_TO: &[&str] = &["wrap", "wrap_to"];
+
 /// Every route of the API, in the order of the reference.
 pub const ROUTES: &[Route] = &[
     get("/v1/health", Endpoint::Health, "Tell whether the node serves.").query(&[
@@ -137,7 +140,7 @@ pub const ROUTES: &[Route] = &[
     get("/v1/kv/{path}", Endpoint::KvGet, "Read a version of a secret.")
         .policy(Action::KvGet)
         .mtls()
-        .query(&["version"])
+        .query(&["version", "wrap", "wrap_to"])
         .replies(ReplyKind::Secret),
     put("/v1/kv/{path}", Endpoint::KvPut, "Write a version of a secret.").policy(Action::KvPut).mtls().body(AGE),
     route("PATCH", "/v1/kv/{path}", Endpoint::KvPatch, "Write a version that changes some fields of the newest.")
@@ -187,10 +190,12 @@ pub const ROUTES: &[Route] = &[
     post("/v1/transit/{name}:export", Endpoint::TransitExport, "Give one version of a key, if its settings allow it.")
         .policy(Action::TransitExport)
         .body(JSON)
+        .query(WRAP_TO)
         .replies(ReplyKind::Secret)
         .read(),
     post("/v1/transit/{name}:backup", Endpoint::TransitBackup, "Give a whole key, if its settings allow it.")
         .policy(Action::TransitBackup)
+        .query(WRAP_TO)
         .replies(ReplyKind::Secret)
         .read(),
     compute("/v1/transit/{name}:encrypt", Endpoint::TransitEncrypt, "Encrypt a batch.")
@@ -199,6 +204,7 @@ pub const ROUTES: &[Route] = &[
     compute("/v1/transit/{name}:decrypt", Endpoint::TransitDecrypt, "Decrypt a batch.")
         .policy(Action::TransitDecrypt)
         .body(JSON)
+        .query(WRAP_TO)
         .replies(ReplyKind::Secret),
     compute(
         "/v1/transit/{name}:rewrap",
@@ -210,6 +216,7 @@ pub const ROUTES: &[Route] = &[
     compute("/v1/transit/{name}:datakey", Endpoint::TransitDatakey, "Make a data key, in clear and encrypted.")
         .policy(Action::TransitDatakey)
         .body(JSON)
+        .query(WRAP_TO)
         .replies(ReplyKind::Secret),
     compute("/v1/transit/{name}:datakey-wrapped", Endpoint::TransitDatakeyWrapped, "Make a data key, encrypted only.")
         .policy(Action::TransitDatakeyWrapped)

@@ -13,11 +13,12 @@ use bulla_core::engine::alarm;
 use bulla_core::operation::{Content, Refusal, Reply};
 use bulla_crypto::envelope;
 use bulla_crypto::recipient::Recipient;
+use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{AlarmKind, Alarms};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
-use bulla_wire::wrap::Parcel;
+use bulla_wire::wrap::{PARCEL_MEDIA_TYPE, Parcel};
 
 impl Request<'_> {
     pub(super) async fn conclude(
@@ -68,6 +69,7 @@ impl Request<'_> {
             (Reply::Json(body), ReplyKind::Json) => {
                 Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
             }
+            (Reply::Secret(body), ReplyKind::Secret) if self.wrap_to.is_some() => self.wrapped(&body, id),
             (Reply::Secret(body), ReplyKind::Secret) => {
                 let sealed = envelope::seal(&self.verified.recipients, None, body.expose());
                 sealed.map(Answer::age).map_err(|error| internal(&error, id))
@@ -86,6 +88,14 @@ impl Request<'_> {
             }
             _ => Err(internal(&"a reply of another kind than the route's", id)),
         }
+    }
+
+    /// The answer for somebody else, as the content of a wrap.
+    fn wrapped(&self, body: &SecretBytes, id: &str) -> Result<Answer, Refusal> {
+        let Some(wrap_to) = &self.wrap_to else { return Err(internal(&"nobody is named", id)) };
+        let doc = self.unsealed.directory().view().newest().number();
+        let parcel = wrap_to.seal(self.node, self.unsealed.cluster, doc, self.verified.subject.id, body, id)?;
+        Ok(Answer::bytes(200, PARCEL_MEDIA_TYPE, parcel))
     }
 
     async fn claim_reply(

@@ -318,6 +318,7 @@ pub fn parcel(world: &World, from: &Person, to: &[&Person], change: impl FnOnce(
         exp_ms: now_ms + 3_600_000,
         ack_s: 600,
         label: None,
+        origin: None,
     };
     change(&mut statement);
     let envelope = evidence::sign_in_memory(&statement, &[from.identity.signing_key().unwrap()]).unwrap();

@@ -1,8 +1,9 @@
 //! Stored secrets through the real server: what survives a restart, ends by the sweep, and is told to whom.
 
+use crate::cases::{open_all, parcel};
 use crate::support::{Caller, finish, rows};
-use bulla_client::ClientError;
-use bulla_crypto::evidence::Record;
+use bulla_client::{ClientError, MemoryOutput, Outgoing};
+use bulla_crypto::evidence::{Record, Standing};
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{DestroyKv, Kv, KvState, KvVersions, PatchKv, PutKv, PutPolicy, SetKvSettings};
 use bulla_wire::encoding::Base64;
@@ -11,6 +12,7 @@ use bulla_wire::json::{self, StrictMap};
 use bulla_wire::kv::KvContent;
 use bulla_wire::name::SecretPath;
 use bulla_wire::signature::JSON_MEDIA_TYPE;
+use bulla_wire::wrap::PARCEL_MEDIA_TYPE;
 use std::time::Duration;
 
 fn path(text: &str) -> SecretPath {
@@ -203,5 +205,64 @@ async fn sealed_secrets_are_read_by_their_readers_alone() {
         let error = bob.kv_open(&shown).await.unwrap_err();
         assert!(matches!(error, ClientError::Untrusted(_) | ClientError::Tampered { .. }), "{error:?}");
     }
+    finish(world).await;
+}
+
+/// The caller gets what goes to somebody else, cannot open it, and cannot say that it is from elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_goes_to_somebody_else_unseen() {
+    let world = World::new(Shape::default()).await;
+    permit(
+        &world,
+        "kv",
+        "permit (principal, action in Bulla::Action::\"kv\", resource) when { principal.name == \"alice\" };",
+    )
+    .await;
+    let (alice_person, bob_person) = (world.admit("alice").await, world.admit("bob").await);
+    let (alice, bob) = (world.client(&alice_person), world.client(&bob_person));
+    let at = path("app/db");
+    alice.kv_put(&at, &PutKv::fields(fields(&[("password", "1")]))).await.unwrap();
+    alice.kv_put(&at, &PutKv::fields(fields(&[("password", "2")]))).await.unwrap();
+    alice.kv_put(&path("app/key"), &PutKv::bytes(b"\0\xff".to_vec())).await.unwrap();
+    let to = || async { Outgoing::new(vec![alice.resolve("bob").await.unwrap()], 60) };
+
+    let made = alice.kv_get_to(&at, Some(1), to().await).await.unwrap();
+    let inspected = alice.wrap_inspect(&made.slip).await.unwrap();
+    let origin = inspected.origin.unwrap();
+    assert_eq!((origin.origin.action.as_str(), origin.origin.resource.as_str()), ("kv.get", "kv/app/db"));
+    assert_eq!(origin.standing, Standing::Valid);
+    let mut output = MemoryOutput::new();
+    assert!(alice.wrap_open(&made.slip, &mut output).await.is_err(), "it is not for her");
+    let opened = bob.wrap_open(&made.slip, &mut output).await.unwrap();
+    assert_eq!(output.content(), br#"{"password":"1"}"#);
+    assert_eq!(opened.origin.unwrap().origin.resource, "kv/app/db");
+    let bytes = alice.kv_get_to(&path("app/key"), None, to().await).await.unwrap();
+    assert_eq!(open_all(&bob, &bytes.slip).await, b"\0\xff");
+
+    // Who may not read may not have it read.
+    refused(bob.kv_get_to(&at, None, Outgoing::new(vec![bob.resolve("bob").await.unwrap()], 60)).await, Code::Denied);
+    // What only its readers can read goes to nobody else.
+    let (bob_found, alice_found) = (alice.resolve("bob").await.unwrap(), alice.resolve("alice").await.unwrap());
+    let content = KvContent { data: Some(fields(&[("a", "b")])), bytes: None };
+    alice.kv_put_sealed(&path("app/root"), 0, &[alice_found], &content, None).await.unwrap();
+    refused(alice.kv_get_to(&path("app/root"), None, Outgoing::new(vec![bob_found], 60)).await, Code::Malformed);
+    // Half a question, and nobody.
+    let mut caller = Caller::new(&world, &alice_person).await;
+    for (query, field, code) in [
+        ("wrap_to=bob", "wrap_to", Code::Malformed),
+        ("wrap=aaaaaaaaaaaaaaaaaaaaaaaaaa", "wrap_to", Code::Malformed),
+        ("wrap=short&wrap_to=bob", "wrap", Code::Malformed),
+        ("wrap=aaaaaaaaaaaaaaaaaaaaaaaaaa&wrap_to=eve", "wrap_to", Code::UnknownRecipient),
+    ] {
+        let error = caller.call("GET", &format!("/v1/kv/app/db?{query}")).await.refused(code).error().unwrap();
+        assert_eq!(error.field.as_deref(), Some(field), "{query}");
+        assert!(error.hint.is_some());
+    }
+    // An origin of one wrap under another.
+    let stolen = inspected.statement.statement.origin.unwrap();
+    let (body, _) = parcel(&world, &alice_person, &[&bob_person], |statement| statement.origin = Some(stolen));
+    let request = caller.request("POST", "/v1/wrap", PARCEL_MEDIA_TYPE, body, caller.nonce());
+    let error = caller.send(&request).await.refused(Code::BadStatement).error().unwrap();
+    assert_eq!(error.field.as_deref(), Some("origin.wrap"));
     finish(world).await;
 }

@@ -176,6 +176,7 @@ impl Stage {
             exp_ms: terms.exp_ms,
             ack_s: terms.ack_s,
             label: None,
+            origin: None,
         };
         let key = self.people[ALICE].identity.signing_key().unwrap();
         let envelope = evidence::sign_in_memory(&statement, &[key]).unwrap();

@@ -162,16 +162,7 @@ pub async fn get(
 ) -> Result<Exit, Failure> {
     let Version { kv, content, sealed } = version_of(session, path, version).await?;
     if let Some(field) = field {
-        let data = content.data.map(|data| data.0).unwrap_or_default();
-        let value = data.get(&field).ok_or_else(|| {
-            let known: Vec<_> = data.keys().map(String::as_str).collect();
-            let failure = Failure::new(Exit::NotFound, format!("{path} has no field {field:?}"));
-            match known.as_slice() {
-                [] => failure.hint("it holds bytes: leave --field out"),
-                known => failure.hint(format!("--field takes one of {}", known.join(", "))),
-            }
-        })?;
-        return print(session, value.as_bytes());
+        return print(session, crate::value::value(path, &content, Some(&field))?);
     }
     if format == Format::Json {
         // As the API answers, with the content where it would be had it not been sealed.

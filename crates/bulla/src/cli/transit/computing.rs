@@ -1,6 +1,7 @@
 //! What a key does for others: one thing at a time, but for `rewrap`.
 
 use super::{Signed, Transit, new_file, read, unreadable, write};
+use crate::cli::wrap::made;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs};
 use crate::session::Session;
@@ -37,8 +38,11 @@ pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failur
         Transit::Rewrap { key, ciphertexts, associated_data } => {
             rewrap(session, &key, ciphertexts, encoded(associated_data)).await
         }
-        Transit::Datakey { key, bytes, wrapped, associated_data, format } => {
+        Transit::Datakey { key, bytes, wrapped, wrap_to, associated_data, format } => {
             let body = NewDatakey { bytes, associated_data: encoded(associated_data) };
+            if let Some(outgoing) = wrap_to.outgoing(session).await? {
+                return made(session, &session.client()?.transit_datakey_to(&key, &body, outgoing).await?, format);
+            }
             datakey(session, &key, &body, wrapped, format).await
         }
         Transit::Sign { key, signed, key_version, output } => {

@@ -14,7 +14,7 @@ use crate::engine::chunk::CHUNK_BYTES;
 use crate::operation::{Content, Context, Fault, Operation, Refusal, Reply, Step};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::{
-    EvidenceError, VerifiedStatement, check_statement_times, payload_digest, verify_statement_by,
+    EvidenceError, VerifiedStatement, check_statement_times, payload_digest, verify_origin, verify_statement_by,
 };
 use bulla_crypto::random::Rng;
 use bulla_crypto::recipient::Recipient;
@@ -122,6 +122,7 @@ impl Draft {
             let refusal = Refusal::new(Code::BadStatement, format!("label: {LABEL_RULE}")).field("label");
             return Err(refusal.hint("choose another label, or leave it out"));
         }
+        verify_origin(context.directory.view(), statement).map_err(|error| bad_statement(&error))?;
         check_recipients(&statement.to, context)
     }
 }

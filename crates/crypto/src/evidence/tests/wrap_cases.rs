@@ -6,7 +6,7 @@ use bulla_wire::id::{Lineage, PrincipalId, WrapId};
 use bulla_wire::json::V1;
 use bulla_wire::kv::SealedStatement;
 use bulla_wire::wrap::{
-    Addressee, Ciphertext, MAX_CIPHERTEXT_BYTES, MAX_LIFE_MS, Mode, Receipt, ReceiptKind, Statement,
+    Addressee, Ciphertext, MAX_CIPHERTEXT_BYTES, MAX_LIFE_MS, Mode, Origin, Receipt, ReceiptKind, Statement,
 };
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -28,6 +28,7 @@ fn statement(w: &World) -> Statement {
         exp_ms: NOW_MS + 1000,
         ack_s: 600,
         label: None,
+        origin: None,
     }
 }
 
@@ -223,4 +224,57 @@ fn receipts() {
         ]
     );
     check_vectors("receipt", cases);
+}
+
+/// What a node says of where a wrap's content is from, against the statement that carries it.
+#[test]
+fn origins() {
+    let w = world();
+    let stated = statement(&w);
+    let origin = || Origin {
+        v: V1,
+        cluster: w.view.id(),
+        node: w.node.public_key().key_id(),
+        wrap: stated.wrap,
+        from: stated.from,
+        to: stated.to[0].principal,
+        action: "kv.get".into(),
+        resource: "kv/app/db".into(),
+        ct: stated.ct.clone(),
+        at_ms: NOW_MS,
+        doc: 1,
+    };
+    let documents = chain(&w.view);
+    let row = |name: &str, documents: &Value, statement: &Statement, expect: &str| {
+        case(name, json!({"documents": documents, "statement": statement}), expect)
+    };
+    let by = |key: &SigningKey, change: &dyn Fn(&mut Origin)| {
+        let mut payload = origin();
+        change(&mut payload);
+        Statement { origin: Some(sign_in_memory(&payload, &[key]).unwrap()), ..stated.clone() }
+    };
+    let bad =
+        |name: &str, change: &dyn Fn(&mut Origin), expect: &str| row(name, &documents, &by(&w.node, change), expect);
+    let good = by(&w.node, &|_| {});
+    let two = Statement { to: [&good.to[..], &good.to[..]].concat(), ..good.clone() };
+    let moved = Statement { wrap: WrapId::new([0; 16]), ..good.clone() };
+    let swapped = Statement { ct: Ciphertext { sha256: Digest::new([0; 32]), len: 300 }, ..good.clone() };
+    let cases = vec![
+        row("none", &documents, &stated, "ok"),
+        row("a secret that was read", &documents, &good, "ok"),
+        row("by a node that was compromised", &with_node_state(&w, NodeState::Compromised, NOW_MS), &good, "ok"),
+        row("in another wrap", &documents, &moved, "rule origin.wrap"),
+        row("over another ciphertext", &documents, &swapped, "rule origin.ct"),
+        row("to more than one", &documents, &two, "rule origin.to"),
+        row("signed by the writer", &documents, &by(w.alice.identity.signing_key().unwrap(), &|_| {}), "no_known_key"),
+        bad("another cluster", &|p| p.cluster = ClusterId::new([0; 32]), "rule origin.cluster"),
+        bad("asked by another", &|p| p.from = PrincipalId::new([0; 32]), "rule origin.from"),
+        bad("for another", &|p| p.to = PrincipalId::new([0; 32]), "rule origin.to"),
+        bad("another node", &|p| p.node = KeyId::new([0; 32]), "unknown_node"),
+        bad("by a newer document", &|p| p.doc = 2, "document_ahead"),
+    ];
+    let told: Vec<_> = cases.iter().filter_map(|case| judge("origin", &case["input"]).ok()).collect();
+    let from = |standing: &str| json!(["kv.get", "kv/app/db", standing]);
+    assert_eq!(told, [Value::Null, from("Valid"), from("NotProof")]);
+    check_vectors("origin", cases);
 }

@@ -1,0 +1,56 @@
+//! `bulla run`: a command with secrets in its environment, and no shell in between.
+
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use crate::value::{ValueName, Values};
+use clap::Args;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// Run a command with secrets in its environment
+///
+/// Reads all of them, then becomes the command: signals and exit code are its own, and this program is gone. Nothing
+/// is written to disk, and no shell sees a value.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Set this variable to a value: NAME=kv/PATH#FIELD, or NAME=kv/PATH for bytes; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", required = true, value_parser = variable)]
+    env: Vec<(String, ValueName)>,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+pub async fn run(args: Run, session: &Session<'_>) -> Result<Exit, Failure> {
+    let Run { env, command } = args;
+    let [program, arguments @ ..] = command.as_slice() else { return Err(Failure::usage("no command is given")) };
+    let values = Values::read(session, env.iter().map(|(_, name)| name)).await?;
+    let mut child = Command::new(program);
+    child.args(arguments);
+    for (variable, name) in &env {
+        let value = values.get(name)?;
+        if value.contains(&0) {
+            return Err(Failure::new(Exit::Failed, format!("{name} holds a zero byte, which no variable can"))
+                .hint("write it to a file with `bulla kv get` or `bulla template`"));
+        }
+        child.env(variable, OsStr::from_bytes(value));
+    }
+    let error = child.exec();
+    let failure = Failure::new(Exit::Failed, format!("cannot run {}: {error}", program.display()));
+    Err(match error.kind() {
+        io::ErrorKind::NotFound => failure.hint("give a path, or a program that PATH leads to"),
+        _ => failure,
+    })
+}
+
+/// `NAME=VALUE`.
+fn variable(text: &str) -> Result<(String, ValueName), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=kv/PATH#FIELD")?;
+    if name.is_empty() || name.contains('\0') {
+        return Err("a variable needs a name".to_owned());
+    }
+    Ok((name.to_owned(), value.parse()?))
+}

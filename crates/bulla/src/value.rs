@@ -1,0 +1,128 @@
+//! Values of secrets by name, as `bulla run` and `bulla template` take them: `kv/app/db#password`.
+//!
+//! A secret is read once, however many of its values are named, so all of them are of one version.
+
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use bulla_client::{Client, OpenedKv};
+use bulla_wire::encoding::Base64;
+use bulla_wire::kv::KvContent;
+use bulla_wire::name::SecretPath;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// Where a value lies: `kv/<path>[?version=<number>][#<field>]`, without a field if the secret holds bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueName {
+    secret: SecretName,
+    field: Option<String>,
+}
+
+/// A secret, and which version of it if not the newest.
+type SecretName = (SecretPath, Option<u64>);
+
+impl FromStr for ValueName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORM: &str = "expected kv/PATH#FIELD, or kv/PATH for a secret that holds bytes";
+        let rest = text.strip_prefix("kv/").ok_or(FORM)?;
+        let (rest, field) = match rest.split_once('#') {
+            Some((_, "")) => return Err(FORM.to_owned()),
+            Some((rest, field)) => (rest, Some(field.to_owned())),
+            None => (rest, None),
+        };
+        let (path, version) = match rest.split_once('?') {
+            Some((path, query)) => {
+                let number = query.strip_prefix("version=").and_then(|number| number.parse().ok());
+                (path, Some(number.filter(|number| *number > 0).ok_or("a version is given as ?version=3")?))
+            }
+            None => (rest, None),
+        };
+        let path = path.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { secret: (path, version), field })
+    }
+}
+
+impl fmt::Display for ValueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, version) = &self.secret;
+        write!(f, "kv/{path}")?;
+        if let Some(version) = version {
+            write!(f, "?version={version}")?;
+        }
+        self.field.as_ref().map_or(Ok(()), |field| write!(f, "#{field}"))
+    }
+}
+
+/// Secrets that were read.
+pub struct Values(BTreeMap<SecretName, KvContent>);
+
+impl Values {
+    /// Reads all secrets that are named, each once. Nothing is used before all of them are there.
+    pub async fn read(session: &Session<'_>, names: impl IntoIterator<Item = &ValueName>) -> Result<Self, Failure> {
+        let client = session.client()?;
+        let mut secrets = BTreeMap::new();
+        for ValueName { secret, .. } in names {
+            if !secrets.contains_key(secret) {
+                secrets.insert(secret.clone(), content(&client, secret).await?);
+            }
+        }
+        Ok(Self(secrets))
+    }
+
+    /// A value. The secret was named when they were read.
+    pub fn get(&self, name: &ValueName) -> Result<&[u8], Failure> {
+        let (path, _) = &name.secret;
+        let content =
+            self.0.get(&name.secret).ok_or_else(|| Failure::new(Exit::Failed, format!("{name} was not read")))?;
+        value(path, content, name.field.as_deref())
+    }
+}
+
+async fn content(client: &Client, (path, version): &SecretName) -> Result<KvContent, Failure> {
+    let kv = match version {
+        Some(version) => client.kv_get_version(path, *version).await?,
+        None => client.kv_get(path).await?,
+    };
+    Ok(match client.kv_open(&kv).await? {
+        Some(OpenedKv { content, .. }) => content,
+        None => KvContent { data: kv.data, bytes: kv.bytes },
+    })
+}
+
+/// A field of a secret, or its bytes.
+pub fn value<'a>(path: &SecretPath, content: &'a KvContent, field: Option<&str>) -> Result<&'a [u8], Failure> {
+    match (content, field) {
+        (KvContent { bytes: Some(Base64(bytes)), .. }, None) => Ok(bytes),
+        (KvContent { data: Some(data), .. }, Some(field)) if data.0.contains_key(field) => {
+            Ok(data.0.get(field).map(String::as_bytes).unwrap_or_default())
+        }
+        (KvContent { data: Some(data), .. }, field) => {
+            let known: Vec<_> = data.0.keys().map(String::as_str).collect();
+            let what =
+                field.map_or_else(|| "holds fields, no bytes".to_owned(), |field| format!("has no field {field:?}"));
+            let failure = Failure::new(Exit::NotFound, format!("{path} {what}"));
+            Err(failure.hint(format!("name one of its fields: {}", known.join(", "))))
+        }
+        (_, _) => {
+            Err(Failure::new(Exit::NotFound, format!("{path} holds bytes, no fields")).hint("leave the field out"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_spelling() {
+        for text in ["kv/app/db#password", "kv/app/tls", "kv/a?version=3#b c", "kv/a@b?version=1"] {
+            assert_eq!(text.parse::<ValueName>().unwrap().to_string(), text);
+        }
+        for text in ["app/db#password", "kv/", "kv/a#", "kv/a?version=0", "kv/a?version=x", "kv/a?v=1", "kv/a b#c", ""]
+        {
+            assert!(!text.parse::<ValueName>().unwrap_err().is_empty(), "{text}");
+        }
+    }
+}
