@@ -108,6 +108,8 @@ pub struct Limits {
     pub connections: usize,
     /// Memory for request bodies, in MiB.
     pub body_mib: usize,
+    /// Requests of one principal within a second; 0 for any number.
+    pub requests_per_s: u32,
 }
 
 /// The whole configuration. Only [`layer`] and [`load`] make one from text, and they check what must fit together.

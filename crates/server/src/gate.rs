@@ -44,7 +44,7 @@ use headers::{
     wrong_audience,
 };
 use http::{HeaderMap, Response};
-use shares::{REQUESTS_EACH, Shares};
+use shares::{REQUESTS_EACH, Shares, TooMany};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -228,7 +228,7 @@ type Outcome = Result<(Answer, Option<Verified>), Answer>;
 impl Gate {
     /// Of this node.
     pub fn new(node: Arc<Node>) -> Self {
-        let shares = Shares::new(&node.parts.bodies);
+        let shares = Shares::new(&node.parts.bodies, node.parts.requests_per_s);
         Self { node, shares }
     }
 
@@ -321,15 +321,16 @@ impl Gate {
 
     /// Reads the body and answers.
     async fn serve(&self, phase: &Phase, matched: Matched<'_>, mut verified: Verified, body: Unread) -> Outcome {
-        let share = self.shares.enter(verified.subject.id);
+        let share = self.shares.enter(verified.subject.id, Instant::now());
         let read = match &share {
-            Some(share) => self.body(&mut verified.asked, matched.route.request, body, &share.bodies).await,
-            None => Err(too_many()),
+            Ok(share) => self.body(&mut verified.asked, matched.route.request, body, &share.bodies).await,
+            Err(many) => Err(too_many(*many)),
         };
         let (body, _held) = match read.map(ReadBody::into_parts) {
             Ok((bytes, held)) => (Ok(bytes), Some(held)),
             Err(refusal) => (Err(refusal), None),
         };
+        let share = share.ok();
         let bodies = share.as_ref().map_or(&self.node.parts.bodies, |share| &share.bodies);
         let answer = match phase {
             Phase::Sealed(sealed) => sealed::answer(&self.node, sealed, &verified, &matched, body).await,
@@ -420,9 +421,18 @@ fn unfetched() -> Refusal {
     refusal.hint("fetch them, then ask again, for a change with the same nonce")
 }
 
-fn too_many() -> Refusal {
-    Refusal::new(Code::Overloaded, format!("more than {REQUESTS_EACH} of your requests are under way at once"))
-        .hint("wait for answers before you send more")
+fn too_many(many: TooMany) -> Refusal {
+    let (message, hint) = match many {
+        TooMany::AtOnce => (
+            format!("more than {REQUESTS_EACH} of your requests are under way at once"),
+            "wait for answers before you send more",
+        ),
+        TooMany::InASecond(rate) => (
+            format!("more than {rate} of your requests came within a second"),
+            "ask less often: this node has a limit for each principal",
+        ),
+    };
+    Refusal::new(Code::Overloaded, message).hint(hint)
 }
 
 /// Compares the body with the digest that was told, or notes its own.

@@ -73,6 +73,8 @@ pub struct Parts {
     pub audit_path: Option<PathBuf>,
     /// Memory for the bodies of requests and for large answers, in all.
     pub bodies: BodyBudget,
+    /// Requests of one principal within a second; 0 for any number.
+    pub requests_per_s: u32,
     /// Keys whose holders may make the cluster over the network.
     pub init_admins: Vec<KeyId>,
     /// What the cluster begins with besides its founders and the first policy set.

@@ -153,6 +153,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
     let metrics = Arc::new(Metrics::new());
     let parts = Parts {
         bodies: BodyBudget::new(config.limits.body_mib.saturating_mul(1024 * 1024)),
+        requests_per_s: config.limits.requests_per_s,
         key,
         store: store.clone(),
         sink,

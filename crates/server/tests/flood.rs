@@ -263,6 +263,30 @@ async fn answers_that_are_not_fetched_are_their_callers() {
     }
 }
 
+/// Who asks more often than the rate is told to try again later; it costs nobody else anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_holds_for_each_principal() {
+    let mut scene = scene().await;
+    scene.world.stop().await;
+    scene.world.config.limits.requests_per_s = 10;
+    scene.world.start().await;
+    scene.world.unseal().await;
+    let mut mallory = Caller::new(&scene.world, &scene.mallory).await;
+    let mut refused = 0;
+    for _ in 0..200 {
+        let reply = mallory.call("GET", "/v1/whoami").await;
+        if reply.status != 200 {
+            let reply = reply.refused(Code::Overloaded);
+            assert!(reply.headers.contains_key("retry-after"));
+            assert!(reply.error().unwrap().message.contains("within a second"));
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "200 requests in sequence took less than 19 s");
+    let mut admin = Caller::new(&scene.world, &scene.world.admins[0]).await;
+    admin.call("GET", "/v1/whoami").await.ok();
+}
+
 /// Strangers ask for the cluster's documents and do not fetch them: all of them together hold the documents once, and whoever
 /// comes anew gets them too.
 #[tokio::test(flavor = "multi_thread")]

@@ -264,6 +264,17 @@ pub const KEYS: &[Key] = &[
             "What does not fit is told to try again.",
         ],
     },
+    Key {
+        name: "limits.requests_per_s",
+        kind: Kind::Number(0, 1_000_000),
+        default: Some("0"),
+        example: "",
+        flag: None,
+        doc: &[
+            "Requests of one principal within a second; 0 for any number. A second's worth may come at once.",
+            "Who asks more often is told to try again later, and each of those has its audit line, too.",
+        ],
+    },
 ];
 
 /// The key of this name.

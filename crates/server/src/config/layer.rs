@@ -273,7 +273,11 @@ impl Settings {
             },
             alarms: Alarms { webhook: self.url("alarms.webhook"), webhook_ca: self.path("alarms.webhook_ca") },
             init: Init { admins: self.list("init.admins"), bundle: self.path("init.bundle") },
-            limits: Limits { connections: size("limits.connections")?, body_mib: size("limits.body_mib")? },
+            limits: Limits {
+                connections: size("limits.connections")?,
+                body_mib: size("limits.body_mib")?,
+                requests_per_s: u32::try_from(size("limits.requests_per_s")?).unwrap_or(u32::MAX),
+            },
             ready_file: self.path("ready_file"),
             accept_audit_loss: self.boolean("accept_audit_loss"),
             data,
@@ -428,7 +432,7 @@ mod tests {
             },
             alarms: Alarms { webhook: None, webhook_ca: None },
             init: Init { admins: vec![], bundle: None },
-            limits: Limits { connections: 4096, body_mib: 256 },
+            limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0 },
             ready_file: None,
             accept_audit_loss: false,
         };

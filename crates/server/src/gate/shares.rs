@@ -6,6 +6,7 @@ use bulla_wire::wrap::MAX_CIPHERTEXT_BYTES;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Requests of one principal under way, answers that it has not fetched among them: ten connections of a hundred streams
 /// each, as a busy service may have them.
@@ -13,6 +14,8 @@ pub const REQUESTS_EACH: usize = 1_000;
 /// Which part of the memory for bodies and answers one principal may fill: four largest wraps of the sixteen that there is
 /// room for. Large answers to strangers have as much, all together.
 const BODIES_PART: usize = 4;
+/// Principals whose rate is remembered before those are forgotten who have rested.
+const REMEMBERED_MAX: usize = 10_000;
 /// What one principal has in any case: the largest wrap takes three times its size while it is opened.
 const BODIES_MIN: usize = 3 * MAX_CIPHERTEXT_BYTES as usize;
 
@@ -25,6 +28,19 @@ pub struct Shares {
     afloat: Mutex<Vec<(Bytes, Held)>>,
     each: usize,
     taken: Mutex<HashMap<PrincipalId, Taken>>,
+    /// Requests of one principal within a second; 0 if nobody counts.
+    rate: u32,
+    /// When the requests of a principal so far would be over, had they come evenly. Who waits long enough is forgotten.
+    busy_until: Mutex<HashMap<PrincipalId, Instant>>,
+}
+
+/// Why a principal has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooMany {
+    /// [`REQUESTS_EACH`] are under way.
+    AtOnce,
+    /// More than so many came within a second.
+    InASecond(u32),
 }
 
 #[derive(Debug)]
@@ -56,12 +72,13 @@ impl Drop for Share {
 }
 
 impl Shares {
-    /// Of a node with so much memory for bodies in all.
-    pub fn new(bodies: &BodyBudget) -> Arc<Self> {
+    /// Of a node with so much memory for bodies in all, and so many requests of one principal within a second; 0 for
+    /// any number.
+    pub fn new(bodies: &BodyBudget, rate: u32) -> Arc<Self> {
         let part = bodies.free_bytes() / BODIES_PART;
         let (strangers, each) = (bodies.part(part), part.max(BODIES_MIN));
-        let (afloat, taken) = Default::default();
-        Arc::new(Self { bodies: bodies.clone(), strangers, afloat, each, taken })
+        let (afloat, taken, busy_until) = Default::default();
+        Arc::new(Self { bodies: bodies.clone(), strangers, afloat, each, taken, rate, busy_until })
     }
 
     /// No code panics while it holds the lock, and if it did, the numbers would still be whole.
@@ -69,15 +86,35 @@ impl Shares {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a request; `None` if the principal has too many under way.
-    pub fn enter(self: &Arc<Self>, principal: PrincipalId) -> Option<Share> {
+    /// Counts a request by the rate (the generic cell rate algorithm, ITU-T I.371 Annex A): a second's worth may come at
+    /// once, and then as many as there is time for.
+    fn count(&self, principal: PrincipalId, now: Instant) -> Result<(), TooMany> {
+        let Some(each) = Duration::from_secs(1).checked_div(self.rate) else { return Ok(()) };
+        let mut busy_until = self.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy_until.len() >= REMEMBERED_MAX {
+            busy_until.retain(|_, until| *until > now);
+        }
+        let until = busy_until.get(&principal).map_or(now, |until| (*until).max(now)) + each;
+        if until > now + Duration::from_secs(1) {
+            return Err(TooMany::InASecond(self.rate));
+        }
+        busy_until.insert(principal, until);
+        Ok(())
+    }
+
+    /// Begins a request.
+    ///
+    /// # Errors
+    /// If the principal has too many.
+    pub fn enter(self: &Arc<Self>, principal: PrincipalId, now: Instant) -> Result<Share, TooMany> {
+        self.count(principal, now)?;
         let mut taken = self.taken();
         let own = taken.entry(principal).or_insert_with(|| Taken { requests: 0, bodies: self.bodies.part(self.each) });
         if own.requests >= REQUESTS_EACH {
-            return None;
+            return Err(TooMany::AtOnce);
         }
         own.requests += 1;
-        Some(Share { shares: Arc::clone(self), principal, bodies: own.bodies.clone() })
+        Ok(Share { shares: Arc::clone(self), principal, bodies: own.bodies.clone() })
     }
 
     /// Makes an answer to strangers one with those like it that are on their way: they all ask for the same documents, so
@@ -104,13 +141,14 @@ mod tests {
 
     #[test]
     fn one_takes_no_more_than_its_share() {
+        let now = Instant::now();
         let whole = BodyBudget::new(4 * BODIES_MIN);
-        let shares = Shares::new(&whole);
-        let mut held: Vec<_> = (0..REQUESTS_EACH).map(|_| shares.enter(who(1)).unwrap()).collect();
-        assert!(shares.enter(who(1)).is_none());
-        let other = shares.enter(who(2)).unwrap();
+        let shares = Shares::new(&whole, 0);
+        let mut held: Vec<_> = (0..REQUESTS_EACH).map(|_| shares.enter(who(1), now).unwrap()).collect();
+        assert!(shares.enter(who(1), now).is_err());
+        let other = shares.enter(who(2), now).unwrap();
         held.pop();
-        let again = shares.enter(who(1)).unwrap();
+        let again = shares.enter(who(1), now).unwrap();
         // Its memory is one for all its requests, and lies within that of all.
         let first = again.bodies.hold(BODIES_MIN - 40).unwrap();
         assert!(held[0].bodies.hold(41).is_err());
@@ -124,14 +162,31 @@ mod tests {
         assert!(shares.taken().is_empty());
         // Where there is little, the largest wrap can be opened all the same.
         let little = BodyBudget::new(BODIES_MIN + 100);
-        let shares = Shares::new(&little);
-        assert!(shares.enter(who(1)).unwrap().bodies.hold(BODIES_MIN).is_ok());
+        let shares = Shares::new(&little, 0);
+        assert!(shares.enter(who(1), now).unwrap().bodies.hold(BODIES_MIN).is_ok());
+    }
+
+    #[test]
+    fn a_rate_lets_a_second_pass_at_once_and_then_as_many_as_there_is_time_for() {
+        let shares = Shares::new(&BodyBudget::new(BODIES_MIN), 10);
+        let begin = Instant::now();
+        let enter = |byte: u8, ms: u64| shares.enter(who(byte), begin + Duration::from_millis(ms)).map(drop);
+        let too_many = Err(TooMany::InASecond(10));
+        assert!((0..10).all(|_| enter(1, 0) == Ok(())));
+        assert_eq!(enter(1, 99), too_many);
+        assert_eq!((enter(1, 100), enter(1, 100)), (Ok(()), too_many), "what is refused is not counted");
+        assert_eq!(enter(2, 100), Ok(()), "others have a rate of their own");
+        // Who rests has no more than a second's worth.
+        assert!((0..10).all(|_| enter(1, 60_000) == Ok(())));
+        assert_eq!(enter(1, 60_000), too_many);
+        let any = Shares::new(&BodyBudget::new(BODIES_MIN), 0);
+        assert!((0..1000).all(|_| any.enter(who(1), begin).is_ok()));
     }
 
     #[test]
     fn equal_answers_to_strangers_are_one() {
         let whole = BodyBudget::new(400);
-        let shares = Shares::new(&whole);
+        let shares = Shares::new(&whole, 0);
         let answer = |byte: u8| shares.afloat(vec![byte; 40].into());
         let many: Vec<Bytes> = (0..100).map(|_| answer(1).unwrap()).collect();
         assert!(many.iter().all(|one| one.as_ptr() == many[0].as_ptr()));

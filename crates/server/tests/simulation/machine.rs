@@ -316,6 +316,7 @@ impl Machine {
             hash_names: false,
             audit_path: Some(disks.log.clone()),
             bodies: BodyBudget::new(16 * 1024 * 1024),
+            requests_per_s: 0,
             init_admins: vec![],
             bundle: None,
         };
