@@ -3,13 +3,15 @@
 //! A generated file is the golden of a test: it compares, and with `BULLA_BLESS=1` it writes. So the file can never
 //! be out of date in a build that passes.
 
-use crate::workspace::{Stop, cargo, root};
+use crate::groups::FAILPOINTS;
+use crate::test::linting;
+use crate::workspace::{Stop, root};
 
 /// Files that one test generates.
 pub struct Generated {
     /// Files, or folders of them, from the root of the workspace.
     pub files: &'static [&'static str],
-    /// What cargo needs to find the test that compares: `-p PACKAGE`, `--lib` or `--test NAME`, and after `--` its name.
+    /// What cargo needs to find the test that compares: `--lib` or `--test NAME`, and after `--` its name.
     pub compares: &'static [&'static str],
     /// What writes, if that is a function of its own, marked `#[ignore = "writes …"]`.
     pub writes: Option<&'static [&'static str]>,
@@ -17,26 +19,18 @@ pub struct Generated {
 
 /// All of them. To add one, add a line.
 pub const GENERATED: &[Generated] = &[
-    Generated {
-        files: &["spec/vectors/evidence"],
-        compares: &["-p", "bulla-crypto", "--lib", "--", "evidence::tests"],
-        writes: None,
-    },
-    Generated {
-        files: &["spec/vectors/audit"],
-        compares: &["-p", "bulla-core", "--test", "audit", "--", "the_vectors"],
-        writes: None,
-    },
-    Generated { files: &["spec/vectors/barrier"], compares: &["-p", "bulla-core", "--test", "barrier"], writes: None },
+    Generated { files: &["spec/vectors/evidence"], compares: &["--lib", "--", "evidence::tests"], writes: None },
+    Generated { files: &["spec/vectors/audit"], compares: &["--test", "audit", "--", "the_vectors"], writes: None },
+    Generated { files: &["spec/vectors/barrier"], compares: &["--test", "barrier"], writes: None },
     Generated {
         files: &["spec/vectors/snapshot"],
-        compares: &["-p", "bulla-crypto", "--lib", "--", "snapshot::tests::the_vectors"],
+        compares: &["--lib", "--", "snapshot::tests::the_vectors"],
         writes: None,
     },
     Generated {
         files: &["spec/vectors/seal"],
-        compares: &["-p", "bulla-core", "--test", "seal", "--", "vectors::"],
-        writes: Some(&["-p", "bulla-core", "--test", "seal", "--", "--ignored", "write_vectors"]),
+        compares: &["--test", "seal", "--", "vectors::"],
+        writes: Some(&["--test", "seal", "--", "--ignored", "write_vectors"]),
     },
     Generated {
         files: &[
@@ -46,22 +40,18 @@ pub const GENERATED: &[Generated] = &[
             "docs/reference/routes.md",
             "docs/samples/server.toml",
         ],
-        compares: &["-p", "bulla-server", "--test", "routes", "--", "generated_files_are_up_to_date"],
+        compares: &["--test", "routes", "--", "generated_files_are_up_to_date"],
         writes: None,
     },
     Generated {
         files: &["docs/reference/cli.md"],
-        compares: &["-p", "bulla", "--bin", "bulla", "--", "reference::the_reference_is_what_the_program_says"],
+        compares: &["--bin", "bulla", "--", "reference::the_reference_is_what_the_program_says"],
         writes: None,
     },
-    Generated {
-        files: &["crates/core/tests/golden/authorization.txt"],
-        compares: &["-p", "bulla-core", "--test", "policy"],
-        writes: None,
-    },
+    Generated { files: &["crates/core/tests/golden/authorization.txt"], compares: &["--test", "policy"], writes: None },
     Generated {
         files: &["crates/server/tests/golden/answers.txt"],
-        compares: &["-p", "bulla-server", "--test", "e2e", "--", "matrix::"],
+        compares: &["--test", "e2e", "--", "matrix::"],
         writes: None,
     },
 ];
@@ -70,8 +60,9 @@ pub const GENERATED: &[Generated] = &[
 pub fn run(check: bool) -> Result<bool, Stop> {
     let mut good = true;
     for generated in GENERATED {
-        let mut command = cargo();
-        command.args(["test", "--quiet"]);
+        // Built as all tests are, so that nothing is built twice.
+        let mut command = linting();
+        command.args(["test", "--quiet", "--workspace", "--features", FAILPOINTS]);
         command.args(if check { generated.compares } else { generated.writes.unwrap_or(generated.compares) });
         if check {
             command.env_remove("BULLA_BLESS");

@@ -317,7 +317,7 @@ fn building() -> Command {
 }
 
 /// Cargo, with clippy in rustc's place for the packages of the workspace.
-fn linting() -> Command {
+pub fn linting() -> Command {
     let mut command = cargo();
     let root = Command::new("rustc").args(["--print", "sysroot"]).output();
     let root = root.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();

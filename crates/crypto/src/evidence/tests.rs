@@ -228,13 +228,14 @@ fn check_vectors(kind: &str, cases: Vec<Value>) {
         }
     }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../spec/vectors/evidence/{kind}.json"));
-    if std::env::var_os("BULLA_BLESS").is_some() {
+    let read = || std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Vec<Value>>(&text).ok());
+    // Not for another order of names alone, which comes from the features that serde_json is built with.
+    if std::env::var_os("BULLA_BLESS").is_some() && read().as_ref() != Some(&cases) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let lines: Vec<_> = cases.iter().map(Value::to_string).collect();
         std::fs::write(&path, format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
     }
-    let text = std::fs::read_to_string(&path).unwrap();
-    let published: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let published = read().unwrap();
     assert_eq!(published, cases, "{kind}: run with BULLA_BLESS=1 if the format was meant to change");
     assert!(published.iter().any(|case| case["expect"] == "ok"), "{kind}: no case that holds");
     for case in published {

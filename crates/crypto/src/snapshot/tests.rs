@@ -291,12 +291,14 @@ fn judge(case: &Value, piece: usize) -> &'static str {
 fn the_vectors() {
     let cases = cases();
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/snapshot/files.json");
-    if std::env::var_os("BULLA_BLESS").is_some() {
+    let read = || std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Vec<Value>>(&text).ok());
+    // Not for another order of names alone, which comes from the features that serde_json is built with.
+    if std::env::var_os("BULLA_BLESS").is_some() && read().as_ref() != Some(&cases) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let lines: Vec<_> = cases.iter().map(Value::to_string).collect();
         std::fs::write(&path, format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
     }
-    let published: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let published = read().unwrap();
     assert_eq!(published, cases, "run with BULLA_BLESS=1 if the format was meant to change");
     for case in &published {
         for piece in [1, 61, usize::MAX] {
