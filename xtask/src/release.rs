@@ -5,19 +5,25 @@ use crate::tally::Tally;
 use crate::workspace::{Stop, cargo, root, target};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// Largest size in bytes: what a node pulls at every start should stay small.
 const SIZE_MAX: usize = 40 * 1024 * 1024;
+/// Cargo's arguments.
+const BUILD: &[&str] = &["build", "--quiet", "--release", "--locked", "-p", "bulla"];
 /// Libraries that belong to libc, as the names of their files begin.
 const LIBC: &[&str] = &["linux-vdso", "ld-linux", "libc.", "libm.", "libgcc_s.", "libpthread.", "libdl.", "librt."];
 
+/// Begins to build it, on what the tests leave of the processor: many of them wait more than they compute.
+pub fn ahead() -> Result<Child, Stop> {
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(cargo().get_program()).args(BUILD).stdin(Stdio::null()).current_dir(root());
+    command.spawn().map_err(|error| Stop(format!("cannot run nice: {error}")))
+}
+
 /// Builds it and looks at it.
 pub fn run() -> Result<Tally, Stop> {
-    let built = cargo()
-        .args(["build", "--quiet", "--release", "--locked", "-p", "bulla"])
-        .status()
-        .map_err(|error| Stop(format!("cannot run cargo: {error}")))?;
+    let built = cargo().args(BUILD).status().map_err(|error| Stop(format!("cannot run cargo: {error}")))?;
     if !built.success() {
         return Ok(Tally::check("release build", false));
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long one test program may take. Far more than any does, so that a hang ends and says where it was.
@@ -45,7 +45,8 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let chosen = choose(&arguments.groups)?;
     let tools = Tools::new();
     // What is installed without a question comes from the network, which leaves the processor to the build.
-    let ahead = if arguments.install && arguments.groups.is_empty() { Some(ahead()?) } else { None };
+    let whole = arguments.install && arguments.groups.is_empty();
+    let ahead = if whole { Some(ahead()?) } else { None };
     tools.prepare(arguments.install)?;
     if let Some(mut ahead) = ahead {
         // Whether it succeeded, the first group that needs it finds out.
@@ -60,6 +61,8 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
         long: arguments.long,
         built: None,
         building: Duration::ZERO,
+        whole,
+        release: None,
     };
     std::fs::create_dir_all(logs()).map_err(|error| Stop(format!("cannot make {}: {error}", logs().display())))?;
 
@@ -148,6 +151,10 @@ struct Runner {
     long: bool,
     built: Option<Built>,
     building: Duration,
+    /// Whether everything runs, on a machine that may be ours alone.
+    whole: bool,
+    /// The release build, while the tests run.
+    release: Option<Child>,
 }
 
 impl Runner {
@@ -180,7 +187,13 @@ impl Runner {
             Step::Mutants if self.long => crate::mutants::check(),
             Step::Coverage if self.long => crate::coverage::check(),
             Step::Fuzz | Step::Mutants | Step::Coverage => Ok(Tally::default()),
-            Step::Release => crate::release::run(),
+            Step::Release => {
+                if let Some(mut release) = self.release.take() {
+                    // Whether it succeeded, the same build tells once more.
+                    release.wait().map_err(|error| Stop(format!("cannot wait for cargo: {error}")))?;
+                }
+                crate::release::run()
+            }
         }
     }
 
@@ -220,6 +233,9 @@ impl Runner {
         }
         let messages = String::from_utf8_lossy(&output.stdout);
         self.built = Some(Built { programs: self.read(&messages), linted: linted(&messages) });
+        if self.whole {
+            self.release = Some(crate::release::ahead()?);
+        }
         Ok(self.built.clone())
     }
 
@@ -303,7 +319,7 @@ impl Program {
 }
 
 /// Begins to build the tests.
-fn ahead() -> Result<std::process::Child, Stop> {
+fn ahead() -> Result<Child, Stop> {
     let mut command = building();
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.spawn().map_err(|error| Stop(format!("cannot run cargo: {error}")))
