@@ -29,6 +29,8 @@ mod transit;
 mod unseal;
 mod wrap;
 
+pub use kv::version_of;
+
 use crate::exit::{Exit, Failure};
 use crate::session::{Global, Session};
 use clap::parser::ValueSource;

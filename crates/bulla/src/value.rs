@@ -2,9 +2,9 @@
 //!
 //! A secret is read once, however many of its values are named, so all of them are of one version.
 
+use crate::cli::version_of;
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
-use bulla_client::{Client, OpenedKv};
 use bulla_wire::encoding::Base64;
 use bulla_wire::kv::KvContent;
 use bulla_wire::name::SecretPath;
@@ -61,11 +61,11 @@ pub struct Values(BTreeMap<SecretName, KvContent>);
 impl Values {
     /// Reads all secrets that are named, each once. Nothing is used before all of them are there.
     pub async fn read(session: &Session<'_>, names: impl IntoIterator<Item = &ValueName>) -> Result<Self, Failure> {
-        let client = session.client()?;
         let mut secrets = BTreeMap::new();
         for ValueName { secret, .. } in names {
             if !secrets.contains_key(secret) {
-                secrets.insert(secret.clone(), content(&client, secret).await?);
+                let (path, version) = secret;
+                secrets.insert(secret.clone(), version_of(session, path, *version).await?.content);
             }
         }
         Ok(Self(secrets))
@@ -78,17 +78,6 @@ impl Values {
             self.0.get(&name.secret).ok_or_else(|| Failure::new(Exit::Failed, format!("{name} was not read")))?;
         value(path, content, name.field.as_deref())
     }
-}
-
-async fn content(client: &Client, (path, version): &SecretName) -> Result<KvContent, Failure> {
-    let kv = match version {
-        Some(version) => client.kv_get_version(path, *version).await?,
-        None => client.kv_get(path).await?,
-    };
-    Ok(match client.kv_open(&kv).await? {
-        Some(OpenedKv { content, .. }) => content,
-        None => KvContent { data: kv.data, bytes: kv.bytes },
-    })
 }
 
 /// A field of a secret, or its bytes.

@@ -11,8 +11,8 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::dsse::DsseError;
 use bulla_crypto::envelope::{self, Binding};
 use bulla_crypto::evidence::{
-    self, EvidenceError, Record, RecordChain, Standing, VerifiedOrigin, VerifiedReceipt, VerifiedStatement,
-    check_receipt_chain, verify_origin, verify_receipt, verify_statement,
+    self, ClusterView, EvidenceError, Record, RecordChain, Standing, VerifiedOrigin, VerifiedReceipt,
+    VerifiedStatement, check_receipt_chain, verify_origin, verify_receipt, verify_statement,
 };
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::recipient::Recipient;
@@ -181,11 +181,20 @@ impl Client {
 
     /// Verifies what a statement says of its origin.
     pub(crate) async fn origin(&self, statement: &Statement) -> Result<Option<VerifiedOrigin>, ClientError> {
-        let mut verified = verify_origin(&*self.view().await?, statement);
+        self.by_a_node("the origin", |view| verify_origin(view, statement)).await
+    }
+
+    /// Verifies what a node signed, also if it quotes a document that is newer than those at hand.
+    async fn by_a_node<T>(
+        &self,
+        what: &'static str,
+        verify: impl Fn(&ClusterView) -> Result<T, EvidenceError>,
+    ) -> Result<T, ClientError> {
+        let mut verified = verify(&*self.view().await?);
         if matches!(verified, Err(EvidenceError::DocumentAhead { .. })) {
-            verified = verify_origin(&self.cluster().await?.view, statement);
+            verified = verify(&self.cluster().await?.view);
         }
-        verified.map_err(ClientError::statement("the origin"))
+        verified.map_err(ClientError::statement(what))
     }
 
     /// Signs a statement and hands it in with its age file.
@@ -333,11 +342,7 @@ impl Client {
 
     /// Verifies a receipt about the wrap of `slip`.
     pub(crate) async fn receipt(&self, slip: &Slip, envelope: &Envelope) -> Result<VerifiedReceipt, ClientError> {
-        let mut verified = verify_receipt(&*self.view().await?, envelope);
-        if matches!(verified, Err(EvidenceError::DocumentAhead { .. })) {
-            verified = verify_receipt(&self.cluster().await?.view, envelope);
-        }
-        let verified = verified.map_err(ClientError::statement("the receipt"))?;
+        let verified = self.by_a_node("the receipt", |view| verify_receipt(view, envelope)).await?;
         let about = verified.receipt.wrap == slip.wrap && verified.receipt.statement_sha256 == slip.statement_sha256;
         demand(about, "the receipt is about another wrap")?;
         Ok(verified)

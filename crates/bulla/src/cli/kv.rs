@@ -3,6 +3,8 @@
 mod history;
 mod values;
 
+pub use values::version_of;
+
 use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::fields::Field;

@@ -131,14 +131,16 @@ fn told(
 }
 
 /// A version with its content, opened if it is sealed.
-struct Version {
+pub struct Version {
     kv: Kv,
-    content: KvContent,
+    /// The fields or bytes.
+    pub content: KvContent,
     /// By whom it is sealed, and to whom; none if the server can read it.
     sealed: Option<(Resolved, Vec<PrincipalId>)>,
 }
 
-async fn version_of(session: &Session<'_>, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
+/// Reads a version, or the newest, and opens it if it is sealed to the caller.
+pub async fn version_of(session: &Session<'_>, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
     let client = session.client()?;
     let mut kv = match version {
         Some(version) => client.kv_get_version(path, version).await?,
