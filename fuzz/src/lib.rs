@@ -7,6 +7,7 @@
 
 mod audit;
 mod crypto;
+mod database;
 mod evidence;
 mod json;
 mod keys;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "statement", about: "other statements, signed on the way", run: evidence::statement },
     Target { name: "bundle", about: "bundles, signed on the way", run: evidence::bundle },
     Target { name: "policy", about: "policy texts, and decisions by them", run: rows::policy },
+    Target { name: "template", about: "statements for databases, filled with anything", run: database::template },
     Target { name: "audit-line", about: "audit lines, and those beside a nonce", run: audit::line },
     Target { name: "audit-log", about: "the verifier of an audit log", run: audit::log },
     Target { name: "head", about: "head rows", run: rows::head },

@@ -54,6 +54,8 @@ pub fn route(bytes: &[u8]) {
         Some(Param::Wrap(id)) => id.to_string(),
         Some(Param::Path(path)) => path.to_string(),
         Some(Param::Session(id)) => id.clone(),
+        Some(Param::Role(role)) => role.to_string(),
+        Some(Param::Lease(id)) => id.to_string(),
     };
     let (before, after) = match matched.route.parameter() {
         Some((before, _, _, after)) => (before, after),

@@ -55,6 +55,7 @@ fn the_corpus_is_whole() {
     rows(&mut seeds);
     policies(&mut seeds);
     audit(&mut seeds);
+    databases(&mut seeds);
     server(&mut seeds);
     for (target, name, input) in seeds {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -624,6 +625,24 @@ fn audit(seeds: &mut Seeds) {
     }
 }
 
+fn databases(seeds: &mut Seeds) {
+    texts(
+        seeds,
+        "template",
+        &[
+            "CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}",
+            "CREATE ROLE {{name}}\0a\"b'c\0d'e\\f",
+            "DO $x$ BEGIN PERFORM 1; END $x$",
+            "SELECT 'it''s', \"a\"\"b\", f({{name}},{{password}}) WHERE a = {{password}}",
+            "mCREATE USER {{name}}@'%' IDENTIFIED BY {{password}}\0a`b\0c'd\\e",
+            "mGRANT SELECT ON `app`.* TO {{name}}@'10.0.0.%'",
+            "CREATE ROLE \"{{name}}\"",
+            "SELECT E'x' {{password}}",
+            "DROP ROLE {{name}}; -- {{name}}",
+        ],
+    );
+}
+
 fn server(seeds: &mut Seeds) {
     seeds.push(("config", "sample".into(), bulla_server::config::sample().into_bytes()));
     texts(
@@ -650,10 +669,12 @@ fn server(seeds: &mut Seeds) {
         let path = match route.parameter() {
             Some((before, name, _, after)) => {
                 let wrap = WrapId::new([6; 16]).to_string();
-                let value = if before == "/v1/wrap/" {
+                let value = if before == "/v1/wrap/" || name == "lease" {
                     wrap.as_str()
                 } else if name == "path" {
                     "app/db"
+                } else if name == "role" {
+                    "app/reader"
                 } else {
                     "alice"
                 };

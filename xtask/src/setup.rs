@@ -45,6 +45,8 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tpm2-tools", "/usr/bin/tpm2_flushcontext"),
     ("libtpm2-pkcs11-1", "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so"),
     ("pinentry-tty", "/usr/bin/pinentry-tty"),
+    ("postgresql", "/usr/lib/postgresql/15/bin/postgres"),
+    ("mariadb-server", "/usr/sbin/mariadbd"),
 ];
 
 /// Where the tools are, or will be.

@@ -4,6 +4,7 @@ mod audit;
 mod bundle;
 mod certificate;
 mod context;
+mod database;
 mod demo;
 mod doctor;
 mod document;
@@ -12,6 +13,7 @@ mod examples;
 mod init;
 mod keygen;
 mod kv;
+mod lease;
 mod man;
 mod open;
 mod policy;
@@ -104,6 +106,12 @@ pub enum Command {
     Transit(transit::Transit),
     Encrypt(transit::EncryptFile),
     Decrypt(transit::DecryptFile),
+    /// Have users of databases made, each for as long as its lease
+    #[command(subcommand)]
+    Database(database::Database),
+    /// Look at leases, renew and end them
+    #[command(subcommand)]
+    Lease(lease::Lease),
     /// Say who may do what
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -214,6 +222,8 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Transit(args) => transit::run(args, session).await,
         Command::Encrypt(args) => transit::encrypt_file(args, session).await,
         Command::Decrypt(args) => transit::decrypt_file(args, session).await,
+        Command::Database(args) => database::run(args, session).await,
+        Command::Lease(args) => lease::run(args, session).await,
         Command::Policy(args) => policy::run(args, session).await,
         Command::Audit(args) => audit::run(args, session).await,
         Command::Alarms(args) => audit::alarms(args, session).await,

@@ -278,12 +278,15 @@ fn end_of(code: Code) -> Exit {
         | Code::NonceReused
         | Code::VersionArchived
         | Code::TooManyVersions
-        | Code::KeyProtected => Exit::Conflict,
+        | Code::KeyProtected
+        | Code::TooManyLeases => Exit::Conflict,
         Code::Busy | Code::AuditBlocked | Code::Overloaded | Code::ClockStepped => Exit::Busy,
         Code::CiphertextOfOtherKey
         | Code::CiphertextDamaged
         | Code::WrongKeyKind
         | Code::BadStatement
+        | Code::BadTemplate
+        | Code::DatabaseFailed
         | Code::BadShare
         | Code::BadPolicy
         | Code::KemTooWeak
@@ -374,6 +377,9 @@ fn advice(code: Code) -> Advice {
         | Code::WrongKeyKind
         | Code::KeyProtected => Otherwise("`bulla transit read` shows the key's kind, versions and settings"),
         Code::BadPolicy => Otherwise("correct the text; spec/policy.md lists types, actions and attributes"),
+        Code::BadTemplate => Otherwise("correct the statement; spec/lease.md lists what one may hold"),
+        Code::TooManyLeases => Otherwise("end some: `bulla lease list`, `bulla lease revoke`"),
+        Code::DatabaseFailed => Otherwise("`bulla database read` shows how it is reached; whoever runs it must look"),
         Code::AuditBlocked => Otherwise("make room where the server's audit log lies; its own log says what failed"),
         Code::ClockStepped => Otherwise("an admin confirms the time with `bulla seal confirm-clock`"),
         Code::Internal => Otherwise("the server's log says why"),

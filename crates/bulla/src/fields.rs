@@ -50,6 +50,11 @@ impl Field {
         Self::parse(text).ok_or_else(|| "expected KEY=VALUE, KEY=@FILE or KEY=- (standard input)".to_owned())
     }
 
+    /// Whether its value stands in the argument itself.
+    pub fn is_argument(&self) -> bool {
+        matches!(self.source, Source::Argument(_))
+    }
+
     fn value(&self) -> Result<String, Failure> {
         let bytes = match &self.source {
             Source::Argument(text) => return Ok(text.clone()),

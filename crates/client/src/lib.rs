@@ -23,6 +23,7 @@ mod builder;
 mod call;
 pub mod certificate;
 mod claim;
+mod database;
 mod disk;
 mod error;
 #[cfg(test)]
@@ -51,6 +52,7 @@ mod wrap;
 
 pub use api::AuditOf;
 pub use builder::{Builder, Client, Key, Pin, State};
+pub use database::LeasesOf;
 pub use error::{ClientError, Untrusted, io_hint, snapshot_hint};
 pub use known::{Known, KnownError};
 pub use kv::OpenedKv;

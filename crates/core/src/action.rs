@@ -1,7 +1,7 @@
 //! What a caller may ask for, and on what: the verbs and things of the API, spelled the same way in policy,
 //! audit lines and on the terminal (`spec/policy.md`).
 
-use bulla_wire::id::WrapId;
+use bulla_wire::id::{LeaseId, WrapId};
 use bulla_wire::name::{Name, SecretPath};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -32,7 +32,7 @@ impl fmt::Display for ParseActionError {
             Self::UnknownAction => f.write_str("no such action; expected one such as \"kv.get\" or \"wrap.open\""),
             Self::UnknownKind => f.write_str(
                 "no such resource; expected cluster, seal, principal[/NAME], policy[/NAME], audit, alarm, self, \
-                 wrap[/ID], kv[/PATH] or transit[/KEY]",
+                 wrap[/ID], kv[/PATH], transit[/KEY], database[/NAME[/ROLE]] or lease[/ID]",
             ),
             Self::SingleResource(kind) => write!(f, "\"{kind}\" takes nothing behind it"),
             Self::BadId { kind, reason } => write!(f, "behind \"{kind}/\": {reason}"),
@@ -194,6 +194,28 @@ actions! {
     TransitVerify = "transit.verify",
     /// Make MACs with a transit key.
     TransitHmac = "transit.hmac",
+    /// Write how a database is reached, or a role of it.
+    DatabaseConfigure = "database.configure",
+    /// Read how a database is reached, or a role of it; never a password.
+    DatabaseRead = "database.read",
+    /// List databases, or the roles of one.
+    DatabaseList = "database.list",
+    /// Delete a database or a role.
+    DatabaseDelete = "database.delete",
+    /// Have a new password drawn and set.
+    DatabaseRotate = "database.rotate",
+    /// Get credentials of a role.
+    DatabaseIssue = "database.issue",
+    /// List one's own leases.
+    LeaseList = "lease.list",
+    /// Look at a lease of one's own.
+    LeaseRead = "lease.read",
+    /// Let a lease of one's own last longer.
+    LeaseRenew = "lease.renew",
+    /// End a lease of one's own.
+    LeaseRevoke = "lease.revoke",
+    /// List and end leases of others.
+    LeaseManage = "lease.manage",
 }
 
 impl Action {
@@ -256,7 +278,67 @@ pub enum Resource {
     Transits,
     /// `transit/orders`.
     Transit(Name),
+    /// `database`: all of them.
+    Databases,
+    /// `database/app`.
+    Database(Name),
+    /// `database/app/reader`.
+    DatabaseRole(RoleName),
+    /// `lease`: the caller's leases; to whoever manages them, all.
+    Leases,
+    /// `lease/<26 characters of base32>`.
+    Lease(LeaseId),
 }
+
+/// A role of a database, spelled `<database>/<role>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoleName {
+    text: String,
+    database: Name,
+    role: Name,
+}
+
+impl RoleName {
+    /// The database.
+    pub fn database(&self) -> &Name {
+        &self.database
+    }
+    /// The role in it.
+    pub fn role(&self) -> &Name {
+        &self.role
+    }
+    /// Both, joined by a slash.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for RoleName {
+    type Err = ParseRoleNameError;
+    fn from_str(text: &str) -> Result<Self, ParseRoleNameError> {
+        let parse = |text: &str| text.parse::<Name>().map_err(|error| ParseRoleNameError(error.to_string()));
+        let (database, role) =
+            text.split_once('/').ok_or_else(|| ParseRoleNameError("expected <database>/<role>".to_owned()))?;
+        Ok(Self { text: text.to_owned(), database: parse(database)?, role: parse(role)? })
+    }
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Why a text names no role of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseRoleNameError(String);
+
+impl fmt::Display for ParseRoleNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for ParseRoleNameError {}
 
 impl Resource {
     /// The first segment of its spelling.
@@ -272,15 +354,21 @@ impl Resource {
             Self::Wraps | Self::Wrap(_) => "wrap",
             Self::KvRoot | Self::Kv(_) => "kv",
             Self::Transits | Self::Transit(_) => "transit",
+            Self::Databases | Self::Database(_) | Self::DatabaseRole(_) => "database",
+            Self::Leases | Self::Lease(_) => "lease",
         }
     }
 
     /// What stands behind `<kind>/`; empty for a kind alone.
     pub fn id(&self) -> Cow<'_, str> {
         match self {
-            Self::Principal(name) | Self::Policy(name) | Self::Transit(name) => Cow::Borrowed(name.as_str()),
+            Self::Principal(name) | Self::Policy(name) | Self::Transit(name) | Self::Database(name) => {
+                Cow::Borrowed(name.as_str())
+            }
             Self::Wrap(id) => Cow::Owned(id.to_string()),
             Self::Kv(path) => Cow::Borrowed(path.as_str()),
+            Self::DatabaseRole(role) => Cow::Borrowed(role.as_str()),
+            Self::Lease(id) => Cow::Owned(id.to_string()),
             Self::Cluster
             | Self::Seal
             | Self::Principals
@@ -290,7 +378,9 @@ impl Resource {
             | Self::Own
             | Self::Wraps
             | Self::KvRoot
-            | Self::Transits => Cow::Borrowed(""),
+            | Self::Transits
+            | Self::Databases
+            | Self::Leases => Cow::Borrowed(""),
         }
     }
 }
@@ -335,6 +425,11 @@ impl FromStr for Resource {
             ("kv", Some(path)) => id("kv", path).map(Self::Kv),
             ("transit", None) => Ok(Self::Transits),
             ("transit", Some(name)) => id("transit", name).map(Self::Transit),
+            ("database", None) => Ok(Self::Databases),
+            ("database", Some(name)) if name.contains('/') => id("database", name).map(Self::DatabaseRole),
+            ("database", Some(name)) => id("database", name).map(Self::Database),
+            ("lease", None) => Ok(Self::Leases),
+            ("lease", Some(lease)) => id("lease", lease).map(Self::Lease),
             _ => Err(ParseActionError::UnknownKind),
         }
     }
@@ -379,7 +474,9 @@ mod tests {
     fn resources_have_one_spelling() {
         let wrap = format!("wrap/{}", WrapId::new([7; 16]));
         let good = ["cluster", "seal", "principal", "principal/bob", "policy", "policy/team", "audit", "alarm", "self"];
-        for text in good.into_iter().chain(["wrap", &wrap, "kv", "kv/app", "kv/app/db", "transit", "transit/orders"]) {
+        let more = ["wrap", &wrap, "kv", "kv/app", "kv/app/db", "transit", "transit/orders"];
+        let leases = ["database", "database/app", "database/app/reader", "lease"];
+        for text in good.into_iter().chain(more).chain(leases) {
             assert_eq!(text.parse::<Resource>().map(|resource| resource.to_string()), Ok(text.to_owned()));
         }
         for (bad, message) in [
@@ -394,6 +491,9 @@ mod tests {
             ("principal/a/b", "a name holds only"),
             ("transit/a/b", "behind \"transit/\": a name holds only"),
             ("wrap/1", "26 characters of lower-case base32"),
+            ("database/a/b/c", "a name holds only"),
+            ("database/a/", "behind \"database/\": a name has 1 to 128 bytes"),
+            ("lease/1", "26 characters of lower-case base32"),
         ] {
             let error = bad.parse::<Resource>().map_err(|error| error.to_string());
             assert!(error.as_ref().is_err_and(|text| text.contains(message)), "{bad}: {error:?}");

@@ -18,7 +18,7 @@ mod verify;
 
 pub use filter::Filter;
 pub use line::{
-    ANONYMOUS_ADDRESSES_MAX, AuditPosition, Body, BundleLine, Chain, LINE_BYTES_MAX, LINE_VERSION, Line,
+    ANONYMOUS_ADDRESSES_MAX, AuditPosition, Body, BundleLine, Chain, LINE_BYTES_MAX, LINE_VERSION, LeaseEvent, Line,
     ParseLineError, Quote, line_hash,
 };
 pub use request::{

@@ -459,6 +459,12 @@ fn kind_name(kind: u8) -> &'static str {
         15 => "kv version",
         16 => "transit key",
         17 => "transit version",
+        18 => "lease",
+        19 => "due lease",
+        20 => "own lease",
+        21 => "demand of leases",
+        22 => "database",
+        23 => "database role",
         SEEN_KIND => "seen",
         _ => "unknown",
     }

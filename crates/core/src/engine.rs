@@ -2,9 +2,11 @@
 
 pub mod alarm;
 pub mod chunk;
+pub mod database;
 pub mod document;
 pub mod due;
 pub mod kv;
+pub mod lease;
 pub mod policy;
 pub mod principal;
 pub mod rekey;

@@ -73,6 +73,8 @@ pub struct Context<'a> {
     pub repeated: Option<Replay>,
     /// Whether alarms go to a webhook too.
     pub webhook: bool,
+    /// How often the admins have accepted that the store lost commits.
+    pub losses: u32,
 }
 
 impl fmt::Debug for Context<'_> {
@@ -155,7 +157,8 @@ impl Outcome {
     pub fn wrote(writes: Writes, reply: Reply, replay: Replay) -> Step {
         Self::done(writes, Ok(reply), replay)
     }
-    fn done(writes: Writes, result: Result<Reply, Refusal>, replay: Replay) -> Step {
+    /// An answer or a refusal, after writing.
+    pub(crate) fn done(writes: Writes, result: Result<Reply, Refusal>, replay: Replay) -> Step {
         Step::Done(Box::new(Self { writes, result, replay, receipts: vec![], alarms: vec![], change: None }))
     }
     /// What is left of it when the request is a repeat: the answer alone.

@@ -235,6 +235,12 @@ mod tests {
             | Kind::Kv
             | Kind::AlarmCursor
             | Kind::NextIngress
+            | Kind::Lease
+            | Kind::LeaseDue
+            | Kind::LeaseOwner
+            | Kind::LeaseDemand
+            | Kind::Database
+            | Kind::DatabaseRole
             | Kind::KvVersion
             | Kind::TransitKey
             | Kind::TransitVersion

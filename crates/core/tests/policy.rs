@@ -5,7 +5,7 @@
 use bulla_core::action::{Action, Resource};
 use bulla_core::policy::exempt::SealRight;
 use bulla_core::policy::{Authorized, Decision, PolicySet, Subject, first_texts};
-use bulla_wire::id::{PrincipalId, WrapId};
+use bulla_wire::id::{LeaseId, PrincipalId, WrapId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -87,6 +87,13 @@ fn fitting(action: Action) -> Resource {
         | Action::TransitSign
         | Action::TransitVerify
         | Action::TransitHmac => Resource::Transit("orders".parse().unwrap()),
+        Action::DatabaseList => Resource::Databases,
+        Action::DatabaseRead | Action::DatabaseDelete | Action::DatabaseRotate => {
+            Resource::Database("app".parse().unwrap())
+        }
+        Action::DatabaseConfigure | Action::DatabaseIssue => Resource::DatabaseRole("app/reader".parse().unwrap()),
+        Action::LeaseList | Action::LeaseManage => Resource::Leases,
+        Action::LeaseRead | Action::LeaseRenew | Action::LeaseRevoke => Resource::Lease(LeaseId::new([0; 16])),
     }
 }
 

@@ -22,14 +22,27 @@ const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave@example.com"];
 const GROUPS: [&str; 3] = ["admins", "ops", "app"];
 const TAGS: [&str; 2] = ["team", "two words"];
 const VALUES: [&str; 3] = ["red", "blue", "a \"quoted\" \\ value"];
-const VERBS: [&str; 11] =
-    ["seal", "document", "snapshot", "principal", "policy", "audit", "alarm", "self", "wrap", "kv", "transit"];
+const VERBS: [&str; 13] = [
+    "seal",
+    "document",
+    "snapshot",
+    "principal",
+    "policy",
+    "audit",
+    "alarm",
+    "self",
+    "wrap",
+    "kv",
+    "transit",
+    "database",
+    "lease",
+];
 /// Resources: kind and id. Paths that are prefixes of each other as text, but not as paths, are among them.
 const PATHS: [&str; 9] = ["", "app", "app/db", "app/db/main", "app/web", "application", "app-2/db", "db", "db/app"];
 const RECORDS: [&str; 4] = ["", "alice", "bob", "app"];
 
 /// Kinds with their types, as the specification lists them.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 12] = [
     ("cluster", "Cluster"),
     ("seal", "Seal"),
     ("principal", "PrincipalRecord"),
@@ -40,6 +53,8 @@ const KINDS: [(&str, &str); 10] = [
     ("wrap", "Wrap"),
     ("kv", "Kv"),
     ("transit", "Transit"),
+    ("database", "Database"),
+    ("lease", "Lease"),
 ];
 
 type Thing = (&'static str, String);
@@ -109,7 +124,7 @@ struct Failed;
 /// `thing in of`: equal, or below it.
 fn lies_in(thing: &Thing, of: &Thing) -> bool {
     let below = || match thing.0 {
-        "kv" => thing.1.strip_prefix(&of.1).is_some_and(|rest| rest.starts_with('/')),
+        "kv" | "database" => thing.1.strip_prefix(&of.1).is_some_and(|rest| rest.starts_with('/')),
         _ => false,
     };
     thing.0 == of.0 && (thing.1 == of.1 || of.1.is_empty() || below())
@@ -279,7 +294,8 @@ fn things(kind: &'static str) -> Vec<Thing> {
     let ids: Vec<String> = match kind {
         "kv" => PATHS.map(str::to_owned).into(),
         "principal" | "policy" | "transit" => RECORDS.map(str::to_owned).into(),
-        "wrap" => vec![String::new(), WrapId::new([1; 16]).to_string(), WrapId::new([2; 16]).to_string()],
+        "wrap" | "lease" => vec![String::new(), WrapId::new([1; 16]).to_string(), WrapId::new([2; 16]).to_string()],
+        "database" => ["", "app", "app/db", "app-2/db", "db"].map(str::to_owned).into(),
         _ => vec![String::new()],
     };
     ids.into_iter().map(|id| (kind, id)).collect()

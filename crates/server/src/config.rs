@@ -110,6 +110,8 @@ pub struct Limits {
     pub body_mib: usize,
     /// Requests of one principal within a second; 0 for any number.
     pub requests_per_s: u32,
+    /// Leases of one principal.
+    pub leases: u64,
 }
 
 /// The whole configuration. Only [`layer`] and [`load`] make one from text, and they check what must fit together.

@@ -1,12 +1,16 @@
 //! From a route and its parsed body to the operation that it asks for. A closed set.
 
+mod lease;
 mod transit;
+
+pub use lease::Outside;
 
 use crate::route::{Endpoint, Matched, Param, Query, QueryError};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{ParseRequestIdError, RequestId};
 use bulla_core::barrier::Cursor;
-use bulla_core::engine::{alarm, document, kv, policy, principal, rekey, wrap};
+use bulla_core::engine::lease as leases;
+use bulla_core::engine::{alarm, database, document, kv, policy, principal, rekey, wrap};
 use bulla_core::operation::{Context, Operation, Refusal};
 use bulla_wire::api::{self, FinishWrap, OpenWrap, PutPolicy, PutPrincipal, RevokeWrap, Signed};
 use bulla_wire::dsse::Envelope;
@@ -89,6 +93,19 @@ pub enum Op {
     WrapNack(wrap::Nack),
     WrapRevoke(wrap::Revoke),
     WrapRelease(wrap::Release),
+    DatabaseList(database::List),
+    DatabaseRead(database::Read),
+    DatabaseDelete(database::Delete),
+    DatabaseRelease(database::Release),
+    DatabaseRolePut(database::PutRole),
+    DatabaseRoleRead(database::ReadRole),
+    DatabaseRoleDelete(database::DeleteRole),
+    LeaseList(leases::List),
+    LeaseListAll(leases::ListAll),
+    LeaseRead(leases::Read),
+    LeaseRevoke(leases::Revoke),
+    LeaseDemand(leases::Demand),
+    Outside(Outside),
     /// The statement, and where the ciphertext begins in the body.
     WrapCreate(Box<wrap::Draft>, Vec<u8>),
     AuditRead(AuditQuery),
@@ -146,7 +163,20 @@ impl Op {
             Self::WrapNack(op) => op,
             Self::WrapRevoke(op) => op,
             Self::WrapRelease(op) => op,
+            Self::DatabaseList(op) => op,
+            Self::DatabaseRead(op) => op,
+            Self::DatabaseDelete(op) => op,
+            Self::DatabaseRelease(op) => op,
+            Self::DatabaseRolePut(op) => op,
+            Self::DatabaseRoleRead(op) => op,
+            Self::DatabaseRoleDelete(op) => op,
+            Self::LeaseList(op) => op,
+            Self::LeaseListAll(op) => op,
+            Self::LeaseRead(op) => op,
+            Self::LeaseRevoke(op) => op,
+            Self::LeaseDemand(op) => op,
             Self::WrapCreate(..)
+            | Self::Outside(_)
             | Self::AuditRead(_)
             | Self::PolicyExplain(_)
             | Self::SealStatus
@@ -253,8 +283,12 @@ pub fn parse_op(
     body: Vec<u8>,
     context: &Context<'_>,
 ) -> Result<(Op, Resource), Refusal> {
-    let resource = matched.resource();
-    let op = op(matched.route.endpoint, Given(matched.param), query, body, context)?;
+    let (resource, endpoint, given) = (matched.resource(), matched.route.endpoint, Given(matched.param));
+    let op = match matched.route.action.map(Action::group) {
+        Some("database") => lease::database_op(endpoint, given, query, &body, context)?,
+        Some("lease") => lease::lease_op(endpoint, given, query, &body)?,
+        _ => op(endpoint, given, query, body, context)?,
+    };
     Ok(match op {
         // What is yet to be made is named by its body alone.
         Op::WrapCreate(draft, file) => {

@@ -407,6 +407,7 @@ impl Unsealed {
             actor,
             repeated: None,
             webhook: machine.webhook,
+            losses: u32::try_from(self.history.consents.len()).unwrap_or(u32::MAX),
         }
     }
 

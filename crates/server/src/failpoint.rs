@@ -35,6 +35,14 @@ pub const POINTS: &[&str] = &[
     AUDIT_AFTER_SYNC,
     AUDIT_BEFORE_ROTATE,
     AUDIT_EMPTY_FILE,
+    LEASE_BEFORE_EFFECT,
+    LEASE_AFTER_EFFECT,
+    LEASE_AFTER_RENEWAL,
+    LEASE_MARKED,
+    LEASE_BEFORE_DROP,
+    LEASE_AFTER_DROP,
+    ROTATE_BEFORE_SET,
+    ROTATE_AFTER_SET,
     SNAPSHOT_PAGE,
     SNAPSHOT_RESTORED_ROW,
     SNAPSHOT_BEFORE_RENAME,
@@ -102,6 +110,22 @@ pub const AUDIT_AFTER_SYNC: &str = "audit.after_sync";
 pub const AUDIT_BEFORE_ROTATE: &str = "audit.before_rotate";
 /// The next audit file is there, without a line.
 pub const AUDIT_EMPTY_FILE: &str = "audit.empty_file";
+/// A lease is committed; its database is asked for the user next.
+pub const LEASE_BEFORE_EFFECT: &str = "lease.before_effect";
+/// The user is there; its lease does not know.
+pub const LEASE_AFTER_EFFECT: &str = "lease.after_effect";
+/// The user may live longer; its lease does not know.
+pub const LEASE_AFTER_RENEWAL: &str = "lease.after_renewal";
+/// A page of leases that somebody wants revoked is marked.
+pub const LEASE_MARKED: &str = "lease.marked";
+/// A lease is being revoked; its user is there.
+pub const LEASE_BEFORE_DROP: &str = "lease.before_drop";
+/// Its user is gone; the lease is there.
+pub const LEASE_AFTER_DROP: &str = "lease.after_drop";
+/// Both passwords of a database are committed; it has the first.
+pub const ROTATE_BEFORE_SET: &str = "rotate.before_set";
+/// It has the second; both are still kept.
+pub const ROTATE_AFTER_SET: &str = "rotate.after_set";
 /// A page of a snapshot was asked for.
 pub const SNAPSHOT_PAGE: &str = "snapshot.page";
 /// A row of a snapshot goes into a new store.

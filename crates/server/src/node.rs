@@ -79,6 +79,8 @@ pub struct Parts {
     pub init_admins: Vec<KeyId>,
     /// What the cluster begins with besides its founders and the first policy set.
     pub bundle: Option<Bundle>,
+    /// Most leases of one principal.
+    pub leases_each: u64,
 }
 
 /// One server process.

@@ -12,8 +12,8 @@ mod table;
 pub use query::{Query, QueryError};
 pub use table::ROUTES;
 
-use bulla_core::action::{Action, Resource};
-use bulla_wire::id::{PrincipalId, WrapId};
+use bulla_core::action::{Action, Resource, RoleName};
+use bulla_wire::id::{LeaseId, PrincipalId, WrapId};
 use bulla_wire::json::MAX_JSON_BYTES;
 use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, Parcel};
@@ -101,6 +101,23 @@ pub enum Endpoint {
     TransitVerify,
     TransitHmac,
     TransitVerifyHmac,
+    DatabaseList,
+    DatabaseRead,
+    DatabasePut,
+    DatabaseDelete,
+    DatabaseRelease,
+    DatabaseRotate,
+    DatabaseRoles,
+    DatabaseRoleRead,
+    DatabaseRolePut,
+    DatabaseRoleDelete,
+    DatabaseIssue,
+    LeaseList,
+    LeaseListAll,
+    LeaseRead,
+    LeaseRenew,
+    LeaseRevoke,
+    LeaseRevokeMany,
 }
 
 impl Endpoint {
@@ -267,6 +284,10 @@ pub enum Param {
     Path(SecretPath),
     /// An unseal session, or one of a snapshot.
     Session(String),
+    /// A role of a database.
+    Role(RoleName),
+    /// A lease.
+    Lease(LeaseId),
 }
 
 /// A request's route.
@@ -289,11 +310,16 @@ impl Matched<'_> {
             ("wrap", Some(Param::Wrap(wrap))) => Resource::Wrap(*wrap),
             ("kv", Some(Param::Path(path))) => Resource::Kv(path.clone()),
             ("transit", Some(Param::Name(name))) => Resource::Transit(name.clone()),
+            ("database", Some(Param::Name(name))) => Resource::Database(name.clone()),
+            ("database", Some(Param::Role(role))) => Resource::DatabaseRole(role.clone()),
+            ("lease", Some(Param::Lease(id))) => Resource::Lease(*id),
             ("principal", _) => Resource::Principals,
             ("policy", _) => Resource::Policies,
             ("wrap", _) => Resource::Wraps,
             ("kv", _) => Resource::KvRoot,
             ("transit", _) => Resource::Transits,
+            ("database", _) => Resource::Databases,
+            ("lease", _) => Resource::Leases,
             ("seal", _) => Resource::Seal,
             ("audit", _) => Resource::Audit,
             ("alarm", _) => Resource::Alarms,
@@ -408,6 +434,10 @@ pub enum ParamKind {
     Path,
     /// [`Param::Session`].
     Session,
+    /// [`Param::Role`].
+    Role,
+    /// [`Param::Lease`].
+    Lease,
 }
 
 impl ParamKind {
@@ -416,6 +446,8 @@ impl ParamKind {
             Self::Name => text.parse().map(Param::Name).map_err(|error| error.to_string()),
             Self::Wrap => text.parse().map(Param::Wrap).map_err(|error| error.to_string()),
             Self::Path => text.parse().map(Param::Path).map_err(|error| error.to_string()),
+            Self::Role => text.parse::<RoleName>().map(Param::Role).map_err(|error| error.to_string()),
+            Self::Lease => text.parse::<LeaseId>().map(Param::Lease).map_err(|error| error.to_string()),
             Self::Session => match text.parse::<Name>() {
                 Ok(_) => Ok(Param::Session(text.to_owned())),
                 Err(error) => Err(error.to_string()),
@@ -432,6 +464,8 @@ impl Route {
         let kind = match (name, before) {
             ("path", _) => ParamKind::Path,
             ("id", "/v1/wrap/") => ParamKind::Wrap,
+            ("role", _) => ParamKind::Role,
+            ("lease", _) => ParamKind::Lease,
             ("id", _) => ParamKind::Session,
             _ => ParamKind::Name,
         };
@@ -446,7 +480,13 @@ impl Route {
         let value = path.strip_prefix(before)?.strip_suffix(after)?;
         // A verb belongs to the last segment, and no parameter holds a colon: another verb is another route.
         let (text, last) = (value, value.rsplit('/').next().unwrap_or_default());
-        if last.contains(':') || (kind != ParamKind::Path && text.contains('/')) {
+        let slashes = text.matches('/').count();
+        let deep = match kind {
+            ParamKind::Path => false,
+            ParamKind::Role => slashes != 1,
+            _ => slashes > 0,
+        };
+        if last.contains(':') || deep {
             return None;
         }
         Some(Some((kind, text)))

@@ -8,6 +8,7 @@ use crate::bundle;
 use crate::clock::Clock;
 use crate::config::{AuditNames, AuditSync, AuditTarget, Config, StoreKind};
 use crate::gate::Gate;
+use crate::lease;
 use crate::listen::{self, BodyBudget, Handler, Limits, Listeners};
 use crate::metrics::{Metrics, serve_metrics};
 use crate::node::{Node, Parts, Phase};
@@ -165,6 +166,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
         audit_path: audit_path(config),
         init_admins,
         bundle,
+        leases_each: config.limits.leases,
     };
     let node = Arc::new(Node::new(parts, phase));
     let tls = Arc::new(Tls::open(&config.tls, config.data.as_deref()).map_err(RunError::Tls)?);
@@ -194,6 +196,7 @@ pub async fn run(config: &Config, clock: Arc<dyn Clock>) -> Result<Running, RunE
 /// Begins what nobody asks for: it ends with the process.
 fn work_by_time(node: &Arc<Node>, webhook: Option<Webhook>) {
     tokio::spawn(tick::run(node.clone()));
+    tokio::spawn(lease::run(node.clone()));
     if let Some(webhook) = webhook {
         tokio::spawn(webhook.run(node.clone()));
     }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod explain;
+mod outside;
 mod snapshot;
 mod wrapped;
 
@@ -35,7 +36,8 @@ use bulla_wire::error::Code;
 use bulla_wire::evidence::SealMode;
 use bulla_wire::id::{Digest, KeyId};
 use serde_json::value::RawValue;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use tokio::sync::SemaphorePermit;
 use wrapped::WrapTo;
 
 /// Lines after `after` that the filter takes, read from the files.
@@ -100,6 +102,8 @@ struct Request<'a> {
     phase: Phase,
     /// Who gets its secret answer in place of the caller.
     wrap_to: Option<WrapTo>,
+    /// While it is there, a sealing or a rekey waits for the request.
+    under_way: Mutex<Option<SemaphorePermit<'a>>>,
 }
 
 /// Answers a signed route.
@@ -112,9 +116,9 @@ pub async fn answer(
     bodies: &BodyBudget,
 ) -> Answer {
     // The semaphore is never closed, so there is always a permit in the end.
-    let _under_way = unsealed.in_flight.acquire().await;
+    let under_way = Mutex::new(unsealed.in_flight.acquire().await.ok());
     let phase = Phase::Unsealed(unsealed.clone());
-    let mut request = Request { node, unsealed, verified, bodies, phase, wrap_to: None };
+    let mut request = Request { node, unsealed, verified, bodies, phase, wrap_to: None, under_way };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
@@ -372,6 +376,7 @@ impl Request<'_> {
                 }
                 Ok(plain(Ok(Reply::json(&Done {}))))
             }
+            Op::Outside(outside) => Box::pin(self.outside(outside, once)).await,
             Op::SnapshotSave => self.begin_snapshot(once).await,
             Op::SnapshotPage { id, page } => self.snapshot_page(id, *page).await,
             Op::AlarmSeen(seen) => {

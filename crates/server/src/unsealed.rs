@@ -4,12 +4,14 @@ mod head;
 
 pub use head::{HeadKeeper, UnderWay};
 
+use crate::database::Pools;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::snapshot::Sessions;
-use bulla_core::audit::{Body, Label, Names, ResourceText};
+use bulla_core::audit::{Body, Label, LeaseEvent, Names, ResourceText, Written};
 use bulla_core::barrier::Barrier;
 use bulla_core::directory::{Change, Directory};
+use bulla_core::engine::lease::Lease;
 use bulla_core::operation::{Fault, Raised, Refusal};
 use bulla_core::seal::Keyring;
 use bulla_crypto::identity::Identity;
@@ -38,6 +40,9 @@ const TURN_PATIENCE_MS: u64 = 1_000;
 pub const REFUSALS_EACH: usize = 8_192;
 /// Most refusals remembered in all; at about 300 bytes each they take 40 MiB.
 pub const REFUSALS_MAX: usize = 131_072;
+
+/// Turns for the counts of leases: few principals wait for one another by chance.
+const COUNTING: usize = 64;
 
 /// Locks a mutex whose data is whole after any panic.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -231,6 +236,10 @@ pub struct Unsealed {
     pub unseen: Mutex<Unseen>,
     /// Snapshots that are being taken.
     pub snapshots: Mutex<Sessions>,
+    /// Connections to databases.
+    pub databases: Pools,
+    /// Held by whoever changes how many leases a principal has; principals share them by their first byte.
+    counting: [tokio::sync::Mutex<()>; COUNTING],
     directory: RwLock<Arc<Directory>>,
     sink: Arc<Sink>,
     metrics: Arc<Metrics>,
@@ -308,10 +317,31 @@ impl Unsealed {
             reuse_alarms: Mutex::default(),
             unseen: Mutex::default(),
             snapshots: Mutex::default(),
+            databases: Pools::default(),
+            counting: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             directory: RwLock::new(Arc::new(directory)),
             sink,
             metrics,
         }
+    }
+
+    /// Waits for one's turn to change how many leases a principal has: side by side such commits would conflict until
+    /// some of them give up.
+    pub async fn counting(&self, owner: &PrincipalId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let place = owner.as_bytes().first().map_or(0, |byte| usize::from(*byte) % COUNTING);
+        Some(self.counting.get(place)?.lock().await)
+    }
+
+    /// Tells the audit log of a lease. It is written once the returned future is done.
+    pub fn note_lease(&self, event: LeaseEvent, lease: &Lease) -> Option<Written> {
+        let resource = lease.resource().parse().ok()?;
+        Some(self.sink.note(Body::Lease {
+            event,
+            lease: lease.id,
+            principal: lease.owner,
+            resource: self.names.resource(&resource),
+            user: self.names.user(&lease.user),
+        }))
     }
 
     /// Principals, policies and documents as they are now.

@@ -37,6 +37,8 @@ fn example(template: &str) -> String {
         .replace("{name}", "bob@example.com")
         .replace("{path}", "app/prod/db")
         .replace("{id}", "aaaaaaaaaaaaaaaaaaaaaaaaaa")
+        .replace("{lease}", "aaaaaaaaaaaaaaaaaaaaaaaaaa")
+        .replace("{role}", "app/reader")
 }
 
 #[test]
@@ -179,6 +181,16 @@ const MISSPELT: &[&str] = &[
     "/v1/wrap/AAAAAAAAAAAAAAAAAAAAAAAAAA",
     "/v1/wrap/aaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "/v1/wrap/:open",
+    "/v1/database/",
+    "/v1/database/a/",
+    "/v1/database/a/b/c",
+    "/v1/database/a:issue",
+    "/v1/database/a/b:rotate",
+    "/v1/database/a:x/b",
+    "/v1/lease/",
+    "/v1/lease/a",
+    "/v1/lease/a/b",
+    "/v1/lease:none",
     "/v1/seal/session/",
     "/v1/seal/session//key",
     "/v1/seal/session/a/b/key",

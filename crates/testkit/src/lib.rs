@@ -20,6 +20,8 @@ pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod hop;
+pub mod mariadb;
+pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod server;

@@ -78,6 +78,14 @@ pub fn certificate(key: &SigningKey, change: impl FnOnce(&mut rcgen::Certificate
     shown(vec![certificate.der().clone()], key)
 }
 
+/// A certificate for 127.0.0.1, which vouches for itself, and its key: both as PEM.
+pub fn of_this_machine() -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let names = vec!["127.0.0.1".to_owned()];
+    let own = rcgen::CertificateParams::new(names).expect("names").self_signed(&key).expect("a certificate");
+    (own.pem(), key.serialize_pem())
+}
+
 /// The key as rcgen takes it.
 pub fn key_pair(key: &SigningKey) -> rcgen::KeyPair {
     let pkcs8 = key.to_pkcs8().expect("a key that can be written");

@@ -334,7 +334,7 @@ pub fn config(dir: &Path, shape: &Shape) -> Config {
         },
         alarms: Alarms { webhook: None, webhook_ca: None },
         init: Init { admins: vec![], bundle: None },
-        limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0 },
+        limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0, leases: 1000 },
         ready_file: None,
         accept_audit_loss: false,
     }

@@ -1,11 +1,15 @@
 //! JSON bodies of the HTTP API (`docs/openapi.json` is generated from these types).
 
+mod database;
 mod kv;
+mod lease;
 mod seal;
 mod transit;
 mod wrap;
 
+pub use database::*;
 pub use kv::*;
+pub use lease::*;
 pub use seal::*;
 pub use transit::*;
 pub use wrap::*;

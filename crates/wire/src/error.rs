@@ -136,6 +136,12 @@ codes! {
     KeyProtected = "key_protected", 409;
     #[doc = "A policy does not parse or does not fit the schema."]
     BadPolicy = "bad_policy", 400;
+    #[doc = "A statement for a database could change its meaning with what fills it, or something in it is missing."]
+    BadTemplate = "bad_template", 400;
+    #[doc = "The caller holds as many leases as one principal may."]
+    TooManyLeases = "too_many_leases", 409;
+    #[doc = "The database was not reached, or refused what it was asked for."]
+    DatabaseFailed = "database_failed", 502;
     #[doc = "The audit log takes no lines, so nothing is answered."]
     AuditBlocked = "audit_blocked", 503;
     #[doc = "The outcome is not known; try again with the same nonce."]

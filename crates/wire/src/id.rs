@@ -108,40 +108,54 @@ digest_id!(
     ClusterId
 );
 
-/// A wrap's id: 128 random bits chosen by the writer, written as 26 characters of lower-case base32.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WrapId([u8; 16]);
+macro_rules! random_id {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type([u8; 16]);
 
-impl WrapId {
-    /// Takes 16 random bytes.
-    pub const fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-    /// The 16 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
+        impl $type {
+            /// Takes 16 random bytes.
+            pub const fn new(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+            /// The 16 bytes.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&base32(&self.0))
+            }
+        }
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($type), "({})"), self)
+            }
+        }
+        impl FromStr for $type {
+            type Err = ParseIdError;
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                base32_decode(text)
+                    .and_then(|bytes| bytes.try_into().ok())
+                    .map(Self)
+                    .ok_or(ParseIdError { expected: "26 characters of lower-case base32" })
+            }
+        }
+        text_serde!($type, "^[a-z2-7]{26}$");
+    };
 }
-impl fmt::Display for WrapId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base32(&self.0))
-    }
-}
-impl fmt::Debug for WrapId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WrapId({self})")
-    }
-}
-impl FromStr for WrapId {
-    type Err = ParseIdError;
-    fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        base32_decode(text)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or(ParseIdError { expected: "26 characters of lower-case base32" })
-    }
-}
-text_serde!(WrapId, "^[a-z2-7]{26}$");
+
+random_id!(
+    /// A wrap's id: 128 random bits chosen by the writer, written as 26 characters of lower-case base32.
+    WrapId
+);
+random_id!(
+    /// A lease's id: 128 bits, which the server makes of the request's nonce, written as 26 characters of lower-case
+    /// base32. It names the lease and gives no right to it.
+    LeaseId
+);
 
 /// The client's 16-byte request nonce: u32 big-endian minute of the first attempt's challenge, then
 /// 12 random bytes. It is also the idempotency key (`spec/request.md`).

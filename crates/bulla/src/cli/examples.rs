@@ -1,7 +1,7 @@
 //! What is typed, for each command: it ends the command's help and stands in its manual page.
 //!
 //! `$SLIP` is what `bulla wrap create` printed, `$CLUSTER` the cluster's id, `$LINEAGE` that of its history, `$SIGNATURE`
-//! what `bulla transit sign` printed.
+//! what `bulla transit sign` printed, `$LEASE` a lease's id.
 
 use clap::Command;
 
@@ -107,6 +107,24 @@ const EXAMPLES: &[&str] = &[
     "bulla transit restore orders orders.age",
     "bulla encrypt orders dump.sql -o dump.sql.age",
     "bulla decrypt dump.sql.age -o dump.sql",
+    "bulla database configure app --engine postgres --host db.example --user bulla password=-",
+    "bulla database read app",
+    "bulla database list",
+    "bulla database delete app",
+    "bulla database release app",
+    "bulla database rotate-root app",
+    "bulla database role put app reader --creation @reader.sql --ttl 1h --max-ttl 24h",
+    "bulla database role read app reader",
+    "bulla database role list app",
+    "bulla database role delete app reader",
+    "bulla database creds app reader --ttl 30m",
+    "bulla lease list",
+    "bulla lease list --all --resource database/app",
+    "bulla lease show $LEASE",
+    "bulla lease renew $LEASE --ttl 1h",
+    "bulla lease revoke $LEASE",
+    "bulla lease revoke --resource database/app/reader",
+    "bulla lease stuck",
     "bulla policy put dev dev.cedar",
     "bulla policy get dev",
     "bulla policy list",
@@ -170,6 +188,7 @@ mod tests {
         let line =
             line.split([" < ", " > "].iter().find(|mark| line.contains(**mark)).unwrap_or(&"\n")).next().unwrap();
         line.replace("$SLIP", &slip)
+            .replace("$LEASE", &"a".repeat(26))
             .replace("$LINEAGE", "AAAAAAAAAAAAAAAAAAAAAA")
             .replace("$CLUSTER", &format!("sha256:{id}"))
             .split(' ')

@@ -1,5 +1,6 @@
 //! Killed at every failpoint: the server ends from inside and starts again, while it works ([`deaths`]), while it
-//! accounts for what its store lost ([`restore`]), while it does what is due ([`timed`]), and in a rekey ([`rekey`]).
+//! accounts for what its store lost ([`restore`]), while it does what is due ([`timed`]), in a rekey ([`rekey`]), and
+//! while it makes and drops users of a database ([`lease`]).
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +12,7 @@
 
 mod check;
 mod deaths;
+mod lease;
 mod rekey;
 mod restore;
 mod snapshot;
@@ -65,7 +67,7 @@ async fn many<C: Debug, F: Future<Output = ()> + Send + 'static>(cases: Vec<C>, 
 #[test]
 fn every_point_is_met() {
     let met = deaths::points().chain(restore::points()).chain(timed::points());
-    let met = met.chain(rekey::POINTS).chain(snapshot::POINTS);
+    let met = met.chain(rekey::POINTS).chain(snapshot::POINTS).chain(lease::points());
     let met: BTreeSet<&str> = met.collect();
     let all: BTreeSet<&str> = STORE_POINTS.iter().chain(POINTS).copied().collect();
     assert_eq!(met, all);

@@ -114,14 +114,14 @@ async fn victim() {
 }
 
 /// A victim in the directory of a stopped world.
-struct Victim<'a> {
+pub struct Victim<'a> {
     world: &'a World,
     child: Child,
     address: String,
 }
 
 impl<'a> Victim<'a> {
-    async fn start(world: &'a World, at_ms: u64, (point, hit): (&str, u64)) -> Self {
+    pub async fn start(world: &'a World, at_ms: u64, (point, hit): (&str, u64)) -> Self {
         let directory = world.directory();
         drop(fs::remove_file(directory.join(READY)));
         let log = File::create(directory.join("victim.log")).unwrap();
@@ -142,11 +142,11 @@ impl<'a> Victim<'a> {
         Self { world, child, address }
     }
 
-    fn client(&self, person: &Person) -> Client {
+    pub fn client(&self, person: &Person) -> Client {
         person.client(&self.address, Pin::Cluster(self.world.cluster))
     }
 
-    async fn unseal(&self) {
+    pub async fn unseal(&self) {
         let approve: &(dyn Fn(&ClusterView) -> bool + Sync) = &|_| true;
         let how = Unseal { approve, danger_older_epoch: false };
         let given = self.client(&self.world.admins[0]).unseal(&how).await.unwrap().given;
@@ -159,7 +159,7 @@ impl<'a> Victim<'a> {
         fs::rename(new, place).unwrap();
     }
 
-    async fn death(mut self, point: &str) {
+    pub async fn death(mut self, point: &str) {
         let log = self.world.directory().join("victim.log");
         let status = tokio::task::spawn_blocking(move || {
             let status = process::wait(&mut self.child, LIFE);

@@ -28,7 +28,7 @@ impl Filter {
         self
     }
 
-    /// Lines of requests by this principal, alarms for it, or the bundle that admitted it; called twice: by either.
+    /// Lines of requests by this principal, of its leases, alarms for it, or the bundle that admitted it; called twice: by either.
     #[must_use]
     pub fn principal(mut self, principal: PrincipalId) -> Self {
         self.principals.push(principal);
@@ -50,6 +50,7 @@ impl Filter {
                 (request.resource.as_ref(), Some(request.principal), request.action.as_ref().map(|a| a.as_str()))
             }
             Body::Alarm { resource, principal, .. } => (resource.as_ref(), *principal, None),
+            Body::Lease { resource, principal, .. } => (Some(resource), Some(*principal), None),
             _ => (None, None, None),
         };
         let bundled = match &line.body {

@@ -5,7 +5,7 @@ use super::text::{Address, Label, ResourceText};
 use bulla_crypto::digest::sha256;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Position;
-use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId};
+use bulla_wire::id::{ClusterId, Digest, KeyId, LeaseId, Lineage, PrincipalId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -166,6 +166,19 @@ pub enum Body {
         /// What the store holds.
         kept: Position,
     },
+    /// A user of a database is about to be made for a lease, or is gone with it.
+    Lease {
+        /// Which of both.
+        event: LeaseEvent,
+        /// The lease.
+        lease: LeaseId,
+        /// Whose it is.
+        principal: PrincipalId,
+        /// The role.
+        resource: ResourceText,
+        /// The user in the database.
+        user: Label,
+    },
     /// Somebody should look.
     Alarm {
         /// What about.
@@ -177,6 +190,16 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resource: Option<ResourceText>,
     },
+}
+
+/// What a line tells of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseEvent {
+    /// The database is asked for the user next.
+    Begun,
+    /// The user is gone, or was never asked for.
+    Ended,
 }
 
 /// What a line tells of a bundle. Names stay out of it but for those of policies; its limits keep it below

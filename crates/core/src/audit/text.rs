@@ -135,6 +135,11 @@ impl Names {
         Label(self.show("principal", name).into())
     }
 
+    /// A user of a database as it goes into a line.
+    pub fn user(&self, name: &str) -> Label {
+        Label::lossy(&self.show("user", name))
+    }
+
     /// A resource as it goes into a line: its kind always in clear, what stands behind it as configured. The id
     /// of a wrap is a random number that names nothing, and stays in clear.
     pub fn resource(&self, resource: &Resource) -> ResourceText {

@@ -318,6 +318,7 @@ impl Verifier {
             | Body::Anonymous { .. }
             | Body::Sealed { .. }
             | Body::Snapshot { .. }
+            | Body::Lease { .. }
             | Body::Alarm { .. } => {}
         }
         self.report.quoted = Quote::after(self.report.quoted, &line.body);

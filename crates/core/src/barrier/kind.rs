@@ -50,6 +50,18 @@ kinds! {
     TransitKey = 16,
     /// A version of a transit key.
     TransitVersion = 17,
+    /// A lease.
+    Lease = 18,
+    /// What is due of the leases of one database, by time.
+    LeaseDue = 19,
+    /// A principal's leases in the order of their beginning, and how many there are.
+    LeaseOwner = 20,
+    /// Which leases are to be revoked, until all of them are marked.
+    LeaseDemand = 21,
+    /// How a database is reached.
+    Database = 22,
+    /// A role of a database.
+    DatabaseRole = 23,
     /// What is due at a time of the clock and is carried by snapshots, as what it is about is.
     DueKept = 24,
 }

@@ -7,6 +7,7 @@ use crate::action::Action;
 use crate::barrier::{Kind, RecordKey, Records, Writes};
 use crate::directory::{Change, Principal, StoredPrincipal};
 use crate::engine::alarm::{self, About};
+use crate::engine::lease;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
 use crate::record::SEALED_VALUE_BYTES_MAX;
 use bulla_crypto::evidence::{Record, verify_admission};
@@ -298,6 +299,11 @@ impl Operation for SetDisabled {
         stored.disabled = self.disabled;
         let mut writes = Writes::default();
         writes.replace(key, current, bulla_wire::json::to_vec(&stored));
+        if self.disabled
+            && let Some(unread) = lease::revoke_all_of(stored.id, records, &mut writes)
+        {
+            return Ok(Step::need([unread]));
+        }
         Ok(Step::Done(Box::new(Outcome {
             writes,
             result: Ok(Reply::json(&Done {})),

@@ -4,8 +4,8 @@
 //! in what lies above it. Nothing else can leak into a decision, and a decision costs the same in a cluster of any size.
 
 use super::Subject;
-use crate::action::{Action, Resource};
-use bulla_wire::id::{PrincipalId, WrapId};
+use crate::action::{Action, Resource, RoleName};
+use bulla_wire::id::{LeaseId, PrincipalId, WrapId};
 use bulla_wire::name::{Name, SecretPath};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema, Validator,
@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 const SCHEMA: &str = include_str!("../../../../spec/policy/schema.cedarschema");
 
 /// The kinds of [`Resource::kind`], and their Cedar types.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 12] = [
     ("cluster", "Bulla::Cluster"),
     ("seal", "Bulla::Seal"),
     ("principal", "Bulla::PrincipalRecord"),
@@ -28,6 +28,8 @@ const KINDS: [(&str, &str); 10] = [
     ("wrap", "Bulla::Wrap"),
     ("kv", "Bulla::Kv"),
     ("transit", "Bulla::Transit"),
+    ("database", "Bulla::Database"),
+    ("lease", "Bulla::Lease"),
 ];
 
 /// The statement that permits a principal one action on one resource, and nothing else.
@@ -109,6 +111,11 @@ impl Language {
                 id.is_empty() || id.parse::<SecretPath>().is_ok(),
                 "a path without a slash at its ends, such as \"app/db\", or \"\" for all",
             ),
+            "Bulla::Database" => (
+                id.is_empty() || id.parse::<Name>().is_ok() || id.parse::<RoleName>().is_ok(),
+                "a database's name, \"<database>/<role>\", or \"\" for all",
+            ),
+            "Bulla::Lease" => (id.is_empty() || id.parse::<LeaseId>().is_ok(), "a lease's id, or \"\" for all"),
             "Bulla::Cluster" | "Bulla::Seal" | "Bulla::Audit" | "Bulla::Alarm" | "Bulla::Self" => {
                 (id.is_empty(), "\"\", since there is only one")
             }
@@ -160,7 +167,13 @@ impl Language {
 pub(super) fn above(resource: &Resource) -> Vec<&str> {
     match resource {
         Resource::Kv(path) => path.ancestors().chain([""]).collect(),
-        Resource::Principal(_) | Resource::Policy(_) | Resource::Wrap(_) | Resource::Transit(_) => vec![""],
+        Resource::DatabaseRole(role) => vec![role.database().as_str(), ""],
+        Resource::Principal(_)
+        | Resource::Policy(_)
+        | Resource::Wrap(_)
+        | Resource::Transit(_)
+        | Resource::Database(_)
+        | Resource::Lease(_) => vec![""],
         Resource::Cluster
         | Resource::Seal
         | Resource::Principals
@@ -170,7 +183,9 @@ pub(super) fn above(resource: &Resource) -> Vec<&str> {
         | Resource::Own
         | Resource::Wraps
         | Resource::KvRoot
-        | Resource::Transits => Vec::new(),
+        | Resource::Transits
+        | Resource::Databases
+        | Resource::Leases => Vec::new(),
     }
 }
 
@@ -206,6 +221,8 @@ mod tests {
                 "wrap",
                 "kv/a/b/c",
                 "transit/orders",
+                "database/app/reader",
+                "lease",
             ] {
                 if let Ok((_, entities)) =
                     language.question(language.caller(&subject).unwrap(), *action, &resource.parse().unwrap())

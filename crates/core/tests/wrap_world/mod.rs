@@ -95,6 +95,8 @@ pub struct World {
     pub webhook: bool,
     /// The history that is written.
     pub lineage: Lineage,
+    /// How often it lost commits.
+    pub losses: u32,
 }
 
 fn person(name: &str, kind: IdentityKind, rng: &mut dyn Rng) -> Person {
@@ -164,6 +166,7 @@ impl World {
             repeated: None,
             webhook: false,
             lineage: Lineage::new([1; 16]),
+            losses: 0,
         }
     }
 
@@ -198,6 +201,7 @@ impl World {
             actor,
             repeated: self.repeated,
             webhook: self.webhook,
+            losses: self.losses,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every key of the configuration, with what a reader must know about it.
 
 use crate::listen::DEFAULT_MAX_CONNECTIONS;
+use bulla_core::engine::lease::LEASES_EACH;
 use std::fmt::Write;
 
 /// What a value must be.
@@ -66,6 +67,7 @@ pub(super) const VARIABLE_PREFIX: &str = "BULLA_SERVER_";
 
 // The default that the listener uses, spelled for the file.
 const _: () = assert!(DEFAULT_MAX_CONNECTIONS == 4096, "change the default of limits.connections too");
+const _: () = assert!(LEASES_EACH == 1_000, "change the default of limits.leases too");
 
 /// Every key, in the order of the sample.
 pub const KEYS: &[Key] = &[
@@ -273,6 +275,17 @@ pub const KEYS: &[Key] = &[
         doc: &[
             "Requests of one principal within a second; 0 for any number. A second's worth may come at once.",
             "Who asks more often is told to try again later, and each of those has its audit line, too.",
+        ],
+    },
+    Key {
+        name: "limits.leases",
+        kind: Kind::Number(1, 1_000_000),
+        default: Some("1000"),
+        example: "",
+        flag: None,
+        doc: &[
+            "Leases that one principal may hold. Some hundred processes under one key stay below it, and one that asks for",
+            "new credentials in a loop fills no database.",
         ],
     },
 ];

@@ -277,6 +277,7 @@ impl Settings {
                 connections: size("limits.connections")?,
                 body_mib: size("limits.body_mib")?,
                 requests_per_s: u32::try_from(size("limits.requests_per_s")?).unwrap_or(u32::MAX),
+                leases: self.number("limits.leases").ok_or_else(|| missing("limits.leases"))?,
             },
             ready_file: self.path("ready_file"),
             accept_audit_loss: self.boolean("accept_audit_loss"),
@@ -432,7 +433,7 @@ mod tests {
             },
             alarms: Alarms { webhook: None, webhook_ca: None },
             init: Init { admins: vec![], bundle: None },
-            limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0 },
+            limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0, leases: 1000 },
             ready_file: None,
             accept_audit_loss: false,
         };

@@ -3,7 +3,7 @@
 use super::{Auth, Effect, Endpoint, MAX_REQUEST_PATH_BYTES, ParamKind, Proof, ROUTES, ReplyKind, RequestBody, Route};
 use bulla_wire::api;
 use bulla_wire::error::ErrorBody;
-use bulla_wire::id::WrapId;
+use bulla_wire::id::{LeaseId, WrapId};
 use bulla_wire::name::{MAX_PATH_BYTES, Name, SecretPath};
 use bulla_wire::signature as headers;
 use schemars::JsonSchema;
@@ -174,6 +174,11 @@ fn parameters(route: &Route) -> Vec<Value> {
                 "Where the secret lies: one to sixteen segments; the slashes between them stand as they are.",
             ),
             ParamKind::Session => (schemars::schema_for!(Name), "The session."),
+            ParamKind::Role => (
+                schemars::json_schema!({"pattern": "^[A-Za-z0-9._~@+=-]{1,128}/[A-Za-z0-9._~@+=-]{1,128}$"}),
+                "The database and the role in it; the slash between them stands as it is.",
+            ),
+            ParamKind::Lease => (schemars::schema_for!(LeaseId), "The lease: 26 characters of lower-case base32."),
         };
         let text = schema.as_value();
         parameters.push(json!({
@@ -197,7 +202,7 @@ fn parameters(route: &Route) -> Vec<Value> {
                 }
                 "limit" => json!({"type": "integer", "minimum": 1, "maximum": api::MAX_PAGE}),
                 "page" => json!({"type": "integer", "minimum": 0}),
-                "all" => json!({"type": "boolean"}),
+                "all" | "stuck" => json!({"type": "boolean"}),
                 _ => json!({"type": "string", "pattern": "^[A-Za-z0-9._~@+=/:-]+$"}),
             },
         }));
@@ -217,8 +222,9 @@ pub(super) fn query_description(name: &str) -> &'static str {
         "after" => "Begin behind this entry: `next` of the page before.",
         "limit" => "At most so many entries.",
         "all" => "Also those that were seen before.",
-        "resource" => "Only lines about this resource, such as `kv/app/db`.",
-        "principal" => "Only lines of this principal, by name or by id, `sha256:…`.",
+        "resource" => "Only what is about this resource, such as `kv/app/db`; leases: and below it.",
+        "principal" => "Only what is of this principal: lines by name or id, leases by id, `sha256:…`.",
+        "stuck" => "Only leases whose end failed several times.",
         "page" => "Which page, from 0: the next one, or again the one given last.",
         "version" => "This version in place of the newest.",
         "wrap" => "A new wrap id, with `wrap_to`: the caller is about to make that wrap of the answer.",
@@ -281,6 +287,20 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::KvConfigure => schemas!(api::SetKvSettings, api::KvMetadata),
         Endpoint::KvDelete | Endpoint::KvUndelete => schemas!(api::KvVersions, api::KvMetadata),
         Endpoint::KvDestroy => schemas!(api::DestroyKv, api::KvMetadata),
+        Endpoint::DatabaseList | Endpoint::DatabaseRoles => schemas!(-, api::DatabaseNames),
+        Endpoint::DatabaseRead => schemas!(-, api::Database),
+        Endpoint::DatabasePut => schemas!(api::PutDatabase, api::Done),
+        Endpoint::DatabaseDelete
+        | Endpoint::DatabaseRelease
+        | Endpoint::DatabaseRotate
+        | Endpoint::DatabaseRoleDelete => schemas!(-, api::Done),
+        Endpoint::DatabaseRoleRead => schemas!(-, api::DatabaseRole),
+        Endpoint::DatabaseRolePut => schemas!(api::PutDatabaseRole, api::Done),
+        Endpoint::DatabaseIssue => schemas!(api::IssueCredentials, api::Credentials),
+        Endpoint::LeaseList | Endpoint::LeaseListAll => schemas!(-, api::Leases),
+        Endpoint::LeaseRead | Endpoint::LeaseRevoke => schemas!(-, api::Lease),
+        Endpoint::LeaseRenew => schemas!(api::RenewLease, api::Lease),
+        Endpoint::LeaseRevokeMany => schemas!(api::RevokeLeases, api::Done),
         endpoint => transit_bodies(endpoint, generator),
     }
 }

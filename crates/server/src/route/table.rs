@@ -231,6 +231,64 @@ pub const ROUTES: &[Route] = &[
     compute("/v1/transit/{name}:verify-hmac", Endpoint::TransitVerifyHmac, "Verify a batch of MACs.")
         .policy(Action::TransitVerify)
         .body(AGE),
+    // Databases.
+    get("/v1/database", Endpoint::DatabaseList, "List the databases.")
+        .policy(Action::DatabaseList)
+        .mtls()
+        .query(&["after", "limit"]),
+    get("/v1/database/{name}", Endpoint::DatabaseRead, "Tell how a database is reached, without its password.")
+        .policy(Action::DatabaseRead)
+        .mtls(),
+    put("/v1/database/{name}", Endpoint::DatabasePut, "Write how a database is reached.")
+        .policy(Action::DatabaseConfigure)
+        .body(AGE),
+    route("DELETE", "/v1/database/{name}", Endpoint::DatabaseDelete, "Delete a database without roles and leases.")
+        .policy(Action::DatabaseDelete),
+    post("/v1/database/{name}:release", Endpoint::DatabaseRelease, "Let a database be acted on after a restore.")
+        .policy(Action::DatabaseConfigure),
+    post(
+        "/v1/database/{name}:rotate",
+        Endpoint::DatabaseRotate,
+        "Give a database's administering user a new password.",
+    )
+    .policy(Action::DatabaseRotate),
+    get("/v1/database/{name}:list", Endpoint::DatabaseRoles, "List the roles of a database.")
+        .policy(Action::DatabaseList)
+        .mtls()
+        .query(&["after", "limit"]),
+    get("/v1/database/{role}", Endpoint::DatabaseRoleRead, "Give a role of a database.")
+        .policy(Action::DatabaseRead)
+        .mtls(),
+    put("/v1/database/{role}", Endpoint::DatabaseRolePut, "Write a role of a database.")
+        .policy(Action::DatabaseConfigure)
+        .body(JSON),
+    route("DELETE", "/v1/database/{role}", Endpoint::DatabaseRoleDelete, "Delete a role of a database.")
+        .policy(Action::DatabaseDelete),
+    post("/v1/database/{role}:issue", Endpoint::DatabaseIssue, "Make a user of a role, for as long as its lease.")
+        .policy(Action::DatabaseIssue)
+        .body(JSON)
+        .replies(ReplyKind::Secret),
+    // Leases.
+    get("/v1/lease", Endpoint::LeaseList, "List the caller's own leases.")
+        .policy(Action::LeaseList)
+        .mtls()
+        .query(&["after", "limit"]),
+    get("/v1/lease:all", Endpoint::LeaseListAll, "List leases of everybody.")
+        .policy(Action::LeaseManage)
+        .mtls()
+        .query(&["after", "limit", "resource", "principal", "stuck"]),
+    post(
+        "/v1/lease:revoke",
+        Endpoint::LeaseRevokeMany,
+        "End leases of anybody: one, or all of a resource or principal.",
+    )
+    .policy(Action::LeaseManage)
+    .body(JSON),
+    get("/v1/lease/{lease}", Endpoint::LeaseRead, "Show a lease of the caller's.").policy(Action::LeaseRead).mtls(),
+    post("/v1/lease/{lease}:renew", Endpoint::LeaseRenew, "Let a lease of the caller's last longer.")
+        .policy(Action::LeaseRenew)
+        .body(JSON),
+    post("/v1/lease/{lease}:revoke", Endpoint::LeaseRevoke, "End a lease of the caller's.").policy(Action::LeaseRevoke),
 ];
 
 const fn route(method: &'static str, template: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {

@@ -12,7 +12,7 @@ use bulla_server::route::{Endpoint, Route};
 use bulla_testkit::world::{Person, World};
 use bulla_wire::api;
 use bulla_wire::evidence::{NodeState, PolicyRecovery};
-use bulla_wire::id::{Digest, WrapId};
+use bulla_wire::id::{Digest, LeaseId, WrapId};
 use bulla_wire::json::{self, StrictMap, V1};
 use bulla_wire::snapshot::Begun;
 use bulla_wire::wrap::{Addressee, Ciphertext, Mode, Parcel, Slip, Statement, to_lines};
@@ -28,6 +28,8 @@ pub struct Cast {
     pub alice_person: Person,
     pub bob_person: Person,
     pub writer: Client,
+    /// How a database is reached that says yes to everything.
+    pub database: api::PutDatabase,
 }
 
 /// Who signs a case's request.
@@ -56,6 +58,10 @@ impl Cast {
                     when { [\"alice\", \"bob\"].contains(principal.name) };"
             .to_owned();
         admin.policy_put(&"snapshots".parse().unwrap(), &put(text)).await.unwrap();
+        let text = "permit (principal, action in Bulla::Action::\"database\", resource) \
+                    when { [\"alice\", \"bob\"].contains(principal.name) };"
+            .to_owned();
+        admin.policy_put(&"databases".parse().unwrap(), &put(text)).await.unwrap();
         admin.principal_disable(&"frank".parse().unwrap()).await.unwrap();
         let writer = world.client(&alice_person);
         let data = StrictMap([("password".to_owned(), "hunter2".to_owned())].into());
@@ -64,6 +70,15 @@ impl Cast {
             let key = api::CreateTransitKey { kind, exportable: true, deletion_allowed: true };
             writer.transit_create(&name.parse().unwrap(), &key).await.unwrap();
         }
+        let database = database(crate::yes::start().await);
+        for name in ["app", "spare"] {
+            // Each by a user of its own, since a rotation would lock out the others.
+            let put = api::PutDatabase { user: name.to_owned(), ..database.clone() };
+            writer.database_put(&name.parse().unwrap(), &put).await.unwrap();
+        }
+        for role in ["reader", "spare"] {
+            writer.database_role_put(&"app".parse().unwrap(), &role.parse().unwrap(), &role_body()).await.unwrap();
+        }
         Self {
             admin: Caller::new(world, &world.admins[0]).await,
             alice: Caller::new(world, &alice_person).await,
@@ -71,7 +86,14 @@ impl Cast {
             alice_person,
             bob_person,
             writer,
+            database,
         }
+    }
+
+    /// A lease of Bob's.
+    async fn lease(&mut self, world: &World) -> LeaseId {
+        let bob = world.client(&self.bob_person);
+        bob.database_issue(&"app".parse().unwrap(), &"reader".parse().unwrap(), None).await.unwrap().lease
     }
 
     /// A caller.
@@ -209,12 +231,70 @@ impl Cast {
             }
             Endpoint::KvList if route.template.contains('{') => (Who::Bob, empty("/v1/kv/app:list?limit=2".into())),
             Endpoint::KvList => (Who::Bob, empty("/v1/kv:list".into())),
+            Endpoint::DatabaseList => (Who::Bob, empty("/v1/database?limit=5".into())),
+            Endpoint::DatabaseRead => (Who::Bob, empty("/v1/database/app".into())),
+            Endpoint::DatabasePut => (Who::Alice, ("/v1/database/other".into(), json::to_vec(&self.database))),
+            Endpoint::DatabaseDelete => {
+                self.writer.database_put(&"spare".parse().unwrap(), &self.database).await.unwrap();
+                (Who::Alice, empty("/v1/database/spare".into()))
+            }
+            Endpoint::DatabaseRelease => (Who::Alice, empty("/v1/database/app:release".into())),
+            Endpoint::DatabaseRotate => (Who::Alice, empty("/v1/database/app:rotate".into())),
+            Endpoint::DatabaseRoles => (Who::Bob, empty("/v1/database/app:list".into())),
+            Endpoint::DatabaseRoleRead => (Who::Bob, empty("/v1/database/app/reader".into())),
+            Endpoint::DatabaseRolePut => (Who::Alice, ("/v1/database/app/writer".into(), json::to_vec(&role_body()))),
+            Endpoint::DatabaseRoleDelete => {
+                let (app, spare) = ("app".parse().unwrap(), "spare".parse().unwrap());
+                self.writer.database_role_put(&app, &spare, &role_body()).await.unwrap();
+                (Who::Alice, empty("/v1/database/app/spare".into()))
+            }
+            Endpoint::DatabaseIssue => {
+                let body = api::IssueCredentials { ttl_s: Some(60) };
+                (Who::Bob, ("/v1/database/app/reader:issue".into(), json::to_vec(&body)))
+            }
+            Endpoint::LeaseList => (Who::Bob, empty("/v1/lease?limit=5".into())),
+            Endpoint::LeaseListAll => (Who::Admin, empty("/v1/lease:all?stuck=true".into())),
+            Endpoint::LeaseRead => (Who::Bob, empty(format!("/v1/lease/{}", self.lease(world).await))),
+            Endpoint::LeaseRenew => {
+                let body = json::to_vec(&api::RenewLease { ttl_s: Some(600) });
+                (Who::Bob, (format!("/v1/lease/{}:renew", self.lease(world).await), body))
+            }
+            Endpoint::LeaseRevoke => (Who::Bob, empty(format!("/v1/lease/{}:revoke", self.lease(world).await))),
+            Endpoint::LeaseRevokeMany => {
+                let what = api::RevokeLeases::lease(self.lease(world).await);
+                (Who::Admin, ("/v1/lease:revoke".into(), json::to_vec(&what)))
+            }
             endpoint => match transit::good(self, endpoint).await {
                 Some(good) => good,
                 None => panic!("no case for {endpoint:?}, {} {}", route.method, route.template),
             },
         }
     }
+}
+
+/// How a database is reached on this machine.
+pub fn database(port: u16) -> api::PutDatabase {
+    api::PutDatabase {
+        engine: api::DatabaseEngine::Postgres,
+        host: "127.0.0.1".into(),
+        port,
+        database: None,
+        user: "root".into(),
+        password: "anything".into(),
+        owner: None,
+        moved: false,
+        tls: api::DatabaseTls::Off,
+        ca: None,
+        connections: 16,
+        check: true,
+    }
+}
+
+/// A role whose users may log in.
+pub fn role_body() -> api::PutDatabaseRole {
+    let creation = "CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}".to_owned();
+    let (revocation, renewal) = (vec![], vec![]);
+    api::PutDatabaseRole { creation: vec![creation], revocation, renewal, ttl_s: 3600, max_ttl_s: 24 * 3600 }
 }
 
 /// A fresh claim.

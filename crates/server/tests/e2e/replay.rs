@@ -2,6 +2,7 @@
 
 use crate::cases::{Cast, Who, claim, open_body, share};
 use crate::support::{Caller, Reply, Request, finish, lasting, open, rows, unsealed};
+use bulla_core::barrier::Kind;
 use bulla_crypto::message::digest_header;
 use bulla_crypto::sign::SigningKey;
 use bulla_server::route::{Auth, Effect, Endpoint, ROUTES, ReplyKind, Route};
@@ -183,7 +184,9 @@ fn assert_same(captured: &Captured, again: &Reply) {
 }
 
 fn data(rows: BTreeMap<(String, Vec<u8>), Vec<u8>>) -> BTreeMap<(String, Vec<u8>), Vec<u8>> {
-    rows.into_iter().filter(|((table, _), _)| table != "Plain").collect()
+    // Leases that were revoked are tried again and again, since the database here never drops anybody.
+    let moving = |key: &[u8]| [Kind::Lease as u8, Kind::LeaseDue as u8].contains(&key[0]);
+    rows.into_iter().filter(|((table, key), _)| table != "Plain" && !(table == "Data" && moving(key))).collect()
 }
 
 /// Tries everything with one request: altered first, then as it is, then again.

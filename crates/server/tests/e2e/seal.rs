@@ -140,7 +140,9 @@ async fn every_phase_refuses_what_is_not_its_own() {
         if bulla_server::sealed::also_takes(route.endpoint) {
             continue;
         }
-        let path = route.template.replace("{name}", "x").replace("{path}", "x").replace("{id}", &"a".repeat(26));
+        let id = "a".repeat(26);
+        let names = route.template.replace("{name}", "x").replace("{path}", "x").replace("{role}", "x/x");
+        let path = names.replace("{id}", &id).replace("{lease}", &id);
         let request = admin.request(route.method, &path, route.request.media_type(), vec![], admin.nonce());
         let reply = admin.send(&request).await.refused(Code::Sealed);
         assert!(reply.error().unwrap().hint.is_some());

@@ -319,6 +319,7 @@ impl Machine {
             requests_per_s: 0,
             init_admins: vec![],
             bundle: None,
+            leases_each: 0,
         };
         let node = Arc::new(Node::new(parts, phase));
         Ok(Self { gate: Arc::new(Gate::new(node.clone())), node, turns, log })

@@ -1,0 +1,386 @@
+//! `bulla database`: users of databases, made for as long as a lease.
+
+use crate::exit::{Exit, Failure};
+use crate::fields::{self, Field};
+use crate::output::{Format, FormatArgs, time, word};
+use crate::session::Session;
+use bulla_wire::api::{DatabaseEngine, DatabaseNames, DatabaseTls, PutDatabase, PutDatabaseRole};
+use bulla_wire::name::Name;
+use clap::{Args, Subcommand, ValueEnum};
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Names of a page of a listing.
+const PAGE: u32 = 500;
+
+#[derive(Debug, Subcommand)]
+pub enum Database {
+    Configure(Box<Configure>),
+    /// Show how a database is reached; never its password
+    Read {
+        /// Its name
+        #[arg(value_parser = super::name)]
+        name: Name,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// List the databases
+    List(FormatArgs),
+    /// Delete a database that has neither roles nor leases
+    Delete {
+        /// Its name
+        #[arg(value_parser = super::name)]
+        name: Name,
+    },
+    /// Let a database be acted on that waits since a restore
+    ///
+    /// What the cluster knows of its users is then as old as the snapshot or the store that was put back. Compare
+    /// first, with `bulla lease list --all --resource database/NAME` and the users in the database.
+    Release {
+        /// The database
+        #[arg(value_parser = super::name)]
+        name: Name,
+    },
+    /// Give the administering user a password that only the cluster knows
+    ///
+    /// Whatever crashes under way, one of the two passwords works, and both are kept until it is known which.
+    RotateRoot {
+        /// The database
+        #[arg(value_parser = super::name)]
+        name: Name,
+    },
+    /// Say how users are made, and for how long
+    #[command(subcommand)]
+    Role(Role),
+    /// Get a user of a role, for as long as its lease
+    Creds {
+        /// The database
+        #[arg(value_parser = super::name)]
+        database: Name,
+        /// The role
+        #[arg(value_parser = super::name)]
+        role: Name,
+        /// For how long, such as 30m; the role's own time if left out
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
+        /// Print the user or the password only, as it is
+        #[arg(long, value_name = "FIELD")]
+        field: Option<CredsField>,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+/// What is printed of credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CredsField {
+    User,
+    Password,
+    Lease,
+}
+
+/// The kinds of servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    Postgres,
+    /// Or MySQL
+    Mariadb,
+}
+
+/// Write how a database is reached, in the place of what is there
+///
+/// The password goes to the cluster encrypted, and no command shows it again. A connection is made before anything is
+/// stored. Afterwards `bulla database rotate-root` gives the user a password that no person knows.
+#[derive(Debug, Args)]
+pub struct Configure {
+    /// Its name here
+    #[arg(value_parser = super::name)]
+    name: Name,
+    /// What kind of server it is
+    #[arg(long)]
+    engine: Engine,
+    /// Its name or IP address
+    #[arg(long)]
+    host: String,
+    /// Its port; the engine's own if left out
+    #[arg(long)]
+    port: Option<u16>,
+    /// The database in it to which connections are made
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// The user who makes and drops others
+    #[arg(long)]
+    user: String,
+    /// PostgreSQL: a role without rights that gets what dropped users own
+    #[arg(long, value_name = "ROLE")]
+    owner: Option<String>,
+    /// Connect without TLS, to this machine alone
+    #[arg(long)]
+    no_tls: bool,
+    /// PEM file of the authorities that vouch for its certificate, in place of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tls")]
+    ca: Option<PathBuf>,
+    /// Most connections at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 4)]
+    connections: u8,
+    /// Store it without connecting first
+    #[arg(long)]
+    no_check: bool,
+    /// The address is another one of the same server, with its users
+    #[arg(long)]
+    moved: bool,
+    /// Its password: password=@FILE, or password=- for standard input
+    #[arg(value_name = "PASSWORD", value_parser = Field::demanded)]
+    password: Field,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    Put(Put),
+    /// Show a role
+    Read {
+        /// The database
+        #[arg(value_parser = super::name)]
+        database: Name,
+        /// The role
+        #[arg(value_parser = super::name)]
+        role: Name,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// List the roles of a database
+    List {
+        /// The database
+        #[arg(value_parser = super::name)]
+        database: Name,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Delete a role; its users stay until their leases end
+    Delete {
+        /// The database
+        #[arg(value_parser = super::name)]
+        database: Name,
+        /// The role
+        #[arg(value_parser = super::name)]
+        role: Name,
+    },
+}
+
+/// Write a role, in the place of what is there
+///
+/// A statement holds {{name}}, {{password}} and {{expiration}} outside of quotes: the server quotes what it fills in.
+/// Each option takes one statement and may be repeated; @FILE takes a file with one statement.
+#[derive(Debug, Args)]
+pub struct Put {
+    /// The database
+    #[arg(value_parser = super::name)]
+    database: Name,
+    /// The role
+    #[arg(value_parser = super::name)]
+    role: Name,
+    /// A statement that makes a user
+    #[arg(long, value_name = "SQL", required = true)]
+    creation: Vec<String>,
+    /// A statement that drops it; the engine's own way if left out
+    #[arg(long, value_name = "SQL")]
+    revocation: Vec<String>,
+    /// A statement that lets it live longer; the engine's own way if left out
+    #[arg(long, value_name = "SQL")]
+    renewal: Vec<String>,
+    /// How long a lease lasts that asks for nothing else
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// How long a lease lasts at most, renewals included
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    max_ttl: Duration,
+}
+
+pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failure> {
+    match command {
+        Database::Configure(args) => configure(session, *args).await,
+        Database::Read { name, format } => read(session, &name, format).await,
+        Database::List(format) => list(session, None, format).await,
+        Database::Delete { name } => {
+            session.client()?.database_delete(&name).await?;
+            session.screen.say(&format!("{name} is deleted"));
+            Ok(Exit::Ok)
+        }
+        Database::Release { name } => {
+            session.client()?.database_release(&name).await?;
+            session.screen.say(&format!("{name} is released: leases that are over end now"));
+            Ok(Exit::Ok)
+        }
+        Database::RotateRoot { name } => {
+            session.client()?.database_rotate(&name).await?;
+            session.screen.say(&format!("only the cluster knows the password of {name} now"));
+            Ok(Exit::Ok)
+        }
+        Database::Role(role) => role_run(session, role).await,
+        Database::Creds { database, role, ttl, field, format } => {
+            let ttl_s = ttl.map(|ttl| ttl.as_secs());
+            let made = session.client()?.database_issue(&database, &role, ttl_s).await?;
+            if let Some(field) = field {
+                let lease = made.lease.to_string();
+                let value = match field {
+                    CredsField::User => &made.user,
+                    CredsField::Password => &made.password,
+                    CredsField::Lease => &lease,
+                };
+                session.screen.bytes(value.as_bytes())?;
+                if std::io::stdout().is_terminal() {
+                    session.screen.bytes(b"\n")?;
+                }
+                return Ok(Exit::Ok);
+            }
+            if format.format == Format::Json {
+                return session.screen.json(&made).map(|()| Exit::Ok);
+            }
+            session.screen.pairs(&[
+                ("user", made.user),
+                ("password", made.password),
+                ("lease", made.lease.to_string()),
+                ("expires", time(made.expires_ms)),
+                ("at most until", time(made.max_ms)),
+            ])?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+async fn configure(session: &Session<'_>, args: Configure) -> Result<Exit, Failure> {
+    if args.password.is_argument() {
+        let failure = Failure::usage("a password in an argument is seen by every process and kept by the shell");
+        return Err(failure.hint("give password=@FILE, or password=- for standard input"));
+    }
+    let password = fields::read(std::slice::from_ref(&args.password))?.0.remove("password").ok_or_else(|| {
+        Failure::usage("there is no password").hint("give password=@FILE, or password=- for standard input")
+    })?;
+    let ca = args
+        .ca
+        .as_ref()
+        .map(|path| fs::read_to_string(path).map_err(|error| Failure::file("cannot read", path, &error)));
+    let (engine, port) = match args.engine {
+        Engine::Postgres => (DatabaseEngine::Postgres, 5432),
+        Engine::Mariadb => (DatabaseEngine::Mariadb, 3306),
+    };
+    let body = PutDatabase {
+        engine,
+        host: args.host,
+        port: args.port.unwrap_or(port),
+        database: args.database,
+        user: args.user,
+        // A file's last line has an end, and no password has.
+        password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        owner: args.owner,
+        tls: if args.no_tls { DatabaseTls::Off } else { DatabaseTls::Verify },
+        ca: ca.transpose()?,
+        connections: args.connections,
+        check: !args.no_check,
+        moved: args.moved,
+    };
+    session.client()?.database_put(&args.name, &body).await?;
+    session.screen.say(&format!("{} is configured", args.name));
+    Ok(Exit::Ok)
+}
+
+async fn read(session: &Session<'_>, name: &Name, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+    let database = session.client()?.database(name).await?;
+    if format == Format::Json {
+        return session.screen.json(&database).map(|()| Exit::Ok);
+    }
+    let mut pairs = vec![
+        ("name", database.name.to_string()),
+        ("engine", word(&database.engine)),
+        ("address", format!("{}:{}", database.host, database.port)),
+        ("user", database.user),
+        ("tls", word(&database.tls)),
+        ("connections", database.connections.to_string()),
+        ("configured", time(database.configured_ms)),
+    ];
+    if let Some(inside) = database.database {
+        pairs.insert(3, ("database", inside));
+    }
+    if let Some(owner) = database.owner {
+        pairs.push(("owner", owner));
+    }
+    if let Some(rotated_ms) = database.rotated_ms {
+        pairs.push(("rotated", time(rotated_ms)));
+    }
+    session.screen.pairs(&pairs)?;
+    if database.parked {
+        session.screen.hint("it waits since a restore: nothing is made or dropped until `bulla database release`");
+    }
+    if database.rotating {
+        session.screen.hint("a rotation did not end: both passwords are tried; `bulla database rotate-root` ends it");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn list(session: &Session<'_>, of: Option<&Name>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let (mut names, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let page = client.database_list(of, after.as_deref(), Some(PAGE)).await?;
+        names.extend(page.names);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    names.sort_unstable();
+    if format == Format::Json {
+        return session.screen.json(&DatabaseNames { names, next: None }).map(|()| Exit::Ok);
+    }
+    names.iter().try_for_each(|name| session.screen.line(name.as_str()))?;
+    Ok(Exit::Ok)
+}
+
+async fn role_run(session: &Session<'_>, command: Role) -> Result<Exit, Failure> {
+    match command {
+        Role::Put(put) => {
+            let body = PutDatabaseRole {
+                creation: statements(&put.creation)?,
+                revocation: statements(&put.revocation)?,
+                renewal: statements(&put.renewal)?,
+                ttl_s: put.ttl.as_secs(),
+                max_ttl_s: put.max_ttl.as_secs(),
+            };
+            session.client()?.database_role_put(&put.database, &put.role, &body).await?;
+            session.screen.say(&format!("{} has the role {} now", put.database, put.role));
+            Ok(Exit::Ok)
+        }
+        Role::Read { database, role, format } => {
+            let role = session.client()?.database_role(&database, &role).await?;
+            if format.format == Format::Json {
+                return session.screen.json(&role).map(|()| Exit::Ok);
+            }
+            let life = |seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string();
+            let mut pairs = vec![("ttl", life(role.ttl_s)), ("max ttl", life(role.max_ttl_s))];
+            pairs.extend(role.creation.into_iter().map(|text| ("creation", text)));
+            pairs.extend(role.revocation.into_iter().map(|text| ("revocation", text)));
+            pairs.extend(role.renewal.into_iter().map(|text| ("renewal", text)));
+            session.screen.texts(&pairs)?;
+            Ok(Exit::Ok)
+        }
+        Role::List { database, format } => list(session, Some(&database), format).await,
+        Role::Delete { database, role } => {
+            session.client()?.database_role_delete(&database, &role).await?;
+            session.screen.say(&format!("{database} has no role {role} any more"));
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Statements as they stand in arguments, or in the files that these name.
+fn statements(texts: &[String]) -> Result<Vec<String>, Failure> {
+    let read = |text: &String| match text.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path)
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|error| Failure::file("cannot read", path.as_ref(), &error)),
+        None => Ok(text.clone()),
+    };
+    texts.iter().map(read).collect()
+}

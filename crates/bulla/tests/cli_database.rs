@@ -1,0 +1,100 @@
+//! The manual's page on databases as it is typed, with the real binary and a real PostgreSQL: what is printed works, no
+//! password stands where it should not, and each failure says what to do.
+#![expect(clippy::panic, reason = "tests")]
+
+use bulla_testkit::canary::assert_absent;
+use bulla_testkit::postgres::{ADMIN, PASSWORD, Postgres};
+use bulla_testkit::{Canary, Cli, Options, Server, bulla, skip};
+use std::time::{Duration, Instant};
+
+const POLICY: &str = "permit (principal, action in Bulla::Action::\"database\", resource in Bulla::Database::\"\");";
+
+fn words<'a>(line: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    line.split(' ').chain(more.iter().copied()).collect()
+}
+
+/// The value of a pair that was printed.
+fn value(text: &str, name: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.trim().to_owned()
+}
+
+#[test]
+fn a_user_of_a_database_by_the_command_line() {
+    let Some(postgres) = Postgres::start() else {
+        skip!("a_user_of_a_database_by_the_command_line", "needs postgresql");
+    };
+    let mut alice = Cli::new(bulla!());
+    alice.run(["keygen", "-o", "alice.key"]).ok();
+    alice.env("BULLA_IDENTITY", alice.work().join("alice.key"));
+    let record = alice.work().join("alice.pub");
+    let server = Server::start(Options::durable(bulla!()).admin(&record));
+    let ready = server.directory().join("ready-1.json");
+    let (ready, record) = (ready.to_str().unwrap(), record.to_str().unwrap());
+    alice.run(["init", "--name", "test", "--ready-file", ready, "--admin", record, "--save-context", "test"]).ok();
+    alice.run(["unseal", "--yes"]).ok();
+    alice.file("db.cedar", POLICY.as_bytes());
+    alice.run(["policy", "put", "db", "db.cedar"]).ok();
+
+    // Configured: the password comes from a file or a pipe, and is not shown again.
+    alice.file("pw.txt", format!("{PASSWORD}\n").as_bytes());
+    let port = postgres.port().to_string();
+    let configure = |more: &[&str]| {
+        let line = "database configure app --engine postgres --host 127.0.0.1 --port";
+        alice.run(words(line, &[&[port.as_str(), "--user", ADMIN], more].concat()))
+    };
+    let open = configure(&["password=@pw.txt"]).failed(1);
+    assert!(open.contains("TLS"), "{open}");
+    assert!(configure(&["--no-tls", "password=wrong"]).failed(64).contains("password=@FILE"));
+    alice.file("wrong.txt", b"wrong");
+    let wrong = configure(&["--no-tls", "password=@wrong.txt"]).failed(1);
+    assert!(wrong.contains("database_failed") && wrong.contains("hint"), "{wrong}");
+    configure(&["--no-tls", "password=@pw.txt"]).ok();
+    let shown = alice.run(["database", "read", "app", "-o", "json"]).ok();
+    assert!(shown.contains("postgres") && !shown.contains("first'"), "{shown}");
+    assert_eq!(alice.run(["database", "list"]).ok(), "app");
+
+    // A role; a statement in quotes is refused, with the part at fault.
+    let quoted = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}'";
+    let refused = alice.run(words("database role put app reader --creation", &[quoted])).failed(1);
+    assert!(refused.contains("bad_template") && refused.contains("{{name}}"), "{refused}");
+    let reader =
+        alice.file("reader.sql", b"CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}\n");
+    let from = format!("@{}", reader.display());
+    alice.run(words("database role put app reader --ttl 1h --max-ttl 2h --creation", &[&from])).ok();
+    assert!(alice.run(["database", "role", "read", "app", "reader"]).ok().contains("1h"));
+    assert_eq!(alice.run(["database", "role", "list", "app"]).ok(), "reader");
+
+    // Credentials that work, and whose password stands nowhere.
+    let made = alice.run(words("database creds app reader --ttl 30m", &[])).ok();
+    let (user, password, lease) = (value(&made, "user"), value(&made, "password"), value(&made, "lease"));
+    assert_eq!(postgres.try_sql(&user, &password, "SELECT 1"), Ok("1".to_owned()));
+    assert!(alice.run(["lease", "list"]).ok().contains(&lease));
+    assert!(alice.run(["lease", "show", &lease]).ok().contains("active"));
+    alice.run(["lease", "renew", &lease, "--ttl", "1h"]).ok();
+    assert!(alice.run(words("lease list --all --resource database/app", &[])).ok().contains(&user));
+    assert_eq!(alice.run(["lease", "stuck"]).ok(), "");
+    alice.run(["database", "rotate-root", "app"]).ok();
+    assert!(postgres.try_sql(ADMIN, PASSWORD, "SELECT 1").is_err());
+    let only = alice.run(words("database creds app reader --field password", &[])).ok();
+    assert!(only.ends_with("-Aa1"), "{only}");
+
+    // Ended, one and all.
+    alice.run(["lease", "revoke", &lease]).ok();
+    alice.run(words("lease revoke --resource database/app", &[])).ok();
+    let began = Instant::now();
+    while !postgres.users().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", postgres.users());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(alice.run(["lease", "show", &lease]).failed(5).contains("hint"));
+    assert!(alice.run(["database", "delete", "app"]).failed(18).contains("roles"));
+    alice.run(["database", "role", "delete", "app", "reader"]).ok();
+    while alice.run(["database", "delete", "app"]).code != 0 {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let secrets = [Canary::of("password", password.as_bytes()), Canary::of("first", PASSWORD.as_bytes())];
+    assert_absent(&secrets, [server.data().as_path(), server.audit().as_path()]);
+    assert!(!server.log().contains(&password) && !server.log().contains("first'"), "{}", server.log());
+}

@@ -1,0 +1,197 @@
+//! Databases whose users are made for a lease: how they are reached, and the statements of their roles.
+//!
+//! The password of the administering user lies in a record under the barrier and is told by no route.
+
+mod connection;
+mod role;
+mod rotate;
+pub mod sql;
+pub mod template;
+
+pub use connection::{Connection, Password};
+pub use role::{DeleteRole, PURPOSES, PutRole, ReadRole, Role};
+pub use rotate::{BeginRotation, EndRotation};
+
+use crate::action::RoleName;
+use crate::barrier::{Cursor, Expect, Kind, Query, RecordKey, Records, Writes};
+use crate::engine::lease;
+use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
+use bulla_crypto::random::Rng;
+use bulla_wire::api::{DatabaseNames, Done};
+use bulla_wire::error::Code;
+use bulla_wire::name::Name;
+use serde::Deserialize;
+
+/// The record of a database.
+pub fn connection_key(name: &Name) -> RecordKey {
+    RecordKey::hidden(Kind::Database, "", name.as_str())
+}
+
+/// The record of a role.
+pub fn role_key(role: &RoleName) -> RecordKey {
+    RecordKey::hidden(Kind::DatabaseRole, role.database().as_str(), role.role().as_str())
+}
+
+/// Asks for databases, in no order that means anything.
+pub fn databases(after: Option<Cursor>, limit: usize) -> Query {
+    Query::Scan { kind: Kind::Database, dir: vec![], after, limit }
+}
+
+pub(in crate::engine) fn no_database(name: &Name) -> Refusal {
+    Refusal::new(Code::NotFound, format!("no database is called {name}")).hint("`bulla database list` shows all")
+}
+
+pub(in crate::engine) fn no_role(role: &RoleName) -> Refusal {
+    Refusal::new(Code::NotFound, format!("{} has no role {}", role.database(), role.role()))
+        .hint("`bulla database role list` shows all")
+}
+
+/// `PUT /v1/database/{name}`.
+#[derive(Debug, Clone)]
+pub struct Configure {
+    /// How it is reached.
+    pub connection: Connection,
+    /// Another address is that of the same server, with its users.
+    pub moved: bool,
+}
+
+impl Operation for Configure {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let key = connection_key(&self.connection.name);
+        let leases = lease::scan(&self.connection.name, None, 1);
+        let (Some(current), Some((leases_left, _))) = (records.get(&key), records.page(&leases)) else {
+            return Ok(Step::Need(vec![Query::Get(key), leases]));
+        };
+        let before = current.map(|record| parse_record::<Connection>("database", &record.bytes)).transpose()?;
+        let mut connection = self.connection.clone();
+        connection.losses = context.losses;
+        if let Some(before) = before {
+            if before.engine != connection.engine {
+                let refusal = Refusal::new(Code::Exists, "the database of this name is of another engine");
+                let hint = "its roles and leases are for that one: choose another name";
+                return Ok(Outcome::refuse(refusal.field("engine").hint(hint)));
+            }
+            let same = before.address() == connection.address();
+            if !same && !self.moved && !leases_left.is_empty() {
+                // A user who is not there counts as dropped, and at another server none of them is.
+                let message = format!("{} has leases of users at {}", before.name, before.address());
+                let refusal = Refusal::new(Code::Exists, message).field("host");
+                let hint = "end them first, or say that it is the same server under another address (--moved)";
+                return Ok(Outcome::refuse(refusal.hint(hint)));
+            }
+            connection.follow(before, same || self.moved);
+        }
+        let mut writes = Writes::default();
+        writes.replace(key, current, bulla_wire::json::to_vec(&connection));
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
+    }
+}
+
+/// `POST /v1/database/{name}:release`: after a restore, what is known of its users is right to act on.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// Which.
+    pub name: Name,
+}
+
+impl Operation for Release {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let key = connection_key(&self.name);
+        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
+        let Some(record) = current else { return Ok(Outcome::refuse(no_database(&self.name))) };
+        let mut connection: Connection = parse_record("database", &record.bytes)?;
+        let mut writes = Writes::default();
+        if connection.losses < context.losses {
+            connection.losses = context.losses;
+            writes.replace(key, current, bulla_wire::json::to_vec(&connection));
+        }
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
+    }
+}
+
+/// `GET /v1/database/{name}`.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Which.
+    pub name: Name,
+}
+
+impl Operation for Read {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let key = connection_key(&self.name);
+        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
+        let Some(record) = current else { return Ok(Outcome::refuse(no_database(&self.name))) };
+        let connection: Connection = parse_record("database", &record.bytes)?;
+        Ok(Outcome::read(Reply::json(&connection.view(context))))
+    }
+}
+
+/// `GET /v1/database` and `GET /v1/database/{name}:list`.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// Whose roles; none for databases.
+    pub database: Option<Name>,
+    /// Where to go on.
+    pub after: Option<Cursor>,
+    /// Page size.
+    pub limit: usize,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: Name,
+}
+
+impl Operation for List {
+    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let query = match &self.database {
+            None => databases(self.after.clone(), self.limit),
+            Some(name) => {
+                let dir = name.as_str().as_bytes().to_vec();
+                Query::Scan { kind: Kind::DatabaseRole, dir, after: self.after.clone(), limit: self.limit }
+            }
+        };
+        let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
+        let named = page.iter().map(|record| parse_record::<Named>("database", &record.bytes).map(|named| named.name));
+        let mut names = named.collect::<Result<Vec<_>, _>>()?;
+        names.sort_unstable();
+        let next = if more { page.last().map(|record| record.cursor.to_text()) } else { None };
+        Ok(Outcome::read(Reply::json(&DatabaseNames { names, next })))
+    }
+}
+
+/// `DELETE /v1/database/{name}`: only once it has neither roles nor leases, since a lease without its database could
+/// never end.
+#[derive(Debug, Clone)]
+pub struct Delete {
+    /// Which.
+    pub name: Name,
+}
+
+impl Operation for Delete {
+    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+        let key = connection_key(&self.name);
+        let dir = self.name.as_str().as_bytes().to_vec();
+        let roles = Query::Scan { kind: Kind::DatabaseRole, dir, after: None, limit: 1 };
+        let leases = lease::scan(&self.name, None, 1);
+        let (Some(current), Some((roles_left, _)), Some((leases_left, _))) =
+            (records.get(&key), records.page(&roles), records.page(&leases))
+        else {
+            return Ok(Step::Need(vec![Query::Get(key), roles, leases]));
+        };
+        let Some(record) = current else { return Ok(Outcome::refuse(no_database(&self.name))) };
+        if !roles_left.is_empty() {
+            let refusal = Refusal::new(Code::Exists, format!("{} still has roles", self.name)).field("name");
+            return Ok(Outcome::refuse(refusal.hint("delete them first, so that nobody gets new users of it")));
+        }
+        if !leases_left.is_empty() {
+            let refusal = Refusal::new(Code::Exists, format!("{} still has leases", self.name)).field("name");
+            let hint = format!("end them first: `bulla lease revoke --resource database/{}`", self.name);
+            return Ok(Outcome::refuse(refusal.hint(hint)));
+        }
+        let mut writes = Writes::default();
+        writes.expect.push((key.clone(), Expect::At(record.revision)));
+        writes.delete(key);
+        Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
+    }
+}

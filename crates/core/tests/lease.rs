@@ -1,0 +1,529 @@
+//! Leases without IO: thousands of schedules by seed, in which requests, time and a database that is away get in each
+//! other's way and everything may die between intent, effect and word. Whatever happens, each lease has one entry, each
+//! user has a lease, and in the end no user is left.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(dead_code, reason = "the world serves several test programs")]
+
+mod wrap_world;
+
+use bulla_core::action::RoleName;
+use bulla_core::barrier::{Kind, Query, RecordKey, Records, Writes};
+use bulla_core::directory::{Change, Principal};
+use bulla_core::engine::database::{
+    BeginRotation, Configure, Connection, EndRotation, PutRole, Read as ReadDatabase, Release,
+};
+use bulla_core::engine::lease::{
+    self, Activate, Begin, Begun, Demand, Doubt, Ended, Failed, Lease, ListAll, Mark, OVERDUE_MS, PENDING_MS,
+    PlanRenewal, Renewal, Renewed, Revoke, State, Take, Taken, Unheard, Which, demands,
+};
+use bulla_core::operation::{Operation, Replay, Reply};
+use bulla_crypto::random::{SeededRng, draw};
+use bulla_wire::api::{DatabaseEngine, DatabaseTls, Leases, PutDatabase, PutDatabaseRole, RevokeLeases};
+use bulla_wire::error::Code;
+use bulla_wire::id::{LeaseId, PrincipalId};
+use bulla_wire::name::Name;
+use std::collections::{BTreeMap, BTreeSet};
+use wrap_world::*;
+
+const OWNERS: [&str; 2] = ["alice", "bob"];
+const EACH: u64 = 5;
+const TTL_S: u64 = 600;
+const MAX_TTL_S: u64 = 3600;
+
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let long = std::env::var_os("BULLA_TEST_LONG").is_some_and(|value| value == "1");
+    0..if long { 100 * count } else { count }
+}
+
+fn app() -> Name {
+    "app".parse().unwrap()
+}
+
+fn role() -> RoleName {
+    "app/reader".parse().unwrap()
+}
+
+fn reached() -> PutDatabase {
+    PutDatabase {
+        engine: DatabaseEngine::Postgres,
+        host: "db.example".into(),
+        port: 5432,
+        database: None,
+        user: "root".into(),
+        password: "secret".into(),
+        owner: None,
+        tls: DatabaseTls::Verify,
+        ca: None,
+        connections: 4,
+        check: false,
+        moved: false,
+    }
+}
+
+/// A world with a database, whose users are the ones named here.
+struct Scene {
+    world: World,
+    users: BTreeSet<String>,
+    rng: SeededRng,
+}
+
+fn secret<T: serde::de::DeserializeOwned>(answered: &Answered) -> Option<T> {
+    match &answered.result {
+        Ok(Reply::Secret(bytes)) => Some(serde_json::from_slice(bytes.expose()).unwrap()),
+        Ok(other) => panic!("expected a secret, got {other:?}"),
+        Err(_) => None,
+    }
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(seed);
+        let connection = Connection::new(app(), reached(), START_MS).unwrap();
+        world.run(Box::new(Configure { connection, moved: false }), Some("alice")).result.unwrap();
+        let body = PutDatabaseRole {
+            creation: vec!["CREATE ROLE {{name}} PASSWORD {{password}}".into()],
+            revocation: vec![],
+            renewal: vec![],
+            ttl_s: TTL_S,
+            max_ttl_s: MAX_TTL_S,
+        };
+        world.run(Box::new(PutRole { role: role(), body }), Some("alice")).result.unwrap();
+        Self { world, users: BTreeSet::new(), rng: SeededRng::from_u64(seed ^ 0xdb) }
+    }
+
+    fn chance(&mut self, one_in: u8) -> bool {
+        draw::<1>(&mut self.rng)[0].is_multiple_of(one_in)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(draw::<1>(&mut self.rng)[0]) % limit
+    }
+
+    fn run(&mut self, op: impl Operation + 'static, who: Option<&str>) -> Answered {
+        self.world.run(Box::new(op), who)
+    }
+
+    fn scan(&self, query: &Query) -> Records {
+        self.world.read(std::slice::from_ref(query))
+    }
+
+    fn leases(&self) -> Vec<Lease> {
+        let query = Query::Scan { kind: Kind::Lease, dir: vec![], after: None, limit: 1000 };
+        let records = self.scan(&query);
+        let page = records.page(&query).unwrap().0;
+        page.iter().map(|record| serde_json::from_slice(record.bytes.expose()).unwrap()).collect()
+    }
+
+    fn entries(&self) -> Vec<Vec<u8>> {
+        let query = lease::scan(&app(), None, 1000);
+        self.scan(&query).page(&query).unwrap().0.iter().map(|record| record.cursor.as_bytes().to_vec()).collect()
+    }
+
+    /// What holds between any two steps.
+    fn check(&self, seed: u64) {
+        let leases = self.leases();
+        let mut due: Vec<Vec<u8>> =
+            leases.iter().map(|lease| [&lease.due_ms.to_be_bytes()[..], lease.id.as_bytes()].concat()).collect();
+        due.sort();
+        assert_eq!(due, self.entries(), "seed {seed}: each lease has one entry");
+        let named: BTreeSet<&String> = leases.iter().map(|lease| &lease.user).collect();
+        assert!(self.users.iter().all(|user| named.contains(user)), "seed {seed}: a user without a lease");
+        let mut counts: BTreeMap<PrincipalId, u64> = BTreeMap::new();
+        leases.iter().for_each(|lease| *counts.entry(lease.owner).or_default() += 1);
+        for name in OWNERS {
+            let owner = self.world.id(name);
+            let query =
+                Query::Scan { kind: Kind::LeaseOwner, dir: owner.as_bytes().to_vec(), after: None, limit: 1000 };
+            let listed = self.scan(&query).page(&query).unwrap().0.len() as u64;
+            let count = counts.get(&owner).copied().unwrap_or_default();
+            assert_eq!(listed, count, "seed {seed}: {name}'s list");
+            assert!(count <= EACH, "seed {seed}: {name} has {count}");
+        }
+    }
+
+    /// A request for a user, which may die anywhere, and whose database may refuse or be away.
+    fn issue(&mut self) {
+        let owner = OWNERS[self.below(2)];
+        let id = LeaseId::new(draw(&mut self.rng));
+        let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+        let answered = self.run(begin.clone(), Some(owner));
+        let Some(begun) = secret::<Begun>(&answered) else {
+            assert_eq!(answered.code(), Some(Code::TooManyLeases));
+            return;
+        };
+        assert!(begun.fresh && begun.lease.state == State::Pending);
+        let lease = begun.lease.clone();
+        match self.below(6) {
+            // It dies before the effect, or the database was not reached.
+            0 => {}
+            1 => drop(self.run(Ended { id }, Some(owner))),
+            // The database refused, or nobody knows.
+            2 => drop(self.run(Doubt { lease, error: "refused".into(), answered: true }, Some(owner))),
+            3 => {
+                if self.chance(2) {
+                    self.users.insert(begun.lease.user);
+                }
+                drop(self.run(Doubt { lease, error: "silent".into(), answered: false }, Some(owner)));
+            }
+            // It dies after the effect.
+            4 => drop(self.users.insert(begun.lease.user)),
+            _ => {
+                self.users.insert(begun.lease.user.clone());
+                let made = self.run(Activate { lease: lease.clone() }, Some(owner));
+                let first = secret::<bulla_wire::api::Credentials>(&made).unwrap();
+                // The same request again finds the same user.
+                self.world.repeated = Some(Replay::Again);
+                let again = secret::<Begun>(&self.run(begin, Some(owner))).unwrap();
+                self.world.repeated = None;
+                assert!(!again.fresh);
+                let again = secret::<bulla_wire::api::Credentials>(&self.run(Activate { lease }, Some(owner))).unwrap();
+                assert_eq!(first, again);
+            }
+        }
+    }
+
+    fn some(&mut self) -> Option<Lease> {
+        let leases = self.leases();
+        if leases.is_empty() { None } else { Some(leases[self.below(leases.len())].clone()) }
+    }
+
+    fn renew(&mut self) {
+        let Some(lease) = self.some() else { return };
+        let owner = OWNERS[self.below(2)];
+        let planned = self.run(PlanRenewal { id: lease.id, ttl_s: None }, Some(owner));
+        let own = lease.owner == self.world.id(owner);
+        let Some(Renewal { expires_ms, .. }) = secret(&planned) else {
+            assert!(matches!(planned.code(), Some(Code::NotFound | Code::Expired)));
+            return;
+        };
+        assert!(own && expires_ms <= lease.max_ms);
+        // Somebody revokes it while the database is asked.
+        if self.chance(3) {
+            self.run(Revoke { id: lease.id }, Some(owner)).result.unwrap();
+            let late = self.run(Renewed { id: lease.id, expires_ms }, Some(owner));
+            assert_eq!(late.code(), Some(Code::Expired), "what is being revoked is not renewed");
+        } else {
+            self.run(Renewed { id: lease.id, expires_ms }, Some(owner)).result.unwrap();
+        }
+    }
+
+    fn revoke(&mut self) {
+        let Some(lease) = self.some() else { return };
+        let owner = OWNERS[self.below(2)];
+        let answered = self.run(Revoke { id: lease.id }, Some(owner));
+        assert_eq!(answered.result.is_ok(), lease.owner == self.world.id(owner), "only its owner ends it");
+    }
+
+    fn demand(&mut self) {
+        let demand = match self.below(4) {
+            0 => Which::All,
+            1 => Which::Principal(self.world.id("bob")),
+            2 => Which::Resource("database/app".into()),
+            _ => Which::Resource("database/ap".into()),
+        };
+        self.run(Demand::Many(demand), Some("alice")).result.unwrap();
+    }
+
+    /// One look of the server at what is due.
+    fn look(&mut self, up: bool) {
+        let query = demands(16);
+        let records = self.scan(&query);
+        let marks: Vec<Mark> =
+            records.page(&query).unwrap().0.iter().map(|record| Mark::parse(&record.bytes).unwrap()).collect();
+        for mark in marks {
+            self.run(mark, None).result.unwrap();
+        }
+        let query = lease::scan(&app(), None, 64);
+        let records = self.scan(&query);
+        let due = Take::due(&app(), records.page(&query).unwrap().0, self.world.now);
+        for take in due {
+            let Some(Taken { lease: Some(lease), connection: Some(_) }) = secret(&self.run(take, None)) else {
+                continue;
+            };
+            assert!(matches!(lease.state, State::Revoking { .. }));
+            // It dies before the effect, or after it.
+            if self.chance(8) {
+                return;
+            }
+            if !up {
+                self.run(Failed { id: lease.id, error: "away".into() }, None).result.unwrap();
+                continue;
+            }
+            self.users.remove(&lease.user);
+            if self.chance(8) {
+                return;
+            }
+            self.run(Ended { id: lease.id }, None).result.unwrap();
+        }
+    }
+}
+
+#[test]
+fn in_the_end_no_user_is_left() {
+    for seed in seeds(300) {
+        let mut scene = Scene::new(seed);
+        for _ in 0..60 {
+            match scene.below(10) {
+                0..4 => scene.issue(),
+                4 => scene.renew(),
+                5 => scene.revoke(),
+                6 if scene.chance(3) => scene.demand(),
+                7 => {
+                    let ms = u64::from(u16::from_be_bytes(draw(&mut scene.rng))) * 8;
+                    scene.world.pass(ms);
+                }
+                _ => {
+                    let up = scene.chance(2);
+                    scene.look(up);
+                }
+            }
+            scene.check(seed);
+        }
+        // Nobody asks for more, and the database is there.
+        scene.world.pass(MAX_TTL_S * 1000 + PENDING_MS);
+        for _ in 0..200 {
+            scene.look(true);
+            scene.check(seed);
+            scene.world.pass(1000);
+        }
+        assert!(scene.users.is_empty() && scene.leases().is_empty(), "seed {seed}: {:?}", scene.leases());
+    }
+}
+
+/// Begins a lease and makes it run.
+fn active(scene: &mut Scene, owner: &str) -> Lease {
+    let id = LeaseId::new(draw(&mut scene.rng));
+    let begin = Begin { id, role: role(), ttl_s: None, leases_each: 1000 };
+    let begun: Begun = secret(&scene.run(begin, Some(owner))).unwrap();
+    scene.run(Activate { lease: begun.lease.clone() }, Some(owner)).result.unwrap();
+    begun.lease
+}
+
+/// Works off all demands; in how many commits.
+fn mark_all(scene: &mut Scene) -> usize {
+    let mut pages = 0;
+    loop {
+        let query = demands(16);
+        let records = scene.scan(&query);
+        let Some(record) = records.page(&query).unwrap().0.first() else { return pages };
+        let mark = Mark::parse(&record.bytes).unwrap();
+        scene.run(mark, None).result.unwrap();
+        pages += 1;
+    }
+}
+
+fn running(scene: &Scene) -> Vec<LeaseId> {
+    let leases = scene.leases().into_iter();
+    leases.filter(|lease| lease.state == State::Active).map(|lease| lease.id).collect()
+}
+
+/// A demand marks what is there, page by page, whatever the clock said when that began.
+#[test]
+fn a_demand_marks_what_is_there() {
+    let mut scene = Scene::new(1);
+    for _ in 0..150 {
+        active(&mut scene, "bob");
+    }
+    scene.world.now.steady_ms -= DAY_MS;
+    let demand = Demand::new(RevokeLeases::resource("database/app/reader")).unwrap();
+    scene.run(demand, Some("alice")).result.unwrap();
+    assert_eq!(mark_all(&mut scene), 4, "a page has a bounded number of leases");
+    assert_eq!(running(&scene), []);
+    let later = active(&mut scene, "bob");
+    assert_eq!(mark_all(&mut scene), 0);
+    assert_eq!(running(&scene), [later.id]);
+    let one = RevokeLeases::resource("database/app");
+    assert_eq!(Demand::new(one.clone()), Ok(Demand::Many(Which::Resource("database/app".into()))));
+    for bad in [RevokeLeases::default(), RevokeLeases { all: true, ..one }] {
+        assert_eq!(Demand::new(bad).unwrap_err().code, Code::Malformed);
+    }
+    for bad in ["kv/app", "database/", "database/app/", "database/app/reader/x", "Database/app", ""] {
+        assert_eq!(Demand::new(RevokeLeases::resource(bad)).unwrap_err().code, Code::Malformed, "{bad}");
+    }
+}
+
+/// The longest statements that a role may have, in the longest spelling of a record: a page ends before a commit is too
+/// large for the store.
+#[test]
+fn a_page_of_a_demand_ends_by_bytes() {
+    let mut scene = Scene::new(3);
+    let longest = |text: &str| vec![format!("{text} {{{{name}}}} '{}'", "\"".repeat(4090 - text.len() - 9))];
+    let body = PutDatabaseRole {
+        creation: vec!["CREATE ROLE {{name}}".into()],
+        revocation: longest("DROP"),
+        renewal: longest("ALTER"),
+        ttl_s: TTL_S,
+        max_ttl_s: MAX_TTL_S,
+    };
+    scene.run(PutRole { role: role(), body }, Some("alice")).result.unwrap();
+    for _ in 0..96 {
+        active(&mut scene, "bob");
+    }
+    scene.run(Demand::Many(Which::All), Some("alice")).result.unwrap();
+    assert_eq!(mark_all(&mut scene), 3);
+    assert_eq!(running(&scene), []);
+}
+
+/// Whoever is not heard any more keeps nothing.
+#[test]
+fn leases_of_the_unheard_end() {
+    let mut scene = Scene::new(4);
+    let (bobs, alices) = (active(&mut scene, "bob"), active(&mut scene, "alice"));
+    let bob = scene.world.id("bob");
+    scene.run(Unheard { principal: bob }, None).result.unwrap();
+    assert_eq!(mark_all(&mut scene), 0, "he is heard");
+    let mut stored = Principal::founder(&scene.world.people["bob"].record, vec![]);
+    stored.disabled = true;
+    scene.world.directory = scene.world.directory.with(Change::Principal(Box::new(stored))).unwrap();
+    scene.run(Unheard { principal: bob }, None).result.unwrap();
+    assert_eq!(mark_all(&mut scene), 1);
+    assert_eq!(running(&scene), [alices.id]);
+    let late = scene.run(Activate { lease: bobs }, Some("bob"));
+    assert_eq!(late.code(), Some(Code::Revoked));
+}
+
+/// A process that stood still while its lease was given up makes the user all the same: the lease is there again, and
+/// drops it.
+#[test]
+fn a_user_who_comes_late_has_a_lease_again() {
+    for silent in [false, true] {
+        let mut scene = Scene::new(5);
+        let id = LeaseId::new([7; 16]);
+        let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+        let lease = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease;
+        scene.world.pass(PENDING_MS + 1);
+        scene.look(true);
+        scene.look(true);
+        assert!(scene.leases().is_empty());
+        scene.users.insert(lease.user.clone());
+        if silent {
+            let doubt = Doubt { lease, error: "silent".into(), answered: false };
+            scene.run(doubt, Some("bob")).result.unwrap();
+        } else {
+            assert_eq!(scene.run(Activate { lease }, Some("bob")).code(), Some(Code::Revoked));
+        }
+        scene.check(0);
+        scene.world.pass(PENDING_MS + 1);
+        for _ in 0..20 {
+            scene.look(true);
+        }
+        assert!(scene.users.is_empty() && scene.leases().is_empty());
+    }
+}
+
+fn configured(change: impl FnOnce(&mut PutDatabase)) -> Connection {
+    let mut put = reached();
+    change(&mut put);
+    Connection::new(app(), put, START_MS).unwrap()
+}
+
+/// At another server no user is there, which must not count as dropped.
+#[test]
+fn leases_stay_with_their_server() {
+    let mut scene = Scene::new(6);
+    let lease = active(&mut scene, "bob");
+    let moved = configured(|put| put.host = "db2.example".into());
+    let refused = scene.run(Configure { connection: moved.clone(), moved: false }, Some("alice"));
+    assert_eq!(refused.code(), Some(Code::Exists));
+    // It is the same server, says whoever configures it.
+    scene.run(Configure { connection: moved, moved: true }, Some("alice")).result.unwrap();
+    scene.run(Revoke { id: lease.id }, Some("bob")).result.unwrap();
+    let take = |scene: &mut Scene| {
+        let query = lease::scan(&app(), None, 64);
+        let records = scene.scan(&query);
+        let take = Take::due(&app(), records.page(&query).unwrap().0, scene.world.now).remove(0);
+        secret::<Taken>(&scene.run(take, None)).unwrap()
+    };
+    assert!(take(&mut scene).lease.is_some());
+    scene.run(Ended { id: lease.id }, None).result.unwrap();
+    // A lease that began just before the address changed knows where its user is.
+    let id = LeaseId::new([7; 16]);
+    let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+    scene.run(begin, Some("bob")).result.unwrap();
+    let mut elsewhere = scene.leases().remove(0);
+    elsewhere.address = "db3.example:5432".into();
+    let mut writes = Writes::default();
+    writes.put(RecordKey::clear(Kind::Lease, "", *id.as_bytes()), bulla_wire::json::to_vec(&elsewhere));
+    let batch = scene.world.barrier.batch(&writes, &mut scene.rng).unwrap();
+    assert!(scene.world.commit(batch));
+    scene.run(Revoke { id }, Some("bob")).result.unwrap();
+    scene.world.pass(PENDING_MS);
+    assert!(take(&mut scene).lease.is_none(), "nothing is dropped");
+    let view = scene.leases().remove(0).view(scene.world.now);
+    assert_eq!(view.attempts, 1);
+    assert!(view.error.unwrap().contains("db3.example:5432"));
+}
+
+/// What a rotation may have set is tried until it is known, whatever is configured meanwhile.
+#[test]
+fn a_rotation_survives_a_configuration() {
+    let mut scene = Scene::new(7);
+    let begun: Connection = secret(&scene.run(BeginRotation { name: app() }, Some("alice"))).unwrap();
+    let next = begun.next.unwrap();
+    let anew = configured(|put| put.password = "typed".into());
+    scene.run(Configure { connection: anew, moved: false }, Some("alice")).result.unwrap();
+    let again: Connection = secret(&scene.run(BeginRotation { name: app() }, Some("alice"))).unwrap();
+    assert_eq!((again.password.expose(), again.next.as_ref()), ("typed", Some(&next)));
+    scene.run(EndRotation { name: app(), password: next.clone() }, Some("alice")).result.unwrap();
+    let view: bulla_wire::api::Database = scene.run(ReadDatabase { name: app() }, Some("alice")).json();
+    assert!(!view.rotating && view.rotated_ms.is_some());
+    // Of another user it is not the password; the rotation does not say that all is well.
+    scene.run(BeginRotation { name: app() }, Some("alice")).result.unwrap();
+    let other = configured(|put| put.user = "other".into());
+    scene.run(Configure { connection: other, moved: false }, Some("alice")).result.unwrap();
+    let ended = scene.run(EndRotation { name: app(), password: next }, Some("alice"));
+    assert_eq!(ended.code(), Some(Code::VersionMismatch));
+    // Nor does one lock out who else is that user.
+    let twin = Connection { name: "twin".parse().unwrap(), ..configured(|put| put.user = "other".into()) };
+    scene.run(Configure { connection: twin, moved: false }, Some("alice")).result.unwrap();
+    assert_eq!(scene.run(BeginRotation { name: app() }, Some("alice")).code(), Some(Code::Exists));
+}
+
+/// After a restore nothing is made, kept or dropped until somebody releases the database.
+#[test]
+fn a_restore_parks_databases() {
+    let mut scene = Scene::new(8);
+    let lease = active(&mut scene, "bob");
+    scene.world.losses = 1;
+    let id = LeaseId::new([7; 16]);
+    let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+    assert_eq!(scene.run(begin.clone(), Some("bob")).code(), Some(Code::Parked));
+    let renew = PlanRenewal { id: lease.id, ttl_s: None };
+    assert_eq!(scene.run(renew, Some("bob")).code(), Some(Code::Parked));
+    assert_eq!(scene.run(BeginRotation { name: app() }, Some("alice")).code(), Some(Code::Parked));
+    scene.users.insert(lease.user);
+    scene.world.pass(TTL_S * 1000);
+    scene.look(true);
+    assert_eq!(scene.users.len(), 1, "nothing is dropped");
+    let view: bulla_wire::api::Database = scene.run(ReadDatabase { name: app() }, Some("alice")).json();
+    assert!(view.parked);
+    let stuck = ListAll { resource: None, principal: None, stuck: true, after: None, limit: 10 };
+    assert!(scene.run(stuck.clone(), Some("alice")).json::<Leases>().leases.is_empty());
+    scene.world.pass(OVERDUE_MS + 1);
+    assert_eq!(scene.run(stuck, Some("alice")).json::<Leases>().leases.len(), 1, "it is overdue");
+    scene.run(Release { name: app() }, Some("alice")).result.unwrap();
+    for _ in 0..20 {
+        scene.look(true);
+    }
+    assert!(scene.users.is_empty());
+    scene.run(begin, Some("bob")).result.unwrap();
+}
+
+/// The waits grow to five minutes, and from six failures on a lease is stuck.
+#[test]
+fn waits_grow_to_a_limit() {
+    let mut scene = Scene::new(2);
+    let id = active(&mut scene, "bob").id;
+    scene.run(Revoke { id }, Some("bob")).result.unwrap();
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        scene.run(Failed { id, error: "away".into() }, None).result.unwrap();
+        let lease = scene.leases().remove(0);
+        waits.push((lease.due_ms - scene.world.now.steady_ms) / 1000);
+        scene.world.now.steady_ms = lease.due_ms;
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+    let view = scene.leases()[0].view(scene.world.now);
+    assert_eq!((view.state, view.attempts), (bulla_wire::api::LeaseState::Stuck, 12));
+    assert_eq!(view.error.as_deref(), Some("away"));
+}

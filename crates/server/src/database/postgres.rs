@@ -1,0 +1,319 @@
+//! PostgreSQL. All statements of one purpose are one transaction, so half of them is nothing.
+//!
+//! A password is never sent in a statement: what stands there is the SCRAM verifier that the server keeps anyway
+//! (RFC 5802), so neither its log nor an error can tell the password.
+
+use super::{DatabaseError, STATEMENT_TIMEOUT, User, fill, line, tls};
+use bulla_core::engine::database::Connection;
+use bulla_core::engine::database::sql::{identifier, literal, time};
+use bulla_wire::api::{DatabaseEngine, DatabaseTls};
+use postgres_protocol::password::scram_sha_256;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::{ChannelBinding, NoTls, TlsConnect, TlsStream};
+use tokio_postgres::{Config, Error, SimpleQueryMessage};
+use tokio_rustls::TlsConnector;
+
+const ENGINE: DatabaseEngine = DatabaseEngine::Postgres;
+/// The database that every installation has, for connections that name none.
+const DEFAULT_DATABASE: &str = "postgres";
+
+/// How often it is looked whether sessions have ended, and the wait between: a server ends them within milliseconds.
+const SESSION_LOOKS: u32 = 20;
+const SESSION_WAIT: Duration = Duration::from_millis(50);
+/// How often a transaction is tried that loses races with others.
+const TRIES: u32 = 5;
+
+/// A session.
+pub struct Client {
+    client: tokio_postgres::Client,
+    own_user: String,
+    owner: Option<String>,
+}
+
+impl Client {
+    /// Logs in, and settles what quotes mean and how long anything may take.
+    pub async fn connect(connection: &Connection, password: &str) -> Result<Self, DatabaseError> {
+        let unreachable = |error: io::Error| DatabaseError::Unreachable(line(&error.to_string()));
+        let stream = TcpStream::connect((connection.host.as_str(), connection.port)).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        let mut config = Config::new();
+        config
+            .user(&connection.user)
+            .password(password)
+            .dbname(connection.database.as_deref().unwrap_or(DEFAULT_DATABASE))
+            .application_name("bulla");
+        let client = match connection.tls {
+            DatabaseTls::Off => {
+                config.ssl_mode(SslMode::Disable);
+                let (client, session) = config.connect_raw(stream, NoTls).await.map_err(|error| login(&error))?;
+                tokio::spawn(session);
+                client
+            }
+            DatabaseTls::Verify => {
+                config.ssl_mode(SslMode::Require);
+                let tls = Encrypting(tls::client(connection)?);
+                let (client, session) = config.connect_raw(stream, tls).await.map_err(|error| login(&error))?;
+                tokio::spawn(session);
+                client
+            }
+        };
+        let client = Self { client, own_user: connection.user.clone(), owner: connection.owner.clone() };
+        client.settle().await.map_err(|error| DatabaseError::Unreachable(error.to_string()))?;
+        Ok(client)
+    }
+
+    async fn settle(&self) -> Result<(), DatabaseError> {
+        let limit_ms = STATEMENT_TIMEOUT.as_millis();
+        self.run(&format!(
+            "SET standard_conforming_strings = on; SET statement_timeout = {limit_ms}; SET lock_timeout = {limit_ms}; \
+             SET idle_in_transaction_session_timeout = {limit_ms}"
+        ))
+        .await
+    }
+
+    /// Whether the session goes on.
+    pub fn is_open(&self) -> bool {
+        !self.client.is_closed()
+    }
+
+    /// Makes the session as a new one is. Whether it still answers.
+    pub async fn reset(&self) -> bool {
+        self.is_open() && self.run("DISCARD ALL").await.is_ok() && self.settle().await.is_ok()
+    }
+
+    async fn ask(&self, text: &str) -> Result<(), Failed> {
+        match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.batch_execute(text)).await {
+            Ok(done) => done.map_err(Failed::Sql),
+            Err(_) => Err(Failed::Slow),
+        }
+    }
+
+    async fn run(&self, text: &str) -> Result<(), DatabaseError> {
+        self.ask(text).await.map_err(DatabaseError::from)
+    }
+
+    /// All of the statements or none. Rights on one thing that are granted to many users at once get in each other's
+    /// way, so what lost such a race is tried again.
+    async fn transaction(&self, statements: &[&str]) -> Result<(), DatabaseError> {
+        let mut tries = 1;
+        loop {
+            match self.attempt(statements).await {
+                Err(failed) if tries < TRIES && failed.lost_a_race() => {
+                    tries += 1;
+                    self.run("ROLLBACK").await?;
+                }
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    async fn attempt(&self, statements: &[&str]) -> Result<(), Failed> {
+        self.ask("BEGIN").await?;
+        for statement in statements {
+            self.ask(statement).await?;
+        }
+        self.ask("COMMIT").await
+    }
+
+    async fn fill_and_run(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
+        let statements = fill(ENGINE, templates, user)?;
+        let texts: Vec<&str> = statements.iter().map(|statement| statement.as_str()).collect();
+        self.transaction(&texts).await
+    }
+
+    /// Makes a user.
+    pub async fn create(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
+        let verifier = scram_sha_256(user.password.as_bytes());
+        self.fill_and_run(templates, User { password: &verifier, ..user }).await
+    }
+
+    /// Lets a user live longer, by default by its own clock.
+    pub async fn renew(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
+        if !templates.is_empty() {
+            return self.fill_and_run(templates, user).await;
+        }
+        let (name, until) = (identifier(ENGINE, user.name)?, literal(ENGINE, &time(ENGINE, user.expires_ms))?);
+        self.run(&format!("ALTER ROLE {name} VALID UNTIL {until}")).await
+    }
+
+    /// Drops a user: first nobody logs in as it, then its sessions end, then it goes by the role's statements or ours.
+    /// One who is not there is dropped once these have run.
+    pub async fn drop_user(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
+        let (name, text) = (identifier(ENGINE, user.name)?, literal(ENGINE, user.name)?);
+        // Nothing here means what another schema makes of it.
+        self.run("SET search_path = pg_catalog").await?;
+        let there = self.any(&format!("SELECT 1 FROM pg_roles WHERE rolname = {text}")).await?;
+        let closed = if there { self.close(&name, &text).await } else { Ok(()) };
+        if templates.is_empty() {
+            closed?;
+            return if there { self.drop_closed(&name, &text).await } else { Ok(()) };
+        }
+        self.run("RESET search_path").await?;
+        match self.fill_and_run(templates, user).await {
+            Err(DatabaseError::Refused(_)) if !there => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Nobody logs in as the user any more, and nobody is.
+    async fn close(&self, name: &str, text: &str) -> Result<(), DatabaseError> {
+        let own = identifier(ENGINE, &self.own_user)?;
+        self.run(&format!("ALTER ROLE {name} NOLOGIN")).await?;
+        // Whoever is no superuser may end sessions of roles that it is a member of, and give away what they own.
+        self.run(&format!("GRANT {name} TO {own}")).await?;
+        let sessions = format!("FROM pg_stat_activity WHERE usename = {text} AND pid <> pg_backend_pid()");
+        self.run(&format!("SELECT pg_terminate_backend(pid) {sessions}")).await?;
+        for _ in 0..SESSION_LOOKS {
+            if !self.any(&format!("SELECT 1 {sessions} LIMIT 1")).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(SESSION_WAIT).await;
+        }
+        Err(DatabaseError::Refused("sessions of the user do not end".to_owned()))
+    }
+
+    /// Drops a user that has no sessions. What it owns goes to the configured owner, who has no rights: a function or a
+    /// view of the user would else run with those of whoever gets it. It is nobody's to delete here.
+    async fn drop_closed(&self, name: &str, text: &str) -> Result<(), DatabaseError> {
+        let (revoke, drop) = (format!("DROP OWNED BY {name}"), format!("DROP ROLE {name}"));
+        if let Some(owner) = &self.owner {
+            let give = format!("REASSIGN OWNED BY {name} TO {}", identifier(ENGINE, owner)?);
+            return self.transaction(&[&give, &revoke, &drop]).await;
+        }
+        // Rights by default and mappings of users are no data, and go with the rights.
+        let owns = format!(
+            "SELECT 1 FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND deptype = 'o' \
+             AND refobjid = (SELECT oid FROM pg_roles WHERE rolname = {text}) \
+             AND classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass) LIMIT 1"
+        );
+        if self.any(&owns).await? {
+            let hint = "the user owns things; drop them, or configure the database with an owner for them (--owner)";
+            return Err(DatabaseError::Refused(hint.to_owned()));
+        }
+        self.transaction(&[&revoke, &drop]).await
+    }
+
+    /// Whether a question has an answer.
+    async fn any(&self, text: &str) -> Result<bool, DatabaseError> {
+        match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.simple_query(text)).await {
+            Ok(Ok(answer)) => Ok(answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_)))),
+            Ok(Err(error)) => Err(refused(&error)),
+            Err(_) => Err(too_slow()),
+        }
+    }
+
+    /// Gives the connection's own user another password.
+    pub async fn set_own_password(&self, password: &str) -> Result<(), DatabaseError> {
+        let (own, verifier) =
+            (identifier(ENGINE, &self.own_user)?, literal(ENGINE, &scram_sha_256(password.as_bytes()))?);
+        self.run(&format!("ALTER ROLE {own} PASSWORD {verifier}")).await
+    }
+}
+
+/// Why a statement failed.
+enum Failed {
+    Slow,
+    Sql(Error),
+}
+
+impl Failed {
+    /// Whether another session was in the way: serialisation, deadlock, and what the catalogue calls "tuple concurrently
+    /// updated".
+    fn lost_a_race(&self) -> bool {
+        let races = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::INTERNAL_ERROR];
+        matches!(self, Self::Sql(error) if error.code().is_some_and(|code| races.contains(code)))
+    }
+}
+
+impl From<Failed> for DatabaseError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Slow => too_slow(),
+            Failed::Sql(error) => refused(&error),
+        }
+    }
+}
+
+fn too_slow() -> DatabaseError {
+    DatabaseError::Silent(format!("a statement took more than {} s", STATEMENT_TIMEOUT.as_secs()))
+}
+
+/// What PostgreSQL says. A syntax error quotes the text where it stopped, which may be a verifier.
+fn told(error: &Error) -> Option<String> {
+    let said = error.as_db_error()?;
+    let (code, message) = (said.code().code(), line(said.message()));
+    Some(if message.contains("SCRAM-") { format!("SQLSTATE {code}") } else { format!("{message} (SQLSTATE {code})") })
+}
+
+fn refused(error: &Error) -> DatabaseError {
+    match told(error) {
+        Some(told) => DatabaseError::Refused(told),
+        None => DatabaseError::Silent("the connection broke".to_owned()),
+    }
+}
+
+fn login(error: &Error) -> DatabaseError {
+    let of_user = [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION];
+    match (told(error), error.code()) {
+        (Some(told), Some(code)) if of_user.contains(code) => DatabaseError::Login(told),
+        (Some(told), _) => DatabaseError::Unreachable(told),
+        (None, _) => DatabaseError::Unreachable(line(&causes(error))),
+    }
+}
+
+/// An error and its causes; it is one of connection, TLS or protocol, in which no statement stands.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Begins TLS where the protocol says so.
+struct Encrypting((Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>));
+
+impl TlsConnect<TcpStream> for Encrypting {
+    type Stream = Encrypted;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
+
+    fn connect(self, stream: TcpStream) -> Self::Future {
+        let Self((config, name)) = self;
+        Box::pin(async move { TlsConnector::from(config).connect(name, stream).await.map(Encrypted) })
+    }
+}
+
+/// A stream inside TLS.
+struct Encrypted(tokio_rustls::client::TlsStream<TcpStream>);
+
+impl TlsStream for Encrypted {
+    fn channel_binding(&self) -> ChannelBinding {
+        // The certificate is verified for the configured host, so nobody stands between.
+        ChannelBinding::none()
+    }
+}
+
+impl AsyncRead for Encrypted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Encrypted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,111 @@
+//! Databases and leases: what is asked for, and what of it is done outside of the store.
+
+use super::{Given, Op, bad_query, cursor, malformed, parse, parsed};
+use crate::route::{Endpoint, Param, Query};
+use bulla_core::action::{Resource, RoleName};
+use bulla_core::engine::database::{self, Connection};
+use bulla_core::engine::lease;
+use bulla_core::operation::{Context, Refusal};
+use bulla_wire::api::{IssueCredentials, PutDatabase, RenewLease, RevokeLeases};
+use bulla_wire::id::{LeaseId, PrincipalId};
+use bulla_wire::json::{self, MAX_JSON_BYTES};
+
+/// The fields of a database's configuration, which errors may name; they repeat nothing of a value.
+const DATABASE_FIELDS: &[&str] =
+    &["engine", "host", "port", "database", "user", "password", "owner", "tls", "ca", "connections", "check", "moved"];
+
+/// What needs a database besides records.
+pub enum Outside {
+    /// Write how a database is reached, once it was reached if that is wanted.
+    Configure {
+        /// How.
+        put: Box<database::Configure>,
+        /// Whether it must be reached first.
+        check: bool,
+    },
+    /// Have the administering user's password changed.
+    Rotate(database::BeginRotation),
+    /// Make a user.
+    Issue {
+        /// Of which role.
+        role: RoleName,
+        /// For how long, in seconds.
+        ttl_s: Option<u64>,
+    },
+    /// Let a user live longer.
+    Renew(lease::PlanRenewal),
+}
+
+impl Given {
+    fn role(self) -> Result<RoleName, Refusal> {
+        match self.0 {
+            Some(Param::Role(role)) => Ok(role),
+            _ => Err(super::absent("role")),
+        }
+    }
+    fn lease(self) -> Result<LeaseId, Refusal> {
+        match self.0 {
+            Some(Param::Lease(id)) => Ok(id),
+            _ => Err(super::absent("lease id")),
+        }
+    }
+}
+
+pub(super) fn database_op(
+    endpoint: Endpoint,
+    given: Given,
+    query: &Query,
+    body: &[u8],
+    context: &Context<'_>,
+) -> Result<Op, Refusal> {
+    let list = |database| -> Result<Op, Refusal> {
+        let limit = query.limit().map_err(|e| bad_query(&e))?;
+        Ok(Op::DatabaseList(database::List { database, after: cursor(query, "after")?, limit }))
+    };
+    Ok(match endpoint {
+        Endpoint::DatabaseList => list(None)?,
+        Endpoint::DatabaseRoles => list(Some(given.name()?))?,
+        Endpoint::DatabaseRead => Op::DatabaseRead(database::Read { name: given.name()? }),
+        Endpoint::DatabasePut => {
+            let body: PutDatabase =
+                json::parse_secret(body, MAX_JSON_BYTES, DATABASE_FIELDS).map_err(|e| malformed(&e))?;
+            let (check, moved) = (body.check, body.moved);
+            let connection = Connection::new(given.name()?, body, context.now.unix_ms)?;
+            Op::Outside(Outside::Configure { put: Box::new(database::Configure { connection, moved }), check })
+        }
+        Endpoint::DatabaseDelete => Op::DatabaseDelete(database::Delete { name: given.name()? }),
+        Endpoint::DatabaseRelease => Op::DatabaseRelease(database::Release { name: given.name()? }),
+        Endpoint::DatabaseRotate => Op::Outside(Outside::Rotate(database::BeginRotation { name: given.name()? })),
+        Endpoint::DatabaseRoleRead => Op::DatabaseRoleRead(database::ReadRole { role: given.role()? }),
+        Endpoint::DatabaseRolePut => Op::DatabaseRolePut(database::PutRole { role: given.role()?, body: parse(body)? }),
+        Endpoint::DatabaseRoleDelete => Op::DatabaseRoleDelete(database::DeleteRole { role: given.role()? }),
+        _ => {
+            let IssueCredentials { ttl_s } = parse(body)?;
+            Op::Outside(Outside::Issue { role: given.role()?, ttl_s })
+        }
+    })
+}
+
+pub(super) fn lease_op(endpoint: Endpoint, given: Given, query: &Query, body: &[u8]) -> Result<Op, Refusal> {
+    let limit = query.limit().map_err(|e| bad_query(&e))?;
+    Ok(match endpoint {
+        Endpoint::LeaseList => Op::LeaseList(lease::List { after: cursor(query, "after")?, limit }),
+        Endpoint::LeaseListAll => {
+            let resource = parsed::<Resource>(query, "resource", "a resource such as database/app")?;
+            Op::LeaseListAll(lease::ListAll {
+                resource: resource.map(|resource| resource.to_string()),
+                principal: parsed::<PrincipalId>(query, "principal", "a principal's id")?,
+                stuck: parsed::<bool>(query, "stuck", "true or false")?.unwrap_or(false),
+                after: cursor(query, "after")?,
+                limit,
+            })
+        }
+        Endpoint::LeaseRevokeMany => Op::LeaseDemand(lease::Demand::new(parse::<RevokeLeases>(body)?)?),
+        Endpoint::LeaseRead => Op::LeaseRead(lease::Read { id: given.lease()? }),
+        Endpoint::LeaseRevoke => Op::LeaseRevoke(lease::Revoke { id: given.lease()? }),
+        _ => {
+            let RenewLease { ttl_s } = parse(body)?;
+            Op::Outside(Outside::Renew(lease::PlanRenewal { id: given.lease()?, ttl_s }))
+        }
+    })
+}
