@@ -343,12 +343,9 @@ impl Request<'_> {
         if let Op::DocumentPut(document) = op
             && let Some(rekey) = Rekey::of(self.unsealed.directory().view(), &document.envelope)
         {
-            let result =
-                match crate::rekey::rekey(self.node, self.unsealed, &rekey, &self.verified.actor, once, 1).await {
-                    Ok(Ok(())) => Ok(Reply::json(&Done {})),
-                    Ok(Err(refusal)) => Err(refusal),
-                    Err(error) => Err(ceremony_refusal(self.node, &error, "rekey")),
-                };
+            let dealt = crate::rekey::rekey(self.node, self.unsealed, &rekey, &self.verified.actor, once, 1).await;
+            let dealt = dealt.unwrap_or_else(|error| Err(ceremony_refusal(self.node, &error, "rekey")));
+            let result = dealt.map(|()| Reply::json(&Done {}));
             return Ok(Driven::said(result));
         }
         let _order = if op.changes_directory() { Some(self.unsealed.changing.lock().await) } else { None };
