@@ -45,7 +45,8 @@ pub const BODIES: &[Body] = bodies! {
     evidence::GenesisApproval, evidence::Consent, evidence::PolicyRecovery, evidence::Bundle, wrap::Statement,
     wrap::Receipt, dsse::Envelope, webhook::Message, api::PatchKv, api::KvMetadata, api::SetKvSettings, api::KvVersions,
     api::DestroyKv, api::TransitKey, api::ConfigureTransitKey, api::Encrypt, api::Decrypt, api::Ciphertexts,
-    api::Verify, api::TransitBackup, wrap::Origin,
+    api::Verify, api::TransitBackup, wrap::Origin, api::KvWatched, api::PutDatabase, api::Database,
+    api::PutDatabaseRole, api::Credentials, api::Leases, api::RenewLease, api::RevokeLeases,
 };
 
 /// One of [`BODIES`].

@@ -15,7 +15,7 @@ use bulla_crypto::{evidence as made, sealed, shamir};
 use bulla_fuzz::{BODIES, JOURNAL_OF, Keys, NOW_MS, identity, record_of, sealed_place, share_context, sign, tag_keys};
 use bulla_wire::encoding::{base64_decode, base64url_decode};
 use bulla_wire::evidence::{ADMISSION_TYPE, MinKem, PRINCIPAL_TYPE, Scope, SealMode};
-use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, Nonce, WrapId};
+use bulla_wire::id::{ClusterId, Digest, KeyId, LeaseId, Lineage, Nonce, WrapId};
 use bulla_wire::json::to_vec;
 use serde_json::{Value, json};
 use std::fs;
@@ -74,7 +74,7 @@ fn documents(seeds: &mut Seeds) {
     let Keys { records, view, .. } = Keys::get();
     let (id, digest) = (records[0].principal(), Digest::new([3; 32]));
     let (key, cluster, wrap) = (KeyId::new([4; 32]), ClusterId::new([5; 32]), WrapId::new([6; 16]));
-    let lineage = Lineage::new([7; 16]);
+    let (lineage, lease) = (Lineage::new([7; 16]), LeaseId::new([8; 16]));
     let signed =
         json!({"payloadType": "application/x", "payload": "e30=", "signatures": [{"keyid": key, "sig": "AAEC"}]});
     let progress = json!({"have": 1, "need": 2});
@@ -171,6 +171,19 @@ fn documents(seeds: &mut Seeds) {
             "deletion_allowed": false, "versions": [{"created_ms": NOW_MS, "key": "AAEC"}]}),
         json!({"v": 1, "cluster": cluster, "node": key, "wrap": wrap, "from": id, "to": id, "action": "kv.get",
             "resource": "kv/app/db", "ct": {"sha256": digest, "len": 300}, "at_ms": NOW_MS, "doc": 1}),
+        json!({"path": "app/db", "version": 4, "state": "live", "mark": "4-1-0"}),
+        json!({"engine": "postgres", "host": "db.internal", "port": 5432, "database": "app", "user": "bulla", "password": "x",
+            "tls": "verify", "connections": 4, "check": true}),
+        json!({"name": "app", "engine": "mariadb", "host": "db.internal", "port": 3306, "database": null, "user": "bulla",
+            "owner": null, "tls": "off", "ca": null, "connections": 4, "configured_ms": NOW_MS, "rotated_ms": null,
+            "rotating": false, "parked": false}),
+        json!({"creation": ["GRANT reader TO {{name}}"], "revocation": [], "renewal": [], "ttl_s": 3600, "max_ttl_s": 86400}),
+        json!({"lease": lease, "user": "bulla-app", "password": "x", "expires_ms": NOW_MS, "max_ms": NOW_MS}),
+        json!({"leases": [{"id": lease, "owner": id, "resource": "database/app/reader", "user": "bulla-app", "state": "stuck",
+            "issued_ms": NOW_MS, "expires_ms": NOW_MS, "max_ms": NOW_MS, "attempts": 3, "error": "no route to host",
+            "due_ms": NOW_MS}], "next": "AAEC"}),
+        json!({"ttl_s": 3600}),
+        json!({"resource": "database/app", "principal": id}),
     ];
     assert_eq!(kept.len(), BODIES.len());
     for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {

@@ -10,11 +10,14 @@ use crate::error::{ClientError, demand};
 use crate::open::open_secret;
 use crate::wrap::{Outgoing, Wrapped};
 use bulla_crypto::secret::SecretBytes;
-use bulla_wire::api::{DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWritten, PatchKv, PutKv, SetKvSettings};
+use bulla_wire::api::{
+    DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWatched, KvWritten, MAX_WATCH_S, PatchKv, PutKv, SetKvSettings,
+};
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::SecretPath;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
 use serde::Serialize;
+use std::time::Duration;
 
 /// Largest answer with a secret in bytes: the largest JSON and what an age file adds for four recipients.
 const MAX_SECRET_BYTES: usize = MAX_JSON_BYTES + 64 * 1024;
@@ -108,6 +111,26 @@ impl Client {
     ) -> Result<KvNames, ClientError> {
         let path = below.map_or_else(|| "/v1/kv:list".to_owned(), |path| format!("/v1/kv/{path}:list"));
         self.json(Call::read(path).with("after", after).with("limit", limit)).await
+    }
+
+    /// Waits until something else lies there than `after`, the mark of the answer before, tells; answers at once without
+    /// one. After `wait`, 50 seconds or half of the client's timeout at most, it answers with the same mark. Who reads the secret between the first
+    /// answer and the second call misses no version.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kv_watch(
+        &self,
+        path: &SecretPath,
+        after: Option<&str>,
+        wait: Duration,
+    ) -> Result<KvWatched, ClientError> {
+        // The answer has to come before this client gives up.
+        let wait_s = wait.min(self.0.timeout / 2).as_secs().min(MAX_WATCH_S);
+        let call = Call::read(format!("/v1/kv/{path}:watch")).with("after", after).with("wait_s", Some(wait_s));
+        let watched: KvWatched = self.json(call).await?;
+        demand(watched.path == *path, "the cluster answers with another secret")?;
+        Ok(watched)
     }
 
     /// The history and the settings of a secret.

@@ -148,6 +148,8 @@ actions! {
     KvPut = "kv.put",
     /// List the names below a path.
     KvList = "kv.list",
+    /// Learn of a secret's new versions, not their content.
+    KvWatch = "kv.watch",
     /// See a secret's history and settings, not its content.
     KvInspect = "kv.inspect",
     /// Change a secret's settings.

@@ -64,6 +64,7 @@ fn fitting(action: Action) -> Resource {
         Action::KvGet
         | Action::KvPut
         | Action::KvList
+        | Action::KvWatch
         | Action::KvInspect
         | Action::KvConfigure
         | Action::KvDelete

@@ -21,6 +21,10 @@ use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::wrap::Parcel;
 use serde::de::DeserializeOwned;
 use std::fmt;
+use std::time::Duration;
+
+/// Longest mark of a watch in bytes: two numbers and a state.
+const MAX_MARK_BYTES: usize = 64;
 
 /// A page of the audit log that somebody asked for.
 #[derive(Debug, Clone)]
@@ -67,6 +71,7 @@ pub enum Op {
     KvPut(kv::Put),
     KvList(kv::List),
     KvPatch(kv::Patch),
+    KvWatch(kv::Watch),
     KvInspect(kv::Inspect),
     KvConfigure(kv::SetSettings),
     KvDelete(kv::Delete),
@@ -138,6 +143,7 @@ impl Op {
             Self::KvPut(op) => op,
             Self::KvList(op) => op,
             Self::KvPatch(op) => op,
+            Self::KvWatch(op) => op,
             Self::KvInspect(op) => op,
             Self::KvConfigure(op) => op,
             Self::KvDelete(op) => op,
@@ -185,6 +191,18 @@ impl Op {
             | Self::SnapshotSave
             | Self::SnapshotPage { .. } => return None,
         })
+    }
+
+    /// The secret that it changes.
+    pub fn changes_secret(&self) -> Option<&SecretPath> {
+        match self {
+            Self::KvPut(kv::Put { path, .. })
+            | Self::KvPatch(kv::Patch { path, .. })
+            | Self::KvDelete(kv::Delete { path, .. })
+            | Self::KvUndelete(kv::Undelete { path, .. })
+            | Self::KvDestroy(kv::Destroy { path, .. }) => Some(path),
+            _ => None,
+        }
     }
 
     /// Whether it changes the directory, so that such operations must come one after the other.
@@ -315,6 +333,7 @@ fn op(endpoint: Endpoint, given: Given, query: &Query, body: Vec<u8>, context: &
         Endpoint::KvGet
         | Endpoint::KvPut
         | Endpoint::KvPatch
+        | Endpoint::KvWatch
         | Endpoint::KvInspect
         | Endpoint::KvConfigure
         | Endpoint::KvDelete
@@ -425,6 +444,16 @@ fn kv_op(endpoint: Endpoint, path: SecretPath, query: &Query, body: &[u8]) -> Re
     Ok(match endpoint {
         Endpoint::KvPut => Op::KvPut(kv::Put { path, body: secret(body)? }),
         Endpoint::KvPatch => Op::KvPatch(kv::Patch { path, body: secret(body)? }),
+        Endpoint::KvWatch => {
+            let after = query.get("after");
+            if after.is_some_and(|mark| mark.len() > MAX_MARK_BYTES) {
+                let refusal = Refusal::new(Code::Malformed, format!("a mark has at most {MAX_MARK_BYTES} bytes"));
+                return Err(refusal.field("after").hint("give the `mark` of the answer before, or leave it out"));
+            }
+            let wait_s = query.number("wait_s", 0..=api::MAX_WATCH_S).map_err(|e| bad_query(&e))?;
+            let patience = Duration::from_secs(wait_s.unwrap_or(api::DEFAULT_WATCH_S));
+            Op::KvWatch(kv::Watch { path, after: after.map(str::to_owned), patience })
+        }
         Endpoint::KvInspect => Op::KvInspect(kv::Inspect { path }),
         Endpoint::KvConfigure => Op::KvConfigure(kv::SetSettings { path, body: parse(body)? }),
         Endpoint::KvDelete => Op::KvDelete(kv::Delete { path, body: parse(body)? }),

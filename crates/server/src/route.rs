@@ -77,6 +77,7 @@ pub enum Endpoint {
     KvPut,
     KvList,
     KvPatch,
+    KvWatch,
     KvInspect,
     KvConfigure,
     KvDelete,

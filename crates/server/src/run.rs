@@ -106,6 +106,10 @@ impl Running {
 
     /// Stops accepting, drains, flushes the audit log, closes the store, in this order. True if nothing was cut off.
     pub async fn stop(self) -> bool {
+        // Who only waits keeps nobody waiting.
+        if let Phase::Unsealed(unsealed) = self.node.phase() {
+            unsealed.watchers.end();
+        }
         let _ = self.stop.send(true);
         let drained = self.served.await.unwrap_or(false);
         let flushed = self.node.parts.sink.flush_and_close().await;

@@ -4,6 +4,7 @@ mod answer;
 mod explain;
 mod outside;
 mod snapshot;
+mod watch;
 mod wrapped;
 
 use crate::ceremony;
@@ -134,7 +135,12 @@ pub async fn answer(
     let reply = matched.route.reply;
     let mut answer = match request.prepare(matched, body).await {
         Ok((op, resource)) => match action {
-            Some(action) => request.decide(op, action, resource, mutation, reply).await,
+            Some(action) => {
+                if let Op::KvWatch(watch) = &op {
+                    request.await_change(watch, action, &resource).await;
+                }
+                request.decide(op, action, resource, mutation, reply).await
+            }
             None => Answer::refusal(&internal(&"a signed route without an action", "-"), None),
         },
         Err(refusal) => refuse(node, &request.phase, verified, action, &refusal).await,
@@ -382,7 +388,14 @@ impl Request<'_> {
                 driven
             }
             op => match op.operation() {
-                Some(operation) => self.drive(operation, once).await,
+                Some(operation) => {
+                    let driven = self.drive(operation, once).await;
+                    // Even if nobody knows whether it happened: who is woken looks.
+                    if let Some(path) = op.changes_secret() {
+                        self.unsealed.watchers.wake(path);
+                    }
+                    driven
+                }
                 None => Err(DriveError::Fault(Fault::Key("dispatcher"))),
             },
         }

@@ -1,8 +1,10 @@
 //! What a node holds while its cluster is unsealed. Dropped as a whole when it seals.
 
 mod head;
+mod watchers;
 
 pub use head::{HeadKeeper, UnderWay};
+pub use watchers::Watchers;
 
 use crate::database::Pools;
 use crate::metrics::Metrics;
@@ -236,6 +238,8 @@ pub struct Unsealed {
     pub unseen: Mutex<Unseen>,
     /// Snapshots that are being taken.
     pub snapshots: Mutex<Sessions>,
+    /// Who waits for secrets to change.
+    pub watchers: Watchers,
     /// Connections to databases.
     pub databases: Pools,
     /// Held by whoever changes how many leases a principal has; principals share them by their first byte.
@@ -317,6 +321,7 @@ impl Unsealed {
             reuse_alarms: Mutex::default(),
             unseen: Mutex::default(),
             snapshots: Mutex::default(),
+            watchers: Watchers::default(),
             databases: Pools::default(),
             counting: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             directory: RwLock::new(Arc::new(directory)),
@@ -367,6 +372,7 @@ impl Unsealed {
             tracing::warn!("requests were still under way when the keys were forgotten");
         }
         self.closed.store(true, Ordering::Release);
+        self.watchers.end();
         drop(permits);
     }
 

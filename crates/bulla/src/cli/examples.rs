@@ -79,6 +79,7 @@ const EXAMPLES: &[&str] = &[
     "bulla kv list app/prod",
     "bulla kv list --recursive app",
     "bulla kv history app/prod/db",
+    "bulla kv watch app/prod/db --once",
     "bulla kv diff app/prod/db --from 1 --to 2",
     "bulla kv rollback app/prod/db --version 1",
     "bulla kv delete app/prod/db",

@@ -87,6 +87,19 @@ pub enum Kv {
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// Print each new version's number and state until you stop it
+    ///
+    /// The first line is what lies there now. It waits for the server to tell, so it asks seldom and hears at once. A
+    /// version that is deleted, destroyed or expired is a line too.
+    Watch {
+        /// Where
+        path: SecretPath,
+        /// Print the next change only, and end
+        #[arg(long)]
+        once: bool,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
     /// Show which fields differ between two versions
     Diff {
         /// Where
@@ -214,6 +227,7 @@ pub async fn run(command: Kv, session: &Session<'_>) -> Result<Exit, Failure> {
         Kv::List { path, recursive: false, format } => list(session, path.as_ref(), format).await,
         Kv::List { path, recursive: true, format } => list_all(session, path, format).await,
         Kv::History { path, format } => history::show(session, &path, format).await,
+        Kv::Watch { path, once, format } => history::watch(session, &path, once, format).await,
         Kv::Diff { path, from, to, values } => values::diff(session, &path, from, to, values).await,
         Kv::Rollback { path, version, format } => values::rollback(session, &path, version, format).await,
         Kv::Delete(versions) => history::delete(session, versions).await,

@@ -13,12 +13,14 @@ mod list;
 mod sealed;
 mod settings;
 mod versions;
+mod watch;
 mod write;
 
 pub use list::List;
 pub use settings::{Inspect, SetSettings};
 pub(in crate::engine) use versions::Expire;
 pub use versions::{Delete, Destroy, Get, Undelete};
+pub use watch::Watch;
 pub use write::{Patch, Put};
 
 use crate::barrier::{Kind, Record, RecordKey, Records, Writes};

@@ -283,6 +283,7 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::KvPut => schemas!(api::PutKv, api::KvWritten),
         Endpoint::KvList => schemas!(-, api::KvNames),
         Endpoint::KvPatch => schemas!(api::PatchKv, api::KvWritten),
+        Endpoint::KvWatch => schemas!(-, api::KvWatched),
         Endpoint::KvInspect => schemas!(-, api::KvMetadata),
         Endpoint::KvConfigure => schemas!(api::SetKvSettings, api::KvMetadata),
         Endpoint::KvDelete | Endpoint::KvUndelete => schemas!(api::KvVersions, api::KvMetadata),

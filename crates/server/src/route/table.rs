@@ -147,6 +147,10 @@ pub const ROUTES: &[Route] = &[
         .policy(Action::KvPut)
         .mtls()
         .body(AGE),
+    get("/v1/kv/{path}:watch", Endpoint::KvWatch, "Wait for another version of a secret, or another state of it.")
+        .policy(Action::KvWatch)
+        .mtls()
+        .query(&["after", "wait_s"]),
     get("/v1/kv/{path}:metadata", Endpoint::KvInspect, "Show the history and settings of a secret.")
         .policy(Action::KvInspect)
         .mtls(),

@@ -23,7 +23,7 @@ type Step<T> = Result<(T, Driven), Box<Driven>>;
 
 impl<'a> Request<'a> {
     /// Waits for a database without standing in the way of a sealing or a rekey.
-    async fn aside<T>(&self, asked: impl Future<Output = T>) -> T {
+    pub(super) async fn aside<T>(&self, asked: impl Future<Output = T>) -> T {
         let unsealed: &'a Unsealed = self.unsealed;
         drop(lock(&self.under_way).take());
         let answered = asked.await;

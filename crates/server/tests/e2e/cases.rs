@@ -211,6 +211,7 @@ impl Cast {
                 let body = api::PatchKv { data, cas: None, ttl_s: None };
                 (Who::Alice, ("/v1/kv/app/db".into(), json::to_vec(&body)))
             }
+            Endpoint::KvWatch => (Who::Bob, empty("/v1/kv/app/db:watch".into())),
             Endpoint::KvInspect => (Who::Bob, empty("/v1/kv/app/db:metadata".into())),
             Endpoint::KvConfigure => {
                 let body = api::SetKvSettings { max_versions: Some(7), ..api::SetKvSettings::default() };

@@ -95,7 +95,7 @@ async fn a_version_that_expires_leaves_nothing() {
 async fn each_verb_is_a_right_of_its_own() {
     let world = World::new(Shape::durable()).await;
     let at = path("app/db");
-    let verbs = ["put", "get", "inspect", "configure", "delete", "undelete", "destroy"];
+    let verbs = ["put", "get", "inspect", "configure", "delete", "undelete", "destroy", "watch"];
     let mut people = Vec::new();
     for verb in verbs {
         let person = Person::new(verb);
@@ -115,6 +115,7 @@ async fn each_verb_is_a_right_of_its_own() {
         let patch = PatchKv { data: StrictMap([("a".to_owned(), None)].into()), cas: None, ttl_s: None };
         assert_eq!(code(client.kv_patch(&at, &patch).await.map(drop)), allowed("put"), "{verb}");
         assert_eq!(code(client.kv_get(&at).await.map(drop)), allowed("get"), "{verb}");
+        assert_eq!(code(client.kv_watch(&at, None, Duration::ZERO).await.map(drop)), allowed("watch"), "{verb}");
         assert_eq!(code(client.kv_metadata(&at).await.map(drop)), allowed("inspect"), "{verb}");
         assert_eq!(code(client.kv_configure(&at, &none).await.map(drop)), allowed("configure"), "{verb}");
         assert_eq!(code(client.kv_undelete(&at, &versions).await.map(drop)), allowed("undelete"), "{verb}");

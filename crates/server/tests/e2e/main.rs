@@ -30,6 +30,7 @@ mod snapshot;
 mod spine;
 mod support;
 mod transit;
+mod watch;
 mod webhook;
 mod wraps;
 mod yes;

@@ -192,6 +192,29 @@ pub struct KvMetadata {
     pub versions: Vec<KvVersion>,
 }
 
+/// Longest time that a watch waits, in seconds: proxies in between often give up after sixty.
+pub const MAX_WATCH_S: u64 = 50;
+/// How long it waits unless the caller says otherwise, in seconds.
+pub const DEFAULT_WATCH_S: u64 = 30;
+
+/// `GET /v1/kv/{path}:watch`: what lies there now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KvWatched {
+    /// Where.
+    pub path: SecretPath,
+    /// The newest version; 0 if there is none.
+    pub version: u64,
+    /// What it has come to; none if there is none.
+    pub state: Option<KvState>,
+    /// When it will be destroyed, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// Give it as `after`, to wait until something else lies there. 64 bytes at most, and nobody's business but the
+    /// server's.
+    pub mark: String,
+}
+
 /// `PUT /v1/kv/{path}:metadata`: what is absent stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

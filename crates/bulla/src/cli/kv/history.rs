@@ -43,6 +43,36 @@ async fn versions(
     Ok(Exit::Ok)
 }
 
+/// How long the server may keep a watch waiting.
+const WAIT: Duration = Duration::from_secs(30);
+
+pub async fn watch(
+    session: &Session<'_>,
+    path: &SecretPath,
+    once: bool,
+    FormatArgs { format }: FormatArgs,
+) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let mut known = client.kv_watch(path, None, WAIT).await?;
+    let mut tell = !once;
+    while !session.screen.is_unread() {
+        if tell {
+            match (format, &known.state) {
+                (Format::Json, _) => session.screen.json(&known)?,
+                (_, Some(state)) => session.screen.line(&format!("version {} {}", known.version, word(state)))?,
+                (_, None) => session.screen.line("no version")?,
+            }
+            if once {
+                break;
+            }
+        }
+        let now = client.kv_watch(path, Some(&known.mark), WAIT).await?;
+        tell = now.mark != known.mark;
+        known = now;
+    }
+    Ok(Exit::Ok)
+}
+
 /// Who can open it, by name; for what the server reads, whoever policy lets.
 async fn readers_of(version: &KvVersion, names: &mut Names) -> String {
     if version.readers.is_empty() {

@@ -61,6 +61,11 @@ pub(in crate::engine) struct Expire {
     pub entry: due::Entry,
 }
 
+/// Whether the time of a version is over at this one.
+pub(super) fn is_over(version: &KvVersion, now_ms: u64) -> bool {
+    version.expires_ms.is_some_and(|at_ms| at_ms <= now_ms)
+}
+
 /// The version, if it can be read now. One whose time is over is not, whether or not the sweep has come by.
 pub(super) fn readable<'v>(
     path: &SecretPath,
@@ -68,10 +73,9 @@ pub(super) fn readable<'v>(
     context: &Context<'_>,
 ) -> Result<&'v KvVersion, Refusal> {
     let number = version.version;
-    let over_at = |now_ms: u64| version.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
-    let over = over_at(context.now.earliest_ms());
+    let over = is_over(version, context.now.earliest_ms());
     let (code, what) = match version.state {
-        KvState::Live if !over && over_at(context.now.latest_ms()) => {
+        KvState::Live if !over && is_over(version, context.now.latest_ms()) => {
             let message = format!("the clock was set, and by one of two times version {number} has expired");
             let refusal = Refusal::new(Code::ClockStepped, message).field("version");
             return Err(refusal.hint("an admin says with `bulla seal confirm-clock` that the time is right"));

@@ -1,0 +1,149 @@
+//! Waiting for a secret to change: who hears what, and whom the waiting holds up.
+
+use crate::support::{finish, lines};
+use bulla_client::{Client, ClientError};
+use bulla_core::audit::Body;
+use bulla_testkit::world::{Person, Shape, World};
+use bulla_wire::api::{DestroyKv, KvState, KvVersions, KvWatched, PutKv, PutPolicy};
+use bulla_wire::error::Code;
+use bulla_wire::name::SecretPath;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+
+/// Far longer than anything here takes: an answer that comes earlier came by a change.
+const LONG: Duration = Duration::from_secs(50);
+const SOON: Duration = Duration::from_secs(10);
+
+fn path(text: &str) -> SecretPath {
+    text.parse().unwrap()
+}
+
+async fn permit(world: &World, text: &str) {
+    let body = PutPolicy { text: text.to_owned(), replaces: None };
+    world.client(&world.admins[0]).policy_put(&"kv".parse().unwrap(), &body).await.unwrap();
+}
+
+async fn world() -> (World, Person) {
+    let world = World::new(Shape::durable()).await;
+    permit(&world, "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let alice = world.admit("alice").await;
+    (world, alice)
+}
+
+type Waiting = JoinHandle<Result<KvWatched, ClientError>>;
+
+/// Begins to wait, and gives the server the time to begin too.
+async fn waiting(client: &Client, at: &SecretPath, mark: &str) -> Waiting {
+    let (client, at, mark) = (client.clone(), at.clone(), mark.to_owned());
+    let task = tokio::spawn(async move { client.kv_watch(&at, Some(&mark), LONG).await });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert!(!task.is_finished(), "it waits");
+    task
+}
+
+async fn soon(task: Waiting) -> Result<KvWatched, ClientError> {
+    tokio::time::timeout(SOON, task).await.expect("woken").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_is_heard_and_nothing_else() {
+    let (world, alice) = world().await;
+    let (client, at) = (world.client(&alice), path("app/db"));
+    let mut known = client.kv_watch(&at, None, LONG).await.unwrap();
+    assert_eq!((known.version, known.state), (0, None), "nothing lies there yet");
+    let changes = [KvState::Live, KvState::Live, KvState::Deleted, KvState::Live, KvState::Destroyed];
+    for (step, state) in changes.into_iter().enumerate() {
+        let task = waiting(&client, &at, &known.mark).await;
+        client.kv_put(&path("app/other"), &PutKv::bytes(vec![1])).await.unwrap();
+        let versions = KvVersions::default();
+        match step {
+            0 | 1 => drop(client.kv_put(&at, &PutKv::bytes(vec![1])).await.unwrap()),
+            2 => drop(client.kv_delete(&at, &versions).await.unwrap()),
+            3 => drop(client.kv_undelete(&at, &versions).await.unwrap()),
+            _ => drop(client.kv_destroy(&at, &DestroyKv { versions: Some(vec![2]), all: false }).await.unwrap()),
+        }
+        let now = soon(task).await.unwrap();
+        assert_eq!((now.version, now.state), (if step == 0 { 1 } else { 2 }, Some(state)), "step {step}");
+        assert_ne!(now.mark, known.mark);
+        known = now;
+    }
+    let task = waiting(&client, &at, &known.mark).await;
+    client.kv_destroy(&at, &DestroyKv { versions: None, all: true }).await.unwrap();
+    assert_eq!(soon(task).await.unwrap().version, 0);
+    // What began again is no old acquaintance.
+    client.kv_put(&at, &PutKv::bytes(vec![1])).await.unwrap();
+    assert_eq!(client.kv_watch(&at, Some(&known.mark), LONG).await.unwrap().version, 1);
+    finish(world).await;
+}
+
+/// Time ends a version, and tells those who wait as a person would.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_version_is_heard() {
+    let (world, alice) = world().await;
+    let (client, at) = (world.client(&alice), path("short"));
+    client.kv_put(&at, &PutKv { ttl_s: Some(1), ..PutKv::bytes(b"x".to_vec()) }).await.unwrap();
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    assert_eq!(known.state, Some(KvState::Live));
+    let now = soon(waiting(&client, &at, &known.mark).await).await.unwrap();
+    assert_eq!((now.version, now.state), (1, Some(KvState::Expired)));
+    finish(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_change_the_same_is_told_in_time() {
+    let (world, alice) = world().await;
+    let (client, at) = (world.client(&alice), path("app/db"));
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    let begun = Instant::now();
+    let before = lines(&world).await.len();
+    let now = client.kv_watch(&at, Some(&known.mark), Duration::from_secs(1)).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(now, known);
+    let told = lines(&world).await.split_off(before);
+    let watches = told.iter().filter(|line| matches!(&line.body, Body::Request(event) if event.action.as_ref().is_some_and(|action| action.as_str() == "kv.watch")));
+    assert_eq!(watches.count(), 1, "one line for the whole wait");
+    finish(world).await;
+}
+
+/// Who may not know is refused at once, and who may no more is not told what came.
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_decides_before_and_after() {
+    let (world, alice) = world().await;
+    let (client, at) = (world.client(&alice), path("app/db"));
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    let task = waiting(&client, &at, &known.mark).await;
+    let some = "permit (principal, action == Bulla::Action::\"kv.put\", resource);";
+    permit(&world, some).await;
+    client.kv_put(&at, &PutKv::bytes(vec![1])).await.unwrap();
+    assert_eq!(soon(task).await.unwrap_err().code(), Some(Code::Denied));
+    let refused = tokio::time::timeout(SOON, client.kv_watch(&at, Some(&known.mark), LONG)).await.expect("at once");
+    assert_eq!(refused.unwrap_err().code(), Some(Code::Denied));
+    finish(world).await;
+}
+
+/// Neither a sealing nor a stop waits for who waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_holds_up_nobody() {
+    let (mut world, alice) = world().await;
+    let (client, at) = (world.client(&alice), path("app/db"));
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    let task = waiting(&client, &at, &known.mark).await;
+    let begun = Instant::now();
+    world.client(&world.admins[0]).seal().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4), "sealing waits five seconds for requests under way");
+    world.unseal().await;
+    // The client asks again by itself, or says that the cluster was sealed.
+    match tokio::time::timeout(Duration::from_millis(1), task).await {
+        Ok(answered) => assert!(answered.unwrap().is_err()),
+        Err(_) => client.kv_put(&at, &PutKv::bytes(vec![1])).await.map(drop).unwrap(),
+    }
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    let task = waiting(&client, &at, &known.mark).await;
+    let begun = Instant::now();
+    world.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "a stop waits ten seconds for what runs");
+    task.abort();
+    world.start().await;
+    world.unseal().await;
+    finish(world).await;
+}
