@@ -14,6 +14,7 @@ mod progress;
 #[cfg(test)]
 mod reference;
 mod session;
+mod template;
 mod value;
 
 use cli::{Arguments, Command};

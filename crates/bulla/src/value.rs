@@ -4,7 +4,7 @@
 
 use crate::cli::version_of;
 use crate::exit::{Exit, Failure};
-use crate::session::Session;
+use bulla_client::Client;
 use bulla_wire::encoding::Base64;
 use bulla_wire::kv::KvContent;
 use bulla_wire::name::SecretPath;
@@ -60,12 +60,12 @@ pub struct Values(BTreeMap<SecretName, KvContent>);
 
 impl Values {
     /// Reads all secrets that are named, each once. Nothing is used before all of them are there.
-    pub async fn read(session: &Session<'_>, names: impl IntoIterator<Item = &ValueName>) -> Result<Self, Failure> {
+    pub async fn read(client: &Client, names: impl IntoIterator<Item = &ValueName>) -> Result<Self, Failure> {
         let mut secrets = BTreeMap::new();
         for ValueName { secret, .. } in names {
             if !secrets.contains_key(secret) {
                 let (path, version) = secret;
-                secrets.insert(secret.clone(), version_of(session, path, *version).await?.content);
+                secrets.insert(secret.clone(), version_of(client, path, *version).await?.content);
             }
         }
         Ok(Self(secrets))

@@ -27,7 +27,7 @@ pub struct Run {
 pub async fn run(args: Run, session: &Session<'_>) -> Result<Exit, Failure> {
     let Run { env, command } = args;
     let [program, arguments @ ..] = command.as_slice() else { return Err(Failure::usage("no command is given")) };
-    let values = Values::read(session, env.iter().map(|(_, name)| name)).await?;
+    let values = Values::read(&session.client()?, env.iter().map(|(_, name)| name)).await?;
     let mut child = Command::new(program);
     child.args(arguments);
     for (variable, name) in &env {

@@ -75,7 +75,7 @@ pub async fn share(
     format: FormatArgs,
 ) -> Result<Exit, Failure> {
     let client = session.client()?;
-    let Version { kv, content, .. } = version_of(session, path, None).await?;
+    let Version { kv, content, .. } = version_of(&client, path, None).await?;
     let readers = resolved(&client, to).await?;
     told(session, path, &client.kv_put_sealed(path, kv.version, &readers, &content, None).await?, format)
 }
@@ -140,8 +140,7 @@ pub struct Version {
 }
 
 /// Reads a version, or the newest, and opens it if it is sealed to the caller.
-pub async fn version_of(session: &Session<'_>, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
-    let client = session.client()?;
+pub async fn version_of(client: &Client, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
     let mut kv = match version {
         Some(version) => client.kv_get_version(path, version).await?,
         None => client.kv_get(path).await?,
@@ -162,7 +161,7 @@ pub async fn get(
     field: Option<String>,
     FormatArgs { format }: FormatArgs,
 ) -> Result<Exit, Failure> {
-    let Version { kv, content, sealed } = version_of(session, path, version).await?;
+    let Version { kv, content, sealed } = version_of(&session.client()?, path, version).await?;
     if let Some(field) = field {
         return print(session, crate::value::value(path, &content, Some(&field))?);
     }
@@ -205,7 +204,7 @@ pub async fn rollback(
     let client = session.client()?;
     // Whoever writes in between is not overwritten.
     let newest = client.kv_metadata(path).await?.version;
-    let Version { content, sealed, .. } = version_of(session, path, Some(version)).await?;
+    let Version { content, sealed, .. } = version_of(&client, path, Some(version)).await?;
     let written = match sealed {
         None => {
             let KvContent { data, bytes } = content;
@@ -229,12 +228,13 @@ pub async fn diff(
     to: Option<u64>,
     values: bool,
 ) -> Result<Exit, Failure> {
-    let newer = version_of(session, path, to).await?;
+    let client = session.client()?;
+    let newer = version_of(&client, path, to).await?;
     let Some(before) = from.or_else(|| newer.kv.version.checked_sub(1).filter(|before| *before > 0)) else {
         return Err(Failure::new(Exit::NotFound, format!("{path} has one version only"))
             .hint(format!("`bulla kv history {path}` shows its versions")));
     };
-    let older = version_of(session, path, Some(before)).await?;
+    let older = version_of(&client, path, Some(before)).await?;
     session.screen.say(&format!("version {} to version {}", older.kv.version, newer.kv.version));
     for line in changes(&older.content, &newer.content, values) {
         session.screen.line(&line)?;
