@@ -8,6 +8,8 @@ mod context;
 mod exit;
 mod fields;
 mod keys;
+mod log;
+mod manager;
 mod names;
 mod output;
 mod progress;

@@ -76,6 +76,6 @@ fn systemd_learns_that_the_server_is_ready_and_that_it_stops() {
     }
     // Nobody listens there: the server serves all the same.
     let mut server = Server::start(Options::durable(bulla!()).env("NOTIFY_SOCKET", "/nowhere/notify"));
-    assert!(server.log().contains("whoever started the server was not told"), "{}", server.log());
+    assert!(server.log().contains("whoever started this process was not told"), "{}", server.log());
     assert!(server.stop().success());
 }

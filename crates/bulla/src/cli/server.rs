@@ -2,17 +2,15 @@
 
 use super::Variables;
 use crate::exit::{Exit, Failure, told};
+use crate::log::{LogArgs, LogFormat};
+use crate::manager::Manager;
 use crate::session::Session;
 use bulla_server::clock::{Clock as _, SystemClock};
 use bulla_server::config::{self, Config, ConfigError, Flag};
 use bulla_server::run::Ready;
 use bulla_server::{RunError, Running, check as try_out, run as start};
-use clap::{Args, Subcommand, ValueEnum};
-use std::io::IsTerminal as _;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -27,19 +25,8 @@ pub struct Server {
     verb: Option<Verb>,
     #[command(flatten)]
     flags: Flags,
-    /// Form of the log on standard error
-    #[arg(long, value_name = "FORM", value_enum, default_value_t, global = true)]
-    log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or a filter of tracing-subscriber
-    #[arg(
-        long,
-        value_name = "FILTER",
-        env = "BULLA_LOG",
-        hide_env_values = true,
-        default_value = "info",
-        global = true
-    )]
-    log: String,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,17 +78,8 @@ pub struct Flags {
     accept_audit_loss: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum LogFormat {
-    /// Lines for people
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
-    let Server { verb, flags, log_format, log } = args;
+    let Server { verb, flags, log } = args;
     if matches!(verb, Some(Verb::Sample)) {
         return session.screen.bytes(config::sample().as_bytes()).map(|()| Exit::Ok);
     }
@@ -110,13 +88,13 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
     if matches!(verb, Some(Verb::Check)) {
         return check(session, &config);
     }
-    begin_log(log_format, &log)?;
+    log.begin()?;
     let signals =
         Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
     let running = start(&config, Arc::new(SystemClock::default()))
         .await
         .map_err(|error| unfit(&error, "the server did not start"))?;
-    greet(session, log_format, &running.ready);
+    greet(session, log.format, &running.ready);
     serve(running, signals, &manager).await
 }
 
@@ -172,28 +150,6 @@ async fn serve(running: Running, mut signals: Signals, manager: &Manager) -> Res
         None if whole => Ok(Exit::Ok),
         None => Err(Failure::new(Exit::Failed, "stopped, but requests that took too long were cut off")
             .hint("start it again: clients send what was cut off once more, and it happens once")),
-    }
-}
-
-/// Who started the server and waits until it is ready, as systemd does (sd_notify(3)).
-struct Manager(Option<SocketAddr>);
-
-impl Manager {
-    fn of(variables: &Variables) -> Self {
-        let name = variables.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, value)| value);
-        Self(name.and_then(|name| match name.as_bytes().strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name).ok(),
-            None => SocketAddr::from_pathname(Path::new(name)).ok(),
-        }))
-    }
-
-    /// A manager that does not listen loses nothing but the news.
-    fn tell(&self, state: &str) {
-        let Some(address) = &self.0 else { return };
-        let told = UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(state.as_bytes(), address));
-        if let Err(error) = told {
-            tracing::warn!(%error, state, "whoever started the server was not told");
-        }
     }
 }
 
@@ -260,15 +216,4 @@ fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
         ("metrics_listen", or_none(config.metrics_listen.map(|address| address.to_string()))),
     ])?;
     Ok(Exit::Ok)
-}
-
-fn begin_log(format: LogFormat, filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| Failure::usage(format!("cannot log: {error}")).hint("give --log info, or another filter"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let begun = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    begun.map_err(|error| Failure::new(Exit::Failed, format!("cannot log: {error}")))
 }
