@@ -6,6 +6,7 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::encoding::base32;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Takes the content of a wrap. What was written counts only after [`Output::commit`]; without it nothing may stay.
@@ -17,7 +18,7 @@ pub trait Output: Write + Send {
     fn commit(&mut self) -> io::Result<()>;
 }
 
-/// A new file with mode 0600. It gets its name when all of it is on the disk, and replaces nothing unless it is meant to.
+/// A new file with mode 0600 unless [`FileOutput::mode`] says otherwise. It gets its name when all of it is on the disk, and replaces nothing unless it is meant to.
 #[derive(Debug)]
 pub struct FileOutput {
     file: File,
@@ -45,6 +46,15 @@ impl FileOutput {
     /// The system's.
     pub fn replacing(path: &Path) -> io::Result<Self> {
         Self::prepare(path, true)
+    }
+
+    /// Gives it this mode before it has its name, so that it is never seen with another one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn mode(self, mode: u32) -> io::Result<Self> {
+        self.file.set_permissions(fs::Permissions::from_mode(mode))?;
+        Ok(self)
     }
 
     fn prepare(path: &Path, replaces: bool) -> io::Result<Self> {
@@ -138,7 +148,6 @@ impl Output for MemoryOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_file_appears_whole_or_not_at_all() {
@@ -156,6 +165,12 @@ mod tests {
         drop(output);
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(count(), 1);
+        let mut output = FileOutput::replacing(&path).unwrap().mode(0o640).unwrap();
+        output.write_all(b"another").unwrap();
+        output.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"another");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(count(), 1);
     }
 
