@@ -1,5 +1,6 @@
 //! The commands, a file for each group.
 
+mod agent;
 mod audit;
 mod bundle;
 mod certificate;
@@ -31,7 +32,7 @@ mod transit;
 mod unseal;
 mod wrap;
 
-pub use kv::version_of;
+pub use kv::{Version, version_of};
 
 use crate::exit::{Exit, Failure};
 use crate::session::{Global, Session};
@@ -101,6 +102,7 @@ pub enum Command {
     Kv(kv::Kv),
     Run(run::Run),
     Template(template::Template),
+    Agent(agent::Agent),
     /// Encrypt, sign and authenticate with keys that stay in the cluster
     #[command(subcommand)]
     Transit(transit::Transit),
@@ -219,6 +221,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Kv(args) => kv::run(args, session).await,
         Command::Run(args) => run::run(args, session).await,
         Command::Template(args) => template::run(args, session).await,
+        Command::Agent(args) => agent::run(args, session, variables).await,
         Command::Transit(args) => transit::run(args, session).await,
         Command::Encrypt(args) => transit::encrypt_file(args, session).await,
         Command::Decrypt(args) => transit::decrypt_file(args, session).await,

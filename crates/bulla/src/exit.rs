@@ -16,14 +16,16 @@ macro_rules! exits {
         /// An exit code.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Exit {
-            $(#[doc = $doc] $variant = $number,)*
+            $(#[doc = $doc] $variant,)*
+            /// That of the program that was run.
+            Child(u8),
         }
         impl Exit {
             /// Every code with its meaning, for the reference and the manual page.
             pub const ALL: &[(u8, &'static str)] = &[$(($number, $doc),)*];
             /// The number.
             pub const fn number(self) -> u8 {
-                match self { $(Self::$variant => $number,)* }
+                match self { $(Self::$variant => $number,)* Self::Child(code) => code }
             }
         }
     };

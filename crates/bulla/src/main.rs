@@ -2,6 +2,7 @@
 //!
 //! Arguments, environment and the exit code are touched here and nowhere else.
 
+mod agent;
 mod ask;
 mod cli;
 mod context;

@@ -20,7 +20,10 @@ fn page() -> String {
     for (number, meaning) in Exit::ALL {
         let _ = writeln!(text, "| {number} | {} |", meaning.trim());
     }
-    text.push_str("\nA server that a signal ends without its consent has the code that the shell gives it.\n");
+    text.push_str(
+        "\nA server that a signal ends without its consent has the code that the shell gives it. `bulla agent` ends\n\
+         with the code of its program.\n",
+    );
     text.push_str(
         "\n## Error codes\n\n\
          What a command ends with when the cluster refuses, and its hint where the server has no better one for the case.\n\

@@ -2,7 +2,7 @@
 //!
 //! A secret is read once, however many of its values are named, so all of them are of one version.
 
-use crate::cli::version_of;
+use crate::cli::{Version, version_of};
 use crate::exit::{Exit, Failure};
 use bulla_client::Client;
 use bulla_wire::encoding::Base64;
@@ -55,8 +55,8 @@ impl fmt::Display for ValueName {
     }
 }
 
-/// Secrets that were read.
-pub struct Values(BTreeMap<SecretName, KvContent>);
+/// Secrets that were read, each with its version.
+pub struct Values(BTreeMap<SecretName, (u64, KvContent)>);
 
 impl Values {
     /// Reads all secrets that are named, each once. Nothing is used before all of them are there.
@@ -65,7 +65,8 @@ impl Values {
         for ValueName { secret, .. } in names {
             if !secrets.contains_key(secret) {
                 let (path, version) = secret;
-                secrets.insert(secret.clone(), version_of(client, path, *version).await?.content);
+                let Version { kv, content, .. } = version_of(client, path, *version).await?;
+                secrets.insert(secret.clone(), (kv.version, content));
             }
         }
         Ok(Self(secrets))
@@ -74,9 +75,14 @@ impl Values {
     /// A value. The secret was named when they were read.
     pub fn get(&self, name: &ValueName) -> Result<&[u8], Failure> {
         let (path, _) = &name.secret;
-        let content =
-            self.0.get(&name.secret).ok_or_else(|| Failure::new(Exit::Failed, format!("{name} was not read")))?;
+        let read = self.0.get(&name.secret);
+        let (_, content) = read.ok_or_else(|| Failure::new(Exit::Failed, format!("{name} was not read")))?;
         value(path, content, name.field.as_deref())
+    }
+
+    /// The versions of those whose newest was asked for.
+    pub fn newest(&self) -> impl Iterator<Item = (&SecretPath, u64)> {
+        self.0.iter().filter(|((_, asked), _)| asked.is_none()).map(|((path, _), (version, _))| (path, *version))
     }
 }
 

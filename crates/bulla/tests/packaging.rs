@@ -1,4 +1,4 @@
-//! What runs the server as a service: the unit's hardening by systemd's own measure, the configuration that the package
+//! What runs server and agent as services: the units' hardening by systemd's own measure, the configuration that the package
 //! brings, and the words by which systemd learns that the server is ready.
 
 use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
@@ -15,16 +15,18 @@ fn packaging() -> PathBuf {
 }
 
 #[test]
-fn the_unit_exposes_little() {
+fn the_units_expose_little() {
     let Some(analyze) = tools::find("systemd-analyze") else {
-        skip!("the_unit_exposes_little", "systemd-analyze is not installed");
+        skip!("the_units_expose_little", "systemd-analyze is not installed");
     };
-    let unit = packaging().join("systemd/bulla.service");
-    let unit = unit.to_str().unwrap();
     let cli = Cli::new(bulla!());
     let threshold = format!("--threshold={EXPOSURE_MAX}");
-    let judged = cli.run_program(&analyze, ["security", "--offline=true", &threshold, unit], b"");
-    assert_eq!(judged.code, 0, "{}", judged.text());
+    for unit in ["systemd/bulla.service", "systemd/bulla-agent.service"] {
+        let unit = packaging().join(unit);
+        let unit = unit.to_str().unwrap();
+        let judged = cli.run_program(&analyze, ["security", "--offline=true", &threshold, unit], b"");
+        assert_eq!(judged.code, 0, "{unit}: {}", judged.text());
+    }
     // It notices a unit without hardening.
     cli.file("bare.service", b"[Service]\nExecStart=/usr/bin/bulla server\n");
     let bare = cli.run_program(&analyze, ["security", "--offline=true", &threshold, "bare.service"], b"");
@@ -51,6 +53,20 @@ fn the_units_command_starts() {
     assert!(words.contains(&config) && words.contains(&data), "{words:?}");
     let (verb, flags) = words.split_first().unwrap();
     cli.run([&[*verb, "check"], flags].concat()).ok();
+}
+
+/// The agent's unit, by the words of its command and the names in its environment.
+#[test]
+fn the_agents_unit_names_what_there_is() {
+    let unit = std::fs::read_to_string(packaging().join("systemd/bulla-agent.service")).unwrap();
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/bulla agent ")).unwrap();
+    let cli = Cli::new(bulla!());
+    let config = cli.file("agent.toml", b"[child]\ncommand = [\"true\"]\n");
+    let words = command.replace("/etc/bulla/agent.toml", config.to_str().unwrap());
+    cli.run(["agent", "check"].into_iter().chain(words.split(' '))).ok();
+    for variable in ["BULLA_ADDR", "BULLA_CLUSTER", "BULLA_IDENTITY", "XDG_STATE_HOME"] {
+        assert!(unit.contains(variable), "{variable}");
+    }
 }
 
 #[test]

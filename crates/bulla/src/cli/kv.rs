@@ -3,7 +3,7 @@
 mod history;
 mod values;
 
-pub use values::version_of;
+pub use values::{Version, version_of};
 
 use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};

@@ -132,7 +132,8 @@ fn told(
 
 /// A version with its content, opened if it is sealed.
 pub struct Version {
-    kv: Kv,
+    /// What was answered, without its content.
+    pub kv: Kv,
     /// The fields or bytes.
     pub content: KvContent,
     /// By whom it is sealed, and to whom; none if the server can read it.

@@ -1,0 +1,125 @@
+//! Whether stored secrets have changed: the cluster is asked to tell, and looked at now and then where it does not.
+
+use crate::value::Values;
+use bulla_client::{Client, ClientError};
+use bulla_wire::error::Code;
+use bulla_wire::name::SecretPath;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// Most secrets that are watched. Each keeps a connection and one of the caller's requests under way; the others are
+/// looked at.
+const MAX_WATCHED: usize = 32;
+/// How long the cluster may keep a watch waiting.
+const WAIT: Duration = Duration::from_secs(30);
+/// Pause of a watch after a failure. Meanwhile the secret is looked at.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// The versions in use.
+pub struct Changes {
+    client: Client,
+    /// Who is told that a look is worth while.
+    tell: Arc<Notify>,
+    seen: BTreeMap<SecretPath, u64>,
+    watches: BTreeMap<SecretPath, Watch>,
+    reliable: Reliable,
+    /// The caller may read and not watch.
+    by_reading: bool,
+}
+
+/// Secrets of which the cluster would tell, as it last said.
+#[derive(Debug, Clone, Default)]
+struct Reliable(Arc<Mutex<BTreeSet<SecretPath>>>);
+
+impl Reliable {
+    fn paths(&self) -> MutexGuard<'_, BTreeSet<SecretPath>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task that waits for another version than this one. It ends with this.
+struct Watch {
+    version: u64,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Changes {
+    /// Nothing is in use yet.
+    pub fn new(client: Client, tell: Arc<Notify>) -> Self {
+        let (seen, watches, reliable) = (BTreeMap::new(), BTreeMap::new(), Reliable::default());
+        Self { client, tell, seen, watches, reliable, by_reading: false }
+    }
+
+    /// These are in use now.
+    pub fn seen(&mut self, values: &Values) {
+        self.seen = values.newest().map(|(path, version)| (path.clone(), version)).collect();
+        for (path, version) in self.seen.iter().take(MAX_WATCHED) {
+            let watched = self.watches.get(path);
+            if watched.is_some_and(|watch| watch.version == *version && !watch.task.is_finished()) {
+                continue;
+            }
+            let (client, tell, reliable) = (self.client.clone(), Arc::clone(&self.tell), self.reliable.clone());
+            let task = tokio::spawn(Box::pin(watch(client, path.clone(), *version, reliable, tell)));
+            self.reliable.paths().remove(path);
+            self.watches.insert(path.clone(), Watch { version: *version, task });
+        }
+    }
+
+    /// Whether one of them is not the newest any more. Those of which the cluster would tell are not asked for.
+    pub async fn any(&mut self) -> Result<bool, ClientError> {
+        for (path, seen) in &self.seen {
+            let told = self.reliable.paths().contains(path);
+            if !told && newest(&self.client, path, &mut self.by_reading).await? != *seen {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The newest version, by the secret itself where policy does not permit to ask for less.
+async fn newest(client: &Client, path: &SecretPath, by_reading: &mut bool) -> Result<u64, ClientError> {
+    if !*by_reading {
+        match client.kv_watch(path, None, Duration::ZERO).await {
+            Err(error) if error.code() == Some(Code::Denied) => *by_reading = true,
+            answered => return answered.map(|now| now.version),
+        }
+    }
+    client.kv_get(path).await.map(|kv| kv.version)
+}
+
+/// Waits until there is another version. What prevents it, the looks will say.
+async fn watch(client: Client, path: SecretPath, version: u64, reliable: Reliable, tell: Arc<Notify>) {
+    let mut mark = None;
+    loop {
+        match client.kv_watch(&path, mark.as_deref(), WAIT).await {
+            Ok(now) if now.version == version => {
+                mark = Some(now.mark);
+                reliable.paths().insert(path.clone());
+                continue;
+            }
+            Ok(_) => {
+                reliable.paths().remove(&path);
+                return tell.notify_one();
+            }
+            Err(error) => {
+                reliable.paths().remove(&path);
+                if error.code() == Some(Code::Denied) {
+                    return;
+                }
+            }
+        }
+        mark = None;
+        sleep(PAUSE).await;
+    }
+}
