@@ -19,6 +19,7 @@ pub mod kem;
 pub mod message;
 pub mod openssh;
 pub mod pem;
+pub mod pkcs8;
 pub mod random;
 pub mod recipient;
 pub mod sealed;

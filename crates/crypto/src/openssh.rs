@@ -6,6 +6,7 @@
 
 pub mod agent;
 
+use crate::pkcs8::{self, put_der};
 use crate::secret::{SecretBytes, SecretKey};
 use bulla_wire::encoding::{base64, base64_decode};
 use ssh_key::private::{KeypairData, PrivateKey, RsaKeypair};
@@ -241,9 +242,6 @@ fn convert(key: &PrivateKey) -> Result<SshPrivateKey, SshPrivateKeyError> {
 /// Writes an RSA key as PKCS#8 `PrivateKeyInfo` around an `RSAPrivateKey` (RFC 8017 §A.1.2). OpenSSH leaves
 /// out d mod (p-1) and d mod (q-1), so they are computed.
 fn rsa_pkcs8(pair: &RsaKeypair) -> Option<SshPrivateKey> {
-    /// version 0, then AlgorithmIdentifier { rsaEncryption, NULL }.
-    const PREFIX: &[u8] =
-        &[0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let modulus = pair.public.n.as_positive_bytes()?;
     let exponent = pair.public.e.as_positive_bytes()?;
     let d = pair.private.d.as_positive_bytes()?;
@@ -264,24 +262,8 @@ fn rsa_pkcs8(pair: &RsaKeypair) -> Option<SshPrivateKey> {
     }
     let mut sequence = SecretBytes::new(Vec::with_capacity(room));
     put_der(sequence.expose_mut(), 0x30, numbers.expose());
-    let mut info = SecretBytes::new(Vec::with_capacity(room));
-    info.expose_mut().extend_from_slice(PREFIX);
-    put_der(info.expose_mut(), 0x04, sequence.expose());
-    let mut pkcs8 = SecretBytes::new(Vec::with_capacity(room));
-    put_der(pkcs8.expose_mut(), 0x30, info.expose());
+    let pkcs8 = pkcs8::of_rsa(sequence.expose());
     Some(SshPrivateKey::Rsa { pkcs8, modulus: modulus.to_vec(), exponent: exponent.to_vec() })
-}
-
-/// Writes one DER value (X.690 §8.1) of less than 64 KiB.
-fn put_der(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
-    out.push(tag);
-    let [.., high, low] = content.len().to_be_bytes();
-    match (high, low) {
-        (0, 0..=0x7f) => out.push(low),
-        (0, _) => out.extend_from_slice(&[0x81, low]),
-        _ => out.extend_from_slice(&[0x82, high, low]),
-    }
-    out.extend_from_slice(content);
 }
 
 /// Writes a positive DER INTEGER.
@@ -360,14 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn der_lengths() {
-        for (length, head) in
-            [(0x7f_usize, vec![0x30, 0x7f]), (0x80, vec![0x30, 0x81, 0x80]), (0x100, vec![0x30, 0x82, 1, 0])]
-        {
-            let mut out = Vec::new();
-            put_der(&mut out, 0x30, &vec![0; length]);
-            assert_eq!(out.strip_prefix(head.as_slice()).map(<[u8]>::len), Some(length));
-        }
+    fn integers_are_positive() {
         let integer = |magnitude: &[u8]| {
             let mut out = Vec::new();
             put_integer(&mut out, magnitude);
