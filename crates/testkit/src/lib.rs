@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod hop;
 pub mod mariadb;
+pub mod openbao;
 pub mod postgres;
 pub mod process;
 pub mod raw;

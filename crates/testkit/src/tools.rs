@@ -30,6 +30,11 @@ pub fn python() -> Option<PathBuf> {
     named("BULLA_TEST_PYTHON")
 }
 
+/// OpenBao's own binary.
+pub fn openbao() -> Option<PathBuf> {
+    named("BULLA_TEST_OPENBAO")
+}
+
 fn named(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
