@@ -11,6 +11,7 @@ mod doctor;
 mod document;
 mod enroller;
 mod examples;
+mod import;
 mod init;
 mod keygen;
 mod kv;
@@ -114,6 +115,9 @@ pub enum Command {
     /// Look at leases, renew and end them
     #[command(subcommand)]
     Lease(lease::Lease),
+    /// Bring secrets, keys and policies over from another service
+    #[command(subcommand)]
+    Import(import::Import),
     /// Say who may do what
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -227,6 +231,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Decrypt(args) => transit::decrypt_file(args, session).await,
         Command::Database(args) => database::run(args, session).await,
         Command::Lease(args) => lease::run(args, session).await,
+        Command::Import(args) => import::run(args, session, variables).await,
         Command::Policy(args) => policy::run(args, session).await,
         Command::Audit(args) => audit::run(args, session).await,
         Command::Alarms(args) => audit::alarms(args, session).await,

@@ -1,0 +1,442 @@
+//! Rules of Vault as statements in Cedar.
+//!
+//! What is translated permits no more than Vault did, as far as one policy alone says that; where it would, the
+//! statement stands there as a comment with its reason behind `DECIDE`. The one exception is a secret that has the name
+//! of a directory, for which what is said of the directory holds; each draft says so. Two things differ. In Vault the most specific
+//! path decides and the others do not count; here every statement counts and a `forbid` wins. So a statement on a
+//! directory leaves out what a more specific path of the same policy speaks of. And paths with `*` in a word or with `+`
+//! have no counterpart.
+//!
+//! Threat: the text becomes a policy. Words of others stand in it only as names that were parsed, or escaped in
+//! comments.
+
+use super::read::Rule;
+use bulla_wire::name::{Name, SecretPath};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// A mount of Vault, and what it is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// Stored secrets.
+    Kv {
+        /// The mount.
+        mount: String,
+        /// Whether its engine knows versions.
+        versions: bool,
+        /// Where its secrets are here.
+        to: SecretPath,
+    },
+    /// Transit keys.
+    Transit {
+        /// The mount.
+        mount: String,
+    },
+}
+
+/// A policy in Cedar.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its text.
+    pub text: String,
+    /// How many statements hold if it is put.
+    pub statements: usize,
+    /// How many places a person has to decide about.
+    pub open: usize,
+}
+
+/// A part of a mount's API: what may be done there.
+struct Area {
+    prefix: &'static str,
+    suffix: &'static str,
+    /// A capability, and the action that it is here.
+    rights: &'static [(&'static str, &'static str)],
+}
+
+const fn area(prefix: &'static str, suffix: &'static str, rights: &'static [(&'static str, &'static str)]) -> Area {
+    Area { prefix, suffix, rights }
+}
+
+macro_rules! writes {
+    ($action:literal) => {
+        &[("create", $action), ("update", $action)]
+    };
+}
+
+/// A kv engine without versions.
+const KV_1: &[Area] = &[area(
+    "",
+    "",
+    &[("read", "kv.get"), ("create", "kv.put"), ("update", "kv.put"), ("list", "kv.list"), ("delete", "kv.destroy")],
+)];
+
+/// A kv engine with versions.
+const KV_2: &[Area] = &[
+    area(
+        "data/",
+        "",
+        &[("read", "kv.get"), ("create", "kv.put"), ("update", "kv.put"), ("patch", "kv.put"), ("delete", "kv.delete")],
+    ),
+    area(
+        "metadata/",
+        "",
+        &[
+            ("read", "kv.inspect"),
+            ("list", "kv.list"),
+            ("create", "kv.configure"),
+            ("update", "kv.configure"),
+            ("patch", "kv.configure"),
+            ("delete", "kv.destroy"),
+        ],
+    ),
+    area("delete/", "", writes!("kv.delete")),
+    area("undelete/", "", writes!("kv.undelete")),
+    area("destroy/", "", writes!("kv.destroy")),
+];
+
+/// A transit engine.
+const TRANSIT: &[Area] = &[
+    area("encrypt/", "", writes!("transit.encrypt")),
+    area("decrypt/", "", writes!("transit.decrypt")),
+    area("rewrap/", "", writes!("transit.rewrap")),
+    area("datakey/plaintext/", "", writes!("transit.datakey")),
+    area("datakey/wrapped/", "", writes!("transit.datakey-wrapped")),
+    area("sign/", "", writes!("transit.sign")),
+    area("verify/", "", writes!("transit.verify")),
+    area("hmac/", "", writes!("transit.hmac")),
+    area(
+        "keys/",
+        "",
+        &[
+            ("read", "transit.read"),
+            ("list", "transit.list"),
+            ("create", "transit.create"),
+            ("update", "transit.create"),
+            ("delete", "transit.delete"),
+        ],
+    ),
+    area("keys/", "/rotate", writes!("transit.rotate")),
+    area("keys/", "/config", writes!("transit.configure")),
+    area("keys/", "/import", writes!("transit.import")),
+    area("export/encryption-key/", "", &[("read", "transit.export")]),
+    area("export/signing-key/", "", &[("read", "transit.export")]),
+    area("export/hmac-key/", "", &[("read", "transit.export")]),
+    area("backup/", "", &[("read", "transit.backup")]),
+    area("restore/", "", writes!("transit.restore")),
+];
+
+/// Words for what is allowed that mean something in every engine.
+const KNOWN: &[&str] = &["create", "read", "update", "patch", "delete", "list", "deny"];
+
+impl Moved {
+    fn mount(&self) -> &str {
+        match self {
+            Self::Kv { mount, .. } | Self::Transit { mount } => mount,
+        }
+    }
+
+    fn areas(&self) -> &'static [Area] {
+        match self {
+            Self::Kv { versions: true, .. } => KV_2,
+            Self::Kv { versions: false, .. } => KV_1,
+            Self::Transit { .. } => TRANSIT,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Kv { .. } => "Bulla::Kv",
+            Self::Transit { .. } => "Bulla::Transit",
+        }
+    }
+
+    /// The id here of something in the mount, or of all of it.
+    fn id(&self, inside: &str) -> Option<String> {
+        match self {
+            Self::Kv { to, .. } if inside.is_empty() => Some(to.to_string()),
+            Self::Kv { to, .. } => {
+                format!("{to}/{inside}").parse::<SecretPath>().ok().map(|path| path.as_str().to_owned())
+            }
+            Self::Transit { .. } if inside.is_empty() => Some(String::new()),
+            Self::Transit { .. } => inside.parse::<Name>().ok().map(|name| name.to_string()),
+        }
+    }
+}
+
+/// What a statement is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    kind: &'static str,
+    id: String,
+    /// It, or what lies in it.
+    below: bool,
+}
+
+impl Target {
+    /// `resource …`.
+    fn condition(&self) -> String {
+        let Self { kind, id, below } = self;
+        format!("resource {} {kind}::\"{id}\"", if *below { "in" } else { "==" })
+    }
+
+    /// Whether another lies in it, and is not the same.
+    fn holds(&self, other: &Self) -> bool {
+        let inside = self.id.is_empty() || other.id == self.id || other.id.starts_with(&format!("{}/", self.id));
+        self.below && self.kind == other.kind && self != other && inside
+    }
+}
+
+/// What one rule says in one area.
+#[derive(Debug)]
+struct Grant {
+    rule: usize,
+    /// The area's place among those of its mount, and the mount.
+    area: (usize, usize),
+    target: Target,
+    actions: BTreeSet<&'static str>,
+    denies: bool,
+}
+
+/// What becomes of a path.
+enum Placed {
+    Targets(Vec<Grant>),
+    Nowhere(String),
+}
+
+/// Translates a policy that holds for a group.
+pub fn translate(name: &Name, group: &Name, rules: &[Rule], moved: &[Moved]) -> Draft {
+    let placed: Vec<Placed> = (0..).zip(rules).map(|(number, rule)| place(number, rule, moved)).collect();
+    let grants: Vec<&Grant> = placed
+        .iter()
+        .flat_map(|placed| match placed {
+            Placed::Targets(grants) => grants.as_slice(),
+            Placed::Nowhere(_) => &[],
+        })
+        .collect();
+    let unplaced: Vec<&Rule> = rules
+        .iter()
+        .zip(&placed)
+        .filter(|(_, placed)| matches!(placed, Placed::Nowhere(_)))
+        .map(|(rule, _)| rule)
+        .collect();
+    let mut draft = Draft { text: heading(name, group), statements: 0, open: 0 };
+    for (rule, placed) in rules.iter().zip(&placed) {
+        let words: Vec<String> = rule.capabilities.iter().map(|word| escaped(word)).collect();
+        let _written = writeln!(draft.text, "\n// path {}: {}", escaped(&rule.path), words.join(", "));
+        match placed {
+            Placed::Nowhere(why) => draft.decide(why),
+            Placed::Targets(own) => {
+                let doubts = doubts(rule, &unplaced);
+                for doubt in remarks(rule).iter().chain(&doubts) {
+                    draft.decide(doubt);
+                }
+                for statement in statements(own, &grants, group) {
+                    draft.add(&statement, doubts.is_empty());
+                }
+            }
+        }
+    }
+    draft
+}
+
+fn heading(name: &Name, group: &Name) -> String {
+    format!(
+        "// A draft from Vault's policy {name}. Read it, then `bulla policy put {name} {name}.cedar`.\n\
+         // It holds for the group {group}, in which nobody is until somebody puts them there.\n\
+         // In Vault the most specific path of all policies of a token decides. Here every statement counts, and a forbid\n\
+         // wins over every permit. What is said of a directory holds for a secret of its own name too.\n"
+    )
+}
+
+/// Text of others for a comment: on one line, and nothing that a reader would take for something else.
+fn escaped(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+impl Draft {
+    fn decide(&mut self, why: &str) {
+        self.open = self.open.saturating_add(1);
+        let _written = writeln!(self.text, "// DECIDE: {why}");
+    }
+
+    /// Adds a statement, or shows it in a comment.
+    fn add(&mut self, statement: &str, holds: bool) {
+        if holds {
+            self.statements = self.statements.saturating_add(1);
+            self.text.push_str(statement);
+            return;
+        }
+        for line in statement.lines() {
+            let _written = writeln!(self.text, "// {line}");
+        }
+    }
+}
+
+/// Why what a rule permits must not hold before a person looked.
+fn doubts(rule: &Rule, unplaced: &[&Rule]) -> Vec<String> {
+    if rule.capabilities.iter().any(|word| word == "deny") {
+        return Vec::new();
+    }
+    let mut doubts = Vec::new();
+    if !rule.constraints.is_empty() {
+        let words: Vec<String> = rule.constraints.iter().map(|word| escaped(word)).collect();
+        doubts.push(format!(
+            "it is bound by {}, which has no counterpart: decide whether it holds without",
+            words.join(", ")
+        ));
+    }
+    let has = |word: &str| rule.capabilities.iter().any(|known| known == word);
+    if has("create") && !has("update") {
+        doubts.push("it allows what is new alone; here the right to write is also that to write over".to_owned());
+    }
+    if let Some(literal) = rule.path.strip_suffix('*') {
+        for narrower in unplaced.iter().filter(|other| fixed(&other.path).starts_with(literal)) {
+            doubts
+                .push(format!("{} decides in Vault for a part of it, and is not translated", escaped(&narrower.path)));
+        }
+    }
+    doubts
+}
+
+/// What a person has to know of what is translated.
+fn remarks(rule: &Rule) -> Vec<String> {
+    let other = rule.capabilities.iter().filter(|word| !KNOWN.contains(&word.as_str()));
+    other.map(|word| format!("{} has no counterpart, and is left out", escaped(word))).collect()
+}
+
+/// A path up to what may be anything.
+fn fixed(path: &str) -> &str {
+    path.split(['*', '+']).next().unwrap_or_default().split("{{").next().unwrap_or_default()
+}
+
+/// Where a path lies here.
+fn place(number: usize, rule: &Rule, moved: &[Moved]) -> Placed {
+    let path = rule.path.as_str();
+    if path.contains("{{") {
+        return Placed::Nowhere("a path with the caller's own name in it: write a statement for each".to_owned());
+    }
+    if path.split('/').any(|segment| segment == "+") {
+        return Placed::Nowhere("+ stands for any one word: write a statement for each".to_owned());
+    }
+    let (literal, glob) = path.strip_suffix('*').map_or((path, false), |literal| (literal, true));
+    // No mount of Vault lies in another.
+    let inside = |moved: &Moved| literal.strip_prefix(moved.mount()).and_then(|rest| rest.strip_prefix('/'));
+    let mut found = (0..).zip(moved).filter_map(|(index, moved)| Some((index, moved, inside(moved)?)));
+    let Some((index, mount, rest)) = found.next() else { return Placed::Nowhere(elsewhere(path)) };
+    let mut grants = Vec::new();
+    let mut reached = false;
+    for (area_number, area) in (0..).zip(mount.areas()) {
+        let Some((id, below)) = area.find(rest, glob) else { continue };
+        // No key lies in another, so below one is nothing.
+        if below && !id.is_empty() && matches!(mount, Moved::Transit { .. }) {
+            continue;
+        }
+        let Some(id) = mount.id(id) else { continue };
+        reached = true;
+        grants.extend(area.grants(number, (index, area_number), &Target { kind: mount.kind(), id, below }, rule));
+    }
+    if !reached {
+        return Placed::Nowhere(
+            "no counterpart: * within a word, a part of the API that does not exist here, or a path that \
+                                cannot be one"
+                .to_owned(),
+        );
+    }
+    if grants.is_empty() {
+        return Placed::Nowhere("what it allows there does nothing, in Vault as here".to_owned());
+    }
+    Placed::Targets(grants)
+}
+
+/// Why a path of no mount that is moved has no counterpart.
+fn elsewhere(path: &str) -> String {
+    let first = path.split('/').next().unwrap_or_default();
+    match first {
+        "sys" => "what runs the cluster is another thing here: see the actions seal, policy, audit and snapshot",
+        "auth" => "there are no tokens and nothing to log in to; who calls is admitted by an enroller",
+        "identity" => "who is in which group stands in the admission: see the actions of principal",
+        "cubbyhole" => "there is none; a wrap holds something for one reader",
+        "*" => "everything: nobody may do everything here; name what is needed",
+        _ => "in no mount that this import knows as kv or transit",
+    }
+    .to_owned()
+}
+
+impl Area {
+    /// Which part of what lies in the area a path means, and whether all below it; `None` if none of it, or no part that a
+    /// statement can name.
+    fn find<'p>(&self, rest: &'p str, glob: bool) -> Option<(&'p str, bool)> {
+        if glob && self.prefix.starts_with(rest) {
+            return Some(("", true));
+        }
+        // A listing of the whole is asked for with the slash or without.
+        if !glob && self.suffix.is_empty() && !self.prefix.is_empty() && self.prefix.trim_end_matches('/') == rest {
+            return Some(("", false));
+        }
+        let inside = rest.strip_prefix(self.prefix)?;
+        match (self.suffix, glob) {
+            ("", false) => Some((inside.strip_suffix('/').unwrap_or(inside), false)),
+            ("", true) => inside.strip_suffix('/').map(|directory| (directory, true)),
+            (suffix, false) => Some((inside.strip_suffix(suffix)?, false)),
+            (suffix, true) => {
+                let (key, begun) = inside.split_once('/')?;
+                suffix.strip_prefix('/')?.starts_with(begun).then_some((key, false))
+            }
+        }
+    }
+
+    fn grants(&self, rule: usize, area: (usize, usize), target: &Target, said: &Rule) -> Vec<Grant> {
+        let denies = said.capabilities.iter().any(|word| word == "deny");
+        let rights =
+            self.rights.iter().filter(|(word, _)| denies || said.capabilities.iter().any(|known| known == word));
+        let mut actions: BTreeSet<&'static str> = rights.map(|(_, action)| *action).collect();
+        let grant = |target, actions| Grant { rule, area, target, actions, denies };
+        let mut grants = Vec::new();
+        // Keys are listed all together or not at all, and that is done to no key.
+        let all = Target { below: false, id: String::new(), ..target.clone() };
+        if actions.remove("transit.list") && target.id.is_empty() {
+            grants.push(grant(all.clone(), ["transit.list"].into()));
+        }
+        // A directory of one exact path can be listed alone.
+        let root_alone = *target == all && target.kind == "Bulla::Transit";
+        if !actions.is_empty() && !root_alone {
+            grants.push(grant(target.clone(), actions));
+        }
+        grants
+    }
+}
+
+/// The statements of a rule: what has the same target and the same exceptions in one.
+fn statements(own: &[Grant], all: &[&Grant], group: &Name) -> Vec<String> {
+    let mut joined: Vec<(Target, BTreeSet<Target>, BTreeSet<&'static str>, bool)> = Vec::new();
+    for grant in own {
+        let narrower = all.iter().filter(|other| other.rule != grant.rule && other.area == grant.area);
+        let narrower = narrower.filter(|other| grant.target.holds(&other.target));
+        // One that says the same and more takes nothing away.
+        let differing =
+            narrower.filter(|other| other.denies != grant.denies || !other.actions.is_superset(&grant.actions));
+        let except: BTreeSet<Target> = differing.map(|other| other.target.clone()).collect();
+        match joined.iter_mut().find(|(target, but, _, _)| *target == grant.target && *but == except) {
+            Some((_, _, actions, _)) => actions.extend(&grant.actions),
+            None => joined.push((grant.target.clone(), except, grant.actions.clone(), grant.denies)),
+        }
+    }
+    joined
+        .iter()
+        .map(|(target, except, actions, denies)| {
+            let effect = if *denies { "forbid" } else { "permit" };
+            let named: Vec<String> = actions.iter().map(|action| format!("Bulla::Action::\"{action}\"")).collect();
+            let action = match named.as_slice() {
+                [one] => format!("action == {one}"),
+                several => format!("action in [{}]", several.join(", ")),
+            };
+            let but: Vec<String> = except.iter().map(Target::condition).collect();
+            let unless = if but.is_empty() { String::new() } else { format!("\nunless {{ {} }}", but.join(" || ")) };
+            let resource = target.condition();
+            format!("{effect} (\n  principal in Bulla::Group::\"{group}\",\n  {action},\n  {resource}\n){unless};\n")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
