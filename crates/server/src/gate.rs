@@ -248,7 +248,9 @@ impl Gate {
                 match certificate {
                     _ if routed.matched.route.auth == Auth::Open => self.open(&routed),
                     // Whoever signs is known by the signature, whatever it comes over.
-                    Some(key) if !mtls::is_signed(&head.headers) => self.by_certificate(routed, key, body).await,
+                    Some(key) if !mtls::is_signed(&head.headers) => {
+                        Box::pin(self.by_certificate(routed, key, body)).await
+                    }
                     _ => Box::pin(self.signed(routed, body)).await,
                 }
             }
