@@ -1,14 +1,17 @@
-//! The example of the client library, against a real server.
+//! The examples of the client library, against a real server.
 
 use bulla_testkit::{Cli, Options, Server, bulla};
 
-/// The example itself, so that no stale build of it is tried.
+/// The examples themselves, so that no stale build of them is tried.
 #[expect(dead_code, reason = "its main is for the command line")]
 #[path = "../../client/examples/deliver.rs"]
 mod deliver;
+#[expect(dead_code, reason = "its main is for the command line")]
+#[path = "../../client/examples/secrets.rs"]
+mod secrets;
 
 #[test]
-fn it_delivers() {
+fn they_run() {
     let mut alice = Cli::new(bulla!());
     alice.run(["keygen", "-q", "-o", "alice.key"]).ok();
     let identity = alice.work().join("alice.key");
@@ -23,4 +26,11 @@ fn it_delivers() {
     runtime.block_on(deliver::deliver(server.address(), cluster, &identity)).unwrap();
     let listed = alice.run(["wrap", "list"]).ok();
     assert!(listed.lines().count() == 2 && listed.contains("acked"), "one wrap, which arrived: {listed}");
+
+    let groups = r#"permit (principal, action in [Bulla::Action::"kv", Bulla::Action::"transit"], resource);"#;
+    alice.file("app.cedar", groups.as_bytes());
+    alice.run(["policy", "put", "app", "app.cedar"]).ok();
+    runtime.block_on(secrets::secrets(server.address(), cluster, &identity)).unwrap();
+    let history = alice.run(["kv", "history", "app/db"]).ok();
+    assert_eq!(history.lines().count(), 3, "two versions: {history}");
 }
