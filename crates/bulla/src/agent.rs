@@ -17,7 +17,7 @@ mod supervise;
 mod wanted;
 
 use crate::exit::{Exit, Failure};
-use crate::manager::Manager;
+use crate::systemd::Manager;
 use bulla_client::Client;
 use config::Config;
 use gathered::Users;

@@ -10,13 +10,13 @@ mod exit;
 mod fields;
 mod keys;
 mod log;
-mod manager;
 mod names;
 mod output;
 mod progress;
 #[cfg(test)]
 mod reference;
 mod session;
+mod systemd;
 mod template;
 mod value;
 

@@ -1,14 +1,14 @@
 //! Signed routes of an unsealed node: nonce, policy, audit, effect, reply, in this order.
 
 mod answer;
-mod explain;
+mod audit;
 mod outside;
 mod snapshot;
 mod watch;
 mod wrapped;
 
 use crate::ceremony;
-use crate::dispatch::{AuditQuery, ByNameOrId, Op, bad_query, parse_op};
+use crate::dispatch::{Op, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Machine, Once};
 use crate::failpoint;
 use crate::gate::{Holder, Verified};
@@ -19,7 +19,7 @@ use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBod
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{Event, Filter, Logged, Outcome, Refusal as RefusedLine};
+use bulla_core::audit::{Event, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::directory::{Directory, Principal};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
@@ -32,7 +32,7 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Decrypter};
 use bulla_crypto::message::{after_ingress_line, ingress_line};
 use bulla_crypto::random::{SystemRng, draw};
-use bulla_wire::api::{AuditPage, Done, Seal, SealAdmin, SealState};
+use bulla_wire::api::{Done, Seal, SealAdmin, SealState};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::SealMode;
 use bulla_wire::id::{Digest, KeyId};
@@ -40,25 +40,6 @@ use serde_json::value::RawValue;
 use std::sync::{Arc, Mutex};
 use tokio::sync::SemaphorePermit;
 use wrapped::WrapTo;
-
-/// Lines after `after` that the filter takes, read from the files.
-fn audit_page(path: &std::path::Path, filter: &Filter, after: u64, limit: usize) -> std::io::Result<AuditPage> {
-    let mut page = AuditPage { lines: vec![], next: None };
-    let mut last = after;
-    crate::sink::lines(path, after, |found| {
-        if !filter.matches(&found.line) {
-            return true;
-        }
-        if page.lines.len() >= limit {
-            page.next = Some(last.to_string());
-            return false;
-        }
-        last = found.line.n;
-        page.lines.push(String::from_utf8_lossy(&found.bytes).into_owned());
-        true
-    })?;
-    Ok(page)
-}
 
 fn nonce_expired() -> Refusal {
     Refusal::new(Code::NonceExpired, "the nonce's minute is over: what came of its first attempt is unknown")
@@ -459,36 +440,6 @@ impl Request<'_> {
             wrap::Early::Answer(answer) => Ok(Some(answer)),
             wrap::Early::Wanted => Ok(None),
         }
-    }
-
-    async fn read_audit(&self, query: &AuditQuery) -> Result<Reply, Refusal> {
-        let mut filter = Filter::default();
-        if let Some(resource) = &query.resource {
-            filter = filter.resource(resource, [&self.unsealed.names]);
-        }
-        if let Some(action) = query.action {
-            filter = filter.action(action);
-        }
-        match &query.principal {
-            Some(ByNameOrId::Id(id)) => filter = filter.principal(*id),
-            Some(ByNameOrId::Name(name)) => {
-                let directory = self.unsealed.directory();
-                let Some(principal) = directory.by_name(name) else {
-                    let refusal = Refusal::new(Code::NotFound, format!("no principal is called {name}"));
-                    return Err(refusal.field("principal"));
-                };
-                filter = filter.principal(principal.subject.id);
-            }
-            None => {}
-        }
-        let Some(path) = self.node.parts.audit_path.clone() else {
-            let refusal = Refusal::new(Code::NotFound, "the audit log goes where it cannot be read again");
-            return Err(refusal.hint("read it at the other end of the pipe"));
-        };
-        let (after, limit) = (query.after.unwrap_or_default(), query.limit);
-        let read = tokio::task::spawn_blocking(move || audit_page(&path, &filter, after, limit)).await;
-        let page = read.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
-        Ok(Reply::json(&page))
     }
 
     fn seal_status(&self) -> Seal {

@@ -3,7 +3,7 @@
 use super::child::OnChange;
 use super::wanted::{RoleName, Wanted};
 use crate::exit::{Exit, Failure};
-use crate::manager::Manager;
+use crate::systemd::Manager;
 use crate::template::{self, Part};
 use bulla_wire::name::Name;
 use rustix::process::Signal;

@@ -7,7 +7,7 @@ use super::child::{Act, Child, Event};
 use super::config::ChildConfig;
 use super::keeper::Order;
 use crate::exit::{Exit, Failure};
-use crate::manager::Manager;
+use crate::systemd::Manager;
 use bulla_crypto::secret::SecretBytes;
 use bulla_server::clock::{Clock as _, SystemClock};
 use rustix::io::Errno;

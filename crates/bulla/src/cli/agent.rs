@@ -5,8 +5,8 @@ use crate::agent;
 use crate::agent::config::{Config, SAMPLE};
 use crate::exit::{Exit, Failure};
 use crate::log::LogArgs;
-use crate::manager::Manager;
 use crate::session::Session;
+use crate::systemd::Manager;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 

@@ -3,8 +3,8 @@
 use super::Variables;
 use crate::exit::{Exit, Failure, told};
 use crate::log::{LogArgs, LogFormat};
-use crate::manager::Manager;
 use crate::session::Session;
+use crate::systemd::Manager;
 use bulla_server::clock::{Clock as _, SystemClock};
 use bulla_server::config::{self, Config, ConfigError, Flag};
 use bulla_server::run::Ready;
