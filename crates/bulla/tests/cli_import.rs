@@ -369,3 +369,74 @@ fn a_sample_application_moves() {
     assert!(alice.run(["--identity", "shop.key", "kv", "list", "apps"]).code == 13);
     drop(server);
 }
+
+/// Policies in which the more specific path takes something away, or gives more.
+const POLICIES: [(&str, &str); 4] = [
+    (
+        "wide",
+        r#"path "secret/data/*" { capabilities = ["read"] }
+path "secret/data/admin/*" { capabilities = ["deny"] }
+path "secret/data/admin/open" { capabilities = ["read"] }
+path "secret/metadata/*" { capabilities = ["list"] }"#,
+    ),
+    (
+        "writes",
+        r#"path "secret/data/app/*" { capabilities = ["create", "update"] }
+path "secret/data/app/fixed" { capabilities = ["read"] }
+path "secret/metadata/app" { capabilities = ["list"] }"#,
+    ),
+    ("keys", r#"{"path":{"transit/*":{"capabilities":["update"]},"transit/encrypt/locked":{"policy":"deny"}}}"#),
+    (
+        "nested",
+        r#"path "secret/*" { capabilities = ["create", "read", "update", "delete", "list"] }
+path "secret/data/*" { capabilities = ["read"] }
+path "transit/*" { capabilities = ["update"] }
+path "transit/keys/*" { capabilities = ["read"] }"#,
+    ),
+];
+
+/// A right here, what it is there, and of which policies it is asked.
+const QUESTIONS: [(&str, &str, &str, &[&str], &str); 12] = [
+    ("kv.get", "kv/secret/top", "secret/data/top", &["read"], "wide keys"),
+    ("kv.get", "kv/secret/app/db", "secret/data/app/db", &["read"], "nested"),
+    ("kv.get", "kv/secret/app/fixed", "secret/data/app/fixed", &["read"], "writes"),
+    ("kv.get", "kv/secret/admin/open", "secret/data/admin/open", &["read"], "wide"),
+    ("kv.get", "kv/secret/admin/shut", "secret/data/admin/shut", &["read"], "wide"),
+    ("kv.put", "kv/secret/app/db", "secret/data/app/db", &["create", "update"], "wide writes nested"),
+    ("kv.put", "kv/secret/app/fixed", "secret/data/app/fixed", &["create", "update"], "writes"),
+    ("kv.list", "kv/secret/app", "secret/metadata/app/", &["list"], "wide writes nested"),
+    ("transit.encrypt", "transit/orders", "transit/encrypt/orders", &["update"], "keys nested"),
+    ("transit.encrypt", "transit/locked", "transit/encrypt/locked", &["update"], "keys"),
+    ("transit.create", "transit/orders", "transit/keys/orders", &["update"], "keys nested"),
+    ("transit.rotate", "transit/orders", "transit/keys/orders/rotate", &["update"], "keys nested"),
+];
+
+/// OpenBao and the cluster are asked the same questions about the same policies.
+#[test]
+fn a_draft_decides_as_openbao_does() {
+    let Some(world) = World::new() else {
+        skip!("a_draft_decides_as_openbao_does", "needs OpenBao (BULLA_TEST_OPENBAO)")
+    };
+    world.bao.run(&["secrets", "enable", "transit"]);
+    world.bulla("keygen -o bob.key").ok();
+    let groups: String = POLICIES.iter().map(|(name, _)| format!(" --group vault-{name}")).collect();
+    world.bulla(&format!("principal add bob.pub{groups}")).ok();
+    for (name, text) in POLICIES {
+        let file = world.alice.file("policy", text.as_bytes());
+        world.bao.run(&["policy", "write", name, file.to_str().unwrap()]);
+    }
+    world.import(&["--policies", "drafts"]).ok();
+    for (name, _) in POLICIES {
+        world.bulla(&format!("policy put {name} drafts/{name}.cedar")).ok();
+        let policy = format!("-policy={name}");
+        let token = world.bao.run(&["token", "create", &policy, "-no-default-policy", "-field=token"]);
+        let asked = QUESTIONS.iter().filter(|(.., of)| of.split(' ').any(|of| of == name));
+        for (action, resource, path, needed, _) in asked {
+            let told = world.bao.run(&["token", "capabilities", token.trim(), path]);
+            let there = needed.iter().all(|word| told.trim().split(", ").any(|told| told == *word));
+            let here = world.bulla(&format!("policy check bob {action} {resource}")).code;
+            assert_eq!(here, if there { 0 } else { 13 }, "{name} {action} {resource}, in OpenBao: {told}");
+        }
+        world.bulla(&format!("policy delete {name}")).ok();
+    }
+}

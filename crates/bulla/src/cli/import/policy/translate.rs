@@ -193,6 +193,7 @@ struct Grant {
     /// The area's place among those of its mount, and the mount.
     area: (usize, usize),
     target: Target,
+    /// None if all that the rule says of the area is that others do not count there.
     actions: BTreeSet<&'static str>,
     denies: bool,
 }
@@ -230,7 +231,7 @@ pub fn translate(name: &Name, group: &Name, rules: &[Rule], moved: &[Moved]) -> 
                 for doubt in remarks(rule).iter().chain(&doubts) {
                     draft.decide(doubt);
                 }
-                for statement in statements(own, &grants, group) {
+                for statement in statements(own, &grants, rules, group) {
                     draft.add(&statement, doubts.is_empty());
                 }
             }
@@ -342,7 +343,7 @@ fn place(number: usize, rule: &Rule, moved: &[Moved]) -> Placed {
                 .to_owned(),
         );
     }
-    if grants.is_empty() {
+    if grants.iter().all(|grant| grant.actions.is_empty()) {
         return Placed::Nowhere("what it allows there does nothing, in Vault as here".to_owned());
     }
     Placed::Targets(grants)
@@ -399,23 +400,35 @@ impl Area {
         }
         // A directory of one exact path can be listed alone.
         let root_alone = *target == all && target.kind == "Bulla::Transit";
-        if !actions.is_empty() && !root_alone {
+        if !root_alone {
             grants.push(grant(target.clone(), actions));
         }
         grants
     }
 }
 
+/// Whether Vault takes one rule before another wherever it holds at all.
+fn is_narrower(rules: &[Rule], rule: usize, than: usize) -> bool {
+    let path = |number: usize| rules.get(number).map_or("", |rule| rule.path.as_str());
+    path(than).strip_suffix('*').is_some_and(|literal| path(rule).starts_with(literal))
+}
+
 /// The statements of a rule: what has the same target and the same exceptions in one.
-fn statements(own: &[Grant], all: &[&Grant], group: &Name) -> Vec<String> {
+fn statements(own: &[Grant], all: &[&Grant], rules: &[Rule], group: &Name) -> Vec<String> {
     let mut joined: Vec<(Target, BTreeSet<Target>, BTreeSet<&'static str>, bool)> = Vec::new();
-    for grant in own {
+    for grant in own.iter().filter(|grant| !grant.actions.is_empty()) {
         let narrower = all.iter().filter(|other| other.rule != grant.rule && other.area == grant.area);
-        let narrower = narrower.filter(|other| grant.target.holds(&other.target));
+        // Two paths may mean the same here and not there: secret/* and secret/data/* both mean all secrets.
+        let narrower =
+            narrower.filter(|other| grant.target.holds(&other.target) || is_narrower(rules, other.rule, grant.rule));
         // One that says the same and more takes nothing away.
         let differing =
             narrower.filter(|other| other.denies != grant.denies || !other.actions.is_superset(&grant.actions));
         let except: BTreeSet<Target> = differing.map(|other| other.target.clone()).collect();
+        // Nothing is left of it.
+        if except.contains(&grant.target) {
+            continue;
+        }
         match joined.iter_mut().find(|(target, but, _, _)| *target == grant.target && *but == except) {
             Some((_, _, actions, _)) => actions.extend(&grant.actions),
             None => joined.push((grant.target.clone(), except, grant.actions.clone(), grant.denies)),

@@ -181,3 +181,37 @@ fn no_path_becomes_a_statement() {
     assert!(draft.text.lines().all(|line| line.is_empty() || line.starts_with("//")), "{}", draft.text);
     assert!(draft.text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{2028}' && c != '\u{202e}')));
 }
+
+/// `secret/*` and `secret/data/*` mean the same secrets here. There the second decides alone for their content, also for
+/// what it does not speak of.
+#[test]
+fn a_path_of_the_same_things_decides_too() {
+    let draft = draft(
+        r#"path "secret/*" { capabilities = ["create", "update", "read", "delete", "list"] }
+           path "secret/data/*" { capabilities = ["read"] }
+           path "transit/*" { capabilities = ["update"] }
+           path "transit/keys/*" { capabilities = ["read"] }
+           path "old/*" { capabilities = ["deny"] }
+           path "old/open/*" { capabilities = ["read"] }"#,
+    );
+    for (action, resource, allowed) in [
+        ("kv.get", "kv/apps/db", true),
+        ("kv.put", "kv/apps/db", false),
+        ("kv.destroy", "kv/apps/db", true),
+        ("kv.list", "kv/apps", true),
+        ("transit.encrypt", "transit/orders", true),
+        ("transit.read", "transit/orders", true),
+        ("transit.create", "transit/orders", false),
+        ("transit.rotate", "transit/orders", false),
+        ("transit.configure", "transit/orders", false),
+        ("kv.get", "kv/old/open/x", true),
+        ("kv.get", "kv/old/x", false),
+    ] {
+        assert_eq!(may(&draft, action, resource), allowed, "{action} {resource}\n{}", draft.text);
+    }
+    let shut = self::draft(
+        r#"path "secret/*" { capabilities = ["deny"] }
+           path "secret/data/*" { capabilities = ["read"] }"#,
+    );
+    assert!(may(&shut, "kv.get", "kv/apps/db") && !may(&shut, "kv.inspect", "kv/apps/db"), "{}", shut.text);
+}
