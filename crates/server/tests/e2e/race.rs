@@ -28,7 +28,7 @@ const STRANGERS: usize = 8;
 const PEOPLE: [&str; 6] = ["bob", "carol", "mallory0", "mallory1", "mallory2", "mallory3"];
 /// Wraps in one installation, and how many of those there are, one after another: a thousand races of 64 on the two stores
 /// together. The long run is a night's.
-const WRAPS: usize = 500;
+const WRAPS: usize = 512;
 const INSTALLATIONS_LONG: usize = 200;
 /// Races that go on beside each other, so that no core waits for another, and wraps in each at once.
 const LANES: usize = 2;

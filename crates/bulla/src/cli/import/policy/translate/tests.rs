@@ -158,7 +158,8 @@ fn what_would_permit_more_than_vault_stays_a_comment() {
         // A narrower path that cannot be said here takes something away there.
         r#"path "secret/data/*" { capabilities = ["read"] }
            path "secret/data/+/root" { capabilities = ["deny"] }"#,
-        r#"path "secret/data/app/*" { capabilities = ["read"]
+        r#"path "secret/data/app/*" {
+             capabilities = ["read"]
              required_parameters = ["x"]
            }"#,
         r#"path "secret/data/app/*" { capabilities = ["create"] }"#,
