@@ -125,7 +125,11 @@ pub const GROUPS: &[Group] = &[
         steps: &[Mutants],
     },
     Group { name: "coverage", about: "with --long: the lines that the tests run are counted", steps: &[Coverage] },
-    Group { name: "release", about: "the release binary: size, libraries, no failpoints", steps: &[Release] },
+    Group {
+        name: "release",
+        about: "with --long, or by its name: the release binary: size, libraries, no failpoints",
+        steps: &[Release],
+    },
 ];
 
 #[cfg(test)]
