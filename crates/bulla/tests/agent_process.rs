@@ -31,16 +31,9 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (mut alice, mut app) = (Cli::new(bulla!()), Cli::new(bulla!()));
-        alice.run(["keygen", "-o", "alice.key"]).ok();
-        alice.env("BULLA_IDENTITY", alice.work().join("alice.key"));
+        let server = Server::with_admin(Options::durable(bulla!()), &mut alice);
         app.run(["keygen", "-o", "app.key"]).ok();
         app.env("BULLA_IDENTITY", app.work().join("app.key"));
-        let record = alice.work().join("alice.pub");
-        let server = Server::start(Options::durable(bulla!()).admin(&record));
-        let ready = server.directory().join("ready-1.json");
-        let (ready, record) = (ready.to_str().unwrap(), record.to_str().unwrap());
-        alice.run(["init", "--name", "test", "--ready-file", ready, "--admin", record, "--save-context", "test"]).ok();
-        alice.run(["unseal", "--yes"]).ok();
         let admitted = app.work().join("app.pub");
         alice.run(["principal", "add", admitted.to_str().unwrap(), "--group", "apps"]).ok();
         alice.file("policy.cedar", POLICY);

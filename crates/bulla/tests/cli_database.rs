@@ -25,14 +25,7 @@ fn a_user_of_a_database_by_the_command_line() {
         skip!("a_user_of_a_database_by_the_command_line", "needs postgresql");
     };
     let mut alice = Cli::new(bulla!());
-    alice.run(["keygen", "-o", "alice.key"]).ok();
-    alice.env("BULLA_IDENTITY", alice.work().join("alice.key"));
-    let record = alice.work().join("alice.pub");
-    let server = Server::start(Options::durable(bulla!()).admin(&record));
-    let ready = server.directory().join("ready-1.json");
-    let (ready, record) = (ready.to_str().unwrap(), record.to_str().unwrap());
-    alice.run(["init", "--name", "test", "--ready-file", ready, "--admin", record, "--save-context", "test"]).ok();
-    alice.run(["unseal", "--yes"]).ok();
+    let server = Server::with_admin(Options::durable(bulla!()), &mut alice);
     alice.file("db.cedar", POLICY.as_bytes());
     alice.run(["policy", "put", "db", "db.cedar"]).ok();
 

@@ -31,14 +31,8 @@ struct World {
 /// A cluster, and the admin of it.
 fn cluster() -> (Server, Cli) {
     let mut alice = Cli::new(bulla!());
-    alice.run(["keygen", "-o", "alice.key"]).ok();
-    alice.env("BULLA_IDENTITY", alice.work().join("alice.key")).env("VAULT_TOKEN", ROOT);
-    let record = alice.work().join("alice.pub");
-    let server = Server::start(Options::durable(bulla!()).admin(&record));
-    let ready = server.directory().join("ready-1.json");
-    let (ready, record) = (ready.to_str().unwrap(), record.to_str().unwrap());
-    alice.run(["init", "--name", "test", "--ready-file", ready, "--admin", record, "--save-context", "test"]).ok();
-    alice.run(["unseal", "--yes"]).ok();
+    alice.env("VAULT_TOKEN", ROOT);
+    let server = Server::with_admin(Options::durable(bulla!()), &mut alice);
     alice.file("import.cedar", POLICY.as_bytes());
     alice.run(["policy", "put", "import", "import.cedar"]).ok();
     (server, alice)

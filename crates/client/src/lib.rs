@@ -66,6 +66,7 @@ pub use resolve::Resolved;
 pub use seal::{Unseal, UnsealOutcome};
 pub use spool::{Content, content};
 pub use state::{Loss, Seen, Standing, StateError};
+pub use transport::causes;
 pub use trust::ClusterFacts;
 pub use wrap::{Inspected, InspectedSlot, Outgoing, Wrapped};
 

@@ -237,7 +237,7 @@ fn request(sent: Sent<'_>, authority: Option<&str>, watch: &Watch) -> Result<Req
 }
 
 /// An error with all its causes: a network library says "error sending request" and hides the reason below.
-pub(crate) fn causes(error: &dyn Error) -> String {
+pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

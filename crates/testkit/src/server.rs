@@ -3,9 +3,10 @@
 //! A [`Server`] listens on a port of the system's choice in a fresh directory, and is killed when dropped. It can be
 //! killed and started again on the same data at any time; all its output goes to files that a test can search.
 
+use crate::cli::Cli;
 use crate::process;
 use serde::Deserialize;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -125,6 +126,29 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts one, and makes and unseals a cluster there whose one admin this person is, with a new key and the context
+    /// `test`.
+    pub fn with_admin(options: Options, admin: &mut Cli) -> Self {
+        admin.run(["keygen", "-o", "admin.key"]).ok();
+        admin.env("BULLA_IDENTITY", admin.work().join("admin.key"));
+        let record = admin.work().join("admin.pub");
+        let server = Self::start(options.admin(&record));
+        let init: [&OsStr; 8] = [
+            "init".as_ref(),
+            "--name".as_ref(),
+            "test".as_ref(),
+            "--save-context".as_ref(),
+            "test".as_ref(),
+            "--admin".as_ref(),
+            record.as_ref(),
+            "--ready-file".as_ref(),
+        ];
+        let ready = server.directory().join("ready-1.json");
+        admin.run(init.into_iter().chain([ready.as_os_str()])).ok();
+        admin.run(["unseal", "--yes"]).ok();
+        server
+    }
+
     /// Starts one and waits until it listens.
     ///
     /// # Panics

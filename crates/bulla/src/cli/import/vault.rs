@@ -4,6 +4,7 @@
 //! never a path or a name here before it was parsed as one, and errors repeat nothing of an answer that may hold secrets.
 
 use crate::exit::{Exit, Failure};
+use bulla_client::causes;
 use bulla_crypto::secret::SecretBytes;
 use bytes::Bytes;
 use http::header::{HeaderValue, InvalidHeaderValue, USER_AGENT};
@@ -19,7 +20,6 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -191,8 +191,8 @@ impl Vault {
             }
             let request = request.body(Empty::new()).map_err(|error| self.failed(path, &error.to_string()))?;
             let (head, body) =
-                self.client.request(request).await.map_err(|error| self.unreachable(&told(&error)))?.into_parts();
-            let Some(body) = collect(body, limit).await.map_err(|error| self.unreachable(&told(&error)))? else {
+                self.client.request(request).await.map_err(|error| self.unreachable(&causes(&error)))?.into_parts();
+            let Some(body) = collect(body, limit).await.map_err(|error| self.unreachable(&causes(&error)))? else {
                 return Err(self.failed(path, &format!("the answer has more than {limit} bytes")));
             };
             self.judged(path, head.status, body)
@@ -338,20 +338,6 @@ fn authorities(ca: Option<&Path>, address: &Address) -> Result<RootCertStore, Fa
             .hint("give --ca FILE, or install the package ca-certificates"));
     }
     Ok(roots)
-}
-
-/// An error with all its causes.
-fn told(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
