@@ -1,0 +1,9 @@
+//! The Kubernetes KMS v2 plugin: encrypts the seeds under which kube-apiserver encrypts what it stores
+//! (`spec/kms.md`).
+//!
+//! A crate of its own for its dependencies: gRPC is spoken nowhere else. What decides is pure and apart from what acts:
+//! [`promotion`] says when a new version of a key is used, [`combine`] which members an answer needs, [`breaker`] whether
+//! a member is asked at all. A [`provider`] is one key somewhere; nothing else knows what is behind it.
+
+pub mod key;
+pub mod provider;

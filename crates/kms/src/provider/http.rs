@@ -1,0 +1,271 @@
+//! HTTPS to a backend: one request and its answer, in memory that is wiped.
+//!
+//! Threat: what answers may be anybody on the way. Certificates are always judged, an answer has a limit, no redirect is
+//! followed, and errors repeat nothing of a body. How long it may take, the caller says by dropping the call.
+
+use super::{Class, ProviderError};
+use bulla_client::causes;
+use bulla_crypto::secret::SecretBytes;
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Largest answer in bytes: a description of a key with some hundred versions, and far more than any wrapped key.
+pub const MAX_ANSWER_BYTES: usize = 256 * 1024;
+/// How long a connection without a request is kept. Requests come every few seconds or not at all.
+const IDLE: Duration = Duration::from_secs(90);
+/// How long making a connection may take, so that one that hangs does not take the whole time of a call.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Where a backend is: `https://HOST[:PORT]`, or http on this machine, without path, query or user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "expected https://HOST[:PORT]";
+        let text = text.strip_suffix('/').unwrap_or(text);
+        let uri: Uri = text.parse().map_err(|_| FORM)?;
+        let (scheme, host) = (uri.scheme_str().ok_or(FORM)?, uri.host().ok_or(FORM)?);
+        let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        if host.is_empty() || format!("{scheme}://{host}{port}") != text {
+            return Err(FORM);
+        }
+        match (scheme, host) {
+            ("https", _) | ("http", "localhost" | "127.0.0.1" | "[::1]") => Ok(Self(text.to_owned())),
+            ("http", _) => Err("http to another machine, where everybody on the way reads the credential; use https"),
+            _ => Err(FORM),
+        }
+    }
+}
+
+impl Origin {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its host.
+    pub fn host(&self) -> &str {
+        self.0.split_once("://").map_or("", |(_, authority)| match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        })
+    }
+
+    fn is_plain(&self) -> bool {
+        self.0.starts_with("http:")
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A certificate that is shown to the backend, and its key.
+pub struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Shown {
+    /// Reads both from PEM files.
+    ///
+    /// # Errors
+    /// [`Class::Config`], with the file.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, ProviderError> {
+        Ok(Self {
+            chain: certificates(certificate)?,
+            key: PrivateKeyDer::from_pem_file(key).map_err(|error| unfit(key, &error))?,
+        })
+    }
+}
+
+/// An answer.
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: SecretBytes,
+}
+
+/// The way to one backend. Connections are kept.
+pub struct Http {
+    origin: Origin,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Http {
+    /// Makes ready to call `origin`, whose certificate is judged by the authorities in `ca`, or by those of the system.
+    ///
+    /// # Errors
+    /// [`Class::Config`] if there are no authorities, or the key does not fit the certificate.
+    pub fn new(origin: Origin, ca: Option<&Path>, shown: Option<Shown>) -> Result<Self, ProviderError> {
+        let config = |error: rustls::Error| ProviderError::new(Class::Config, format!("cannot set up TLS: {error}"));
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(config)?
+            .with_root_certificates(authorities(&origin, ca)?);
+        let tls = match shown {
+            None => tls.with_no_client_auth(),
+            Some(Shown { chain, key }) => tls.with_client_auth_cert(chain, key).map_err(config)?,
+        };
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT));
+        tcp.enforce_http(false);
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build(connector);
+        Ok(Self { origin, client })
+    }
+
+    /// Where it leads.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Sends a request to `path`, which begins with a slash, and reads the answer, whatever its status.
+    ///
+    /// # Errors
+    /// [`Class::Unavailable`] if nothing answers; [`Class::Protocol`] for an answer that is too large.
+    pub async fn call(
+        &self,
+        mut request: http::request::Builder,
+        path: &str,
+        body: SecretBytes,
+    ) -> Result<Reply, ProviderError> {
+        let unavailable = |error: &dyn std::error::Error| {
+            ProviderError::new(Class::Unavailable, format!("cannot reach {}: {}", self.origin, causes(error)))
+        };
+        if let Some(headers) = request.headers_mut() {
+            let agent = concat!("bulla-kms/", env!("CARGO_PKG_VERSION"));
+            headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(agent));
+        }
+        let request: Request<Full<Bytes>> =
+            request.uri(format!("{}{path}", self.origin)).body(Full::new(Bytes::from_owner(Wiped(body)))).map_err(
+                |error| ProviderError::new(Class::Config, format!("no request to {} can be made: {error}", self.origin)),
+            )?;
+        let answer = self.client.request(request).await.map_err(|error| unavailable(&error))?;
+        let (head, body) = answer.into_parts();
+        let Some(body) = collect(body).await.map_err(|error| unavailable(&error))? else {
+            let text = format!("{} answers with more than {MAX_ANSWER_BYTES} bytes", self.origin);
+            return Err(ProviderError::new(Class::Protocol, text));
+        };
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+}
+
+/// A body that is wiped once it was sent.
+struct Wiped(SecretBytes);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+/// The body, in memory that is wiped; `None` if it is too large.
+async fn collect(mut body: Incoming) -> Result<Option<SecretBytes>, hyper::Error> {
+    let hint = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+    let mut whole = SecretBytes::new(Vec::with_capacity(hint.unwrap_or(0).min(MAX_ANSWER_BYTES)));
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if data.len() > MAX_ANSWER_BYTES.saturating_sub(whole.expose().len()) {
+            return Ok(None);
+        }
+        let needed = whole.expose().len().saturating_add(data.len());
+        if needed > whole.expose().capacity() {
+            // A vector that grows by itself leaves a copy behind.
+            let mut larger = SecretBytes::new(Vec::with_capacity(needed.saturating_mul(2)));
+            larger.expose_mut().extend_from_slice(whole.expose());
+            whole = larger;
+        }
+        whole.expose_mut().extend_from_slice(&data);
+    }
+    Ok(Some(whole))
+}
+
+/// Who may have signed the backend's certificate.
+fn authorities(origin: &Origin, ca: Option<&Path>) -> Result<RootCertStore, ProviderError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unfit(path, &error))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() && !origin.is_plain() {
+        let text = format!(
+            "there is no authority to judge the certificate of {origin} by: install the package ca-certificates, or name \
+             them with ca"
+        );
+        return Err(ProviderError::new(Class::Config, text));
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ProviderError> {
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| unfit(path, &error))?;
+    read.collect::<Result<_, _>>().map_err(|error| unfit(path, &error))
+}
+
+fn unfit(path: &Path, error: &dyn fmt::Display) -> ProviderError {
+    ProviderError::new(Class::Config, format!("cannot use {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_has_one_spelling_and_is_encrypted() {
+        for good in ["https://kms.example", "https://kms.example:8200", "http://127.0.0.1:8200", "http://[::1]:1"] {
+            assert_eq!(good.parse::<Origin>().unwrap().as_str(), good);
+        }
+        assert_eq!("https://kms.example/".parse::<Origin>().unwrap().as_str(), "https://kms.example");
+        for bad in [
+            "",
+            "kms.example",
+            "https://",
+            "https://a/path",
+            "https://user@a",
+            "https://a?b",
+            "http://kms.example",
+            "ftp://a",
+            "https://a:0x",
+        ] {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_without_its_port() {
+        for (text, host) in [("https://kms.example:8200", "kms.example"), ("https://a", "a"), ("http://[::1]:1", "[::1]")] {
+            assert_eq!(text.parse::<Origin>().unwrap().host(), host);
+        }
+    }
+}
