@@ -5,5 +5,9 @@
 //! [`promotion`] says when a new version of a key is used, [`combine`] which members an answer needs, [`breaker`] whether
 //! a member is asked at all. A [`provider`] is one key somewhere; nothing else knows what is behind it.
 
+pub mod breaker;
+pub mod combine;
+pub mod envelope;
 pub mod key;
+pub mod promotion;
 pub mod provider;

@@ -161,10 +161,12 @@ impl Http {
             let agent = concat!("bulla-kms/", env!("CARGO_PKG_VERSION"));
             headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(agent));
         }
-        let request: Request<Full<Bytes>> =
-            request.uri(format!("{}{path}", self.origin)).body(Full::new(Bytes::from_owner(Wiped(body)))).map_err(
-                |error| ProviderError::new(Class::Config, format!("no request to {} can be made: {error}", self.origin)),
-            )?;
+        let request: Request<Full<Bytes>> = request
+            .uri(format!("{}{path}", self.origin))
+            .body(Full::new(Bytes::from_owner(Wiped(body))))
+            .map_err(|error| {
+                ProviderError::new(Class::Config, format!("no request to {} can be made: {error}", self.origin))
+            })?;
         let answer = self.client.request(request).await.map_err(|error| unavailable(&error))?;
         let (head, body) = answer.into_parts();
         let Some(body) = collect(body).await.map_err(|error| unavailable(&error))? else {
@@ -264,7 +266,9 @@ mod tests {
 
     #[test]
     fn a_host_is_without_its_port() {
-        for (text, host) in [("https://kms.example:8200", "kms.example"), ("https://a", "a"), ("http://[::1]:1", "[::1]")] {
+        for (text, host) in
+            [("https://kms.example:8200", "kms.example"), ("https://a", "a"), ("http://[::1]:1", "[::1]")]
+        {
             assert_eq!(text.parse::<Origin>().unwrap().host(), host);
         }
     }
