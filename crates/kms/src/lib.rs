@@ -8,6 +8,10 @@
 pub mod breaker;
 pub mod combine;
 pub mod envelope;
+mod flight;
 pub mod key;
+pub mod member;
+pub mod metrics;
 pub mod promotion;
 pub mod provider;
+pub mod state;
