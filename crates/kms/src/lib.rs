@@ -5,13 +5,20 @@
 //! [`promotion`] says when a new version of a key is used, [`combine`] which members an answer needs, [`breaker`] whether
 //! a member is asked at all. A [`provider`] is one key somewhere; nothing else knows what is behind it.
 
+pub mod audit;
 pub mod breaker;
 pub mod combine;
+pub mod config;
 pub mod envelope;
 mod flight;
+pub mod grpc;
 pub mod key;
 pub mod member;
 pub mod metrics;
+mod operations;
+pub mod plugin;
 pub mod promotion;
 pub mod provider;
+pub mod serve;
+pub mod socket;
 pub mod state;

@@ -4,6 +4,7 @@
 //! says which version wrapped and fails rather than use another; the caller limits the time of every call by dropping it,
 //! checks that what was wrapped unwraps before it relies on a key, and authenticates what comes back.
 
+pub mod bulla;
 pub mod http;
 
 use crate::key::KeyRef;

@@ -1,0 +1,212 @@
+//! A transit key of a Bulla cluster.
+
+use super::{Answer, Class, Context, Kind, Observation, Provider, ProviderError};
+use crate::key::KeyRef;
+use bulla_client::{Client, ClientError, Pin, State, identity};
+use bulla_crypto::identity::Identity;
+use bulla_crypto::secret::{SecretBytes, SecretKey};
+use bulla_keys::{KeySource, Tokens, pin};
+use bulla_wire::api::{Decrypt, DecryptItem, Encrypt, EncryptItem, ItemError, KeyKind, Versioned};
+use bulla_wire::encoding::{base64url, base64url_decode};
+use bulla_wire::error::Code;
+use bulla_wire::id::ClusterId;
+use bulla_wire::name::Name;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A ciphertext of 32 bytes has 112; room for other kinds of key.
+const MAX_WRAPPED_BYTES: usize = 160;
+/// How long a call may go on with its retries: the caller gives up long before.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `[members.NAME.bulla]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The server: `https://HOST:PORT`, or `unix:/PATH`.
+    pub address: String,
+    /// The cluster's id, from which everything is verified.
+    pub cluster: String,
+    /// The transit key.
+    pub key: String,
+    /// The plugin's identity: a file of `bulla keygen`, an SSH private key without a passphrase, or a `pkcs11:` URI.
+    pub identity: String,
+    /// A file with the PIN of the identity's token.
+    pub pin_file: Option<PathBuf>,
+    /// PEM of authorities that have to vouch for the server's certificate besides.
+    pub ca: Option<PathBuf>,
+    /// A folder in which it is remembered what was seen of the cluster, so that an older copy of it is noticed after a
+    /// restart too.
+    pub memory: Option<PathBuf>,
+}
+
+/// The provider.
+pub struct Bulla {
+    client: Client,
+    cluster: ClusterId,
+    key: Name,
+}
+
+impl Bulla {
+    /// Reads the identity; nothing is sent.
+    ///
+    /// # Errors
+    /// [`Class::Config`].
+    pub fn open(settings: &Settings) -> Result<Self, ProviderError> {
+        let config =
+            |field: &str, error: &dyn std::fmt::Display| ProviderError::new(Class::Config, format!("{field}: {error}"));
+        let cluster: ClusterId = settings.cluster.parse().map_err(|error| config("cluster", &error))?;
+        let key = settings.key.parse().map_err(|error| config("key", &error))?;
+        let identity =
+            load(&settings.identity, settings.pin_file.as_deref()).map_err(|error| config("identity", &error))?;
+        let mut builder =
+            Client::builder(&settings.address).identity(identity).pin(Pin::Cluster(cluster)).timeout(PATIENCE);
+        if let Some(ca) = &settings.ca {
+            builder = builder.ca_file(ca.clone());
+        }
+        if let Some(memory) = &settings.memory {
+            builder = builder.state(State::Directory(memory.clone()));
+        }
+        Ok(Self { client: builder.build().map_err(|error| config("address", &error))?, cluster, key })
+    }
+
+    fn reference(&self, version: u32, created_ms: u64) -> KeyRef {
+        KeyRef {
+            backend: format!("bulla:{}/{}", self.cluster, self.key),
+            version: version.to_string(),
+            check: created_ms.to_string(),
+            created: Some(created_ms / 1000),
+        }
+    }
+
+    async fn look(&self) -> Result<Observation, ProviderError> {
+        let key = self.client.transit_read(&self.key).await.map_err(failed)?;
+        if !matches!(key.kind, KeyKind::Aes256Gcm | KeyKind::ChaCha20Poly1305) {
+            let text =
+                format!("the transit key {} is of kind {}; one of kind aes256-gcm is needed", self.key, key.kind);
+            return Err(ProviderError::new(Class::Config, text));
+        }
+        let readable: Vec<KeyRef> = key
+            .versions
+            .iter()
+            .filter(|version| version.version >= key.min_decryption_version)
+            .map(|version| self.reference(version.version, version.created_ms))
+            .collect();
+        let latest = key.latest_version.to_string();
+        let active = readable.iter().find(|version| version.version == latest).cloned();
+        let none = || ProviderError::new(Class::Protocol, "the cluster names no newest version of the key");
+        // What was seen of the cluster outlives a restart from here on.
+        if let Err(error) = self.client.flush() {
+            tracing::warn!(%error, "what was seen of the cluster could not be written");
+        }
+        Ok(Observation { active: active.ok_or_else(none)?, readable, credential_ends: None })
+    }
+
+    async fn encrypt(&self, key: &KeyRef, plain: &SecretKey, context: &Context) -> Result<Vec<u8>, ProviderError> {
+        let version = number(key)?;
+        let item =
+            EncryptItem { plaintext: base64url(plain.expose()), associated_data: Some(base64url(context.bytes())) };
+        let body = Encrypt { items: vec![item], version: Some(version) };
+        let answer = self.client.transit_encrypt(&self.key, &body).await.map_err(failed)?;
+        let item = answer.items.into_iter().next().ok_or_else(|| nothing("ciphertext"))?;
+        let text = item.ciphertext.ok_or_else(|| item.error.map_or_else(|| nothing("ciphertext"), refused))?;
+        let made: Versioned = text.parse().map_err(|error| ProviderError::new(Class::Protocol, error))?;
+        if made.version != version {
+            let text = format!("version {} of the key was asked for, and version {} encrypted", version, made.version);
+            return Err(ProviderError::new(Class::Protocol, text));
+        }
+        Ok(made.bytes)
+    }
+
+    async fn decrypt(&self, key: &KeyRef, wrapped: &[u8], context: &Context) -> Result<SecretKey, ProviderError> {
+        let made = Versioned { version: number(key)?, bytes: wrapped.to_vec() };
+        let item = DecryptItem { ciphertext: made.to_string(), associated_data: Some(base64url(context.bytes())) };
+        let answer = self.client.transit_decrypt(&self.key, &Decrypt { items: vec![item] }).await.map_err(failed)?;
+        let item = answer.items.into_iter().next().ok_or_else(|| nothing("plaintext"))?;
+        let text = item.plaintext.ok_or_else(|| item.error.map_or_else(|| nothing("plaintext"), refused))?;
+        let text = SecretBytes::new(text.into_bytes());
+        let text = std::str::from_utf8(text.expose()).unwrap_or_default();
+        let bytes = base64url_decode(text).map(SecretBytes::new);
+        let key = bytes.as_ref().and_then(|bytes| SecretKey::from_slice(bytes.expose()));
+        key.ok_or_else(|| ProviderError::new(Class::Corrupt, "what was decrypted is no key of 32 bytes"))
+    }
+}
+
+impl Provider for Bulla {
+    fn kind(&self) -> Kind {
+        Kind::Bulla
+    }
+
+    fn max_wrapped_bytes(&self) -> usize {
+        MAX_WRAPPED_BYTES
+    }
+
+    fn observe(&self) -> Answer<'_, Observation> {
+        Box::pin(self.look())
+    }
+
+    fn wrap<'a>(&'a self, key: &'a KeyRef, plain: &'a SecretKey, context: &'a Context) -> Answer<'a, Vec<u8>> {
+        Box::pin(self.encrypt(key, plain, context))
+    }
+
+    fn unwrap<'a>(&'a self, key: &'a KeyRef, wrapped: &'a [u8], context: &'a Context) -> Answer<'a, SecretKey> {
+        Box::pin(self.decrypt(key, wrapped, context))
+    }
+}
+
+/// An identity that needs nobody: from a file without a passphrase, or on a token whose PIN is in a file.
+fn load(written: &str, pin_file: Option<&Path>) -> Result<Arc<Identity>, String> {
+    match KeySource::parse(written.as_ref()).map_err(|error| error.to_string())? {
+        KeySource::File(path) => identity::read(&path, &|| None).map_err(|error| error.to_string()),
+        KeySource::Token(uri) => {
+            let ask = |(token, _): (&str, &str)| match pin_file {
+                Some(path) => pin::read(path),
+                None => Err(pin::PinError::NoSource { token: token.to_owned() }),
+            };
+            Tokens::default().identity(&uri, &ask).map(Arc::new).map_err(|error| error.to_string())
+        }
+        KeySource::Agent(_) => Err("an SSH agent needs somebody who is logged in; name a file or a token".to_owned()),
+    }
+}
+
+fn number(key: &KeyRef) -> Result<u32, ProviderError> {
+    key.version.parse().map_err(|_| ProviderError::new(Class::UnknownKey, "the version is no number"))
+}
+
+fn nothing(what: &str) -> ProviderError {
+    ProviderError::new(Class::Protocol, format!("the cluster answers without a {what}"))
+}
+
+fn refused(error: ItemError) -> ProviderError {
+    ProviderError::new(class(error.code), format!("{}: {}", error.code, error.message))
+}
+
+fn failed(error: ClientError) -> ProviderError {
+    let class = match &error {
+        ClientError::Refused { errors, status, .. } => match errors.first() {
+            Some(first) => class(first.code),
+            None if *status == 429 => Class::Throttled,
+            None => Class::Unavailable,
+        },
+        ClientError::Unreachable { .. } | ClientError::UnknownOutcome { .. } => Class::Unavailable,
+        ClientError::Untrusted(_) | ClientError::RolledBack(_) | ClientError::Tampered { .. } => Class::Protocol,
+        _ => Class::Config,
+    };
+    ProviderError::new(class, bulla_client::causes(&error))
+}
+
+fn class(code: Code) -> Class {
+    match code {
+        Code::Sealed | Code::Uninitialised | Code::Busy => Class::Unavailable,
+        Code::Denied | Code::Unauthenticated | Code::SignatureRequired => Class::Denied,
+        Code::NotFound | Code::UnknownVersion => Class::UnknownKey,
+        Code::VersionArchived => Class::KeyDisabled,
+        Code::CiphertextOfOtherKey | Code::CiphertextDamaged => Class::Corrupt,
+        Code::WrongKeyKind | Code::NoReplyRecipient => Class::Config,
+        code if code.status() == 429 => Class::Throttled,
+        code if code.status() >= 500 => Class::Unavailable,
+        _ => Class::Protocol,
+    }
+}

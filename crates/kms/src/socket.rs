@@ -1,0 +1,223 @@
+//! The socket on which kube-apiserver asks: held by systemd, at a path, or in the abstract namespace.
+//!
+//! Threat: whoever connects may have every seed decrypted that it holds the ciphertext of. So the file's mode and the
+//! peer's user decide who connects, a path that others may replace is refused, and only a socket that nobody answers on
+//! is replaced.
+
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Longest path of a socket in bytes (`sun_path` of unix(7), with its end).
+const MAX_PATH_BYTES: usize = 107;
+/// Its temporary name, before it takes its place.
+const TEMPORARY: &str = ".new";
+
+/// Where the socket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A file.
+    Path(PathBuf),
+    /// A name without a file, and so without a mode: for kube-apiservers up to 1.31, whose way of writing a path no
+    /// HTTP/2 of Rust takes.
+    Abstract(String),
+}
+
+impl FromStr for Place {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix('@') {
+            Some(name) if !name.is_empty() && name.len() < MAX_PATH_BYTES => Ok(Self::Abstract(name.to_owned())),
+            Some(_) => Err("the name of an abstract socket has 1 to 106 bytes"),
+            None if !text.starts_with('/') => Err("expected an absolute path, or @NAME for an abstract socket"),
+            None if text.len() > MAX_PATH_BYTES.saturating_sub(TEMPORARY.len()) => {
+                Err("the path of a socket has at most 103 bytes")
+            }
+            None => Ok(Self::Path(PathBuf::from(text))),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Abstract(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Mode of the file.
+    pub mode: u32,
+    /// Its group, if not that of the process.
+    pub gid: Option<u32>,
+    /// Users that are answered; everybody else is hung up on.
+    pub uids: Vec<u32>,
+}
+
+/// A socket that is listened on. A file goes with it.
+#[derive(Debug)]
+pub struct Bound {
+    /// The socket.
+    pub listener: UnixListener,
+    file: Option<(PathBuf, u64, u64)>,
+}
+
+impl Bound {
+    /// One that somebody else holds, and keeps when this process ends.
+    pub const fn held(listener: UnixListener) -> Self {
+        Self { listener, file: None }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let Some((path, dev, ino)) = &self.file else { return };
+        // Another one may have taken the place.
+        if fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (*dev, *ino)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Listens at a place. A file takes its place at once and with its mode, so nobody connects to half of it.
+///
+/// # Errors
+/// [`io::Error`], whose text says what to do.
+pub fn bind(place: &Place, access: &Access) -> io::Result<Bound> {
+    let path = match place {
+        Place::Abstract(name) => {
+            return UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?).map(Bound::held);
+        }
+        Place::Path(path) => path,
+    };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    private(folder)?;
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(refused(format!("{} is there and is no socket; remove it", path.display())));
+        }
+        Ok(_) => {
+            if UnixStream::connect(path).is_ok() {
+                let text = format!("another process answers at {}; stop it, or name another path", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+        }
+    }
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(TEMPORARY);
+    let temporary = PathBuf::from(temporary);
+    if fs::symlink_metadata(&temporary).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(&temporary)?;
+    }
+    let listener = UnixListener::bind(&temporary)?;
+    let prepared = fs::set_permissions(&temporary, Permissions::from_mode(access.mode))
+        .and_then(|()| access.gid.map_or(Ok(()), |gid| std::os::unix::fs::chown(&temporary, None, Some(gid))))
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| fs::symlink_metadata(path));
+    match prepared {
+        Ok(found) => Ok(Bound { listener, file: Some((path.clone(), found.dev(), found.ino())) }),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            Err(error)
+        }
+    }
+}
+
+/// Refuses a folder in which others could put a socket of their own in the place of ours.
+fn private(folder: &Path) -> io::Result<()> {
+    const OTHERS: u32 = 0o002;
+    let found = fs::metadata(folder).map_err(|error| {
+        let text = format!("the folder {} of the socket: {error}; make it, with mode 0750", folder.display());
+        io::Error::new(error.kind(), text)
+    })?;
+    if found.mode() & OTHERS != 0 {
+        let text = format!("everybody may write into {}, and so replace the socket; chmod o-w it", folder.display());
+        return Err(refused(text));
+    }
+    Ok(())
+}
+
+fn refused(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        Access { mode: 0o660, gid: None, uids: vec![0] }
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kms.sock");
+        (folder, path)
+    }
+
+    #[test]
+    fn a_socket_has_its_mode_and_goes_with_the_process() {
+        let (_folder, path) = folder();
+        let bound = bind(&Place::Path(path.clone()), &access()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_nobody_answers_on_is_replaced_and_another_is_not() {
+        let (_folder, path) = folder();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "as a killed process leaves it");
+        let first = bind(&Place::Path(path.clone()), &access()).unwrap();
+        let second = bind(&Place::Path(path.clone()), &access()).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse, "{second}");
+        UnixStream::connect(&path).expect("the first goes on");
+        // One that took the place is not removed by the one that had it.
+        fs::remove_file(&path).unwrap();
+        let third = bind(&Place::Path(path.clone()), &access()).unwrap();
+        drop(first);
+        UnixStream::connect(&path).unwrap();
+        drop(third);
+    }
+
+    #[test]
+    fn nothing_else_is_replaced() {
+        let (_folder, path) = folder();
+        fs::write(&path, "mine").unwrap();
+        assert!(bind(&Place::Path(path.clone()), &access()).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_folder_that_everybody_writes_into_is_refused() {
+        let (folder, path) = folder();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let error = bind(&Place::Path(path), &access()).unwrap_err();
+        assert!(error.to_string().contains("chmod o-w"), "{error}");
+        let error = bind(&Place::Path("/nowhere/kms.sock".into()), &access()).unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error}");
+    }
+
+    #[test]
+    fn places_have_one_form() {
+        assert_eq!("@bulla".parse(), Ok(Place::Abstract("bulla".into())));
+        assert_eq!("/run/k.sock".parse(), Ok(Place::Path("/run/k.sock".into())));
+        for bad in ["", "@", "k.sock", "unix:///run/k.sock", &format!("/{}", "k".repeat(110))] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
+}
