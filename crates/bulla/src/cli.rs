@@ -14,6 +14,7 @@ mod examples;
 mod import;
 mod init;
 mod keygen;
+mod kms;
 mod kv;
 mod lease;
 mod man;
@@ -104,6 +105,7 @@ pub enum Command {
     Run(run::Run),
     Template(template::Template),
     Agent(agent::Agent),
+    Kms(kms::Kms),
     /// Encrypt, sign and authenticate with keys that stay in the cluster
     #[command(subcommand)]
     Transit(transit::Transit),
@@ -149,6 +151,7 @@ impl Command {
                 | Self::Server(_)
                 | Self::Context(_)
                 | Self::Doctor(_)
+                | Self::Kms(_)
                 | Self::Bundle(_)
                 | Self::Snapshot(snapshot::Snapshot::Verify { .. } | snapshot::Snapshot::Restore { .. })
                 | Self::Openapi
@@ -226,6 +229,7 @@ pub async fn run(command: Command, session: &Session<'_>, variables: Variables) 
         Command::Run(args) => run::run(args, session).await,
         Command::Template(args) => template::run(args, session).await,
         Command::Agent(args) => agent::run(args, session, variables).await,
+        Command::Kms(args) => kms::run(args, session, variables).await,
         Command::Transit(args) => transit::run(args, session).await,
         Command::Encrypt(args) => transit::encrypt_file(args, session).await,
         Command::Decrypt(args) => transit::decrypt_file(args, session).await,

@@ -1,0 +1,133 @@
+//! `bulla kms`: the Kubernetes KMS v2 plugin.
+
+use super::Variables;
+use crate::exit::{Exit, Failure};
+use crate::log::LogArgs;
+use crate::session::Session;
+use crate::systemd::Manager;
+use bulla_kms::config::{Config, Written};
+use bulla_kms::plugin::Plugin;
+use bulla_kms::serve;
+use clap::{Args, Subcommand};
+use listenfd::ListenFd;
+use std::path::{Path, PathBuf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A configuration with every key.
+const SAMPLE: &str = include_str!("../../../../docs/samples/kms.toml");
+
+/// Encrypt what Kubernetes stores, by keys that are elsewhere
+///
+/// A KMS v2 plugin for kube-apiserver. Its members are keys of Bulla and of other services; one of them is enough, or
+/// several wrap each seed together.
+#[derive(Debug, Args)]
+pub struct Kms {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Answer kube-apiserver until a signal comes
+    Serve {
+        #[command(flatten)]
+        log: LogArgs,
+    },
+    /// Check the configuration, and ask nobody
+    Check,
+    /// Have every member wrap something and unwrap it again, and show the key id
+    ///
+    /// Nodes of one Kubernetes cluster have to show the same key id. The hash is what kube-apiserver's metrics show.
+    Verify,
+    /// Print a configuration file with every key
+    Sample,
+}
+
+pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
+    let Kms { verb, config } = args;
+    if matches!(verb, Verb::Sample) {
+        return session.screen.bytes(SAMPLE.as_bytes()).map(|()| Exit::Ok);
+    }
+    let path = config.ok_or_else(|| {
+        Failure::usage("no configuration is named").hint("give --config FILE; `bulla kms sample` prints one")
+    })?;
+    match verb {
+        Verb::Serve { log } => {
+            log.begin()?;
+            // A socket of systemd, whose place it knows.
+            let held = ListenFd::from_env().take_unix_listener(0);
+            let held = held.map_err(|error| Failure::new(Exit::Failed, format!("the socket of systemd: {error}")))?;
+            let opened = serve::open(load(&path)?, held).await;
+            let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+            if let Ok(Some(address)) = opened.operations() {
+                tracing::info!(%address, "metrics are shown");
+            }
+            let (mut end, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+            let manager = Manager::of(&variables);
+            manager.tell("READY=1");
+            tracing::info!("kube-apiserver is answered");
+            let stop = async {
+                tokio::select! {
+                    _ = end.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                manager.tell("STOPPING=1");
+            };
+            let served = Box::pin(opened.run(stop)).await;
+            served.map_err(|error| Failure::new(Exit::Failed, format!("the socket: {error}")))?;
+            Ok(Exit::Ok)
+        }
+        Verb::Check => {
+            load(&path)?;
+            session.screen.say(&format!("{} can be used", path.display()));
+            Ok(Exit::Ok)
+        }
+        Verb::Verify => verify(load(&path)?, session).await,
+        Verb::Sample => Ok(Exit::Ok),
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file("cannot read", path, &error))?;
+    let written: Written = toml::from_str(&text).map_err(|error| {
+        Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` prints a file with every key")
+    })?;
+    Config::new(written).map_err(|error| {
+        Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` says what each key means")
+    })
+}
+
+fn on(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))
+}
+
+/// Looks at every member once.
+async fn verify(config: Config, session: &Session<'_>) -> Result<Exit, Failure> {
+    let plugin = Plugin::new(config.plugin);
+    plugin.look_once().await;
+    let mut rows = Vec::new();
+    let mut sound = true;
+    for member in plugin.members() {
+        let (standing, error) = (member.standing(), member.error());
+        sound &= error.is_none() && standing.key.is_some();
+        let key = standing.key.map_or_else(String::new, |key| format!("{} ({})", key.version, key.digest()));
+        let said = error.map_or_else(|| "wraps and unwraps".to_owned(), |error| format!("{}: {error}", error.class));
+        rows.push(vec![member.name().to_owned(), member.kind().to_string(), key, said]);
+    }
+    session.screen.table(&["MEMBER", "KIND", "VERSION", "STATE"], &rows)?;
+    match plugin.published() {
+        Some(snapshot) => {
+            session.screen.pairs(&[("key id", snapshot.key_id.to_string()), ("hash", snapshot.key_id.hash())])?;
+            if snapshot.whole && sound {
+                return Ok(Exit::Ok);
+            }
+            Err(Failure::new(Exit::Failed, "not every member wraps")
+                .hint("seeds that are encrypted meanwhile have fewer copies than configured"))
+        }
+        None => Err(Failure::new(Exit::Failed, "too few members wrap for a key id")
+            .hint("mend the members that are not well, or take them out of the configuration")),
+    }
+}

@@ -1,0 +1,281 @@
+//! The plugin over backends that fail in every way.
+
+use crate::fake::{Backend, Mood, node, soon};
+use bulla_crypto::secret::SecretBytes;
+use bulla_kms::combine::{Combination, Policy};
+use bulla_kms::plugin::{Encrypted, Plugin, Refusal};
+use bulla_kms::provider::Class;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const ALL: Combination = Combination::Any(Policy::All);
+const DEGRADED: Combination = Combination::Any(Policy::Degraded(1));
+
+fn seed(byte: u8) -> SecretBytes {
+    SecretBytes::new(vec![byte; 32])
+}
+
+async fn ready(combination: Combination, backends: &[&Backend]) -> Arc<Plugin> {
+    let plugin = node(combination, backends, None);
+    plugin.look_once().await;
+    plugin
+}
+
+async fn encrypted(plugin: &Plugin) -> Encrypted {
+    plugin.encrypt(seed(7), soon()).await.unwrap()
+}
+
+async fn decrypted(plugin: &Plugin, made: &Encrypted) -> Result<Vec<String>, Refusal> {
+    let done = plugin.decrypt(made.key_id.as_str(), &made.ciphertext, soon()).await?;
+    assert_eq!(done.seed.expose(), &[7; 32]);
+    Ok(done.members)
+}
+
+#[tokio::test]
+async fn two_nodes_agree_without_talking() {
+    let backend = Backend::new("a");
+    let (one, two) = (ready(ALL, &[&backend]).await, ready(ALL, &[&backend]).await);
+    assert_eq!(one.status().unwrap(), two.status().unwrap());
+    let made = encrypted(&one).await;
+    assert_eq!(made.key_id, one.status().unwrap());
+    assert_eq!(decrypted(&two, &made).await.unwrap(), ["a"]);
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_a_key_was_proven() {
+    let backend = Backend::new("a");
+    let plugin = node(ALL, &[&backend], None);
+    assert_eq!(plugin.status().unwrap_err().class, Class::Unavailable);
+    assert_eq!(plugin.encrypt(seed(7), soon()).await.unwrap_err().class, Class::Unavailable);
+    backend.is(Mood::Lying);
+    plugin.look_once().await;
+    assert_eq!(plugin.status().unwrap_err().class, Class::Unavailable, "it does not unwrap to the same");
+    backend.is(Mood::Well);
+    plugin.look_once().await;
+    plugin.status().unwrap();
+}
+
+#[tokio::test]
+async fn a_rotation_is_seen_and_the_old_key_still_decrypts() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    let old = encrypted(&plugin).await;
+    backend.rotate();
+    plugin.look_once().await;
+    assert_eq!(encrypted(&plugin).await.key_id, old.key_id, "not at the first sight, and with the version of its id");
+    plugin.look_once().await;
+    let new = encrypted(&plugin).await;
+    assert_ne!(new.key_id, old.key_id);
+    for made in [&old, &new] {
+        decrypted(&plugin, made).await.unwrap();
+    }
+    backend.state().keys.remove(&1);
+    plugin.look_once().await;
+    assert_eq!(decrypted(&plugin, &old).await.unwrap_err().class, Class::UnknownKey, "a retired key");
+    decrypted(&plugin, &new).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_looks_when_it_meets_a_new_key() {
+    let backend = Backend::new("a");
+    let (ahead, behind) = (ready(ALL, &[&backend]).await, ready(ALL, &[&backend]).await);
+    backend.rotate();
+    ahead.look_once().await;
+    ahead.look_once().await;
+    let made = encrypted(&ahead).await;
+    assert_ne!(made.key_id, behind.status().unwrap());
+    decrypted(&behind, &made).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_altered_or_belongs_elsewhere_does_not_decrypt() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    let made = encrypted(&plugin).await;
+    backend.rotate();
+    plugin.look_once().await;
+    plugin.look_once().await;
+    let other = plugin.status().unwrap();
+    let moved = Encrypted { key_id: other, ..made.clone() };
+    assert_eq!(decrypted(&plugin, &moved).await.unwrap_err().class, Class::Corrupt);
+    for place in [0, 1, 2, 5, 12, 40, made.ciphertext.len() - 1] {
+        let mut altered = made.clone();
+        altered.ciphertext[place] ^= 1;
+        decrypted(&plugin, &altered).await.unwrap_err();
+    }
+    for key_id in ["", "other-plugin", "b1.x"] {
+        let refused = plugin.decrypt(key_id, &made.ciphertext, soon()).await.unwrap_err();
+        assert_eq!(refused.class, Class::UnknownKey);
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_is_away_stops_new_seeds_and_comes_back() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    let made = encrypted(&plugin).await;
+    for mood in [Mood::Down, Mood::Hung, Mood::Disabled] {
+        backend.is(mood);
+        let begun = Instant::now();
+        plugin.encrypt(seed(7), soon()).await.unwrap_err();
+        decrypted(&plugin, &made).await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{mood:?}");
+        tokio::time::sleep(Duration::from_millis(550)).await;
+        plugin.look_once().await;
+        let refused = plugin.status().unwrap_err();
+        assert_eq!(refused.class, Class::Unavailable, "an error, which alone stops kube-apiserver's writes");
+        backend.is(Mood::Well);
+        plugin.look_once().await;
+        assert_eq!(plugin.status().unwrap(), made.key_id);
+        decrypted(&plugin, &made).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_costs_a_hedge_and_not_the_answer() {
+    let (a, b) = (Backend::new("a"), Backend::new("b"));
+    let plugin = ready(ALL, &[&a, &b]).await;
+    let made = encrypted(&plugin).await;
+    assert_eq!(made.members, ["a", "b"]);
+    for (hung, other) in [(&a, "b"), (&b, "a")] {
+        hung.is(Mood::Hung);
+        let begun = Instant::now();
+        assert_eq!(decrypted(&plugin, &made).await.unwrap(), [other]);
+        assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+        hung.is(Mood::Well);
+    }
+    // An answer that does not open the seal is none.
+    a.is(Mood::Lying);
+    assert_eq!(decrypted(&plugin, &made).await.unwrap(), ["b"]);
+    assert!(plugin.metrics().text().contains("bulla_kms_hedges_total"));
+}
+
+#[tokio::test]
+async fn a_strict_policy_makes_no_seed_without_all() {
+    let (a, b) = (Backend::new("a"), Backend::new("b"));
+    let plugin = ready(ALL, &[&a, &b]).await;
+    b.is(Mood::Down);
+    let refused = plugin.encrypt(seed(7), soon()).await.unwrap_err();
+    assert_eq!((refused.class, refused.text.as_str()), (Class::Unavailable, "not wrapped (b: unavailable)"));
+    plugin.status().expect("an outage alone changes nothing");
+    tokio::time::sleep(Duration::from_millis(550)).await;
+    plugin.look_once().await;
+    plugin.status().expect_err("until it lasts");
+}
+
+#[tokio::test]
+async fn a_degraded_seed_has_an_id_of_its_own_until_the_member_is_back() {
+    let (a, b) = (Backend::new("a"), Backend::new("b"));
+    let plugin = ready(DEGRADED, &[&a, &b]).await;
+    let whole = encrypted(&plugin).await;
+    b.is(Mood::Down);
+    plugin.look_once().await;
+    assert_eq!(plugin.status().unwrap(), whole.key_id, "an outage alone changes nothing");
+    plugin.encrypt(seed(7), soon()).await.expect_err("the id named both");
+    let less = encrypted(&plugin).await;
+    assert_eq!(less.key_id, plugin.status().unwrap());
+    assert_ne!(less.key_id, whole.key_id);
+    assert_eq!(less.members, ["a"]);
+    // A node that was restarted meanwhile finds the same id.
+    let other = node(DEGRADED, &[&a, &b], None);
+    other.look_once().await;
+    assert_eq!(other.status().unwrap(), less.key_id);
+    b.is(Mood::Well);
+    plugin.look_once().await;
+    assert_eq!(plugin.status().unwrap(), less.key_id, "one good look may be luck");
+    plugin.look_once().await;
+    assert_eq!(plugin.status().unwrap(), whole.key_id);
+    a.is(Mood::Down);
+    decrypted(&plugin, &less).await.expect_err("its only copy is away");
+    decrypted(&plugin, &whole).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_quorum_goes_on_under_the_same_id() {
+    let (a, b, c) = (Backend::new("a"), Backend::new("b"), Backend::new("c"));
+    let plugin = ready(Combination::Any(Policy::Quorum(2)), &[&a, &b, &c]).await;
+    let whole = encrypted(&plugin).await;
+    c.is(Mood::Hung);
+    let less = encrypted(&plugin).await;
+    assert_eq!((&less.key_id, less.members.as_slice()), (&whole.key_id, ["a".to_owned(), "b".to_owned()].as_slice()));
+    b.is(Mood::Down);
+    plugin.encrypt(seed(7), soon()).await.unwrap_err();
+    decrypted(&plugin, &less).await.unwrap();
+}
+
+#[tokio::test]
+async fn split_members_are_all_needed_to_decrypt() {
+    let (a, b) = (Backend::new("a"), Backend::new("b"));
+    let plugin = ready(Combination::Split, &[&a, &b]).await;
+    let made = encrypted(&plugin).await;
+    assert_eq!(decrypted(&plugin, &made).await.unwrap(), ["a", "b"]);
+    for member in [&a, &b] {
+        member.is(Mood::Down);
+        let refused = decrypted(&plugin, &made).await.unwrap_err();
+        assert_eq!(refused.class, Class::Unavailable);
+        member.is(Mood::Well);
+        plugin.look_once().await;
+    }
+    // Either alone, as whoever stole it: neither opens it in the other mode.
+    let alone = ready(ALL, &[&a]).await;
+    decrypted(&alone, &made).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_restart_in_a_rotation_goes_on_and_a_way_back_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state.json");
+    let backend = Backend::new("a");
+    let first = node(ALL, &[&backend], Some(&state));
+    first.look_once().await;
+    let old = first.status().unwrap();
+    backend.rotate();
+    let second = node(ALL, &[&backend], Some(&state));
+    second.look_once().await;
+    assert_eq!(second.status().unwrap(), old, "what the others still use");
+    second.look_once().await;
+    second.look_once().await;
+    let new = second.status().unwrap();
+    assert_ne!(new, old);
+    backend.state().active = 1;
+    let third = node(ALL, &[&backend], Some(&state));
+    third.look_once().await;
+    assert_eq!(third.status().unwrap(), new, "the key that was left is not used again");
+    assert!(third.metrics().text().contains("bulla_kms_member_went_back{member=\"a\",kind=\"age\"} 1"));
+    backend.state().keys.remove(&2);
+    let fourth = node(ALL, &[&backend], Some(&state));
+    fourth.look_once().await;
+    fourth.status().expect_err("nor if it is all that is left");
+}
+
+#[tokio::test]
+async fn many_who_ask_for_one_seed_cause_one_call() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    let made = Arc::new(encrypted(&plugin).await);
+    backend.state().delay = Duration::from_millis(50);
+    let before = backend.state().unwraps;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let (plugin, made) = (Arc::clone(&plugin), Arc::clone(&made));
+        tasks.spawn(async move { decrypted(&plugin, &made).await.unwrap() });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(backend.state().unwraps - before, 1);
+}
+
+#[tokio::test]
+async fn seeds_have_a_size() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    for bytes in [0, 65, 5000] {
+        let refused = plugin.encrypt(SecretBytes::new(vec![1; bytes]), soon()).await.unwrap_err();
+        assert_eq!(refused.class, Class::Corrupt);
+        assert!(refused.text.contains(&bytes.to_string()), "{refused}");
+    }
+    let made = plugin.encrypt(SecretBytes::new(vec![1; 64]), soon()).await.unwrap();
+    let back = plugin.decrypt(made.key_id.as_str(), &made.ciphertext, soon()).await.unwrap();
+    assert_eq!(back.seed.expose(), &[1; 64]);
+}
