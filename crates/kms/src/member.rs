@@ -217,7 +217,7 @@ impl Member {
             let mut state = self.state();
             state.credential_ends = seen.credential_ends;
             let step = state.promotion.observe(&seen, now, unix);
-            let back = matches!(step, Step::WentBack(_));
+            let back = state.promotion.left(&seen.active);
             if back && !state.went_back {
                 tracing::error!(
                     member = self.name,

@@ -373,7 +373,8 @@ impl Plugin {
 
     async fn look_at_all(&self, until: Instant) {
         let mut tasks = JoinSet::new();
-        for member in self.parts.members.iter().cloned() {
+        for member in &self.parts.members {
+            let member = Arc::clone(member);
             tasks.spawn(async move { member.look(false).await });
         }
         // Whoever is not done by then is dropped with the set.
@@ -425,8 +426,8 @@ impl Plugin {
     /// Looks at the members until the task is dropped.
     pub async fn supervise(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
-        for member in self.parts.members.iter().cloned() {
-            let plugin = Arc::clone(&self);
+        for member in &self.parts.members {
+            let (plugin, member) = (Arc::clone(&self), Arc::clone(member));
             tasks.spawn(async move { plugin.watch(&member).await });
         }
         let plugin = Arc::clone(&self);
@@ -460,7 +461,8 @@ impl Plugin {
     /// Looks at every member once, and proves the key that each uses.
     pub async fn look_once(&self) {
         let mut tasks = JoinSet::new();
-        for member in self.parts.members.iter().cloned() {
+        for member in &self.parts.members {
+            let member = Arc::clone(member);
             tasks.spawn(async move { member.look(true).await });
         }
         while tasks.join_next().await.is_some() {}

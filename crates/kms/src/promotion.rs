@@ -79,6 +79,11 @@ impl Promotion {
         &self.readable
     }
 
+    /// Whether the key was left.
+    pub fn left(&self, key: &KeyRef) -> bool {
+        self.remembered.past.contains(&key.digest())
+    }
+
     /// What to remember.
     pub fn remembered(&self) -> &Remembered {
         &self.remembered
