@@ -21,8 +21,8 @@ fn the_units_expose_little() {
     };
     let cli = Cli::new(bulla!());
     let threshold = format!("--threshold={EXPOSURE_MAX}");
-    for unit in ["systemd/bulla.service", "systemd/bulla-agent.service"] {
-        let unit = packaging().join(unit);
+    for unit in ["bulla.service", "bulla-agent.service", "bulla-kms.service"] {
+        let unit = packaging().join("systemd").join(unit);
         let unit = unit.to_str().unwrap();
         let judged = cli.run_program(&analyze, ["security", "--offline=true", &threshold, unit], b"");
         assert_eq!(judged.code, 0, "{unit}: {}", judged.text());

@@ -12,6 +12,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bulla-core", &["cryptoki", "bulla-store", "bulla-server", "tokio", "redb", "hyper", "rustls"]),
     ("bulla-store", &["bulla-server", "hyper", "rustls"]),
     ("bulla-server", &["bulla-client", "clap"]),
+    ("bulla-kms", &["bulla-core", "bulla-store", "bulla-server", "cedar-policy", "redb", "clap", "axum", "tower"]),
     ("bulla-client", &["cryptoki", "bulla-core", "bulla-store", "bulla-server", "cedar-policy", "redb", "clap"]),
     ("bulla", &["bulla-testkit", "bulla-fuzz", "xtask", "tempfile", "proptest", "hpke"]),
     ("", &["rsa", "ring", "openssl", "openssl-sys", "native-tls", "libfuzzer-sys"]),

@@ -131,3 +131,69 @@ async fn verify(config: Config, session: &Session<'_>) -> Result<Exit, Failure> 
             .hint("mend the members that are not well, or take them out of the configuration")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_crypto::identity::{Identity, IdentityKind};
+    use bulla_crypto::random::SystemRng;
+
+    /// A configuration with these lines before its members, which have these names.
+    fn config(folder: &Path, before: &str, members: &[&str]) -> Result<Config, String> {
+        let identity = folder.join("identity");
+        let made = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
+        std::fs::write(&identity, made.to_file_text(None, None).unwrap().expose()).unwrap();
+        let member = |name: &&str| {
+            format!(
+                "[members.\"{name}\".bulla]\naddress = 'https://localhost:1'\nkey = 'k'\nidentity = '{}'\n\
+                 cluster = 'p3f2m7q5x4k6w2z5r7t2n4b6dq'\n",
+                identity.display()
+            )
+        };
+        let members: String = members.iter().map(member).collect();
+        let written: Written = toml::from_str(&format!("{before}\n{members}")).map_err(|error| error.to_string())?;
+        Config::new(written).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_sample_has_every_key() {
+        let written: Result<Written, _> = toml::from_str(SAMPLE);
+        written.unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = "cluster = 'prod'";
+        let with = |more: &str| format!("{good}\n{more}");
+        config(folder.path(), good, &["a"]).map(|_| ()).unwrap();
+        let degraded = with("[combine]\npolicy = 'degraded'\nminimum = 1");
+        config(folder.path(), &degraded, &["a", "b"]).map(|_| ()).unwrap();
+        for (before, members, named) in [
+            ("cluster = ''".to_owned(), &["a"][..], "cluster"),
+            ("cluster = 'a b'".to_owned(), &["a"], "cluster"),
+            (with("typo = 1"), &["a"], "typo"),
+            (with("[socket]\npath = 'k.sock'"), &["a"], "socket.path"),
+            (with("[socket]\nmode = '0666'"), &["a"], "socket.mode"),
+            (with("[socket]\nmode = 'rw'"), &["a"], "socket.mode"),
+            (with("[socket]\nallow_uids = []"), &["a"], "socket.allow_uids"),
+            (with("[socket]\npath = '@kms'"), &["a"], "socket.allow_uids"),
+            (with("[operations]\naddress = '0.0.0.0:1'"), &["a"], "operations.address"),
+            (with("[combine]\nmode = 'split'"), &["a"], "combine.mode"),
+            (with("[combine]\nmode = 'split'\nminimum = 1"), &["a", "b"], "combine"),
+            (with("[combine]\npolicy = 'degraded'"), &["a", "b"], "combine.minimum"),
+            (with("[combine]\npolicy = 'quorum'\nminimum = 3"), &["a", "b"], "combine.minimum"),
+            (with("[combine]\nminimum = 1"), &["a"], "combine.minimum"),
+            (good.to_owned(), &["a", "b"], "combine.policy"),
+            (with("[timing]\nstale_s = 30"), &["a"], "timing.stale_s"),
+            (with("[timing]\nperiod_s = 0"), &["a"], "timing.period_s"),
+            (with("[timing]\nattempt_ms = 9000"), &["a"], "timing.attempt_ms"),
+            (with("[members]"), &[], "members"),
+            (with("[combine]\npolicy = 'all'"), &["a", "b", "c", "d", "e", "f", "g"], "members"),
+            (good.to_owned(), &["a b"], "members"),
+        ] {
+            let error = config(folder.path(), &before, members).map(|_| ()).unwrap_err();
+            assert!(error.contains(named), "{before}: {error}");
+        }
+    }
+}
