@@ -6,6 +6,7 @@
 
 pub mod bulla;
 pub mod http;
+pub mod vault;
 
 use crate::key::KeyRef;
 use bulla_crypto::BoxFuture;
