@@ -1,9 +1,9 @@
 //! The ways to log in, and how a token is kept.
 
 use super::{POLICY, active, fails, file, policy, provider, provider_with, server, unwrap, wrap};
+use bulla_crypto::pem;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::{Algorithm, SigningKey};
-use bulla_crypto::{pem, sign};
 use bulla_kms::provider::vault::Vault;
 use bulla_kms::provider::{Class, Provider as _};
 use bulla_testkit::openbao::OpenBao;
@@ -236,7 +236,7 @@ fn jwt(key: &SigningKey, claims: &Value) -> String {
 async fn a_signed_token_logs_in() {
     let bao = server!("a_signed_token_logs_in");
     let key = SigningKey::generate(&mut SystemRng).unwrap();
-    assert_eq!(key.public_key().algorithm(), sign::Algorithm::Ed25519, "{:?}", Algorithm::Ed25519);
+    assert_eq!(key.public_key().algorithm(), Algorithm::Ed25519);
     let public = pem::write("PUBLIC KEY", key.public_key().spki());
     let public = file(&bao, "jwt.pem", std::str::from_utf8(public.expose()).unwrap());
     bao.run(&["auth", "enable", "jwt"]);

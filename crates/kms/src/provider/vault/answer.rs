@@ -76,12 +76,15 @@ fn protocol(text: impl Into<String>) -> ProviderError {
 /// The answer to a look at a key.
 ///
 /// # Errors
-/// [`Class::Protocol`] if it is none.
+/// [`Class::Protocol`] if it is none, [`Class::Config`] if the key does not encrypt.
 pub fn key(body: &SecretBytes) -> Result<KeyState, ProviderError> {
     #[derive(Deserialize)]
-    struct Key {
+    struct Kind {
         #[serde(rename = "type")]
         kind: String,
+    }
+    #[derive(Deserialize)]
+    struct Key {
         latest_version: u64,
         min_decryption_version: u64,
         #[serde(default)]
@@ -96,20 +99,22 @@ pub fn key(body: &SecretBytes) -> Result<KeyState, ProviderError> {
         allow_plaintext_backup: bool,
         keys: BTreeMap<String, serde_json::Value>,
     }
+    // Of keys that do not encrypt, other things are said.
+    let kind = parse::<Data<Kind>>(body, "the description of the key")?.data.kind;
+    if !KINDS.contains(&kind.as_str()) {
+        let text = "the key is of a type that does not encrypt with associated data: make one of type aes256-gcm96, \
+                    chacha20-poly1305 or aes128-gcm96";
+        return Err(ProviderError::new(Class::Config, text));
+    }
     let key: Key = parse::<Data<Key>>(body, "the description of the key")?.data;
-    let unfit = unfit(&key.kind, key.derived, key.deletion_allowed, key.soft_deleted);
     let mut state = KeyState {
         latest: key.latest_version,
         min_decryption: key.min_decryption_version,
         min_encryption: key.min_encryption_version,
         versions: BTreeMap::new(),
-        unfit,
+        unfit: unfit(key.derived, key.deletion_allowed, key.soft_deleted),
         leaves: key.exportable || key.allow_plaintext_backup,
     };
-    if !KINDS.contains(&key.kind.as_str()) {
-        // Pairs of keys have no times here, so the rest would be no answer.
-        return Ok(state);
-    }
     for (version, made) in &key.keys {
         let version = number(version).ok_or_else(|| protocol("the key has a version that is no number"))?;
         let made = made.as_u64().ok_or_else(|| protocol("a version of the key has no time at which it was made"))?;
@@ -122,14 +127,8 @@ pub fn key(body: &SecretBytes) -> Result<KeyState, ProviderError> {
 }
 
 /// Why a key must not be used, or `None`.
-fn unfit(kind: &str, derived: bool, deletion: bool, deleted: bool) -> Option<ProviderError> {
+fn unfit(derived: bool, deletion: bool, deleted: bool) -> Option<ProviderError> {
     let config = |text: &str| Some(ProviderError::new(Class::Config, text));
-    if !KINDS.contains(&kind) {
-        return config(
-            "the key is of a type that does not encrypt with associated data: make one of type aes256-gcm96, \
-             chacha20-poly1305 or aes128-gcm96",
-        );
-    }
     if derived {
         return config("the key is derived, so each context has another key: make one without derived");
     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a login may take with all that belongs to it.
 const LOGIN: Duration = Duration::from_secs(10);
-/// How soon after a login that failed a call tries another one.
+/// How soon after a login that failed a call tries another one; whoever observes does so at once.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How soon a token that may not look at itself is replaced again because something was denied to it. It may be a right
 /// that is missing, and each login leaves a token behind.
@@ -154,7 +154,7 @@ impl Session {
     pub async fn token(self: &Arc<Self>) -> Result<Arc<Token>, ProviderError> {
         match self.current() {
             Some(token) => Ok(token),
-            None => self.settle(Want::New).await,
+            None => self.settle(Want::New, PAUSE).await,
         }
     }
 
@@ -174,7 +174,7 @@ impl Session {
             },
             Some(token) => return Ok(token),
         };
-        match self.settle(want).await {
+        match self.settle(want, Duration::ZERO).await {
             Ok(token) => Ok(token),
             Err(error) => match self.current() {
                 Some(token) => {
@@ -240,8 +240,8 @@ impl Session {
         Ok(Some(Way { files, api: Api { http: Arc::new(http), namespace: self.namespace.clone() } }))
     }
 
-    /// Does what is wanted, unless somebody else did it while this one waited.
-    async fn settle(self: &Arc<Self>, want: Want) -> Result<Arc<Token>, ProviderError> {
+    /// Does what is wanted, unless somebody else did it, or failed to, while this one waited or within `pause` before.
+    async fn settle(self: &Arc<Self>, want: Want, pause: Duration) -> Result<Arc<Token>, ProviderError> {
         let own = Arc::clone(self);
         let before = self.attempts.load(Ordering::Acquire);
         let task = tokio::spawn(async move {
@@ -252,7 +252,7 @@ impl Session {
             }
             let repeated = own.attempts.load(Ordering::Acquire) != before;
             if let Some((when, failure)) = &gate.failure
-                && (repeated || when.elapsed() < PAUSE)
+                && (repeated || when.elapsed() < pause)
             {
                 return Err(failure.clone());
             }
@@ -271,16 +271,15 @@ impl Session {
     }
 
     async fn attempt(&self, gate: &mut Gate, want: Want) -> Result<Arc<Token>, ProviderError> {
-        let api = self.api()?;
         match want {
-            Want::New | Want::Replace(_) => self.login(gate, &api).await,
-            Want::Renew(token) => match self.renewed(&api, &token).await {
+            Want::New | Want::Replace(_) => self.login(gate).await,
+            Want::Renew(token) => match self.renewed(&self.api()?, &token).await {
                 Ok(token) => Ok(token),
                 Err(error) if error.class.passes() => Err(error),
-                Err(_) => self.login(gate, &api).await,
+                Err(_) => self.login(gate).await,
             },
             Want::Check(token) => {
-                match login::lookup(&api, &token.header).await {
+                match login::lookup(&self.api()?, &token.header).await {
                     Ok(_) => {
                         self.suspect.store(0, Ordering::Release);
                         return Ok(token);
@@ -298,7 +297,7 @@ impl Session {
                 } else {
                     gate.rest = now.checked_add(REST);
                 }
-                self.login(gate, &api).await
+                self.login(gate).await
             }
         }
     }
@@ -319,20 +318,20 @@ impl Session {
         }))
     }
 
-    async fn login(&self, gate: &mut Gate, api: &Api) -> Result<Arc<Token>, ProviderError> {
-        let files = self.renewed_way()?.1;
+    async fn login(&self, gate: &mut Gate) -> Result<Arc<Token>, ProviderError> {
+        let (api, files) = self.renewed_way()?;
         let asked = Instant::now();
-        let state = login::login(&self.settings.auth, api, &mut gate.unwrapped).await?;
+        let state = login::login(&self.settings.auth, &api, &mut gate.unwrapped).await?;
         let TokenState { token: Some(header), ttl, whole, renewable } = state else {
             return Err(ProviderError::new(Class::Protocol, "the login gave no token"));
         };
         let before = self.current().filter(|before| before.header == header);
-        let looks = match login::lookup(api, &header).await {
+        let looks = match login::lookup(&api, &header).await {
             Ok(_) => true,
             Err(error) if error.class == Class::Denied => before.is_some_and(|before| before.looks),
             Err(error) => return Err(error),
         };
-        let may_create = self.may_create(api, &header).await;
+        let may_create = self.may_create(&api, &header).await;
         Ok(self.install(Token { may_create, looks, files, whole, ..self.timed(header, asked, ttl, renewable) }))
     }
 
