@@ -150,6 +150,20 @@ impl Http {
     /// [`Class::Unavailable`] if nothing answers; [`Class::Protocol`] for an answer that is too large.
     pub async fn call(
         &self,
+        request: http::request::Builder,
+        path: &str,
+        body: SecretBytes,
+    ) -> Result<Reply, ProviderError> {
+        self.call_within(MAX_ANSWER_BYTES, request, path, body).await
+    }
+
+    /// As [`Http::call`], for an answer of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As those of [`Http::call`].
+    pub async fn call_within(
+        &self,
+        limit: usize,
         mut request: http::request::Builder,
         path: &str,
         body: SecretBytes,
@@ -169,8 +183,8 @@ impl Http {
             })?;
         let answer = self.client.request(request).await.map_err(|error| unavailable(&error))?;
         let (head, body) = answer.into_parts();
-        let Some(body) = collect(body).await.map_err(|error| unavailable(&error))? else {
-            let text = format!("{} answers with more than {MAX_ANSWER_BYTES} bytes", self.origin);
+        let Some(body) = collect(body, limit).await.map_err(|error| unavailable(&error))? else {
+            let text = format!("{} answers with more than {limit} bytes", self.origin);
             return Err(ProviderError::new(Class::Protocol, text));
         };
         Ok(Reply { status: head.status, headers: head.headers, body })
@@ -187,12 +201,12 @@ impl AsRef<[u8]> for Wiped {
 }
 
 /// The body, in memory that is wiped; `None` if it is too large.
-async fn collect(mut body: Incoming) -> Result<Option<SecretBytes>, hyper::Error> {
+async fn collect(mut body: Incoming, limit: usize) -> Result<Option<SecretBytes>, hyper::Error> {
     let hint = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-    let mut whole = SecretBytes::new(Vec::with_capacity(hint.unwrap_or(0).min(MAX_ANSWER_BYTES)));
+    let mut whole = SecretBytes::new(Vec::with_capacity(hint.unwrap_or(0).min(limit)));
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if data.len() > MAX_ANSWER_BYTES.saturating_sub(whole.expose().len()) {
+        if data.len() > limit.saturating_sub(whole.expose().len()) {
             return Ok(None);
         }
         let needed = whole.expose().len().saturating_add(data.len());
