@@ -1,6 +1,7 @@
 //! A transit key of the released OpenBao: versions, limits, what is refused and why.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it stands")]
 
+mod hostile;
 mod login;
 mod peer;
 
@@ -225,7 +226,7 @@ async fn keys_of_other_kinds() {
     let gone = of("gone");
     let key = active(&gone).await;
     let wrapped = wrap(&gone, &key).await.unwrap();
-    bao.run(&["write", "-f", "transit/keys/gone/soft-delete"]);
+    bao.run(&["delete", "transit/keys/gone/soft-delete"]);
     fails(gone.observe().await, Class::KeyDisabled);
     fails(unwrap(&gone, &key, &wrapped).await, Class::KeyDisabled);
     fails(wrap(&gone, &key).await, Class::KeyDisabled);
