@@ -4,27 +4,19 @@
 //! never a path or a name here before it was parsed as one, and errors repeat nothing of an answer that may hold secrets.
 
 use crate::exit::{Exit, Failure};
-use bulla_client::causes;
 use bulla_crypto::secret::SecretBytes;
-use bytes::Bytes;
+use bulla_kms::provider::http::Http;
+use bulla_kms::provider::{Class, ProviderError};
 use http::header::{HeaderValue, InvalidHeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Body as _, Incoming};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use http::{Method, Request, StatusCode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
+
+/// Where a Vault is: `https://host:port`, or http on this machine.
+pub use bulla_kms::provider::http::Origin as Address;
 
 /// How long an answer is waited for: longer than a busy server takes for one read.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,37 +27,6 @@ pub const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 pub const MAX_LIST_BYTES: usize = 16 * 1024 * 1024;
 /// As much of an error of Vault as is repeated, in characters.
 const QUOTED_CHARS: usize = 200;
-
-/// An address of a Vault: `https://host:port`, or http on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(String);
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "expected https://HOST:PORT";
-        let text = text.strip_suffix('/').unwrap_or(text);
-        let uri: Uri = text.parse().map_err(|_| FORM)?;
-        let (scheme, host) = (uri.scheme_str().ok_or(FORM)?, uri.host().ok_or(FORM)?);
-        let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
-        // Only host and port: no path, query, user or second spelling.
-        if host.is_empty() || format!("{scheme}://{host}{port}") != text {
-            return Err(FORM);
-        }
-        match (scheme, host) {
-            ("https", _) | ("http", "localhost" | "127.0.0.1" | "[::1]") => Ok(Self(text.to_owned())),
-            ("http", _) => Err("http to another machine, where everybody on the way reads the secrets; use https"),
-            _ => Err(FORM),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What came of a read.
 pub enum Answer {
@@ -82,7 +43,7 @@ pub struct Vault {
     address: Address,
     token: HeaderValue,
     namespace: Option<HeaderValue>,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    http: Http,
 }
 
 /// A mount, as a token sees it that may do something in it.
@@ -167,39 +128,32 @@ impl Vault {
         token.set_sensitive(true);
         let namespace = namespace.map(HeaderValue::from_str).transpose();
         let namespace = namespace.map_err(|_| Failure::usage("the namespace has characters that no namespace has"))?;
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up TLS: {error}")))?
-            .with_root_certificates(authorities(ca, &address)?)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { address, token, namespace, client })
+        let http = Http::new(address.clone(), ca, None)
+            .map_err(|error| Failure::new(Exit::Failed, error.text).hint("--ca names a PEM file of certificates"))?;
+        Ok(Self { address, token, namespace, http })
     }
 
     /// Reads `/v1/{path}`. The path is made of segments that were parsed, so nothing in it needs another spelling.
     pub async fn get(&self, path: &str, limit: usize) -> Result<Answer, Failure> {
-        let exchange = async {
-            let mut request = Request::builder()
-                .method(Method::GET)
-                .uri(format!("{}/v1/{path}", self.address))
-                .header(USER_AGENT, concat!("bulla/", env!("CARGO_PKG_VERSION")))
-                .header("x-vault-request", "true")
-                .header("x-vault-token", self.token.clone());
-            if let Some(namespace) = &self.namespace {
-                request = request.header("x-vault-namespace", namespace.clone());
+        let mut request = Request::builder()
+            .method(Method::GET)
+            .header(USER_AGENT, concat!("bulla/", env!("CARGO_PKG_VERSION")))
+            .header("x-vault-request", "true")
+            .header("x-vault-token", self.token.clone());
+        if let Some(namespace) = &self.namespace {
+            request = request.header("x-vault-namespace", namespace.clone());
+        }
+        let target = format!("/v1/{path}");
+        let exchange = self.http.call_within(limit, request, &target, SecretBytes::new(Vec::new()));
+        match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(Ok(reply)) => self.judged(path, reply.status, reply.body),
+            Ok(Err(ProviderError { class: Class::Unavailable, text })) => Err(unreachable(text)),
+            Ok(Err(error)) => Err(self.failed(path, &error.text)),
+            Err(_) => {
+                let cause = format!("no answer within {} s", PATIENCE.as_secs());
+                Err(unreachable(format!("cannot reach {}: {cause}", self.address)))
             }
-            let request = request.body(Empty::new()).map_err(|error| self.failed(path, &error.to_string()))?;
-            let (head, body) =
-                self.client.request(request).await.map_err(|error| self.unreachable(&causes(&error)))?.into_parts();
-            let Some(body) = collect(body, limit).await.map_err(|error| self.unreachable(&causes(&error)))? else {
-                return Err(self.failed(path, &format!("the answer has more than {limit} bytes")));
-            };
-            self.judged(path, head.status, body)
-        };
-        tokio::time::timeout(PATIENCE, exchange)
-            .await
-            .unwrap_or_else(|_| Err(self.unreachable(&format!("no answer within {} s", PATIENCE.as_secs()))))
+        }
     }
 
     fn judged(&self, path: &str, status: StatusCode, body: SecretBytes) -> Result<Answer, Failure> {
@@ -264,14 +218,13 @@ impl Vault {
         Ok(seen.mount(inside))
     }
 
-    fn unreachable(&self, cause: &str) -> Failure {
-        Failure::new(Exit::Unreachable, format!("cannot reach {}: {cause}", self.address))
-            .hint("run the command again: it goes on where it stopped")
-    }
-
     fn failed(&self, path: &str, cause: &str) -> Failure {
         Failure::new(Exit::Failed, format!("cannot read {path} of {}: {}", self.address, cause.trim_end()))
     }
+}
+
+fn unreachable(text: String) -> Failure {
+    Failure::new(Exit::Unreachable, text).hint("run the command again: it goes on where it stopped")
 }
 
 /// The errors that an answer names.
@@ -293,80 +246,9 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a SecretBytes, path: &str) -> Resul
     })
 }
 
-/// The body, in memory that is wiped; `None` if it is larger than the limit.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Option<SecretBytes>, hyper::Error> {
-    let hint = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-    let mut whole = SecretBytes::new(Vec::with_capacity(hint.unwrap_or(0).min(limit)));
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        if data.len() > limit.saturating_sub(whole.expose().len()) {
-            return Ok(None);
-        }
-        append(&mut whole, &data);
-    }
-    Ok(Some(whole))
-}
-
-/// Appends without leaving a copy behind, as a vector that grows does.
-fn append(whole: &mut SecretBytes, data: &[u8]) {
-    let needed = whole.expose().len().saturating_add(data.len());
-    if needed > whole.expose().capacity() {
-        let mut larger = SecretBytes::new(Vec::with_capacity(needed.saturating_mul(2)));
-        larger.expose_mut().extend_from_slice(whole.expose());
-        *whole = larger;
-    }
-    whole.expose_mut().extend_from_slice(data);
-}
-
-/// Who may have signed its certificate.
-fn authorities(ca: Option<&Path>, address: &Address) -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let unfit = |error: &dyn fmt::Display| {
-                Failure::new(Exit::Failed, format!("cannot use {}: {error}", path.display()))
-                    .hint("--ca names a PEM file of certificates")
-            };
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unfit(&error))? {
-                roots.add(certificate.map_err(|error| unfit(&error))?).map_err(|error| unfit(&error))?;
-            }
-        }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    if roots.is_empty() && address.0.starts_with("https:") {
-        return Err(Failure::new(Exit::Failed, "there is no authority to judge the certificate of Vault by")
-            .hint("give --ca FILE, or install the package ca-certificates"));
-    }
-    Ok(roots)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses() {
-        for good in
-            ["https://vault.example:8200", "https://vault.example", "http://127.0.0.1:8200", "http://[::1]:8200"]
-        {
-            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
-            assert_eq!(format!("{good}/").parse::<Address>().unwrap().to_string(), good);
-        }
-        for bad in [
-            "",
-            "vault.example:8200",
-            "http://vault.example:8200",
-            "http://localhost.example:8200",
-            "https://u:p@vault.example",
-            "https://vault.example/path",
-            "https://vault.example?x",
-            "ftp://vault.example",
-            "https://",
-        ] {
-            assert!(bad.parse::<Address>().is_err(), "{bad}");
-        }
-        assert!("http://vault.example".parse::<Address>().unwrap_err().contains("https"));
-    }
 
     #[test]
     fn mounts_are_what_vault_calls_them() {
@@ -392,14 +274,5 @@ mod tests {
         assert_eq!(said(&body(r#"{"errors":["a","b"]}"#.to_owned())), "a; b");
         assert_eq!(said(&body("<html>".to_owned())), "");
         assert_eq!(said(&body(format!(r#"{{"errors":["{}"]}}"#, "x".repeat(5000)))).len(), QUOTED_CHARS);
-    }
-
-    #[test]
-    fn bytes_are_appended_in_order() {
-        let mut whole = SecretBytes::new(Vec::new());
-        for part in [&b"abc"[..], b"", b"defg", &[0; 5000]] {
-            append(&mut whole, part);
-        }
-        assert!(whole.expose().starts_with(b"abcdefg") && whole.expose().len() == 5007);
     }
 }
