@@ -6,7 +6,7 @@ use crate::member::{Member, Timing};
 use crate::metrics::Metrics;
 use crate::plugin::Parts;
 use crate::promotion::Rules;
-use crate::provider::{Provider, ProviderError, bulla};
+use crate::provider::{Provider, ProviderError, bulla, vault};
 use crate::socket::{Access, Place};
 use crate::state::StateFile;
 use serde::Deserialize;
@@ -134,12 +134,14 @@ struct WrittenTiming {
 #[serde(rename_all = "lowercase")]
 enum WrittenMember {
     Bulla(bulla::Settings),
+    Vault(vault::Settings),
 }
 
 impl WrittenMember {
     fn open(&self) -> Result<Box<dyn Provider>, ProviderError> {
         Ok(match self {
             Self::Bulla(settings) => Box::new(bulla::Bulla::open(settings)?),
+            Self::Vault(settings) => Box::new(vault::Vault::open(settings)?),
         })
     }
 }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Largest wrapped key in bytes: a nonce of 24 bytes, 32 of the key, a tag of 16, and room.
-pub const MAX_WRAPPED_BYTES: usize = 128;
+/// Largest wrapped key in bytes: a nonce of at most 24 bytes, 32 of the key, a tag of 16.
+pub const MAX_WRAPPED_BYTES: usize = 72;
 /// What a wrapped key has at least: as many bytes as the key, and a tag.
 const MIN_WRAPPED_BYTES: usize = 48;
 /// Kinds of keys that encrypt with authentication and take additional data.

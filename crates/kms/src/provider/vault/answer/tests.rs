@@ -123,7 +123,7 @@ fn only_the_version_that_was_asked_for_encrypts() {
         format!("other:v3:{}", base64(&[9; 60])),
         format!("vault:v3:{}\n", base64(&[9; 60])),
         format!("vault:v3:{}", base64(&[9; 47])),
-        format!("vault:v3:{}", base64(&[9; 129])),
+        format!("vault:v3:{}", base64(&[9; 73])),
         "vault:v3:".to_owned(),
         "vault:v3".to_owned(),
     ] {
