@@ -146,11 +146,16 @@ impl Vault {
         if let Some(unfit) = state.unfit {
             return Err(ProviderError::new(unfit.class, format!("{}: {}", self.place, unfit.text)));
         }
-        if state.leaves && !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                key = self.place,
-                "the key may leave Vault by export or backup, and whoever has it decrypts"
-            );
+        if (state.leaves || state.deletable) && !self.warned.swap(true, Ordering::Relaxed) {
+            if state.leaves {
+                tracing::warn!(
+                    key = self.place,
+                    "the key may leave Vault by export or backup, and whoever has it decrypts"
+                );
+            }
+            if state.deletable {
+                tracing::warn!(key = self.place, "the key may be deleted, and all that it encrypts with it");
+            }
         }
         let of = |(version, made): (&u64, &u64)| KeyRef {
             backend: backend.clone(),

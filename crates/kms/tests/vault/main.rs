@@ -178,8 +178,8 @@ async fn a_missing_key_is_unknown_and_never_made() {
         let key = active(&vault).await;
         let wrapped = wrap(&vault, &key).await.unwrap();
         bao.run(&["write", "transit/keys/k8s/config", "deletion_allowed=true"]);
-        // As the first step of a deletion that is worth an alarm; what is known works on.
-        assert!(fails(vault.observe().await, Class::Config).contains("deletion_allowed"));
+        // A warning, since a member that counted as away would stop writes.
+        vault.observe().await.unwrap();
         unwrap(&vault, &key, &wrapped).await.unwrap();
         wrap(&vault, &key).await.unwrap();
         bao.run(&["delete", "transit/keys/k8s"]);

@@ -35,6 +35,8 @@ pub struct KeyState {
     pub versions: BTreeMap<u64, u64>,
     /// Why it must not be used as it is.
     pub unfit: Option<ProviderError>,
+    /// It may be deleted, and all that it encrypts with it.
+    pub deletable: bool,
     /// Whether whoever has the right can take the key out of Vault.
     pub leaves: bool,
 }
@@ -112,7 +114,8 @@ pub fn key(body: &SecretBytes) -> Result<KeyState, ProviderError> {
         min_decryption: key.min_decryption_version,
         min_encryption: key.min_encryption_version,
         versions: BTreeMap::new(),
-        unfit: unfit(key.derived, key.deletion_allowed, key.soft_deleted),
+        unfit: unfit(key.derived, key.soft_deleted),
+        deletable: key.deletion_allowed,
         leaves: key.exportable || key.allow_plaintext_backup,
     };
     for (version, made) in &key.keys {
@@ -127,7 +130,7 @@ pub fn key(body: &SecretBytes) -> Result<KeyState, ProviderError> {
 }
 
 /// Why a key must not be used, or `None`.
-fn unfit(derived: bool, deletion: bool, deleted: bool) -> Option<ProviderError> {
+fn unfit(derived: bool, deleted: bool) -> Option<ProviderError> {
     let config = |text: &str| Some(ProviderError::new(Class::Config, text));
     if derived {
         return config("the key is derived, so each context has another key: make one without derived");
@@ -137,9 +140,6 @@ fn unfit(derived: bool, deletion: bool, deleted: bool) -> Option<ProviderError> 
             Class::KeyDisabled,
             "the key is deleted for the time being: restore it in Vault",
         ));
-    }
-    if deletion {
-        return config("the key may be deleted, and all that it encrypts with it: set deletion_allowed=false on it");
     }
     None
 }
