@@ -191,17 +191,20 @@ impl UnaryService<StatusRequest> for Service {
     type Response = StatusResponse;
     type Future = BoxFuture<'static, Result<Response<StatusResponse>, Status>>;
 
-    fn call(&mut self, _: Request<StatusRequest>) -> Self::Future {
-        // Three a minute from each kube-apiserver: counted, and not written down.
-        let begun = Instant::now();
-        let result = self.plugin.status();
-        self.plugin.metrics().asked("Status", &result, |refusal| refusal.class, begun.elapsed());
-        let answer = result.map(|key_id| StatusResponse {
-            version: VERSION.to_owned(),
-            healthz: "ok".to_owned(),
-            key_id: key_id.to_string(),
-        });
-        Box::pin(async move { answer.map(Response::new).map_err(status) })
+    fn call(&mut self, request: Request<StatusRequest>) -> Self::Future {
+        let plugin = Arc::clone(&self.plugin);
+        Box::pin(async move {
+            // Three a minute from each kube-apiserver: counted, and not written down.
+            let begun = Instant::now();
+            let result = plugin.status(deadline(request.metadata())).await;
+            plugin.metrics().asked("Status", &result, |refusal| refusal.class, begun.elapsed());
+            let key_id = result.map_err(status)?;
+            Ok(Response::new(StatusResponse {
+                version: VERSION.to_owned(),
+                healthz: "ok".to_owned(),
+                key_id: key_id.to_string(),
+            }))
+        })
     }
 }
 

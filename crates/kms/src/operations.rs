@@ -60,7 +60,7 @@ fn answer(plugin: &Plugin, method: &Method, path: &str) -> Response<Full<Bytes>>
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let (status, kind, text) = match (method, path) {
         (&Method::GET, "/livez") => (StatusCode::OK, TEXT, "ok\n".to_owned()),
-        (&Method::GET, "/readyz") => match plugin.status() {
+        (&Method::GET, "/readyz") => match plugin.ready() {
             Ok(key_id) => (StatusCode::OK, TEXT, format!("ok {}\n", key_id.hash())),
             Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{refusal}\n")),
         },

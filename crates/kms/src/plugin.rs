@@ -13,11 +13,11 @@ use bulla_crypto::digest::{framed, sha256};
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 /// Seeds that are worked on at once. kube-apiserver asks one after the other; a flood would be somebody else's.
 const AT_ONCE: usize = 64;
@@ -100,7 +100,7 @@ pub struct Parts {
 /// The plugin.
 pub struct Plugin {
     parts: Parts,
-    published: RwLock<Option<Arc<Snapshot>>>,
+    published: watch::Sender<Option<Arc<Snapshot>>>,
     /// Held while something is published.
     publishing: Mutex<()>,
     began: Instant,
@@ -114,7 +114,7 @@ impl Plugin {
     pub fn new(parts: Parts) -> Self {
         Self {
             parts,
-            published: RwLock::default(),
+            published: watch::Sender::new(None),
             publishing: Mutex::default(),
             began: Instant::now(),
             places: Semaphore::new(AT_ONCE),
@@ -135,16 +135,26 @@ impl Plugin {
 
     /// What kube-apiserver is told, whether or not the members are well.
     pub fn published(&self) -> Option<Arc<Snapshot>> {
-        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.published.borrow().clone()
     }
 
-    /// The key id, from memory.
+    /// The key id, from memory. Right after the start it is waited for until `until`, so that a request which a held socket
+    /// kept meanwhile is answered.
     ///
     /// # Errors
     /// [`Refusal`] if too few members are well for new seeds. kube-apiserver then writes nothing after three minutes, while
     /// it would go on for ever if it were told of ill health in the answer (kubernetes#138950).
-    pub fn status(&self) -> Result<KeyId, Refusal> {
-        let snapshot = self.snapshot()?;
+    pub async fn status(&self, until: Instant) -> Result<KeyId, Refusal> {
+        self.snapshot(until).await?;
+        self.ready()
+    }
+
+    /// As [`Plugin::status`], without a wait.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn ready(&self) -> Result<KeyId, Refusal> {
+        let snapshot = self.published().ok_or_else(|| self.unpublished())?;
         let well = self.well();
         let needed = self.parts.combination.needed(self.parts.members.len());
         if well < needed {
@@ -164,8 +174,8 @@ impl Plugin {
                 format!("plaintext has {length} bytes; this plugin encrypts seeds of 1 to {MAX_SEED_BYTES} bytes");
             return Err(Refusal::new(Class::Corrupt, text));
         }
-        let snapshot = self.snapshot()?;
         let _place = self.place()?;
+        let snapshot = self.snapshot(until).await?;
         let mode = self.parts.combination.mode();
         let context = Context::new(&self.parts.cluster, snapshot.key_id.as_str());
         let key = secret_key(&mut SystemRng);
@@ -228,6 +238,8 @@ impl Plugin {
     }
 
     async fn opened(&self, key_id: &KeyId, envelope: &Envelope, until: Instant) -> Result<Decrypted, Refusal> {
+        // Right after the start nobody was looked at yet. Whether there is a key id then is no matter for who reads.
+        let _ = self.snapshot(until).await;
         let mut holders = self.holders(envelope);
         if holders.len() < self.read_needs(envelope) && self.ask_again() {
             // Another node may be ahead of this one.
@@ -346,11 +358,19 @@ impl Plugin {
         Ok(Decrypted { seed: Arc::new(seed), members })
     }
 
-    fn snapshot(&self) -> Result<Arc<Snapshot>, Refusal> {
-        self.published().ok_or_else(|| {
-            let why = self.compute().err().unwrap_or(NoSnapshot::Starting);
-            Refusal::new(Class::Unavailable, why.to_string())
-        })
+    /// What is published, or will be once the members were looked at for the first time.
+    async fn snapshot(&self, until: Instant) -> Result<Arc<Snapshot>, Refusal> {
+        let mut published = self.published.subscribe();
+        let first = self.began.checked_add(FIRST_LOOK).map_or(until, |end| end.min(until));
+        // Both errors mean that there is none.
+        let waited = timeout_at(first.into(), published.wait_for(Option::is_some)).await;
+        let snapshot = waited.ok().and_then(Result::ok).and_then(|snapshot| snapshot.clone());
+        snapshot.ok_or_else(|| self.unpublished())
+    }
+
+    fn unpublished(&self) -> Refusal {
+        let why = self.compute().err().unwrap_or(NoSnapshot::Starting);
+        Refusal::new(Class::Unavailable, why.to_string())
     }
 
     fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Refusal> {
@@ -410,7 +430,7 @@ impl Plugin {
             "kube-apiserver is told a key id"
         );
         self.parts.metrics.published(snapshot.key_id.hash(), snapshot.whole);
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(snapshot));
+        self.published.send_replace(Some(Arc::new(snapshot)));
     }
 
     fn save(&self) {
@@ -428,7 +448,7 @@ impl Plugin {
         let mut tasks = JoinSet::new();
         for member in &self.parts.members {
             let (plugin, member) = (Arc::clone(&self), Arc::clone(member));
-            tasks.spawn(async move { plugin.watch(&member).await });
+            tasks.spawn(async move { plugin.keep_watch(&member).await });
         }
         let plugin = Arc::clone(&self);
         tasks.spawn(async move {
@@ -439,7 +459,7 @@ impl Plugin {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn watch(&self, member: &Member) {
+    async fn keep_watch(&self, member: &Member) {
         let mut wait = FIRST_WAIT;
         for look in 0_u32.. {
             let looked = member.look(look % DEEP == 0 || !member.is_well()).await;

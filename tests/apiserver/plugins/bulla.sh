@@ -19,7 +19,6 @@ setup)
     until [ -e "$dir/ready.json" ]; do sleep 0.05; done
     $admin init --name test --admin "$dir/alice.pub" --ready-file "$dir/ready.json" --save-context test
     $admin unseal --yes
-    $admin transit create kubernetes
     "$bulla" --quiet keygen -o "$dir/node.key" --name node
     $admin principal add "$dir/node.pub" --group nodes
     cat > "$dir/kms.cedar" <<'POLICY'
@@ -35,6 +34,7 @@ permit (
 );
 POLICY
     $admin policy put kms "$dir/kms.cedar"
+    $admin transit create kubernetes
     ;;
 serve | activated)
     socket=$1 instance=$2

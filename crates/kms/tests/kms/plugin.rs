@@ -35,9 +35,9 @@ async fn decrypted(plugin: &Plugin, made: &Encrypted) -> Result<Vec<String>, Ref
 async fn two_nodes_agree_without_talking() {
     let backend = Backend::new("a");
     let (one, two) = (ready(ALL, &[&backend]).await, ready(ALL, &[&backend]).await);
-    assert_eq!(one.status().unwrap(), two.status().unwrap());
+    assert_eq!(one.ready().unwrap(), two.ready().unwrap());
     let made = encrypted(&one).await;
-    assert_eq!(made.key_id, one.status().unwrap());
+    assert_eq!(made.key_id, one.ready().unwrap());
     assert_eq!(decrypted(&two, &made).await.unwrap(), ["a"]);
 }
 
@@ -45,14 +45,27 @@ async fn two_nodes_agree_without_talking() {
 async fn nothing_is_told_before_a_key_was_proven() {
     let backend = Backend::new("a");
     let plugin = node(ALL, &[&backend], None);
-    assert_eq!(plugin.status().unwrap_err().class, Class::Unavailable);
-    assert_eq!(plugin.encrypt(seed(7), soon()).await.unwrap_err().class, Class::Unavailable);
+    assert_eq!(plugin.ready().unwrap_err().class, Class::Unavailable);
+    let early = Instant::now() + Duration::from_millis(20);
+    assert_eq!(plugin.encrypt(seed(7), early).await.unwrap_err().class, Class::Unavailable);
     backend.is(Mood::Lying);
     plugin.look_once().await;
-    assert_eq!(plugin.status().unwrap_err().class, Class::Unavailable, "it does not unwrap to the same");
+    assert_eq!(plugin.ready().unwrap_err().class, Class::Unavailable, "it does not unwrap to the same");
     backend.is(Mood::Well);
     plugin.look_once().await;
-    plugin.status().unwrap();
+    plugin.ready().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_right_after_the_start_waits_for_the_first_look() {
+    let backend = Backend::new("a");
+    let plugin = node(ALL, &[&backend], None);
+    let look = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        plugin.look_once().await;
+    };
+    let (status, made, ()) = tokio::join!(plugin.status(soon()), plugin.encrypt(seed(7), soon()), look);
+    assert_eq!(status.unwrap(), made.unwrap().key_id);
 }
 
 #[tokio::test]
@@ -83,7 +96,7 @@ async fn a_node_that_is_behind_looks_when_it_meets_a_new_key() {
     ahead.look_once().await;
     ahead.look_once().await;
     let made = encrypted(&ahead).await;
-    assert_ne!(made.key_id, behind.status().unwrap());
+    assert_ne!(made.key_id, behind.ready().unwrap());
     decrypted(&behind, &made).await.unwrap();
 }
 
@@ -95,7 +108,7 @@ async fn what_was_altered_or_belongs_elsewhere_does_not_decrypt() {
     backend.rotate();
     plugin.look_once().await;
     plugin.look_once().await;
-    let other = plugin.status().unwrap();
+    let other = plugin.ready().unwrap();
     let moved = Encrypted { key_id: other, ..made.clone() };
     assert_eq!(decrypted(&plugin, &moved).await.unwrap_err().class, Class::Corrupt);
     for place in [0, 1, 2, 5, 12, 40, made.ciphertext.len() - 1] {
@@ -122,11 +135,11 @@ async fn a_backend_that_is_away_stops_new_seeds_and_comes_back() {
         assert!(begun.elapsed() < Duration::from_secs(2), "{mood:?}");
         tokio::time::sleep(Duration::from_millis(550)).await;
         plugin.look_once().await;
-        let refused = plugin.status().unwrap_err();
+        let refused = plugin.ready().unwrap_err();
         assert_eq!(refused.class, Class::Unavailable, "an error, which alone stops kube-apiserver's writes");
         backend.is(Mood::Well);
         plugin.look_once().await;
-        assert_eq!(plugin.status().unwrap(), made.key_id);
+        assert_eq!(plugin.ready().unwrap(), made.key_id);
         decrypted(&plugin, &made).await.unwrap();
     }
 }
@@ -157,10 +170,10 @@ async fn a_strict_policy_makes_no_seed_without_all() {
     b.is(Mood::Down);
     let refused = plugin.encrypt(seed(7), soon()).await.unwrap_err();
     assert_eq!((refused.class, refused.text.as_str()), (Class::Unavailable, "not wrapped (b: unavailable)"));
-    plugin.status().expect("an outage alone changes nothing");
+    plugin.ready().expect("an outage alone changes nothing");
     tokio::time::sleep(Duration::from_millis(550)).await;
     plugin.look_once().await;
-    plugin.status().expect_err("until it lasts");
+    plugin.ready().expect_err("until it lasts");
 }
 
 #[tokio::test]
@@ -170,21 +183,21 @@ async fn a_degraded_seed_has_an_id_of_its_own_until_the_member_is_back() {
     let whole = encrypted(&plugin).await;
     b.is(Mood::Down);
     plugin.look_once().await;
-    assert_eq!(plugin.status().unwrap(), whole.key_id, "an outage alone changes nothing");
+    assert_eq!(plugin.ready().unwrap(), whole.key_id, "an outage alone changes nothing");
     plugin.encrypt(seed(7), soon()).await.expect_err("the id named both");
     let less = encrypted(&plugin).await;
-    assert_eq!(less.key_id, plugin.status().unwrap());
+    assert_eq!(less.key_id, plugin.ready().unwrap());
     assert_ne!(less.key_id, whole.key_id);
     assert_eq!(less.members, ["a"]);
     // A node that was restarted meanwhile finds the same id.
     let other = node(DEGRADED, &[&a, &b], None);
     other.look_once().await;
-    assert_eq!(other.status().unwrap(), less.key_id);
+    assert_eq!(other.ready().unwrap(), less.key_id);
     b.is(Mood::Well);
     plugin.look_once().await;
-    assert_eq!(plugin.status().unwrap(), less.key_id, "one good look may be luck");
+    assert_eq!(plugin.ready().unwrap(), less.key_id, "one good look may be luck");
     plugin.look_once().await;
-    assert_eq!(plugin.status().unwrap(), whole.key_id);
+    assert_eq!(plugin.ready().unwrap(), whole.key_id);
     a.is(Mood::Down);
     decrypted(&plugin, &less).await.expect_err("its only copy is away");
     decrypted(&plugin, &whole).await.unwrap();
@@ -228,24 +241,24 @@ async fn a_restart_in_a_rotation_goes_on_and_a_way_back_is_refused() {
     let backend = Backend::new("a");
     let first = node(ALL, &[&backend], Some(&state));
     first.look_once().await;
-    let old = first.status().unwrap();
+    let old = first.ready().unwrap();
     backend.rotate();
     let second = node(ALL, &[&backend], Some(&state));
     second.look_once().await;
-    assert_eq!(second.status().unwrap(), old, "what the others still use");
+    assert_eq!(second.ready().unwrap(), old, "what the others still use");
     second.look_once().await;
     second.look_once().await;
-    let new = second.status().unwrap();
+    let new = second.ready().unwrap();
     assert_ne!(new, old);
     backend.state().active = 1;
     let third = node(ALL, &[&backend], Some(&state));
     third.look_once().await;
-    assert_eq!(third.status().unwrap(), new, "the key that was left is not used again");
+    assert_eq!(third.ready().unwrap(), new, "the key that was left is not used again");
     assert!(third.metrics().text().contains("bulla_kms_member_went_back{member=\"a\",kind=\"age\"} 1"));
     backend.state().keys.remove(&2);
     let fourth = node(ALL, &[&backend], Some(&state));
     fourth.look_once().await;
-    fourth.status().expect_err("nor if it is all that is left");
+    fourth.ready().expect_err("nor if it is all that is left");
 }
 
 #[tokio::test]
