@@ -19,6 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -56,6 +57,28 @@ impl FromStr for Origin {
 }
 
 impl Origin {
+    /// As text is parsed, and http also to a link-local address: a cloud's metadata service, which is the machine's host.
+    ///
+    /// # Errors
+    /// What is expected.
+    pub fn link_local(text: &str) -> Result<Self, &'static str> {
+        const FORM: &str = "expected https://HOST[:PORT], or http to this machine or a link-local address";
+        let Some(authority) = text.strip_prefix("http://") else { return text.parse() };
+        let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
+            if port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { authority }
+        });
+        let link_local = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            // The addresses that EC2 has for it, which are unique-local, besides those that are link-local.
+            Some(host) => host
+                .parse::<Ipv6Addr>()
+                .is_ok_and(|host| host.is_unicast_link_local() || host.segments().starts_with(&[0xfd00, 0xec2])),
+            None => host.parse::<Ipv4Addr>().is_ok_and(|host| host.is_link_local()),
+        };
+        let uri = text.parse::<Uri>().map_err(|_| FORM)?;
+        let bare = uri.path() == "/" && uri.query().is_none() && !text.ends_with('/');
+        if link_local && bare { Ok(Self(text.to_owned())) } else { text.parse().map_err(|_| FORM) }
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -275,6 +298,34 @@ mod tests {
             "https://a:0x",
         ] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_metadata_service_is_beside_this_machine() {
+        for good in [
+            "http://169.254.169.254",
+            "http://169.254.170.23:80",
+            "http://127.0.0.1:1338",
+            "http://[fd00:ec2::254]",
+            "http://[fe80::1]:8080",
+            "https://kms.example",
+        ] {
+            assert_eq!(Origin::link_local(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "http://169.254.169.254/latest",
+            "http://169.254.169.254?a",
+            "http://169.253.0.1",
+            "http://169.254.169.254.example",
+            "http://a@169.254.169.254",
+            "http://169.254.169.254@a.example",
+            "http://[fd00:ec3::254]",
+            "http://metadata.google.internal",
+            "http://[fe80::1",
+        ] {
+            assert!(Origin::link_local(bad).is_err(), "{bad}");
         }
     }
 
