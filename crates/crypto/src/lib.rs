@@ -14,6 +14,7 @@ pub mod dsse;
 pub mod envelope;
 pub mod evidence;
 pub mod identity;
+pub mod jwt;
 pub mod kdf;
 pub mod kem;
 pub mod message;
