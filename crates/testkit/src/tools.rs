@@ -30,6 +30,11 @@ pub fn python() -> Option<PathBuf> {
     named("BULLA_TEST_PYTHON")
 }
 
+/// A Python that has `moto` and its server, and so `boto3` and `botocore`.
+pub fn moto() -> Option<PathBuf> {
+    named("BULLA_TEST_MOTO")
+}
+
 /// OpenBao's own binary.
 pub fn openbao() -> Option<PathBuf> {
     named("BULLA_TEST_OPENBAO")
