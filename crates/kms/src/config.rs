@@ -6,7 +6,7 @@ use crate::member::{Member, Timing};
 use crate::metrics::Metrics;
 use crate::plugin::Parts;
 use crate::promotion::Rules;
-use crate::provider::{Provider, ProviderError, bulla, vault};
+use crate::provider::{Provider, ProviderError, aws, azure, bulla, gcp, vault};
 use crate::socket::{Access, Place};
 use crate::state::StateFile;
 use serde::Deserialize;
@@ -135,6 +135,9 @@ struct WrittenTiming {
 enum WrittenMember {
     Bulla(bulla::Settings),
     Vault(vault::Settings),
+    Aws(Box<aws::Settings>),
+    Azure(Box<azure::Settings>),
+    Gcp(Box<gcp::Settings>),
 }
 
 impl WrittenMember {
@@ -142,6 +145,9 @@ impl WrittenMember {
         Ok(match self {
             Self::Bulla(settings) => Box::new(bulla::Bulla::open(settings)?),
             Self::Vault(settings) => Box::new(vault::Vault::open(settings)?),
+            Self::Aws(settings) => Box::new(aws::Aws::open(settings)?),
+            Self::Azure(settings) => Box::new(azure::Azure::open(settings)?),
+            Self::Gcp(settings) => Box::new(gcp::Gcp::open(settings)?),
         })
     }
 }
