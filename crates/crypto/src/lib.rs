@@ -18,6 +18,7 @@ pub mod jwt;
 pub mod kdf;
 pub mod kem;
 pub mod message;
+pub mod oaep;
 pub mod openssh;
 pub mod pem;
 pub mod pkcs8;

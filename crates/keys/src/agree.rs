@@ -2,7 +2,8 @@
 
 use crate::error::{TokenError, tried};
 use crate::object::{Key, KeyName, OCTET_STRING, P256_BYTES};
-use crate::token::Token;
+use crate::token::Connection;
+use crate::worker::Holder;
 use bulla_crypto::BoxFuture;
 use bulla_crypto::digest::equal;
 use bulla_crypto::envelope::OpenError;
@@ -15,7 +16,6 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use std::error::Error as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The mechanism by which tokens agree on a point.
@@ -25,7 +25,7 @@ const AGREED_BYTES: u64 = 32;
 
 /// A P-256 key that stays on its token.
 pub(crate) struct TokenAgreement {
-    token: Arc<Token>,
+    holder: Holder,
     name: KeyName,
     point: P256Point,
     /// The private key agreed as the holder of `point` must.
@@ -34,11 +34,15 @@ pub(crate) struct TokenAgreement {
 
 impl TokenAgreement {
     /// Refuses a token that cannot agree.
-    pub fn new(token: Arc<Token>, key: &Key) -> Result<Self, TokenError> {
-        token.call("say what it can do", |_, connection| connection.demand(AGREES, "decrypt"))?;
+    pub fn demand(connection: &Connection) -> Result<(), TokenError> {
+        connection.demand(AGREES, "decrypt")
+    }
+
+    /// On a token that can agree.
+    pub fn new(holder: Holder, key: &Key) -> Result<Self, TokenError> {
         let point = key.public.ec_point().and_then(|point| P256Point::from_uncompressed(point).ok());
         let point = point.ok_or(TokenError::WrongAnswer { what: "the point" })?;
-        Ok(Self { token, name: key.name.clone(), point, proven: AtomicBool::new(false) })
+        Ok(Self { holder, name: key.name.clone(), point, proven: AtomicBool::new(false) })
     }
 
     /// What is agreed on with `peer`, by the private key of the point and no other.
@@ -75,7 +79,7 @@ impl TokenAgreement {
 
     async fn derive(&self, peer: Vec<u8>) -> Result<SecretKey, TokenError> {
         let name = self.name.clone();
-        self.token.run("agree on a key", move |session, _| derive(session, name.find(session)?, &peer)).await
+        self.holder.run("agree on a key", move |session, _| derive(session, name.find(session)?, &peer)).await
     }
 }
 

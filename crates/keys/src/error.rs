@@ -113,6 +113,47 @@ pub enum TokenError {
         /// What was asked for.
         what: &'static str,
     },
+    /// The URI names no id, by which a secret key is told from others of its label.
+    NoId {
+        /// The ids of the secret keys that fit the rest, as they stand in a URI.
+        there: Vec<String>,
+    },
+    /// The token has no such secret key.
+    NoSecretKey {
+        /// The token's label.
+        token: String,
+        /// Label and id of each AES key that is there.
+        there: Vec<String>,
+    },
+    /// The secret key is there, and must not be used.
+    Unfit {
+        /// Its label and id.
+        key: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// Under the same name there is another key than before.
+    OtherKey {
+        /// Its label and id.
+        key: String,
+    },
+    /// What was to be decrypted was altered, or is by another key.
+    NotAuthentic,
+    /// The PIN in the file is the one that the token refused.
+    RefusedBefore {
+        /// The token's label.
+        token: String,
+    },
+    /// The next wrong PIN locks the token.
+    LastTry {
+        /// The token's label.
+        token: String,
+    },
+    /// The PIN is typed on the token's reader, where a service has nobody.
+    Keypad {
+        /// The token's label.
+        token: String,
+    },
     /// There is no PIN.
     Pin(PinError),
     /// The token refused the PIN.
@@ -202,6 +243,20 @@ impl TokenError {
                 "use a key of another kind, or another token; --decrypt-with names a key elsewhere that decrypts".into()
             }
             Self::WrongAnswer { .. } => "its objects do not belong together: check with `pkcs11-tool --test`".into(),
+            Self::NoId { .. } => "add id= to the URI: a second key of the same label would take the place of the first".into(),
+            Self::NoSecretKey { .. } => {
+                "check id= in the URI; `bulla kms keygen --pkcs11 URI` makes a key, `pkcs11-tool --login --list-objects --type secrkey` \
+                 shows them"
+                    .into()
+            }
+            Self::Unfit { .. } => "make a key with `bulla kms keygen --pkcs11 URI`".into(),
+            Self::OtherKey { .. } => "restore the key that was there, or give the new one an id of its own".into(),
+            Self::NotAuthentic => "check which key it was encrypted by".into(),
+            Self::RefusedBefore { .. } => "write the right PIN to the file; it is read again".into(),
+            Self::LastTry { .. } => {
+                "log in once with the right PIN by hand, such as with `pkcs11-tool --login --list-objects`, and check the file".into()
+            }
+            Self::Keypad { .. } => "use a token that takes its PIN from a program".into(),
             Self::Pin(error) => error.hint().into(),
             Self::WrongPin { last: true, .. } => "one more wrong PIN locks the token: make sure before you try again".into(),
             Self::WrongPin { last: false, .. } => "nothing tries again by itself, for the token would lock".into(),
@@ -316,6 +371,18 @@ impl fmt::Display for TokenError {
                 write!(f, "token {token:?} lacks {name}, so it cannot {purpose}")
             }
             Self::WrongAnswer { what } => write!(f, "{what} does not fit the public key on the token"),
+            Self::NoId { there } => write!(f, "the URI does not name the key by its id; {}", listed("those that fit are", there)),
+            Self::NoSecretKey { token, there } => {
+                write!(f, "token {token:?} has no such AES key; {}", listed("there are", there))
+            }
+            Self::Unfit { key, why } => write!(f, "the key {key} {why}"),
+            Self::OtherKey { key } => write!(f, "under the name of {key} there is another key than before"),
+            Self::NotAuthentic => f.write_str("what was to be decrypted was altered, or is by another key"),
+            Self::RefusedBefore { token } => {
+                write!(f, "token {token:?} refused the PIN that is in the file, and does not get it again")
+            }
+            Self::LastTry { token } => write!(f, "one more wrong PIN would lock token {token:?}, so none is sent"),
+            Self::Keypad { token } => write!(f, "token {token:?} wants its PIN on its reader"),
             Self::Pin(error) => error.fmt(f),
             Self::WrongPin { token, .. } => write!(f, "token {token:?} refused the PIN"),
             Self::NotTriedAgain { token } => {

@@ -8,12 +8,15 @@
 //! with all rights of this process, and whatever runs here as this user can use a token that is logged in, an agent or a
 //! plugin.
 
+mod aes;
 pub mod agent;
 mod agree;
 mod error;
 mod generate;
 mod module;
+mod oaep;
 mod object;
+mod outcome;
 pub mod pin;
 pub mod pinentry;
 pub mod plugin;
@@ -23,10 +26,15 @@ mod token;
 mod tokens;
 pub mod uri;
 mod wait;
+mod worker;
 
+pub use aes::AesKey;
 pub use agent::{Agent, AgentError};
 pub use error::TokenError;
 pub use generate::Make;
+pub use oaep::OaepKey;
+pub use outcome::Outcome;
 pub use plugin::{Plugin, PluginError};
 pub use source::{KeySource, SourceError};
 pub use tokens::Tokens;
+pub use worker::TokenWorker;

@@ -72,21 +72,17 @@ impl Module {
     /// The module that a URI names, and the one token that is as the URI says. A library may look for readers over a network, or
     /// wait for a program that hangs, so it has `limit` for all of it.
     pub fn with_token(uri: &TokenUri, limit: Duration) -> Result<(Self, TokenId), TokenError> {
-        let path = match &uri.module {
-            None => return Err(TokenError::NoModule),
-            Some(ModuleName::Path(path)) => path.clone(),
-            Some(ModuleName::Name(name)) => {
-                find(name).ok_or_else(|| TokenError::ModuleNotFound { name: name.clone() })?
-            }
-        };
-        let (named, uri) = (path.clone(), uri.clone());
-        let found = within(limit, move || {
-            let module = Self::load(path)?;
-            let (_, id) = module.token(&uri)?;
-            Ok((module, id))
-        });
+        let (named, uri) = (path_of(uri)?, uri.clone());
+        let found = within(limit, move || Self::with_token_here(&uri));
         let hangs = || TokenError::TimedOut { who: named.display().to_string(), what: "show its tokens", limit };
         found.unwrap_or_else(|| Err(hangs()))
+    }
+
+    /// As [`Module::with_token`], on this thread and as long as it takes.
+    pub fn with_token_here(uri: &TokenUri) -> Result<(Self, TokenId), TokenError> {
+        let module = Self::load(path_of(uri)?)?;
+        let (_, id) = module.token(uri)?;
+        Ok((module, id))
     }
 
     /// Loads a module, or takes it as it was loaded before.
@@ -168,6 +164,14 @@ impl Module {
     /// The functions of the module.
     pub fn context(&self) -> &Pkcs11 {
         &self.context
+    }
+}
+
+fn path_of(uri: &TokenUri) -> Result<PathBuf, TokenError> {
+    match &uri.module {
+        None => Err(TokenError::NoModule),
+        Some(ModuleName::Path(path)) => Ok(path.clone()),
+        Some(ModuleName::Name(name)) => find(name).ok_or_else(|| TokenError::ModuleNotFound { name: name.clone() }),
     }
 }
 

@@ -68,7 +68,7 @@ impl Token {
         limits: Limits,
         ask: &dyn Fn() -> Result<SecretBytes, TokenError>,
     ) -> Result<Self, TokenError> {
-        let mut connection = Connection { module, id: id.clone(), login: Login::Nothing, session: None };
+        let mut connection = Connection::new(module, id.clone());
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new().name("token".to_owned());
@@ -178,14 +178,14 @@ impl Drop for Token {
 }
 
 /// What logging in takes.
-enum LoginNeeded {
+pub(crate) enum LoginNeeded {
     Nothing,
     Keypad,
     Pin,
 }
 
 /// How to log in.
-enum Login {
+pub(crate) enum Login {
     /// The token needs nothing.
     Nothing,
     /// The PIN is typed on the token's reader.
@@ -202,11 +202,33 @@ pub(crate) struct Connection {
     id: TokenId,
     login: Login,
     session: Option<Session>,
+    /// The last try before the token locks is left to people.
+    cautious: bool,
 }
 
 impl Connection {
+    /// To that token, as somebody who does not log in.
+    pub fn new(module: Module, id: TokenId) -> Self {
+        Self { module, id, login: Login::Nothing, session: None, cautious: false }
+    }
+
+    /// The same, but it logs in only where a wrong PIN would not lock the token.
+    pub fn cautious(self) -> Self {
+        Self { cautious: true, ..self }
+    }
+
+    /// From the next session on logs in like this.
+    pub fn log_in_with(&mut self, login: Login) {
+        self.login = login;
+    }
+
+    /// Whether the token refused to log in, so that nothing is sent any more.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.login, Login::Refused)
+    }
+
     /// Does `work` in the session. If the session turns out to be lost, once more in a new one.
-    fn perform<T>(&mut self, work: &impl Fn(&Session, &Self) -> Result<T, TokenError>) -> Result<T, TokenError> {
+    pub fn perform<T>(&mut self, work: &impl Fn(&Session, &Self) -> Result<T, TokenError>) -> Result<T, TokenError> {
         let kept = self.session.is_some();
         match self.once(work) {
             Err(error) if kept && error.lost_session() => self.once(work),
@@ -256,7 +278,7 @@ impl Connection {
     }
 
     /// Finds out what logging in takes.
-    fn login_needed(&self) -> Result<LoginNeeded, TokenError> {
+    pub fn login_needed(&self) -> Result<LoginNeeded, TokenError> {
         let info = self.module.info(self.module.slot_of(&self.id)?)?;
         let token = || self.id.label.clone();
         if !info.login_required() {
@@ -276,6 +298,12 @@ impl Connection {
         if matches!(state, SessionState::RoUser | SessionState::RwUser) {
             return Ok(());
         }
+        if self.cautious && matches!(self.login, Login::Pin(_)) {
+            let info = self.module.info(self.module.slot_of(&self.id)?)?;
+            if info.user_pin_final_try() {
+                return Err(TokenError::LastTry { token: self.id.label.clone() });
+            }
+        }
         let done = match &self.login {
             Login::Nothing => return Ok(()),
             Login::Keypad => session.login(UserType::User, None),
@@ -286,8 +314,11 @@ impl Connection {
         let last = self.module.slot_of(&self.id).and_then(|slot| self.module.info(slot));
         let last = last.is_ok_and(|info| info.user_pin_final_try());
         let Some(error) = refused_login(error, &self.id.label, last) else { return Ok(()) };
-        // Whatever the reason was, the token may have counted it.
-        self.login = Login::Refused;
+        // A token that is gone judged no PIN; a service tries again when it is back.
+        if !(self.cautious && error.lost_session()) {
+            // Whatever the reason was, the token may have counted it.
+            self.login = Login::Refused;
+        }
         Err(error)
     }
 }

@@ -1,5 +1,6 @@
 //! All tokens that a process uses.
 
+use crate::aes::{self, AES_ID_BYTES};
 use crate::agree::TokenAgreement;
 use crate::error::TokenError;
 use crate::generate::{Drawn, Make, generate};
@@ -9,10 +10,12 @@ use crate::pin::{self, AskPin};
 use crate::sign::TokenSigner;
 use crate::token::{Limits, Token};
 use crate::uri::TokenUri;
+use crate::worker::Holder;
 use bulla_crypto::envelope::Decrypter;
 use bulla_crypto::identity::{Identity, TagKey};
-use bulla_crypto::kem::MlKemKey;
-use bulla_crypto::random::Rng;
+use bulla_crypto::kem::{ML_KEM_SEED_BYTES, MlKemKey};
+use bulla_crypto::random::{Rng, draw};
+use bulla_crypto::secret::Secret;
 use bulla_crypto::sign::PublicKey;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -84,6 +87,22 @@ impl Tokens {
         self.identity(uri, ask)
     }
 
+    /// Makes an AES-256 key that cannot leave the token, and only encrypts and decrypts, under the label that the URI gives, and
+    /// tells its id. There may be others of that label: rotation makes one more. Blocks.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn generate_aes(&self, uri: &TokenUri, rng: &mut dyn Rng, ask: AskPin<'_>) -> Result<Vec<u8>, TokenError> {
+        let label = uri.object.clone().ok_or(TokenError::NoLabel)?;
+        if uri.id.is_some() {
+            return Err(TokenError::IdOfNewKeys);
+        }
+        let id = draw::<AES_ID_BYTES>(rng).to_vec();
+        let made = id.clone();
+        self.token(uri, ask)?.call("make a key", move |_, connection| aes::generate(connection, &label, &id))?;
+        Ok(made)
+    }
+
     fn token(&self, uri: &TokenUri, ask: AskPin<'_>) -> Result<Arc<Token>, TokenError> {
         let (module, id) = Module::with_token(uri, self.limits.answer)?;
         let place = (module.path.clone(), id.clone());
@@ -120,8 +139,18 @@ fn keys(token: &Token, uri: &TokenUri) -> Result<Keys, TokenError> {
 fn opener(token: &Arc<Token>, key: &Key) -> Result<Arc<dyn Decrypter>, TokenError> {
     let name = key.name.clone();
     let seed = token.call("give the seed", move |session, _| name.seed(session))?;
-    let agreement = Arc::new(TokenAgreement::new(token.clone(), key)?);
+    token.call("say what it can do", |_, connection| TokenAgreement::demand(connection))?;
+    opener_of(Holder::Token(token.clone()), key, seed.as_ref())
+}
+
+/// What opens by a key of a token that can agree, and by the seed beside it.
+pub(crate) fn opener_of(
+    holder: Holder,
+    key: &Key,
+    seed: Option<&Secret<[u8; ML_KEM_SEED_BYTES]>>,
+) -> Result<Arc<dyn Decrypter>, TokenError> {
+    let agreement = Arc::new(TokenAgreement::new(holder, key)?);
     let damaged = |_| TokenError::WrongAnswer { what: "the recipient" };
-    let ml_kem = seed.map(|seed| MlKemKey::from_seed(&seed)).transpose().map_err(|_| TokenError::Seed)?;
+    let ml_kem = seed.map(MlKemKey::from_seed).transpose().map_err(|_| TokenError::Seed)?;
     Ok(Arc::new(TagKey::new(agreement, ml_kem).map_err(damaged)?))
 }

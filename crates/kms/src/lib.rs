@@ -6,6 +6,7 @@
 //! a member is asked at all. A [`provider`] is one key somewhere; nothing else knows what is behind it.
 
 pub mod audit;
+pub mod bound;
 pub mod breaker;
 pub mod combine;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod envelope;
 mod flight;
 pub mod grpc;
 pub mod key;
+pub mod keyfile;
 pub mod member;
 pub mod metrics;
 mod operations;

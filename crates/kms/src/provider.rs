@@ -4,12 +4,15 @@
 //! says which version wrapped and fails rather than use another; the caller limits the time of every call by dropping it,
 //! checks that what was wrapped unwraps before it relies on a key, and authenticates what comes back.
 
+pub mod age;
 pub mod aws;
 pub mod azure;
 pub mod bulla;
 mod cloud;
 pub mod gcp;
 pub mod http;
+pub mod pkcs11;
+pub mod token;
 pub mod vault;
 
 use crate::key::KeyRef;

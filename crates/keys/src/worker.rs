@@ -1,0 +1,229 @@
+//! A token that a service uses for as long as it runs.
+//!
+//! Unlike a command, a service cannot end when a token hangs, so what hung may come back: the thread goes on once the
+//! module returns, and whoever waited has long given up. There is one thread for each token, and a limit to what waits for
+//! it, so nothing piles up behind a module that never returns. Nothing is loaded, and no PIN is read, before the first job.
+//!
+//! Held: a PIN that the token refused is never sent again, by whatever loop; another one in the file is. The last try
+//! before the token locks is left to people.
+
+use crate::agree::TokenAgreement;
+use crate::error::TokenError;
+use crate::module::Module;
+use crate::object::Keys;
+use crate::pin;
+use crate::token::{Connection, Login, LoginNeeded};
+use crate::tokens::opener_of;
+use crate::uri::TokenUri;
+use bulla_crypto::digest::equal;
+use bulla_crypto::envelope::Decrypter;
+use bulla_crypto::secret::SecretBytes;
+use cryptoki::session::Session;
+use cryptoki::types::RawAuthPin;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How many jobs wait. A token that works does each in milliseconds.
+const WAITING: usize = 32;
+/// How long the end of the thread is waited for: it only closes a session, unless the token hangs.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+type Job = Box<dyn FnOnce(&mut Post) + Send>;
+
+/// The way to one token.
+pub struct TokenWorker {
+    /// `None` when it ends.
+    jobs: Option<mpsc::SyncSender<Job>>,
+    ended: Mutex<mpsc::Receiver<()>>,
+    shown: String,
+    limit: Duration,
+}
+
+impl TokenWorker {
+    /// Makes ready to use the token that `uri` names. The PIN is the first line of the URI's `pin-source`, or else of
+    /// `pin_file`; a token that needs none gets none. `limit` is how long one answer of the token is waited for.
+    ///
+    /// # Errors
+    /// [`TokenError::Gone`], if there is no thread to be had.
+    pub fn start(uri: &TokenUri, pin_file: Option<PathBuf>, limit: Duration) -> Result<Self, TokenError> {
+        let place = Self::place(uri);
+        let mut post = Post {
+            pin_file: uri.pin_source.clone().or(pin_file),
+            shown: place.to_string(),
+            uri: place,
+            connection: None,
+            sent: None,
+            refused: None,
+        };
+        let shown = post.shown.clone();
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(WAITING);
+        let (end, ended) = mpsc::channel();
+        let spawned = thread::Builder::new().name("token".to_owned()).spawn(move || {
+            for job in inbox {
+                job(&mut post);
+            }
+            drop(post);
+            drop(end);
+        });
+        spawned.map_err(|_| TokenError::Gone)?;
+        Ok(Self { jobs: Some(jobs), ended: Mutex::new(ended), shown, limit })
+    }
+
+    /// The part of a URI that names the token, without a key on it: two keys with the same are on one token.
+    pub fn place(uri: &TokenUri) -> TokenUri {
+        TokenUri { object: None, id: None, ..uri.clone() }
+    }
+
+    /// The key that `uri` names for decryption (`spec/token.md`), which is on this token.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn decrypter(self: &Arc<Self>, uri: &TokenUri) -> Result<Arc<dyn Decrypter>, TokenError> {
+        let uri = uri.clone();
+        let found = self.run("show its keys", move |session, connection| {
+            let missing = || TokenError::NoKey {
+                token: connection.label().to_owned(),
+                purpose: "decrypts",
+                there: Vec::new(),
+            };
+            let key = Keys::find(session, connection, &uri)?.agrees.ok_or_else(missing)?;
+            TokenAgreement::demand(connection)?;
+            let seed = key.name.seed(session)?;
+            Ok((key, seed.map(Arc::new)))
+        });
+        let (key, seed) = found.await?;
+        opener_of(Holder::Worker(self.clone()), &key, seed.as_deref())
+    }
+
+    /// Ends the session, and forgets the PIN: for keys that are used now and then.
+    ///
+    /// # Errors
+    /// [`TokenError::TimedOut`].
+    pub async fn release(&self) -> Result<(), TokenError> {
+        self.job("end the session", |post| {
+            post.connection = None;
+            post.sent = None;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does something in a session that is logged in; if the session turns out to be lost, once more in a new one.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl Fn(&Session, &Connection) -> Result<T, TokenError> + Send + 'static,
+    ) -> Result<T, TokenError> {
+        self.job(what, move |post| post.perform(&work)).await
+    }
+
+    async fn job<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&mut Post) -> Result<T, TokenError> + Send + 'static,
+    ) -> Result<T, TokenError> {
+        let late = || TokenError::TimedOut { who: self.shown.clone(), what, limit: self.limit };
+        let (tell, told) = oneshot::channel();
+        let job: Job = Box::new(move |post| {
+            // Nobody waits for it any more: it was given up while the token hung.
+            if !tell.is_closed() {
+                drop(tell.send(work(post)));
+            }
+        });
+        match self.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Ok(())) => {}
+            Some(Err(mpsc::TrySendError::Full(_))) => return Err(late()),
+            None | Some(Err(mpsc::TrySendError::Disconnected(_))) => return Err(TokenError::Gone),
+        }
+        match tokio::time::timeout(self.limit, told).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(TokenError::Gone),
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+impl Drop for TokenWorker {
+    fn drop(&mut self) {
+        // A process that ends while a module works may crash in it.
+        self.jobs = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // The thread tells its end by dropping the other side.
+        let _: Result<(), mpsc::RecvTimeoutError> = ended.recv_timeout(FAREWELL);
+    }
+}
+
+/// What the thread holds.
+struct Post {
+    uri: TokenUri,
+    shown: String,
+    pin_file: Option<PathBuf>,
+    connection: Option<Connection>,
+    /// The PIN of the connection.
+    sent: Option<SecretBytes>,
+    /// What the token refused.
+    refused: Option<SecretBytes>,
+}
+
+impl Post {
+    fn perform<T>(&mut self, work: &impl Fn(&Session, &Connection) -> Result<T, TokenError>) -> Result<T, TokenError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect()?,
+        };
+        let done = connection.perform(work);
+        if connection.is_refused() {
+            // Whether it was wrong from the start or was changed on the token since.
+            self.refused = self.sent.take().or(self.refused.take());
+        } else if !matches!(done, Err(TokenError::NoToken { .. })) {
+            self.connection = Some(connection);
+        }
+        // A token in its place may have another serial number: it is looked for anew.
+        done
+    }
+
+    fn connect(&mut self) -> Result<Connection, TokenError> {
+        let (module, id) = Module::with_token_here(&self.uri)?;
+        let mut connection = Connection::new(module, id).cautious();
+        let login = match connection.login_needed()? {
+            LoginNeeded::Nothing => Login::Nothing,
+            LoginNeeded::Keypad => return Err(TokenError::Keypad { token: connection.label().to_owned() }),
+            LoginNeeded::Pin => {
+                let none = || pin::PinError::NoSource { token: connection.label().to_owned() };
+                let pin = pin::read(self.pin_file.as_deref().ok_or_else(none)?)?;
+                if self.refused.as_ref().is_some_and(|refused| equal(refused.expose(), pin.expose())) {
+                    return Err(TokenError::RefusedBefore { token: connection.label().to_owned() });
+                }
+                let login = Login::Pin(RawAuthPin::new(Box::new(pin.expose().clone())));
+                self.sent = Some(pin);
+                login
+            }
+        };
+        connection.log_in_with(login);
+        Ok(connection)
+    }
+}
+
+/// Who talks to a token: for a command, or for a service.
+#[derive(Clone)]
+pub(crate) enum Holder {
+    Token(Arc<crate::token::Token>),
+    Worker(Arc<TokenWorker>),
+}
+
+impl Holder {
+    /// Does something in a session.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl Fn(&Session, &Connection) -> Result<T, TokenError> + Send + 'static,
+    ) -> Result<T, TokenError> {
+        match self {
+            Self::Token(token) => token.run(what, work).await,
+            Self::Worker(worker) => worker.run(what, work).await,
+        }
+    }
+}
