@@ -22,7 +22,8 @@ impl OaepPublicKey {
     /// # Errors
     /// What is wrong with it.
     pub fn new(modulus: &[u8], exponent: &[u8]) -> Result<Self, &'static str> {
-        let modulus = modulus.iter().position(|byte| *byte != 0).and_then(|start| modulus.get(start..)).unwrap_or_default();
+        let modulus =
+            modulus.iter().position(|byte| *byte != 0).and_then(|start| modulus.get(start..)).unwrap_or_default();
         if !(MIN_BYTES..=MAX_BYTES).contains(&modulus.len()) {
             return Err("is an RSA key of less than 2,048 or more than 8,192 bits");
         }

@@ -94,7 +94,7 @@ impl AesKey {
     /// # Errors
     /// [`TokenError`], also for a key that could be read out of the token.
     pub async fn check(&self) -> Result<String, TokenError> {
-        self.run("look at its key", |session, key, makes_iv| check(session, key, makes_iv)).await
+        self.run("look at its key", check).await
     }
 
     /// Encrypts a 32-byte key, if this is still the key with this check value: IV ‖ ciphertext ‖ tag.
@@ -209,7 +209,8 @@ impl AesName {
             AttributeType::ValueLen,
         ];
         let unfit = |why| Err(TokenError::Unfit { key: self.to_string(), why });
-        let (mut sensitive, mut extractable, mut encrypts, mut decrypts, mut length) = (false, true, false, false, None);
+        let (mut sensitive, mut extractable, mut encrypts, mut decrypts, mut length) =
+            (false, true, false, false, None);
         for attribute in session.get_attributes(key, &ASKED).map_err(tried("describe its key"))? {
             match attribute {
                 Attribute::Sensitive(is) => sensitive = is,
@@ -291,8 +292,9 @@ fn shown(session: &Session, template: &[Attribute]) -> Result<Vec<String>, Token
     let mut all = Vec::new();
     for key in session.find_objects(template).map_err(tried("list its keys"))? {
         let (mut label, mut id) = (String::new(), Vec::new());
-        for attribute in
-            session.get_attributes(key, &[AttributeType::Label, AttributeType::Id]).map_err(tried("describe its key"))?
+        for attribute in session
+            .get_attributes(key, &[AttributeType::Label, AttributeType::Id])
+            .map_err(tried("describe its key"))?
         {
             match attribute {
                 Attribute::Label(bytes) => label = String::from_utf8_lossy(&bytes).into_owned(),

@@ -371,7 +371,9 @@ impl fmt::Display for TokenError {
                 write!(f, "token {token:?} lacks {name}, so it cannot {purpose}")
             }
             Self::WrongAnswer { what } => write!(f, "{what} does not fit the public key on the token"),
-            Self::NoId { there } => write!(f, "the URI does not name the key by its id; {}", listed("those that fit are", there)),
+            Self::NoId { there } => {
+                write!(f, "the URI does not name the key by its id; {}", listed("those that fit are", there))
+            }
             Self::NoSecretKey { token, there } => {
                 write!(f, "token {token:?} has no such AES key; {}", listed("there are", there))
             }

@@ -52,8 +52,7 @@ impl OaepKey {
         let (uri, sealed) = (self.uri.clone(), sealed.to_vec());
         let done = self.worker.run("decrypt", move |session, connection| {
             let key = find(session, connection, &uri)?;
-            let params =
-                PkcsOaepParams::new(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, PkcsOaepSource::empty());
+            let params = PkcsOaepParams::new(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, PkcsOaepSource::empty());
             let plain = session.decrypt(&Mechanism::RsaPkcsOaep(params), key, &sealed).map(SecretBytes::new);
             SecretKey::from_slice(plain.map_err(tried("decrypt"))?.expose())
                 .ok_or(TokenError::WrongAnswer { what: "the length of a key" })
@@ -95,6 +94,5 @@ fn public(session: &Session, key: ObjectHandle) -> Result<OaepPublicKey, TokenEr
             _ => {}
         }
     }
-    OaepPublicKey::new(&modulus, &exponent)
-        .map_err(|why| TokenError::Unfit { key: "for RSA-OAEP".to_owned(), why })
+    OaepPublicKey::new(&modulus, &exponent).map_err(|why| TokenError::Unfit { key: "for RSA-OAEP".to_owned(), why })
 }

@@ -35,7 +35,9 @@ impl TokenError {
             | Self::LastTry { .. }
             | Self::PinLocked { .. }
             | Self::Pin(PinError::Cancelled) => Outcome::Denied,
-            Self::NoKey { .. } | Self::KeyGone { .. } | Self::NoSecretKey { .. } | Self::OtherKey { .. } => Outcome::NoKey,
+            Self::NoKey { .. } | Self::KeyGone { .. } | Self::NoSecretKey { .. } | Self::OtherKey { .. } => {
+                Outcome::NoKey
+            }
             Self::NotAuthentic => Outcome::NotAuthentic,
             Self::WrongAnswer { .. } => Outcome::Wrong,
             Self::Refused { cause: CryptokiError::Pkcs11(code, function), .. } => refused(*code, *function),

@@ -84,11 +84,8 @@ impl TokenWorker {
     pub async fn decrypter(self: &Arc<Self>, uri: &TokenUri) -> Result<Arc<dyn Decrypter>, TokenError> {
         let uri = uri.clone();
         let found = self.run("show its keys", move |session, connection| {
-            let missing = || TokenError::NoKey {
-                token: connection.label().to_owned(),
-                purpose: "decrypts",
-                there: Vec::new(),
-            };
+            let missing =
+                || TokenError::NoKey { token: connection.label().to_owned(), purpose: "decrypts", there: Vec::new() };
             let key = Keys::find(session, connection, &uri)?.agrees.ok_or_else(missing)?;
             TokenAgreement::demand(connection)?;
             let seed = key.name.seed(session)?;

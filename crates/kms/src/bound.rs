@@ -42,7 +42,9 @@ impl fmt::Display for BoundError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format(expected) => write!(f, "no bound identity: expected {expected}"),
-            Self::OtherKey => f.write_str("the identity is bound to another key than the one that the token has under this URI"),
+            Self::OtherKey => {
+                f.write_str("the identity is bound to another key than the one that the token has under this URI")
+            }
             Self::Altered => f.write_str("the bound identity was altered"),
             Self::NotProven => f.write_str("the token's key does not decrypt what is encrypted to its public half"),
             Self::Crypto => f.write_str("the identity could not be encrypted to the token's key"),

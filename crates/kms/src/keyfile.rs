@@ -67,7 +67,9 @@ impl fmt::Display for KeyFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge => write!(f, "it has more than {MAX_FILE_BYTES} bytes, so it is no key file"),
-            Self::Open(OpenError::NoMatch) => f.write_str("it is not encrypted to this node: enrol the node's recipient"),
+            Self::Open(OpenError::NoMatch) => {
+                f.write_str("it is not encrypted to this node: enrol the node's recipient")
+            }
             Self::Open(error) => error.fmt(f),
             Self::Seal(error) => error.fmt(f),
             Self::Line { line, expected } => write!(f, "line {line} of its content should be {expected}"),
@@ -78,7 +80,9 @@ impl fmt::Display for KeyFileError {
             Self::Node(why) => f.write_str(why),
             Self::NoNode => f.write_str("there is no node of that name"),
             Self::Last => f.write_str("a key file has at least one node and one key"),
-            Self::TooManyKeys => write!(f, "a key file has at most {MAX_KEYS} keys: drop those that nothing is encrypted by"),
+            Self::TooManyKeys => {
+                write!(f, "a key file has at most {MAX_KEYS} keys: drop those that nothing is encrypted by")
+            }
             Self::Time => f.write_str("a key begins no earlier than the key before it, and at a time in Unix seconds"),
             Self::Another(how) => f.write_str(how),
         }
@@ -317,4 +321,3 @@ impl KeyFile {
         }
     }
 }
-

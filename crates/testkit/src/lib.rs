@@ -29,6 +29,7 @@ pub mod server;
 pub mod softhsm;
 pub mod tls;
 pub mod tools;
+pub mod tpm;
 pub mod transcript;
 pub mod world;
 

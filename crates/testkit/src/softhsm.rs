@@ -110,6 +110,19 @@ impl SoftHsm {
         succeeded("pkcs11-tool", &done)
     }
 
+    /// Puts an AES-256 key on the token that is known outside of it, as one that lies on several tokens; `access` are the
+    /// options of `pkcs11-tool` that say who may see it.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn aes(&self, token: &str, pin: &str, (label, id): (&str, &str), key: [u8; 32], access: &[&str]) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), key).expect("a key");
+        let object = ["--write-object", file.path().to_str().expect("a path in UTF-8"), "--type", "secrkey"];
+        let kind = ["--key-type", "AES:32", "--label", label, "--id", id, "--usage-decrypt"];
+        self.tool(token, pin, &[&object[..], &kind, access].concat());
+    }
+
     /// Makes a key pair, such as `EC:prime256v1`.
     ///
     /// # Panics

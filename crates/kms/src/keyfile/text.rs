@@ -66,9 +66,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<KeyFile, KeyFileError> {
             return Err(wrong(lines.line, LIMIT));
         }
         let kek = read_key(key).filter(|kek| {
-            file.keys.last().is_none_or(|last| {
-                last.number < kek.number && last.created <= kek.created && last.begins <= kek.begins
-            })
+            file.keys
+                .last()
+                .is_none_or(|last| last.number < kek.number && last.created <= kek.created && last.begins <= kek.begins)
         });
         file.keys.push(kek.ok_or(wrong(lines.line, KEY_LINE))?);
         line = lines.next();

@@ -236,7 +236,8 @@ impl Provider for Age {
 
     fn unwrap<'a>(&'a self, key: &'a KeyRef, wrapped: &'a [u8], context: &'a Context) -> Answer<'a, SecretKey> {
         Box::pin(async move {
-            let corrupt = || ProviderError::new(Class::Corrupt, "what was to be unwrapped was altered, or is of another cluster");
+            let corrupt =
+                || ProviderError::new(Class::Corrupt, "what was to be unwrapped was altered, or is of another cluster");
             if wrapped.len() > self.max_wrapped_bytes() {
                 return Err(corrupt());
             }

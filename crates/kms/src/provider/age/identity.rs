@@ -38,20 +38,23 @@ impl Opener {
         let on_token = TokenUri::is_meant(&settings.identity);
         let place = match (on_token, &settings.bound_to) {
             (true, Some(_)) => {
-                return Err(config("identity is on a token already: leave bound_to out, or name a bound identity file"));
+                return Err(config(
+                    "identity is on a token already: leave bound_to out, or name a bound identity file",
+                ));
             }
             (true, None) => {
-                let uri: TokenUri =
-                    settings.identity.parse().map_err(|error| config(&format!("identity is no usable PKCS#11 URI: {error}")))?;
+                let uri: TokenUri = settings
+                    .identity
+                    .parse()
+                    .map_err(|error| config(&format!("identity is no usable PKCS#11 URI: {error}")))?;
                 Place::Token { worker: worker(&uri)?, uri }
             }
             (false, Some(uri)) => {
                 Place::Bound { path: (&settings.identity).into(), worker: worker(&uri.0)?, uri: uri.0.clone() }
             }
-            (false, None) => Place::File {
-                path: (&settings.identity).into(),
-                passphrase_file: settings.passphrase_file.clone(),
-            },
+            (false, None) => {
+                Place::File { path: (&settings.identity).into(), passphrase_file: settings.passphrase_file.clone() }
+            }
         };
         if settings.passphrase_file.is_some() && !matches!(place, Place::File { .. }) {
             return Err(config("passphrase_file is for an SSH key in a file: leave it out"));
@@ -96,7 +99,10 @@ impl Opener {
     }
 }
 
-async fn from_file(path: &std::path::Path, passphrase_file: Option<&std::path::Path>) -> Result<Identity, ProviderError> {
+async fn from_file(
+    path: &std::path::Path,
+    passphrase_file: Option<&std::path::Path>,
+) -> Result<Identity, ProviderError> {
     let bytes = SecretBytes::new(read(path.to_owned(), MAX_IDENTITY_BYTES, 0o077, "use").await?);
     let config = |text: String| ProviderError::new(Class::Config, text);
     if BoundIdentity::is_meant(bytes.expose()) {
@@ -104,6 +110,7 @@ async fn from_file(path: &std::path::Path, passphrase_file: Option<&std::path::P
     }
     let passphrase = passphrase_file.map(pin::read).transpose();
     let passphrase = passphrase.map_err(|error| config(format!("passphrase_file: {error}; {}", error.hint())))?;
-    let identity = Identity::parse(bytes.expose(), RsaMinimum::Bits3072, &|| passphrase.as_ref().map(SecretBytes::copy));
+    let identity =
+        Identity::parse(bytes.expose(), RsaMinimum::Bits3072, &|| passphrase.as_ref().map(SecretBytes::copy));
     identity.map_err(|error| config(format!("the identity {}: {error}", path.display())))
 }

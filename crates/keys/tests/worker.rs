@@ -1,0 +1,190 @@
+//! Tokens of SoftHSM as a service uses them.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use bulla_crypto::random::SystemRng;
+use bulla_crypto::secret::{SecretBytes, SecretKey};
+use bulla_keys::pin::PinError;
+use bulla_keys::uri::{ModuleName, TokenUri};
+use bulla_keys::{AesKey, Outcome, TokenError, TokenWorker, Tokens};
+use bulla_testkit::softhsm::SoftHsm;
+use bulla_testkit::{skip, tools};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::session::UserType;
+use cryptoki::types::AuthPin;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PIN: &str = "1234";
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+fn right(_: (&str, &str)) -> Result<SecretBytes, PinError> {
+    Ok(SecretBytes::new(PIN.as_bytes().to_vec()))
+}
+
+/// Makes a key, and names it.
+fn make(hsm: &SoftHsm) -> TokenUri {
+    hsm.token("ops", PIN);
+    let mut uri: TokenUri = format!("pkcs11:token=ops;object=k8s?module-path={}", hsm.module()).parse().unwrap();
+    uri.id = Some(Tokens::default().generate_aes(&uri, &mut SystemRng, &right).unwrap());
+    uri
+}
+
+fn write_pin(path: &Path, pin: &str) {
+    fs::write(path, pin).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+fn key(uri: &TokenUri, pin: &Path) -> AesKey {
+    let worker = TokenWorker::start(uri, Some(pin.into()), Duration::from_secs(5)).unwrap();
+    AesKey::new(Arc::new(worker), uri).unwrap()
+}
+
+#[test]
+fn a_lost_session_is_opened_again() {
+    let Some(hsm) = SoftHsm::of_this_process("a_lost_session_is_opened_again") else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let pin = folder.path().join("pin");
+    write_pin(&pin, PIN);
+    let key = key(&uri, &pin);
+    let check = now(key.check()).unwrap();
+    let sealed = now(key.encrypt(&check, &SecretKey::new([7; 32]), b"place".to_vec())).unwrap();
+    // The PIN is kept while the token is in use: the file is not needed for this.
+    fs::remove_file(&pin).unwrap();
+    // The module forgets every session and who logged in, as when a token is plugged in again.
+    let context = Pkcs11::new(hsm.module()).unwrap();
+    context.clone().finalize().unwrap();
+    context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    assert_eq!(now(key.decrypt(&check, &sealed, b"place".to_vec())).unwrap().expose(), &[7; 32]);
+    let wrong = now(key.decrypt(&check, &sealed, b"elsewhere".to_vec())).unwrap_err();
+    assert_eq!(wrong.outcome(), Outcome::NotAuthentic);
+    assert_eq!(now(key.check()).unwrap(), check);
+}
+
+/// Proof that the PIN is not sent: it is the right one by then.
+#[test]
+fn a_refused_pin_is_not_sent_though_it_became_right() {
+    const LATER: &str = "98765";
+    let Some(hsm) = SoftHsm::of_this_process("a_refused_pin_is_not_sent_though_it_became_right") else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let pin = folder.path().join("pin");
+    write_pin(&pin, LATER);
+    let key = key(&uri, &pin);
+    let refused = now(key.check()).unwrap_err();
+    assert!(matches!(refused, TokenError::WrongPin { .. }), "{refused}");
+    // Through the module in this process, which remembers the PIN.
+    let context = Pkcs11::new(hsm.module()).unwrap();
+    let slot = *context.get_slots_with_initialized_token().unwrap().first().unwrap();
+    let change = |from: &str, to: &str| {
+        let session = context.open_rw_session(slot).unwrap();
+        session.login(UserType::User, Some(&AuthPin::new(from.into()))).unwrap();
+        session.set_pin(&AuthPin::new(from.into()), &AuthPin::new(to.into())).unwrap();
+        session.logout().unwrap();
+    };
+    change(PIN, LATER);
+    for _ in 0..3 {
+        let again = now(key.check()).unwrap_err();
+        assert!(matches!(again, TokenError::RefusedBefore { .. }), "{again}");
+        assert_eq!(again.outcome(), Outcome::Denied);
+    }
+    change(LATER, "5555");
+    write_pin(&pin, "5555");
+    now(key.check()).unwrap();
+    // Another worker, which was refused nothing, would have sent it.
+    drop(key);
+    change("5555", LATER);
+    write_pin(&pin, LATER);
+    now(self::key(&uri, &pin).check()).unwrap();
+}
+
+/// SoftHSM with the rule of some certified tokens: who encrypts by AES-GCM brings no IV and finds one.
+const MAKES_IV: &str = r#"
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+typedef struct { unsigned long type; void *parameter; unsigned long length; } Mechanism;
+typedef struct { unsigned char *iv; unsigned long length; } Gcm;
+typedef unsigned long (*Init)(unsigned long, Mechanism *, unsigned long);
+typedef struct { unsigned char version[2]; void *functions[68]; } List;
+static List list;
+static Init init;
+static unsigned long encrypt_init(unsigned long session, Mechanism *mechanism, unsigned long key) {
+    if (mechanism->type == 0x1087) {
+        Gcm *gcm = mechanism->parameter;
+        for (unsigned long i = 0; i < gcm->length; i++)
+            if (gcm->iv[i]) return 0x71;
+        if (getentropy(gcm->iv, gcm->length)) return 5;
+    }
+    return init(session, mechanism, key);
+}
+unsigned long C_GetFunctionList(List **out) {
+    void *module = dlopen(SOFTHSM, RTLD_NOW);
+    unsigned long (*get)(List **) = dlsym(module, "C_GetFunctionList");
+    List *real;
+    unsigned long done = get(&real);
+    if (done) return done;
+    memcpy(&list, real, sizeof list);
+    init = (Init)list.functions[29];
+    list.functions[29] = encrypt_init;
+    *out = &list;
+    return 0;
+}
+"#;
+
+#[test]
+fn a_token_may_make_its_own_ivs() {
+    const NAME: &str = "a_token_may_make_its_own_ivs";
+    let Some(compiler) = tools::find("cc") else { skip!(NAME, "needs a C compiler") };
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let (source, module, pin) = (folder.path().join("m.c"), folder.path().join("m.so"), folder.path().join("pin"));
+    write_pin(&pin, PIN);
+    fs::write(&source, MAKES_IV).unwrap();
+    let softhsm = format!("-DSOFTHSM=\"{}\"", hsm.module());
+    let mut built = Command::new(compiler);
+    built.args(["-shared", "-fPIC", "-D_DEFAULT_SOURCE", &softhsm, "-o"]);
+    let built = built.arg(&module).arg(&source).arg("-ldl").output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let key = key(&TokenUri { module: Some(ModuleName::Path(module)), ..uri }, &pin);
+    let check = now(key.check()).unwrap();
+    assert!(check.starts_with("kcv:") && check.len() == "kcv:".len() + 6, "{check}");
+    let seal = || now(key.encrypt(&check, &SecretKey::new([7; 32]), b"place".to_vec())).unwrap();
+    let (sealed, other) = (seal(), seal());
+    assert_ne!(sealed.get(..12), other.get(..12));
+    assert_eq!(now(key.decrypt(&check, &sealed, b"place".to_vec())).unwrap().expose(), &[7; 32]);
+    let wrong = now(key.decrypt(&check, &sealed, b"elsewhere".to_vec())).unwrap_err();
+    assert_eq!(wrong.outcome(), Outcome::NotAuthentic);
+}
+
+#[test]
+fn what_is_not_there_has_its_outcome() {
+    let Some(hsm) = SoftHsm::of_this_process("what_is_not_there_has_its_outcome") else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let pin = folder.path().join("pin");
+    write_pin(&pin, PIN);
+    let outcome = |uri: &TokenUri| {
+        let error = now(key(uri, &pin).check()).unwrap_err();
+        assert!(!error.hint().is_empty());
+        error.outcome()
+    };
+    assert_eq!(outcome(&TokenUri { token: Some("none".into()), ..uri.clone() }), Outcome::Away);
+    assert_eq!(outcome(&TokenUri { id: Some(vec![9]), ..uri.clone() }), Outcome::NoKey);
+    assert_eq!(outcome(&TokenUri { object: Some("other".into()), ..uri.clone() }), Outcome::NoKey);
+    assert_eq!(outcome(&TokenUri { module: None, ..uri.clone() }), Outcome::Setup);
+    fs::set_permissions(&pin, Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(outcome(&uri), Outcome::Setup);
+    assert!(
+        AesKey::new(
+            Arc::new(TokenWorker::start(&uri, None, Duration::from_secs(5)).unwrap()),
+            &TokenUri { id: None, ..uri }
+        )
+        .is_none()
+    );
+}
