@@ -103,8 +103,9 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
     now(self::key(&uri, &pin).check()).unwrap();
 }
 
-/// SoftHSM with the rule of some certified tokens: who encrypts by AES-GCM brings no IV and finds one.
-const MAKES_IV: &str = r#"
+/// SoftHSM with rules of other tokens: who encrypts by AES-GCM brings no IV and finds one, as certified ones have it; and a
+/// wrong PIN would be the last.
+const SHIM: &str = r#"
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +116,7 @@ typedef unsigned long (*Init)(unsigned long, Mechanism *, unsigned long);
 typedef struct { unsigned char version[2]; void *functions[68]; } List;
 static List list;
 static Init init;
+static unsigned long (*info)(unsigned long, unsigned char *);
 static unsigned long encrypt_init(unsigned long session, Mechanism *mechanism, unsigned long key) {
     if (mechanism->type == 0x1087) {
         Gcm *gcm = mechanism->parameter;
@@ -124,6 +126,12 @@ static unsigned long encrypt_init(unsigned long session, Mechanism *mechanism, u
     }
     return init(session, mechanism, key);
 }
+#define FINAL_TRY 0x20000
+static unsigned long token_info(unsigned long slot, unsigned char *out) {
+    unsigned long done = info(slot, out);
+    if (!done) *(unsigned long *)(out + 96) |= FINAL_TRY;
+    return done;
+}
 unsigned long C_GetFunctionList(List **out) {
     void *module = dlopen(SOFTHSM, RTLD_NOW);
     unsigned long (*get)(List **) = dlsym(module, "C_GetFunctionList");
@@ -132,27 +140,61 @@ unsigned long C_GetFunctionList(List **out) {
     if (done) return done;
     memcpy(&list, real, sizeof list);
     init = (Init)list.functions[29];
+    info = (unsigned long (*)(unsigned long, unsigned char *))list.functions[6];
+#ifdef MAKES_IV
     list.functions[29] = encrypt_init;
+#endif
+#ifdef LAST_TRY
+    list.functions[6] = token_info;
+#endif
     *out = &list;
     return 0;
 }
 "#;
 
+/// Builds it with one of the rules.
+fn shim(hsm: &SoftHsm, folder: &Path, rule: &str) -> ModuleName {
+    let (source, module) = (folder.join("shim.c"), folder.join("shim.so"));
+    fs::write(&source, SHIM).unwrap();
+    let softhsm = format!("-DSOFTHSM=\"{}\"", hsm.module());
+    let mut built = Command::new("cc");
+    built.args(["-shared", "-fPIC", "-D_DEFAULT_SOURCE", rule, &softhsm, "-o"]).arg(&module).arg(&source).arg("-ldl");
+    let built = built.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    ModuleName::Path(module)
+}
+
+/// The PIN is right, and is not sent all the same.
+#[test]
+fn the_last_try_is_left_to_people() {
+    const NAME: &str = "the_last_try_is_left_to_people";
+    if tools::find("cc").is_none() {
+        skip!(NAME, "needs a C compiler");
+    }
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let pin = folder.path().join("pin");
+    write_pin(&pin, PIN);
+    now(key(&uri, &pin).check()).unwrap();
+    let last = key(&TokenUri { module: Some(shim(&hsm, folder.path(), "-DLAST_TRY")), ..uri }, &pin);
+    for _ in 0..2 {
+        let error = now(last.check()).unwrap_err();
+        assert!(matches!(error, TokenError::LastTry { .. }), "{error}");
+        assert_eq!(error.outcome(), Outcome::Denied);
+    }
+}
+
 #[test]
 fn a_token_may_make_its_own_ivs() {
     const NAME: &str = "a_token_may_make_its_own_ivs";
-    let Some(compiler) = tools::find("cc") else { skip!(NAME, "needs a C compiler") };
+    if tools::find("cc").is_none() {
+        skip!(NAME, "needs a C compiler");
+    }
     let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
     let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
-    let (source, module, pin) = (folder.path().join("m.c"), folder.path().join("m.so"), folder.path().join("pin"));
+    let pin = folder.path().join("pin");
     write_pin(&pin, PIN);
-    fs::write(&source, MAKES_IV).unwrap();
-    let softhsm = format!("-DSOFTHSM=\"{}\"", hsm.module());
-    let mut built = Command::new(compiler);
-    built.args(["-shared", "-fPIC", "-D_DEFAULT_SOURCE", &softhsm, "-o"]);
-    let built = built.arg(&module).arg(&source).arg("-ldl").output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let key = key(&TokenUri { module: Some(ModuleName::Path(module)), ..uri }, &pin);
+    let key = key(&TokenUri { module: Some(shim(&hsm, folder.path(), "-DMAKES_IV")), ..uri }, &pin);
     let check = now(key.check()).unwrap();
     assert!(check.starts_with("kcv:") && check.len() == "kcv:".len() + 6, "{check}");
     let seal = || now(key.encrypt(&check, &SecretKey::new([7; 32]), b"place".to_vec())).unwrap();

@@ -6,7 +6,7 @@ use crate::member::{Member, Timing};
 use crate::metrics::Metrics;
 use crate::plugin::Parts;
 use crate::promotion::Rules;
-use crate::provider::{Provider, ProviderError, aws, azure, bulla, gcp, vault};
+use crate::provider::{Provider, ProviderError, age, aws, azure, bulla, gcp, pkcs11, vault};
 use crate::socket::{Access, Place};
 use crate::state::StateFile;
 use serde::Deserialize;
@@ -133,7 +133,9 @@ struct WrittenTiming {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum WrittenMember {
+    Age(age::Settings),
     Bulla(bulla::Settings),
+    Pkcs11(pkcs11::Settings),
     Vault(vault::Settings),
     Aws(Box<aws::Settings>),
     Azure(Box<azure::Settings>),
@@ -143,6 +145,8 @@ enum WrittenMember {
 impl WrittenMember {
     fn open(&self) -> Result<Box<dyn Provider>, ProviderError> {
         Ok(match self {
+            Self::Age(settings) => Box::new(age::Age::open(settings)?),
+            Self::Pkcs11(settings) => Box::new(pkcs11::Pkcs11::open(settings)?),
             Self::Bulla(settings) => Box::new(bulla::Bulla::open(settings)?),
             Self::Vault(settings) => Box::new(vault::Vault::open(settings)?),
             Self::Aws(settings) => Box::new(aws::Aws::open(settings)?),
