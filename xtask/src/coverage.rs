@@ -11,7 +11,7 @@ use std::process::Command;
 
 /// Groups whose tests say nothing about coverage, or say it very slowly: they play the same lines many thousand times.
 const LEFT_OUT: &[&str] =
-    &["fmt", "tidy", "clippy", "simulation", "fuzz", "failpoints", "release", "mutants", "coverage"];
+    &["fmt", "tidy", "clippy", "simulation", "fuzz", "release", "mutants", "coverage"];
 /// What is no part of the product.
 const NOT_OURS: &str = "/(tests|testkit|xtask|fuzz)/|tests\\.rs$";
 

@@ -23,6 +23,9 @@ pub enum Step {
     DocTests,
     /// A file of tests; the arguments go to the test program (`--skip NAME`, `NAME`).
     Tests { package: &'static str, target: &'static str, args: &'static [&'static str] },
+    /// A file of tests that keeps the processors busy, with less right to them than the lanes beside it: files of tests
+    /// that mostly wait, in each lane one after the other.
+    Beside { busy: Target, lanes: &'static [&'static [Target]] },
     /// What the lints said while the tests were built.
     Lints,
     /// Every file of tests that no other step names.
@@ -37,7 +40,21 @@ pub enum Step {
     Release,
 }
 
-use Step::{Cargo, Coverage, DocTests, Fuzz, Lints, Mutants, Release, Remaining, Tests, Tidy, Units};
+/// A package and a file of its tests.
+pub type Target = (&'static str, &'static str);
+
+use Step::{Beside, Cargo, Coverage, DocTests, Fuzz, Lints, Mutants, Release, Remaining, Tests, Tidy, Units};
+
+impl Step {
+    /// The files of tests that it names.
+    pub fn targets(&self) -> Vec<Target> {
+        match self {
+            Tests { package, target, .. } => vec![(package, target)],
+            Beside { busy, lanes } => std::iter::once(*busy).chain(lanes.iter().copied().flatten().copied()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
 
 /// The features of the one build of all tests: they let a test kill a process at a named point. What a release holds
 /// without them, the group `release` looks at.
@@ -105,8 +122,16 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "simulation",
-        about: "a node by seed, on disks that lose power and a network that loses letters",
-        steps: &[Tests { package: "bulla-server", target: "simulation", args: &[] }],
+        about: "a node by seed, on disks that lose power and a network that loses letters; beside it what mostly waits: deaths at every \
+                failpoint, Kubernetes, keys elsewhere",
+        steps: &[Beside {
+            busy: ("bulla-server", "simulation"),
+            lanes: &[
+                &[("bulla", "kubernetes")],
+                &[("bulla", "kill"), ("bulla", "agent_process"), ("bulla", "cli_database")],
+                &[("bulla-kms", "vault"), ("bulla-kms", "cloud"), ("bulla-kms", "pkcs11"), ("bulla-kms", "kms")],
+            ],
+        }],
     },
     Group {
         name: "fuzz",
@@ -114,11 +139,6 @@ pub const GROUPS: &[Group] = &[
         steps: &[Tests { package: "bulla-fuzz", target: "corpus", args: &[] }, Fuzz],
     },
     Group { name: "integration", about: "all other files of tests", steps: &[Remaining] },
-    Group {
-        name: "failpoints",
-        about: "killed at every failpoint",
-        steps: &[Tests { package: "bulla", target: "kill", args: &[] }],
-    },
     Group {
         name: "mutants",
         about: "with --long: what is changed in the crates that decide is noticed",
@@ -149,10 +169,9 @@ mod tests {
     #[test]
     fn every_named_target_exists() {
         let packages = crate::workspace::packages().unwrap();
-        for step in GROUPS.iter().flat_map(|group| group.steps) {
-            let Tests { package, target, .. } = step else { continue };
-            let found = packages.iter().find(|found| found.name == *package).expect(package);
-            assert!(found.targets.iter().any(|found| found.name == *target), "{package} {target}");
+        for (package, target) in GROUPS.iter().flat_map(|group| group.steps).flat_map(Step::targets) {
+            let found = packages.iter().find(|found| found.name == package).expect(package);
+            assert!(found.targets.iter().any(|found| found.name == target), "{package} {target}");
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Debian's go where Debian puts them; all others go under `target/tools` and touch nothing else. Versions are pinned,
 //! so that a run tomorrow means what it means today.
 
+mod kubernetes;
+
 use crate::workspace::{Stop, root, target};
 use std::ffi::OsString;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -82,6 +84,7 @@ impl Tools {
         add("BULLA_TEST_AGE_NPM", self.has_age_of_npm(), self.folder.join("npm"));
         add("BULLA_TEST_PYTHON", self.has_python(), self.python());
         add("BULLA_TEST_MOTO", self.has_moto(), self.python());
+        add("BULLA_TEST_APISERVER", self.has_apiserver(), self.apiserver());
         if let Some(openbao) = self.installed_openbao() {
             add("BULLA_TEST_OPENBAO", true, openbao);
         }
@@ -99,6 +102,7 @@ impl Tools {
         missing.extend(self.missing_age());
         missing.extend(self.missing_age_of_npm());
         missing.extend(self.missing_openbao());
+        missing.extend(self.missing_apiserver());
         if missing.is_empty() {
             return Ok(());
         }
@@ -128,6 +132,14 @@ impl Tools {
         Ok(())
     }
 
+    /// Everything beneath one folder, writable so that it can be deleted.
+    fn go_folders(&self, command: &mut Command) {
+        for (name, folder) in [("GOPATH", "go/path"), ("GOCACHE", "go/cache")] {
+            command.env(name, self.folder.join(folder));
+        }
+        command.env("GOFLAGS", "-modcacherw").env("CGO_ENABLED", "0");
+    }
+
     fn age(&self) -> PathBuf {
         self.folder.join("go/bin/age")
     }
@@ -143,7 +155,7 @@ impl Tools {
             return None;
         }
         let mut commands = Vec::new();
-        let go = if go_is_new_enough() {
+        let go = if go_is_at_least(GO_MIN) {
             PathBuf::from("go")
         } else {
             let mut pip = self.pip();
@@ -158,11 +170,8 @@ impl Tools {
             ["cmd/age", "cmd/age-keygen", "tag/internal/age-plugin-tagtest"]
                 .map(|program| format!("filippo.io/age/{program}@v{AGE}")),
         );
-        // Everything beneath one folder, writable so that it can be deleted.
-        for (name, folder) in [("GOBIN", "go/bin"), ("GOPATH", "go/path"), ("GOCACHE", "go/cache")] {
-            install.env(name, self.folder.join(folder));
-        }
-        install.env("GOFLAGS", "-modcacherw").env("CGO_ENABLED", "0");
+        self.go_folders(&mut install);
+        install.env("GOBIN", self.folder.join("go/bin"));
         commands.push(install);
         Some(Missing { what: format!("age {AGE}"), why: "opens what Bulla seals, and the other way round", commands })
     }
@@ -373,9 +382,9 @@ fn debian_commands(packages: &[&str]) -> Vec<Command> {
     vec![command(&["update", "-q"]), install]
 }
 
-fn go_is_new_enough() -> bool {
+fn go_is_at_least(oldest: (u32, u32)) -> bool {
     let Some(text) = said(Command::new("go").args(["env", "GOVERSION"])) else { return false };
-    version(&text).is_some_and(|version| version >= GO_MIN)
+    version(&text).is_some_and(|version| version >= oldest)
 }
 
 /// Major and minor number of `go1.26.8`.

@@ -3,7 +3,7 @@
 //! Test programs are built once for all groups and then run directly, one at a time; their output goes to
 //! `target/xtask/*.log` and is shown when they fail.
 
-use crate::groups::{FAILPOINTS, GROUPS, Group, Step};
+use crate::groups::{FAILPOINTS, GROUPS, Group, Step, Target};
 use crate::setup::Tools;
 use crate::tally::Tally;
 use crate::workspace::{Package, Stop, cargo, packages, target};
@@ -185,6 +185,7 @@ impl Runner {
                 let tally = self.programs(|program| program.separate && program.is(package, target), args)?;
                 Ok(some(tally, package, target))
             }
+            Step::Beside { busy, lanes } => self.beside(busy, lanes),
             Step::Remaining => self.programs(|program| program.separate && !named(program), &[]),
             Step::Fuzz if self.long => crate::fuzz::run_all(crate::fuzz::SECONDS),
             Step::Mutants if self.long => crate::mutants::check(),
@@ -208,15 +209,53 @@ impl Runner {
             return Ok(Tally::check("the tests build", false));
         };
         let mut tally = Tally::default();
-        for program in programs.into_iter().filter(wanted) {
-            let mut command = Command::new(&program.executable);
-            command.arg("--show-output").args(args);
-            command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
-            let name =
-                if program.separate { format!("{} {}", program.package, program.target) } else { program.package };
-            tally.add(self.tests(&name, command)?);
+        for program in programs.iter().filter(|program| wanted(program)) {
+            tally.add(self.program(program, Command::new(&program.executable), args)?);
         }
         Ok(tally)
+    }
+
+    fn program(&self, program: &Program, mut command: Command, args: &[&str]) -> Result<Tally, Stop> {
+        command.arg("--show-output").args(args);
+        command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+        let Program { package, target, .. } = program;
+        let name = if program.separate { format!("{package} {target}") } else { package.clone() };
+        self.tests(&name, command)
+    }
+
+    /// One program with less right to the processors, and lanes of others at the same time.
+    fn beside(&mut self, busy: Target, lanes: &[&[Target]]) -> Result<Tally, Stop> {
+        let Some(Built { programs, .. }) = self.build()? else {
+            return Ok(Tally::check("the tests build", false));
+        };
+        let find = |(package, target): Target| programs.iter().find(|one| one.separate && one.is(package, target));
+        let (runner, find) = (&*self, &find);
+        let one = |target: Target, nice: bool| {
+            let Some(program) = find(target) else { return Ok(some(Tally::default(), target.0, target.1)) };
+            let command = if nice {
+                let mut command = Command::new("nice");
+                command.arg(&program.executable);
+                command
+            } else {
+                Command::new(&program.executable)
+            };
+            runner.program(program, command, &[])
+        };
+        let one = &one;
+        std::thread::scope(|scope| {
+            let running: Vec<_> = lanes
+                .iter()
+                .map(|lane| scope.spawn(move || lane.iter().map(|target| one(*target, false)).collect::<Vec<_>>()))
+                .collect();
+            let mut tally = one(busy, true)?;
+            for lane in running {
+                let done = lane.join().map_err(|_| Stop("a lane of tests ended by itself".to_owned()))?;
+                for part in done {
+                    tally.add(part?);
+                }
+            }
+            Ok(tally)
+        })
     }
 
     /// Builds all test programs, once; `None` if that fails. Clippy compiles the workspace, which costs no more than rustc
@@ -368,10 +407,8 @@ fn some(tally: Tally, package: &str, target: &str) -> Tally {
 
 /// Whether a step names this file of tests.
 fn named(program: &Program) -> bool {
-    GROUPS.iter().flat_map(|group| group.steps).any(|step| match step {
-        Step::Tests { package, target, .. } => program.is(package, target),
-        _ => false,
-    })
+    let mut targets = GROUPS.iter().flat_map(|group| group.steps).flat_map(Step::targets);
+    targets.any(|(package, target)| program.is(package, target))
 }
 
 /// Prints the output of something that failed.

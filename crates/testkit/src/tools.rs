@@ -40,6 +40,11 @@ pub fn openbao() -> Option<PathBuf> {
     named("BULLA_TEST_OPENBAO")
 }
 
+/// The folder with the programs of `tests/apiserver`.
+pub fn apiserver() -> Option<PathBuf> {
+    named("BULLA_TEST_APISERVER")
+}
+
 fn named(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
