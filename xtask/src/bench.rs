@@ -46,7 +46,7 @@ enum Other {
 pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     // Before anything is built: it may be missing.
     let other = match arguments.versus {
-        Some(Other::Openbao) => Some(Tools::new().openbao(arguments.install)?),
+        Some(Other::Openbao) => Some(Tools::new(false).openbao(arguments.install)?),
         None => None,
     };
     // One after the other, so that the server is built with its own features only.

@@ -10,8 +10,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 /// Groups whose tests say nothing about coverage, or say it very slowly: they play the same lines many thousand times.
-const LEFT_OUT: &[&str] =
-    &["fmt", "tidy", "clippy", "simulation", "fuzz", "release", "mutants", "coverage"];
+const LEFT_OUT: &[&str] = &["fmt", "tidy", "clippy", "simulation", "fuzz", "release", "mutants", "coverage"];
 /// What is no part of the product.
 const NOT_OURS: &str = "/(tests|testkit|xtask|fuzz)/|tests\\.rs$";
 
@@ -27,7 +26,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let groups = if arguments.groups.is_empty() { default_groups() } else { arguments.groups.clone() };
     let folder = target().join("coverage");
-    let mut llvm = Tools::new().llvm_cov()?;
+    let mut llvm = Tools::new(false).llvm_cov()?;
     // The tests look for the programs of others below the folder that they are built in.
     let tools = folder.join("tools");
     if !tools.exists() {

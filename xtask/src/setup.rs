@@ -56,6 +56,8 @@ const DEBIAN: &[(&str, &str)] = &[
 /// Where the tools are, or will be.
 pub struct Tools {
     folder: PathBuf,
+    /// Whether what only a long run needs is wanted too.
+    long: bool,
 }
 
 /// Something to install and the commands that do.
@@ -67,8 +69,8 @@ struct Missing {
 
 impl Tools {
     /// Beneath cargo's target directory.
-    pub fn new() -> Self {
-        Self { folder: target().join("tools") }
+    pub fn new(long: bool) -> Self {
+        Self { folder: target().join("tools"), long }
     }
 
     /// What tests find in their environment. Only what is there.

@@ -43,7 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
         return Ok(true);
     }
     let chosen = choose(&arguments.groups)?;
-    let tools = Tools::new();
+    let tools = Tools::new(arguments.long);
     // What is installed without a question comes from the network, which leaves the processor to the build.
     let whole = arguments.install && arguments.groups.is_empty();
     let ahead = if whole { Some(ahead()?) } else { None };

@@ -1,0 +1,117 @@
+#!/bin/sh
+# What kmscheck orders of Bulla's plugin: plugin.sh MEMBERS BINARY DIR ORDER [SOCKET INSTANCE]
+# MEMBERS is a list of bulla, pkcs11 and vault with commas between; several are combined in policy degraded.
+set -eu
+members=$(echo "$1" | tr , ' ') bulla=$2 dir=$3 order=$4
+shift 4
+# Nothing of whoever runs the tests.
+unset BULLA_IDENTITY BULLA_ADDR BULLA_CLUSTER BULLA_CONTEXT || true
+export HOME="$dir/home" XDG_CONFIG_HOME="$dir/home/.config" XDG_STATE_HOME="$dir/home/.state"
+export SOFTHSM2_CONF="$dir/softhsm.conf"
+mkdir -p "$HOME"
+admin="$bulla --quiet --identity $dir/alice.key"
+module=/usr/lib/softhsm/libsofthsm2.so
+
+bao() {
+    BAO_ADDR="https://127.0.0.1:$(cat "$dir/port")" BAO_CACERT="$dir/vault-ca.pem" BAO_TOKEN=root "$BULLA_TEST_OPENBAO" "$@"
+}
+
+# A program that runs beside the plugins; a token needs none.
+backend_bulla() {
+    "$bulla" --quiet keygen -o "$dir/alice.key" --name alice
+    exec "$bulla" server --transient --admin "$dir/alice.pub" --listen 127.0.0.1:0 --audit "$dir/audit.jsonl" \
+        --ready-file "$dir/ready.json"
+}
+backend_vault() {
+    port=$((20000 + $$ % 20000))
+    echo "$port" > "$dir/port"
+    exec "$BULLA_TEST_OPENBAO" server -dev -dev-tls -dev-no-store-token -dev-root-token-id=root \
+        -dev-listen-address="127.0.0.1:$port" -dev-tls-cert-dir="$dir" -log-level=error
+}
+
+setup_bulla() {
+    until [ -e "$dir/ready.json" ]; do sleep 0.05; done
+    $admin init --name test --admin "$dir/alice.pub" --ready-file "$dir/ready.json" --save-context test
+    $admin unseal --yes
+    "$bulla" --quiet keygen -o "$dir/node.key" --name node
+    $admin principal add "$dir/node.pub" --group nodes
+    cat > "$dir/kms.cedar" <<'POLICY'
+permit (
+    principal in Bulla::Group::"admins",
+    action in [Bulla::Action::"transit.create", Bulla::Action::"transit.rotate"],
+    resource
+);
+permit (
+    principal in Bulla::Group::"nodes",
+    action in [Bulla::Action::"transit.read", Bulla::Action::"transit.encrypt", Bulla::Action::"transit.decrypt"],
+    resource
+);
+POLICY
+    $admin policy put kms "$dir/kms.cedar"
+    $admin transit create kubernetes
+}
+setup_pkcs11() {
+    mkdir -p "$dir/tokens"
+    printf 'directories.tokendir = %s/tokens\nobjectstore.backend = file\nlog.level = ERROR\n' "$dir" > "$SOFTHSM2_CONF"
+    (umask 077 && echo 1234 > "$dir/pin")
+    softhsm2-util --init-token --free --label kms --so-pin 87654321 --pin 1234
+    pkcs11-tool --module $module --token-label kms --login --pin 1234 --keygen --key-type AES:32 --label k8s --id 0123 \
+        --private --sensitive --usage-decrypt
+}
+setup_vault() {
+    until bao status > /dev/null 2>&1; do sleep 0.1; done
+    bao secrets enable transit
+    bao write -f transit/keys/k8s
+    bao policy write k8s - <<'POLICY'
+path "transit/keys/k8s" { capabilities = ["read"] }
+path "transit/encrypt/k8s" { capabilities = ["update"] }
+path "transit/decrypt/k8s" { capabilities = ["update"] }
+POLICY
+    (umask 077 && bao token create -policy=k8s -period=1h -field=token > "$dir/token")
+}
+
+rotate_bulla() { $admin transit rotate kubernetes; }
+rotate_vault() { bao write -f transit/keys/k8s/rotate; }
+rotate_pkcs11() { :; }
+
+member_bulla() {
+    cluster=$("$bulla" context show test -o json | sed -n 's/.*"cluster": *"\([^"]*\)".*/\1/p')
+    address=$(sed -n 's/.*"address": *"\([^"]*\)".*/\1/p' "$dir/ready.json")
+    printf '[members.central.bulla]\naddress = "https://%s"\ncluster = "%s"\nkey = "kubernetes"\nidentity = "%s/node.key"\n' \
+        "$address" "$cluster" "$dir"
+}
+member_pkcs11() {
+    printf '[members.hsm.pkcs11]\nuri = "pkcs11:token=kms;object=k8s;id=%%01%%23?module-path=%s"\npin_file = "%s/pin"\n' \
+        "$module" "$dir"
+}
+member_vault() {
+    printf '[members.vault.vault]\naddress = "https://127.0.0.1:%s"\nca = "%s/vault-ca.pem"\nkey = "k8s"\n' "$(cat "$dir/port")" "$dir"
+    printf 'auth.token.file = "%s/token"\n' "$dir"
+}
+
+case $order in
+backend) for member in $members; do "backend_$member"; done ;;
+setup) for member in $members; do "setup_$member"; done ;;
+rotate) for member in $members; do "rotate_$member"; done ;;
+serve | activated)
+    socket=$1 instance=$2
+    {
+        echo 'cluster = "test"'
+        echo "state = \"$dir/state-$instance.json\""
+        echo '[socket]'
+        [ "$order" = activated ] || echo "path = \"$socket\""
+        echo "allow_uids = [$(id -u)]"
+        # A test does not wait for what a cluster waits for.
+        printf '[timing]\nperiod_s = 1\nstale_s = 4\npromote_looks = 2\npromote_delay_s = 0\n'
+        [ "$members" = "${members#* }" ] || printf '[combine]\npolicy = "degraded"\nminimum = 1\n'
+        for member in $members; do "member_$member"; done
+    } > "$dir/kms-$instance.toml"
+    # A socket that is passed on is for this very process.
+    export LISTEN_PID=$$
+    exec "$bulla" kms serve --config "$dir/kms-$instance.toml"
+    ;;
+*)
+    echo "plugin.sh: there is no order $order" >&2
+    exit 2
+    ;;
+esac
