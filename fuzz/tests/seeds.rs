@@ -184,6 +184,10 @@ fn documents(seeds: &mut Seeds) {
             "due_ms": NOW_MS}], "next": "AAEC"}),
         json!({"ttl_s": 3600}),
         json!({"resource": "database/app", "principal": id}),
+        json!({"user": "billing", "rotate_every_s": 86400}),
+        json!({"database": "app", "role": "billing", "user": "billing", "rotate_every_s": 86400, "rotated_ms": NOW_MS,
+            "rotates_ms": NOW_MS, "rotating": false, "outdated": false, "attempts": 3, "error": "no route to host"}),
+        json!({"user": "billing", "password": "x", "rotated_ms": NOW_MS, "rotates_ms": NOW_MS}),
     ];
     assert_eq!(kept.len(), BODIES.len());
     for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {

@@ -4,7 +4,7 @@
 
 use bulla_testkit::canary::assert_absent;
 use bulla_testkit::postgres::{ADMIN, PASSWORD, Postgres};
-use bulla_testkit::{Canary, Cli, Options, Server, bulla, skip};
+use bulla_testkit::{Canary, Cli, Options, Output, Server, bulla, skip};
 use std::time::{Duration, Instant};
 
 const POLICY: &str = "permit (principal, action in Bulla::Action::\"database\", resource in Bulla::Database::\"\");";
@@ -17,6 +17,37 @@ fn words<'a>(line: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 fn value(text: &str, name: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
     line.trim().to_owned()
+}
+
+/// A static role, from its beginning to its end; its last password.
+fn a_password_that_is_rotated(alice: &Cli, postgres: &Postgres, configure: impl Fn(&[&str]) -> Output) -> String {
+    alice.file("admin.txt", b"again");
+    let admin = ADMIN.replace('"', "\"\"");
+    postgres.sql(&format!("ALTER ROLE \"{admin}\" PASSWORD 'again'; CREATE ROLE billing LOGIN PASSWORD 'typed'"));
+    configure(&["--no-tls", "password=@admin.txt"]).ok();
+    let put = "database static put app billing --user billing --rotate-every";
+    assert!(alice.run(words(put, &["10s"])).failed(1).contains("--rotate-every 24h"));
+    let own = alice.run(words("database static put app own --rotate-every 24h --user", &[ADMIN])).failed(18);
+    assert!(own.contains("rotate-root"), "{own}");
+    let unknown = alice.run(words("database static put app x --user nobody --rotate-every 24h", &[])).failed(1);
+    assert!(unknown.contains("database_failed") && unknown.contains("nothing is stored"), "{unknown}");
+    alice.run(words(put, &["24h"])).ok();
+    assert_eq!(alice.run(words("database static list app", &[])).ok(), "billing");
+    let shown = alice.run(words("database static get app billing", &[])).ok();
+    assert!(value(&shown, "rotated every").contains("1day"), "{shown}");
+    let told = alice.run(words("database static creds app billing", &[])).ok();
+    let first = value(&told, "password");
+    assert!(postgres.try_sql("billing", &first, "SELECT 1").is_ok() && !shown.contains(&first));
+    alice.run(words("database static rotate app billing", &[])).ok();
+    assert!(postgres.try_sql("billing", &first, "SELECT 1").is_err());
+    let last = alice.run(words("database static creds app billing --field password", &[])).ok();
+    assert!(postgres.try_sql("billing", &last, "SELECT 1").is_ok());
+    assert!(alice.run(words("database static creds app billing --field lease", &[])).failed(64).contains("no lease"));
+    assert!(alice.run(["database", "delete", "app"]).failed(18).contains("static roles"));
+    alice.run(words("database static delete app billing", &[])).ok();
+    assert!(alice.run(words("database static get app billing", &[])).failed(5).contains("hint"));
+    alice.run(["database", "delete", "app"]).ok();
+    last
 }
 
 #[test]
@@ -87,7 +118,12 @@ fn a_user_of_a_database_by_the_command_line() {
         assert!(began.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(200));
     }
-    let secrets = [Canary::of("password", password.as_bytes()), Canary::of("first", PASSWORD.as_bytes())];
+    let fixed = a_password_that_is_rotated(&alice, &postgres, configure);
+    let secrets = [
+        Canary::of("fixed", fixed.as_bytes()),
+        Canary::of("password", password.as_bytes()),
+        Canary::of("first", PASSWORD.as_bytes()),
+    ];
     assert_absent(&secrets, [server.data().as_path(), server.audit().as_path()]);
     assert!(!server.log().contains(&password) && !server.log().contains("first'"), "{}", server.log());
 }

@@ -1,8 +1,15 @@
 //! The examples of the client library, against a real server.
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
-use bulla_testkit::{Cli, Options, Server, bulla};
+use bulla_testkit::postgres::{ADMIN, PASSWORD, Postgres};
+use bulla_testkit::{Cli, Options, Server, bulla, skip};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The examples themselves, so that no stale build of them is tried.
+#[expect(dead_code, reason = "its main is for the command line")]
+#[path = "../../client/examples/databases.rs"]
+mod databases;
 #[expect(dead_code, reason = "its main is for the command line")]
 #[path = "../../client/examples/deliver.rs"]
 mod deliver;
@@ -33,4 +40,29 @@ fn they_run() {
     runtime.block_on(secrets::secrets(server.address(), cluster, &identity)).unwrap();
     let history = alice.run(["kv", "history", "app/db"]).ok();
     assert_eq!(history.lines().count(), 3, "two versions: {history}");
+    runtime.block_on(with_a_database(&alice, server.address(), cluster, &identity));
+}
+
+/// The example of databases, with a real one.
+async fn with_a_database(alice: &Cli, address: &str, cluster: &str, identity: &Path) {
+    let Some(postgres) = Postgres::start() else {
+        skip!("they_run", "needs postgresql");
+    };
+    postgres.sql("CREATE ROLE billing LOGIN PASSWORD 'typed'");
+    let permit = r#"permit (principal, action in Bulla::Action::"database", resource);"#;
+    alice.file("db.cedar", permit.as_bytes());
+    alice.file("pw.txt", PASSWORD.as_bytes());
+    alice.run(["policy", "put", "db", "db.cedar"]).ok();
+    let port = postgres.port().to_string();
+    let reached = ["--host", "127.0.0.1", "--port", &port, "--user", ADMIN, "--no-tls", "password=@pw.txt"];
+    alice.run(["database", "configure", "app", "--engine", "postgres"].iter().chain(&reached)).ok();
+    let creation = "CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}";
+    alice.run(["database", "role", "put", "app", "reader", "--creation", creation]).ok();
+    alice.run("database static put app billing --user billing --rotate-every 24h".split(' ')).ok();
+    databases::databases(address, cluster, identity).await.unwrap();
+    let began = Instant::now();
+    while !postgres.users().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", postgres.users());
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

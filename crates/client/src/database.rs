@@ -8,7 +8,7 @@ use crate::open::open_secret;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
     Credentials, Database, DatabaseNames, DatabaseRole, IssueCredentials, Lease, Leases, PutDatabase, PutDatabaseRole,
-    RenewLease, RevokeLeases,
+    PutStaticRole, RenewLease, RevokeLeases, StaticCredentials, StaticRole,
 };
 use bulla_wire::error::Code;
 use bulla_wire::id::{LeaseId, PrincipalId};
@@ -149,6 +149,72 @@ impl Client {
         let plaintext = open_secret(key, &answer.body, MAX_CREDENTIALS_BYTES).await?;
         json::parse(plaintext.expose(), MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the credentials are malformed"))
+    }
+
+    /// A page of the static roles of a database.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn database_static_list(
+        &self,
+        database: &Name,
+        after: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<DatabaseNames, ClientError> {
+        let call = Call::read(format!("/v1/database/{database}:static"));
+        self.json(call.with("after", after).with("limit", limit)).await
+    }
+
+    /// Has the cluster own the password of a user who is there, and rotate it from now on.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `database_failed` if the database did not take the first one.
+    pub async fn database_static_put(
+        &self,
+        database: &Name,
+        role: &Name,
+        body: &PutStaticRole,
+    ) -> Result<(), ClientError> {
+        self.call(Call::change("PUT", format!("/v1/database/{database}/{role}:static"), body)).await.map(drop)
+    }
+
+    /// A static role, without its password.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn database_static(&self, database: &Name, role: &Name) -> Result<StaticRole, ClientError> {
+        self.json(Call::read(format!("/v1/database/{database}/{role}:static"))).await
+    }
+
+    /// Deletes a static role; its user stays, with the password that it has.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn database_static_delete(&self, database: &Name, role: &Name) -> Result<(), ClientError> {
+        let path = format!("/v1/database/{database}/{role}:static");
+        self.call(Call { method: "DELETE", changes: true, ..Call::read(path) }).await.map(drop)
+    }
+
+    /// The password that the user of a static role has now.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `database_failed` while nobody knows which of two it has.
+    pub async fn database_static_creds(&self, database: &Name, role: &Name) -> Result<StaticCredentials, ClientError> {
+        let key = self.opening_key()?;
+        let call = Call::read(format!("/v1/database/{database}/{role}:creds"));
+        let answer = self.call(Call { limit: MAX_CREDENTIALS_BYTES, ..call }).await?;
+        demand(answer.media == AGE_MEDIA_TYPE, "the credentials are not encrypted")?;
+        let plaintext = open_secret(key, &answer.body, MAX_CREDENTIALS_BYTES).await?;
+        json::parse(plaintext.expose(), MAX_JSON_BYTES)
+            .map_err(|_| ClientError::contradiction("the credentials are malformed"))
+    }
+
+    /// Has the password of a static role rotated now.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn database_static_rotate(&self, database: &Name, role: &Name) -> Result<(), ClientError> {
+        self.call(Call::action(format!("/v1/database/{database}/{role}:rotate"))).await.map(drop)
     }
 
     /// A page of the caller's leases.

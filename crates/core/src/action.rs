@@ -208,6 +208,8 @@ actions! {
     DatabaseRotate = "database.rotate",
     /// Get credentials of a role.
     DatabaseIssue = "database.issue",
+    /// Get the password of a static role.
+    DatabaseStaticCreds = "database.static-creds",
     /// List one's own leases.
     LeaseList = "lease.list",
     /// Look at a lease of one's own.
@@ -301,6 +303,10 @@ pub struct RoleName {
 }
 
 impl RoleName {
+    /// A role of a database.
+    pub fn new(database: &Name, role: &Name) -> Self {
+        Self { text: format!("{database}/{role}"), database: database.clone(), role: role.clone() }
+    }
     /// The database.
     pub fn database(&self) -> &Name {
         &self.database

@@ -22,7 +22,7 @@ pub use line::{
     ParseLineError, Quote, line_hash,
 };
 pub use request::{
-    Accepted, AuditBlocked, Event, Facts, Logged, Method, Outcome, Owed, ParseRequestIdError, REASONS_MAX,
+    Accepted, AuditBlocked, Demanded, Event, Facts, Logged, Method, Outcome, Owed, ParseRequestIdError, REASONS_MAX,
     RECEIPTS_MAX, Refusal, RequestId, RequestLine, Slot, Written,
 };
 pub use text::{Address, LABEL_BYTES_MAX, Label, NameKey, Names, ParseTextError, RESOURCE_BYTES_MAX, ResourceText};

@@ -465,6 +465,7 @@ fn kind_name(kind: u8) -> &'static str {
         21 => "demand of leases",
         22 => "database",
         23 => "database role",
+        25 => "static role",
         SEEN_KIND => "seen",
         _ => "unknown",
     }

@@ -244,7 +244,8 @@ mod tests {
             | Kind::KvVersion
             | Kind::TransitKey
             | Kind::TransitVersion
-            | Kind::DueKept => true,
+            | Kind::DueKept
+            | Kind::StaticRole => true,
             Kind::Wrap | Kind::Receipt | Kind::Mine | Kind::Due | Kind::DueActive | Kind::Chunk | Kind::Upload => false,
         }
     }

@@ -92,7 +92,9 @@ fn fitting(action: Action) -> Resource {
         Action::DatabaseRead | Action::DatabaseDelete | Action::DatabaseRotate => {
             Resource::Database("app".parse().unwrap())
         }
-        Action::DatabaseConfigure | Action::DatabaseIssue => Resource::DatabaseRole("app/reader".parse().unwrap()),
+        Action::DatabaseConfigure | Action::DatabaseIssue | Action::DatabaseStaticCreds => {
+            Resource::DatabaseRole("app/reader".parse().unwrap())
+        }
         Action::LeaseList | Action::LeaseManage => Resource::Leases,
         Action::LeaseRead | Action::LeaseRenew | Action::LeaseRevoke => Resource::Lease(LeaseId::new([0; 16])),
     }

@@ -7,8 +7,10 @@ pub mod mariadb;
 mod pool;
 mod postgres;
 mod tls;
+mod turn;
 
 pub use pool::Pools;
+pub use turn::{Turn, Turns};
 
 use bulla_core::engine::database::sql::QuoteError;
 use bulla_core::engine::database::template::{Statement, Template, TemplateError};
@@ -101,6 +103,8 @@ pub enum Job {
     Renew,
     /// It is dropped and its sessions end. One who is not there is dropped.
     Drop,
+    /// It gets another password. One who is not there is an error.
+    Password,
 }
 
 impl Client {
@@ -162,6 +166,8 @@ impl Client {
             (Self::Postgres(client), Job::Create) => client.create(templates, user).await,
             (Self::Postgres(client), Job::Renew) => client.renew(templates, user).await,
             (Self::Postgres(client), Job::Drop) => client.drop_user(templates, user).await,
+            (Self::Postgres(client), Job::Password) => client.set_password(user.name, user.password).await,
+            (Self::Mariadb(client), Job::Password) => client.set_password(user.name, user.password).await,
             (Self::Mariadb(client), Job::Create) => client.create(templates, user).await,
             (Self::Mariadb(client), Job::Renew) => client.renew(templates, user).await,
             (Self::Mariadb(client), Job::Drop) => client.drop_user(templates, user).await,

@@ -3,11 +3,11 @@
 mod lease;
 mod transit;
 
-pub use lease::Outside;
+pub use lease::{Outside, Static};
 
 use crate::route::{Endpoint, Matched, Param, Query, QueryError};
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{ParseRequestIdError, RequestId};
+use bulla_core::audit::{Demanded, Names, ParseRequestIdError, RequestId};
 use bulla_core::barrier::Cursor;
 use bulla_core::engine::lease as leases;
 use bulla_core::engine::{alarm, database, document, kv, policy, principal, rekey, wrap};
@@ -105,6 +105,7 @@ pub enum Op {
     DatabaseRolePut(database::PutRole),
     DatabaseRoleRead(database::ReadRole),
     DatabaseRoleDelete(database::DeleteRole),
+    DatabaseStaticRead(database::static_role::ReadStatic),
     LeaseList(leases::List),
     LeaseListAll(leases::ListAll),
     LeaseRead(leases::Read),
@@ -176,6 +177,7 @@ impl Op {
             Self::DatabaseRolePut(op) => op,
             Self::DatabaseRoleRead(op) => op,
             Self::DatabaseRoleDelete(op) => op,
+            Self::DatabaseStaticRead(op) => op,
             Self::LeaseList(op) => op,
             Self::LeaseListAll(op) => op,
             Self::LeaseRead(op) => op,
@@ -191,6 +193,14 @@ impl Op {
             | Self::SnapshotSave
             | Self::SnapshotPage { .. } => return None,
         })
+    }
+
+    /// Which of many things it is about, where its resource does not say it.
+    pub fn demanded(&self, names: &Names) -> Option<Demanded> {
+        match self {
+            Self::LeaseDemand(demand) => demand.told(names),
+            _ => None,
+        }
     }
 
     /// The secret that it changes.

@@ -43,6 +43,8 @@ pub const POINTS: &[&str] = &[
     LEASE_AFTER_DROP,
     ROTATE_BEFORE_SET,
     ROTATE_AFTER_SET,
+    STATIC_BEFORE_SET,
+    STATIC_AFTER_SET,
     SNAPSHOT_PAGE,
     SNAPSHOT_RESTORED_ROW,
     SNAPSHOT_BEFORE_RENAME,
@@ -126,6 +128,10 @@ pub const LEASE_AFTER_DROP: &str = "lease.after_drop";
 pub const ROTATE_BEFORE_SET: &str = "rotate.before_set";
 /// It has the second; both are still kept.
 pub const ROTATE_AFTER_SET: &str = "rotate.after_set";
+/// The next password of a static role is committed; the database has the one before.
+pub const STATIC_BEFORE_SET: &str = "static.before_set";
+/// The database has the next password of a static role; its record does not know.
+pub const STATIC_AFTER_SET: &str = "static.after_set";
 /// A page of a snapshot was asked for.
 pub const SNAPSHOT_PAGE: &str = "snapshot.page";
 /// A row of a snapshot goes into a new store.

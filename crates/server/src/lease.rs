@@ -1,4 +1,5 @@
-//! Leases whose end has come: users are dropped, each database by itself, until they are gone.
+//! Leases whose end has come: users are dropped, each database by itself, until they are gone. And passwords of static
+//! roles whose time has come: they are rotated, in the same queue.
 //!
 //! What is due lies in the store, so neither a crash nor a seal loses any. A database that does not answer is asked
 //! again after a while that grows; the others do not wait for it. Memory holds one page of each database at a time.
@@ -7,9 +8,11 @@ use crate::database::{DatabaseError, Job, User};
 use crate::drive::{DriveError, Driven};
 use crate::failpoint;
 use crate::node::{Node, Phase};
+use crate::serve::static_role;
 use crate::unsealed::Unsealed;
 use bulla_core::audit::LeaseEvent;
 use bulla_core::barrier::{Query, Records};
+use bulla_core::engine::database::static_role::{Ask, Asked, Held};
 use bulla_core::engine::database::{self, Connection};
 use bulla_core::engine::lease::{self, Ended, Failed, Mark, Take, Taken, Unheard};
 use bulla_core::operation::{Fault, Operation, Reply, parse_record};
@@ -174,7 +177,13 @@ async fn work(node: &Arc<Node>, unsealed: &Arc<Unsealed>, connection: &Connectio
             }
         };
         let Some((page, more)) = records.page(&query) else { return true };
-        let due = Take::due(name, page, unsealed.now(node.machine()));
+        let now = unsealed.now(node.machine());
+        let leases = Take::due(name, page, now).into_iter().map(Due::Lease);
+        let rotations = Ask::due(name, page, now).unwrap_or_else(|error| {
+            tracing::error!(%error, database = %name, "a due static role cannot be read, and the others wait");
+            vec![]
+        });
+        let due: Vec<Due> = leases.chain(rotations.into_iter().map(Due::Rotation)).collect();
         let whole = due.len() == page.len();
         if !end_all(node, unsealed, due, connection.connections).await {
             return false;
@@ -187,22 +196,37 @@ async fn work(node: &Arc<Node>, unsealed: &Arc<Unsealed>, connection: &Connectio
     }
 }
 
-/// Drops users, so many at a time. False once the database was not reached: then the rest waits.
-async fn end_all(node: &Arc<Node>, unsealed: &Arc<Unsealed>, due: Vec<Take>, at_once: u8) -> bool {
+/// What is due in a database.
+enum Due {
+    /// The end of a lease.
+    Lease(Take),
+    /// The rotation of a password.
+    Rotation(Ask),
+}
+
+/// Does what is due, so many at a time. False once the database was not reached: then the rest waits.
+async fn end_all(node: &Arc<Node>, unsealed: &Arc<Unsealed>, due: Vec<Due>, at_once: u8) -> bool {
     let mut due = due.into_iter();
     let mut running = JoinSet::new();
     let mut reached = true;
     loop {
         while reached && running.len() < usize::from(at_once) {
-            let Some(take) = due.next() else { break };
+            let Some(next) = due.next() else { break };
             let (node, unsealed) = (node.clone(), unsealed.clone());
-            running.spawn(async move { (end(&node, &unsealed, &take).await, take.id) });
+            running.spawn(async move {
+                match next {
+                    Due::Lease(take) => (end(&node, &unsealed, &take).await, take.id.to_string()),
+                    Due::Rotation(ask) => (rotate(&node, &unsealed, &ask).await, ask.role.to_string()),
+                }
+            });
         }
         match running.join_next().await {
             None => return reached,
             Some(Ok((Ok(ended), _))) => reached &= ended,
-            Some(Ok((Err(error), lease))) => tracing::error!(%error, %lease, "a lease does not end; it is tried again"),
-            Some(Err(error)) => tracing::error!(%error, "a lease does not end; it is tried again"),
+            Some(Ok((Err(error), due))) => {
+                tracing::error!(%error, %due, "a lease does not end, or a password stays; it is tried again")
+            }
+            Some(Err(error)) => tracing::error!(%error, "a lease does not end, or a password stays; it is tried again"),
         }
     }
 }
@@ -226,9 +250,37 @@ async fn end(node: &Node, unsealed: &Unsealed, take: &Take) -> Result<bool, Driv
         Err(error) => {
             tracing::warn!(%error, database = %lease.database, lease = %lease.id, "a user was not dropped; it is tried again");
             drive(node, unsealed, &Failed { id: lease.id, error: error.to_string() }, None).await?;
-            Ok(!matches!(error, DatabaseError::Unreachable(_) | DatabaseError::Login(_)))
+            Ok(reached(&error))
         }
     }
+}
+
+/// Rotates the password of a static role, unless somebody does so now. False if the database was not reached.
+async fn rotate(node: &Node, unsealed: &Unsealed, ask: &Ask) -> Result<bool, DriveError> {
+    let Some(_turn) = unsealed.rotations.now(&ask.role) else { return Ok(true) };
+    let driven = drive(node, unsealed, ask, None).await?;
+    let Ok(Reply::Secret(bytes)) = &driven.result else { return Err(Fault::Key("due rotation").into()) };
+    let Asked { of: Some((role, connection)) } = parse_record("due rotation", bytes)? else { return Ok(true) };
+    failpoint::hit(failpoint::STATIC_BEFORE_SET);
+    match unsealed.databases.run(&connection, Job::Password, &[], static_role::user(&role)).await {
+        Ok(()) => {
+            failpoint::hit(failpoint::STATIC_AFTER_SET);
+            let Some(password) = role.next else { return Ok(true) };
+            drive(node, unsealed, &Held { role: ask.role.clone(), id: role.id, password }, None).await?;
+            unsealed.note_rotation(&ask.role, &role.user);
+            Ok(true)
+        }
+        Err(error) => {
+            tracing::warn!(%error, role = %ask.role, "a password was not rotated; it is tried again");
+            drive(node, unsealed, &static_role::missed(ask, &role, &error), None).await?;
+            Ok(reached(&error))
+        }
+    }
+}
+
+/// Whether it was reached, whatever it said.
+fn reached(error: &DatabaseError) -> bool {
+    !matches!(error, DatabaseError::Unreachable(_) | DatabaseError::Login(_))
 }
 
 async fn read(node: &Node, unsealed: &Unsealed, queries: &[Query]) -> Result<Records, DriveError> {

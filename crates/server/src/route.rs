@@ -4,16 +4,18 @@
 //! A path has exactly one spelling (`spec/request.md`): what is not spelled so is refused here, before anything
 //! else looks at it, so router, policy, storage and signature cannot mean different things.
 
+mod needed;
 pub mod openapi;
 pub mod query;
 pub mod reference;
 mod table;
 
+pub use needed::{Needed, needed};
 pub use query::{Query, QueryError};
 pub use table::ROUTES;
 
 use bulla_core::action::{Action, Resource, RoleName};
-use bulla_wire::id::{LeaseId, PrincipalId, WrapId};
+use bulla_wire::id::{LeaseId, WrapId};
 use bulla_wire::json::MAX_JSON_BYTES;
 use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, Parcel};
@@ -113,6 +115,12 @@ pub enum Endpoint {
     DatabaseRolePut,
     DatabaseRoleDelete,
     DatabaseIssue,
+    DatabaseStaticList,
+    DatabaseStaticRead,
+    DatabaseStaticPut,
+    DatabaseStaticDelete,
+    DatabaseStaticCreds,
+    DatabaseStaticRotate,
     LeaseList,
     LeaseListAll,
     LeaseRead,
@@ -333,38 +341,6 @@ impl Matched<'_> {
     pub fn needs(&self) -> Option<(Action, Resource)> {
         let Auth::Policy(action) = self.route.auth else { return None };
         action.asks_policy().then(|| (action, self.resource()))
-    }
-}
-
-/// What somebody needs in order to make a request; `None` for what is on the way to others and changes nothing: open
-/// routes, to know who one is, and to resolve names.
-pub fn needed(method: &str, path: &str) -> Option<Needed> {
-    let Ok(matched) = find(method, path) else { return Some(Needed::NoPolicy) };
-    let on_the_way = [Action::SelfRead, Action::PrincipalRead, Action::PrincipalList];
-    match matched.needs() {
-        Some((action, _)) if on_the_way.contains(&action) => None,
-        Some((action, resource)) => Some(Needed::Policy(action, resource)),
-        None if matched.route.auth == Auth::Open => None,
-        None => Some(Needed::NoPolicy),
-    }
-}
-
-/// A right.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Needed {
-    /// One that policy gives.
-    Policy(Action, Resource),
-    /// One that no policy gives: a place among the seal's admins, or their signatures.
-    NoPolicy,
-}
-
-impl Needed {
-    /// The statement that gives it to one principal alone.
-    pub fn policy(&self, principal: &PrincipalId) -> Option<String> {
-        match self {
-            Self::Policy(action, resource) => Some(bulla_core::policy::permit(principal, *action, resource)),
-            Self::NoPolicy => None,
-        }
     }
 }
 

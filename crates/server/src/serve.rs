@@ -4,6 +4,7 @@ mod answer;
 mod audit;
 mod outside;
 mod snapshot;
+pub mod static_role;
 mod watch;
 mod wrapped;
 
@@ -19,7 +20,7 @@ use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBod
 use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
 use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{Event, Logged, Outcome, Refusal as RefusedLine};
+use bulla_core::audit::{Demanded, Event, Logged, Outcome, Refusal as RefusedLine};
 use bulla_core::barrier::{RecordKey, Records};
 use bulla_core::directory::{Directory, Principal};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
@@ -230,6 +231,7 @@ impl Request<'_> {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
         };
+        let demanded = op.demanded(&self.unsealed.names);
         // The verbs that ask no policy carry their right in k admins' signatures, which the operation verifies.
         let authorized = if action.asks_policy() {
             directory.policies().authorize(&subject, action, resource, op)
@@ -243,9 +245,10 @@ impl Request<'_> {
         };
         let authorized = match authorized {
             Ok(authorized) => authorized,
-            Err(denied) => return self.deny(&denied, mutation.then_some((key, request))).await,
+            Err(denied) => return Box::pin(self.deny(&denied, demanded, mutation.then_some((key, request)))).await,
         };
-        let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized);
+        let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized)
+            .demanding(demanded);
         let sealing = matches!(action, Action::SealSeal);
         let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
         let logged = match reserved {
@@ -264,11 +267,12 @@ impl Request<'_> {
         })
     }
 
-    async fn deny(&self, denied: &Denied, once: Option<(Digest, Digest)>) -> Answer {
+    async fn deny(&self, denied: &Denied, demanded: Option<Demanded>, once: Option<(Digest, Digest)>) -> Answer {
         for error in &denied.decision.errors {
             tracing::warn!(%error, "policy evaluation failed, which denies");
         }
-        let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied);
+        let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied)
+            .demanding(demanded);
         let id = line.id().to_string();
         let message = format!("{} may not {} on {}", denied.subject.name, denied.action, denied.resource);
         let refusal = Refusal::new(Code::Denied, message).hint(format!(

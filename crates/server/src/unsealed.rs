@@ -6,10 +6,11 @@ mod watchers;
 pub use head::{HeadKeeper, UnderWay};
 pub use watchers::Watchers;
 
-use crate::database::Pools;
+use crate::database::{Pools, Turns};
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::snapshot::Sessions;
+use bulla_core::action::{Resource, RoleName};
 use bulla_core::audit::{Body, Label, LeaseEvent, Names, ResourceText, Written};
 use bulla_core::barrier::Barrier;
 use bulla_core::directory::{Change, Directory};
@@ -242,6 +243,8 @@ pub struct Unsealed {
     pub watchers: Watchers,
     /// Connections to databases.
     pub databases: Pools,
+    /// Held while a static role's password is rotated.
+    pub rotations: Turns,
     /// Held by whoever changes how many leases a principal has; principals share them by their first byte.
     counting: [tokio::sync::Mutex<()>; COUNTING],
     directory: RwLock<Arc<Directory>>,
@@ -323,6 +326,7 @@ impl Unsealed {
             snapshots: Mutex::default(),
             watchers: Watchers::default(),
             databases: Pools::default(),
+            rotations: Turns::default(),
             counting: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             directory: RwLock::new(Arc::new(directory)),
             sink,
@@ -347,6 +351,12 @@ impl Unsealed {
             resource: self.names.resource(&resource),
             user: self.names.user(&lease.user),
         }))
+    }
+
+    /// Tells the audit log that a static role's password was rotated by time.
+    pub fn note_rotation(&self, role: &RoleName, user: &str) {
+        let resource = self.names.resource(&Resource::DatabaseRole(role.clone()));
+        drop(self.sink.note(Body::PasswordRotated { resource, user: self.names.user(user) }));
     }
 
     /// Principals, policies and documents as they are now.
@@ -404,7 +414,7 @@ impl Unsealed {
         for Raised { alarm, told } in raised {
             self.metrics.alarm_raised(alarm.kind);
             tracing::warn!(kind = alarm_name(alarm.kind), wrap = alarm.wrap.map(|id| id.to_string()), "alarm");
-            let resource = alarm.wrap.map(|id| self.names.resource(&bulla_core::action::Resource::Wrap(id)));
+            let resource = alarm.wrap.map(|id| self.names.resource(&Resource::Wrap(id)));
             drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied())));
             lock(&self.unseen).told(told);
         }

@@ -126,7 +126,11 @@ fn readable(line: &str) -> String {
     }
     let status =
         value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
-    let (name, action, resource) = (text("name"), text("action"), text("resource"));
+    let (name, action) = (text("name"), text("action"));
+    let mut resource = text("resource").to_owned();
+    if let Some(demanded) = value.get("demanded") {
+        tell("demanded", demanded, &mut resource);
+    }
     let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
     let at = time(number("received_ms"));
     let how = if value.get("mtls").is_some() { " by mtls" } else { "" };
@@ -258,6 +262,12 @@ mod tests {
         let by_mtls = line.replace(r#""address""#, r#""mtls":true,"address""#);
         assert!(readable(&by_mtls).ends_with("from 127.0.0.1 by mtls"));
         assert_eq!(readable("no json"), "no json");
+        let line = r#"{"v":1,"n":7,"at_ms":1700000000000,"kind":"request","received_ms":1700000000000,"name":"bob","action":"lease.manage","resource":"lease","demanded":{"resource":"database/app"},"status":200,"address":"127.0.0.1"}"#;
+        assert!(
+            readable(line).contains("bob  lease.manage  lease  demanded.resource=database/app  200"),
+            "{}",
+            readable(line)
+        );
         let stop = r#"{"v":1,"n":8,"at_ms":0,"kind":"stop"}"#;
         assert_eq!(readable(stop), "     8  1970-01-01T00:00:00Z  stop");
     }

@@ -1,4 +1,6 @@
-//! `bulla database`: users of databases, made for as long as a lease.
+//! `bulla database`: users of databases, made for as long as a lease; passwords of others, rotated.
+
+mod static_role;
 
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
@@ -54,6 +56,9 @@ pub enum Database {
     /// Say how users are made, and for how long
     #[command(subcommand)]
     Role(Role),
+    /// Have passwords of users who are there rotated
+    #[command(subcommand)]
+    Static(static_role::Static),
     /// Get a user of a role, for as long as its lease
     Creds {
         /// The database
@@ -202,7 +207,7 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
     match command {
         Database::Configure(args) => configure(session, *args).await,
         Database::Read { name, format } => read(session, &name, format).await,
-        Database::List(format) => list(session, None, format).await,
+        Database::List(format) => list(session, Of::Databases, format).await,
         Database::Delete { name } => {
             session.client()?.database_delete(&name).await?;
             session.screen.say(&format!("{name} is deleted"));
@@ -219,6 +224,7 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
             Ok(Exit::Ok)
         }
         Database::Role(role) => role_run(session, role).await,
+        Database::Static(command) => static_role::run(command, session).await,
         Database::Creds { database, role, ttl, field, format } => {
             let ttl_s = ttl.map(|ttl| ttl.as_secs());
             let made = session.client()?.database_issue(&database, &role, ttl_s).await?;
@@ -229,11 +235,7 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
                     CredsField::Password => &made.password,
                     CredsField::Lease => &lease,
                 };
-                session.screen.bytes(value.as_bytes())?;
-                if std::io::stdout().is_terminal() {
-                    session.screen.bytes(b"\n")?;
-                }
-                return Ok(Exit::Ok);
+                return self::field(session, value);
             }
             if format.format == Format::Json {
                 return session.screen.json(&made).map(|()| Exit::Ok);
@@ -248,6 +250,15 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Prints a value as it is, with the end of a line where a person reads it.
+fn field(session: &Session<'_>, value: &str) -> Result<Exit, Failure> {
+    session.screen.bytes(value.as_bytes())?;
+    if std::io::stdout().is_terminal() {
+        session.screen.bytes(b"\n")?;
+    }
+    Ok(Exit::Ok)
 }
 
 async fn configure(session: &Session<'_>, args: Configure) -> Result<Exit, Failure> {
@@ -319,11 +330,23 @@ async fn read(session: &Session<'_>, name: &Name, FormatArgs { format }: FormatA
     Ok(Exit::Ok)
 }
 
-async fn list(session: &Session<'_>, of: Option<&Name>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
+/// What is listed.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    Databases,
+    Roles(&'a Name),
+    Static(&'a Name),
+}
+
+async fn list(session: &Session<'_>, of: Of<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
     let client = session.client()?;
     let (mut names, mut after) = (Vec::new(), None::<String>);
     loop {
-        let page = client.database_list(of, after.as_deref(), Some(PAGE)).await?;
+        let page = match of {
+            Of::Databases => client.database_list(None, after.as_deref(), Some(PAGE)).await?,
+            Of::Roles(name) => client.database_list(Some(name), after.as_deref(), Some(PAGE)).await?,
+            Of::Static(name) => client.database_static_list(name, after.as_deref(), Some(PAGE)).await?,
+        };
         names.extend(page.names);
         after = page.next;
         if after.is_none() {
@@ -365,7 +388,7 @@ async fn role_run(session: &Session<'_>, command: Role) -> Result<Exit, Failure>
             session.screen.texts(&pairs)?;
             Ok(Exit::Ok)
         }
-        Role::List { database, format } => list(session, Some(&database), format).await,
+        Role::List { database, format } => list(session, Of::Roles(&database), format).await,
         Role::Delete { database, role } => {
             session.client()?.database_role_delete(&database, &role).await?;
             session.screen.say(&format!("{database} has no role {role} any more"));

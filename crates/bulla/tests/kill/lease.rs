@@ -7,12 +7,15 @@ use bulla_client::{Client, ClientError, LeasesOf};
 use bulla_server::clock::Clock as _;
 use bulla_server::failpoint::{
     LEASE_AFTER_DROP, LEASE_AFTER_EFFECT, LEASE_AFTER_RENEWAL, LEASE_BEFORE_DROP, LEASE_BEFORE_EFFECT, LEASE_MARKED,
-    ROTATE_AFTER_SET, ROTATE_BEFORE_SET,
+    ROTATE_AFTER_SET, ROTATE_BEFORE_SET, STATIC_AFTER_SET, STATIC_BEFORE_SET,
 };
 use bulla_testkit::postgres::{ADMIN, PASSWORD, Postgres};
 use bulla_testkit::skip;
 use bulla_testkit::world::{Person, Shape, World};
-use bulla_wire::api::{DatabaseEngine, DatabaseTls, LeaseState, PutDatabase, PutDatabaseRole, PutPolicy, RevokeLeases};
+use bulla_wire::api::{
+    DatabaseEngine, DatabaseTls, LeaseState, PutDatabase, PutDatabaseRole, PutPolicy, PutStaticRole, RevokeLeases,
+};
+use bulla_wire::error::Code;
 use bulla_wire::id::LeaseId;
 use bulla_wire::name::Name;
 use std::time::{Duration, Instant};
@@ -25,6 +28,7 @@ enum Act {
     Revoke,
     RevokeAll,
     Rotate,
+    RotateStatic,
 }
 
 const CASES: &[(&str, Act)] = &[
@@ -36,6 +40,8 @@ const CASES: &[(&str, Act)] = &[
     (LEASE_AFTER_DROP, Act::Revoke),
     (ROTATE_BEFORE_SET, Act::Rotate),
     (ROTATE_AFTER_SET, Act::Rotate),
+    (STATIC_BEFORE_SET, Act::RotateStatic),
+    (STATIC_AFTER_SET, Act::RotateStatic),
 ];
 
 /// The points that end a server here.
@@ -98,7 +104,36 @@ impl Scene {
             max_ttl_s: MAX_TTL_S,
         };
         admin.database_role_put(&name("app"), &name("reader"), &role).await.unwrap();
+        server.sql("CREATE ROLE billing LOGIN PASSWORD 'typed'");
+        let billing = PutStaticRole { user: "billing".into(), rotate_every_s: 3600 };
+        admin.database_static_put(&name("app"), &name("billing"), &billing).await.unwrap();
         Self { world, server, bob }
+    }
+
+    /// Killed within a rotation, nobody is told a password that may be another one; it is rotated by itself.
+    async fn one_password_works(&self) {
+        let admin = self.world.client(&self.world.admins[0]);
+        let began = Instant::now();
+        let told = loop {
+            match admin.database_static_creds(&name("app"), &name("billing")).await {
+                Ok(told) => break told,
+                Err(error) => {
+                    assert_eq!(error.code(), Some(Code::DatabaseFailed), "{error}");
+                    assert!(began.elapsed() < Duration::from_secs(60), "{error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        };
+        self.server.try_sql("billing", &told.password, "SELECT 1").unwrap();
+        // Whoever died may have left a request behind: another password waits for its end.
+        let busy = admin.database_static_rotate(&name("app"), &name("billing")).await.unwrap_err();
+        assert!(busy.to_string().contains("an earlier rotation"), "{busy}");
+        self.world.clock.pass(PENDING + SECOND);
+        admin.database(&name("app")).await.unwrap();
+        admin.database_static_rotate(&name("app"), &name("billing")).await.unwrap();
+        let next = admin.database_static_creds(&name("app"), &name("billing")).await.unwrap();
+        assert!(self.server.try_sql("billing", &told.password, "SELECT 1").is_err());
+        self.server.try_sql("billing", &next.password, "SELECT 1").unwrap();
     }
 
     async fn leases(&self) -> Vec<bulla_wire::api::Lease> {
@@ -122,6 +157,7 @@ async fn ask(act: Act, bob: &Client, admin: &Client, lease: Option<LeaseId>) -> 
         (Act::Revoke, Some(lease)) => bob.lease_revoke(&lease).await.map(drop),
         (Act::RevokeAll, _) => admin.leases_revoke(&RevokeLeases::all()).await,
         (Act::Rotate, _) => admin.database_rotate(&name("app")).await,
+        (Act::RotateStatic, _) => admin.database_static_rotate(&name("app"), &name("billing")).await,
         _ => bob.database_issue(&name("app"), &name("reader"), None).await.map(drop),
     }
 }
@@ -163,6 +199,7 @@ async fn one(point: &'static str, act: Act) {
             scene.world.clock.pass((TTL_S + 1) * SECOND);
             scene.ended().await;
         }
+        Act::RotateStatic => scene.one_password_works().await,
         Act::Issue => {
             let leases = scene.leases().await;
             assert_eq!(leases.len(), 1);

@@ -1,6 +1,7 @@
 //! Which lines somebody asked for.
 
 use super::line::{Body, Line};
+use super::request::Demanded;
 use super::text::{Names, ResourceText};
 use crate::action::{Action, Resource};
 use bulla_wire::id::PrincipalId;
@@ -51,13 +52,24 @@ impl Filter {
             }
             Body::Alarm { resource, principal, .. } => (resource.as_ref(), *principal, None),
             Body::Lease { resource, principal, .. } => (Some(resource), Some(*principal), None),
+            Body::PasswordRotated { resource, .. } => (Some(resource), None, None),
             _ => (None, None, None),
+        };
+        // What was demanded of many is what it was about too.
+        let demanded = match &line.body {
+            Body::Request(request) => request.demanded.as_deref(),
+            _ => None,
+        };
+        let demanded_resource = match demanded {
+            Some(Demanded::Resource(resource)) => Some(resource),
+            _ => None,
         };
         let bundled = match &line.body {
             Body::Initialised { bundle: Some(bundle), .. } => bundle.principals.as_slice(),
             _ => &[],
         };
-        (resources.is_empty() || resource.is_some_and(|resource| resources.contains(resource)))
+        let is_about = |resource: Option<&ResourceText>| resource.is_some_and(|resource| resources.contains(resource));
+        (resources.is_empty() || is_about(resource) || is_about(demanded_resource))
             && (principals.is_empty()
                 || principal.is_some_and(|principal| principals.contains(&principal))
                 || bundled.iter().any(|principal| principals.contains(principal)))

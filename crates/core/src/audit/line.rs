@@ -179,6 +179,13 @@ pub enum Body {
         /// The user in the database.
         user: Label,
     },
+    /// The password of a static role was rotated, by time alone.
+    PasswordRotated {
+        /// The role.
+        resource: ResourceText,
+        /// The user in the database.
+        user: Label,
+    },
     /// Somebody should look.
     Alarm {
         /// What about.

@@ -7,7 +7,7 @@ use crate::policy::{Authorized, Denied, Subject};
 use bulla_crypto::BoxFuture;
 use bulla_wire::encoding::{base32, base32_decode};
 use bulla_wire::error::Code;
-use bulla_wire::id::{Digest, KeyId, Lineage, PrincipalId};
+use bulla_wire::id::{Digest, KeyId, LeaseId, Lineage, PrincipalId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
 use std::fmt;
@@ -194,6 +194,9 @@ pub struct RequestLine {
     /// On what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceText>,
+    /// Which of many things, where the resource does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demanded: Option<Box<Demanded>>,
     /// What was decided; none if it failed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<bool>,
@@ -203,6 +206,20 @@ pub struct RequestLine {
     /// What came of it.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// Which leases somebody wants ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Demanded {
+    /// This one.
+    Lease(LeaseId),
+    /// Those for this resource and all below it.
+    Resource(ResourceText),
+    /// Those of this principal.
+    Principal(PrincipalId),
+    /// All.
+    All,
 }
 
 impl RequestLine {
@@ -301,6 +318,13 @@ impl<Op> Event<Op> {
         Self { authorized, line }
     }
 
+    /// Tells besides which of many things it is about.
+    #[must_use]
+    pub fn demanding(mut self, demanded: Option<Demanded>) -> Self {
+        self.line.demanded = demanded.map(Box::new);
+        self
+    }
+
     /// The request.
     pub fn id(&self) -> RequestId {
         self.line.id
@@ -341,6 +365,13 @@ impl Refusal {
         Self(request_line(facts, names, caller, action, resource, None))
     }
 
+    /// Tells besides which of many things it is about.
+    #[must_use]
+    pub fn demanding(mut self, demanded: Option<Demanded>) -> Self {
+        self.0.demanded = demanded.map(Box::new);
+        self
+    }
+
     /// The request.
     pub fn id(&self) -> RequestId {
         self.0.id
@@ -376,6 +407,7 @@ fn request_line(
         method,
         action: action.map(|action| Label::lossy(action.as_str())),
         resource: resource.map(|resource| names.resource(resource)),
+        demanded: None,
         allowed: decided.map(|(allowed, _)| allowed),
         reasons: because.iter().take(REASONS_MAX).map(|reason| Label::lossy(reason)).collect(),
         outcome: Outcome::failed(Code::Unknown),

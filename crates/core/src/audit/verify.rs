@@ -319,6 +319,7 @@ impl Verifier {
             | Body::Sealed { .. }
             | Body::Snapshot { .. }
             | Body::Lease { .. }
+            | Body::PasswordRotated { .. }
             | Body::Alarm { .. } => {}
         }
         self.report.quoted = Quote::after(self.report.quoted, &line.body);

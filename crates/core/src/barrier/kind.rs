@@ -64,6 +64,8 @@ kinds! {
     DatabaseRole = 23,
     /// What is due at a time of the clock and is carried by snapshots, as what it is about is.
     DueKept = 24,
+    /// A static role of a database, and by which of them a user is administered.
+    StaticRole = 25,
 }
 
 impl Kind {

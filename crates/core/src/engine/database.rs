@@ -6,6 +6,7 @@ mod connection;
 mod role;
 mod rotate;
 pub mod sql;
+pub mod static_role;
 pub mod template;
 
 pub use connection::{Connection, Password};
@@ -62,6 +63,12 @@ impl Operation for Configure {
         let (Some(current), Some((leases_left, _))) = (records.get(&key), records.page(&leases)) else {
             return Ok(Step::Need(vec![Query::Get(key), leases]));
         };
+        let mut writes = Writes::default();
+        match static_role::administered(&self.connection, records, &mut writes)? {
+            Ok(None) => {}
+            Ok(Some(refusal)) => return Ok(Outcome::refuse(refusal)),
+            Err(need) => return Ok(Step::Need(need)),
+        }
         let before = current.map(|record| parse_record::<Connection>("database", &record.bytes)).transpose()?;
         let mut connection = self.connection.clone();
         connection.losses = context.losses;
@@ -74,14 +81,17 @@ impl Operation for Configure {
             let same = before.address() == connection.address();
             if !same && !self.moved && !leases_left.is_empty() {
                 // A user who is not there counts as dropped, and at another server none of them is.
-                let message = format!("{} has leases of users at {}", before.name, before.address());
+                let message = format!("{} has leases or static roles of users at {}", before.name, before.address());
                 let refusal = Refusal::new(Code::Exists, message).field("host");
-                let hint = "end them first, or say that it is the same server under another address (--moved)";
+                let hint =
+                    "end and delete them first, or say that it is the same server under another address (--moved)";
                 return Ok(Outcome::refuse(refusal.hint(hint)));
+            }
+            if before.losses < context.losses {
+                lease::rotate_all_of(&before.name, &mut writes);
             }
             connection.follow(before, same || self.moved);
         }
-        let mut writes = Writes::default();
         writes.replace(key, current, bulla_wire::json::to_vec(&connection));
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
     }
@@ -104,6 +114,7 @@ impl Operation for Release {
         if connection.losses < context.losses {
             connection.losses = context.losses;
             writes.replace(key, current, bulla_wire::json::to_vec(&connection));
+            lease::rotate_all_of(&self.name, &mut writes);
         }
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
     }
@@ -126,11 +137,22 @@ impl Operation for Read {
     }
 }
 
-/// `GET /v1/database` and `GET /v1/database/{name}:list`.
+/// What is listed.
+#[derive(Debug, Clone)]
+pub enum Listed {
+    /// Databases.
+    Databases,
+    /// Roles of one, by which users are made.
+    Roles(Name),
+    /// Static roles of one.
+    Static(Name),
+}
+
+/// `GET /v1/database`, `GET /v1/database/{name}:list` and `GET /v1/database/{name}:static`.
 #[derive(Debug, Clone)]
 pub struct List {
-    /// Whose roles; none for databases.
-    pub database: Option<Name>,
+    /// What of.
+    pub of: Listed,
     /// Where to go on.
     pub after: Option<Cursor>,
     /// Page size.
@@ -144,12 +166,13 @@ struct Named {
 
 impl Operation for List {
     fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        let query = match &self.database {
-            None => databases(self.after.clone(), self.limit),
-            Some(name) => {
-                let dir = name.as_str().as_bytes().to_vec();
-                Query::Scan { kind: Kind::DatabaseRole, dir, after: self.after.clone(), limit: self.limit }
+        let (after, limit) = (self.after.clone(), self.limit);
+        let query = match &self.of {
+            Listed::Databases => databases(after, limit),
+            Listed::Roles(name) => {
+                Query::Scan { kind: Kind::DatabaseRole, dir: name.as_str().as_bytes().to_vec(), after, limit }
             }
+            Listed::Static(name) => static_role::scan(name, after, limit),
         };
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
         let named = page.iter().map(|record| parse_record::<Named>("database", &record.bytes).map(|named| named.name));
@@ -161,7 +184,7 @@ impl Operation for List {
 }
 
 /// `DELETE /v1/database/{name}`: only once it has neither roles nor leases, since a lease without its database could
-/// never end.
+/// never end, nor a password be rotated.
 #[derive(Debug, Clone)]
 pub struct Delete {
     /// Which.
@@ -173,16 +196,21 @@ impl Operation for Delete {
         let key = connection_key(&self.name);
         let dir = self.name.as_str().as_bytes().to_vec();
         let roles = Query::Scan { kind: Kind::DatabaseRole, dir, after: None, limit: 1 };
+        let fixed = static_role::scan(&self.name, None, 1);
         let leases = lease::scan(&self.name, None, 1);
-        let (Some(current), Some((roles_left, _)), Some((leases_left, _))) =
-            (records.get(&key), records.page(&roles), records.page(&leases))
+        let (Some(current), Some((roles_left, _)), Some((static_left, _)), Some((leases_left, _))) =
+            (records.get(&key), records.page(&roles), records.page(&fixed), records.page(&leases))
         else {
-            return Ok(Step::Need(vec![Query::Get(key), roles, leases]));
+            return Ok(Step::Need(vec![Query::Get(key), roles, fixed, leases]));
         };
         let Some(record) = current else { return Ok(Outcome::refuse(no_database(&self.name))) };
         if !roles_left.is_empty() {
             let refusal = Refusal::new(Code::Exists, format!("{} still has roles", self.name)).field("name");
             return Ok(Outcome::refuse(refusal.hint("delete them first, so that nobody gets new users of it")));
+        }
+        if !static_left.is_empty() {
+            let refusal = Refusal::new(Code::Exists, format!("{} still has static roles", self.name)).field("name");
+            return Ok(Outcome::refuse(refusal.hint("`bulla database static list` shows them; delete them first")));
         }
         if !leases_left.is_empty() {
             let refusal = Refusal::new(Code::Exists, format!("{} still has leases", self.name)).field("name");

@@ -15,8 +15,8 @@ mod renew;
 
 pub(in crate::engine) use begin::password;
 pub use begin::{Activate, Begin, Begun, Doubt, LEASES_EACH};
-pub(in crate::engine) use demand::revoke_all_of;
 pub use demand::{Demand, Mark, Unheard, Which, demands};
+pub(in crate::engine) use demand::{revoke_all_of, rotate_all_of};
 pub use end::{Ended, Failed, Revoke, Take, Taken, scan};
 pub use list::{List, ListAll, Read};
 pub use renew::{PlanRenewal, Renewal, Renewed};
@@ -41,7 +41,7 @@ pub const STUCK_AFTER: u32 = 6;
 /// is not reached.
 pub const OVERDUE_MS: u64 = 60_000;
 /// Longest error that is kept, in characters: what a database says in one line.
-const ERROR_CHARS: usize = 300;
+pub(in crate::engine) const ERROR_CHARS: usize = 300;
 /// Longest wait between two attempts, in milliseconds: a database that is back is cleaned within this time.
 const LONGEST_WAIT_MS: u64 = 300_000;
 
@@ -178,7 +178,7 @@ impl Lease {
 }
 
 /// The wait after so many failed attempts.
-fn back_off_ms(attempts: u32) -> u64 {
+pub(in crate::engine) fn back_off_ms(attempts: u32) -> u64 {
     1_000_u64.saturating_mul(1 << attempts.min(16)).min(LONGEST_WAIT_MS)
 }
 
@@ -186,7 +186,7 @@ fn lease_key(id: &LeaseId) -> RecordKey {
     RecordKey::clear(Kind::Lease, "", *id.as_bytes())
 }
 
-fn due_key(database: &Name, at_ms: u64, id: &LeaseId) -> RecordKey {
+pub(in crate::engine) fn due_key(database: &Name, at_ms: u64, id: &LeaseId) -> RecordKey {
     RecordKey::clear(Kind::LeaseDue, database.as_str(), [&at_ms.to_be_bytes()[..], id.as_bytes()].concat())
 }
 
@@ -207,7 +207,7 @@ fn count(records: &Records, owner: &PrincipalId) -> Result<u64, Fault> {
 }
 
 /// Time and id, as they stand in an index.
-fn parse_place(cursor: &[u8]) -> Option<(u64, LeaseId)> {
+pub(in crate::engine) fn parse_place(cursor: &[u8]) -> Option<(u64, LeaseId)> {
     let (at_ms, id) = cursor.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*at_ms), LeaseId::new(id.try_into().ok()?)))
 }

@@ -154,12 +154,8 @@ impl Client {
     /// Drops a user at each host: first nobody logs in as it, then its sessions end, then it goes by the role's
     /// statements or ours. One who is not there is dropped once these have run.
     pub async fn drop_user(&mut self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
-        let (name, text) = (identifier(ENGINE, user.name)?, literal(ENGINE, user.name)?);
-        let hosts: Vec<String> = self.rows(&format!("SELECT Host FROM mysql.user WHERE User = {text}")).await?;
-        let mut accounts = Vec::new();
-        for host in hosts {
-            accounts.push(format!("{name}@{}", literal(ENGINE, &host)?));
-        }
+        let text = literal(ENGINE, user.name)?;
+        let accounts = self.accounts(user.name).await?;
         let closed = self.close(&accounts, &text).await;
         if templates.is_empty() {
             closed?;
@@ -194,10 +190,45 @@ impl Client {
         let Some((user, host)) = own.first().and_then(|own| own.rsplit_once('@')) else {
             return Err(DatabaseError::Refused("the server does not say who is logged in".to_owned()));
         };
-        let (user, host) = (identifier(ENGINE, user)?, literal(ENGINE, host)?);
+        let account = format!("{}@{}", identifier(ENGINE, user)?, literal(ENGINE, host)?);
+        self.identify(&account, password).await
+    }
+
+    async fn identify(&mut self, account: &str, password: &str) -> Result<(), DatabaseError> {
         let password = Zeroizing::new(literal(ENGINE, password)?);
-        let text = Zeroizing::new(format!("ALTER USER {user}@{host} IDENTIFIED BY {}", password.as_str()));
+        let text = Zeroizing::new(format!("ALTER USER {account} IDENTIFIED BY {}", password.as_str()));
         self.run(&text).await
+    }
+
+    /// Gives a user another password, at each of its hosts. Once one has it, whatever goes wrong with the others leaves
+    /// nobody knowing which password the user has.
+    pub async fn set_password(&mut self, user: &str, password: &str) -> Result<(), DatabaseError> {
+        let accounts = self.accounts(user).await?;
+        if accounts.is_empty() {
+            return Err(DatabaseError::Refused("no such user".to_owned()));
+        }
+        let own: Vec<String> = self.rows("SELECT CURRENT_USER()").await?;
+        if own.iter().any(|own| own.rsplit_once('@').is_some_and(|(own, _)| own == user)) {
+            return Err(DatabaseError::Refused("this user is the administering one".to_owned()));
+        }
+        for (done, account) in accounts.iter().enumerate() {
+            match self.identify(account, password).await {
+                Err(DatabaseError::Refused(why)) if done > 0 => {
+                    return Err(DatabaseError::Silent(format!(
+                        "some of the user's hosts have the next password: {why}"
+                    )));
+                }
+                set => set?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The user at each host that it has.
+    async fn accounts(&mut self, user: &str) -> Result<Vec<String>, DatabaseError> {
+        let (name, text) = (identifier(ENGINE, user)?, literal(ENGINE, user)?);
+        let hosts: Vec<String> = self.rows(&format!("SELECT Host FROM mysql.user WHERE User = {text}")).await?;
+        hosts.iter().map(|host| Ok(format!("{name}@{}", literal(ENGINE, host)?))).collect()
     }
 }
 

@@ -213,9 +213,13 @@ impl Client {
 
     /// Gives the connection's own user another password.
     pub async fn set_own_password(&self, password: &str) -> Result<(), DatabaseError> {
-        let (own, verifier) =
-            (identifier(ENGINE, &self.own_user)?, literal(ENGINE, &scram_sha_256(password.as_bytes()))?);
-        self.run(&format!("ALTER ROLE {own} PASSWORD {verifier}")).await
+        self.set_password(&self.own_user, password).await
+    }
+
+    /// Gives a user another password.
+    pub async fn set_password(&self, name: &str, password: &str) -> Result<(), DatabaseError> {
+        let (name, verifier) = (identifier(ENGINE, name)?, literal(ENGINE, &scram_sha_256(password.as_bytes()))?);
+        self.transaction(&[&format!("ALTER ROLE {name} PASSWORD {verifier}")]).await
     }
 }
 

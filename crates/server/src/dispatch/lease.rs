@@ -3,7 +3,7 @@
 use super::{Given, Op, bad_query, cursor, malformed, parse, parsed};
 use crate::route::{Endpoint, Param, Query};
 use bulla_core::action::{Resource, RoleName};
-use bulla_core::engine::database::{self, Connection};
+use bulla_core::engine::database::{self, Connection, Listed, static_role};
 use bulla_core::engine::lease;
 use bulla_core::operation::{Context, Refusal};
 use bulla_wire::api::{IssueCredentials, PutDatabase, RenewLease, RevokeLeases};
@@ -34,6 +34,32 @@ pub enum Outside {
     },
     /// Let a user live longer.
     Renew(lease::PlanRenewal),
+    /// Something about a static role.
+    Static(Static),
+}
+
+/// What waits until no rotation of a static role's password is under way.
+pub enum Static {
+    /// Write it, and rotate for the first time.
+    Put(static_role::PutStatic),
+    /// Forget it.
+    Delete(static_role::DeleteStatic),
+    /// Tell its password.
+    Password(static_role::ReadPassword),
+    /// Rotate now.
+    Rotate(static_role::Ask),
+}
+
+impl Static {
+    /// Which it is about.
+    pub fn role(&self) -> &RoleName {
+        match self {
+            Self::Put(put) => &put.role,
+            Self::Delete(delete) => &delete.role,
+            Self::Password(read) => &read.role,
+            Self::Rotate(ask) => &ask.role,
+        }
+    }
 }
 
 impl Given {
@@ -58,13 +84,19 @@ pub(super) fn database_op(
     body: &[u8],
     context: &Context<'_>,
 ) -> Result<Op, Refusal> {
-    let list = |database| -> Result<Op, Refusal> {
+    let list = |of| -> Result<Op, Refusal> {
         let limit = query.limit().map_err(|e| bad_query(&e))?;
-        Ok(Op::DatabaseList(database::List { database, after: cursor(query, "after")?, limit }))
+        Ok(Op::DatabaseList(database::List { of, after: cursor(query, "after")?, limit }))
     };
     Ok(match endpoint {
-        Endpoint::DatabaseList => list(None)?,
-        Endpoint::DatabaseRoles => list(Some(given.name()?))?,
+        Endpoint::DatabaseList => list(Listed::Databases)?,
+        Endpoint::DatabaseRoles => list(Listed::Roles(given.name()?))?,
+        Endpoint::DatabaseStaticList => list(Listed::Static(given.name()?))?,
+        Endpoint::DatabaseStaticRead => Op::DatabaseStaticRead(static_role::ReadStatic { role: given.role()? }),
+        Endpoint::DatabaseStaticPut
+        | Endpoint::DatabaseStaticDelete
+        | Endpoint::DatabaseStaticCreds
+        | Endpoint::DatabaseStaticRotate => Op::Outside(Outside::Static(static_op(endpoint, given.role()?, body)?)),
         Endpoint::DatabaseRead => Op::DatabaseRead(database::Read { name: given.name()? }),
         Endpoint::DatabasePut => {
             let body: PutDatabase =
@@ -83,6 +115,15 @@ pub(super) fn database_op(
             let IssueCredentials { ttl_s } = parse(body)?;
             Op::Outside(Outside::Issue { role: given.role()?, ttl_s })
         }
+    })
+}
+
+fn static_op(endpoint: Endpoint, role: RoleName, body: &[u8]) -> Result<Static, Refusal> {
+    Ok(match endpoint {
+        Endpoint::DatabaseStaticPut => Static::Put(static_role::PutStatic::new(role, parse(body)?)?),
+        Endpoint::DatabaseStaticDelete => Static::Delete(static_role::DeleteStatic { role }),
+        Endpoint::DatabaseStaticCreds => Static::Password(static_role::ReadPassword { role }),
+        _ => Static::Rotate(static_role::Ask { role, due: None }),
     })
 }
 

@@ -288,32 +288,46 @@ fn bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value)
         Endpoint::KvConfigure => schemas!(api::SetKvSettings, api::KvMetadata),
         Endpoint::KvDelete | Endpoint::KvUndelete => schemas!(api::KvVersions, api::KvMetadata),
         Endpoint::KvDestroy => schemas!(api::DestroyKv, api::KvMetadata),
-        Endpoint::DatabaseList | Endpoint::DatabaseRoles => schemas!(-, api::DatabaseNames),
-        Endpoint::DatabaseRead => schemas!(-, api::Database),
-        Endpoint::DatabasePut => schemas!(api::PutDatabase, api::Done),
+        endpoint => database_bodies(endpoint, generator),
+    }
+}
+
+fn answer<R: JsonSchema>(generator: &mut SchemaGenerator) -> (Value, Value) {
+    (Value::Null, generator.subschema_for::<R>().to_value())
+}
+
+fn both<B: JsonSchema, R: JsonSchema>(generator: &mut SchemaGenerator) -> (Value, Value) {
+    (generator.subschema_for::<B>().to_value(), generator.subschema_for::<R>().to_value())
+}
+
+/// The same for databases and leases.
+fn database_bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value) {
+    match endpoint {
+        Endpoint::DatabaseList | Endpoint::DatabaseRoles => answer::<api::DatabaseNames>(generator),
+        Endpoint::DatabaseRead => answer::<api::Database>(generator),
+        Endpoint::DatabasePut => both::<api::PutDatabase, api::Done>(generator),
         Endpoint::DatabaseDelete
         | Endpoint::DatabaseRelease
         | Endpoint::DatabaseRotate
-        | Endpoint::DatabaseRoleDelete => schemas!(-, api::Done),
-        Endpoint::DatabaseRoleRead => schemas!(-, api::DatabaseRole),
-        Endpoint::DatabaseRolePut => schemas!(api::PutDatabaseRole, api::Done),
-        Endpoint::DatabaseIssue => schemas!(api::IssueCredentials, api::Credentials),
-        Endpoint::LeaseList | Endpoint::LeaseListAll => schemas!(-, api::Leases),
-        Endpoint::LeaseRead | Endpoint::LeaseRevoke => schemas!(-, api::Lease),
-        Endpoint::LeaseRenew => schemas!(api::RenewLease, api::Lease),
-        Endpoint::LeaseRevokeMany => schemas!(api::RevokeLeases, api::Done),
+        | Endpoint::DatabaseRoleDelete => answer::<api::Done>(generator),
+        Endpoint::DatabaseRoleRead => answer::<api::DatabaseRole>(generator),
+        Endpoint::DatabaseRolePut => both::<api::PutDatabaseRole, api::Done>(generator),
+        Endpoint::DatabaseIssue => both::<api::IssueCredentials, api::Credentials>(generator),
+        Endpoint::DatabaseStaticList => answer::<api::DatabaseNames>(generator),
+        Endpoint::DatabaseStaticRead => answer::<api::StaticRole>(generator),
+        Endpoint::DatabaseStaticPut => both::<api::PutStaticRole, api::Done>(generator),
+        Endpoint::DatabaseStaticDelete | Endpoint::DatabaseStaticRotate => answer::<api::Done>(generator),
+        Endpoint::DatabaseStaticCreds => answer::<api::StaticCredentials>(generator),
+        Endpoint::LeaseList | Endpoint::LeaseListAll => answer::<api::Leases>(generator),
+        Endpoint::LeaseRead | Endpoint::LeaseRevoke => answer::<api::Lease>(generator),
+        Endpoint::LeaseRenew => both::<api::RenewLease, api::Lease>(generator),
+        Endpoint::LeaseRevokeMany => both::<api::RevokeLeases, api::Done>(generator),
         endpoint => transit_bodies(endpoint, generator),
     }
 }
 
 /// The same for the transit engine.
 fn transit_bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Value, Value) {
-    fn answer<R: JsonSchema>(generator: &mut SchemaGenerator) -> (Value, Value) {
-        (Value::Null, generator.subschema_for::<R>().to_value())
-    }
-    fn both<B: JsonSchema, R: JsonSchema>(generator: &mut SchemaGenerator) -> (Value, Value) {
-        (generator.subschema_for::<B>().to_value(), generator.subschema_for::<R>().to_value())
-    }
     match endpoint {
         Endpoint::TransitList => answer::<api::TransitKeys>(generator),
         Endpoint::TransitRead | Endpoint::TransitRotate => answer::<api::TransitKey>(generator),

@@ -272,6 +272,30 @@ pub const ROUTES: &[Route] = &[
         .policy(Action::DatabaseIssue)
         .body(JSON)
         .replies(ReplyKind::Secret),
+    // Static roles: users who are there already, whose passwords the cluster owns.
+    get("/v1/database/{name}:static", Endpoint::DatabaseStaticList, "List the static roles of a database.")
+        .policy(Action::DatabaseList)
+        .mtls()
+        .query(&["after", "limit"]),
+    get("/v1/database/{role}:static", Endpoint::DatabaseStaticRead, "Show a static role, without its password.")
+        .policy(Action::DatabaseRead)
+        .mtls(),
+    put("/v1/database/{role}:static", Endpoint::DatabaseStaticPut, "Rotate the password of a user from now on.")
+        .policy(Action::DatabaseConfigure)
+        .body(JSON),
+    route(
+        "DELETE",
+        "/v1/database/{role}:static",
+        Endpoint::DatabaseStaticDelete,
+        "Delete a static role; its user stays.",
+    )
+    .policy(Action::DatabaseDelete),
+    get("/v1/database/{role}:creds", Endpoint::DatabaseStaticCreds, "Give the password of a static role.")
+        .policy(Action::DatabaseStaticCreds)
+        .mtls()
+        .replies(ReplyKind::Secret),
+    post("/v1/database/{role}:rotate", Endpoint::DatabaseStaticRotate, "Rotate the password of a static role now.")
+        .policy(Action::DatabaseRotate),
     // Leases.
     get("/v1/lease", Endpoint::LeaseList, "List the caller's own leases.")
         .policy(Action::LeaseList)

@@ -19,7 +19,7 @@ use bulla_wire::id::LeaseId;
 use serde::de::DeserializeOwned;
 
 /// What a step of several came to: its result for the next one, or what is said to the caller at once.
-type Step<T> = Result<(T, Driven), Box<Driven>>;
+pub(super) type Step<T> = Result<(T, Driven), Box<Driven>>;
 
 impl<'a> Request<'a> {
     /// Waits for a database without standing in the way of a sealing or a rekey.
@@ -37,11 +37,12 @@ impl<'a> Request<'a> {
             Outside::Rotate(begin) => self.rotate(begin, once).await,
             Outside::Issue { role, ttl_s } => self.issue(role, *ttl_s, once).await,
             Outside::Renew(plan) => self.renew(plan, once).await,
+            Outside::Static(op) => self.static_role(op, once).await,
         }
     }
 
     /// Drives an operation whose reply is for the next step and not for the caller.
-    async fn step<T: DeserializeOwned>(
+    pub(super) async fn step<T: DeserializeOwned>(
         &self,
         operation: &(dyn Operation + Sync),
         once: Option<&Once<'_>>,
@@ -178,6 +179,6 @@ impl<'a> Request<'a> {
     }
 }
 
-fn failed(error: &DatabaseError) -> Refusal {
+pub(super) fn failed(error: &DatabaseError) -> Refusal {
     Refusal::new(Code::DatabaseFailed, error.to_string())
 }

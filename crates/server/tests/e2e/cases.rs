@@ -79,6 +79,10 @@ impl Cast {
         for role in ["reader", "spare"] {
             writer.database_role_put(&"app".parse().unwrap(), &role.parse().unwrap(), &role_body()).await.unwrap();
         }
+        writer
+            .database_static_put(&"app".parse().unwrap(), &"fixed".parse().unwrap(), &static_body("fixed"))
+            .await
+            .unwrap();
         Self {
             admin: Caller::new(world, &world.admins[0]).await,
             alice: Caller::new(world, &alice_person).await,
@@ -253,6 +257,19 @@ impl Cast {
                 let body = api::IssueCredentials { ttl_s: Some(60) };
                 (Who::Bob, ("/v1/database/app/reader:issue".into(), json::to_vec(&body)))
             }
+            Endpoint::DatabaseStaticList => (Who::Bob, empty("/v1/database/app:static".into())),
+            Endpoint::DatabaseStaticRead => (Who::Bob, empty("/v1/database/app/fixed:static".into())),
+            Endpoint::DatabaseStaticPut => {
+                let path = "/v1/database/app/fixed:static".into();
+                (Who::Alice, (path, json::to_vec(&static_body("fixed"))))
+            }
+            Endpoint::DatabaseStaticDelete => {
+                let (app, loose) = ("app".parse().unwrap(), "loose".parse().unwrap());
+                self.writer.database_static_put(&app, &loose, &static_body("loose")).await.unwrap();
+                (Who::Alice, empty("/v1/database/app/loose:static".into()))
+            }
+            Endpoint::DatabaseStaticCreds => (Who::Bob, empty("/v1/database/app/fixed:creds".into())),
+            Endpoint::DatabaseStaticRotate => (Who::Alice, empty("/v1/database/app/fixed:rotate".into())),
             Endpoint::LeaseList => (Who::Bob, empty("/v1/lease?limit=5".into())),
             Endpoint::LeaseListAll => (Who::Admin, empty("/v1/lease:all?stuck=true".into())),
             Endpoint::LeaseRead => (Who::Bob, empty(format!("/v1/lease/{}", self.lease(world).await))),
@@ -289,6 +306,11 @@ pub fn database(port: u16) -> api::PutDatabase {
         connections: 16,
         check: true,
     }
+}
+
+/// A static role that is not rotated while a test runs.
+pub fn static_body(user: &str) -> api::PutStaticRole {
+    api::PutStaticRole { user: user.to_owned(), rotate_every_s: 24 * 3600 }
 }
 
 /// A role whose users may log in.

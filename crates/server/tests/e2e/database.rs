@@ -3,7 +3,7 @@
 use crate::cases::{database, role_body};
 use crate::support::{Caller, finish, finish_after_steps, lines};
 use bulla_client::{Client, LeasesOf};
-use bulla_core::audit::{Body, LeaseEvent};
+use bulla_core::audit::{Body, Demanded, LeaseEvent};
 use bulla_core::engine::database::{Connection, Password};
 use bulla_server::database::{DatabaseError, Job, User};
 use bulla_testkit::long;
@@ -234,6 +234,24 @@ async fn leases_end_together() {
     assert!(left.to_string().contains("leases"), "{left}");
     admin.leases_revoke(&RevokeLeases::all()).await.unwrap();
     scene.users(0).await;
+    // The audit log says what was demanded, also of who may not.
+    let denied = carol.leases_revoke(&RevokeLeases::resource("database/app")).await.unwrap_err();
+    assert_eq!(denied.code(), Some(Code::Denied));
+    let lines = lines(&scene.world).await;
+    let demands = lines.iter().filter_map(|line| match &line.body {
+        Body::Request(request) => request.demanded.as_deref().cloned(),
+        _ => None,
+    });
+    let resource = |text: &str| Demanded::Resource(bulla_core::audit::Names::Clear.resource(&text.parse().unwrap()));
+    let expected = [
+        resource("database/app/oth"),
+        resource("database/app/other"),
+        Demanded::Principal(carol_id),
+        Demanded::Lease(one),
+        Demanded::All,
+        resource("database/app"),
+    ];
+    assert_eq!(demands.collect::<Vec<_>>(), expected);
     let began = Instant::now();
     while scene.alice.database_delete(&name("app")).await.is_err() {
         assert!(began.elapsed() < Duration::from_secs(20));

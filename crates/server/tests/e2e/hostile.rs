@@ -86,7 +86,7 @@ enum Probe {
     Lease(LeaseId),
     /// Lists one's own leases.
     Leases,
-    /// Reads a database and a role of it.
+    /// Reads a database, a role of it, and the password of a static one.
     Database,
     /// Tries to delete a database that has a lease.
     DeleteDatabase,
@@ -124,7 +124,7 @@ impl Probe {
             Kind::LeaseDue => matches!(self, Self::DeleteDatabase),
             Kind::LeaseOwner => matches!(self, Self::Leases),
             Kind::Database => matches!(self, Self::Database | Self::DeleteDatabase),
-            Kind::DatabaseRole => matches!(self, Self::Database),
+            Kind::DatabaseRole | Kind::StaticRole => matches!(self, Self::Database),
             // It is worked off within a second, and nobody else reads it.
             Kind::LeaseDemand => false,
         }
@@ -486,6 +486,11 @@ impl Stage {
             self.alice.database_role_put(&app, &reader, &role).await.unwrap();
             log.thing(&self.store, "database", vec![]).await;
         }
+        let fixed = "fixed".parse().unwrap();
+        self.alice.database_static_put(&app, &fixed, &crate::cases::static_body("fixed")).await.unwrap();
+        log.thing(&self.store, "database", vec![]).await;
+        self.alice.database_static_rotate(&app, &fixed).await.unwrap();
+        log.thing(&self.store, "database", vec![]).await;
         // Another one is kept by its lease alone.
         self.alice.database_put(&old, &database).await.unwrap();
         self.alice.database_role_put(&old, &reader, &crate::cases::role_body()).await.unwrap();
@@ -531,9 +536,13 @@ impl Stage {
             Probe::Lease(lease) => Heard::of(self.alice.lease(lease).await),
             Probe::Leases => Heard::of(self.alice.leases(None, None).await),
             Probe::Database => {
-                let (app, reader) = ("app".parse().unwrap(), "reader".parse().unwrap());
+                let [app, reader, fixed] = ["app", "reader", "fixed"].map(|name| name.parse().unwrap());
                 let read = Heard::of(self.alice.database(&app).await);
-                read.and(async { Heard::of(self.alice.database_role(&app, &reader).await) }).await
+                let read = read.and(async { Heard::of(self.alice.database_role(&app, &reader).await) }).await;
+                read.and(async {
+                    Heard::of(self.alice.database_static_creds(&app, &fixed).await.map(|made| made.password))
+                })
+                .await
             }
             Probe::DeleteDatabase => Heard::of(self.alice.database_delete(&"old".parse().unwrap()).await),
             Probe::Secret(path) => Heard::of(self.alice.kv_get(path).await),
@@ -997,6 +1006,9 @@ const NOT_HELD: &[(Kind, Loss)] = &[
     (Kind::DatabaseRole, Loss::Former),
     (Kind::DatabaseRole, Loss::Gone),
     (Kind::DueKept, Loss::Gone),
+    // A password is told that was rotated, or the role is unknown.
+    (Kind::StaticRole, Loss::Former),
+    (Kind::StaticRole, Loss::Gone),
 ];
 
 /// What may be lost of a single row.

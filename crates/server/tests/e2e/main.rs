@@ -28,6 +28,7 @@ mod replay;
 mod seal;
 mod snapshot;
 mod spine;
+mod static_role;
 mod support;
 mod transit;
 mod watch;

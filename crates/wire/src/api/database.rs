@@ -191,3 +191,59 @@ impl fmt::Debug for Credentials {
         write!(f, "Credentials({}, {})", self.lease, self.user)
     }
 }
+
+/// `PUT /v1/database/{database}/{role}:static`: a user who is there, whose password the cluster owns from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutStaticRole {
+    /// The user in the database.
+    pub user: String,
+    /// How often its password is rotated, in seconds.
+    pub rotate_every_s: u64,
+}
+
+/// `GET /v1/database/{database}/{role}:static`: everything but the password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRole {
+    /// The database.
+    pub database: Name,
+    /// The role.
+    pub role: Name,
+    /// The user in the database.
+    pub user: String,
+    /// How often its password is rotated, in seconds.
+    pub rotate_every_s: u64,
+    /// When it was rotated last, Unix milliseconds.
+    pub rotated_ms: Option<u64>,
+    /// When it is rotated next, or tried again, Unix milliseconds.
+    pub rotates_ms: u64,
+    /// A rotation was begun and is not known to have ended: the password is not told until it is.
+    pub rotating: bool,
+    /// What is known of its password is older than a restore: it is rotated once the database is released.
+    pub outdated: bool,
+    /// How often the rotation failed.
+    pub attempts: u32,
+    /// Why it failed last.
+    pub error: Option<String>,
+}
+
+/// Plaintext of the answer of `GET /v1/database/{database}/{role}:creds`, encrypted to the caller.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StaticCredentials {
+    /// The user.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// When it was rotated last, Unix milliseconds.
+    pub rotated_ms: u64,
+    /// When it is rotated next, Unix milliseconds.
+    pub rotates_ms: u64,
+}
+
+impl fmt::Debug for StaticCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StaticCredentials({})", self.user)
+    }
+}

@@ -1,5 +1,6 @@
 //! Roles of databases: statements by which users are made, kept and dropped.
 
+use super::static_role::static_key;
 use super::template::{MAX_TEMPLATE_BYTES, MAX_TEMPLATES, Place, Rule, Template};
 use super::{Connection, connection_key, no_database, no_role, role_key};
 use crate::action::RoleName;
@@ -94,8 +95,10 @@ pub struct PutRole {
 impl Operation for PutRole {
     fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let (of, key) = (connection_key(self.role.database()), role_key(&self.role));
-        let (Some(connection), Some(current)) = (records.get(&of), records.get(&key)) else {
-            return Ok(Step::need([of, key]));
+        let other = static_key(&self.role);
+        let (Some(connection), Some(current), Some(fixed)) = (records.get(&of), records.get(&key), records.get(&other))
+        else {
+            return Ok(Step::need([of, key, other]));
         };
         let Some(found) = connection else { return Ok(Outcome::refuse(no_database(self.role.database()))) };
         let connection: Connection = parse_record("database", &found.bytes)?;
@@ -103,8 +106,14 @@ impl Operation for PutRole {
             Ok(role) => role,
             Err(refusal) => return Ok(Outcome::refuse(refusal)),
         };
+        if fixed.is_some() {
+            // Policy speaks of both by one name.
+            let refusal = Refusal::new(Code::Exists, format!("{} is a static role", self.role)).field("role");
+            return Ok(Outcome::refuse(refusal.hint("choose another name, or delete the static role first")));
+        }
         let mut writes = Writes::default();
         writes.expect.push((of, Expect::Present));
+        writes.expect.push((other, Expect::Absent));
         writes.replace(key, current, bulla_wire::json::to_vec(&role));
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
     }

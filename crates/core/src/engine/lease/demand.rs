@@ -4,13 +4,16 @@
 use super::list::lies_in;
 use super::{Lease, State, count_key, lease_key, unknown};
 use crate::action::Resource;
-use crate::barrier::{Cursor, Expect, Kind, Query, RecordKey, Records, Writes};
+use crate::audit::{Demanded, Names};
+use crate::barrier::{Cursor, Expect, Kind, Query, Record, RecordKey, Records, Writes};
+use crate::engine::database::static_role;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
 use crate::record::BATCH_BYTES_MAX;
 use bulla_crypto::random::Rng;
 use bulla_wire::api::{Done, RevokeLeases};
 use bulla_wire::error::Code;
 use bulla_wire::id::{LeaseId, PrincipalId};
+use bulla_wire::name::Name;
 use serde::{Deserialize, Serialize};
 
 /// Leases looked at in one commit: with three operations each far below the store's limit.
@@ -28,6 +31,8 @@ pub enum Which {
     Principal(PrincipalId),
     /// All.
     All,
+    /// No leases: the static roles of this database, whose passwords may be older than a restore, are rotated now.
+    Static(Name),
 }
 
 /// `POST /v1/lease:revoke`.
@@ -55,6 +60,20 @@ impl Demand {
                 let refusal = Refusal::new(Code::Malformed, "it is not said which leases").field("lease");
                 return Err(refusal.hint("give exactly one of lease, resource, principal, and all as true"));
             }
+        })
+    }
+}
+
+impl Demand {
+    /// What of it the audit log tells.
+    pub fn told(&self, names: &Names) -> Option<Demanded> {
+        Some(match self {
+            Self::One(id) => Demanded::Lease(*id),
+            Self::Many(Which::Resource(resource)) => Demanded::Resource(names.resource(&resource.parse().ok()?)),
+            Self::Many(Which::Principal(principal)) => Demanded::Principal(*principal),
+            Self::Many(Which::All) => Demanded::All,
+            // Nobody demands it but a release.
+            Self::Many(Which::Static(_)) => return None,
         })
     }
 }
@@ -102,6 +121,11 @@ pub(in crate::engine) fn revoke_all_of(
         Some(Some(_)) => put(writes, Which::Principal(principal)),
     }
     None
+}
+
+/// After a restore was accepted for a database, the passwords of its static roles are drawn anew.
+pub(in crate::engine) fn rotate_all_of(database: &Name, writes: &mut Writes) {
+    put(writes, Which::Static(database.clone()));
 }
 
 /// Whoever is not heard any more, such as by an admission that has become void, keeps nothing.
@@ -169,7 +193,31 @@ impl Mark {
             Which::Resource(resource) => lies_in(lease, resource),
             Which::Principal(principal) => lease.owner == *principal,
             Which::All => true,
+            Which::Static(_) => false,
         }
+    }
+
+    fn query(&self, after: Option<Cursor>) -> Query {
+        match &self.which {
+            Which::Static(database) => static_role::scan(database, after, PAGE),
+            _ => Query::Scan { kind: Kind::Lease, dir: vec![], after, limit: PAGE },
+        }
+    }
+
+    /// Marks one record, if it is wanted; how many bytes that writes.
+    fn mark(&self, record: &Record, context: &Context<'_>, writes: &mut Writes) -> Result<usize, Fault> {
+        if let Which::Static(database) = &self.which {
+            return static_role::mark(database, record, context, writes);
+        }
+        let mut lease = Lease::parse(&record.bytes)?;
+        if matches!(lease.state, State::Revoking { .. }) || !self.wants(&lease) {
+            return Ok(0);
+        }
+        lease.revoke(context.now.steady_ms, writes);
+        let written = lease.to_bytes();
+        let bytes = written.len();
+        writes.replace(lease_key(&lease.id), Some(record), written);
+        Ok(bytes)
     }
 }
 
@@ -180,24 +228,17 @@ impl Operation for Mark {
         let Some(record) = current else { return Ok(Outcome::read(Reply::json(&Done {}))) };
         let Stored { which, after } = parse_record("demand of leases", &record.bytes)?;
         let after = after.as_deref().and_then(Cursor::parse);
-        let query = Query::Scan { kind: Kind::Lease, dir: vec![], after, limit: PAGE };
+        let query = self.query(after);
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
         let mut writes = Writes::default();
-        let (mut bytes, mut last, mut more) = (0, None, more);
+        let (mut bytes, mut last, mut more) = (0_usize, None, more);
         for record in page {
             if bytes >= PAGE_BYTES {
                 more = true;
                 break;
             }
             last = Some(record);
-            let mut lease = Lease::parse(&record.bytes)?;
-            if matches!(lease.state, State::Revoking { .. }) || !self.wants(&lease) {
-                continue;
-            }
-            lease.revoke(context.now.steady_ms, &mut writes);
-            let written = lease.to_bytes();
-            bytes = bytes.saturating_add(written.len());
-            writes.replace(lease_key(&lease.id), Some(record), written);
+            bytes = bytes.saturating_add(self.mark(record, context, &mut writes)?);
         }
         match last.filter(|_| more) {
             Some(last) => {

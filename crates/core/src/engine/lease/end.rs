@@ -35,7 +35,7 @@ impl Operation for Revoke {
     }
 }
 
-/// Asks for the next entries of a database's leases, earliest first.
+/// Asks for the next entries of a database's leases and static roles, earliest first.
 pub fn scan(database: &Name, after: Option<Cursor>, limit: usize) -> Query {
     Query::Scan { kind: Kind::LeaseDue, dir: database.as_str().as_bytes().to_vec(), after, limit }
 }
@@ -61,9 +61,10 @@ pub struct Taken {
 }
 
 impl Take {
-    /// The entries of a scanned page whose time has come.
+    /// The entries of leases in a scanned page whose time has come. Those of static roles hold a name.
     pub fn due(database: &Name, page: &[Record], now: Now) -> Vec<Self> {
-        let places = page.iter().filter_map(|record| parse_place(record.cursor.as_bytes()));
+        let leases = page.iter().filter(|record| record.bytes.expose().is_empty());
+        let places = leases.filter_map(|record| parse_place(record.cursor.as_bytes()));
         let due = places.take_while(|(due_ms, _)| *due_ms <= now.steady_ms);
         due.map(|(due_ms, id)| Self { database: database.clone(), due_ms, id }).collect()
     }

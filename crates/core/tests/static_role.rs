@@ -1,0 +1,361 @@
+//! Static roles without IO: schedules by seed, in which rotations by time and by people, a database that is away or
+//! silent, whoever dies between intent, effect and word, late effects and restores get in each other's way. Whatever
+//! happens, a password that is told is the one that the database has, and stays it until it is rotated.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(dead_code, reason = "the world serves several test programs")]
+
+mod wrap_world;
+
+use bulla_core::action::RoleName;
+use bulla_core::barrier::{Kind, Query};
+use bulla_core::engine::database::static_role::{
+    Ask, Asked, DeleteStatic, Held, MAX_EVERY_S, Missed, PutStatic, ReadPassword, ReadStatic, StaticRole, Stored,
+    Withdraw,
+};
+use bulla_core::engine::database::{Configure, Connection, Delete, PutRole, Release};
+use bulla_core::engine::lease::{self, Mark, PENDING_MS, Take, demands};
+use bulla_core::operation::{Operation, Replay, Reply};
+use bulla_core::record::{SealedValue, StoreKey};
+use bulla_crypto::random::{SeededRng, draw};
+use bulla_wire::api::{
+    self, DatabaseEngine, DatabaseTls, PutDatabase, PutDatabaseRole, PutStaticRole, StaticCredentials,
+};
+use bulla_wire::error::Code;
+use bulla_wire::name::Name;
+use std::collections::BTreeMap;
+use wrap_world::*;
+
+const EVERY_S: u64 = 3600;
+
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let long = std::env::var_os("BULLA_TEST_LONG").is_some_and(|value| value == "1");
+    0..if long { 100 * count } else { count }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn role() -> RoleName {
+    "app/billing".parse().unwrap()
+}
+
+fn connection(of: &str, user: &str) -> Connection {
+    let put = PutDatabase {
+        engine: DatabaseEngine::Postgres,
+        host: "db.example".into(),
+        port: 5432,
+        database: None,
+        user: user.into(),
+        password: "secret".into(),
+        owner: None,
+        tls: DatabaseTls::Verify,
+        ca: None,
+        connections: 4,
+        check: false,
+        moved: false,
+    };
+    Connection::new(name(of), put, START_MS).unwrap()
+}
+
+fn body(user: &str) -> PutStaticRole {
+    PutStaticRole { user: user.into(), rotate_every_s: EVERY_S }
+}
+
+fn secret<T: serde::de::DeserializeOwned>(answered: &Answered) -> Option<T> {
+    match &answered.result {
+        Ok(Reply::Secret(bytes)) => Some(serde_json::from_slice(bytes.expose()).unwrap()),
+        Ok(other) => panic!("expected a secret, got {other:?}"),
+        Err(_) => None,
+    }
+}
+
+/// A world with a database, and the password that its user has.
+struct Scene {
+    world: World,
+    rng: SeededRng,
+    /// What the user has; none if nobody but a person set it.
+    has: Option<String>,
+    /// Requests under way that may still have their effect, until when.
+    late: Vec<(u64, String)>,
+    kept: Option<BTreeMap<StoreKey, SealedValue>>,
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(seed);
+        let configure = Configure { connection: connection("app", "root"), moved: false };
+        world.run(Box::new(configure), Some("alice")).result.unwrap();
+        let rng = SeededRng::from_u64(seed ^ 0x57a7);
+        Self { world, rng, has: None, late: vec![], kept: None }
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(draw::<1>(&mut self.rng)[0]) % limit
+    }
+
+    fn run(&mut self, op: impl Operation + 'static, who: Option<&str>) -> Answered {
+        self.world.run(Box::new(op), who)
+    }
+
+    fn begun(seed: u64) -> Self {
+        let mut scene = Self::new(seed);
+        let put = PutStatic::new(role(), body("billing")).unwrap();
+        let stored: Stored = secret(&scene.run(put, Some("alice"))).unwrap();
+        assert!(stored.first);
+        scene
+    }
+
+    /// Time passes; what is under way may have its effect, and has it in the end.
+    fn pass(&mut self, ms: u64) {
+        self.world.pass(ms);
+        let now_ms = self.world.now.steady_ms;
+        for (until_ms, password) in std::mem::take(&mut self.late) {
+            if until_ms <= now_ms || self.below(3) == 0 {
+                self.has = Some(password);
+            } else {
+                self.late.push((until_ms, password));
+            }
+        }
+    }
+
+    fn told(&mut self) -> Option<String> {
+        let answered = self.run(ReadPassword { role: role() }, Some("bob"));
+        secret::<StaticCredentials>(&answered).map(|made| made.password)
+    }
+
+    fn check(&mut self, seed: u64) {
+        let Some(told) = self.told() else { return };
+        assert_eq!(Some(&told), self.has.as_ref(), "seed {seed}: another password is told");
+        assert!(self.late.iter().all(|(_, late)| *late == told), "seed {seed}: it will be another one");
+    }
+
+    /// The database is asked, and whoever asks may die of it.
+    fn rotate(&mut self, ask: Ask, who: Option<&str>, up: bool) {
+        let answered = self.run(ask.clone(), who);
+        let Some(Asked { of }) = secret(&answered) else {
+            assert!(matches!(answered.code(), Some(Code::DatabaseFailed | Code::Parked)), "{answered:?}");
+            return;
+        };
+        let Some((StaticRole { id, next, .. }, _)) = of else { return };
+        let password = next.unwrap();
+        let text = password.expose().to_owned();
+        let missed = |certain| Missed { role: role(), id, error: "no".into(), certain };
+        let outcome = if up { self.below(8) } else { 1 };
+        match outcome {
+            // It dies before the effect; or the database is away, or refuses.
+            0 => {}
+            1 | 2 => drop(self.run(missed(true), None)),
+            // Nobody knows, and the effect comes later, if ever, or has come.
+            3 | 4 => {
+                match self.below(3) {
+                    0 => {}
+                    1 => self.has = Some(text),
+                    _ => self.late.push((self.world.now.steady_ms + PENDING_MS / 2, text)),
+                }
+                if outcome == 3 {
+                    self.run(missed(false), None).result.unwrap();
+                }
+            }
+            // It dies after the effect.
+            5 => self.has = Some(text),
+            _ => {
+                self.has = Some(text);
+                self.run(Held { role: role(), id, password }, None).result.unwrap();
+            }
+        }
+    }
+
+    /// One look of the server at what is due.
+    fn look(&mut self, up: bool) {
+        let query = demands(16);
+        let records = self.world.read(std::slice::from_ref(&query));
+        let page = records.page(&query).unwrap().0;
+        let marks: Vec<Mark> = page.iter().map(|record| Mark::parse(&record.bytes).unwrap()).collect();
+        for mark in marks {
+            self.run(mark, None).result.unwrap();
+        }
+        let query = lease::scan(&name("app"), None, 64);
+        let records = self.world.read(std::slice::from_ref(&query));
+        let page = records.page(&query).unwrap().0;
+        assert!(Take::due(&name("app"), page, self.world.now).is_empty(), "no lease is due");
+        for ask in Ask::due(&name("app"), page, self.world.now).unwrap() {
+            self.rotate(ask, None, up);
+        }
+    }
+
+    fn entries(&self) -> usize {
+        let query = lease::scan(&name("app"), None, 64);
+        self.world.read(std::slice::from_ref(&query)).page(&query).unwrap().0.len()
+    }
+
+    fn rows_of_static_roles(&self) -> usize {
+        let query = |dir: &str| Query::Scan { kind: Kind::StaticRole, dir: dir.into(), after: None, limit: 9 };
+        let queries = [query("app"), query("app/users")];
+        let records = self.world.read(&queries);
+        queries.iter().map(|query| records.page(query).unwrap().0.len()).sum()
+    }
+
+    /// The store is put back to what it was, and somebody releases the database once that is known.
+    fn restore(&mut self, seed: u64) {
+        let Some(rows) = self.kept.take() else {
+            self.kept = Some(self.world.rows.clone());
+            return;
+        };
+        self.world.rows = rows;
+        self.world.losses += 1;
+        self.pass(PENDING_MS);
+        assert_eq!(self.told(), None, "seed {seed}: a password of a restored store is told");
+        self.look(true);
+        assert_eq!(self.told(), None, "seed {seed}: a database that waits is not asked");
+        self.run(Release { name: name("app") }, Some("alice")).result.unwrap();
+        assert_eq!(self.told(), None, "seed {seed}: it is not rotated yet");
+    }
+}
+
+#[test]
+fn what_is_told_is_what_the_database_has() {
+    let (mut told, mut rotations) = (0, 0);
+    for seed in seeds(300) {
+        let mut scene = Scene::begun(seed);
+        let mut last = None;
+        for _ in 0..80 {
+            match scene.below(10) {
+                0..5 => {
+                    let up = scene.below(4) > 0;
+                    scene.look(up);
+                }
+                5 => scene.rotate(Ask { role: role(), due: None }, Some("alice"), true),
+                6 if scene.below(6) == 0 => scene.restore(seed),
+                7 => scene.pass(EVERY_S * 1000),
+                _ => {
+                    let ms = u64::from(u16::from_be_bytes(draw(&mut scene.rng)));
+                    scene.pass(ms);
+                }
+            }
+            assert_eq!(scene.entries(), 1, "seed {seed}: it has one entry");
+            scene.check(seed);
+            let now = scene.told();
+            told += usize::from(now.is_some());
+            if now.is_some() && now != last {
+                rotations += 1;
+                last = now;
+            }
+        }
+        // The database is there and answers, and in the end a password is told.
+        for _ in 0..400 {
+            scene.pass(5_000);
+            scene.look(true);
+            scene.check(seed);
+            if scene.told().is_some() && scene.late.is_empty() {
+                break;
+            }
+        }
+        assert!(scene.told().is_some(), "seed {seed}: nobody is told a password in the end");
+    }
+    assert!(told > 5_000 && rotations > 1_000, "{told} looks told one, of {rotations} passwords");
+}
+
+/// Nobody sets a third password while a request that was not answered may still have its effect.
+#[test]
+fn a_third_password_waits_for_what_was_not_answered() {
+    let mut scene = Scene::begun(1);
+    let ask = || Ask { role: role(), due: None };
+    let asked = |scene: &mut Scene| secret::<Asked>(&scene.run(ask(), Some("alice"))).unwrap().of.unwrap().0;
+    let first = asked(&mut scene);
+    let missed = Missed { role: role(), id: first.id, error: "silent".into(), certain: false };
+    scene.run(missed, None).result.unwrap();
+    let view: api::StaticRole = scene.run(ReadStatic { role: role() }, Some("bob")).json();
+    assert!(view.rotating && view.attempts == 1 && view.error.as_deref() == Some("silent"));
+    let again = asked(&mut scene);
+    assert_eq!(again.next, first.next, "the same password is asked for");
+    let held = Held { role: role(), id: again.id, password: again.next.unwrap() };
+    scene.run(held, None).result.unwrap();
+    scene.has = Some(first.next.unwrap().expose().to_owned());
+    scene.check(1);
+    let busy = scene.run(ask(), Some("alice"));
+    assert_eq!(busy.code(), Some(Code::DatabaseFailed), "{busy:?}");
+    assert_eq!(scene.run(DeleteStatic { role: role() }, Some("alice")).code(), Some(Code::DatabaseFailed));
+    scene.pass(PENDING_MS);
+    assert_ne!(asked(&mut scene).next, again.password);
+}
+
+#[test]
+fn a_user_has_one_master() {
+    let mut scene = Scene::begun(2);
+    let put = |of: &str, user: &str| PutStatic::new(of.parse().unwrap(), body(user)).unwrap();
+    for user in ["bulla_reader_x", "BULLA_x", "", " x", "x ", "a\nb", &"x".repeat(64)] {
+        assert_eq!(PutStatic::new(role(), body(user)).unwrap_err().code, Code::Malformed, "{user:?}");
+    }
+    for rotate_every_s in [0, 59, MAX_EVERY_S + 1] {
+        let put = PutStaticRole { rotate_every_s, ..body("billing") };
+        assert_eq!(PutStatic::new(role(), put).unwrap_err().field.as_deref(), Some("rotate_every_s"));
+    }
+    // Neither the administering user of this database or of another at the same server, nor another role's.
+    let twin = Configure { connection: connection("twin", "keeper"), moved: false };
+    scene.run(twin, Some("alice")).result.unwrap();
+    for (of, user) in [("app/x", "root"), ("app/x", "keeper"), ("app/x", "billing"), ("twin/x", "billing")] {
+        let refused = scene.run(put(of, user), Some("alice"));
+        assert_eq!(refused.code(), Some(Code::Exists), "{of} {user}");
+    }
+    for of in ["app", "twin", "third"] {
+        let taken = Configure { connection: connection(of, "billing"), moved: false };
+        assert_eq!(scene.run(taken, Some("alice")).code(), Some(Code::Exists), "{of}");
+    }
+    // Another user is another role, and a name is one thing.
+    assert_eq!(scene.run(put("app/billing", "other"), Some("alice")).code(), Some(Code::Exists));
+    let (creation, none) = (vec!["CREATE ROLE {{name}} PASSWORD {{password}}".to_owned()], Vec::new());
+    let made = PutDatabaseRole { creation, revocation: none.clone(), renewal: none, ttl_s: 60, max_ttl_s: 60 };
+    let refused = scene.run(PutRole { role: role(), body: made.clone() }, Some("alice"));
+    assert_eq!(refused.code(), Some(Code::Exists));
+    scene.run(PutRole { role: "app/made".parse().unwrap(), body: made }, Some("alice")).result.unwrap();
+    assert_eq!(scene.run(put("app/made", "other"), Some("alice")).code(), Some(Code::Exists));
+    assert_eq!(scene.run(put("none/x", "other"), Some("alice")).code(), Some(Code::NotFound));
+    // A database with static roles is neither deleted nor another server's; without them nothing is left.
+    assert_eq!(scene.run(Delete { name: name("app") }, Some("alice")).code(), Some(Code::Exists));
+    let mut elsewhere = connection("app", "root");
+    elsewhere.host = "db2.example".into();
+    let moved = scene.run(Configure { connection: elsewhere, moved: false }, Some("alice"));
+    assert_eq!(moved.code(), Some(Code::Exists));
+    scene.run(DeleteStatic { role: role() }, Some("alice")).result.unwrap();
+    assert_eq!((scene.entries(), scene.rows_of_static_roles()), (0, 0));
+    assert_eq!(scene.run(ReadStatic { role: role() }, Some("bob")).code(), Some(Code::NotFound));
+}
+
+/// What the database refused at first leaves nothing; what it may have taken stays.
+#[test]
+fn a_first_rotation_that_is_refused_is_none() {
+    for certain in [true, false] {
+        let mut scene = Scene::begun(3);
+        let ask = Ask { role: role(), due: None };
+        let id = secret::<Asked>(&scene.run(ask, Some("alice"))).unwrap().of.unwrap().0.id;
+        scene.run(Missed { role: role(), id, error: "no".into(), certain }, None).result.unwrap();
+        scene.run(Withdraw { role: role(), id }, Some("alice")).result.unwrap();
+        let left = if certain { (0, 0) } else { (1, 2) };
+        assert_eq!((scene.entries(), scene.rows_of_static_roles()), left);
+        // The same request again says so, and begins nothing.
+        scene.world.repeated = Some(Replay::Again);
+        let again = scene.run(PutStatic::new(role(), body("billing")).unwrap(), Some("alice"));
+        assert_eq!(again.code(), certain.then_some(Code::NonceExpired));
+    }
+}
+
+/// Another period counts from the last rotation.
+#[test]
+fn a_period_is_changed_without_a_rotation() {
+    let mut scene = Scene::begun(4);
+    let ask = Ask { role: role(), due: None };
+    let asked = secret::<Asked>(&scene.run(ask, Some("alice"))).unwrap().of.unwrap().0;
+    scene.run(Held { role: role(), id: asked.id, password: asked.next.unwrap() }, None).result.unwrap();
+    let told = scene.told();
+    let rotated_ms = scene.world.now.steady_ms;
+    scene.pass(60_000);
+    for (rotate_every_s, due_ms) in [(600, rotated_ms + 600_000), (60, rotated_ms + 60_000)] {
+        let put = PutStatic::new(role(), PutStaticRole { rotate_every_s, ..body("billing") }).unwrap();
+        let stored: Stored = secret(&scene.run(put, Some("alice"))).unwrap();
+        assert!(!stored.first);
+        let view: api::StaticRole = scene.run(ReadStatic { role: role() }, Some("bob")).json();
+        assert_eq!((view.rotates_ms, view.rotated_ms), (due_ms, Some(rotated_ms)));
+    }
+    assert_eq!(scene.told(), told);
+}
