@@ -47,7 +47,8 @@ pub const BODIES: &[Body] = bodies! {
     api::DestroyKv, api::TransitKey, api::ConfigureTransitKey, api::Encrypt, api::Decrypt, api::Ciphertexts,
     api::Verify, api::TransitBackup, wrap::Origin, api::KvWatched, api::PutDatabase, api::Database,
     api::PutDatabaseRole, api::Credentials, api::Leases, api::RenewLease, api::RevokeLeases,
-    api::PutStaticRole, api::StaticRole, api::StaticCredentials,
+    api::PutStaticRole, api::StaticRole, api::StaticCredentials, api::CertifyCredentials, api::CertificateCredentials,
+    api::DatabaseAuthority,
 };
 
 /// One of [`BODIES`].

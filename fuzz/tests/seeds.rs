@@ -188,6 +188,9 @@ fn documents(seeds: &mut Seeds) {
         json!({"database": "app", "role": "billing", "user": "billing", "rotate_every_s": 86400, "rotated_ms": NOW_MS,
             "rotates_ms": NOW_MS, "rotating": false, "outdated": false, "attempts": 3, "error": "no route to host"}),
         json!({"user": "billing", "password": "x", "rotated_ms": NOW_MS, "rotates_ms": NOW_MS}),
+        json!({"public_key": "MFkw", "ttl_s": 3600}),
+        json!({"lease": lease, "user": "bulla_cert_x", "certificate": "-----BEGIN CERTIFICATE-----", "expires_ms": NOW_MS}),
+        json!({"certificate": "-----BEGIN CERTIFICATE-----"}),
     ];
     assert_eq!(kept.len(), BODIES.len());
     for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {

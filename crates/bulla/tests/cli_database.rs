@@ -127,3 +127,43 @@ fn a_user_of_a_database_by_the_command_line() {
     assert_absent(&secrets, [server.data().as_path(), server.audit().as_path()]);
     assert!(!server.log().contains(&password) && !server.log().contains("first'"), "{}", server.log());
 }
+
+/// A user who has no password: the key pair is made here, and the database trusts the cluster's authority.
+#[test]
+fn a_user_by_certificate_by_the_command_line() {
+    let Some(mut postgres) = Postgres::start() else {
+        skip!("a_user_by_certificate_by_the_command_line", "needs postgresql");
+    };
+    let mut alice = Cli::new(bulla!());
+    let server = Server::with_admin(Options::durable(bulla!()), &mut alice);
+    alice.file("db.cedar", POLICY.as_bytes());
+    alice.run(["policy", "put", "db", "db.cedar"]).ok();
+    alice.file("pw.txt", PASSWORD.as_bytes());
+    let port = postgres.port().to_string();
+    let line = "database configure app --engine postgres --host 127.0.0.1 --no-tls --port";
+    alice.run(words(line, &[&port, "--user", ADMIN, "password=@pw.txt"])).ok();
+    assert!(alice.run(["database", "ca", "app"]).failed(5).contains("--certificate"));
+    postgres.sql("CREATE ROLE readers NOLOGIN");
+    let creation = "CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE readers";
+    alice.run(words("database role put app cert --certificate --creation", &[creation])).ok();
+    assert!(alice.run(["database", "role", "read", "app", "cert"]).ok().contains("by certificate"));
+    let authority = alice.run(["database", "ca", "app"]).ok();
+    postgres.by_certificate("readers", &format!("{authority}\n"));
+    let plain = alice.run(["database", "creds", "app", "cert"]).failed(1);
+    assert!(plain.contains("--certificate"), "{plain}");
+    let made = alice.run(words("database creds app cert --ttl 30m --certificate tls", &[])).ok();
+    let (user, lease, folder) = (value(&made, "user"), value(&made, "lease"), alice.work().join("tls"));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&folder.join("client.key").metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(postgres.try_sql_by_certificate(&user, &folder, "SELECT 1"), Ok("1".to_owned()));
+    let key = std::fs::read(folder.join("client.key")).unwrap();
+    assert_absent(&[Canary::of("key", &key)], [server.data().as_path(), server.audit().as_path()]);
+    alice.run(["lease", "renew", &lease]).failed(1);
+    alice.run(["lease", "revoke", &lease]).ok();
+    let began = Instant::now();
+    while !postgres.users().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", postgres.users());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(postgres.try_sql_by_certificate(&user, &folder, "SELECT 1").is_err());
+}

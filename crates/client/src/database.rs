@@ -7,9 +7,11 @@ use crate::error::{ClientError, demand};
 use crate::open::open_secret;
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
-    Credentials, Database, DatabaseNames, DatabaseRole, IssueCredentials, Lease, Leases, PutDatabase, PutDatabaseRole,
-    PutStaticRole, RenewLease, RevokeLeases, StaticCredentials, StaticRole,
+    CertificateCredentials, CertifyCredentials, Credentials, Database, DatabaseAuthority, DatabaseNames, DatabaseRole,
+    IssueCredentials, Lease, Leases, PutDatabase, PutDatabaseRole, PutStaticRole, RenewLease, RevokeLeases,
+    StaticCredentials, StaticRole,
 };
+use bulla_wire::encoding::base64url;
 use bulla_wire::error::Code;
 use bulla_wire::id::{LeaseId, PrincipalId};
 use bulla_wire::json::{self, MAX_JSON_BYTES};
@@ -149,6 +151,31 @@ impl Client {
         let plaintext = open_secret(key, &answer.body, MAX_CREDENTIALS_BYTES).await?;
         json::parse(plaintext.expose(), MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the credentials are malformed"))
+    }
+
+    /// Has a user of a role made who logs in by a certificate, for a key whose private half stays with the caller:
+    /// `public_key` is the DER of its SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn database_certify(
+        &self,
+        database: &Name,
+        role: &Name,
+        public_key: &[u8],
+        ttl_s: Option<u64>,
+    ) -> Result<CertificateCredentials, ClientError> {
+        let body = CertifyCredentials { public_key: base64url(public_key), ttl_s };
+        self.json(Call::change("POST", format!("/v1/database/{database}/{role}:certify"), &body)).await
+    }
+
+    /// The certificate, PEM, that a database must trust for such logins.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `not_found` before the first role whose users log in by certificate.
+    pub async fn database_ca(&self, database: &Name) -> Result<String, ClientError> {
+        let authority: DatabaseAuthority = self.json(Call::read(format!("/v1/database/{database}:ca"))).await?;
+        Ok(authority.certificate)
     }
 
     /// A page of the static roles of a database.

@@ -466,6 +466,7 @@ fn kind_name(kind: u8) -> &'static str {
         22 => "database",
         23 => "database role",
         25 => "static role",
+        26 => "authority of a database",
         SEEN_KIND => "seen",
         _ => "unknown",
     }

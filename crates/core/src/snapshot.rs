@@ -245,7 +245,8 @@ mod tests {
             | Kind::TransitKey
             | Kind::TransitVersion
             | Kind::DueKept
-            | Kind::StaticRole => true,
+            | Kind::StaticRole
+            | Kind::DatabaseAuthority => true,
             Kind::Wrap | Kind::Receipt | Kind::Mine | Kind::Due | Kind::DueActive | Kind::Chunk | Kind::Upload => false,
         }
     }

@@ -10,7 +10,8 @@ use bulla_core::action::RoleName;
 use bulla_core::barrier::{Kind, Query, RecordKey, Records, Writes};
 use bulla_core::directory::{Change, Principal};
 use bulla_core::engine::database::{
-    BeginRotation, Configure, Connection, EndRotation, PutRole, Read as ReadDatabase, Release,
+    Authority, BeginRotation, Configure, Connection, EndRotation, Password, PutRole, Read as ReadDatabase,
+    ReadAuthority, Release,
 };
 use bulla_core::engine::lease::{
     self, Activate, Begin, Begun, Demand, Doubt, Ended, Failed, Lease, ListAll, Mark, OVERDUE_MS, PENDING_MS,
@@ -18,7 +19,10 @@ use bulla_core::engine::lease::{
 };
 use bulla_core::operation::{Operation, Replay, Reply};
 use bulla_crypto::random::{SeededRng, draw};
-use bulla_wire::api::{DatabaseEngine, DatabaseTls, Leases, PutDatabase, PutDatabaseRole, RevokeLeases};
+use bulla_wire::api::{
+    CertificateCredentials, DatabaseAuthority, DatabaseEngine, DatabaseTls, Leases, PutDatabase, PutDatabaseRole,
+    RevokeLeases,
+};
 use bulla_wire::error::Code;
 use bulla_wire::id::{LeaseId, PrincipalId};
 use bulla_wire::name::Name;
@@ -86,8 +90,9 @@ impl Scene {
             renewal: vec![],
             ttl_s: TTL_S,
             max_ttl_s: MAX_TTL_S,
+            certificate: false,
         };
-        world.run(Box::new(PutRole { role: role(), body }), Some("alice")).result.unwrap();
+        world.run(Box::new(PutRole { role: role(), body, authority: None }), Some("alice")).result.unwrap();
         Self { world, users: BTreeSet::new(), rng: SeededRng::from_u64(seed ^ 0xdb) }
     }
 
@@ -145,7 +150,7 @@ impl Scene {
     fn issue(&mut self) {
         let owner = OWNERS[self.below(2)];
         let id = LeaseId::new(draw(&mut self.rng));
-        let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+        let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
         let answered = self.run(begin.clone(), Some(owner));
         let Some(begun) = secret::<Begun>(&answered) else {
             assert_eq!(answered.code(), Some(Code::TooManyLeases));
@@ -293,7 +298,7 @@ fn in_the_end_no_user_is_left() {
 /// Begins a lease and makes it run.
 fn active(scene: &mut Scene, owner: &str) -> Lease {
     let id = LeaseId::new(draw(&mut scene.rng));
-    let begin = Begin { id, role: role(), ttl_s: None, leases_each: 1000 };
+    let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: 1000 };
     let begun: Begun = secret(&scene.run(begin, Some(owner))).unwrap();
     scene.run(Activate { lease: begun.lease.clone() }, Some(owner)).result.unwrap();
     begun.lease
@@ -354,8 +359,9 @@ fn a_page_of_a_demand_ends_by_bytes() {
         renewal: longest("ALTER"),
         ttl_s: TTL_S,
         max_ttl_s: MAX_TTL_S,
+        certificate: false,
     };
-    scene.run(PutRole { role: role(), body }, Some("alice")).result.unwrap();
+    scene.run(PutRole { role: role(), body, authority: None }, Some("alice")).result.unwrap();
     for _ in 0..96 {
         active(&mut scene, "bob");
     }
@@ -389,7 +395,7 @@ fn a_user_who_comes_late_has_a_lease_again() {
     for silent in [false, true] {
         let mut scene = Scene::new(5);
         let id = LeaseId::new([7; 16]);
-        let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+        let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
         let lease = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease;
         scene.world.pass(PENDING_MS + 1);
         scene.look(true);
@@ -438,7 +444,7 @@ fn leases_stay_with_their_server() {
     scene.run(Ended { id: lease.id }, None).result.unwrap();
     // A lease that began just before the address changed knows where its user is.
     let id = LeaseId::new([7; 16]);
-    let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+    let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
     scene.run(begin, Some("bob")).result.unwrap();
     let mut elsewhere = scene.leases().remove(0);
     elsewhere.address = "db3.example:5432".into();
@@ -486,7 +492,7 @@ fn a_restore_parks_databases() {
     let lease = active(&mut scene, "bob");
     scene.world.losses = 1;
     let id = LeaseId::new([7; 16]);
-    let begin = Begin { id, role: role(), ttl_s: None, leases_each: EACH };
+    let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
     assert_eq!(scene.run(begin.clone(), Some("bob")).code(), Some(Code::Parked));
     let renew = PlanRenewal { id: lease.id, ttl_s: None };
     assert_eq!(scene.run(renew, Some("bob")).code(), Some(Code::Parked));
@@ -526,4 +532,54 @@ fn waits_grow_to_a_limit() {
     let view = scene.leases()[0].view(scene.world.now);
     assert_eq!((view.state, view.attempts), (bulla_wire::api::LeaseState::Stuck, 12));
     assert_eq!(view.error.as_deref(), Some("away"));
+}
+
+/// A user by certificate: the same request finds the same certificate, which nothing makes last longer.
+#[test]
+fn a_certificate_ends_with_its_lease() {
+    let mut scene = Scene::new(9);
+    let body = PutDatabaseRole {
+        creation: vec!["CREATE ROLE {{name}} LOGIN".into()],
+        revocation: vec![],
+        renewal: vec![],
+        ttl_s: TTL_S,
+        max_ttl_s: MAX_TTL_S,
+        certificate: true,
+    };
+    let key = Password::new("key".into());
+    let authority = Some(Authority { subject: "s".into(), certificate: "CA".into(), key });
+    scene.run(PutRole { role: role(), body, authority }, Some("alice")).result.unwrap();
+    let begin =
+        |certificate| Begin { id: LeaseId::new([7; 16]), role: role(), ttl_s: None, certificate, leases_each: EACH };
+    assert_eq!(scene.run(begin(false), Some("bob")).code(), Some(Code::Malformed));
+    let mut begun: Begun = secret(&scene.run(begin(true), Some("bob"))).unwrap();
+    assert_eq!(begun.authority.unwrap().certificate, "CA");
+    assert!(begun.lease.password.is_none() && begun.lease.max_ms == begun.lease.expires_ms);
+    begun.lease.certificate = Some("one".into());
+    let activate = Activate { lease: begun.lease.clone() };
+    let made: CertificateCredentials = scene.run(activate, Some("bob")).json();
+    scene.world.repeated = Some(Replay::Again);
+    let mut again: Begun = secret(&scene.run(begin(true), Some("bob"))).unwrap();
+    scene.world.repeated = None;
+    assert!(!again.fresh && again.authority.is_none());
+    again.lease.certificate = Some("another".into());
+    let found: CertificateCredentials = scene.run(Activate { lease: again.lease }, Some("bob")).json();
+    assert_eq!((found.certificate.as_str(), &found), ("one", &made));
+    let renew = PlanRenewal { id: made.lease, ttl_s: None };
+    assert_eq!(scene.run(renew, Some("bob")).code(), Some(Code::Malformed));
+    let view: DatabaseAuthority = scene.run(ReadAuthority { database: app() }, Some("bob")).json();
+    assert_eq!(view.certificate, "CA");
+    // MariaDB knows no such users.
+    let twin = Connection { name: "twin".parse().unwrap(), ..configured(|put| put.engine = DatabaseEngine::Mariadb) };
+    scene.run(Configure { connection: twin, moved: false }, Some("alice")).result.unwrap();
+    let body = PutDatabaseRole {
+        creation: vec!["CREATE USER {{name}}".into()],
+        revocation: vec![],
+        renewal: vec![],
+        ttl_s: TTL_S,
+        max_ttl_s: MAX_TTL_S,
+        certificate: true,
+    };
+    let refused = scene.run(PutRole { role: "twin/x".parse().unwrap(), body, authority: None }, Some("alice"));
+    assert_eq!(refused.code(), Some(Code::Malformed));
 }

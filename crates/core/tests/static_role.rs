@@ -305,10 +305,20 @@ fn a_user_has_one_master() {
     // Another user is another role, and a name is one thing.
     assert_eq!(scene.run(put("app/billing", "other"), Some("alice")).code(), Some(Code::Exists));
     let (creation, none) = (vec!["CREATE ROLE {{name}} PASSWORD {{password}}".to_owned()], Vec::new());
-    let made = PutDatabaseRole { creation, revocation: none.clone(), renewal: none, ttl_s: 60, max_ttl_s: 60 };
-    let refused = scene.run(PutRole { role: role(), body: made.clone() }, Some("alice"));
+    let made = PutDatabaseRole {
+        creation,
+        revocation: none.clone(),
+        renewal: none,
+        ttl_s: 60,
+        max_ttl_s: 60,
+        certificate: false,
+    };
+    let refused = scene.run(PutRole { role: role(), body: made.clone(), authority: None }, Some("alice"));
     assert_eq!(refused.code(), Some(Code::Exists));
-    scene.run(PutRole { role: "app/made".parse().unwrap(), body: made }, Some("alice")).result.unwrap();
+    scene
+        .run(PutRole { role: "app/made".parse().unwrap(), body: made, authority: None }, Some("alice"))
+        .result
+        .unwrap();
     assert_eq!(scene.run(put("app/made", "other"), Some("alice")).code(), Some(Code::Exists));
     assert_eq!(scene.run(put("none/x", "other"), Some("alice")).code(), Some(Code::NotFound));
     // A database with static roles is neither deleted nor another server's; without them nothing is left.

@@ -3,6 +3,7 @@
 //! Only what is configured is ever contacted. Each step has its time, so that a database that hangs holds up nobody
 //! for long. What a database says of an error is told without what it was asked, since that may hold a password.
 
+pub mod authority;
 pub mod mariadb;
 mod pool;
 mod postgres;

@@ -115,6 +115,8 @@ pub enum Endpoint {
     DatabaseRolePut,
     DatabaseRoleDelete,
     DatabaseIssue,
+    DatabaseCertify,
+    DatabaseAuthority,
     DatabaseStaticList,
     DatabaseStaticRead,
     DatabaseStaticPut,

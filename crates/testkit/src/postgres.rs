@@ -129,6 +129,45 @@ impl Postgres {
         }
     }
 
+    /// Has members of `role` log in by certificates of this authority, and by nothing else.
+    ///
+    /// # Panics
+    /// If it cannot be written, or the server does not take it.
+    pub fn by_certificate(&mut self, role: &str, authority: &str) {
+        let data = self.folder.path().join("data");
+        let rules = data.join("pg_hba.conf");
+        let before = std::fs::read_to_string(&rules).expect("rules for logins");
+        let own = format!("hostssl all +{role} 127.0.0.1/32 cert\nhost all +{role} all reject\n{before}");
+        std::fs::write(&rules, own).expect("rules for logins");
+        std::fs::write(data.join("logins.crt"), authority).expect("an authority");
+        let mut settings =
+            std::fs::File::options().append(true).open(data.join("postgresql.auto.conf")).expect("its settings");
+        settings.write_all(b"ssl_ca_file = 'logins.crt'\n").expect("its settings");
+        self.kill();
+        self.restart();
+    }
+
+    /// Runs a statement as whom the certificate in a folder names, with the key beside it.
+    ///
+    /// # Errors
+    /// What psql says.
+    ///
+    /// # Panics
+    /// If psql is not there.
+    pub fn try_sql_by_certificate(&self, user: &str, folder: &Path, text: &str) -> Result<String, String> {
+        let mut psql = self.psql(user, text);
+        psql.env("PGSSLMODE", "require").env("PGSSLCERT", folder.join("client.crt"));
+        psql.env("PGSSLKEY", folder.join("client.key"));
+        said(psql)
+    }
+
+    fn psql(&self, user: &str, text: &str) -> Command {
+        let mut psql = Command::new("psql");
+        psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-d", "postgres", "-U", user, "-XAtqw"]);
+        psql.args(["-v", "ON_ERROR_STOP=1", "-c", text]).stdin(Stdio::null());
+        psql
+    }
+
     /// Kills it, as a power cut does.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -146,14 +185,9 @@ impl Postgres {
     /// # Panics
     /// If psql is not there.
     pub fn try_sql(&self, user: &str, password: &str, text: &str) -> Result<String, String> {
-        let mut psql = Command::new("psql");
-        psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-d", "postgres", "-U", user, "-XAtqw"]);
-        psql.args(["-v", "ON_ERROR_STOP=1", "-c", text]).env("PGPASSWORD", password).stdin(Stdio::null());
-        let done = psql.output().expect("psql runs");
-        if done.status.success() {
-            return Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned());
-        }
-        Err(String::from_utf8_lossy(&done.stderr).into_owned())
+        let mut psql = self.psql(user, text);
+        psql.env("PGPASSWORD", password);
+        said(psql)
     }
 
     /// Runs a statement as the user who may do everything.
@@ -172,6 +206,14 @@ impl Postgres {
         let text = self.sql("SELECT rolname FROM pg_roles WHERE rolname LIKE 'bulla\\_%' ORDER BY 1");
         text.lines().map(str::to_owned).collect()
     }
+}
+
+fn said(mut psql: Command) -> Result<String, String> {
+    let done = psql.output().expect("psql runs");
+    if done.status.success() {
+        return Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned());
+    }
+    Err(String::from_utf8_lossy(&done.stderr).into_owned())
 }
 
 impl Drop for Postgres {

@@ -33,7 +33,7 @@ pub const MAX_FRAME_BYTES: usize = ROW_HEAD_BYTES + MAX_KEY_BYTES + *VALUE_BYTES
 pub const MAX_PAGE_BYTES: usize = HEADER_BYTES + PAGE_BYTES + MAX_FRAME_BYTES + END_HEAD_BYTES + MAX_MANIFEST_BYTES;
 /// Kinds of data rows that a snapshot carries (`spec/barrier.md`). Wraps with all that belongs to them are left out: a
 /// copy of a sealed one, put back, could be opened again.
-pub const KINDS: &[u8] = &[1, 2, 3, 7, 10, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25];
+pub const KINDS: &[u8] = &[1, 2, 3, 7, 10, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26];
 
 const ROW_HEAD_BYTES: usize = 11;
 const END_HEAD_BYTES: usize = 5;

@@ -1,5 +1,6 @@
 //! `bulla database`: users of databases, made for as long as a lease; passwords of others, rotated.
 
+mod certificate;
 mod static_role;
 
 use crate::exit::{Exit, Failure};
@@ -53,6 +54,15 @@ pub enum Database {
         #[arg(value_parser = super::name)]
         name: Name,
     },
+    /// Print the certificate that a database must trust for users by certificate
+    ///
+    /// Put it into the file that `ssl_ca_file` of PostgreSQL names. It is made with the first such role
+    /// (`bulla database role put --certificate`); its private key stays in the cluster.
+    Ca {
+        /// The database
+        #[arg(value_parser = super::name)]
+        database: Name,
+    },
     /// Say how users are made, and for how long
     #[command(subcommand)]
     Role(Role),
@@ -70,6 +80,12 @@ pub enum Database {
         /// For how long, such as 30m; the role's own time if left out
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         ttl: Option<Duration>,
+        /// Make a key pair, and write client.key and the user's client.crt to this folder
+        ///
+        /// For roles whose users log in by certificate. The private key never leaves this machine; files of a former
+        /// user are replaced.
+        #[arg(long, value_name = "DIR", conflicts_with = "field")]
+        certificate: Option<PathBuf>,
         /// Print the user or the password only, as it is
         #[arg(long, value_name = "FIELD")]
         field: Option<CredsField>,
@@ -201,6 +217,9 @@ pub struct Put {
     /// How long a lease lasts at most, renewals included
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     max_ttl: Duration,
+    /// PostgreSQL: users have no password and log in by a certificate, which `bulla database creds --certificate` gets
+    #[arg(long)]
+    certificate: bool,
 }
 
 pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failure> {
@@ -225,7 +244,15 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
         }
         Database::Role(role) => role_run(session, role).await,
         Database::Static(command) => static_role::run(command, session).await,
-        Database::Creds { database, role, ttl, field, format } => {
+        Database::Ca { database } => {
+            let certificate = session.client()?.database_ca(&database).await?;
+            session.screen.bytes(certificate.as_bytes())?;
+            Ok(Exit::Ok)
+        }
+        Database::Creds { database, role, ttl, certificate: Some(folder), format, .. } => {
+            certificate::creds(session, (&database, &role), ttl, &folder, format).await
+        }
+        Database::Creds { database, role, ttl, field, format, certificate: None } => {
             let ttl_s = ttl.map(|ttl| ttl.as_secs());
             let made = session.client()?.database_issue(&database, &role, ttl_s).await?;
             if let Some(field) = field {
@@ -370,6 +397,7 @@ async fn role_run(session: &Session<'_>, command: Role) -> Result<Exit, Failure>
                 renewal: statements(&put.renewal)?,
                 ttl_s: put.ttl.as_secs(),
                 max_ttl_s: put.max_ttl.as_secs(),
+                certificate: put.certificate,
             };
             session.client()?.database_role_put(&put.database, &put.role, &body).await?;
             session.screen.say(&format!("{} has the role {} now", put.database, put.role));
@@ -382,6 +410,9 @@ async fn role_run(session: &Session<'_>, command: Role) -> Result<Exit, Failure>
             }
             let life = |seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string();
             let mut pairs = vec![("ttl", life(role.ttl_s)), ("max ttl", life(role.max_ttl_s))];
+            if role.certificate {
+                pairs.push(("login", "by certificate".to_owned()));
+            }
             pairs.extend(role.creation.into_iter().map(|text| ("creation", text)));
             pairs.extend(role.revocation.into_iter().map(|text| ("revocation", text)));
             pairs.extend(role.renewal.into_iter().map(|text| ("renewal", text)));

@@ -102,6 +102,7 @@ impl Scene {
             renewal: vec![],
             ttl_s: TTL_S,
             max_ttl_s: MAX_TTL_S,
+            certificate: false,
         };
         admin.database_role_put(&name("app"), &name("reader"), &role).await.unwrap();
         server.sql("CREATE ROLE billing LOGIN PASSWORD 'typed'");

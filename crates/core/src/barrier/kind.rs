@@ -66,6 +66,8 @@ kinds! {
     DueKept = 24,
     /// A static role of a database, and by which of them a user is administered.
     StaticRole = 25,
+    /// Who vouches for a database's users by certificates.
+    DatabaseAuthority = 26,
 }
 
 impl Kind {

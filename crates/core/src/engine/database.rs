@@ -2,6 +2,7 @@
 //!
 //! The password of the administering user lies in a record under the barrier and is told by no route.
 
+mod authority;
 mod connection;
 mod role;
 mod rotate;
@@ -9,6 +10,8 @@ pub mod sql;
 pub mod static_role;
 pub mod template;
 
+pub(in crate::engine) use authority::read as read_authority;
+pub use authority::{Authority, ReadAuthority, authority_key};
 pub use connection::{Connection, Password};
 pub use role::{DeleteRole, PURPOSES, PutRole, ReadRole, Role};
 pub use rotate::{BeginRotation, EndRotation};
@@ -220,6 +223,7 @@ impl Operation for Delete {
         let mut writes = Writes::default();
         writes.expect.push((key.clone(), Expect::At(record.revision)));
         writes.delete(key);
+        writes.delete(authority_key(&self.name));
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
     }
 }

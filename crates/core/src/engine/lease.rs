@@ -80,6 +80,9 @@ pub struct Lease {
     pub user: String,
     /// The user's password, so that a repeated request finds it again. It goes with the first renewal.
     pub password: Option<Password>,
+    /// The user's certificate in place of a password, once it is active; PEM.
+    #[serde(default)]
+    pub certificate: Option<String>,
     /// When it began.
     pub issued_ms: u64,
     /// How long it was to last at first.

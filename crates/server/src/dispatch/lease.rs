@@ -1,12 +1,14 @@
 //! Databases and leases: what is asked for, and what of it is done outside of the store.
 
 use super::{Given, Op, bad_query, cursor, malformed, parse, parsed};
+use crate::database::authority::{self, ClientKey};
+use crate::reply::internal;
 use crate::route::{Endpoint, Param, Query};
 use bulla_core::action::{Resource, RoleName};
 use bulla_core::engine::database::{self, Connection, Listed, static_role};
 use bulla_core::engine::lease;
 use bulla_core::operation::{Context, Refusal};
-use bulla_wire::api::{IssueCredentials, PutDatabase, RenewLease, RevokeLeases};
+use bulla_wire::api::{CertifyCredentials, IssueCredentials, PutDatabase, PutDatabaseRole, RenewLease, RevokeLeases};
 use bulla_wire::id::{LeaseId, PrincipalId};
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 
@@ -31,6 +33,8 @@ pub enum Outside {
         role: RoleName,
         /// For how long, in seconds.
         ttl_s: Option<u64>,
+        /// The key for which it gets a certificate, if it has no password.
+        key: Option<Box<ClientKey>>,
     },
     /// Let a user live longer.
     Renew(lease::PlanRenewal),
@@ -109,13 +113,26 @@ pub(super) fn database_op(
         Endpoint::DatabaseRelease => Op::DatabaseRelease(database::Release { name: given.name()? }),
         Endpoint::DatabaseRotate => Op::Outside(Outside::Rotate(database::BeginRotation { name: given.name()? })),
         Endpoint::DatabaseRoleRead => Op::DatabaseRoleRead(database::ReadRole { role: given.role()? }),
-        Endpoint::DatabaseRolePut => Op::DatabaseRolePut(database::PutRole { role: given.role()?, body: parse(body)? }),
+        Endpoint::DatabaseRolePut => Op::DatabaseRolePut(Box::new(put_role(given.role()?, parse(body)?)?)),
+        Endpoint::DatabaseAuthority => Op::DatabaseAuthority(database::ReadAuthority { database: given.name()? }),
         Endpoint::DatabaseRoleDelete => Op::DatabaseRoleDelete(database::DeleteRole { role: given.role()? }),
+        Endpoint::DatabaseCertify => {
+            let CertifyCredentials { public_key, ttl_s } = parse(body)?;
+            let key = Some(Box::new(ClientKey::parse(&public_key)?));
+            Op::Outside(Outside::Issue { role: given.role()?, ttl_s, key })
+        }
         _ => {
             let IssueCredentials { ttl_s } = parse(body)?;
-            Op::Outside(Outside::Issue { role: given.role()?, ttl_s })
+            Op::Outside(Outside::Issue { role: given.role()?, ttl_s, key: None })
         }
     })
+}
+
+/// With an authority for the database, in case that it has none and the role needs one.
+fn put_role(role: RoleName, body: PutDatabaseRole) -> Result<database::PutRole, Refusal> {
+    let make = || authority::make(role.database()).map_err(|fault| internal(&fault, "database"));
+    let authority = body.certificate.then(make).transpose()?;
+    Ok(database::PutRole { role, body, authority })
 }
 
 fn static_op(endpoint: Endpoint, role: RoleName, body: &[u8]) -> Result<Static, Refusal> {

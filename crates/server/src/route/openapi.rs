@@ -313,6 +313,8 @@ fn database_bodies(endpoint: Endpoint, generator: &mut SchemaGenerator) -> (Valu
         Endpoint::DatabaseRoleRead => answer::<api::DatabaseRole>(generator),
         Endpoint::DatabaseRolePut => both::<api::PutDatabaseRole, api::Done>(generator),
         Endpoint::DatabaseIssue => both::<api::IssueCredentials, api::Credentials>(generator),
+        Endpoint::DatabaseCertify => both::<api::CertifyCredentials, api::CertificateCredentials>(generator),
+        Endpoint::DatabaseAuthority => answer::<api::DatabaseAuthority>(generator),
         Endpoint::DatabaseStaticList => answer::<api::DatabaseNames>(generator),
         Endpoint::DatabaseStaticRead => answer::<api::StaticRole>(generator),
         Endpoint::DatabaseStaticPut => both::<api::PutStaticRole, api::Done>(generator),

@@ -272,6 +272,16 @@ pub const ROUTES: &[Route] = &[
         .policy(Action::DatabaseIssue)
         .body(JSON)
         .replies(ReplyKind::Secret),
+    post("/v1/database/{role}:certify", Endpoint::DatabaseCertify, "Make a user of a role who logs in by certificate.")
+        .policy(Action::DatabaseIssue)
+        .body(JSON),
+    get(
+        "/v1/database/{name}:ca",
+        Endpoint::DatabaseAuthority,
+        "Give the certificate that a database's logins rest on.",
+    )
+    .policy(Action::DatabaseRead)
+    .mtls(),
     // Static roles: users who are there already, whose passwords the cluster owns.
     get("/v1/database/{name}:static", Endpoint::DatabaseStaticList, "List the static roles of a database.")
         .policy(Action::DatabaseList)

@@ -2,6 +2,7 @@
 //! crash leaves between is taken up by `server::lease`.
 
 use super::Request;
+use crate::database::authority::{self, ClientKey};
 use crate::database::{Client, DatabaseError, Job, User};
 use crate::dispatch::Outside;
 use crate::drive::{DriveError, Driven, Once};
@@ -35,7 +36,7 @@ impl<'a> Request<'a> {
         match op {
             Outside::Configure { put, check } => self.configure(put, *check, once).await,
             Outside::Rotate(begin) => self.rotate(begin, once).await,
-            Outside::Issue { role, ttl_s } => self.issue(role, *ttl_s, once).await,
+            Outside::Issue { role, ttl_s, key } => self.issue(role, *ttl_s, key.as_deref(), once).await,
             Outside::Renew(plan) => self.renew(plan, once).await,
             Outside::Static(op) => self.static_role(op, once).await,
         }
@@ -94,15 +95,21 @@ impl<'a> Request<'a> {
         Ok(driven)
     }
 
-    async fn issue(&self, role: &RoleName, ttl_s: Option<u64>, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
+    async fn issue(
+        &self,
+        role: &RoleName,
+        ttl_s: Option<u64>,
+        key: Option<&ClientKey>,
+        once: Option<&Once<'_>>,
+    ) -> Result<Driven, DriveError> {
         let Some(nonce) = once else { return Err(Fault::Key("nonce of a lease").into()) };
         // A repeated request finds its lease by this, and nobody else's request can have the same.
         let digest = sha256(&[b"bulla/v1/lease", nonce.key.as_bytes()]);
         let id = LeaseId::new(digest.first_chunk().copied().unwrap_or_default());
         let leases_each = self.node.parts.leases_each;
-        let begin = lease::Begin { id, role: role.clone(), ttl_s, leases_each };
+        let begin = lease::Begin { id, role: role.clone(), ttl_s, certificate: key.is_some(), leases_each };
         let turn = self.unsealed.counting(&self.verified.subject.id).await;
-        let (begun, driven) = match self.step::<lease::Begun>(&begin, once).await? {
+        let (mut begun, driven) = match self.step::<lease::Begun>(&begin, once).await? {
             Ok(begun) => begun,
             Err(said) => return Ok(*said),
         };
@@ -113,6 +120,9 @@ impl<'a> Request<'a> {
                 lease::State::Pending => Err(DriveError::Busy),
                 _ => self.drive(&lease::Activate { lease: begun.lease }, None).await,
             };
+        }
+        if let Some(key) = key {
+            begun.lease.certificate = Some(certificate(&begun, key)?);
         }
         let noted = match self.unsealed.note_lease(LeaseEvent::Begun, &begun.lease) {
             Some(line) => line.await.is_ok(),
@@ -177,6 +187,13 @@ impl<'a> Request<'a> {
         failpoint::hit(failpoint::LEASE_AFTER_RENEWAL);
         self.drive(&lease::Renewed { id: plan.id, expires_ms }, once).await
     }
+}
+
+/// The certificate of a user who is about to be made, for as long as the lease.
+fn certificate(begun: &lease::Begun, key: &ClientKey) -> Result<String, Fault> {
+    let lease::Begun { lease, authority, .. } = begun;
+    let authority = authority.as_ref().ok_or(Fault::Key("authority of a database"))?;
+    authority::sign(authority, &lease.user, key, lease.issued_ms, lease.expires_ms)
 }
 
 pub(super) fn failed(error: &DatabaseError) -> Refusal {

@@ -11,11 +11,13 @@ use bulla_crypto::sign::SigningKey;
 use bulla_server::route::{Endpoint, Route};
 use bulla_testkit::world::{Person, World};
 use bulla_wire::api;
+use bulla_wire::encoding::base64url;
 use bulla_wire::evidence::{NodeState, PolicyRecovery};
 use bulla_wire::id::{Digest, LeaseId, WrapId};
 use bulla_wire::json::{self, StrictMap, V1};
 use bulla_wire::snapshot::Begun;
 use bulla_wire::wrap::{Addressee, Ciphertext, Mode, Parcel, Slip, Statement, to_lines};
+use rcgen::PublicKeyData as _;
 
 use crate::support::Request;
 use crate::transit;
@@ -79,6 +81,7 @@ impl Cast {
         for role in ["reader", "spare"] {
             writer.database_role_put(&"app".parse().unwrap(), &role.parse().unwrap(), &role_body()).await.unwrap();
         }
+        writer.database_role_put(&"app".parse().unwrap(), &"cert".parse().unwrap(), &certified()).await.unwrap();
         writer
             .database_static_put(&"app".parse().unwrap(), &"fixed".parse().unwrap(), &static_body("fixed"))
             .await
@@ -257,6 +260,12 @@ impl Cast {
                 let body = api::IssueCredentials { ttl_s: Some(60) };
                 (Who::Bob, ("/v1/database/app/reader:issue".into(), json::to_vec(&body)))
             }
+            Endpoint::DatabaseAuthority => (Who::Bob, empty("/v1/database/app:ca".into())),
+            Endpoint::DatabaseCertify => {
+                let public_key = base64url(&rcgen::KeyPair::generate().unwrap().subject_public_key_info());
+                let body = api::CertifyCredentials { public_key, ttl_s: Some(60) };
+                (Who::Bob, ("/v1/database/app/cert:certify".into(), json::to_vec(&body)))
+            }
             Endpoint::DatabaseStaticList => (Who::Bob, empty("/v1/database/app:static".into())),
             Endpoint::DatabaseStaticRead => (Who::Bob, empty("/v1/database/app/fixed:static".into())),
             Endpoint::DatabaseStaticPut => {
@@ -308,6 +317,12 @@ pub fn database(port: u16) -> api::PutDatabase {
     }
 }
 
+/// A role whose users log in by certificate.
+pub fn certified() -> api::PutDatabaseRole {
+    let creation = vec!["CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE readers".to_owned()];
+    api::PutDatabaseRole { creation, certificate: true, ..role_body() }
+}
+
 /// A static role that is not rotated while a test runs.
 pub fn static_body(user: &str) -> api::PutStaticRole {
     api::PutStaticRole { user: user.to_owned(), rotate_every_s: 24 * 3600 }
@@ -317,7 +332,14 @@ pub fn static_body(user: &str) -> api::PutStaticRole {
 pub fn role_body() -> api::PutDatabaseRole {
     let creation = "CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}".to_owned();
     let (revocation, renewal) = (vec![], vec![]);
-    api::PutDatabaseRole { creation: vec![creation], revocation, renewal, ttl_s: 3600, max_ttl_s: 24 * 3600 }
+    api::PutDatabaseRole {
+        creation: vec![creation],
+        revocation,
+        renewal,
+        ttl_s: 3600,
+        max_ttl_s: 24 * 3600,
+        certificate: false,
+    }
 }
 
 /// A fresh claim.

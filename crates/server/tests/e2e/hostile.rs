@@ -124,7 +124,7 @@ impl Probe {
             Kind::LeaseDue => matches!(self, Self::DeleteDatabase),
             Kind::LeaseOwner => matches!(self, Self::Leases),
             Kind::Database => matches!(self, Self::Database | Self::DeleteDatabase),
-            Kind::DatabaseRole | Kind::StaticRole => matches!(self, Self::Database),
+            Kind::DatabaseRole | Kind::StaticRole | Kind::DatabaseAuthority => matches!(self, Self::Database),
             // It is worked off within a second, and nobody else reads it.
             Kind::LeaseDemand => false,
         }
@@ -486,6 +486,8 @@ impl Stage {
             self.alice.database_role_put(&app, &reader, &role).await.unwrap();
             log.thing(&self.store, "database", vec![]).await;
         }
+        self.alice.database_role_put(&app, &"cert".parse().unwrap(), &crate::cases::certified()).await.unwrap();
+        log.thing(&self.store, "database", vec![]).await;
         let fixed = "fixed".parse().unwrap();
         self.alice.database_static_put(&app, &fixed, &crate::cases::static_body("fixed")).await.unwrap();
         log.thing(&self.store, "database", vec![]).await;
@@ -539,10 +541,10 @@ impl Stage {
                 let [app, reader, fixed] = ["app", "reader", "fixed"].map(|name| name.parse().unwrap());
                 let read = Heard::of(self.alice.database(&app).await);
                 let read = read.and(async { Heard::of(self.alice.database_role(&app, &reader).await) }).await;
-                read.and(async {
-                    Heard::of(self.alice.database_static_creds(&app, &fixed).await.map(|made| made.password))
-                })
-                .await
+                let password =
+                    async { Heard::of(self.alice.database_static_creds(&app, &fixed).await.map(|made| made.password)) };
+                let read = read.and(password).await;
+                read.and(async { Heard::of(self.alice.database_ca(&app).await) }).await
             }
             Probe::DeleteDatabase => Heard::of(self.alice.database_delete(&"old".parse().unwrap()).await),
             Probe::Secret(path) => Heard::of(self.alice.kv_get(path).await),
@@ -1009,6 +1011,8 @@ const NOT_HELD: &[(Kind, Loss)] = &[
     // A password is told that was rotated, or the role is unknown.
     (Kind::StaticRole, Loss::Former),
     (Kind::StaticRole, Loss::Gone),
+    // Another authority is made, which the database does not trust.
+    (Kind::DatabaseAuthority, Loss::Gone),
 ];
 
 /// What may be lost of a single row.

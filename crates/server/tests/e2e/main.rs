@@ -15,6 +15,7 @@ mod canary;
 mod cases;
 mod clocks;
 mod database;
+mod database_certificate;
 mod governance;
 mod hostile;
 mod input;

@@ -139,6 +139,9 @@ pub struct PutDatabaseRole {
     pub ttl_s: u64,
     /// How long a lease lasts at most, renewals included, in seconds.
     pub max_ttl_s: u64,
+    /// PostgreSQL: its users have no password and log in by a certificate of the database's authority.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certificate: bool,
 }
 
 /// `GET /v1/database/{database}/{role}`.
@@ -159,6 +162,42 @@ pub struct DatabaseRole {
     pub ttl_s: u64,
     /// How long a lease lasts at most, in seconds.
     pub max_ttl_s: u64,
+    /// Its users log in by a certificate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certificate: bool,
+}
+
+/// `GET /v1/database/{name}:ca`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseAuthority {
+    /// The certificate that the database must trust for logins, PEM: `ssl_ca_file` of PostgreSQL.
+    pub certificate: String,
+}
+
+/// `POST /v1/database/{database}/{role}:certify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertifyCredentials {
+    /// The public key of the caller's own pair: base64url of its SubjectPublicKeyInfo; P-256, P-384 or Ed25519.
+    pub public_key: String,
+    /// How long the lease lasts, in seconds; the role's own time if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u64>,
+}
+
+/// The answer of `POST /v1/database/{database}/{role}:certify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateCredentials {
+    /// The lease, at whose end the user is dropped.
+    pub lease: LeaseId,
+    /// The user, whom the certificate names.
+    pub user: String,
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// When lease and certificate end, Unix milliseconds. They are not renewed.
+    pub expires_ms: u64,
 }
 
 /// `POST /v1/database/{database}/{role}:issue`.

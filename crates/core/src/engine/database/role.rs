@@ -2,7 +2,7 @@
 
 use super::static_role::static_key;
 use super::template::{MAX_TEMPLATE_BYTES, MAX_TEMPLATES, Place, Rule, Template};
-use super::{Connection, connection_key, no_database, no_role, role_key};
+use super::{Authority, Connection, authority_key, connection_key, no_database, no_role, role_key};
 use crate::action::RoleName;
 use crate::barrier::{Expect, Records, Writes};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
@@ -32,7 +32,13 @@ pub struct Role {
     pub ttl_s: u64,
     /// How long it lasts at most, in seconds.
     pub max_ttl_s: u64,
+    /// Its users have no password and log in by a certificate.
+    #[serde(default)]
+    pub certificate: bool,
 }
+
+/// The places in statements that make a user who logs in by a certificate.
+const CERTIFIED: &[Place] = &[Place::Name, Place::Expiration];
 
 /// The purposes of statements, and the places that each may have.
 pub const PURPOSES: [(&str, &[Place]); 3] =
@@ -44,16 +50,26 @@ impl Role {
     /// # Errors
     /// What is wrong with it, and which statement.
     pub fn new(engine: DatabaseEngine, name: Name, body: PutDatabaseRole) -> Result<Self, Refusal> {
-        let PutDatabaseRole { creation, revocation, renewal, ttl_s, max_ttl_s } = body;
+        let PutDatabaseRole { creation, revocation, renewal, ttl_s, max_ttl_s, certificate } = body;
         if ttl_s == 0 || ttl_s > max_ttl_s || max_ttl_s > MAX_TTL_S {
             let refusal =
                 Refusal::new(Code::Malformed, format!("ttl_s is 1 to max_ttl_s, which is at most {MAX_TTL_S}"));
             return Err(refusal.field("ttl_s").hint("what is to last longer needs a user of its own, without a lease"));
         }
+        let refuse =
+            |field: &str, reason: &str, hint: &str| Err(Refusal::new(Code::Malformed, reason).field(field).hint(hint));
+        if certificate && engine != DatabaseEngine::Postgres {
+            return refuse("certificate", "users log in by certificate at PostgreSQL alone", "leave it out");
+        }
+        if certificate && !renewal.is_empty() {
+            let hint = "leave them out: whoever needs another hour asks for another user";
+            return refuse("renewal", "a lease with a certificate ends with it and is not renewed", hint);
+        }
         for ((field, places), texts) in PURPOSES.into_iter().zip([&creation, &revocation, &renewal]) {
+            let places = if certificate && field == "creation" { CERTIFIED } else { places };
             check(engine, field, places, texts)?;
         }
-        Ok(Self { name, creation, revocation, renewal, ttl_s, max_ttl_s })
+        Ok(Self { name, creation, revocation, renewal, ttl_s, max_ttl_s, certificate })
     }
 }
 
@@ -90,15 +106,18 @@ pub struct PutRole {
     pub role: RoleName,
     /// What it is.
     pub body: PutDatabaseRole,
+    /// What the database's authority becomes if it has none and the role needs one.
+    pub authority: Option<Authority>,
 }
 
 impl Operation for PutRole {
     fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let (of, key) = (connection_key(self.role.database()), role_key(&self.role));
-        let other = static_key(&self.role);
-        let (Some(connection), Some(current), Some(fixed)) = (records.get(&of), records.get(&key), records.get(&other))
+        let (other, vouches) = (static_key(&self.role), authority_key(self.role.database()));
+        let (Some(connection), Some(current), Some(fixed), Some(authority)) =
+            (records.get(&of), records.get(&key), records.get(&other), records.get(&vouches))
         else {
-            return Ok(Step::need([of, key, other]));
+            return Ok(Step::need([of, key, other, vouches]));
         };
         let Some(found) = connection else { return Ok(Outcome::refuse(no_database(self.role.database()))) };
         let connection: Connection = parse_record("database", &found.bytes)?;
@@ -114,6 +133,10 @@ impl Operation for PutRole {
         let mut writes = Writes::default();
         writes.expect.push((of, Expect::Present));
         writes.expect.push((other, Expect::Absent));
+        if role.certificate && authority.is_none() {
+            let made = self.authority.as_ref().ok_or(Fault::Key("authority of a database"))?;
+            writes.create(vouches, bulla_wire::json::to_vec(made));
+        }
         writes.replace(key, current, bulla_wire::json::to_vec(&role));
         Ok(Outcome::wrote(writes, Reply::json(&Done {}), Replay::Kept))
     }
@@ -131,10 +154,11 @@ impl Operation for ReadRole {
         let key = role_key(&self.role);
         let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
         let Some(record) = current else { return Ok(Outcome::refuse(no_role(&self.role))) };
-        let Role { name, creation, revocation, renewal, ttl_s, max_ttl_s } =
+        let Role { name, creation, revocation, renewal, ttl_s, max_ttl_s, certificate } =
             parse_record("database role", &record.bytes)?;
         let database = self.role.database().clone();
-        let view = api::DatabaseRole { database, role: name, creation, revocation, renewal, ttl_s, max_ttl_s };
+        let view =
+            api::DatabaseRole { database, role: name, creation, revocation, renewal, ttl_s, max_ttl_s, certificate };
         Ok(Outcome::read(Reply::json(&view)))
     }
 }

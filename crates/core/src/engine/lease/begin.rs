@@ -3,10 +3,13 @@
 use super::{Lease, PENDING_MS, State, add, count, count_key, lease_key};
 use crate::action::RoleName;
 use crate::barrier::{Expect, Record, RecordKey, Records, Writes};
-use crate::engine::database::{Connection, Password, Role, connection_key, no_database, no_role, role_key};
+use crate::engine::database::{
+    Authority, Connection, Password, Role, authority_key, connection_key, no_database, no_role, read_authority,
+    role_key,
+};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::{Rng, draw};
-use bulla_wire::api::{Credentials, Done};
+use bulla_wire::api::{CertificateCredentials, Credentials, Done};
 use bulla_wire::encoding::{base32, base64url};
 use bulla_wire::error::Code;
 use bulla_wire::id::LeaseId;
@@ -27,6 +30,8 @@ pub struct Begin {
     pub role: RoleName,
     /// How long it shall last, in seconds.
     pub ttl_s: Option<u64>,
+    /// Whether its user is to log in by a certificate.
+    pub certificate: bool,
     /// Most leases of one principal.
     pub leases_each: u64,
 }
@@ -40,11 +45,28 @@ pub struct Begun {
     pub connection: Connection,
     /// Statements that make the user.
     pub creation: Vec<String>,
+    /// Who vouches for the user by a certificate.
+    pub authority: Option<Authority>,
     /// Whether this request began it, and not an earlier one with the same nonce.
     pub fresh: bool,
 }
 
 impl Begin {
+    /// Why users of this role do not log in as the caller wants it.
+    fn of_another_kind(&self, role: &Role) -> Option<Refusal> {
+        let (message, hint) = match (role.certificate, self.certificate) {
+            (true, false) => {
+                ("users of this role log in by a certificate", "`bulla database creds --certificate DIR` gets one")
+            }
+            (false, true) => {
+                let hint = "ask for one (`bulla database creds` without --certificate)";
+                ("users of this role log in by a password", hint)
+            }
+            _ => return None,
+        };
+        Some(Refusal::new(Code::Malformed, message).field("role").hint(hint))
+    }
+
     /// How long the lease lasts.
     fn ttl_ms(&self, role: &Role) -> Result<u64, Refusal> {
         let ttl_s = self.ttl_s.unwrap_or(role.ttl_s);
@@ -76,11 +98,13 @@ impl Begin {
             role: self.role.role().clone(),
             address: address.to_owned(),
             user: user_name(self.role.role().as_str(), rng),
-            password: Some(Password::new(password(rng))),
+            password: (!role.certificate).then(|| Password::new(password(rng))),
+            certificate: None,
             issued_ms: now_ms,
             ttl_ms,
             expires_ms: now_ms.saturating_add(ttl_ms),
-            max_ms: now_ms.saturating_add(role.max_ttl_s.saturating_mul(1000)),
+            // A certificate cannot be made to last longer, so its lease does not either.
+            max_ms: now_ms.saturating_add(if role.certificate { ttl_ms } else { role.max_ttl_s.saturating_mul(1000) }),
             due_ms: now_ms.saturating_add(PENDING_MS),
             state: State::Pending,
             renewal: role.renewal.clone(),
@@ -114,7 +138,13 @@ impl Operation for Begin {
         };
         let connection: Connection = parse_record("database", &connection.bytes)?;
         if let Some(found) = records.get(&own).flatten() {
-            let begun = Begun { lease: Lease::parse(&found.bytes)?, connection, creation: vec![], fresh: false };
+            let begun = Begun {
+                lease: Lease::parse(&found.bytes)?,
+                connection,
+                creation: vec![],
+                authority: None,
+                fresh: false,
+            };
             return Ok(Outcome::read(Reply::secret(&begun)));
         }
         if context.repeated.is_some() {
@@ -128,6 +158,14 @@ impl Operation for Begin {
             return Ok(Outcome::refuse(no_role(&self.role)));
         };
         let stored_role: Role = parse_record("database role", &stored.bytes)?;
+        if let Some(refusal) = self.of_another_kind(&stored_role) {
+            return Ok(Outcome::refuse(refusal));
+        }
+        let vouches = authority_key(self.role.database());
+        if self.certificate && records.get(&vouches).is_none() {
+            return Ok(Step::need([vouches]));
+        }
+        let authority = if self.certificate { read_authority(records, &vouches)? } else { None };
         let held = count(records, &actor.principal)?;
         if held >= self.leases_each {
             let refusal = Refusal::new(Code::TooManyLeases, format!("you hold {held} leases, as many as one may"));
@@ -143,7 +181,7 @@ impl Operation for Begin {
         writes.expect.push((role, Expect::At(stored.revision)));
         writes.expect.push((connection_key(self.role.database()), Expect::Present));
         add(&lease, held, records, &mut writes);
-        let begun = Begun { lease, connection, creation: stored_role.creation, fresh: true };
+        let begun = Begun { lease, connection, creation: stored_role.creation, authority, fresh: true };
         Ok(Outcome::wrote(writes, Reply::secret(&begun), Replay::Again))
     }
 }
@@ -174,6 +212,16 @@ fn read_begun<'a>(lease: &Lease, records: &'a Records) -> Result<Option<&'a Reco
     }
 }
 
+/// What the owner of an active lease is told.
+fn credentials(lease: &Lease) -> Reply {
+    let (user, expires_ms, max_ms) = (lease.user.clone(), lease.expires_ms, lease.max_ms);
+    if let Some(certificate) = lease.certificate.clone() {
+        return Reply::json(&CertificateCredentials { lease: lease.id, user, certificate, expires_ms });
+    }
+    let password = lease.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
+    Reply::secret(&Credentials { lease: lease.id, user, password, expires_ms, max_ms })
+}
+
 impl Operation for Activate {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let current = match read_begun(&self.lease, records) {
@@ -192,9 +240,10 @@ impl Operation for Activate {
         if !heard || matches!(lease.state, State::Revoking { .. }) {
             return Ok(Outcome::refuse(refusal));
         }
-        let password = lease.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
-        let (user, expires_ms, max_ms) = (lease.user.clone(), lease.expires_ms, lease.max_ms);
-        let reply = Reply::secret(&Credentials { lease: lease.id, user, password, expires_ms, max_ms });
+        if lease.state == State::Pending {
+            lease.certificate.clone_from(&self.lease.certificate);
+        }
+        let reply = credentials(&lease);
         if lease.state == State::Active {
             return Ok(Outcome::read(reply));
         }

@@ -51,6 +51,10 @@ impl Operation for PlanRenewal {
             Ok(lease) => lease,
             Err(refusal) => return Ok(Outcome::refuse(refusal)),
         };
+        if lease.certificate.is_some() {
+            let refusal = Refusal::new(Code::Malformed, "a lease with a certificate ends with it and is not renewed");
+            return Ok(Outcome::refuse(refusal.field("lease").hint("get another user, with a key pair of its own")));
+        }
         let connection = connection_key(&lease.database);
         let Some(found) = records.get(&connection) else { return Ok(Step::need([connection])) };
         let Some(found) = found else { return Ok(Outcome::refuse(no_database(&lease.database))) };
