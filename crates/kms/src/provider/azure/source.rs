@@ -147,7 +147,7 @@ impl Tokens {
         let shown = match proof {
             Proof::Secret(path) | Proof::Token(path) => text_file(path).await?,
             Proof::Certificate { certificate, key } => {
-                assertion(certificate, key, client, &format!("{}{path}", self.http.origin())).await?
+                by_certificate(certificate, key, client, &format!("{}{path}", self.http.origin())).await?
             }
         };
         let mut fields = vec![("grant_type", "client_credentials"), ("client_id", client), ("scope", &scope)];
@@ -189,7 +189,7 @@ impl Issuer for Tokens {
 }
 
 /// A token that shows the certificate's key to Entra ID, good for a few minutes and for `audience` alone.
-async fn assertion(certificate: &Path, key: &Path, client: &str, audience: &str) -> Result<Text, ProviderError> {
+async fn by_certificate(certificate: &Path, key: &Path, client: &str, audience: &str) -> Result<Text, ProviderError> {
     let unfit = |path: &Path, what: &str| ProviderError::new(Class::Config, format!("{}: {what}", path.display()));
     let chain = file(certificate).await?;
     let shown = CertificateDer::from_pem_slice(chain.expose());
