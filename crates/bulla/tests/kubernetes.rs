@@ -1,6 +1,8 @@
 //! The plugin under the code of Kubernetes itself (`tests/apiserver`): its client library, and whole kube-apiservers with etcd.
 //! How each plugin is set up, its description in `tests/apiserver/plugins` says.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 use bulla_testkit::{Cli, bulla, skip, tools};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +27,7 @@ fn judged(kmscheck: &Path, args: &[&str]) {
 fn plugin(kmscheck: &Path, level: &str, name: &str) {
     let plugins = harness().join("plugins");
     let description = plugins.join(format!("{name}.json"));
-    let (binary, plugins) = (format!("bulla={}", bulla!()), format!("plugins={}", plugins.display()));
+    let (binary, plugins) = (format!("bulla={}", bulla!().display()), format!("plugins={}", plugins.display()));
     judged(kmscheck, &[level, "--plugin", description.to_str().unwrap(), "--set", &binary, "--set", &plugins]);
 }
 
@@ -50,11 +52,32 @@ fn a_key_of_bulla_under_the_client_library() {
     plugin(&kmscheck, "library", "bulla");
 }
 
+#[test]
+fn a_key_of_vault_under_the_client_library() {
+    let kmscheck = kmscheck!("a_key_of_vault_under_the_client_library");
+    if tools::openbao().is_none() {
+        skip!("a_key_of_vault_under_the_client_library", "needs OpenBao (BULLA_TEST_OPENBAO)");
+    }
+    plugin(&kmscheck, "library", "vault");
+}
+
+#[test]
+fn a_key_on_a_token_under_the_client_library() {
+    let kmscheck = kmscheck!("a_key_on_a_token_under_the_client_library");
+    plugin(&kmscheck, "library", "pkcs11");
+}
+
+#[test]
+fn two_keys_together_under_the_client_library() {
+    let kmscheck = kmscheck!("two_keys_together_under_the_client_library");
+    plugin(&kmscheck, "library", "several");
+}
+
 /// With `--long`: the apiserver takes four minutes to build.
 #[test]
-fn a_key_of_bulla_under_kube_apiserver() {
-    let kmscheck = kmscheck!("a_key_of_bulla_under_kube_apiserver");
+fn keys_under_kube_apiserver() {
+    let kmscheck = kmscheck!("keys_under_kube_apiserver");
     if bulla_testkit::long() {
-        plugin(&kmscheck, "apiserver", "bulla");
+        ["bulla", "pkcs11", "several"].iter().for_each(|name| plugin(&kmscheck, "apiserver", name));
     }
 }
