@@ -26,7 +26,7 @@ type Case struct {
 	Run   func(*T)
 }
 
-// T is a case at work. Its methods are for one goroutine, but for Failf's return value none is needed.
+// T is a case at work. Only the goroutine that runs the case may fail it.
 type T struct {
 	Name string
 	// Dir is the case's own; it goes when the case ends.

@@ -3,7 +3,6 @@ package cluster
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -51,8 +50,11 @@ func newWorld(s *suite, t *check.T) *World {
 	}
 	started, err := process.Start(process.Command{
 		Name: "etcd",
-		Args: []string{world.binary, "etcd", "--data-dir", world.etcdDir(), "--client-url", world.etcdURL(), "--peer-url", "http://" + world.address + ":2380"},
-		Log:  filepath.Join(t.Dir, "etcd.log"),
+		Args: []string{
+			world.binary, "etcd", "--data-dir", world.etcdDir(),
+			"--client-url", world.etcdURL(), "--peer-url", "http://" + world.address + ":2380",
+		},
+		Log: filepath.Join(t.Dir, "etcd.log"),
 	})
 	t.Must(err, "start etcd")
 	t.Cleanup(started.Kill)
@@ -233,7 +235,8 @@ func (s *Server) Raw(method, path string, body any) (int, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	request, err := http.NewRequestWithContext(context.Background(), method, fmt.Sprintf("https://%s:%d%s", s.world.address, s.port, path), bytes.NewReader(sent))
+	url := fmt.Sprintf("https://%s:%d%s", s.world.address, s.port, path)
+	request, err := http.NewRequest(method, url, bytes.NewReader(sent))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -103,7 +103,8 @@ func encryptLimits(s *suite, t *check.T) {
 	for key, value := range answer.Annotations {
 		annotations += len(key) + len(value)
 	}
-	t.Figure("each stored object carries key id %d, ciphertext %d, annotations %d bytes", len(answer.KeyID), len(answer.Ciphertext), annotations)
+	t.Figure("each stored object carries key id %d, ciphertext %d, annotations %d bytes",
+		len(answer.KeyID), len(answer.Ciphertext), annotations)
 }
 
 func roundTrip(s *suite, t *check.T) {

@@ -205,7 +205,8 @@ func degradedPlane(s *suite, t *check.T) {
 	pair.b.Healthy(limit)
 	fromA, fromB := pair.cross()
 	if fromA.KeyID != full.KeyID || fromB.KeyID == full.KeyID {
-		t.Failf("with a member away from the second instance alone, the key ids are %q and %q, and %q before", fromA.KeyID, fromB.KeyID, full.KeyID)
+		t.Failf("with a member away from the second instance alone the key ids are %q and %q, and %q before",
+			fromA.KeyID, fromB.KeyID, full.KeyID)
 	}
 	pair.a.MustRead(fromB, true)
 	pair.fleet.SetDegraded(false, pair.two)

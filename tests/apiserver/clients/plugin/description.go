@@ -92,7 +92,7 @@ func Read(file string, values map[string]string) (*Description, error) {
 	}
 	for _, command := range [][]string{
 		description.Start, description.Activated, description.Backend, description.Setup,
-		description.Rotate, description.Outage, description.Degrade,
+		description.Rotate, description.Outage, description.Degrade, description.environment(),
 	} {
 		if _, err := description.fill(command, known); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
@@ -121,6 +121,15 @@ func (d *Description) fill(command []string, values map[string]string) ([]string
 		})
 	}
 	return filled, err
+}
+
+// environment is what is added to that of the harness.
+func (d *Description) environment() []string {
+	var added []string
+	for key, value := range d.Env {
+		added = append(added, key+"="+value)
+	}
+	return added
 }
 
 // perInstance says whether an order goes to each instance, because it names it.

@@ -65,9 +65,8 @@ func (f *Fleet) command(name string, template []string, further map[string]strin
 	arguments, err := f.fill(template, values)
 	f.t.Must(err, "fill in the command of %s", name)
 	command := process.Command{Name: name, Args: arguments, Dir: f.dir, Log: filepath.Join(f.t.Dir, name+".log")}
-	for key, value := range f.Env {
-		command.Env = append(command.Env, key+"="+value)
-	}
+	command.Env, err = f.fill(f.environment(), values)
+	f.t.Must(err, "fill in the environment of %s", name)
 	return command
 }
 
