@@ -24,6 +24,10 @@ pub struct Arguments {
     /// Only memory and start, with 100,000 outstanding wraps (60,000 beside another).
     #[arg(long, conflicts_with_all = ["quick", "long"])]
     scale: bool,
+    /// Secrets in numbers, transit keys, databases (PostgreSQL) and leases in place of wraps: a quarter of an hour, twice
+    /// that beside another. With `--long` 1,000,000 secrets.
+    #[arg(long, conflicts_with = "scale")]
+    engines: bool,
     /// Compare with this, which runs on the same core: the same work, the same durability, in turns.
     #[arg(long, value_name = "OTHER")]
     versus: Option<Other>,
@@ -71,6 +75,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &load_cores(cores)]).arg(folder.join("bulla-load"));
     command.arg(folder.join("bulla")).arg(SERVER_CORE.to_string()).arg(plan);
+    if arguments.engines {
+        command.arg("--engines");
+    }
     if let Some(openbao) = other {
         command.arg("--openbao").arg(openbao);
     }

@@ -22,6 +22,8 @@ pub const PEOPLE: usize = 32;
 pub const VALUE_BYTES: usize = 1024;
 /// How long the measured wraps live, in seconds: longer than the measurement.
 const WRAP_LIFE_S: u64 = 86_400;
+/// How many leases one principal may hold: more than are measured.
+const LEASES: (&str, &str) = ("BULLA_SERVER_LIMITS__LEASES", "1000000");
 /// Lets everybody read and write beneath `bench`.
 const POLICY: &str = r#"permit (principal, action in Bulla::Action::"kv", resource in Bulla::Kv::"bench");"#;
 
@@ -92,7 +94,7 @@ impl Installation {
             Class::File => Options::durable(binary),
             Class::Memory => Options::transient(binary),
         };
-        let server = Server::start(options.core(core).admin(record));
+        let server = Server::start(options.core(core).admin(record).env(LEASES.0, LEASES.1));
         let init = Init {
             name: "bench".parse()?,
             admins: vec![admin.record.clone()],
@@ -127,11 +129,17 @@ impl Installation {
             admin.admit(&person.record, Admit::default()).await?;
             self.people.push(person);
         }
-        let policy = PutPolicy { text: POLICY.to_owned(), replaces: None };
-        admin.policy_put(&"bench".parse()?, &policy).await?;
+        self.permit("bench", POLICY).await?;
         for (number, person) in self.people.iter().enumerate() {
             self.client(person).kv_put(&path(number)?, &secret()).await?;
         }
+        Ok(())
+    }
+
+    /// Writes a policy.
+    pub async fn permit(&self, name: &str, text: &str) -> Result<(), Fault> {
+        let policy = PutPolicy { text: text.to_owned(), replaces: None };
+        self.client(&self.admin).policy_put(&name.parse()?, &policy).await?;
         Ok(())
     }
 

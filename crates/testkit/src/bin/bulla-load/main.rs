@@ -1,15 +1,17 @@
 //! The load of `cargo xtask bench`: real clients over real TLS against the server of the release binary, which runs on
 //! a core of its own. Prints tables and JSON lines on standard output, and progress on standard error.
 //!
-//! `bulla-load BINARY CORE quick|usual|long|scale [--openbao BAO] [JSON]`: the server's binary, its core, how much to
-//! measure, the binary of OpenBao if both are to be compared, and a file for the JSON lines in the place of standard
-//! output.
+//! `bulla-load BINARY CORE quick|usual|long|scale [--engines] [--openbao BAO] [JSON]`: the server's binary, its core, how
+//! much to measure, whether of the engines, the binary of OpenBao if both are to be compared, and a file for the JSON
+//! lines in the place of standard output.
 
+mod engines;
 mod installation;
 mod load;
 mod primitives;
 mod proc;
 mod scale;
+mod stock;
 mod table;
 mod versus;
 mod work;
@@ -39,20 +41,31 @@ struct Plan {
     sizes: &'static [u64],
     /// How many lie in both servers when they are compared: OpenBao makes some hundred a second.
     versus_wraps: u64,
+    /// Numbers of secrets at which secrets are measured.
+    secrets: &'static [u64],
+    /// Leases with which memory and start are measured.
+    leases: u64,
 }
 
 impl Plan {
     fn named(name: &str) -> Option<Self> {
-        let usual = Self { rounds: 3, length: Duration::from_secs(2), sizes: &[1_000, 100_000], versus_wraps: 60_000 };
+        let usual = Self {
+            rounds: 3,
+            length: Duration::from_secs(2),
+            sizes: &[1_000, 100_000],
+            versus_wraps: 60_000,
+            secrets: &[1_000],
+            leases: 100_000,
+        };
         match name {
             "usual" => Some(usual),
             "quick" => {
                 let length = Duration::from_millis(700);
-                Some(Self { length, sizes: &[1_000, 5_000], versus_wraps: 2_000, ..usual })
+                Some(Self { length, sizes: &[1_000, 5_000], versus_wraps: 2_000, leases: 1_000, ..usual })
             }
             "long" => {
                 let (length, sizes) = (Duration::from_secs(5), &[1_000, 100_000, 1_000_000]);
-                Some(Self { rounds: 5, length, sizes, versus_wraps: 100_000 })
+                Some(Self { rounds: 5, length, sizes, versus_wraps: 100_000, secrets: &[1_000, 1_000_000], ..usual })
             }
             "scale" => Some(Self { rounds: 0, ..usual }),
             _ => None,
@@ -78,6 +91,8 @@ struct Arguments {
     /// Its core.
     core: usize,
     plan: Plan,
+    /// Whether the engines are measured in place of wraps.
+    engines: bool,
     /// OpenBao's binary.
     openbao: Option<PathBuf>,
     /// Where the JSON lines go.
@@ -86,8 +101,12 @@ struct Arguments {
 
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self, Fault> {
-        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [--openbao BAO] [JSON]";
+        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [--engines] [--openbao BAO] [JSON]";
         let [binary, core, plan, rest @ ..] = words else { return Err(USAGE.into()) };
+        let (engines, rest) = match rest {
+            [flag, rest @ ..] if flag == "--engines" => (true, rest),
+            rest => (false, rest),
+        };
         let (openbao, rest) = match rest {
             [flag, openbao, rest @ ..] if flag == "--openbao" => (Some(std::fs::canonicalize(openbao)?), rest),
             rest => (None, rest),
@@ -99,16 +118,18 @@ impl Arguments {
         };
         let plan = Plan::named(plan).ok_or(USAGE)?;
         // Servers run in directories of their own.
-        Ok(Self { binary: std::fs::canonicalize(binary)?, core: core.parse()?, plan, openbao, json })
+        Ok(Self { binary: std::fs::canonicalize(binary)?, core: core.parse()?, plan, engines, openbao, json })
     }
 }
 
 async fn run() -> Result<(), Fault> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let Arguments { binary, core, plan, openbao, json: file } = Arguments::parse(&words)?;
+    let Arguments { binary, core, plan, engines, openbao, json: file } = Arguments::parse(&words)?;
     let binary = &*binary;
     let (markdown, json) = match openbao {
+        Some(openbao) if engines => Box::pin(versus::engines::run(binary, &openbao, core, &plan)).await?,
         Some(openbao) => Box::pin(versus::run(binary, &openbao, core, &plan)).await?,
+        None if engines => Box::pin(engines::run(binary, core, &plan)).await?,
         None => Box::pin(alone(binary, core, &plan)).await?,
     };
     println!("{markdown}");
@@ -131,47 +152,44 @@ async fn alone(binary: &Path, core: usize, plan: &Plan) -> Result<(String, Strin
         eprintln!("operations, store: {}", class.name());
         singles.push(scale::idle(binary, class, core).await?);
         if plan.rounds > 0 {
-            speeds.extend(Box::pin(operations(binary, class, core, plan, &primitives)).await?);
+            let mut installation = Installation::new(binary, class, core).await?;
+            installation.admit().await?;
+            let place = Arc::new(Place::new(installation).await?);
+            speeds.extend(Box::pin(operations(&place, &Work::ALL, class, plan, &primitives)).await?);
         }
     }
     eprintln!("outstanding wraps");
     singles.extend(Box::pin(scale::grow(binary, core, plan.sizes)).await?);
 
-    // Both classes of an operation stand beside each other.
-    speeds.sort_by_key(|(work, clients, _)| (Work::ALL.iter().position(|one| one == work), *clients));
-    let speeds = speeds.into_iter().map(|(_, _, speed)| speed).collect();
+    table::sort(&mut speeds);
     let report = Report { heading: table::heading(&before), speeds, primitives, singles };
     Ok((report.markdown(), report.json()?))
 }
 
 /// Every operation with every number of clients, in rounds, so that a disturbance hits all of them alike.
 async fn operations(
-    binary: &Path,
+    place: &Arc<Place>,
+    works: &[Work],
     class: Class,
-    core: usize,
     plan: &Plan,
     primitives: &Primitives,
-) -> Result<Vec<(Work, usize, Speed)>, Fault> {
-    let mut installation = Installation::new(binary, class, core).await?;
-    installation.admit().await?;
-    let seats = installation.seats().await?;
-    let place = Arc::new(Place { installation, seats });
+) -> Result<Vec<Speed>, Fault> {
     // Connections, writers and challenges are known before anything is timed.
-    let first = Box::pin(round(&place, Work::Cycle, installation::PEOPLE, plan.length)).await?;
+    let first = Box::pin(round(place, Work::Cycle, installation::PEOPLE, plan.length)).await?;
     first.whole("the first cycles")?;
     let mut speeds = Vec::new();
     for clients in CLIENTS {
-        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); Work::ALL.len()];
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); works.len()];
         for _ in 0..plan.rounds {
-            for (work, samples) in Work::ALL.into_iter().zip(&mut samples) {
-                let sample = Box::pin(round(&place, work, clients, plan.length)).await?;
+            for (&work, samples) in works.iter().zip(&mut samples) {
+                let sample = Box::pin(round(place, work, clients, plan.length)).await?;
                 samples.push(sample.whole(work.name())?);
             }
         }
-        for (work, samples) in Work::ALL.into_iter().zip(&samples) {
+        for (&work, samples) in works.iter().zip(&samples) {
             let speed = Speed::new(work, class, clients, samples, primitives);
             eprintln!("  {}", speed.row());
-            speeds.push((work, clients, speed));
+            speeds.push(speed);
         }
     }
     Ok(speeds)
@@ -191,9 +209,13 @@ mod tests {
         assert_eq!((alone.core, alone.openbao, alone.json), (0, None, None));
         assert_eq!(parse("/bin/sh 0 usual out").unwrap().json, Some("out".into()));
         let both = parse("/bin/sh 1 long --openbao /bin/sh out").unwrap();
-        assert!(both.core == 1 && both.openbao.is_some() && both.json == Some("out".into()));
+        assert!(both.core == 1 && !both.engines && both.openbao.is_some() && both.json == Some("out".into()));
+        let engines = parse("/bin/sh 1 quick --engines --openbao /bin/sh").unwrap();
+        assert!(engines.engines && engines.openbao.is_some() && engines.json.is_none());
+        assert!(parse("/bin/sh 1 quick --engines out").unwrap().json.is_some());
         for bad in [
             "",
+            "/bin/sh 0 quick --openbao /bin/sh --engines",
             "/bin/sh 0",
             "/bin/sh x quick",
             "/bin/sh 0 slow",

@@ -46,42 +46,52 @@ pub async fn grow(binary: &Path, core: usize, sizes: &[u64]) -> Result<Vec<Singl
     let mut singles = Vec::new();
     let mut wraps = 0;
     for &size in sizes {
-        let seats = installation.seats().await?;
-        let place = Arc::new(Place { installation, seats });
+        let place = Arc::new(Place::new(installation).await?);
         let began = Instant::now();
         let at = place.clone();
-        let lay = move |number| {
+        let lay = move |number, _| {
             let place = at.clone();
             async move { lay(&place, number).await }
         };
         fill(size.saturating_sub(wraps), lay).await?;
         wraps = size;
         eprintln!("  {size} wraps after {:.0} s", began.elapsed().as_secs_f64());
-        tokio::time::sleep(REST).await;
-        let resident = resident(place.installation.pid())?;
-        singles.push(Single { what: format!("memory after {size} wraps were made"), value: resident, unit: "MiB" });
-        let data = place.installation.server.data();
-        let bytes = |name| std::fs::metadata(data.join(name)).map(|file| file.len());
-        let file = (bytes("bulla.redb")? + bytes("bulla.journal")?) as f64 / MIB;
-        singles.push(Single { what: format!("store files with {size} wraps"), value: file, unit: "MiB" });
         let place = Arc::into_inner(place).ok_or("a client still works")?;
         drop(place.seats);
         installation = place.installation;
-        singles.extend(self::singles(&start(&mut installation).await?, &format!("{size} wraps just made")));
-        if size >= LATER_FROM {
-            eprintln!("  seven minutes until the nonces are over");
-            tokio::time::sleep(LATER).await;
-            let later = start(&mut installation).await?;
-            singles.extend(self::singles(&later, &format!("{size} wraps, seven minutes later")));
-        }
+        singles.extend(measure(&mut installation, size, "wraps").await?);
     }
     Ok(singles)
 }
 
-/// Has all people together do `lay` so many times.
-pub async fn fill<Lay, Doing>(wraps: u64, lay: Lay) -> Result<(), Fault>
+/// Memory, files and starts of a durable installation in which so many of something lie, just made.
+pub async fn measure(installation: &mut Installation, size: u64, things: &str) -> Result<Vec<Single>, Fault> {
+    tokio::time::sleep(REST).await;
+    let value = resident(installation.pid())?;
+    let mut singles = vec![Single { what: format!("memory after {size} {things} were made"), value, unit: "MiB" }];
+    let value = files(installation)?;
+    singles.push(Single { what: format!("store files with {size} {things}"), value, unit: "MiB" });
+    singles.extend(self::singles(&start(installation).await?, &format!("{size} {things} just made")));
+    if size >= LATER_FROM {
+        eprintln!("  seven minutes until the nonces are over");
+        tokio::time::sleep(LATER).await;
+        let later = start(installation).await?;
+        singles.extend(self::singles(&later, &format!("{size} {things}, seven minutes later")));
+    }
+    Ok(singles)
+}
+
+/// The files of a durable store in MiB.
+pub fn files(installation: &Installation) -> Result<f64, Fault> {
+    let data = installation.server.data();
+    let bytes = |name| std::fs::metadata(data.join(name)).map(|file| file.len());
+    Ok((bytes("bulla.redb")? + bytes("bulla.journal")?) as f64 / MIB)
+}
+
+/// Has all people together do `lay` so many times: with their number, and the number of the thing.
+pub async fn fill<Lay, Doing>(things: u64, lay: Lay) -> Result<(), Fault>
 where
-    Lay: Fn(usize) -> Doing + Clone + Send + 'static,
+    Lay: Fn(usize, u64) -> Doing + Clone + Send + 'static,
     Doing: Future<Output = Result<(), Fault>> + Send + 'static,
 {
     let taken = Arc::new(AtomicU64::new(0));
@@ -91,13 +101,13 @@ where
         tasks.spawn(async move {
             loop {
                 let mine = taken.fetch_add(1, Ordering::Relaxed);
-                if mine >= wraps {
+                if mine >= things {
                     return Ok::<_, Fault>(());
                 }
                 if mine > 0 && mine.is_multiple_of(TOLD_EVERY) {
-                    eprintln!("  {mine} of {wraps} wraps");
+                    eprintln!("  {mine} of {things}");
                 }
-                Box::pin(lay(number)).await?;
+                Box::pin(lay(number, mine)).await?;
             }
         });
     }

@@ -13,6 +13,9 @@ use std::fmt::Write as _;
 pub struct Speed {
     work: Work,
     class: Class,
+    /// How many lie in the store, where that is what is looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secrets: Option<u64>,
     clients: usize,
     rounds: usize,
     operations: u64,
@@ -20,7 +23,7 @@ pub struct Speed {
     per_second: f64,
     per_server_core_second: f64,
     server_us: f64,
-    crypto_us: f64,
+    crypto_us: Option<f64>,
     load_us: f64,
     server_busy: f64,
     load_busy: f64,
@@ -40,6 +43,7 @@ impl Speed {
         Self {
             work,
             class,
+            secrets: None,
             clients,
             rounds: samples.len(),
             operations: samples.iter().map(|sample| sample.latencies.len() as u64).sum(),
@@ -58,13 +62,18 @@ impl Speed {
         }
     }
 
+    /// Beside so many secrets.
+    pub fn with_secrets(self, secrets: u64) -> Self {
+        Self { secrets: Some(secrets), ..self }
+    }
+
     /// Its row of the table.
     pub fn row(&self) -> String {
         let ms = |us: u32| format!("{:.2}", f64::from(us) / 1000.0);
         format!(
-            "| {} | {} | {} | {:.0} | {:.0} | {} / {} / {} | {:.0} | {:.0} | {:.0} | {:.0} % | {:.0} % | {:.2} | {:.1} |",
+            "| {} | {} | {} | {:.0} | {:.0} | {} / {} / {} | {:.0} | {} | {:.0} | {:.0} % | {:.0} % | {:.2} | {:.1} |",
             self.work.name(),
-            self.class.name(),
+            store(self.class, self.secrets),
             self.clients,
             self.per_second,
             self.per_server_core_second,
@@ -72,13 +81,26 @@ impl Speed {
             ms(self.p95_us),
             ms(self.p99_us),
             self.server_us,
-            self.crypto_us,
+            self.crypto_us.map_or_else(|| "–".to_owned(), |us| format!("{us:.0}")),
             self.load_us,
             self.server_busy * 100.0,
             self.load_busy * 100.0,
             self.transactions,
             self.written_kib,
         )
+    }
+}
+
+/// Both classes of an operation beside each other, and what grows in its order.
+pub fn sort(speeds: &mut [Speed]) {
+    speeds.sort_by_key(|speed| (speed.work, speed.clients, speed.secrets));
+}
+
+/// A store and what lies in it, as tables name them.
+pub fn store(class: Class, secrets: Option<u64>) -> String {
+    match secrets {
+        Some(secrets) => format!("{}, {secrets} secrets", class.name()),
+        None => class.name().to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod calls;
 mod certificates;
 mod comparison;
+pub mod engines;
 mod https;
 mod openbao;
 mod standing;
@@ -13,10 +14,10 @@ mod syncs;
 
 use crate::installation::{Class, Installation, PEOPLE};
 use crate::load::{Sample, drive};
-use crate::work::{Place, Work, round};
+use crate::work::{DRAIN_LENGTH, Place, Work, round};
 use crate::{CLIENTS, Fault, Plan, proc, table};
 use calls::{Call, Counter};
-use comparison::{Comparison, ROWS, Report};
+use comparison::{Comparison, ROWS, Report, Row};
 use openbao::OpenBao;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -50,9 +51,15 @@ impl Both {
     async fn new(binaries: &Binaries, class: Class) -> Result<Self, Fault> {
         let mut installation = Installation::new(&binaries.ours, class, binaries.core).await?;
         installation.admit().await?;
-        let seats = installation.seats().await?;
+        let place = Place::new(installation).await?;
         let theirs = Counter::new(OpenBao::new(&binaries.theirs, class, binaries.core).await?).await?;
-        Ok(Self { ours: Arc::new(Place { installation, seats }), theirs: Arc::new(theirs) })
+        Ok(Self { ours: Arc::new(place), theirs: Arc::new(theirs) })
+    }
+
+    /// Both, while no client works.
+    fn alone(&mut self) -> Result<(&mut Place, &mut Counter), Fault> {
+        const BUSY: &str = "a client still works";
+        Ok((Arc::get_mut(&mut self.ours).ok_or(BUSY)?, Arc::get_mut(&mut self.theirs).ok_or(BUSY)?))
     }
 
     /// One round of ours.
@@ -67,9 +74,17 @@ impl Both {
         let at = self.theirs.clone();
         let once = move |number| {
             let counter = at.clone();
-            async move { counter.once(call, number).await.map(|()| true) }
+            async move { counter.once(call, number).await }
         };
-        Box::pin(to_the_end(pid, drive(pid, clients, length, once))).await
+        let round = async {
+            let mut sample = drive(pid, clients, if call.drains() { DRAIN_LENGTH } else { length }, once).await?;
+            if call == Call::Revoke {
+                // Users may be dropped after the answer, and belong to it.
+                sample.wall_s += self.theirs.stock.gone("v-").await?;
+            }
+            Ok(sample)
+        };
+        Box::pin(to_the_end(pid, round)).await
     }
 }
 
@@ -112,7 +127,7 @@ pub async fn run(ours: &Path, theirs: &Path, core: usize, plan: &Plan) -> Result
             conditions.push(tls(&both).await?);
         }
         if plan.rounds > 0 {
-            comparisons.extend(Box::pin(operations(&both, class, plan)).await?);
+            comparisons.extend(Box::pin(operations(&both, &ROWS, class, None, plan)).await?);
         }
     }
     eprintln!("outstanding wraps");
@@ -131,18 +146,24 @@ pub async fn run(ours: &Path, theirs: &Path, core: usize, plan: &Plan) -> Result
 
 /// Every row with every number of clients. In each round ours and theirs follow each other, so that a disturbance
 /// hits both.
-async fn operations(both: &Both, class: Class, plan: &Plan) -> Result<Vec<Comparison>, Fault> {
+async fn operations(
+    both: &Both,
+    rows: &[Row],
+    class: Class,
+    secrets: Option<u64>,
+    plan: &Plan,
+) -> Result<Vec<Comparison>, Fault> {
     // Connections are there and everything is known before anything is timed.
-    for row in ROWS {
+    for row in rows {
         Box::pin(both.our_round(row.work, PEOPLE, plan.length / 2)).await?;
         Box::pin(both.their_round(row.call, PEOPLE, plan.length / 2)).await?;
     }
     let mut comparisons = Vec::new();
     for clients in CLIENTS {
-        let mut samples: Vec<(Vec<Sample>, Vec<Sample>)> = vec![Default::default(); ROWS.len()];
+        let mut samples: Vec<(Vec<Sample>, Vec<Sample>)> = vec![Default::default(); rows.len()];
         for _ in 0..plan.rounds {
             let mut last: Option<(Work, Sample)> = None;
-            for (row, (ours, theirs)) in ROWS.into_iter().zip(&mut samples) {
+            for (row, (ours, theirs)) in rows.iter().zip(&mut samples) {
                 let sample = match last.take() {
                     Some((work, sample)) if work == row.work => sample,
                     _ => Box::pin(both.our_round(row.work, clients, plan.length)).await?,
@@ -152,8 +173,8 @@ async fn operations(both: &Both, class: Class, plan: &Plan) -> Result<Vec<Compar
                 theirs.push(Box::pin(both.their_round(row.call, clients, plan.length)).await?);
             }
         }
-        for (row, (ours, theirs)) in ROWS.into_iter().zip(&samples) {
-            let comparison = Comparison::new(row, class, clients, ours, theirs);
+        for (row, (ours, theirs)) in rows.iter().zip(&samples) {
+            let comparison = Comparison::new(*row, class, clients, ours, theirs).with_secrets(secrets);
             eprintln!("  {}", comparison.row());
             comparisons.push(comparison);
         }

@@ -1,17 +1,20 @@
 //! What is measured, and rounds of it.
 
 use crate::Fault;
+use crate::engines;
 use crate::installation::{Installation, Seat, VALUE_BYTES, path, secret};
 use crate::load::{Sample, drive};
+use crate::proc;
+use crate::stock::{BATCH, Stock};
 use bulla_client::MemoryOutput;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A round of opening ends when all wraps are opened; after so long something is wrong.
-const OPEN_LENGTH: Duration = Duration::from_secs(120);
+/// A round that takes what another made ends when nothing is left; after so long something is wrong.
+pub const DRAIN_LENGTH: Duration = Duration::from_secs(120);
 
-/// An operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+/// An operation, in the order of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
     /// The smallest signed request.
@@ -28,12 +31,46 @@ pub enum Work {
     Cycle,
     /// A client without connection and memory reads a secret.
     Cold,
+    /// A directory of secrets is listed.
+    KvList,
+    /// A transit key encrypts.
+    Encrypt,
+    /// It encrypts many things of one request.
+    EncryptMany,
+    /// It decrypts.
+    Decrypt,
+    /// It decrypts many things of one request.
+    DecryptMany,
+    /// A transit key signs.
+    Sign,
+    /// It signs many things of one request.
+    SignMany,
+    /// A user of a database is made, for a lease.
+    Issue,
+    /// A lease is renewed.
+    Renew,
+    /// The leases that were begun are revoked.
+    Revoke,
 }
 
 impl Work {
     /// All of them, in the order of a round: `Open` takes what `Create` made.
     pub const ALL: [Self; 7] =
         [Self::Whoami, Self::KvGet, Self::KvPut, Self::Create, Self::Open, Self::Cycle, Self::Cold];
+    /// Those on many secrets.
+    pub const SECRETS: [Self; 3] = [Self::KvGet, Self::KvPut, Self::KvList];
+    /// Those on keys and databases: `Renew` uses what `Issue` made, and `Revoke` takes it.
+    pub const ENGINES: [Self; 9] = [
+        Self::Encrypt,
+        Self::EncryptMany,
+        Self::Decrypt,
+        Self::DecryptMany,
+        Self::Sign,
+        Self::SignMany,
+        Self::Issue,
+        Self::Renew,
+        Self::Revoke,
+    ];
 
     /// As tables name it.
     pub fn name(self) -> &'static str {
@@ -45,7 +82,27 @@ impl Work {
             Self::Open => "open + ack",
             Self::Cycle => "cycle",
             Self::Cold => "cold client, kv get",
+            Self::KvList => "kv list, 100 names",
+            Self::Encrypt => "transit encrypt",
+            Self::EncryptMany => "transit encrypt, 100",
+            Self::Decrypt => "transit decrypt",
+            Self::DecryptMany => "transit decrypt, 100",
+            Self::Sign => "transit sign",
+            Self::SignMany => "transit sign, 100",
+            Self::Issue => "database issue",
+            Self::Renew => "lease renew",
+            Self::Revoke => "lease revoke",
         }
+    }
+
+    /// Whether it needs a database.
+    pub fn leases(self) -> bool {
+        matches!(self, Self::Issue | Self::Renew | Self::Revoke)
+    }
+
+    /// Whether it goes on until nothing is left of what another made.
+    pub fn drains(self) -> bool {
+        matches!(self, Self::Open | Self::Revoke)
     }
 
     /// Does it once. `false` if there is nothing to do.
@@ -53,9 +110,9 @@ impl Work {
         let seat = place.seats.get(number).ok_or("fewer seats than clients")?;
         match self {
             Self::Whoami => drop(seat.client.whoami().await?),
-            Self::KvGet => drop(seat.client.kv_get(&path(number)?).await?),
+            Self::KvGet => drop(seat.client.kv_get(&place.stock.secrets.next(number).parse()?).await?),
             Self::KvPut => {
-                seat.client.kv_put(&path(number)?, &secret()).await?;
+                seat.client.kv_put(&place.stock.secrets.next(number).parse()?, &secret()).await?;
             }
             Self::Create => {
                 let slip = seat.wrap(VALUE_BYTES).await?;
@@ -71,6 +128,16 @@ impl Work {
                 open(place.next(number)?, &slip).await?;
             }
             Self::Cold => drop(place.installation.stranger(number)?.kv_get(&path(number)?).await?),
+            Self::KvList => engines::list(place, seat).await?,
+            Self::Encrypt => drop(engines::encrypt(seat, 1).await?),
+            Self::EncryptMany => drop(engines::encrypt(seat, BATCH).await?),
+            Self::Decrypt => engines::decrypt(place, seat, 1).await?,
+            Self::DecryptMany => engines::decrypt(place, seat, BATCH).await?,
+            Self::Sign => engines::sign(seat, 1).await?,
+            Self::SignMany => engines::sign(seat, BATCH).await?,
+            Self::Issue => engines::issue(place, seat, number).await?,
+            Self::Renew => return engines::renew(place, seat, number).await,
+            Self::Revoke => return engines::revoke(place, seat, number).await,
         }
         Ok(true)
     }
@@ -88,27 +155,41 @@ pub struct Place {
     pub installation: Installation,
     /// Everybody.
     pub seats: Vec<Seat>,
+    /// What lies there besides.
+    pub stock: Stock,
 }
 
 impl Place {
+    /// An installation in which nothing lies but everybody's own secret.
+    pub async fn new(installation: Installation) -> Result<Self, Fault> {
+        let seats = installation.seats().await?;
+        Ok(Self { installation, seats, stock: Stock::default() })
+    }
+
     /// To whom this one writes: the next seat, and behind the last the first.
     fn next(&self, number: usize) -> Result<&Seat, Fault> {
         self.seats.get(number + 1).or(self.seats.first()).ok_or_else(|| "there are no seats".into())
     }
 }
 
-/// Lets so many clients work for so long, and counts. Opening goes on until nothing is left to open.
+/// Lets so many clients work for so long, and counts. What takes goes on until nothing is left to take.
 pub async fn round(place: &Arc<Place>, work: Work, clients: usize, length: Duration) -> Result<Sample, Fault> {
-    let length = if work == Work::Open { OPEN_LENGTH } else { length };
+    let length = if work.drains() { DRAIN_LENGTH } else { length };
     // What one client wrote waits at the next seat, so one seat more than there are clients opens.
     let working = if work == Work::Open { clients + 1 } else { clients };
-    let transactions = place.installation.transactions()?;
+    let pid = place.installation.pid();
+    let (transactions, server) = (place.installation.transactions()?, proc::cpu(pid)?);
     let at = place.clone();
     let once = move |number| {
         let place = at.clone();
         async move { work.once(&place, number).await }
     };
-    let mut sample = Box::pin(drive(place.installation.pid(), working.min(place.seats.len()), length, once)).await?;
+    let mut sample = Box::pin(drive(pid, working.min(place.seats.len()), length, once)).await?;
+    if work == Work::Revoke {
+        // Users are dropped after the answer, and belong to it.
+        sample.wall_s += place.stock.gone("bulla_").await?;
+        sample.server_s = proc::cpu(pid)?.saturating_sub(server).as_secs_f64();
+    }
     sample.transactions = place.installation.transactions()?.saturating_sub(transactions);
     Ok(sample)
 }

@@ -5,6 +5,7 @@ use super::https::{Answer, Header, Https};
 use super::openbao::{OpenBao, text};
 use crate::Fault;
 use crate::installation::{PEOPLE, VALUE_BYTES};
+use crate::stock::Stock;
 use data_encoding::BASE64URL_NOPAD;
 use http::Method;
 use serde_json::{Value, json};
@@ -33,9 +34,34 @@ pub enum Call {
     ColdLogin,
     /// The same without login: connection, one secret by certificate.
     ColdInline,
+    /// A directory of secrets is listed.
+    List,
+    /// A transit key encrypts.
+    Encrypt,
+    /// It encrypts many things of one request.
+    EncryptMany,
+    /// It decrypts.
+    Decrypt,
+    /// It decrypts many things of one request.
+    DecryptMany,
+    /// A transit key signs.
+    Sign,
+    /// It signs many things of one request.
+    SignMany,
+    /// A user of a database is made, for a lease.
+    Issue,
+    /// A lease is renewed.
+    Renew,
+    /// The leases that were begun are revoked.
+    Revoke,
 }
 
 impl Call {
+    /// Whether it goes on until nothing is left of what another made.
+    pub fn drains(self) -> bool {
+        self == Self::Revoke
+    }
+
     /// As tables name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -45,14 +71,23 @@ impl Call {
             Self::ReadInline => "read by certificate, inline",
             Self::ColdLogin => "new connection, certificate login, read",
             Self::ColdInline => "new connection, read by certificate, inline",
+            Self::List => "list by token",
+            Self::Encrypt | Self::EncryptMany => "encrypt by token",
+            Self::Decrypt | Self::DecryptMany => "decrypt by token",
+            Self::Sign | Self::SignMany => "sign by token",
+            Self::Issue => "credentials by token",
+            Self::Renew => "renew by token",
+            Self::Revoke => "revoke by token",
         }
     }
 }
 
 /// Somebody with a token, a certificate, and a connection for each.
-struct Seat {
-    token: String,
-    by_token: Https,
+pub struct Seat {
+    /// The token.
+    pub token: String,
+    /// Where it is used.
+    pub by_token: Https,
     credential: Credential,
     by_certificate: Https,
 }
@@ -61,6 +96,8 @@ struct Seat {
 pub struct Counter {
     /// The server.
     pub server: OpenBao,
+    /// What lies there besides everybody's own secret.
+    pub stock: Stock,
     seats: Vec<Seat>,
     /// The parameter that names the role.
     role: String,
@@ -78,16 +115,21 @@ impl Counter {
             seats.push(Seat { token: server.token().await?, by_token, credential, by_certificate });
         }
         let role = BASE64URL_NOPAD.encode(&serde_json::to_vec(&json!({"key": "name", "value": "bench"}))?);
-        let counter = Self { server, seats, role };
+        let counter = Self { server, stock: Stock::default(), seats, role };
         for number in 0..PEOPLE {
             counter.once(Call::Write, number).await?;
         }
         Ok(counter)
     }
 
-    /// Does it once.
-    pub async fn once(&self, call: Call, number: usize) -> Result<(), Fault> {
-        let seat = self.seats.get(number).ok_or("fewer seats than clients")?;
+    /// Somebody.
+    pub fn seat(&self, number: usize) -> Result<&Seat, Fault> {
+        self.seats.get(number).ok_or_else(|| "fewer seats than clients".into())
+    }
+
+    /// Does it once. `false` if there is nothing to do.
+    pub async fn once(&self, call: Call, number: usize) -> Result<bool, Fault> {
+        let seat = self.seat(number)?;
         let token: Header<'_> = ("x-vault-token", &seat.token);
         let inline = [INLINE_PATH, ("x-vault-inline-auth-parameter-1", &*self.role)];
         match call {
@@ -96,24 +138,31 @@ impl Counter {
                 let next = self.seats.get(number + 1).or(self.seats.first()).ok_or("there are no seats")?;
                 let own: Header<'_> = ("x-vault-token", &wrapped);
                 let opened = next.by_token.send(Method::POST, "/v1/sys/wrapping/unwrap", &[own], None).await?;
-                whole(&opened.json()?, "/data/value")
+                whole(&opened.json()?, "/data/value")?;
             }
-            Call::Write => {
-                let body = json!({"data": {"value": "x".repeat(VALUE_BYTES)}});
-                let written = seat.by_token.send(Method::POST, &path(number), &[token], Some(&body)).await?.json()?;
-                written.pointer("/data/version").map(|_| ()).ok_or_else(|| "a write has no version".into())
-            }
-            Call::Read => secret(&read(&seat.by_token, number, &[token]).await?),
-            Call::ReadInline => secret(&read(&seat.by_certificate, number, &inline).await?),
+            Call::Write => self.write(number, &self.stock.secrets.next(number)).await?,
+            Call::Read => secret(&read(&seat.by_token, &self.stock.secrets.next(number), &[token]).await?)?,
+            Call::ReadInline => secret(&read(&seat.by_certificate, &self.stock.secrets.next(number), &inline).await?)?,
             Call::ColdLogin => {
                 let https = self.stranger(number)?;
                 let body = json!({"name": "bench"});
                 let login = https.send(Method::POST, "/v1/auth/cert/login", &[], Some(&body)).await?.json()?;
                 let token = text(&login, "/auth/client_token")?;
-                secret(&read(&https, number, &[("x-vault-token", token)]).await?)
+                secret(&read(&https, &own(number), &[("x-vault-token", token)]).await?)?;
             }
-            Call::ColdInline => secret(&read(&self.stranger(number)?, number, &inline).await?),
+            Call::ColdInline => secret(&read(&self.stranger(number)?, &own(number), &inline).await?)?,
+            engine => return self.engine(engine, number).await,
         }
+        Ok(true)
+    }
+
+    /// Writes a secret.
+    pub async fn write(&self, number: usize, path: &str) -> Result<(), Fault> {
+        let seat = self.seat(number)?;
+        let token: Header<'_> = ("x-vault-token", &seat.token);
+        let (path, body) = (format!("/v1/secret/data/{path}"), json!({"data": {"value": "x".repeat(VALUE_BYTES)}}));
+        let written = seat.by_token.send(Method::POST, &path, &[token], Some(&body)).await?.json()?;
+        written.pointer("/data/version").map(|_| ()).ok_or_else(|| "a write has no version".into())
     }
 
     /// Makes a wrap that lies there for a day.
@@ -125,7 +174,7 @@ impl Counter {
     pub async fn newcomer(&self) -> Result<(), Fault> {
         let seat = self.seats.first().ok_or("there are no seats")?;
         let https = Https::new(self.server.address(), self.server.authority.tls(None)?);
-        secret(&read(&https, 0, &[("x-vault-token", &seat.token)]).await?)
+        secret(&read(&https, &own(0), &[("x-vault-token", &seat.token)]).await?)
     }
 
     /// The client of somebody, for a look at its connections.
@@ -134,7 +183,7 @@ impl Counter {
     }
 
     async fn wrap(&self, number: usize, bytes: usize, life: &str) -> Result<String, Fault> {
-        let seat = self.seats.get(number).ok_or("fewer seats than clients")?;
+        let seat = self.seat(number)?;
         let headers = [("x-vault-token", &*seat.token), ("x-vault-wrap-ttl", life)];
         let body = json!({"value": "x".repeat(bytes)});
         let made = seat.by_token.send(Method::POST, "/v1/sys/wrapping/wrap", &headers, Some(&body)).await?.json()?;
@@ -143,17 +192,18 @@ impl Counter {
 
     /// A client that has a certificate and knows no session.
     fn stranger(&self, number: usize) -> Result<Https, Fault> {
-        let seat = self.seats.get(number).ok_or("fewer seats than clients")?;
+        let seat = self.seat(number)?;
         Ok(Https::new(self.server.address(), self.server.authority.tls(Some(&seat.credential))?))
     }
 }
 
-fn path(number: usize) -> String {
-    format!("/v1/secret/data/bench/{number}")
+/// Everybody's own secret.
+fn own(number: usize) -> String {
+    format!("bench/{number}")
 }
 
-async fn read(https: &Https, number: usize, headers: &[Header<'_>]) -> Result<Answer, Fault> {
-    https.send(Method::GET, &path(number), headers, None).await
+async fn read(https: &Https, path: &str, headers: &[Header<'_>]) -> Result<Answer, Fault> {
+    https.send(Method::GET, &format!("/v1/secret/data/{path}"), headers, None).await
 }
 
 fn secret(answer: &Answer) -> Result<(), Fault> {

@@ -4,6 +4,7 @@ use super::calls::Call;
 use crate::Fault;
 use crate::installation::Class;
 use crate::load::{Sample, middle, percentiles};
+use crate::table::store;
 use crate::work::Work;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -18,18 +19,43 @@ pub struct Row {
     pub work: Work,
     /// Theirs.
     pub call: Call,
-    aim_in_memory: u32,
-    aim_durable: u32,
+    aim_in_memory: Option<u32>,
+    aim_durable: Option<u32>,
 }
 
-/// All rows. Those with the same operation of ours share its measurement.
+const fn row(work: Work, call: Call, aim_in_memory: Option<u32>, aim_durable: Option<u32>) -> Row {
+    Row { work, call, aim_in_memory, aim_durable }
+}
+
+/// All rows about what happens without engines. Those with the same operation of ours share its measurement.
 pub const ROWS: [Row; 6] = [
-    Row { work: Work::Cycle, call: Call::Cycle, aim_in_memory: 3, aim_durable: 15 },
-    Row { work: Work::KvPut, call: Call::Write, aim_in_memory: 3, aim_durable: 6 },
-    Row { work: Work::KvGet, call: Call::Read, aim_in_memory: 3, aim_durable: 3 },
-    Row { work: Work::KvGet, call: Call::ReadInline, aim_in_memory: 6, aim_durable: 6 },
-    Row { work: Work::Cold, call: Call::ColdLogin, aim_in_memory: 10, aim_durable: 10 },
-    Row { work: Work::Cold, call: Call::ColdInline, aim_in_memory: 3, aim_durable: 3 },
+    row(Work::Cycle, Call::Cycle, Some(3), Some(15)),
+    row(Work::KvPut, Call::Write, Some(3), Some(6)),
+    row(Work::KvGet, Call::Read, Some(3), Some(3)),
+    row(Work::KvGet, Call::ReadInline, Some(6), Some(6)),
+    row(Work::Cold, Call::ColdLogin, Some(10), Some(10)),
+    row(Work::Cold, Call::ColdInline, Some(3), Some(3)),
+];
+
+/// Rows about many secrets.
+pub const SECRETS: [Row; 4] = [
+    row(Work::KvPut, Call::Write, Some(3), Some(6)),
+    row(Work::KvGet, Call::Read, Some(3), Some(3)),
+    row(Work::KvGet, Call::ReadInline, Some(6), Some(6)),
+    row(Work::KvList, Call::List, None, None),
+];
+
+/// Rows about keys and databases: leases are renewed that were begun, and revoked after that.
+pub const ENGINES: [Row; 9] = [
+    row(Work::Encrypt, Call::Encrypt, Some(3), Some(3)),
+    row(Work::EncryptMany, Call::EncryptMany, Some(10), Some(10)),
+    row(Work::Decrypt, Call::Decrypt, None, None),
+    row(Work::DecryptMany, Call::DecryptMany, None, None),
+    row(Work::Sign, Call::Sign, None, None),
+    row(Work::SignMany, Call::SignMany, None, None),
+    row(Work::Issue, Call::Issue, None, None),
+    row(Work::Renew, Call::Renew, None, None),
+    row(Work::Revoke, Call::Revoke, None, None),
 ];
 
 /// One server at one operation.
@@ -91,6 +117,9 @@ pub struct Comparison {
     work: Work,
     call: Call,
     class: Class,
+    /// How many lie in both, where that is what is looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secrets: Option<u64>,
     clients: usize,
     rounds: usize,
     ours: Side,
@@ -99,7 +128,8 @@ pub struct Comparison {
     per_second_ratio: Option<f64>,
     /// Their server's CPU time by ours.
     server_cpu_ratio: Option<f64>,
-    aim: u32,
+    /// How many times as many a second we want, where that was said.
+    aim: Option<u32>,
 }
 
 impl Comparison {
@@ -113,6 +143,7 @@ impl Comparison {
             work: row.work,
             call: row.call,
             class,
+            secrets: None,
             clients,
             rounds,
             per_second_ratio: ratio(ours.per_second, theirs.per_second),
@@ -123,25 +154,31 @@ impl Comparison {
         }
     }
 
+    /// Beside so many secrets.
+    pub fn with_secrets(self, secrets: Option<u64>) -> Self {
+        Self { secrets, ..self }
+    }
+
     /// Where it stands in the table.
-    pub fn place(&self) -> (Option<usize>, usize) {
-        (ROWS.iter().position(|row| row.work == self.work && row.call == self.call), self.clients)
+    pub fn place(&self) -> (Option<usize>, usize, Option<u64>) {
+        let mut rows = ROWS.iter().chain(&SECRETS).chain(&ENGINES);
+        (rows.position(|row| row.work == self.work && row.call == self.call), self.clients, self.secrets)
     }
 
     /// Its row of the table.
     pub fn row(&self) -> String {
         let Self { ours, theirs, .. } = self;
-        let head =
-            format!("| {} | {} | {} | {} |", self.work.name(), self.call.name(), self.class.name(), self.clients);
+        let store = store(self.class, self.secrets);
+        let head = format!("| {} | {} | {store} | {} |", self.work.name(), self.call.name(), self.clients);
+        let aim = self.aim.map_or_else(|| "–".to_owned(), |aim| format!("{aim} ×"));
         if let Some(void) = self.void() {
-            return format!("{head} – | – | – | {} × | – | – | – | – | – | – | – | {void} |", self.aim);
+            return format!("{head} – | – | – | {aim} | – | – | – | – | – | – | – | {void} |");
         }
         format!(
-            "{head} {:.0} | {:.0} | {} | {} × | {} | {} | {:.0} | {:.0} | {} | {:.0} | {:.0} | {} |",
+            "{head} {:.0} | {:.0} | {} | {aim} | {} | {} | {:.0} | {:.0} | {} | {:.0} | {:.0} | {} |",
             ours.per_second,
             theirs.per_second,
             times(self.per_second_ratio),
-            self.aim,
             ours.latencies(),
             theirs.latencies(),
             ours.server_us,
@@ -279,14 +316,29 @@ mod tests {
         // 300 by 100 a second; 1 ms of our server, 4 ms of theirs.
         assert_eq!(both.per_second_ratio, Some(3.0));
         assert!((both.server_cpu_ratio.unwrap() - 4.0).abs() < 1e-9);
-        assert_eq!((both.aim, both.rounds, both.ours.operations), (15, 3, 800));
-        assert_eq!(Comparison::new(ROW, Class::Memory, 8, &ours, &theirs).aim, 3);
+        assert_eq!((both.aim, both.rounds, both.ours.operations), (Some(15), 3, 800));
+        assert_eq!(Comparison::new(ROW, Class::Memory, 8, &ours, &theirs).aim, Some(3));
         let row = both.row();
         assert_eq!(
             row,
             "| cycle | wrap + unwrap | file | 8 | 300 | 100 | 3.00 | 15 × | 2.00 / 2.00 / 2.00 | 2.00 / 2.00 / 2.00 \
              | 1000 | 4000 | 4.00 | 1667 | 1000 |  |"
         );
+    }
+
+    #[test]
+    fn a_row_tells_how_many_secrets_there_are_and_no_aim_that_nobody_has() {
+        let rounds = [sample(100, 0.1, 0.5)];
+        let both = Comparison::new(SECRETS[3], Class::File, 1, &rounds, &rounds).with_secrets(Some(1000));
+        let row = both.row();
+        assert!(
+            row.starts_with("| kv list, 100 names | list by token | file, 1000 secrets | 1 | 100 | 100 |"),
+            "{row}"
+        );
+        assert_eq!((row.contains("| – |"), row.matches('|').count()), (true, 17));
+        let fewer = Comparison::new(SECRETS[3], Class::File, 1, &rounds, &rounds).with_secrets(Some(10));
+        let more_clients = Comparison::new(SECRETS[3], Class::File, 8, &rounds, &rounds).with_secrets(Some(10));
+        assert!(fewer.place() < both.place() && both.place() < more_clients.place());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::certificates::Authority;
 use super::https::{Header, Https};
 use crate::Fault;
 use crate::installation::Class;
+use crate::scale::MIB;
 use bulla_testkit::process;
 use http::Method;
 use serde_json::{Value, json};
@@ -140,7 +141,32 @@ impl OpenBao {
         }
     }
 
-    async fn set_up(&self, path: &str, body: &Value) -> Result<Value, Fault> {
+    /// Keeps a file in its directory, and says where.
+    pub fn keep(&self, name: &str, content: &str) -> Result<PathBuf, Fault> {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, content)?;
+        Ok(path)
+    }
+
+    /// The files of its storage in MiB.
+    pub fn files(&self) -> Result<f64, Fault> {
+        let (mut bytes, mut folders) = (0, vec![self.directory.path().join("data")]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                let metadata = entry.metadata()?;
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    bytes += metadata.len();
+                }
+            }
+        }
+        Ok(bytes as f64 / MIB)
+    }
+
+    /// Does something as the root.
+    pub async fn set_up(&self, path: &str, body: &Value) -> Result<Value, Fault> {
         let token: Header<'_> = ("x-vault-token", &self.root);
         let answer = self.anyone()?.send(Method::POST, &format!("/v1/{path}"), &[token], Some(body)).await?;
         answer.json().map_err(|error| format!("{path}: {error}").into())

@@ -33,7 +33,7 @@ pub async fn syncs(both: &Both) -> Result<Option<Figure>, Fault> {
     let Both { ours, theirs } = both;
     let cycle = || async { Work::Cycle.once(ours, 0).await.map(drop) };
     let Some(our_syncs) = syncs::count(ours.installation.pid(), cycle).await? else { return Ok(None) };
-    let cycle = || theirs.once(super::Call::Cycle, 0);
+    let cycle = || async { theirs.once(super::Call::Cycle, 0).await.map(drop) };
     let Some(their_syncs) = syncs::count(theirs.server.pid()?, cycle).await? else { return Ok(None) };
     Ok(Some(Figure::new("disk syncs for a cycle, one client", our_syncs, their_syncs, "")))
 }
@@ -43,7 +43,7 @@ pub async fn outstanding(both: Both, wraps: u64) -> Result<Vec<Figure>, Fault> {
     let Both { ours, theirs } = both;
     let began = Instant::now();
     let at = ours.clone();
-    let lay = move |number| {
+    let lay = move |number, _| {
         let place = at.clone();
         async move { scale::lay(&place, number).await }
     };
@@ -51,7 +51,7 @@ pub async fn outstanding(both: Both, wraps: u64) -> Result<Vec<Figure>, Fault> {
     eprintln!("  {wraps} wraps in ours after {:.0} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
     let at = theirs.clone();
-    let lay = move |number| {
+    let lay = move |number, _| {
         let counter = at.clone();
         async move { counter.lay(number, SMALL_BYTES).await }
     };
@@ -70,17 +70,23 @@ pub async fn outstanding(both: Both, wraps: u64) -> Result<Vec<Figure>, Fault> {
     let their_start = start(&mut counter).await?;
 
     let with = format!("{wraps} wraps");
+    let mut figures = vec![Figure::new(format!("memory after making {with}"), our_memory, their_memory, "MiB")];
+    figures.extend(starts(&our_start, &their_start, &with));
+    Ok(figures)
+}
+
+/// The starts of both.
+pub fn starts(ours: &Start, theirs: &Start, with: &str) -> [Figure; 3] {
     let figure = |what: &str, ours, theirs, unit| Figure::new(format!("{what} {with}"), ours, theirs, unit);
-    Ok(vec![
-        figure("memory after making", our_memory, their_memory, "MiB"),
-        figure("kill -9, exec to health answering sealed, with", our_start.sealed_ms, their_start.sealed_ms, "ms"),
-        figure("share to a new client's first secret, with", our_start.served_ms, their_start.served_ms, "ms"),
-        figure("memory after start and unsealing with", our_start.memory_mib, their_start.memory_mib, "MiB"),
-    ])
+    [
+        figure("kill -9, exec to health answering sealed, with", ours.sealed_ms, theirs.sealed_ms, "ms"),
+        figure("share to a new client's first secret, with", ours.served_ms, theirs.served_ms, "ms"),
+        figure("memory after start and unsealing with", ours.memory_mib, theirs.memory_mib, "MiB"),
+    ]
 }
 
 /// Kills OpenBao and starts it again, some times.
-async fn start(counter: &mut Counter) -> Result<Start, Fault> {
+pub async fn start(counter: &mut Counter) -> Result<Start, Fault> {
     let (mut sealed, mut served, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         counter.server.kill();
