@@ -7,9 +7,9 @@
 //!
 //! The input must be a uniform secret of 256 bits or more. This is not for passwords.
 
-use crate::digest::{framed, hmac_sha256};
+use crate::digest::framed;
 use crate::secret::{Secret, SecretKey};
-use zeroize::Zeroize;
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 
 /// Derives a 256-bit key for `purpose`, bound to `context`.
 ///
@@ -29,21 +29,21 @@ pub fn derive_64(key: &[u8], purpose: &'static str, context: &[&[u8]]) -> Secret
 /// An empty salt stands for 32 zero bytes (RFC 5869 §2.2).
 pub fn hkdf_sha256<const N: usize>(key: &[u8], salt: &[u8], info: &[u8]) -> Secret<[u8; N]> {
     const { assert!(N <= 255 * 32, "RFC 5869 §2.3: at most 255 blocks") }
-    let mut extracted = hmac_sha256(salt, &[key]);
-    let mut block = [0; 32];
-    let output = Secret::filled(|output: &mut [u8; N]| {
-        let mut previous: &[u8] = &[];
-        for (counter, place) in (1_u8..=255).zip(output.chunks_mut(32)) {
-            block = hmac_sha256(&extracted, &[previous, info, &[counter]]);
-            for (to, from) in place.iter_mut().zip(block) {
-                *to = from;
-            }
-            previous = &block;
-        }
-    });
-    extracted.zeroize();
-    block.zeroize();
-    output
+    let extracted = Salt::new(HKDF_SHA256, salt).extract(key);
+    Secret::filled(|output: &mut [u8; N]| {
+        let filled = extracted.expand(&[info], Length(N)).and_then(|blocks| blocks.fill(output));
+        #[expect(clippy::expect_used, reason = "it fails for a length that the line above does not compile with")]
+        filled.expect("HKDF fills its output");
+    })
+}
+
+/// How many bytes are derived.
+struct Length(usize);
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
 }
 
 fn label(purpose: &'static str, context: &[&[u8]]) -> Vec<u8> {

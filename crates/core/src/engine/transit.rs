@@ -17,7 +17,7 @@ pub use sign::{Hmac, Sign, Verify, VerifyHmac};
 use crate::barrier::{Kind, Record, RecordKey, Records};
 use crate::operation::{Fault, Outcome, Refusal, Step, parse_record};
 use bulla_crypto::secret::{Secret, SecretBytes};
-use bulla_crypto::transit::{TransitError, TransitKey};
+use bulla_crypto::transit::{TransitError, TransitKey, Use};
 use bulla_wire::api::{ItemError, KeyKind, MAX_RSA_ITEMS, MAX_TRANSIT_ITEMS, Versioned};
 use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::error::Code;
@@ -161,9 +161,9 @@ impl Settings {
     }
 
     /// A version's key, ready for use.
-    fn key(&self, records: &Records, version: u32) -> Result<TransitKey, Stop> {
+    fn key(&self, records: &Records, version: u32, taken_for: Use) -> Result<TransitKey, Stop> {
         let stored = self.version(records, version)?;
-        TransitKey::parse(self.kind, stored.key.0.expose()).map_err(|_| Fault::Key("transit key").into())
+        TransitKey::parse_for(taken_for, self.kind, stored.key.0.expose()).map_err(|_| Fault::Key("transit key").into())
     }
 
     /// The version that encrypts or signs: the newest, or the one that was asked for.
@@ -269,7 +269,7 @@ fn made<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Result<Versioned, Refus
 
 impl Settings {
     /// The keys of all versions among these that may still be used.
-    fn keys(&self, records: &Records, made: &[Result<Versioned, Refusal>]) -> Result<Keys, Stop> {
+    fn keys(&self, records: &Records, made: &[Result<Versioned, Refusal>], taken_for: Use) -> Result<Keys, Stop> {
         let used = |version: &u32| self.undoing(*version).is_ok();
         let versions: std::collections::BTreeSet<u32> =
             made.iter().flatten().map(|made| made.version).filter(used).collect();
@@ -281,7 +281,7 @@ impl Settings {
         if !missing.is_empty() {
             return Err(Stop::Need(missing.into_iter().chain([settings_key(&self.name)]).collect()));
         }
-        versions.into_iter().map(|version| Ok((version, self.key(records, version)?))).collect()
+        versions.into_iter().map(|version| Ok((version, self.key(records, version, taken_for)?))).collect()
     }
 
     /// The key that made something, if it may still be used.

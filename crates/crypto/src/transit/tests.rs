@@ -64,6 +64,27 @@ fn a_key_is_as_long_as_its_kind() {
 
 /// The same bytes under the other cipher are another key.
 #[test]
+fn a_key_taken_for_one_use_does_that_and_nothing_else() {
+    let bytes = bytes(KeyKind::Rsa2048);
+    let take = |taken_for| TransitKey::parse_for(taken_for, KeyKind::Rsa2048, &bytes).unwrap();
+    let (encrypts, signs, any) = (take(Use::Encrypt), take(Use::Sign), take(Use::Any));
+    let made = signs.encrypt(ORDERS, b"", b"text", &mut SystemRng).unwrap();
+    for key in [&encrypts, &any] {
+        assert_eq!(key.decrypt(ORDERS, b"", &made).unwrap().expose(), b"text");
+    }
+    assert_eq!(signs.decrypt(ORDERS, b"", &made).unwrap_err(), TransitError::WrongKind);
+    let message = Signed::Message(b"text");
+    for key in [&signs, &any] {
+        let signature = key.sign(message, None).unwrap();
+        assert!(encrypts.verify(message, None, &signature).unwrap());
+    }
+    assert_eq!(encrypts.sign(message, None).unwrap_err(), TransitError::WrongKind);
+    for taken_for in [Use::Encrypt, Use::Sign] {
+        assert!(TransitKey::parse_for(taken_for, KeyKind::Rsa3072, &bytes).is_err());
+    }
+}
+
+#[test]
 fn a_cipher_is_part_of_the_place() {
     let (aes, chacha) = (KeyKind::Aes256Gcm, KeyKind::ChaCha20Poly1305);
     let made = TransitKey::parse(aes, &[1; 32]).unwrap().encrypt(ORDERS, b"", b"x", &mut SystemRng).unwrap();

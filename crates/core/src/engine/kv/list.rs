@@ -1,11 +1,24 @@
 //! What lies in a directory.
 
-use super::Entry;
 use crate::barrier::{Cursor, Kind, Query, Records};
 use crate::operation::{Context, Fault, Operation, Outcome, Reply, Step, parse_record};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::KvNames;
 use bulla_wire::name::SecretPath;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// An [`Entry`](super::Entry) whose name is all that is wanted: the versions of a hundred secrets take longer to read than to
+/// pass over.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    name: String,
+    #[serde(default, rename = "secret")]
+    _secret: IgnoredAny,
+    #[serde(default)]
+    dir: bool,
+}
 
 /// `GET /v1/kv:list` and `GET /v1/kv/{path}:list`.
 #[derive(Debug, Clone)]
@@ -25,7 +38,7 @@ impl Operation for List {
         let Some((page, more)) = records.page(&query) else { return Ok(Step::Need(vec![query])) };
         let mut names = Vec::with_capacity(page.len());
         for record in page {
-            let entry: Entry = parse_record("kv", &record.bytes)?;
+            let entry: Listed = parse_record("kv", &record.bytes)?;
             names.push(if entry.dir { format!("{}/", entry.name) } else { entry.name });
         }
         names.sort_unstable();

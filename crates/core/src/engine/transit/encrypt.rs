@@ -7,7 +7,7 @@ use crate::barrier::{RecordKey, Records};
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Reply, Step};
 use bulla_crypto::random::Rng;
 use bulla_crypto::secret::SecretBytes;
-use bulla_crypto::transit::{Place, TransitKey};
+use bulla_crypto::transit::{Place, TransitKey, Use};
 use bulla_wire::api::{self, Ciphertexts, DecryptItem, EncryptItem, Plaintexts, Versioned, WrappedDatakey};
 use bulla_wire::encoding::base64url;
 use bulla_wire::error::Code;
@@ -48,7 +48,7 @@ impl Encrypt {
         let (_, settings) = settings(records, &self.name)?;
         settings.demand_encrypts()?;
         let version = settings.making(self.body.version)?;
-        let key = settings.key(records, version)?;
+        let key = settings.key(records, version, Use::Encrypt)?;
         let mut one = |item: &EncryptItem| {
             let plaintext = bytes("plaintext", &item.plaintext)?;
             let associated_data = optional_bytes("associated_data", item.associated_data.as_ref())?;
@@ -92,7 +92,7 @@ fn undo(records: &Records, name: &Name, items: &[DecryptItem]) -> Result<Undone,
     let (_, settings) = settings(records, name)?;
     settings.demand_encrypts()?;
     settings.demand_few(items.len())?;
-    let keys = settings.keys(records, &made)?;
+    let keys = settings.keys(records, &made, Use::Encrypt)?;
     let one = |(item, made): (&DecryptItem, Result<Versioned, Refusal>)| {
         let made = made?;
         let key = settings.of(&keys, &made)?;
@@ -142,7 +142,7 @@ pub struct Rewrap {
 impl Rewrap {
     fn run(&self, records: &Records, rng: &mut dyn Rng) -> Result<Step, Stop> {
         let Undone { settings, plaintexts } = undo(records, &self.name, &self.body.items)?;
-        let key = settings.key(records, settings.latest)?;
+        let key = settings.key(records, settings.latest, Use::Encrypt)?;
         let mut one = |undone: Result<(SecretBytes, SecretBytes), Stop>| {
             let (plaintext, associated_data) = undone?;
             settings.encrypt(&key, settings.latest, plaintext.expose(), associated_data.expose(), rng)
@@ -185,7 +185,7 @@ impl Datakey {
         };
         let (_, settings) = settings(records, &self.name)?;
         settings.demand_encrypts()?;
-        let key = settings.key(records, settings.latest)?;
+        let key = settings.key(records, settings.latest, Use::Encrypt)?;
         let associated_data = optional_bytes("associated_data", self.body.associated_data.as_ref())?;
         let mut plaintext = SecretBytes::new(vec![0; length]);
         rng.fill(plaintext.expose_mut());

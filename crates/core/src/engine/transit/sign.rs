@@ -5,7 +5,7 @@ use crate::barrier::Records;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Reply, Step};
 use bulla_crypto::random::Rng;
 use bulla_crypto::secret::SecretBytes;
-use bulla_crypto::transit::Signed;
+use bulla_crypto::transit::{Signed, Use};
 use bulla_wire::api::{self, DigestAlgorithm, HmacItem, Macs, SignItem, Signatures, Verdicts, Versioned};
 use bulla_wire::error::Code;
 use bulla_wire::name::Name;
@@ -56,7 +56,7 @@ impl Sign {
         settings.demand_signs()?;
         settings.demand_few(self.body.items.len())?;
         let version = settings.making(self.body.version)?;
-        let key = settings.key(records, version)?;
+        let key = settings.key(records, version, Use::Sign)?;
         let algorithm = self.body.digest_algorithm;
         let one = |item: &SignItem| {
             let input = Input::read(item.message.as_ref(), item.digest.as_ref(), algorithm)?;
@@ -86,7 +86,7 @@ fn verdicts<T>(
     holds: impl Fn(&bulla_crypto::transit::TransitKey, &T, &[u8]) -> Result<bool, Stop>,
 ) -> Result<Step, Stop> {
     let made = made(items.iter().map(text));
-    let keys = settings.keys(records, &made)?;
+    let keys = settings.keys(records, &made, Use::Sign)?;
     let one = |(item, made): (&T, Result<Versioned, Refusal>)| {
         let made = made?;
         holds(settings.of(&keys, &made)?, item, &made.bytes)
@@ -147,7 +147,7 @@ impl Hmac {
         let (_, settings) = settings(records, &self.name)?;
         settings.demand_macs()?;
         let version = settings.making(self.body.version)?;
-        let key = settings.key(records, version)?;
+        let key = settings.key(records, version, Use::Sign)?;
         let one = |item: &HmacItem| {
             let message = bytes("message", &item.message)?;
             let mac = key.hmac(message.expose()).map_err(|error| settings.refusal(error))?;
