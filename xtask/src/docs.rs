@@ -54,6 +54,16 @@ pub const GENERATED: &[Generated] = &[
         compares: &["--test", "e2e", "--", "matrix::"],
         writes: None,
     },
+    Generated {
+        files: &[
+            "packaging/kubernetes/kustomize/daemonset.yaml",
+            "packaging/kubernetes/sidecar/bulla-kms.yaml",
+            "packaging/kubernetes/static-pod/bulla-kms.yaml",
+            "packaging/kubernetes/tmpfiles.conf",
+        ],
+        compares: &["--bin", "xtask", "--", "kubernetes::tests::generated_files_are_up_to_date"],
+        writes: None,
+    },
 ];
 
 /// Writes the generated files, or compares them; whether all went well.

@@ -1,8 +1,10 @@
 //! Policy on the source, as code. Each rule says why it exists; a finding names the file and the line.
 
 mod graph;
+mod kubernetes;
 mod manifests;
 mod map;
+mod monitoring;
 mod pages;
 mod rust;
 
@@ -102,6 +104,16 @@ const RULES: &[Rule] = &[
         name: "crates depend only on what their place allows",
         why: "the boundaries of ARCHITECTURE.md hold only as long as the compiler sees them",
         check: graph::check,
+    },
+    Rule {
+        name: "manifests for Kubernetes say what their chart says",
+        why: "four files that describe one thing would soon describe four",
+        check: kubernetes::check,
+    },
+    Rule {
+        name: "alerts and dashboards name metrics that there are",
+        why: "an alert on a metric that is gone never fires",
+        check: monitoring::check,
     },
 ];
 
