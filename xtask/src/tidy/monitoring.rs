@@ -35,7 +35,8 @@ fn shown(source: &str) -> Result<BTreeSet<String>, Stop> {
         return Err(wrong("the registry's prefix is not bulla_kms"));
     }
     for call in source.split("registry.register").skip(1) {
-        let (name, field) = registered(call).ok_or_else(|| wrong("expected register(\"NAME\", …, self.FIELD.clone())"))?;
+        let (name, field) =
+            registered(call).ok_or_else(|| wrong("expected register(\"NAME\", …, self.FIELD.clone())"))?;
         let unit = if call.starts_with("_with_unit(") { "_seconds" } else { "" };
         let declared = source.lines().find_map(|line| line.trim_start().strip_prefix(field)?.strip_prefix(": "));
         let endings: &[&str] = match declared.unwrap_or_default() {
@@ -66,10 +67,14 @@ mod tests {
 
     #[test]
     fn names_that_the_plugin_does_not_show_are_found() {
-        let with = |text: &str| check(&Tree::of(&[(SOURCE, METRICS), (&format!("{FOLDER}alerts.yaml"), text)])).unwrap();
-        let known = "sum(rate(bulla_kms_member_calls_total[5m])) > bulla_kms_up + bulla_kms_took_seconds_bucket{le=\"1\"}";
+        let with =
+            |text: &str| check(&Tree::of(&[(SOURCE, METRICS), (&format!("{FOLDER}alerts.yaml"), text)])).unwrap();
+        let known =
+            "sum(rate(bulla_kms_member_calls_total[5m])) > bulla_kms_up + bulla_kms_took_seconds_bucket{le=\"1\"}";
         assert_eq!(with(known), Vec::<String>::new());
-        for unknown in ["bulla_kms_member_calls > 0", "bulla_kms_took_bucket", "x bulla_kms_up_total y", "bulla_kms_down"] {
+        for unknown in
+            ["bulla_kms_member_calls > 0", "bulla_kms_took_bucket", "x bulla_kms_up_total y", "bulla_kms_down"]
+        {
             assert_eq!(with(unknown).len(), 1, "{unknown}");
         }
     }
