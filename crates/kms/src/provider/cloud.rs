@@ -294,7 +294,7 @@ mod tests {
             std::fs::write(&path, &content).unwrap();
             assert_eq!(file(&path).await.is_ok(), good, "{}", content.len());
         }
-        std::fs::write(&path, "one two").unwrap();
-        assert!(!text_file(&path).await.unwrap_err().text.contains("one"));
+        std::fs::write(&path, "canary two").unwrap();
+        assert!(!text_file(&path).await.unwrap_err().text.contains("canary"));
     }
 }
