@@ -24,3 +24,4 @@ pub mod provider;
 pub mod serve;
 pub mod socket;
 pub mod state;
+mod supervise;

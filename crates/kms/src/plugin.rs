@@ -5,7 +5,7 @@ use crate::combine::{self, Combination, NoSnapshot, Policy, Snapshot};
 use crate::envelope::{self, Envelope, EnvelopeError, MAX_SEED_BYTES, Mode, Part, Place};
 use crate::flight::Flights;
 use crate::key::{KeyId, KeyRef};
-use crate::member::{Looked, Member};
+use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::provider::{Class, Context, ProviderError};
 use crate::state::StateFile;
@@ -17,20 +17,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 /// Seeds that are worked on at once. kube-apiserver asks one after the other; a flood would be somebody else's.
 const AT_ONCE: usize = 64;
 /// How long a member may take before another is asked as well.
 const HEDGE: Duration = Duration::from_millis(200);
 /// How long the first look at members may take before the others are used without one that hangs.
-const FIRST_LOOK: Duration = Duration::from_secs(3);
+pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// A key that nobody knows is asked for at most this often.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Every so many looks the key in use is proven again.
-const DEEP: u32 = 3;
-/// First wait after a look that failed; each next one is twice as long, until it is that of good looks.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why kube-apiserver gets no answer. The text is public: it names members and classes, no address and no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -412,7 +408,7 @@ impl Plugin {
     }
 
     /// Publishes what the members' standing says, after it was written where it outlives the process.
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let _one = lock(&self.publishing);
         let (well, count) = (self.well(), self.parts.members.len());
         self.parts.metrics.margin(well, self.parts.combination.needed(count));
@@ -441,52 +437,6 @@ impl Plugin {
             tracing::error!(path = %state.path().display(), %error, "what is to outlive a restart could not be written");
             self.parts.metrics.state_failed();
         }
-    }
-
-    /// Looks at the members until the task is dropped.
-    pub async fn supervise(self: Arc<Self>) {
-        let mut tasks = JoinSet::new();
-        for member in &self.parts.members {
-            let (plugin, member) = (Arc::clone(&self), Arc::clone(member));
-            tasks.spawn(async move { plugin.keep_watch(&member).await });
-        }
-        let plugin = Arc::clone(&self);
-        tasks.spawn(async move {
-            // A member that hangs at the first look keeps the others waiting no longer than this.
-            sleep(FIRST_LOOK).await;
-            plugin.publish();
-        });
-        while tasks.join_next().await.is_some() {}
-    }
-
-    async fn keep_watch(&self, member: &Member) {
-        let mut wait = FIRST_WAIT;
-        for look in 0_u32.. {
-            let looked = member.look(look % DEEP == 0 || !member.is_well()).await;
-            if looked == Looked::Back {
-                tracing::info!(member = member.name(), "the member is used for new seeds again");
-            }
-            self.publish();
-            let period = member.period();
-            wait = if member.error().is_none() { period } else { wait.saturating_mul(2).min(period) };
-            // Nodes that were started together do not ask together.
-            let [byte] = bulla_crypto::random::draw::<1>(&mut SystemRng);
-            sleep(wait.mul_f64(0.9 + 0.2 * f64::from(byte) / 255.0)).await;
-            if member.error().is_none() {
-                wait = FIRST_WAIT;
-            }
-        }
-    }
-
-    /// Looks at every member once, and proves the key that each uses.
-    pub async fn look_once(&self) {
-        let mut tasks = JoinSet::new();
-        for member in &self.parts.members {
-            let member = Arc::clone(member);
-            tasks.spawn(async move { member.look(true).await });
-        }
-        while tasks.join_next().await.is_some() {}
-        self.publish();
     }
 }
 

@@ -46,11 +46,12 @@ fn made() -> Value {
     let told: Vec<Value> = told.collect();
     let digests = || keys.iter().map(KeyRef::digest);
     let id = |mode: Mode, count: usize, epoch: u32| KeyId::of("prod", mode.byte(), digests().take(count), epoch);
-    let ids = [(Mode::Any, 1, 0), (Mode::Any, 3, 0), (Mode::Split, 3, 0), (Mode::Any, 3, 7)].map(|(mode, count, epoch)| {
-        let id = id(mode, count, epoch);
-        json!({"cluster": "prod", "mode": mode.byte(), "keys": count, "epoch": epoch, "key_id": id.as_str(),
+    let ids =
+        [(Mode::Any, 1, 0), (Mode::Any, 3, 0), (Mode::Split, 3, 0), (Mode::Any, 3, 7)].map(|(mode, count, epoch)| {
+            let id = id(mode, count, epoch);
+            json!({"cluster": "prod", "mode": mode.byte(), "keys": count, "epoch": epoch, "key_id": id.as_str(),
                "hash": id.hash(), "context": hex(Context::new("prod", id.as_str()).bytes())})
-    });
+        });
     let mut rng = SeededRng::from_u64(2026);
     let key = SecretKey::filled(|key| *key = std::array::from_fn(|at| u8::try_from(at).unwrap()));
     let seed = SecretBytes::new((100..132).collect());
@@ -60,7 +61,9 @@ fn made() -> Value {
         .map(|(key, at)| Part { tag: key.digest().tag(), wrapped: vec![at; usize::from(at) * 20] })
         .collect();
     let mut ciphertexts = Vec::new();
-    for (name, mode, count) in [("one member", Mode::Any, 1), ("three members", Mode::Any, 3), ("split", Mode::Split, 3)] {
+    for (name, mode, count) in
+        [("one member", Mode::Any, 1), ("three members", Mode::Any, 3), ("split", Mode::Split, 3)]
+    {
         let id = id(mode, count, 0);
         let place = Place { cluster: "prod", key_id: &id };
         let sealed = envelope::seal(place, mode, &parts[..count], &key, &seed, &mut rng).unwrap();

@@ -70,12 +70,15 @@ mod tests {
         6q6fE8YQcHNVXAkiY9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+scqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2IC\
         CR/oLxBA==";
 
+    /// Name, headers, body and signature.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+
     /// Every `POST /` of AWS's published Signature Version 4 test suite.
     #[test]
     fn the_published_vectors() {
         let form = ("content-type", "application/x-www-form-urlencoded");
         let form_utf8 = ("content-type", "application/x-www-form-urlencoded; charset=utf8");
-        let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+        let cases: &[Case<'_>] = &[
             ("post-vanilla", &[HOST, DATE], "", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
             (
                 "post-header-key-sort",

@@ -55,7 +55,14 @@ pub async fn furnish(place: &mut Place, database: Option<Arc<Postgres>>) -> Resu
         for (role, creation) in [(ROLE, CREATION), LYING] {
             let (revocation, renewal) = (Vec::new(), Vec::new());
             let creation = vec![creation.to_owned()];
-            let body = PutDatabaseRole { creation, revocation, renewal, ttl_s: LEASE_S, max_ttl_s: LEASE_MAX_S };
+            let body = PutDatabaseRole {
+                certificate: false,
+                creation,
+                revocation,
+                renewal,
+                ttl_s: LEASE_S,
+                max_ttl_s: LEASE_MAX_S,
+            };
             seat.client.database_role_put(&DATABASE.parse()?, &role.parse()?, &body).await?;
         }
     }

@@ -37,12 +37,13 @@ fn a_key_is_as_it_is_described() {
 fn a_key_that_must_not_be_used_says_why() {
     for (field, value, class, names) in [
         ("derived", json!(true), Class::Config, "derived"),
-        ("deletion_allowed", json!(true), Class::Config, "deletion_allowed"),
         ("soft_deleted", json!(true), Class::KeyDisabled, "restore"),
     ] {
         let unfit = key_answer(|data| data[field] = value).unwrap().unfit.unwrap();
         assert!(unfit.class == class && unfit.text.contains(names), "{unfit}");
     }
+    let deletable = key_answer(|data| data["deletion_allowed"] = json!(true)).unwrap();
+    assert!(deletable.unfit.is_none() && deletable.deletable, "it is warned of");
     // A pair of keys tells more of each version than a time, and a key that only authenticates tells less of itself.
     for kind in ["rsa-4096", "ed25519", "hmac", ""] {
         let other = key(&body(json!({"data": {"type": kind, "keys": {"1": {"public_key": "x"}}}}).to_string()));
