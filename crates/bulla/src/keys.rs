@@ -105,6 +105,12 @@ impl Keys {
         made.map(Arc::new).map_err(|error| failure(&error))
     }
 
+    /// A new AES key on a token, and its id.
+    pub fn generate_aes(&self, global: &Global, uri: &TokenUri) -> Result<Vec<u8>, Failure> {
+        let made = self.tokens.generate_aes(uri, &mut SystemRng, &|token| self.pin(global, token));
+        made.map_err(|error| failure(&error))
+    }
+
     /// A key that only has to decrypt.
     pub fn decrypter(&self, global: &Global, key: &KeySource) -> Result<Arc<dyn Decrypter>, Failure> {
         self.opener(global, key).map(|(decrypter, _)| decrypter)
@@ -208,7 +214,8 @@ impl Dialogue for AtTerminal {
     }
 }
 
-fn read(path: &Path) -> Result<SecretBytes, Failure> {
+/// The content of the file of a key, which only its owner can read.
+pub fn read(path: &Path) -> Result<SecretBytes, Failure> {
     identity::bytes(path).map_err(unreadable)
 }
 

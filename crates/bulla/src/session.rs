@@ -5,6 +5,7 @@ use crate::exit::{Exit, Failure};
 use crate::keys::{Keys, key_source};
 use crate::output::{Screen, time};
 use bulla_client::{Client, ClientError, State};
+use bulla_crypto::envelope::Decrypter;
 use bulla_crypto::identity::Identity;
 use bulla_keys::uri::TokenUri;
 use bulla_keys::{KeySource, Make};
@@ -172,6 +173,13 @@ impl<'a> Session<'a> {
         if let Some(identity) = self.identity.get() {
             return Ok(identity.clone());
         }
+        let (signs, opens) = self.sources()?;
+        let identity = self.read_identity(&signs, opens.as_ref())?;
+        Ok(self.identity.get_or_init(|| identity).clone())
+    }
+
+    /// Where the caller's key is, and another that decrypts if there is one.
+    fn sources(&self) -> Result<(KeySource, Option<KeySource>), Failure> {
         let Global { identity, decrypt_with, .. } = &self.global;
         let (signs, opens) = match identity {
             // What the context says belongs to its own identity.
@@ -182,9 +190,22 @@ impl<'a> Session<'a> {
                 (context.and_then(|context| context.identity), decrypt_with.clone().or(kept))
             }
         };
-        let signs = signs.ok_or_else(|| Failure::from(ClientError::NoIdentity))?;
-        let identity = self.read_identity(&signs, opens.as_ref())?;
-        Ok(self.identity.get_or_init(|| identity).clone())
+        Ok((signs.ok_or_else(|| Failure::from(ClientError::NoIdentity))?, opens))
+    }
+
+    /// The caller's key that decrypts.
+    pub fn decrypting_source(&self) -> Result<KeySource, Failure> {
+        self.sources().map(|(signs, opens)| opens.unwrap_or(signs))
+    }
+
+    /// What opens by this key, whether or not there is one that signs.
+    pub fn decrypter(&self, key: &KeySource) -> Result<Arc<dyn Decrypter>, Failure> {
+        self.keys.decrypter(&self.global, key)
+    }
+
+    /// A new AES key on a token, and its id.
+    pub fn make_aes_on_token(&self, uri: &TokenUri) -> Result<Vec<u8>, Failure> {
+        self.keys.generate_aes(&self.global, uri)
     }
 
     /// New keys on a token.

@@ -1,10 +1,16 @@
-//! `bulla kms`: the Kubernetes KMS v2 plugin.
+//! `bulla kms`: the Kubernetes KMS v2 plugin, and the keys and files that its members use.
+
+mod identity;
+mod keyfile;
+mod token;
 
 use super::Variables;
 use crate::exit::{Exit, Failure};
+use crate::keys::key_source;
 use crate::log::LogArgs;
 use crate::session::Session;
 use crate::systemd::Manager;
+use bulla_keys::KeySource;
 use bulla_kms::config::{Config, Written};
 use bulla_kms::plugin::Plugin;
 use bulla_kms::serve;
@@ -44,50 +50,79 @@ enum Verb {
     Verify,
     /// Print a configuration file with every key
     Sample,
+    /// Make and change the file of keys that the members `age` of all nodes share
+    ///
+    /// It is encrypted by age to each node. Whoever opens it can change it; afterwards copy it to every node, whose plugin takes
+    /// it up by itself.
+    #[command(subcommand)]
+    Keyfile(keyfile::Keyfile),
+    /// Make an identity that nothing but an RSA key on a token opens, such as one in a TPM, and print its recipient
+    Bind {
+        /// The file to make
+        #[arg(short = 'o', value_name = "FILE")]
+        file: PathBuf,
+        /// The RSA key, which decrypts by OAEP
+        #[arg(long, value_name = "URI", value_parser = key_source())]
+        to: KeySource,
+    },
+    /// Make an AES-256 key on a token, where it stays, and print the lines of a member `pkcs11` that uses it
+    Keygen {
+        /// The token, and the label of the key (object=)
+        #[arg(value_name = "URI", value_parser = key_source())]
+        place: KeySource,
+    },
 }
 
 pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Result<Exit, Failure> {
     let Kms { verb, config } = args;
-    if matches!(verb, Verb::Sample) {
-        return session.screen.bytes(SAMPLE.as_bytes()).map(|()| Exit::Ok);
-    }
-    let path = config.ok_or_else(|| {
-        Failure::usage("no configuration is named").hint("give --config FILE; `bulla kms sample` prints one")
-    })?;
+    let named = || {
+        config.as_deref().ok_or_else(|| {
+            Failure::usage("no configuration is named").hint("give --config FILE; `bulla kms sample` prints one")
+        })
+    };
     match verb {
+        Verb::Sample => session.screen.bytes(SAMPLE.as_bytes()).map(|()| Exit::Ok),
+        Verb::Keyfile(verb) => keyfile::run(verb, session).await,
+        Verb::Bind { file, to } => token::bind(&file, &to, session).await,
+        Verb::Keygen { place } => token::keygen(&place, session),
         Verb::Serve { log } => {
             log.begin()?;
-            // A socket of systemd, whose place it knows.
-            let held = ListenFd::from_env().take_unix_listener(0);
-            let held = held.map_err(|error| Failure::new(Exit::Failed, format!("the socket of systemd: {error}")))?;
-            let opened = serve::open(load(&path)?, held).await;
-            let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-            if let Ok(Some(address)) = opened.operations() {
-                tracing::info!(%address, "metrics are shown");
-            }
-            let (mut end, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-            let manager = Manager::of(&variables);
-            manager.tell("READY=1");
-            tracing::info!("kube-apiserver is answered");
-            let stop = async {
-                tokio::select! {
-                    _ = end.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                manager.tell("STOPPING=1");
-            };
-            let served = Box::pin(opened.run(stop)).await;
-            served.map_err(|error| Failure::new(Exit::Failed, format!("the socket: {error}")))?;
-            Ok(Exit::Ok)
+            answer(named()?, &variables).await
         }
         Verb::Check => {
-            load(&path)?;
+            let path = named()?;
+            load(path)?;
             session.screen.say(&format!("{} can be used", path.display()));
             Ok(Exit::Ok)
         }
-        Verb::Verify => verify(load(&path)?, session).await,
-        Verb::Sample => Ok(Exit::Ok),
+        Verb::Verify => verify(load(named()?)?, session).await,
     }
+}
+
+/// Answers kube-apiserver until a signal comes.
+async fn answer(path: &Path, variables: &Variables) -> Result<Exit, Failure> {
+    // A socket of systemd, whose place it knows.
+    let held = ListenFd::from_env().take_unix_listener(0);
+    let held = held.map_err(|error| Failure::new(Exit::Failed, format!("the socket of systemd: {error}")))?;
+    let opened = serve::open(load(path)?, held).await;
+    let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    if let Ok(Some(address)) = opened.operations() {
+        tracing::info!(%address, "metrics are shown");
+    }
+    let (mut end, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let manager = Manager::of(variables);
+    manager.tell("READY=1");
+    tracing::info!("kube-apiserver is answered");
+    let stop = async {
+        tokio::select! {
+            _ = end.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        manager.tell("STOPPING=1");
+    };
+    let served = Box::pin(opened.run(stop)).await;
+    served.map_err(|error| Failure::new(Exit::Failed, format!("the socket: {error}")))?;
+    Ok(Exit::Ok)
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
@@ -155,10 +190,83 @@ mod tests {
         Config::new(written).map_err(|error| error.to_string())
     }
 
+    /// A table of the sample: its path, whether it is commented out, and its lines without what makes them comments.
+    struct Section {
+        path: Vec<&'static str>,
+        other: bool,
+        lines: Vec<&'static str>,
+    }
+
+    fn sections() -> Vec<Section> {
+        let mut sections = vec![Section { path: Vec::new(), other: false, lines: Vec::new() }];
+        for line in SAMPLE.lines() {
+            let bare = line.strip_prefix("# ").unwrap_or(line);
+            match bare.strip_prefix('[').and_then(|path| path.strip_suffix(']')) {
+                Some(path) => {
+                    let path = path.split('.').collect();
+                    sections.push(Section { path, other: bare != line, lines: Vec::new() });
+                }
+                None => sections.last_mut().unwrap().lines.push(bare),
+            }
+        }
+        sections
+    }
+
+    fn below<'a>(table: &'a mut toml::Table, path: &[&str]) -> &'a mut toml::Table {
+        path.iter().fold(table, |table, name| table.get_mut(*name).unwrap().as_table_mut().unwrap())
+    }
+
+    /// The names that would be understood in the place of `nothing`.
+    fn expected(table: toml::Table) -> Vec<String> {
+        let error = table.try_into::<Written>().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("unknown") && error.contains("`nothing`"), "{error}");
+        let names = error.lines().find_map(|line| line.split_once("expected ")).unwrap().1;
+        names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
     #[test]
     fn the_sample_has_every_key() {
-        let written: Result<Written, _> = toml::from_str(SAMPLE);
-        written.unwrap();
+        let whole: toml::Table = toml::from_str(SAMPLE).unwrap();
+        let sections = sections();
+        assert!(sections.iter().filter(|section| section.other).count() >= 11);
+        for Section { path, other, lines } in &sections {
+            let mut table = whole.clone();
+            if *other {
+                let (own, above) = path.split_last().unwrap();
+                let lines: Vec<&str> = lines.iter().copied().take_while(|line| !line.is_empty()).collect();
+                let content: toml::Table = toml::from_str(&lines.join("\n")).unwrap();
+                *below(&mut table, above) = toml::Table::from_iter([((*own).to_owned(), content.into())]);
+            }
+            table.clone().try_into::<Written>().unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            below(&mut table, path).insert("nothing".to_owned(), 1.into());
+            // A map of members takes any name.
+            for name in expected(table) {
+                let key = lines.iter().any(|line| line.starts_with(&format!("{name} = ")));
+                let table = sections.iter().any(|other| {
+                    other.path.strip_prefix(path.as_slice()).is_some_and(|rest| rest.first() == Some(&name.as_str()))
+                });
+                assert!(key || table, "{path:?} lacks {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sample_has_every_kind_of_member_and_credential() {
+        let whole: toml::Table = toml::from_str(SAMPLE).unwrap();
+        let sections = sections();
+        for path in sections.iter().map(|section| &section.path).filter(|path| path.len() >= 3) {
+            let (_, above) = path.split_last().unwrap();
+            let mut table = whole.clone();
+            *below(&mut table, above) = toml::Table::from_iter([("nothing".to_owned(), toml::Table::new().into())]);
+            for name in expected(table) {
+                let there = sections.iter().any(|other| {
+                    // Each member is of one kind, so the other kinds are those of other members.
+                    let beside = other.path.len() == path.len() && (path.len() == 3 || other.path.starts_with(above));
+                    beside && other.path.last() == Some(&name.as_str())
+                });
+                assert!(there, "{path:?}: nothing shows {name}");
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,56 @@
+//! `bulla kms bind` and `bulla kms keygen`: what the plugin has on tokens.
+
+use super::identity::{bound_failure, oaep_key, on_token};
+use crate::cli::absolute;
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use bulla_client::{FileOutput, Output as _};
+use bulla_crypto::random::SystemRng;
+use bulla_keys::KeySource;
+use bulla_keys::uri::TokenUri;
+use bulla_kms::bound::BoundIdentity;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// Makes a bound identity.
+pub async fn bind(file: &Path, to: &KeySource, session: &Session<'_>) -> Result<Exit, Failure> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", file.display()))
+                .hint("choose another file with -o")
+        }
+        _ => Failure::file("cannot write", file, &error),
+    };
+    // Before the token is asked: whether there is a place for it.
+    let mut output = FileOutput::create(file).map_err(failed)?;
+    let key = oaep_key(to, session).await?;
+    let bound = BoundIdentity::make(&key, &mut SystemRng).await.map_err(|error| bound_failure(&error))?;
+    output.write_all(bound.to_text().as_bytes()).and_then(|()| output.commit()).map_err(failed)?;
+    session.screen.line(bound.recipient().as_str())?;
+    session.screen.say(&format!("the recipient's digest is {}", bound.recipient().digest()));
+    session.screen.hint("who opens the key file enrols it: `bulla kms keyfile enrol FILE --node NAME=RECIPIENT`");
+    Ok(Exit::Ok)
+}
+
+/// Makes an AES key on a token.
+pub fn keygen(place: &KeySource, session: &Session<'_>) -> Result<Exit, Failure> {
+    let uri = on_token(place)?;
+    let pin_file = session.global.pin_file.as_deref().filter(|_| uri.pin_source.is_none());
+    let pin_file = pin_file.map(absolute).transpose()?;
+    let id = session.make_aes_on_token(uri)?;
+    let shown: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let named = TokenUri { id: Some(id), ..uri.clone() };
+    let mut text = format!("# Key {shown}.\n[members.hsm.pkcs11]\nuri = {}\n", quoted(named.to_string()));
+    if let Some(path) = pin_file {
+        text.push_str(&format!("pin_file = {}\n", quoted(path.display().to_string())));
+    }
+    session.screen.bytes(text.as_bytes())?;
+    session.screen.say(&format!("the key has the id {shown}, and cannot be read out of the token"));
+    session.screen.hint("every node needs this key: where each has a token of its own, copy it by the vendor's tool");
+    Ok(Exit::Ok)
+}
+
+/// A string of TOML.
+fn quoted(text: String) -> String {
+    toml::Value::String(text).to_string()
+}
