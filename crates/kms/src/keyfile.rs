@@ -55,6 +55,8 @@ pub enum KeyFileError {
     NoNode,
     /// It would be left without a node, or without a key.
     Last,
+    /// The key to encrypt by now would go.
+    InUse,
     /// It would have too many keys.
     TooManyKeys,
     /// The time of a key is before that of the key before it, or none.
@@ -80,6 +82,7 @@ impl fmt::Display for KeyFileError {
             Self::Node(why) => f.write_str(why),
             Self::NoNode => f.write_str("there is no node of that name"),
             Self::Last => f.write_str("a key file has at least one node and one key"),
+            Self::InUse => f.write_str("the key that is in use now stays, and every key after it"),
             Self::TooManyKeys => {
                 write!(f, "a key file has at most {MAX_KEYS} keys: drop those that nothing is encrypted by")
             }
@@ -289,10 +292,10 @@ impl KeyFile {
     /// Drops the keys before `number`. What was encrypted by them is lost.
     ///
     /// # Errors
-    /// [`KeyFileError::Last`] if the key that is active now would go.
+    /// [`KeyFileError::InUse`] if the key that is active now would go.
     pub fn drop_before(&mut self, number: NonZeroU32, now: u64) -> Result<(), KeyFileError> {
         if self.active(now).is_none_or(|active| active.number < number) {
-            return Err(KeyFileError::Last);
+            return Err(KeyFileError::InUse);
         }
         self.keys.retain(|kek| kek.number >= number);
         Ok(())

@@ -249,7 +249,7 @@ fn a_key_begins_when_it_says() {
         assert!(matches!(file.rotate(now, begins, rng), Err(KeyFileError::Time)), "{now} {begins}");
     }
     let two = NonZeroU32::new(2).unwrap();
-    assert!(matches!(file.drop_before(two, 299), Err(KeyFileError::Last)));
+    assert!(matches!(file.drop_before(two, 299), Err(KeyFileError::InUse)));
     file.drop_before(two, 300).unwrap();
     assert_eq!((file.keys().len(), active(&file, 0)), (1, 2));
     assert_eq!(file.rotate(400, 400, rng).unwrap().get(), 3);

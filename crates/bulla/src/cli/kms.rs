@@ -181,7 +181,7 @@ mod tests {
         let member = |name: &&str| {
             format!(
                 "[members.\"{name}\".bulla]\naddress = 'https://localhost:1'\nkey = 'k'\nidentity = '{}'\n\
-                 cluster = 'p3f2m7q5x4k6w2z5r7t2n4b6dq'\n",
+                 cluster = 'sha256:UNhY4JhezH9gQYqvDMWrWH9CwlcKiECVqejMrND2VFw'\n",
                 identity.display()
             )
         };

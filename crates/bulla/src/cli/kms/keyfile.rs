@@ -114,14 +114,23 @@ pub async fn run(verb: Keyfile, session: &Session<'_>) -> Result<Exit, Failure> 
             Ok(Exit::Ok)
         }
         Keyfile::Rotate { file, begins, opens } => {
-            // What begins now must not begin before the key is made, a moment later.
-            let edit =
-                |keys: &mut KeyFile| keys.rotate(now(), begins.div_ceil(1000).max(now()), &mut SystemRng).map(drop);
+            let edit = |keys: &mut KeyFile| {
+                let now = now();
+                // What begins at once begins no earlier than the key is made, a moment later.
+                keys.rotate(now, (begins / 1000).max(now), &mut SystemRng).map(drop)
+            };
             let keys = change(&file, &opens, session, edit).await?;
             let Some(made) = keys.keys().last() else { return Ok(Exit::Ok) };
             let begins = time(made.begins.saturating_mul(1000));
             session.screen.pairs(&[("key", made.number.to_string()), ("begins", begins.clone())])?;
-            session.screen.hint(&format!("copy {} to every node before {begins}", file.display()));
+            session.screen.hint(&if made.begins <= now() {
+                format!(
+                    "copy {} to every node at once: one without it decrypts nothing that others encrypt now",
+                    file.display()
+                )
+            } else {
+                format!("copy {} to every node before {begins}", file.display())
+            });
             Ok(Exit::Ok)
         }
         Keyfile::Drop { file, before, opens } => {
@@ -247,9 +256,12 @@ fn failure(file: &Path, error: &KeyFileError) -> Failure {
         }
         KeyFileError::Seal(_) => (Exit::Failed, "the file is as it was; check the recipients that --node names"),
         KeyFileError::Name => (Exit::Usage, "give --node NAME=RECIPIENT, such as --node cp1=cp1.pub"),
-        KeyFileError::Node(_) => (Exit::Conflict, SHOW),
+        KeyFileError::Node(_) => (
+            Exit::Conflict,
+            "give each node a name and a recipient of its own; `bulla kms keyfile show` tells those that are there",
+        ),
         KeyFileError::NoNode => (Exit::NotFound, SHOW),
-        KeyFileError::Last => (Exit::Conflict, SHOW),
+        KeyFileError::Last | KeyFileError::InUse => (Exit::Conflict, SHOW),
         KeyFileError::TooManyKeys => (Exit::Conflict, "`bulla kms keyfile drop` drops them"),
         KeyFileError::Time => (
             Exit::Conflict,
