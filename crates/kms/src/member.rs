@@ -141,6 +141,11 @@ impl Member {
         self.state().error.clone()
     }
 
+    /// When the credential ends that was used last, unless it is renewed.
+    pub fn credential_ends(&self) -> Option<SystemTime> {
+        self.state().credential_ends
+    }
+
     /// What to remember of it over a restart.
     pub fn remembered(&self) -> Remembered {
         self.state().promotion.remembered().clone()
