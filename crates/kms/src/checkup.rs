@@ -115,10 +115,14 @@ pub fn answers(answered: &Answered, own: Option<&KeyId>) -> Finding {
             "run it as a user of socket.allow_uids",
         ),
         Answered::Silent => Finding::fail(name, "somebody accepts and does not answer in 3 s", log),
-        Answered::Refused(code) => Finding::fail(name, format!("a plugin answers with {code}, so nothing is written"), log),
-        Answered::Status { healthz, .. } if healthz != "ok" => {
-            Finding::fail(name, "a plugin says of itself that it is not well", "it is not this program; look at its log")
+        Answered::Refused(code) => {
+            Finding::fail(name, format!("a plugin answers with {code}, so nothing is written"), log)
         }
+        Answered::Status { healthz, .. } if healthz != "ok" => Finding::fail(
+            name,
+            "a plugin says of itself that it is not well",
+            "it is not this program; look at its log",
+        ),
         Answered::Status { key_id, .. } => match (key_id.parse::<KeyId>(), own) {
             (Err(_), _) => Finding::fail(
                 name,

@@ -133,7 +133,8 @@ fn encryption(target: &Target, before: &Before, protocol: &str) -> String {
          timeout: 3s\n      - kms:\n          apiVersion: {protocol}\n"
     );
     // Writing to a String does not fail.
-    let _ = write!(text, "          name: {}\n          endpoint: {}\n", quoted(&before.name), quoted(&before.endpoint));
+    let _ =
+        write!(text, "          name: {}\n          endpoint: {}\n", quoted(&before.name), quoted(&before.endpoint));
     text
 }
 
@@ -155,7 +156,12 @@ fn steps(before: &Before, first: &[&str], last: &[&str]) -> Vec<String> {
             .to_owned(),
         format!("take {} out of the EncryptionConfiguration, stop its plugin, and keep its key for as long as there are backups", before.name),
     ];
-    first.iter().map(|text| (*text).to_owned()).chain(common).chain(last.iter().map(|text| (*text).to_owned())).collect()
+    first
+        .iter()
+        .map(|text| (*text).to_owned())
+        .chain(common)
+        .chain(last.iter().map(|text| (*text).to_owned()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Doctor {
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     Warn,
     Fail,
@@ -45,14 +45,14 @@ enum Verdict {
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Check {
-    name: &'static str,
-    verdict: Verdict,
+pub(super) struct Check {
+    pub name: &'static str,
+    pub verdict: Verdict,
     /// What was found; lower case, no full stop.
-    found: String,
+    pub found: String,
     /// What to do about it: there for all but `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Check {
@@ -84,9 +84,14 @@ pub async fn run(args: Doctor, session: &Session<'_>, variables: Variables) -> R
     } else {
         return Err(Failure::usage("options of a server are given, and it is not to be looked at").hint("add --server"));
     };
+    show(&checks, format, session)
+}
+
+/// Prints checks, and ends with 1 if one failed.
+pub(super) fn show(checks: &[Check], format: FormatArgs, session: &Session<'_>) -> Result<Exit, Failure> {
     match format.format {
         Format::Json => session.screen.json(&checks)?,
-        Format::Table => lines(&checks).iter().try_for_each(|line| session.screen.line(line))?,
+        Format::Table => lines(checks).iter().try_for_each(|line| session.screen.line(line))?,
     }
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     Ok(if failed { Exit::Failed } else { Exit::Ok })

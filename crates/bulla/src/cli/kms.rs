@@ -1,7 +1,10 @@
 //! `bulla kms`: the Kubernetes KMS v2 plugin, and the keys and files that its members use.
 
+mod doctor;
 mod identity;
 mod keyfile;
+mod migrate;
+mod rotate;
 mod token;
 
 use super::Variables;
@@ -48,6 +51,13 @@ enum Verb {
     ///
     /// Nodes of one Kubernetes cluster have to show the same key id. The hash is what kube-apiserver's metrics show.
     Verify,
+    Doctor(doctor::Doctor),
+    /// See how far a rotation is, and whether the key before may be retired
+    #[command(subcommand)]
+    Rotate(rotate::Rotate),
+    /// Translate the configuration of another plugin
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// Print a configuration file with every key
     Sample,
     /// Make and change the file of keys that the members `age` of all nodes share
@@ -96,6 +106,9 @@ pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Resu
             Ok(Exit::Ok)
         }
         Verb::Verify => verify(load(named()?)?, session).await,
+        Verb::Doctor(doctor) => Box::pin(doctor::run(doctor, named()?, session)).await,
+        Verb::Rotate(verb) => Box::pin(rotate::run(verb, named()?, session)).await,
+        Verb::Migrate(verb) => migrate::run(verb, session),
     }
 }
 

@@ -83,15 +83,21 @@ pub fn judge(config: &Value, network: &Network, resolved: &BTreeMap<String, Vec<
     let mut findings = Vec::new();
     for (field, text) in leaves(config) {
         if let Some(folder) = TOKENS.iter().find(|folder| text.contains(*folder)) {
-            let found = format!("{field}: below {folder} are tokens that this cluster gives out, and only when it runs");
-            findings.push(Finding::fail("loop", found, "use a credential that lies on the node: a certificate, a file"));
+            let found =
+                format!("{field}: below {folder} are tokens that this cluster gives out, and only when it runs");
+            findings.push(Finding::fail(
+                "loop",
+                found,
+                "use a credential that lies on the node: a certificate, a file",
+            ));
         }
         if let Some(host) = host(&text) {
             let addresses = resolved.get(&host).map(Vec::as_slice).unwrap_or_default();
             findings.extend(address(&field, &host, addresses, network));
         }
         if field.ends_with(".vault.auth.kubernetes.file") {
-            let found = format!("{field}: Vault shows this token to a cluster, which must not be the one that is served");
+            let found =
+                format!("{field}: Vault shows this token to a cluster, which must not be the one that is served");
             let hint = "if it is the same, log in by certificate, JWT or AppRole";
             findings.push(Finding::warn("loop", found, hint));
         }
@@ -187,7 +193,10 @@ mod tests {
         ] {
             assert_eq!(judged("address", &address.into(), services), [wanted], "{address}");
         }
-        for path in ["/var/run/secrets/kubernetes.io/serviceaccount/token", "/run/secrets/eks.amazonaws.com/serviceaccount/token"] {
+        for path in [
+            "/var/run/secrets/kubernetes.io/serviceaccount/token",
+            "/run/secrets/eks.amazonaws.com/serviceaccount/token",
+        ] {
             assert_eq!(judged("token_file", &path.into(), &[]), [Fail], "{path}");
         }
         let uri = "pkcs11:token=t?pin-source=file:/var/run/secrets/kubernetes.io/pin";

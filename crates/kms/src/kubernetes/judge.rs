@@ -102,7 +102,8 @@ fn plugin(kms: &Kms, ours: bool, findings: &mut Vec<Finding>) {
             say(Verdict::Fail, format!("{at}: apiVersion is left out, which means v1"), "write `apiVersion: v2` there");
         }
         Some("v1") if !ours => {
-            let hint = "from Kubernetes 1.29 it needs --feature-gates=KMSv1=true; rewrite what it wrote, then take it out";
+            let hint =
+                "from Kubernetes 1.29 it needs --feature-gates=KMSv1=true; rewrite what it wrote, then take it out";
             say(Verdict::Warn, format!("{at}: {name} speaks KMS v1"), hint);
         }
         Some(_) => say(Verdict::Fail, format!("{at}: this plugin speaks v2 alone"), "write `apiVersion: v2` there"),
@@ -118,7 +119,11 @@ fn plugin(kms: &Kms, ours: bool, findings: &mut Vec<Finding>) {
     }
     match kms.timeout {
         None => {
-            say(Verdict::Fail, format!("{at}: timeout is no positive duration"), "write `timeout: 3s`, or leave it out");
+            say(
+                Verdict::Fail,
+                format!("{at}: timeout is no positive duration"),
+                "write `timeout: 3s`, or leave it out",
+            );
         }
         Some(timeout) if timeout < DEFAULT_TIMEOUT => {
             let found = format!("{at}: timeout is {} ms", timeout.as_millis());
@@ -132,7 +137,11 @@ fn secrets(encryption: &Encryption, place: &Place, findings: &mut Vec<Finding>) 
     let covers = |group: &&Group| group.resources.iter().any(|name| SECRETS.contains(&name.as_str()));
     let Some(group) = encryption.groups.iter().find(covers) else {
         let hint = "write `resources: [secrets]` in the list that has this plugin first";
-        return findings.push(Finding::fail(NAME, "no list of resources has secrets, so they are written in clear", hint));
+        return findings.push(Finding::fail(
+            NAME,
+            "no list of resources has secrets, so they are written in clear",
+            hint,
+        ));
     };
     let ours = |provider: &Provider| matches!(provider, Provider::Kms(kms) if is_ours(kms, place));
     match group.providers.iter().position(ours) {
@@ -202,7 +211,11 @@ mod tests {
             (group("secrets", &format!("{OURS}, identity: {{}}")), Warn, "identity is left"),
             (group("secrets", &format!("{OLD}, {OURS}")), Warn, "does not write"),
             (group("secrets", &format!("{OURS}, {}", OLD.replace("v2", "v1"))), Warn, "KMS v1"),
-            (group("secrets", &format!("{OURS}, {}", OLD.replace("name: old", "name: bulla"))), Fail, "second provider"),
+            (
+                group("secrets", &format!("{OURS}, {}", OLD.replace("name: old", "name: bulla"))),
+                Fail,
+                "second provider",
+            ),
             (format!("{}, {}", group("secrets", OURS), group("configmaps", OURS)), Fail, "second provider"),
             (format!("{}, {}", group("secrets", OURS), group("secrets", OLD)), Fail, "two lists"),
             (group("configmaps", OURS), Fail, "no list"),

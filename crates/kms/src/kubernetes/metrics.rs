@@ -160,7 +160,10 @@ mod tests {
     }
 
     fn told(digit: char, at: &str) -> String {
-        format!("{STATUS}{{apiserver_id_hash=\"sha256:x\",key_id_hash=\"{}\",provider_name=\"bulla\"}} {at}\n", hash(digit))
+        format!(
+            "{STATUS}{{apiserver_id_hash=\"sha256:x\",key_id_hash=\"{}\",provider_name=\"bulla\"}} {at}\n",
+            hash(digit)
+        )
     }
 
     #[test]
@@ -185,7 +188,16 @@ mod tests {
     fn labels_are_unescaped() {
         let (labels, value) = sample("{a=\"x\\\"}\\\\\\n\",b=\"\"} 1").unwrap();
         assert_eq!((labels["a"].as_str(), labels["b"].as_str(), value), ("x\"}\\\n", "", 1.0));
-        for bad in ["{a=\"x} 1", "{a=x} 1", "{a=\"x\" b=\"y\"} 1", "{a=\"\\t\"} 1", "{a=\"\",a=\"\"} 1", "{}1", "{} NaN", "{} 1 x"] {
+        for bad in [
+            "{a=\"x} 1",
+            "{a=x} 1",
+            "{a=\"x\" b=\"y\"} 1",
+            "{a=\"\\t\"} 1",
+            "{a=\"\",a=\"\"} 1",
+            "{}1",
+            "{} NaN",
+            "{} 1 x",
+        ] {
             assert!(sample(bad).is_none(), "{bad}");
         }
     }

@@ -26,20 +26,22 @@ pub fn steps(config: &Value, file: &str) -> Vec<Step> {
         });
         kinds.collect::<Vec<_>>()
     };
-    let mut steps = vec![step(
-        "note the hash of the key in use, as OLD",
-        [format!("bulla kms verify --config {file}")],
-    )];
+    let mut steps =
+        vec![step("note the hash of the key in use, as OLD", [format!("bulla kms verify --config {file}")])];
     steps.extend(of(rotate));
     let hash = "compare: every kube-apiserver was told the hash that every node's plugin names (wait promote_delay_s and a minute)";
-    let status = format!("bulla kms rotate status --config {file} NODE1.metrics NODE2.metrics NODE3.metrics");
+    let status = format!("bulla kms rotate status --config {file} --metrics NODE1.metrics NODE2.metrics NODE3.metrics");
     let fetch = "kubectl --server https://NODE1:6443 get --raw /metrics > NODE1.metrics".to_owned();
     steps.push(step(hash, [fetch.clone(), status.clone()]));
     let kinds = "rewrite everything that is encrypted; the same for every other kind in the EncryptionConfiguration";
     steps.push(step(kinds, ["kubectl get secrets -A -o json | kubectl replace -f -".to_owned()]));
-    let restart = "wait three minutes, then restart each kube-apiserver, one after the other: it reads everything when it begins";
+    let restart =
+        "wait three minutes, then restart each kube-apiserver, one after the other: it reads everything when it begins";
     steps.push(step(restart, []));
-    steps.push(step("prove that nothing is left under the key before", [fetch, format!("{status} --old OLD --apiservers 3")]));
+    steps.push(step(
+        "prove that nothing is left under the key before",
+        [fetch, format!("{status} --old OLD --apiservers 3")],
+    ));
     steps.push(step("wait until the last backup of etcd from before has gone; it needs the key before", []));
     steps.extend(of(retire));
     steps
@@ -50,7 +52,12 @@ fn rotate(kind: &str, settings: &Value) -> Option<Step> {
     Some(match kind {
         "bulla" => step(
             "make a new version",
-            [format!("bulla transit rotate {} --addr {} --cluster {}", field("key"), field("address"), field("cluster"))],
+            [format!(
+                "bulla transit rotate {} --addr {} --cluster {}",
+                field("key"),
+                field("address"),
+                field("cluster")
+            )],
         ),
         "vault" => step(
             "make a new version",
@@ -58,7 +65,9 @@ fn rotate(kind: &str, settings: &Value) -> Option<Step> {
         ),
         "aws" => step("make new key material", [format!("aws kms rotate-key-on-demand --key-id {}", field("key"))]),
         "azure" => azure(settings),
-        "gcp" => step("make a new primary version", [format!("gcloud kms keys versions create --primary {}", gcp(settings))]),
+        "gcp" => {
+            step("make a new primary version", [format!("gcloud kms keys versions create --primary {}", gcp(settings))])
+        }
         "pkcs11" => step(
             "make another AES-256 key with another id on the token of every node, put its URI in uri and the one before into \
              also, and restart the plugin, one node after the other",
@@ -95,9 +104,14 @@ fn retire(kind: &str, settings: &Value) -> Option<Step> {
             "disable the version before",
             [format!("az keyvault key set-attributes --id {}/VERSION --enabled false", azure_key(settings))],
         ),
-        "gcp" => step("disable the version before", [format!("gcloud kms keys versions disable VERSION {}", gcp(settings))]),
+        "gcp" => {
+            step("disable the version before", [format!("gcloud kms keys versions disable VERSION {}", gcp(settings))])
+        }
         "pkcs11" => step("take the URI of the key before out of also, on every node; keep the key on the token", []),
-        "age" => step("drop the key before from the key file, and copy the file to every node; keep the file from before", []),
+        "age" => step(
+            "drop the key before from the key file, and copy the file to every node; keep the file from before",
+            [],
+        ),
         _ => return None,
     })
 }
@@ -163,10 +177,25 @@ mod tests {
     #[test]
     fn every_kind_has_its_commands() {
         for (kind, settings, made, left) in [
-            ("bulla", json!({"key": "k", "address": "https://b:1", "cluster": "c"}), "bulla transit rotate k --addr", "bulla"),
-            ("vault", json!({"key": "k", "address": "https://v:8200", "namespace": "n/s"}), "VAULT_NAMESPACE=n/s vault", "vault"),
+            (
+                "bulla",
+                json!({"key": "k", "address": "https://b:1", "cluster": "c"}),
+                "bulla transit rotate k --addr",
+                "bulla",
+            ),
+            (
+                "vault",
+                json!({"key": "k", "address": "https://v:8200", "namespace": "n/s"}),
+                "VAULT_NAMESPACE=n/s vault",
+                "vault",
+            ),
             ("aws", json!({"key": "arn:aws:kms:eu:1:key/x"}), "--key-id arn:aws:kms:eu:1:key/x", ""),
-            ("azure", json!({"key": "https://v.vault.azure.net/keys/k/1"}), "--id https://v.vault.azure.net/keys/k", "/VERSION"),
+            (
+                "azure",
+                json!({"key": "https://v.vault.azure.net/keys/k/1"}),
+                "--id https://v.vault.azure.net/keys/k",
+                "/VERSION",
+            ),
             ("gcp", json!({"key": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}), "--key k --keyring r", "disable"),
             ("pkcs11", json!({"uri": "pkcs11:x"}), "", ""),
             ("age", json!({"file": "/f"}), "", ""),

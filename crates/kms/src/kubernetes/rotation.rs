@@ -33,10 +33,19 @@ pub struct Retired<'a> {
 }
 
 /// What no metric shows, to be told with each proof.
-pub const NOT_SHOWN: &[&str] = &[
-    "backups of etcd: what was stored before is under the old key; keep it, disabled or archived, until the last of them is gone",
-    "kinds of objects that kube-apiserver does not watch (events, kinds with a cache size of 0): encrypt none of them",
-    "kube-apiservers whose metrics were not given, aggregated ones, and other clusters that use the same key",
+pub const NOT_SHOWN: &[(&str, &str)] = &[
+    (
+        "backups of etcd from before need the key before",
+        "disable or archive it, and keep it until the last of them is gone",
+    ),
+    (
+        "objects that kube-apiserver does not watch, such as events and kinds with a cache of size 0",
+        "encrypt none of them, or rewrite and read each of them",
+    ),
+    (
+        "kube-apiservers whose metrics were not given, aggregated ones, and other clusters that use the same key",
+        "count them before anything is retired",
+    ),
 ];
 
 impl Rotation<'_> {
@@ -54,10 +63,13 @@ impl Rotation<'_> {
                     let found = format!("{file}: no provider {} was ever told a key id", self.provider);
                     Finding::fail("told", found, format!("--provider NAME; it has {}", names.join(", ")))
                 }
-                Some((hash, at)) if hash == self.own => Finding::ok("told", format!("{file}: {hash}, at {}", second(at))),
+                Some((hash, at)) if hash == self.own => {
+                    Finding::ok("told", format!("{file}: {hash}, at {}", second(at)))
+                }
                 Some((hash, at)) => {
                     let found = format!("{file}: {hash} at {}, and this plugin names {}", second(at), self.own);
-                    let hint = "wait promote_delay_s and a minute; if it stays so, compare `bulla kms verify` on every node";
+                    let hint =
+                        "wait promote_delay_s and a minute; if it stays so, compare `bulla kms verify` on every node";
                     Finding::fail("told", found, hint)
                 }
             });
@@ -107,7 +119,8 @@ impl Rotation<'_> {
     }
 
     fn proven(&self, file: &str, apiserver: &Apiserver, old: &str) -> Finding {
-        let restart = "rewrite everything, wait three minutes, restart this kube-apiserver, and fetch its metrics again";
+        let restart =
+            "rewrite everything, wait three minutes, restart this kube-apiserver, and fetch its metrics again";
         let fail = |found: String| Finding::fail("proof", format!("{file}: {found}"), restart);
         let Some(of) = self.of(apiserver) else { return fail("nothing is known of this provider".to_owned()) };
         let Some(started) = apiserver.started else {
@@ -136,7 +149,10 @@ impl Rotation<'_> {
         if newest - started < WINDOW {
             return fail(format!("it began at {}, less than three minutes before it was last told", second(started)));
         }
-        Finding::ok("proof", format!("{file}: began at {}, and read objects under the key in use alone", second(started)))
+        Finding::ok(
+            "proof",
+            format!("{file}: began at {}, and read objects under the key in use alone", second(started)),
+        )
     }
 }
 
@@ -173,6 +189,10 @@ mod tests {
         one
     }
 
+    fn put(map: &mut BTreeMap<String, f64>, hash: &str, at: f64) {
+        map.insert(hash.to_owned(), at);
+    }
+
     fn failed(apiservers: Vec<Apiserver>, count: usize, old: &str) -> Vec<String> {
         let files: Vec<_> = apiservers.into_iter().enumerate().map(|(place, one)| (format!("f{place}"), one)).collect();
         let rotation = Rotation { provider: "bulla", own: OWN, apiservers: &files };
@@ -188,14 +208,13 @@ mod tests {
 
     #[test]
     fn without_proof_nothing_is_retired() {
-        let old = || OLD.to_owned();
         for (one, named) in [
             // It stopped moving long ago, which is no proof.
-            (with(|_, of| drop(of.read.insert(old(), START + 1.0))), "read an object under the old key"),
-            (with(|_, of| drop(of.written.insert(old(), START + 1.0))), "wrote under the old key"),
-            (with(|_, of| drop(of.told.insert(old(), START + 1.0))), "was told the old key id"),
-            (with(|_, of| drop(of.told.insert(old(), START + 9e3))), "this plugin names"),
-            (with(|_, of| drop(of.read.insert("sha256:third".into(), START))), "third key id"),
+            (with(|_, of| put(&mut of.read, OLD, START + 1.0)), "read an object under the old key"),
+            (with(|_, of| put(&mut of.written, OLD, START + 1.0)), "wrote under the old key"),
+            (with(|_, of| put(&mut of.told, OLD, START + 1.0)), "was told the old key id"),
+            (with(|_, of| put(&mut of.told, OLD, START + 9e3)), "this plugin names"),
+            (with(|_, of| put(&mut of.read, "sha256:third", START)), "third key id"),
             (with(|_, of| of.read.clear()), "read nothing"),
             (with(|one, _| one.started = None), "when it began"),
             (with(|one, _| one.started = Some(START + 500.0)), "three minutes"),
@@ -204,7 +223,7 @@ mod tests {
             (with(|_, of| of.told.clear()), "ever told"),
             (
                 with(|one, of| {
-                    let renamed = OfProvider { read: [(old(), START)].into(), ..of.clone() };
+                    let renamed = OfProvider { read: [(OLD.to_owned(), START)].into(), ..of.clone() };
                     one.providers.insert("before".into(), renamed);
                 }),
                 "read an object under the old key",
@@ -220,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_status_needs_agreement_alone() {
-        let files = [("f".to_owned(), with(|_, of| drop(of.read.insert(OLD.into(), START))))];
+        let files = [("f".to_owned(), with(|_, of| put(&mut of.read, OLD, START)))];
         let findings = Rotation { provider: "bulla", own: OWN, apiservers: &files }.agreed();
         assert_eq!(findings.iter().map(|one| one.verdict).collect::<Vec<_>>(), [Verdict::Ok, Verdict::Warn]);
         assert!(findings.last().unwrap().found.contains("sha256:old (last at 2023-11-14T22:13:20Z)"));

@@ -23,14 +23,21 @@ pub fn translate(tree: &Value, before: &Before, target: &Target) -> Result<Migra
                      a member that is not on the node";
         (softhsm(&mut fields, &mut left)?, &[first])
     } else {
-        return Err("expected kleidi's file for Vault (transitkey) or for SoftHSM (tokenLabel); its provider tpm never worked".into());
+        return Err(
+            "expected kleidi's file for Vault (transitkey) or for SoftHSM (tokenLabel); its provider tpm never worked"
+                .into(),
+        );
     };
     fields.rest(&mut left);
     Ok(Migration {
         config: config(target, "kleidi", &members),
         encryption: encryption(target, before, "v2"),
         left,
-        steps: steps(before, first, &["its socket was in a folder of /tmp: remove the folder, and its mount into kube-apiserver"]),
+        steps: steps(
+            before,
+            first,
+            &["its socket was in a folder of /tmp: remove the folder, and its mount into kube-apiserver"],
+        ),
     })
 }
 
@@ -91,7 +98,10 @@ fn softhsm(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String
         fields.secret(name);
     }
     if fields.secret("pin") {
-        left.push("pin: not copied; put it into /etc/bulla-kms/pin, of mode 0400, and change it: it stood in a file in clear".to_owned());
+        left.push(
+            "pin: not copied; put it into /etc/bulla-kms/pin, of mode 0400, and change it: it stood in a file in clear"
+                .to_owned(),
+        );
     }
     left.push(
         "the key: kleidi finds it by a label, and its deployment makes another one on each node under the same label; it still reads \

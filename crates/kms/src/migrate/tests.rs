@@ -86,7 +86,8 @@ fn trousseau_with_each_of_its_providers() {
     assert_eq!(members["vault"]["vault"]["auth"]["token"]["file"], "/etc/bulla-kms/vault-token");
     assert!(left.contains("token: not copied") && left.contains("keyNames"), "{left}");
 
-    let role = "keyNames: [a]\naddress: https://v.example\nroleID: r-1\nsecretID: hunter2-canary\nauthPath: auth/team\n";
+    let role =
+        "keyNames: [a]\naddress: https://v.example\nroleID: r-1\nsecretID: hunter2-canary\nauthPath: auth/team\n";
     let migration = trousseau(&[role]).unwrap();
     let (members, _) = held(&migration);
     let approle = &members["vault"]["vault"]["auth"]["approle"];

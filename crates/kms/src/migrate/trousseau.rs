@@ -25,7 +25,10 @@ pub fn translate(trees: &[Value], before: &Before, target: &Target) -> Result<Mi
         } else if fields.has("keyvaultname") {
             ("azure", azure(&mut fields, &mut left)?)
         } else {
-            return Err("expected a file of Trousseau's providers vault (keyNames), awskms (keyArn) or azurekms (keyVaultName)".into());
+            return Err(
+                "expected a file of Trousseau's providers vault (keyNames), awskms (keyArn) or azurekms (keyVaultName)"
+                    .into(),
+            );
         };
         if names.contains(&name) {
             return Err(format!("two files of its provider {name}; give one of each"));
@@ -37,7 +40,10 @@ pub fn translate(trees: &[Value], before: &Before, target: &Target) -> Result<Mi
     if names.len() > 1 {
         // Trousseau refuses to encrypt while one of them is away; the first to be there decrypts.
         members = format!("\n[combine]\nmode = \"any\"\npolicy = \"degraded\"\nminimum = 1\n{members}");
-        left.push("encrypting by all providers or not at all: policy degraded goes on while one is away; policy all does not".to_owned());
+        left.push(
+            "encrypting by all providers or not at all: policy degraded goes on while one is away; policy all does not"
+                .to_owned(),
+        );
     }
     let first = [
         "it speaks KMS v1 alone: from Kubernetes 1.29 on set --feature-gates=KMSv1=true on every kube-apiserver until everything is \
@@ -58,12 +64,16 @@ fn vault(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> 
         Some(Value::Array(keys)) => keys,
         _ => return Err("keyNames: expected a list of names".to_owned()),
     };
-    let first = keys.first().and_then(Value::as_str).filter(|key| key.len() <= MAX_VALUE_BYTES && !key.chars().any(char::is_control));
+    let first = keys
+        .first()
+        .and_then(Value::as_str)
+        .filter(|key| key.len() <= MAX_VALUE_BYTES && !key.chars().any(char::is_control));
     let key = first.ok_or("keyNames: expected a list of names")?;
     if keys.len() > 1 {
         left.push("keyNames: Trousseau uses the first alone, and so does the translation".to_owned());
     }
-    let mut text = format!("\n[members.vault.vault]\naddress = {}\n", quoted(&address(&fields.needed("address")?, left)));
+    let mut text =
+        format!("\n[members.vault.vault]\naddress = {}\n", quoted(&address(&fields.needed("address")?, left)));
     if let Some(ca) = fields.text("vaultcacert")? {
         text += &format!("ca = {}\n", quoted(&ca));
     }
@@ -89,11 +99,15 @@ fn auth(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> {
             None
         }
     };
-    let at = |method: &str| below.as_ref().map_or_else(String::new, |below| format!("mount = {}\n", quoted(&format!("{below}/{method}"))));
+    let at = |method: &str| {
+        below.as_ref().map_or_else(String::new, |below| format!("mount = {}\n", quoted(&format!("{below}/{method}"))))
+    };
     let (token, secret) = (fields.secret("token"), fields.secret("secretid"));
     let (certificate, key, role) = (fields.text("clientcert")?, fields.text("clientkey")?, fields.text("roleid")?);
     if token {
-        left.push("token: not copied, and it stood in a file in clear: revoke it, and have another way to log in".to_owned());
+        left.push(
+            "token: not copied, and it stood in a file in clear: revoke it, and have another way to log in".to_owned(),
+        );
     }
     if let (Some(certificate), Some(key)) = (certificate, key) {
         return Ok(format!(
@@ -105,7 +119,9 @@ fn auth(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> {
     }
     if let Some(role) = role {
         if secret {
-            left.push("secretID: not copied; put another one into /etc/bulla-kms/secret-id, and destroy this".to_owned());
+            left.push(
+                "secretID: not copied; put another one into /etc/bulla-kms/secret-id, and destroy this".to_owned(),
+            );
         }
         return Ok(format!(
             "\n[members.vault.vault.auth.approle]\nrole_id = {}\nsecret_id = \"/etc/bulla-kms/secret-id\"\n{}",
@@ -128,7 +144,10 @@ fn aws(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> {
     }
     let profile = fields.text("profile")?.unwrap_or_else(|| "default".to_owned());
     if fields.secret("rolearn") {
-        left.push("roleArn: no role is taken by keys of a file; use credentials.web_identity or credentials.instance".to_owned());
+        left.push(
+            "roleArn: no role is taken by keys of a file; use credentials.web_identity or credentials.instance"
+                .to_owned(),
+        );
     }
     if fields.secret("assumerolemfatoken") {
         left.push("assumeRoleMFAToken: not copied; a service has no second factor".to_owned());
@@ -140,7 +159,9 @@ fn aws(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> {
         "\n[members.aws.aws.credentials.file]\npath = \"/etc/bulla-kms/aws-credentials\"\nprofile = {}\n",
         quoted(&profile)
     );
-    left.push("the credentials: not copied; put them into /etc/bulla-kms/aws-credentials, or name another source".to_owned());
+    left.push(
+        "the credentials: not copied; put them into /etc/bulla-kms/aws-credentials, or name another source".to_owned(),
+    );
     Ok(text)
 }
 
@@ -152,7 +173,9 @@ fn azure(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> 
         left.push("keyVersion: the newest that is enabled wraps, and every enabled one unwraps; add /VERSION to key to keep to one".to_owned());
     }
     if fields.secret("configfilepath") {
-        left.push("configFilePath: its file has a secret, and is not read; put tenant and client into credentials".to_owned());
+        left.push(
+            "configFilePath: its file has a secret, and is not read; put tenant and client into credentials".to_owned(),
+        );
     }
     let url = format!("https://{vault}.{domain}/keys/{key}");
     Ok(format!(
