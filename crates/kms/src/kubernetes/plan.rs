@@ -73,7 +73,10 @@ fn rotate(kind: &str, settings: &Value) -> Option<Step> {
              also, and restart the plugin, one node after the other",
             [],
         ),
-        "age" => step("make a new key in the key file, and copy the file to every node", []),
+        "age" => step(
+            "make a new key in the key file, and copy the file to every node within the hour",
+            [format!("bulla kms keyfile rotate {} --begins 1h --identity {}", field("file"), field("identity"))],
+        ),
         _ => return None,
     })
 }
@@ -109,8 +112,8 @@ fn retire(kind: &str, settings: &Value) -> Option<Step> {
         }
         "pkcs11" => step("take the URI of the key before out of also, on every node; keep the key on the token", []),
         "age" => step(
-            "drop the key before from the key file, and copy the file to every node; keep the file from before",
-            [],
+            "drop the keys before N, the one in use, and copy the file to every node; keep the file from before",
+            [format!("bulla kms keyfile drop {} --before N --identity {}", field("file"), field("identity"))],
         ),
         _ => return None,
     })
@@ -198,7 +201,12 @@ mod tests {
             ),
             ("gcp", json!({"key": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}), "--key k --keyring r", "disable"),
             ("pkcs11", json!({"uri": "pkcs11:x"}), "", ""),
-            ("age", json!({"file": "/f"}), "", ""),
+            (
+                "age",
+                json!({"file": "/f", "identity": "/i"}),
+                "rotate /f --begins 1h --identity /i",
+                "drop /f --before N",
+            ),
         ] {
             let steps = steps(&json!({"members": {"m": {kind: settings}}}), "/etc/kms.toml");
             let own: Vec<&Step> = steps.iter().filter(|step| step.what.starts_with("member m: ")).collect();

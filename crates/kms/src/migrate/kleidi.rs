@@ -19,8 +19,8 @@ pub fn translate(tree: &Value, before: &Before, target: &Target) -> Result<Migra
     let (members, first): (String, &[&str]) = if vault {
         (hvault(&mut fields, &mut left)?, &[])
     } else if ["tokenlabel", "tokenserial", "slotnumber"].iter().any(|name| fields.has(name)) {
-        let first = "make one AES-256 key on the token of every node, the same on all: `bulla keygen` does not; import one, or use \
-                     a member that is not on the node";
+        let first = "put one AES-256 key on the token of every node, the same on all (docs/manual/kms-token.md), or use a member \
+                     that is not on the node";
         (softhsm(&mut fields, &mut left)?, &[first])
     } else {
         return Err(

@@ -154,7 +154,7 @@ fn a_node_is_checked_verified_and_examined() {
     assert_eq!(bad, ["loop fail"]);
 
     // Another configuration than the one that is served.
-    scene.configure("[operations]\naddress = '127.0.0.1:1'\n");
+    scene.configure("");
     let config = fs::read_to_string(scene.node.work().join("kms.toml")).unwrap();
     scene.node.file("kms.toml", config.replace("state =", "epoch = 1\nstate =").as_bytes());
     assert_eq!(scene.doctor(&[], 0).0, ["answers warn"]);
