@@ -91,22 +91,22 @@ fn names(encryption: &Encryption, findings: &mut Vec<Finding>) {
 
 fn plugin(kms: &Kms, ours: bool, findings: &mut Vec<Finding>) {
     let (at, name) = (&kms.at, &kms.name);
-    let mut say = |ours_is: Verdict, found: String, hint: &str| {
-        let of = if ours { Finding::fail } else { Finding::warn };
-        let of = if ours_is == Verdict::Warn { Finding::warn } else { of };
+    let mut say = |verdict: Verdict, found: String, hint: &str| {
+        let of = if verdict == Verdict::Warn { Finding::warn } else { Finding::fail };
         findings.push(of(NAME, found, hint.to_owned()));
     };
     match kms.api_version.as_deref() {
         Some("v2") => {}
-        None => {
+        None if ours => {
             say(Verdict::Fail, format!("{at}: apiVersion is left out, which means v1"), "write `apiVersion: v2` there");
         }
-        Some("v1") if !ours => {
+        None | Some("v1") if !ours => {
             let hint =
                 "from Kubernetes 1.29 it needs --feature-gates=KMSv1=true; rewrite what it wrote, then take it out";
             say(Verdict::Warn, format!("{at}: {name} speaks KMS v1"), hint);
         }
-        Some(_) => say(Verdict::Fail, format!("{at}: this plugin speaks v2 alone"), "write `apiVersion: v2` there"),
+        _ if ours => say(Verdict::Fail, format!("{at}: this plugin speaks v2 alone"), "write `apiVersion: v2` there"),
+        _ => say(Verdict::Fail, format!("{at}: apiVersion is neither v1 nor v2"), "write that which the plugin speaks"),
     }
     if kms.cachesize && kms.api_version.as_deref() == Some("v2") {
         say(Verdict::Fail, format!("{at}: cachesize is of v1, and refused in v2"), "take cachesize out");
