@@ -238,7 +238,7 @@ fn other_plugins_are_translated_without_their_secrets() {
         format!("keyNames: [k]\naddress: https://v.example\nroleID: r\nsecretID: {SECRET}\n").as_bytes(),
     );
     let migrate =
-        |from: &str, file: &str, to: &str| cli.run(["kms", "migrate", from, file, "--cluster", "prod", "--to", to]);
+        |from: &str, file: &str, to: &str| cli.run(["kms", "migrate", from, file, "--kubernetes", "prod", "--to", to]);
     let said = migrate("from-kleidi", "kleidi.json", "one").ok();
     assert!(said.contains("VAULT_CLIENT_CERT") && said.contains("kubectl replace"), "{said}");
     let said = migrate("from-trousseau", "vault.yaml", "two").ok();

@@ -28,7 +28,7 @@ pub struct From {
     files: Vec<PathBuf>,
     /// Name of the Kubernetes cluster, bound into everything that is encrypted
     #[arg(long, value_name = "NAME")]
-    cluster: String,
+    kubernetes: String,
     /// Directory for kms.toml and encryption.yaml, which is made
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -48,7 +48,7 @@ pub fn run(verb: Migrate, session: &Session<'_>) -> Result<Exit, Failure> {
         Migrate::FromKleidi(args) => (args, true),
         Migrate::FromTrousseau(args) => (args, false),
     };
-    let From { files, cluster, to, resources, old_name, old_endpoint } = args;
+    let From { files, kubernetes: cluster, to, resources, old_name, old_endpoint } = args;
     let (name, endpoint) =
         if is_kleidi { (kleidi::NAME, kleidi::ENDPOINT) } else { (trousseau::NAME, trousseau::ENDPOINT) };
     let before = Before {
