@@ -106,6 +106,10 @@ impl Promotion {
                 _ => Step::WentBack(seen.active.clone()),
             };
         }
+        if !seen.older_wraps {
+            self.candidate = None;
+            return Step::Prove(seen.active.clone());
+        }
         let Some(still) = still else {
             // What was used is gone, or nothing was: there is nothing to wait with, unless the backend is in the middle of a
             // rotation at the very first start.
@@ -172,7 +176,7 @@ mod tests {
     fn seen(active: u32, timed: bool) -> Observation {
         let at = |version: u32| key(version, timed.then(|| u64::from(version) * 1000));
         let readable = (1..=active).map(at).collect();
-        Observation { active: at(active), readable, credential_ends: None }
+        Observation { active: at(active), readable, older_wraps: true, credential_ends: None }
     }
 
     fn s(seconds: u64) -> Duration {
@@ -251,6 +255,19 @@ mod tests {
         let mut promotion = using(1);
         let gone = Observation { readable: vec![key(2, None)], ..seen(2, false) };
         assert_eq!(promotion.observe(&gone, s(1), 0), Step::Prove(key(2, None)));
+    }
+
+    #[test]
+    fn a_key_that_wraps_no_more_is_not_waited_with() {
+        let mut promotion = using(1);
+        let next = Observation { older_wraps: false, ..seen(2, false) };
+        assert_eq!(promotion.observe(&next, s(1), 0), Step::Prove(key(2, None)));
+        // Not at a start in the middle of a rotation either.
+        let mut promotion = Promotion::new(RULES, using(1).remembered().clone());
+        assert_eq!(promotion.observe(&next, s(0), 0), Step::Prove(key(2, None)));
+        let mut promotion = Promotion::new(RULES, Remembered::default());
+        let young = Observation { older_wraps: false, ..seen(2, true) };
+        assert_eq!(promotion.observe(&young, s(0), 2010), Step::Prove(key(2, Some(2000))));
     }
 
     #[test]

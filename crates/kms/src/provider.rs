@@ -51,6 +51,9 @@ pub struct Observation {
     pub active: KeyRef,
     /// Every version that unwraps, the active one among them.
     pub readable: Vec<KeyRef>,
+    /// Whether older versions wrap too, if they are asked to. Where they do not, a new version is used as soon as it is
+    /// seen: to wait would be to make no seeds meanwhile.
+    pub older_wraps: bool,
     /// When the credential ends that was used, unless it is renewed.
     pub credential_ends: Option<SystemTime>,
 }

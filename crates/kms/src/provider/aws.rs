@@ -314,7 +314,7 @@ impl Provider for Aws {
         Box::pin(async move {
             let credential_ends = self.credentials.renewed().await?.ends;
             let (active, readable) = self.look().await?;
-            Ok(Observation { active, readable, credential_ends })
+            Ok(Observation { active, readable, older_wraps: false, credential_ends })
         })
     }
 

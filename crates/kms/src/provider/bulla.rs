@@ -101,7 +101,9 @@ impl Bulla {
         if let Err(error) = self.client.flush() {
             tracing::warn!(%error, "what was seen of the cluster could not be written");
         }
-        Ok(Observation { active: active.ok_or_else(none)?, readable, credential_ends: None })
+        // With 0 the cluster encrypts by the newest version alone, whatever it is asked.
+        let older_wraps = key.min_encryption_version != 0;
+        Ok(Observation { active: active.ok_or_else(none)?, readable, older_wraps, credential_ends: None })
     }
 
     async fn encrypt(&self, key: &KeyRef, plain: &SecretKey, context: &Context) -> Result<Vec<u8>, ProviderError> {

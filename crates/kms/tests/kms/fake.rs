@@ -107,7 +107,8 @@ impl Provider for Backend {
             self.enter().await?;
             let state = self.state();
             let readable = state.keys.keys().map(|version| Self::reference(&state, *version)).collect();
-            Ok(Observation { active: Self::reference(&state, state.active), readable, credential_ends: None })
+            let active = Self::reference(&state, state.active);
+            Ok(Observation { active, readable, older_wraps: true, credential_ends: None })
         })
     }
 

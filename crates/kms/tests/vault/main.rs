@@ -104,7 +104,7 @@ fn fails<T>(result: Result<T, ProviderError>, class: Class) -> String {
 async fn a_key_wraps_and_unwraps_in_its_context() {
     let bao = server!("a_key_wraps_and_unwraps_in_its_context");
     let vault = with_token(&bao, "k8s", "node");
-    let Observation { active: key, readable, credential_ends } = vault.observe().await.unwrap();
+    let Observation { active: key, readable, credential_ends, .. } = vault.observe().await.unwrap();
     let health: Value = serde_json::from_str(&bao.run(&["read", "-format=json", "sys/health"])).unwrap();
     let id = health["data"]["cluster_id"].as_str().unwrap();
     assert_eq!(key.backend, format!("vault:{id}/transit/k8s"));
