@@ -14,7 +14,10 @@ fn harness() -> PathBuf {
 
 /// Has the harness judge, and shows what it printed.
 fn judged(kmscheck: &Path, args: &[&str]) {
-    let cli = Cli::new(bulla!());
+    let mut cli = Cli::new(bulla!());
+    if let Some(openbao) = tools::openbao() {
+        cli.env("BULLA_TEST_OPENBAO", openbao);
+    }
     let done = cli.run_program(kmscheck, args, b"");
     let text = done.text();
     println!("{text}");
