@@ -191,6 +191,7 @@ mod tests {
         let identity = folder.join("identity");
         let made = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
         std::fs::write(&identity, made.to_file_text(None, None).unwrap().expose()).unwrap();
+        std::fs::set_permissions(&identity, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let member = |name: &&str| {
             format!(
                 "[members.\"{name}\".bulla]\naddress = 'https://localhost:1'\nkey = 'k'\nidentity = '{}'\n\
