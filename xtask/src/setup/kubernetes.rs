@@ -73,12 +73,13 @@ fn sources() -> String {
     format!("{:016x}", hash.finish())
 }
 
-/// All files of Go below a folder, and what builds them; descriptions of plugins are read when they are used.
+/// All files of Go below a folder, and what builds them; descriptions of plugins and what judges manifests are read when
+/// they are used.
 fn gather(folder: &Path, files: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let kind = path.extension().unwrap_or_default();
-        if path.ends_with("plugins") {
+        if path.ends_with("plugins") || path.ends_with("manifests") {
             continue;
         }
         if path.is_dir() {
