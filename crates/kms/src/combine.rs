@@ -45,14 +45,6 @@ impl Combination {
             Self::Any(Policy::Quorum(count) | Policy::Degraded(count)) => count,
         }
     }
-
-    /// Of `members`, how many have to be well for a seed to be read.
-    pub const fn needed_to_read(self, members: usize) -> usize {
-        match self {
-            Self::Any(_) => 1,
-            Self::Split => members,
-        }
-    }
 }
 
 /// What is known of a member.
@@ -224,7 +216,7 @@ mod tests {
             (Combination::Any(Policy::Degraded(1)), 1, 1),
             (Combination::Split, 3, 3),
         ] {
-            assert_eq!((combination.needed(3), combination.needed_to_read(3)), (write, read));
+            assert_eq!((combination.needed(3), combination.mode().needed_to_read(3)), (write, read));
         }
     }
 }

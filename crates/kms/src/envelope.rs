@@ -46,6 +46,14 @@ impl Mode {
             Self::Split => 2,
         }
     }
+
+    /// Of the members that wrapped, how many have to unwrap.
+    pub const fn needed_to_read(self, members: usize) -> usize {
+        match self {
+            Self::Any => 1,
+            Self::Split => members,
+        }
+    }
 }
 
 /// What one member wrapped.

@@ -32,17 +32,6 @@ pub struct Timing {
     pub stale: Duration,
 }
 
-/// What a look changed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Looked {
-    /// Nothing that others have to know.
-    Same,
-    /// A key was proven, and is used from now on.
-    Promoted,
-    /// It was left out, and is back.
-    Back,
-}
-
 /// A provider under supervision.
 pub struct Member {
     name: String,
@@ -168,35 +157,23 @@ impl Member {
         self.state().left_out = Some(0);
     }
 
-    /// Looks at the key, proves the one that is in use or comes into use, and says what changed. `deep` asks for the proof
-    /// of a key that is in use already.
-    pub async fn look(&self, deep: bool) -> Looked {
+    /// Looks at the key, and proves the one that comes into use; `deep` asks for the proof of one that is in use already.
+    pub async fn look(&self, deep: bool) {
         let looked = self.looked(deep).await;
         let mut state = self.state();
         state.tried = true;
-        let outcome = match looked {
-            Ok(promoted) => {
+        match looked {
+            Ok(()) => {
                 if let Some(error) = state.error.take() {
                     tracing::info!(member = self.name, before = %error, "the member is well again");
                 }
                 state.well = Some(Instant::now());
                 // Whoever looks, looks past the breaker: it is the trial.
                 state.breaker.succeeded();
-                let back = match state.left_out {
-                    Some(good) if good.saturating_add(1) >= GOOD_LOOKS => {
-                        state.left_out = None;
-                        true
-                    }
-                    Some(good) => {
-                        state.left_out = Some(good.saturating_add(1));
-                        false
-                    }
-                    None => false,
-                };
-                match (promoted, back) {
-                    (true, _) => Looked::Promoted,
-                    (false, true) => Looked::Back,
-                    (false, false) => Looked::Same,
+                let good = state.left_out.map(|good| good.saturating_add(1));
+                state.left_out = good.filter(|good| *good < GOOD_LOOKS);
+                if good.is_some() && state.left_out.is_none() {
+                    tracing::info!(member = self.name, "the member is used for new seeds again");
                 }
             }
             Err(error) => {
@@ -205,15 +182,13 @@ impl Member {
                 }
                 state.error = Some(error);
                 state.left_out = state.left_out.map(|_| 0);
-                Looked::Same
             }
-        };
+        }
         drop(state);
         self.show();
-        outcome
     }
 
-    async fn looked(&self, deep: bool) -> Result<bool, ProviderError> {
+    async fn looked(&self, deep: bool) -> Result<(), ProviderError> {
         let until = self.until(self.timing.look);
         let seen = self.call(Deed::Observe, until, || self.provider.observe()).await?;
         let now = self.began.elapsed();
@@ -239,19 +214,14 @@ impl Member {
                 tracing::info!(member = self.name, version = key.version, key = %key.digest(), "the key comes into use");
                 self.state().promotion.promoted(key);
                 self.metrics.promoted(&self.name, self.kind());
-                Ok(true)
+                Ok(())
             }
             (Step::WentBack(key), None) => {
                 let text = format!("version {} was left before, and what was used since is gone", key.version);
                 Err(ProviderError::new(Class::Config, text))
             }
-            (_, Some(key)) => {
-                if deep {
-                    self.prove(&key).await?;
-                }
-                Ok(false)
-            }
-            (Step::Keep, None) => Ok(false),
+            (_, Some(key)) if deep => self.prove(&key).await,
+            _ => Ok(()),
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 /// Seeds that are worked on at once. kube-apiserver asks one after the other; a flood would be somebody else's.
 const AT_ONCE: usize = 64;
@@ -236,13 +236,16 @@ impl Plugin {
     async fn opened(&self, key_id: &KeyId, envelope: &Envelope, until: Instant) -> Result<Decrypted, Refusal> {
         // Right after the start nobody was looked at yet. Whether there is a key id then is no matter for who reads.
         let _ = self.snapshot(until).await;
+        let needed = envelope.mode.needed_to_read(envelope.parts.len());
         let mut holders = self.holders(envelope);
-        if holders.len() < self.read_needs(envelope) && self.ask_again() {
+        if holders.len() < needed && self.ask_again() {
             // Another node may be ahead of this one.
-            self.look_at_all(until).await;
+            // Whoever is not done in time is left.
+            let _ = timeout_at(until.into(), self.look_at_all(false)).await;
+            self.publish();
             holders = self.holders(envelope);
         }
-        if holders.len() < self.read_needs(envelope) {
+        if holders.len() < needed {
             let text = "the seed was wrapped by keys that the members do not have, or have no more";
             return Err(Refusal::new(Class::UnknownKey, text));
         }
@@ -250,13 +253,6 @@ impl Plugin {
         match envelope.mode {
             Mode::Any => self.by_any(place, envelope, holders, until).await,
             Mode::Split => self.by_all(place, envelope, holders, until).await,
-        }
-    }
-
-    fn read_needs(&self, envelope: &Envelope) -> usize {
-        match envelope.mode {
-            Mode::Any => 1,
-            Mode::Split => envelope.parts.len(),
         }
     }
 
@@ -387,20 +383,6 @@ impl Plugin {
         due
     }
 
-    async fn look_at_all(&self, until: Instant) {
-        let mut tasks = JoinSet::new();
-        for member in &self.parts.members {
-            let member = Arc::clone(member);
-            tasks.spawn(async move { member.look(false).await });
-        }
-        // Whoever is not done by then is dropped with the set.
-        let _ = timeout(until.saturating_duration_since(Instant::now()), async {
-            while tasks.join_next().await.is_some() {}
-        })
-        .await;
-        self.publish();
-    }
-
     fn compute(&self) -> Result<Snapshot, NoSnapshot> {
         let standings: Vec<_> = self.parts.members.iter().map(|member| member.standing()).collect();
         let waited = self.began.elapsed() >= FIRST_LOOK;
@@ -454,12 +436,12 @@ impl Holder {
     }
 }
 
-/// What is said of members that failed: each with its class, and of all the class that is most to be acted upon.
+/// What is said of members that failed: each with its class, and for all one that passes by itself if there is any,
+/// since the same request may then succeed in a moment.
 fn refused<'a>(deed: &str, failed: impl IntoIterator<Item = (&'a str, Class)>) -> Refusal {
     let failed: Vec<(&str, Class)> = failed.into_iter().collect();
-    // Whatever passes by itself is tried again; so it is told only if nothing else is wrong.
-    let lasting = failed.iter().map(|(_, class)| *class).find(|class| !class.passes());
-    let class = failed.iter().map(|(_, class)| *class).find(|class| class.passes()).or(lasting);
+    let first = failed.first().map(|(_, class)| *class);
+    let class = failed.iter().map(|(_, class)| *class).find(|class| class.passes()).or(first);
     let each: Vec<String> = failed.iter().map(|(name, class)| format!("{name}: {class}")).collect();
     Refusal::new(class.unwrap_or(Class::Unavailable), format!("not {deed} ({})", each.join(", ")))
 }

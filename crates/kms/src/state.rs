@@ -3,12 +3,12 @@
 
 use crate::key::KeyDigest;
 use crate::promotion::{MAX_PAST, Remembered};
+use bulla_client::{FileOutput, Output as _};
 use bulla_wire::encoding::{base32, base32_decode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Largest file in bytes: eight members with all that is remembered of each have 30 KiB.
@@ -101,13 +101,9 @@ impl StateFile {
         });
         let written = Written { version: 1, epoch: self.epoch, members: members.collect() };
         let bytes = serde_json::to_vec(&written).map_err(io::Error::other)?;
-        let temporary = self.path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = FileOutput::replacing(&self.path)?;
         file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &self.path)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        file.commit()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The watch over the members: each is looked at for as long as the plugin runs, and what changed is published.
 
-use crate::member::{Looked, Member};
+use crate::member::Member;
 use crate::plugin::{FIRST_LOOK, Plugin};
 use bulla_crypto::random::SystemRng;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 /// Every so many looks the key in use is proven again.
 const DEEP: u32 = 3;
 /// First wait after a look that failed; each next one is twice as long, until it is that of good looks.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 
 impl Plugin {
     /// Looks at the members until the task is dropped.
@@ -31,32 +31,37 @@ impl Plugin {
     }
 
     async fn keep_watch(&self, member: &Member) {
-        let mut wait = FIRST_WAIT;
+        let mut next = FIRST_WAIT;
         for look in 0_u32.. {
-            let looked = member.look(look % DEEP == 0 || !member.is_well()).await;
-            if looked == Looked::Back {
-                tracing::info!(member = member.name(), "the member is used for new seeds again");
-            }
+            member.look(look % DEEP == 0 || !member.is_well()).await;
             self.publish();
-            let period = member.period();
-            wait = if member.error().is_none() { period } else { wait.saturating_mul(2).min(period) };
+            let wait = if member.error().is_none() {
+                next = FIRST_WAIT;
+                member.period()
+            } else {
+                let wait = next.min(member.period());
+                next = wait.saturating_mul(2);
+                wait
+            };
             // Nodes that were started together do not ask together.
             let [byte] = bulla_crypto::random::draw::<1>(&mut SystemRng);
             sleep(wait.mul_f64(0.9 + 0.2 * f64::from(byte) / 255.0)).await;
-            if member.error().is_none() {
-                wait = FIRST_WAIT;
-            }
         }
     }
 
     /// Looks at every member once, and proves the key that each uses.
     pub async fn look_once(&self) {
+        self.look_at_all(true).await;
+        self.publish();
+    }
+
+    /// Looks at every member at the same time. If this is dropped, so are the looks that are not done.
+    pub(crate) async fn look_at_all(&self, deep: bool) {
         let mut tasks = JoinSet::new();
         for member in self.members() {
             let member = Arc::clone(member);
-            tasks.spawn(async move { member.look(true).await });
+            tasks.spawn(async move { member.look(deep).await });
         }
         while tasks.join_next().await.is_some() {}
-        self.publish();
     }
 }
