@@ -8,10 +8,12 @@ use std::process::Command;
 
 /// The oldest Go that builds Kubernetes 1.36.
 const GO_MIN_KUBERNETES: (u32, u32) = (1, 26);
-/// What every run needs: the client library of Kubernetes, a fake plugin, a client that writes a socket's path in the old way.
-const PROGRAMS: &[&str] = &["fake", "kmscheck", "client-0.31", "client-0.36"];
-/// What a long run needs besides: each old client takes half a minute, the apiserver four.
-const PROGRAMS_LONG: &[&str] = &["client-0.29", "client-0.30", "client-0.32", "kapiserver"];
+/// What every run needs: the client library of Kubernetes, a fake plugin, and plain clients of each release that writes a socket's
+/// path in a way of its own.
+const PROGRAMS: &[&str] =
+    &["fake", "kmscheck", "client-0.29", "client-0.30", "client-0.31", "client-0.32", "client-0.36"];
+/// What a long run needs besides: the apiserver takes four minutes to build.
+const PROGRAMS_LONG: &[&str] = &["kapiserver"];
 /// The file that says from what the programs were built.
 const SOURCES: &str = "built-from";
 

@@ -154,7 +154,9 @@ pub async fn run(binary: &Path, core: usize, plan: &Plan) -> Result<(String, Str
         eprintln!("keys and databases, store: {}", class.name());
         let mut place = Arc::new(furnished(binary, class, core, database.clone()).await?);
         let works: Vec<Work> = Work::ENGINES.into_iter().filter(|work| database.is_some() || !work.leases()).collect();
-        speeds.extend(Box::pin(operations(&place, &works, class, plan, &primitives)).await?);
+        if plan.operations {
+            speeds.extend(Box::pin(operations(&place, &works, class, plan, &primitives)).await?);
+        }
         let mut secrets = 0;
         for &size in plan.secrets.iter().filter(|size| class == Class::File || **size <= IN_MEMORY_MAX) {
             eprintln!("{size} secrets, store: {}", class.name());

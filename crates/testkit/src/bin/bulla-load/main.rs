@@ -34,7 +34,9 @@ const CLIENTS: [usize; 3] = [1, 8, 32];
 
 /// How much is measured.
 struct Plan {
-    /// Rounds of each operation; none for memory and start alone.
+    /// Whether operations are measured besides what grows with what is stored.
+    operations: bool,
+    /// Rounds of each operation.
     rounds: usize,
     length: Duration,
     /// Outstanding wraps at which memory and start are measured.
@@ -50,6 +52,7 @@ struct Plan {
 impl Plan {
     fn named(name: &str) -> Option<Self> {
         let usual = Self {
+            operations: true,
             rounds: 3,
             length: Duration::from_secs(2),
             sizes: &[1_000, 100_000],
@@ -67,7 +70,7 @@ impl Plan {
                 let (length, sizes) = (Duration::from_secs(5), &[1_000, 100_000, 1_000_000]);
                 Some(Self { rounds: 5, length, sizes, versus_wraps: 100_000, secrets: &[1_000, 1_000_000], ..usual })
             }
-            "scale" => Some(Self { rounds: 0, ..usual }),
+            "scale" => Some(Self { operations: false, secrets: &[1_000, 1_000_000], ..usual }),
             _ => None,
         }
     }
@@ -151,7 +154,7 @@ async fn alone(binary: &Path, core: usize, plan: &Plan) -> Result<(String, Strin
     for class in [Class::Memory, Class::File] {
         eprintln!("operations, store: {}", class.name());
         singles.push(scale::idle(binary, class, core).await?);
-        if plan.rounds > 0 {
+        if plan.operations {
             let mut installation = Installation::new(binary, class, core).await?;
             installation.admit().await?;
             let place = Arc::new(Place::new(installation).await?);

@@ -126,7 +126,7 @@ pub async fn run(ours: &Path, theirs: &Path, core: usize, plan: &Plan) -> Result
         if class == Class::Memory {
             conditions.push(tls(&both).await?);
         }
-        if plan.rounds > 0 {
+        if plan.operations {
             comparisons.extend(Box::pin(operations(&both, &ROWS, class, None, plan)).await?);
         }
     }

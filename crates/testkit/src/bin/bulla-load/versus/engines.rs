@@ -171,7 +171,9 @@ pub async fn run(ours: &Path, theirs: &Path, core: usize, plan: &Plan) -> Result
         engines::furnish(place, database.clone()).await?;
         furnish(counter, database.clone()).await?;
         let rows: Vec<Row> = ENGINES.into_iter().filter(|row| database.is_some() || !row.work.leases()).collect();
-        comparisons.extend(Box::pin(operations(&both, &rows, class, None, plan)).await?);
+        if plan.operations {
+            comparisons.extend(Box::pin(operations(&both, &rows, class, None, plan)).await?);
+        }
         let mut secrets = 0;
         for &size in plan.secrets.iter().filter(|size| class == Class::File || **size <= engines::IN_MEMORY_MAX) {
             eprintln!("{size} secrets, store: {}", class.name());
