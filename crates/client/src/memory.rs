@@ -236,9 +236,10 @@ fn read_json<T: serde::de::DeserializeOwned>(directory: &Directory, name: &str) 
     serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(io::Error::other(error)))
 }
 
+/// An epoch that a share was given to is on the disk when this returns; the rest may lose its last moments.
 fn write_json<T: serde::Serialize>(directory: &Directory, name: &str, value: &T) -> Result<(), ClientError> {
     let written = serde_json::to_vec(value).map_err(io::Error::other);
-    let written = written.and_then(|bytes| directory.replace(name, &bytes, false));
+    let written = written.and_then(|bytes| directory.replace(name, &bytes, name == SHARE_FILE));
     written.map_err(|error| wrote(directory, name, error))
 }
 

@@ -6,7 +6,7 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::encoding::base32;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Takes the content of a wrap. What was written counts only after [`Output::commit`]; without it nothing may stay.
@@ -54,6 +54,18 @@ impl FileOutput {
     /// The system's.
     pub fn mode(self, mode: u32) -> io::Result<Self> {
         self.file.set_permissions(fs::Permissions::from_mode(mode))?;
+        Ok(self)
+    }
+
+    /// Gives it the owner that `path` has, so that whoever reads that can read this.
+    ///
+    /// # Errors
+    /// The system's: nobody but root gives files away.
+    pub fn owned_as(self, path: &Path) -> io::Result<Self> {
+        let (own, there) = (self.file.metadata()?, fs::metadata(path)?);
+        if (own.uid(), own.gid()) != (there.uid(), there.gid()) {
+            std::os::unix::fs::fchown(&self.file, Some(there.uid()), Some(there.gid()))?;
+        }
         Ok(self)
     }
 

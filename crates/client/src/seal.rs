@@ -121,6 +121,17 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Remembers that others' shares opened the cluster after the own one was given for `epoch`: from now on none is given to
+    /// that epoch again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn share_used(&self, epoch: u64) -> Result<(), ClientError> {
+        self.trust().await?.memory.remember_share(epoch.saturating_add(1))
+    }
+}
+
 /// A session id becomes part of a path.
 fn check_session_id(id: &str) -> Result<(), ClientError> {
     demand(id.parse::<bulla_wire::name::Name>().is_ok(), "the session's id is malformed")

@@ -47,8 +47,8 @@ fn key(uri: &TokenUri, pin: &Path) -> AesKey {
 }
 
 #[test]
-fn a_lost_session_is_opened_again() {
-    let Some(hsm) = SoftHsm::of_this_process("a_lost_session_is_opened_again") else { return };
+fn a_lost_hsm_session_is_opened_again() {
+    let Some(hsm) = SoftHsm::of_this_process("a_lost_hsm_session_is_opened_again") else { return };
     let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
     let pin = folder.path().join("pin");
     write_pin(&pin, PIN);

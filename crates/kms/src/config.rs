@@ -6,7 +6,7 @@ use crate::member::{Member, Timing};
 use crate::metrics::Metrics;
 use crate::plugin::Parts;
 use crate::promotion::Rules;
-use crate::provider::{Provider, ProviderError, age, aws, azure, bulla, gcp, pkcs11, vault};
+use crate::provider::{Class, Provider, ProviderError, age, aws, azure, bulla, gcp, pkcs11, vault};
 use crate::socket::{Access, Place};
 use crate::state::StateFile;
 use serde::Deserialize;
@@ -39,18 +39,23 @@ pub struct Config {
 
 /// Why a file is none. It names the field and says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(pub String);
+pub struct ConfigError {
+    /// What kind of failure it is: [`Class::Config`], or that of a member whose credential cannot be used.
+    pub class: Class,
+    /// What is wrong.
+    pub text: String,
+}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl std::error::Error for ConfigError {}
 
 fn wrong(field: &str, what: impl fmt::Display) -> ConfigError {
-    ConfigError(format!("{field}: {what}"))
+    ConfigError { class: Class::Config, text: format!("{field}: {what}") }
 }
 
 /// The file as it is written.
@@ -162,8 +167,25 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn new(written: Written) -> Result<Self, ConfigError> {
+        Self::at(written, |cluster| cluster)
+    }
+
+    /// The same members for identities in place of kube-apiserver's seeds (`identity`). Neither opens what the other made:
+    /// no name of a cluster has a slash. Nothing is remembered, since nobody was told a key id.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn for_identities(mut written: Written) -> Result<Parts, ConfigError> {
+        written.state = None;
+        // No other node has to know a new version before it is used.
+        (written.timing.promote_looks, written.timing.promote_delay_s) = (Some(1), Some(0));
+        Self::at(written, |cluster| format!("identity/{cluster}")).map(|config| config.plugin)
+    }
+
+    fn at(written: Written, place: impl FnOnce(String) -> String) -> Result<Self, ConfigError> {
         let Written { cluster, epoch, state, socket, operations, audit, combine, timing, members } = written;
         name("cluster", &cluster)?;
+        let cluster = place(cluster);
         let place: Option<Place> =
             socket.path.as_deref().map(str::parse).transpose().map_err(|error| wrong("socket.path", error))?;
         let access = access(&socket, place.as_ref())?;
@@ -186,7 +208,9 @@ impl Config {
         let mut opened = Vec::with_capacity(members.len());
         for (member, written) in members {
             name("members", &member)?;
-            let provider = written.open().map_err(|error| wrong(&format!("members.{member}"), error))?;
+            let provider = written
+                .open()
+                .map_err(|error| ConfigError { class: error.class, ..wrong(&format!("members.{member}"), error) })?;
             let known = remembered.remove(&member).unwrap_or_default();
             let metrics = Arc::clone(&metrics);
             opened.push(Arc::new(Member::new(member, provider, &cluster, times, known, metrics)));

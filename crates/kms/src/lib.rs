@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod finding;
 mod flight;
 pub mod grpc;
+pub mod identity;
 pub mod key;
 pub mod keyfile;
 pub mod kubernetes;

@@ -159,7 +159,12 @@ impl Member {
 
     /// Looks at the key, and proves the one that comes into use; `deep` asks for the proof of one that is in use already.
     pub async fn look(&self, deep: bool) {
-        let looked = self.looked(deep).await;
+        // Who failed of it has to prove it again: that a backend can be looked at says nothing of wrapping.
+        let doubted = {
+            let state = self.state();
+            state.error.is_some() || state.left_out.is_some()
+        };
+        let looked = self.looked(deep || doubted).await;
         let mut state = self.state();
         state.tried = true;
         match looked {

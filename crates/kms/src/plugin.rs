@@ -25,6 +25,8 @@ const AT_ONCE: usize = 64;
 const HEDGE: Duration = Duration::from_millis(200);
 /// How long the first look at members may take before the others are used without one that hangs.
 pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// How often it is seen who was looked at, right after the start.
+const POLL: Duration = Duration::from_millis(20);
 /// A key that nobody knows is asked for at most this often.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -234,10 +236,8 @@ impl Plugin {
     }
 
     async fn opened(&self, key_id: &KeyId, envelope: &Envelope, until: Instant) -> Result<Decrypted, Refusal> {
-        // Right after the start nobody was looked at yet. Whether there is a key id then is no matter for who reads.
-        let _ = self.snapshot(until).await;
         let needed = envelope.mode.needed_to_read(envelope.parts.len());
-        let mut holders = self.holders(envelope);
+        let mut holders = self.looked_at(envelope, needed, until).await;
         if holders.len() < needed && self.ask_again() {
             // Another node may be ahead of this one.
             // Whoever is not done in time is left.
@@ -253,6 +253,19 @@ impl Plugin {
         match envelope.mode {
             Mode::Any => self.by_any(place, envelope, holders, until).await,
             Mode::Split => self.by_all(place, envelope, holders, until).await,
+        }
+    }
+
+    /// Who has the keys. Right after the start they are waited for: whether there is a key id is no matter for who reads.
+    async fn looked_at(&self, envelope: &Envelope, needed: usize, until: Instant) -> Vec<Holder> {
+        let first = self.began.checked_add(FIRST_LOOK).map_or(until, |end| end.min(until));
+        loop {
+            let holders = self.holders(envelope);
+            let all_tried = self.published().is_some();
+            if holders.len() >= needed || all_tried || Instant::now() >= first {
+                return holders;
+            }
+            sleep_until((Instant::now() + POLL).into()).await;
         }
     }
 
@@ -405,7 +418,7 @@ impl Plugin {
             hash = snapshot.key_id.hash(),
             before = before.map(|before| before.key_id.to_string()),
             whole = snapshot.whole,
-            "kube-apiserver is told a key id"
+            "a key id comes into use"
         );
         self.parts.metrics.published(snapshot.key_id.hash(), snapshot.whole);
         self.published.send_replace(Some(Arc::new(snapshot)));

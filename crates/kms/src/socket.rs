@@ -108,12 +108,18 @@ pub fn bind(place: &Place, access: &Access) -> io::Result<Bound> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(refused(format!("{} is there and is no socket; remove it", path.display())));
         }
-        Ok(_) => {
-            if UnixStream::connect(path).is_ok() {
+        Ok(_) => match UnixStream::connect(path) {
+            // Nobody listens: it was left behind.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Ok(_) => {
                 let text = format!("another process answers at {}; stop it, or name another path", path.display());
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
             }
-        }
+            Err(error) => {
+                let text = format!("whether another process listens at {} cannot be seen: {error}", path.display());
+                return Err(io::Error::new(error.kind(), text));
+            }
+        },
     }
     let mut temporary = path.clone().into_os_string();
     temporary.push(TEMPORARY);

@@ -11,6 +11,7 @@ pub use crate::webhook::WebhookUrl;
 pub use keys::{KEYS, Key, Kind, sample};
 pub use layer::{ConfigError, Flag, Source, layer, load};
 
+use bulla_wire::id::ClusterId;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -101,6 +102,21 @@ pub struct Init {
     pub bundle: Option<PathBuf>,
 }
 
+/// Whose share the server gives by itself when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutoUnseal {
+    /// To this cluster alone.
+    pub cluster: ClusterId,
+    /// The file of an identity, or a `pkcs11:` URI.
+    pub identity: String,
+    /// The configuration of the members that open the identity.
+    pub kms: Option<PathBuf>,
+    /// The file of its token's PIN.
+    pub pin_file: Option<PathBuf>,
+    /// Where it is remembered what was seen of the cluster.
+    pub memory: PathBuf,
+}
+
 /// How much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -133,6 +149,8 @@ pub struct Config {
     pub alarms: Alarms,
     /// Init.
     pub init: Init,
+    /// Whose share is given at start; none where admins do that.
+    pub auto_unseal: Option<AutoUnseal>,
     /// Limits.
     pub limits: Limits,
     /// A file that is written once the server answers: address, node and process id as JSON.

@@ -55,6 +55,7 @@ pub struct Metrics {
     untold: Gauge,
     audit_blocked: Gauge,
     seal_state: Gauge,
+    auto_unseal_failing: Gauge,
     epoch: Gauge,
     sequence: Gauge,
     connections: Gauge,
@@ -86,6 +87,7 @@ impl Metrics {
             untold: Gauge::default(),
             audit_blocked: Gauge::default(),
             seal_state: Gauge::default(),
+            auto_unseal_failing: Gauge::default(),
             epoch: Gauge::default(),
             sequence: Gauge::default(),
             connections: Gauge::default(),
@@ -117,6 +119,8 @@ impl Metrics {
         let help = "1 while the audit log takes no lines, so that nothing is answered";
         registry.register("audit_blocked", help, self.audit_blocked.clone());
         registry.register("seal_state", "0 uninitialised, 1 sealed, 2 unsealed", self.seal_state.clone());
+        let help = "1 while the identity of auto_unseal was not opened when it was tried last";
+        registry.register("auto_unseal_failing", help, self.auto_unseal_failing.clone());
         registry.register("epoch", "Epoch of the seal", self.epoch.clone());
         registry.register("store_sequence", "Sequence number of the newest commit", self.sequence.clone());
         registry.register("connections", "Open connections", self.connections.clone());
@@ -187,6 +191,11 @@ impl Metrics {
             SealState::Unsealed => 2,
         });
         self.epoch.set(signed(epoch));
+    }
+
+    /// Whether the identity of auto_unseal was opened when it was tried last.
+    pub fn set_auto_unseal(&self, well: bool) {
+        self.auto_unseal_failing.set(i64::from(!well));
     }
 
     /// A connection was opened; it counts until the value is dropped.

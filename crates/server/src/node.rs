@@ -103,6 +103,7 @@ pub struct Node {
     challenge: ChallengeKey,
     names: Names,
     clock_even: AtomicBool,
+    opened: AtomicBool,
     steady: Steady,
 }
 
@@ -140,6 +141,7 @@ impl Node {
             challenge: ChallengeKey::of_process(secret_key(&mut rng)),
             names,
             clock_even: AtomicBool::new(true),
+            opened: AtomicBool::new(false),
             steady: Steady::new(parts.clock.as_ref()),
             parts,
         };
@@ -165,7 +167,13 @@ impl Node {
             Phase::Unsealed(unsealed) => (SealState::Unsealed, unsealed.epoch),
         };
         self.parts.metrics.set_seal(state, epoch);
+        self.opened.fetch_or(state == SealState::Unsealed, Ordering::Relaxed);
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Whether it was unsealed at some time since the process began.
+    pub fn was_unsealed(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Tells of an alarm that a node without keys cannot store: metric, log, audit log, and the webhook if there is a

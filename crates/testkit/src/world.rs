@@ -333,6 +333,7 @@ pub fn config(dir: &Path, shape: &Shape) -> Config {
             max_size_mib: 64,
         },
         alarms: Alarms { webhook: None, webhook_ca: None },
+        auto_unseal: None,
         init: Init { admins: vec![], bundle: None },
         limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0, leases: 1000 },
         ready_file: None,

@@ -96,6 +96,8 @@ const EXAMPLES: &[&str] = &[
     "bulla kms keyfile rotate keys.age --begins 1h --identity cp1.key",
     "bulla kms keyfile drop keys.age --before 2 --identity cp1.key",
     "bulla kms bind -o cp1.bound --to 'pkcs11:token=tpm;object=node?module-name=tpm2_pkcs11'",
+    "bulla kms bind -o unsealer.key --config unseal-kms.toml",
+    "bulla kms rebind unsealer.key --config unseal-kms.toml",
     "bulla kms keygen 'pkcs11:token=kms;object=k8s?module-name=softhsm2'",
     "bulla kv get app/prod/db --wrap-to bob --expires 1h",
     "bulla kv list app/prod",

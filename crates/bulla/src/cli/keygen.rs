@@ -120,6 +120,7 @@ async fn on_token(
     report(session, &identity, &record, place, &record_path)
 }
 
+/// Shows what was made, and what is done with it.
 fn report(
     session: &Session<'_>,
     identity: &Identity,
@@ -127,19 +128,30 @@ fn report(
     key: &KeySource,
     record_path: &Path,
 ) -> Result<Exit, Failure> {
+    show(session, identity, record, key, record_path)?;
+    session.screen.hint(&format!("give {} to an enroller, who runs `bulla principal add`", record_path.display()));
+    Ok(Exit::Ok)
+}
+
+/// Shows what was made.
+pub fn show(
+    session: &Session<'_>,
+    identity: &Identity,
+    record: &Record,
+    key: &KeySource,
+    record_path: &Path,
+) -> Result<(), Failure> {
     session.screen.pairs(&[
         ("name", record.name().to_string()),
         ("principal", record.principal().to_string()),
         ("key", identity.public_key().key_id().to_string()),
         ("identity", key.to_string()),
         ("record", record_path.display().to_string()),
-    ])?;
-    session.screen.hint(&format!("give {} to an enroller, who runs `bulla principal add`", record_path.display()));
-    Ok(Exit::Ok)
+    ])
 }
 
 /// The name in a file's name.
-fn name_of(file: &Path) -> Result<Name, Failure> {
+pub fn name_of(file: &Path) -> Result<Name, Failure> {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     stem.parse().map_err(|error| {
         Failure::usage(format!("{} gives no name: {error}", file.display())).hint("give one with --name NAME")
@@ -147,7 +159,7 @@ fn name_of(file: &Path) -> Result<Name, Failure> {
 }
 
 /// The first record of an identity, verified as strangers will.
-async fn record_of(identity: &Identity, name: Name) -> Result<Record, Failure> {
+pub async fn record_of(identity: &Identity, name: Name) -> Result<Record, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("cannot make the record: {error}"));
     demand_opens(identity).await?;
     let payload = record_payload(name, None, &[key_of(identity)]).ok_or_else(|| failed(&"no version is left"))?;
@@ -180,7 +192,8 @@ pub fn key_of(identity: &Identity) -> PrincipalKey {
     }
 }
 
-fn line_of(record: &Record) -> Vec<u8> {
+/// A record as its file holds it.
+pub fn line_of(record: &Record) -> Vec<u8> {
     let mut line = json::to_vec(record.envelope());
     line.push(b'\n');
     line

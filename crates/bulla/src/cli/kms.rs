@@ -1,5 +1,6 @@
 //! `bulla kms`: the Kubernetes KMS v2 plugin, and the keys and files that its members use.
 
+pub mod bind;
 mod doctor;
 mod identity;
 mod keyfile;
@@ -14,7 +15,7 @@ use crate::log::LogArgs;
 use crate::session::Session;
 use crate::systemd::Manager;
 use bulla_keys::KeySource;
-use bulla_kms::config::{Config, Written};
+use bulla_kms::config::{Config, ConfigError, Written};
 use bulla_kms::plugin::Plugin;
 use bulla_kms::serve;
 use clap::{Args, Subcommand};
@@ -66,14 +67,14 @@ enum Verb {
     /// it up by itself.
     #[command(subcommand)]
     Keyfile(keyfile::Keyfile),
-    /// Make an identity that nothing but an RSA key on a token opens, such as one in a TPM, and print its recipient
-    Bind {
-        /// The file to make
-        #[arg(short = 'o', value_name = "FILE")]
+    Bind(bind::Bind),
+    /// Encrypt an identity of `bulla kms bind --config` anew, by the keys that its members use now
+    ///
+    /// To be run after a key of a member was rotated, before its older version is retired. The identity stays the same.
+    Rebind {
+        /// The file of the identity, which is replaced
+        #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// The RSA key, which decrypts by OAEP
-        #[arg(long, value_name = "URI", value_parser = key_source())]
-        to: KeySource,
     },
     /// Make an AES-256 key on a token, where it stays, and print the lines of a member `pkcs11` that uses it
     Keygen {
@@ -93,7 +94,8 @@ pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Resu
     match verb {
         Verb::Sample => session.screen.bytes(SAMPLE.as_bytes()).map(|()| Exit::Ok),
         Verb::Keyfile(verb) => keyfile::run(verb, session).await,
-        Verb::Bind { file, to } => token::bind(&file, &to, session).await,
+        Verb::Bind(args) => Box::pin(bind::run(args, config.as_deref(), session)).await,
+        Verb::Rebind { file } => Box::pin(bind::again(&file, named()?, session)).await,
         Verb::Keygen { place } => token::keygen(&place, session),
         Verb::Serve { log } => {
             log.begin()?;
@@ -139,13 +141,19 @@ async fn answer(path: &Path, variables: &Variables) -> Result<Exit, Failure> {
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
+    Config::new(written(path)?).map_err(|error| unfit(path, &error))
+}
+
+/// What a configuration says. Nothing is opened.
+pub fn written(path: &Path) -> Result<Written, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| Failure::file("cannot read", path, &error))?;
-    let written: Written = toml::from_str(&text).map_err(|error| {
+    toml::from_str(&text).map_err(|error| {
         Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` prints a file with every key")
-    })?;
-    Config::new(written).map_err(|error| {
-        Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` says what each key means")
     })
+}
+
+fn unfit(path: &Path, error: &ConfigError) -> Failure {
+    Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` says what each key means")
 }
 
 fn on(kind: SignalKind) -> Result<Signal, Failure> {

@@ -1,5 +1,7 @@
 //! `bulla server`: the node itself.
 
+mod unsealer;
+
 use super::Variables;
 use crate::exit::{Exit, Failure, told};
 use crate::log::{LogArgs, LogFormat};
@@ -13,6 +15,8 @@ use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use unsealer::Unsealer;
 
 /// Run a server
 ///
@@ -88,6 +92,7 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
     if matches!(verb, Some(Verb::Check)) {
         return check(session, &config);
     }
+    let unsealer = Unsealer::new(&config)?;
     log.begin()?;
     let signals =
         Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
@@ -95,6 +100,11 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
         .await
         .map_err(|error| unfit(&error, "the server did not start"))?;
     greet(session, log.format, &running.ready);
+    // Dropped with the server.
+    let mut beside = JoinSet::new();
+    if let Some(unsealer) = unsealer {
+        beside.spawn(unsealer.run(Arc::clone(&running.node)));
+    }
     serve(running, signals, &manager).await
 }
 
@@ -208,6 +218,9 @@ impl Flags {
 
 fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
     try_out(config, SystemClock::default().unix_ms()).map_err(|error| unfit(&error, "the server would not start"))?;
+    if let Some(unsealer) = Unsealer::new(config)? {
+        unsealer.check()?;
+    }
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     session.screen.pairs(&[
         ("data", or_none(config.data.as_ref().map(|path| path.display().to_string()))),

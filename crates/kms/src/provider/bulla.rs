@@ -1,19 +1,18 @@
 //! A transit key of a Bulla cluster.
 
 use super::{Answer, Class, Context, Kind, Observation, Provider, ProviderError};
+use crate::identity::unattended;
 use crate::key::KeyRef;
-use bulla_client::{Client, ClientError, Pin, State, identity};
-use bulla_crypto::identity::Identity;
+use bulla_client::{Client, ClientError, Pin, State};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
-use bulla_keys::{KeySource, Tokens, pin};
+use bulla_keys::KeySource;
 use bulla_wire::api::{Decrypt, DecryptItem, Encrypt, EncryptItem, ItemError, KeyKind, Versioned};
 use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::error::Code;
 use bulla_wire::id::ClusterId;
 use bulla_wire::name::Name;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A ciphertext of 32 bytes has 112; room for other kinds of key.
@@ -53,14 +52,17 @@ impl Bulla {
     /// Reads the identity; nothing is sent.
     ///
     /// # Errors
-    /// [`Class::Config`].
+    /// [`Class::Config`]; [`Class::Denied`] if a token refused the PIN of the identity.
     pub fn open(settings: &Settings) -> Result<Self, ProviderError> {
         let config =
             |field: &str, error: &dyn std::fmt::Display| ProviderError::new(Class::Config, format!("{field}: {error}"));
         let cluster: ClusterId = settings.cluster.parse().map_err(|error| config("cluster", &error))?;
         let key = settings.key.parse().map_err(|error| config("key", &error))?;
-        let identity =
-            load(&settings.identity, settings.pin_file.as_deref()).map_err(|error| config("identity", &error))?;
+        let source = KeySource::parse(settings.identity.as_ref()).map_err(|error| config("identity", &error))?;
+        let identity = unattended(&source, settings.pin_file.as_deref()).map_err(|error| ProviderError {
+            class: if error.denied { Class::Denied } else { Class::Config },
+            ..config("identity", &error)
+        })?;
         let mut builder =
             Client::builder(&settings.address).identity(identity).pin(Pin::Cluster(cluster)).timeout(PATIENCE);
         if let Some(ca) = &settings.ca {
@@ -155,21 +157,6 @@ impl Provider for Bulla {
 
     fn unwrap<'a>(&'a self, key: &'a KeyRef, wrapped: &'a [u8], context: &'a Context) -> Answer<'a, SecretKey> {
         Box::pin(self.decrypt(key, wrapped, context))
-    }
-}
-
-/// An identity that needs nobody: from a file without a passphrase, or on a token whose PIN is in a file.
-fn load(written: &str, pin_file: Option<&Path>) -> Result<Arc<Identity>, String> {
-    match KeySource::parse(written.as_ref()).map_err(|error| error.to_string())? {
-        KeySource::File(path) => identity::read(&path, &|| None).map_err(|error| error.to_string()),
-        KeySource::Token(uri) => {
-            let ask = |(token, _): (&str, &str)| match pin_file {
-                Some(path) => pin::read(path),
-                None => Err(pin::PinError::NoSource { token: token.to_owned() }),
-            };
-            Tokens::default().identity(&uri, &ask).map(Arc::new).map_err(|error| error.to_string())
-        }
-        KeySource::Agent(_) => Err("an SSH agent needs somebody who is logged in; name a file or a token".to_owned()),
     }
 }
 

@@ -145,7 +145,7 @@ async fn a_backend_that_is_away_stops_new_seeds_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_member_that_hangs_costs_a_hedge_and_not_the_answer() {
+async fn a_hung_provider_costs_a_hedge_and_not_the_answer() {
     let (a, b) = (Backend::new("a"), Backend::new("b"));
     let plugin = ready(ALL, &[&a, &b]).await;
     let made = encrypted(&plugin).await;
@@ -235,7 +235,39 @@ async fn split_members_are_all_needed_to_decrypt() {
 }
 
 #[tokio::test]
-async fn a_restart_in_a_rotation_goes_on_and_a_way_back_is_refused() {
+async fn a_reboot_in_any_order_comes_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state.json");
+    let backend = Backend::new("a");
+    let before = node(ALL, &[&backend], Some(&state));
+    before.look_once().await;
+    let made = encrypted(&before).await;
+    drop(before);
+    // The plugin is there first, kube-apiserver asks next, and the backend comes last.
+    backend.is(Mood::Down);
+    let plugin = node(ALL, &[&backend], Some(&state));
+    let watch = tokio::spawn(Arc::clone(&plugin).supervise());
+    assert_eq!(plugin.status(soon()).await.unwrap_err().class, Class::Unavailable);
+    decrypted(&plugin, &made).await.unwrap_err();
+    backend.is(Mood::Well);
+    let begun = Instant::now();
+    while plugin.ready().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never comes up");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(plugin.ready().unwrap(), made.key_id);
+    assert_eq!(decrypted(&plugin, &made).await.unwrap(), ["a"]);
+    watch.abort();
+    // The backend is there first, and the first question is a read.
+    let plugin = node(ALL, &[&backend], Some(&state));
+    let watch = tokio::spawn(Arc::clone(&plugin).supervise());
+    assert_eq!(decrypted(&plugin, &made).await.unwrap(), ["a"]);
+    assert_eq!(encrypted(&plugin).await.key_id, made.key_id);
+    watch.abort();
+}
+
+#[tokio::test]
+async fn a_plugin_restart_in_a_rotation_goes_on_and_a_way_back_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state.json");
     let backend = Backend::new("a");

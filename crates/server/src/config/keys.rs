@@ -11,6 +11,10 @@ pub enum Kind {
     Path,
     /// Paths; in the environment joined by `:`, as a flag given once for each.
     Paths,
+    /// The file of an identity, or a `pkcs11:` URI.
+    Identity,
+    /// A cluster's id.
+    Cluster,
     /// An IP address and a port, such as `127.0.0.1:8250` or `[::1]:8250`.
     Address,
     /// An https address, or an http address of this machine.
@@ -29,6 +33,8 @@ impl Kind {
         match self {
             Self::Path => "a path".into(),
             Self::Paths => "a list of paths".into(),
+            Self::Identity => "the file of an identity, or a pkcs11: URI".into(),
+            Self::Cluster => "the id of a cluster, as \"bulla init\" prints it".into(),
             Self::Address => "an IP address and a port, such as \"127.0.0.1:8250\"".into(),
             Self::Url => "an https:// address, or an http:// address of this machine".into(),
             Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
@@ -241,6 +247,55 @@ pub const KEYS: &[Key] = &[
         doc: &[
             "Principals and policies that the cluster of a transient server begins with, signed by k of its admins",
             "(\"bulla bundle create\" makes it). It is checked at start and applied by init.",
+        ],
+    },
+    Key {
+        name: "auto_unseal.cluster",
+        kind: Kind::Cluster,
+        default: None,
+        example: "\"sha256:UNhY4JhezH9gQYqvDMWrWH9CwlcKiECVqejMrND2VFw\"",
+        flag: None,
+        doc: &[
+            "When the server starts, it gives the share of one admin to this cluster by itself, and to no other.",
+            "After \"bulla seal\" it stays sealed until it is started again or admins open it.",
+        ],
+    },
+    Key {
+        name: "auto_unseal.identity",
+        kind: Kind::Identity,
+        default: None,
+        example: "\"/etc/bulla/unsealer.key\"",
+        flag: None,
+        doc: &["Whose share: an identity of \"bulla kms bind\" or \"bulla keygen\", or on a token."],
+    },
+    Key {
+        name: "auto_unseal.kms",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/etc/bulla/unseal-kms.toml\"",
+        flag: None,
+        doc: &[
+            "The members that open an identity of \"bulla kms bind\": keys of another cluster, of a Vault, a cloud, a token.",
+            "A configuration as of \"bulla kms\", of which cluster, epoch, combine, timing and members are used.",
+        ],
+    },
+    Key {
+        name: "auto_unseal.pin_file",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/etc/bulla/unsealer.pin\"",
+        flag: None,
+        doc: &["A file with the PIN of the identity's token."],
+    },
+    Key {
+        name: "auto_unseal.memory",
+        kind: Kind::Path,
+        default: None,
+        example: "\"/var/lib/bulla-unsealer\"",
+        flag: None,
+        doc: &[
+            "A directory in which it is remembered what was seen of the cluster, so that no share goes to an older copy of it.",
+            "Best on another disk than the data. Without it in the data directory's unsealer/.",
         ],
     },
     Key {

@@ -2,10 +2,11 @@
 
 use super::keys::{VARIABLE_PREFIX, find};
 use super::{
-    Alarms, Audit, AuditNames, AuditSync, AuditTarget, CertificateFiles, Config, Init, KEYS, Key, Kind, Limits,
-    StoreKind, Tls, WebhookUrl,
+    Alarms, Audit, AuditNames, AuditSync, AuditTarget, AutoUnseal, CertificateFiles, Config, Init, KEYS, Key, Kind,
+    Limits, StoreKind, Tls, WebhookUrl,
 };
 use crate::webhook::WebhookUrlError;
+use bulla_wire::id::ClusterId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -105,6 +106,7 @@ pub fn layer(
 #[derive(Debug, Clone)]
 enum Setting {
     Text(String),
+    Cluster(ClusterId),
     List(Vec<PathBuf>),
     Address(SocketAddr),
     Url(WebhookUrl),
@@ -150,9 +152,10 @@ impl Settings {
                     values.iter().map(|value| value.as_str().filter(|text| !text.is_empty()).map(PathBuf::from));
                 Setting::List(paths.collect::<Option<_>>().ok_or_else(|| wrong(key, source, "no list of texts"))?)
             }
-            (Kind::Path | Kind::Address | Kind::Url | Kind::Choice(_), Value::String(text)) => {
-                parse(key, &text, source)?
-            }
+            (
+                Kind::Path | Kind::Identity | Kind::Cluster | Kind::Address | Kind::Url | Kind::Choice(_),
+                Value::String(text),
+            ) => parse(key, &text, source)?,
             (_, value) => return Err(wrong(key, source, &format!("{} of type {}", value, value.type_str()))),
         };
         self.0.insert(key.name, (setting, source.clone()));
@@ -273,6 +276,7 @@ impl Settings {
             },
             alarms: Alarms { webhook: self.url("alarms.webhook"), webhook_ca: self.path("alarms.webhook_ca") },
             init: Init { admins: self.list("init.admins"), bundle: self.path("init.bundle") },
+            auto_unseal: self.auto_unseal(data.as_deref())?,
             limits: Limits {
                 connections: size("limits.connections")?,
                 body_mib: size("limits.body_mib")?,
@@ -283,6 +287,34 @@ impl Settings {
             accept_audit_loss: self.boolean("accept_audit_loss"),
             data,
         })
+    }
+
+    fn auto_unseal(&self, data: Option<&Path>) -> Result<Option<AutoUnseal>, ConfigError> {
+        let cluster = self.0.get("auto_unseal.cluster").map(|(setting, _)| setting);
+        let given = KEYS.iter().find(|key| key.name.starts_with("auto_unseal.") && self.0.contains_key(key.name));
+        let (cluster, identity, data) = match (cluster, self.text("auto_unseal.identity"), data, given) {
+            (Some(Setting::Cluster(cluster)), Some(identity), Some(data), _) => (*cluster, identity.to_owned(), data),
+            (_, _, _, None) => return Ok(None),
+            (_, _, None, Some(key)) => {
+                let problem = "a transient server's cluster ends with it, so there is none to be opened at its start";
+                return Err(self.fault(key.name, problem, "leave it out, or give --data DIR"));
+            }
+            (Some(_), None, ..) => {
+                let hint = "name the identity of an admin; \"bulla kms bind\" makes one that keys elsewhere open";
+                return Err(self.fault("auto_unseal.identity", "nobody is named whose share is given", hint));
+            }
+            (_, _, _, Some(_)) => {
+                let hint = "give the id that \"bulla init\" printed; \"bulla status\" shows it, too";
+                return Err(self.fault("auto_unseal.cluster", "no cluster is named that the share is for", hint));
+            }
+        };
+        let memory = self.path("auto_unseal.memory").unwrap_or_else(|| data.join("unsealer"));
+        let (kms, pin_file) = (self.path("auto_unseal.kms"), self.path("auto_unseal.pin_file"));
+        if identity.starts_with("pkcs11:") && kms.is_some() {
+            let hint = "leave it out: the token's own key is the identity; or name a file of \"bulla kms bind\"";
+            return Err(self.fault("auto_unseal.kms", "auto_unseal.identity is on a token", hint));
+        }
+        Ok(Some(AutoUnseal { cluster, identity, kms, pin_file, memory }))
     }
 
     /// Fills in what no layer set. The defaults of the table go through the same parser as a file.
@@ -347,7 +379,9 @@ fn parse(key: &Key, text: &str, source: &Source) -> Result<Setting, ConfigError>
     let refused = || wrong(key, source, &format!("\"{text}\""));
     match key.kind {
         Kind::Path | Kind::Paths if text.is_empty() => Err(refused()),
-        Kind::Path => Ok(Setting::Text(text.to_owned())),
+        Kind::Identity if text.is_empty() => Err(refused()),
+        Kind::Path | Kind::Identity => Ok(Setting::Text(text.to_owned())),
+        Kind::Cluster => text.parse().map(Setting::Cluster).map_err(|_| refused()),
         Kind::Paths => Ok(Setting::List(vec![text.into()])),
         Kind::Address => text.parse().map(Setting::Address).map_err(|_| refused()),
         // It may hold a secret, so it is not repeated.
@@ -433,6 +467,7 @@ mod tests {
             },
             alarms: Alarms { webhook: None, webhook_ca: None },
             init: Init { admins: vec![], bundle: None },
+            auto_unseal: None,
             limits: Limits { connections: 4096, body_mib: 256, requests_per_s: 0, leases: 1000 },
             ready_file: None,
             accept_audit_loss: false,
@@ -463,11 +498,18 @@ mod tests {
         assert_eq!(config.init.admins, [PathBuf::from("d.pub"), "e.pub".into()]);
     }
 
+    macro_rules! cluster {
+        () => {
+            "sha256:UNhY4JhezH9gQYqvDMWrWH9CwlcKiECVqejMrND2VFw"
+        };
+    }
+
     #[test]
     fn every_key_can_be_set_by_every_layer() {
         for key in KEYS {
             let (text, plain) = match key.kind {
-                Kind::Path => ("\"/p\"", "/p"),
+                Kind::Path | Kind::Identity => ("\"/p\"", "/p"),
+                Kind::Cluster => (concat!("\"", cluster!(), "\""), cluster!()),
                 Kind::Paths => ("[\"/p\"]", "/p"),
                 Kind::Address => ("\"127.0.0.9:9\"", "127.0.0.9:9"),
                 Kind::Url => ("\"https://a.example/b\"", "https://a.example/b"),
@@ -489,6 +531,11 @@ mod tests {
             match key.name {
                 "tls.cert" => head = "[tls]\nkey = \"/k\"\n".into(),
                 "tls.key" => head = "[tls]\ncert = \"/c\"\n".into(),
+                "auto_unseal.cluster" => head = "[auto_unseal]\nidentity = \"/i\"\n".into(),
+                "auto_unseal.identity" => head = concat!("[auto_unseal]\ncluster = \"", cluster!(), "\"\n").into(),
+                name if name.starts_with("auto_unseal.") => {
+                    head = concat!("[auto_unseal]\nidentity = \"/i\"\ncluster = \"", cluster!(), "\"\n").into();
+                }
                 _ => {}
             }
             let with = |text: &str, variables: &[(&str, &str)], flags: &[Flag]| {

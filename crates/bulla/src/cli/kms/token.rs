@@ -1,36 +1,11 @@
-//! `bulla kms bind` and `bulla kms keygen`: what the plugin has on tokens.
+//! `bulla kms keygen`: what the plugin has on tokens.
 
-use super::identity::{bound_failure, oaep_key, on_token};
+use super::identity::on_token;
 use crate::cli::absolute;
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
-use bulla_client::{FileOutput, Output as _};
-use bulla_crypto::random::SystemRng;
 use bulla_keys::KeySource;
 use bulla_keys::uri::TokenUri;
-use bulla_kms::bound::BoundIdentity;
-use std::io::{self, Write as _};
-use std::path::Path;
-
-/// Makes a bound identity.
-pub async fn bind(file: &Path, to: &KeySource, session: &Session<'_>) -> Result<Exit, Failure> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", file.display()))
-                .hint("choose another file with -o")
-        }
-        _ => Failure::file("cannot write", file, &error),
-    };
-    // Before the token is asked: whether there is a place for it.
-    let mut output = FileOutput::create(file).map_err(failed)?;
-    let key = oaep_key(to, session).await?;
-    let bound = BoundIdentity::make(&key, &mut SystemRng).await.map_err(|error| bound_failure(&error))?;
-    output.write_all(bound.to_text().as_bytes()).and_then(|()| output.commit()).map_err(failed)?;
-    session.screen.line(bound.recipient().as_str())?;
-    session.screen.say(&format!("the recipient's digest is {}", bound.recipient().digest()));
-    session.screen.hint("who opens the key file enrols it: `bulla kms keyfile enrol FILE --node NAME=RECIPIENT`");
-    Ok(Exit::Ok)
-}
 
 /// Makes an AES key on a token.
 pub fn keygen(place: &KeySource, session: &Session<'_>) -> Result<Exit, Failure> {
