@@ -310,6 +310,15 @@ impl TokenError {
     }
 }
 
+impl TokenError {
+    /// Whether the device failed, whatever it was asked: that says nothing of a PIN.
+    pub(crate) fn is_of_the_device(&self) -> bool {
+        use RvError::{DeviceError, DeviceMemory, FunctionFailed, GeneralError, HostMemory};
+        let Self::Refused { cause: CryptokiError::Pkcs11(code, _), .. } = self else { return false };
+        matches!(code, DeviceError | DeviceMemory | FunctionFailed | GeneralError | HostMemory)
+    }
+}
+
 /// A refusal of the module while something was tried.
 pub(crate) fn tried(what: &'static str) -> impl Fn(CryptokiError) -> TokenError {
     move |cause| TokenError::Refused { what, cause }

@@ -61,14 +61,15 @@ pub(crate) struct Token {
 
 impl Token {
     /// Logs in, and keeps the session on a thread of its own. `ask` gives the PIN; it is asked at most once, and not at
-    /// all if the token needs none or has keys of its own to type it on.
+    /// all if the token needs none or has keys of its own to type it on. One that is cautious leaves the last try to people.
     pub fn open(
         module: Module,
         id: TokenId,
         limits: Limits,
+        cautious: bool,
         ask: &dyn Fn() -> Result<SecretBytes, TokenError>,
     ) -> Result<Self, TokenError> {
-        let mut connection = Connection::new(module, id.clone());
+        let mut connection = Connection { cautious, ..Connection::new(module, id.clone()) };
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new().name("token".to_owned());
@@ -314,8 +315,8 @@ impl Connection {
         let last = self.module.slot_of(&self.id).and_then(|slot| self.module.info(slot));
         let last = last.is_ok_and(|info| info.user_pin_final_try());
         let Some(error) = refused_login(error, &self.id.label, last) else { return Ok(()) };
-        // A token that is gone judged no PIN; a service tries again when it is back.
-        if !(self.cautious && error.lost_session()) {
+        // A token that is gone or failed judged no PIN; a service tries again when it is back.
+        if !(self.cautious && (error.lost_session() || error.is_of_the_device())) {
             // Whatever the reason was, the token may have counted it.
             self.login = Login::Refused;
         }

@@ -31,9 +31,16 @@ pub struct Tokens {
     /// `None` for a token that refused, or hangs: nothing is sent to it any more.
     open: Mutex<HashMap<Place, Option<Arc<Token>>>>,
     limits: Limits,
+    cautious: bool,
 }
 
 impl Tokens {
+    /// The same for somebody who is not there: the last try before a token locks is left to people.
+    #[must_use]
+    pub fn cautious(self) -> Self {
+        Self { cautious: true, ..self }
+    }
+
     /// The same with at most this time for each answer of a token.
     #[must_use]
     pub fn limit(self, limit: Duration) -> Self {
@@ -115,7 +122,7 @@ impl Tokens {
             Some(path) => Ok(pin::read(path)?),
             None => Ok(ask((&label, &serial))?),
         };
-        match Token::open(module, id, self.limits, &pin) {
+        match Token::open(module, id, self.limits, self.cautious, &pin) {
             Ok(token) => {
                 let token = Arc::new(token);
                 open.insert(place, Some(token.clone()));

@@ -147,6 +147,19 @@ enum WrittenMember {
     Gcp(Box<gcp::Settings>),
 }
 
+impl Written {
+    /// The same for whoever only looks, as root perhaps: members write nothing that the plugin has to read.
+    #[must_use]
+    pub fn without_memory(mut self) -> Self {
+        for member in self.members.values_mut() {
+            if let WrittenMember::Bulla(settings) = member {
+                settings.memory = None;
+            }
+        }
+        self
+    }
+}
+
 impl WrittenMember {
     fn open(&self) -> Result<Box<dyn Provider>, ProviderError> {
         Ok(match self {
@@ -175,7 +188,8 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn for_identities(mut written: Written) -> Result<Parts, ConfigError> {
+    pub fn for_identities(written: Written) -> Result<Parts, ConfigError> {
+        let mut written = written.without_memory();
         written.state = None;
         // No other node has to know a new version before it is used.
         (written.timing.promote_looks, written.timing.promote_delay_s) = (Some(1), Some(0));

@@ -193,7 +193,7 @@ pub fn unattended(source: &KeySource, pin_file: Option<&Path>) -> Result<Arc<Ide
                 Some(path) => pin::read(path),
                 None => Err(pin::PinError::NoSource { token: token.to_owned() }),
             };
-            let found = Tokens::default().identity(uri, &ask);
+            let found = Tokens::default().cautious().identity(uri, &ask);
             found.map(Arc::new).map_err(|error| unusable(error.to_string(), error.outcome() == Outcome::Denied))
         }
         KeySource::Agent(_) => {

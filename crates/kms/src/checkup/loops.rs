@@ -137,6 +137,10 @@ fn leaves(config: &Value) -> Vec<(String, String)> {
         config.get("members").map(|members| ("members".to_owned(), members)).into_iter().collect();
     while let Some((field, value)) = open.pop() {
         match value {
+            // An address of Bulla may be written without its scheme.
+            Value::String(text) if field.ends_with(".bulla.address") && !text.contains("://") => {
+                found.push((field, format!("https://{text}")));
+            }
             Value::String(text) => found.push((field, text.clone())),
             Value::Array(list) => open.extend(list.iter().map(|value| (field.clone(), value))),
             Value::Object(table) => {

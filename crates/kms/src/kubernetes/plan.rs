@@ -75,7 +75,7 @@ fn rotate(kind: &str, settings: &Value) -> Option<Step> {
         ),
         "age" => step(
             "make a new key in the key file, and copy the file to every node within the hour",
-            [format!("bulla kms keyfile rotate {} --begins 1h --identity {}", field("file"), field("identity"))],
+            [format!("bulla kms keyfile rotate {} --begins 1h {}", field("file"), opens(settings))],
         ),
         _ => return None,
     })
@@ -113,10 +113,19 @@ fn retire(kind: &str, settings: &Value) -> Option<Step> {
         "pkcs11" => step("take the URI of the key before out of also, on every node; keep the key on the token", []),
         "age" => step(
             "drop the keys before N, the one in use, and copy the file to every node; keep the file from before",
-            [format!("bulla kms keyfile drop {} --before N --identity {}", field("file"), field("identity"))],
+            [format!("bulla kms keyfile drop {} --before N {}", field("file"), opens(settings))],
         ),
         _ => return None,
     })
+}
+
+/// The options by which a node opens its key file.
+fn opens(settings: &Value) -> String {
+    let option = |(option, field): (&str, &str)| {
+        settings.get(field).and_then(Value::as_str).map(|value| format!("{option} {}", word(value)))
+    };
+    let known = [("--identity", "identity"), ("--bound-to", "bound_to"), ("--pin-file", "pin_file")];
+    known.into_iter().filter_map(option).collect::<Vec<_>>().join(" ")
 }
 
 fn mount(settings: &Value) -> String {

@@ -237,11 +237,12 @@ impl Aws {
             check,
             created,
         };
+        // Before KMS named the materials of a key it was known by this, and what was encrypted then still says so.
+        let unnamed = only(ONLY, created.map_or_else(String::new, |created| created.to_string()), created);
         let Some(current) = seen.current_key_material_id.as_deref() else {
-            let key = only(ONLY, created.map_or_else(String::new, |created| created.to_string()), created);
-            return Ok((key.clone(), vec![key]));
+            return Ok((unnamed.clone(), vec![unnamed]));
         };
-        let mut readable = Vec::new();
+        let mut readable = vec![unnamed];
         for Rotation { key_material_id, rotation_date, .. } in self.materials().await? {
             // The first material has no date of its own.
             let since = rotation_date.map_or(created, seconds);

@@ -225,18 +225,26 @@ impl Azure {
                     all.push(Version { name: self.version_of(&kid)?.to_owned(), attributes });
                 }
             }
-            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { break };
-            let own = next.strip_prefix(self.key.origin.as_str()).filter(|next| next.starts_with("/keys/"));
+            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return self.few(all) };
+            // The service writes its port, which is that of https.
+            let own = next.strip_prefix(self.key.origin.as_str());
+            let own =
+                own.map(|next| next.strip_prefix(":443").unwrap_or(next)).filter(|next| next.starts_with("/keys/"));
             path = own.map(str::to_owned).ok_or_else(|| {
                 let text = format!("{} continues its list of versions elsewhere", self.backend);
                 ProviderError::new(Class::Protocol, text)
             })?;
         }
-        if all.len() > MAX_VERSIONS {
+        let text = format!("{} lists more than {MAX_PAGES} pages of versions", self.backend);
+        Err(ProviderError::new(Class::Protocol, text))
+    }
+
+    fn few(&self, versions: Vec<Version>) -> Result<Vec<Version>, ProviderError> {
+        if versions.len() > MAX_VERSIONS {
             let text = format!("{} has more than {MAX_VERSIONS} enabled versions: disable the oldest", self.backend);
             return Err(ProviderError::new(Class::Config, text));
         }
-        Ok(all)
+        Ok(versions)
     }
 
     /// A hash of a version's public key, which is asked once.
@@ -285,8 +293,15 @@ impl Azure {
         };
         let (mut active, mut readable) = (None, Vec::new());
         for Version { name, attributes } in enabled {
-            let check = self.check(&name).await?;
             let is_active = name == newest;
+            let check = match self.check(&name).await {
+                // Somebody made a version that this member cannot use, which is no matter for the others.
+                Err(error) if error.class == Class::Config && !is_active => {
+                    tracing::warn!(%error, "a version is left out");
+                    continue;
+                }
+                check => check?,
+            };
             let key = KeyRef { backend: self.backend.clone(), version: name, check, created: attributes.created };
             if is_active {
                 active = Some(key.clone());

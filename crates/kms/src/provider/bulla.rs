@@ -104,7 +104,7 @@ impl Bulla {
             tracing::warn!(%error, "what was seen of the cluster could not be written");
         }
         // With 0 the cluster encrypts by the newest version alone, whatever it is asked.
-        let older_wraps = key.min_encryption_version != 0;
+        let older_wraps = key.min_encryption_version != 0 && key.min_encryption_version < key.latest_version;
         Ok(Observation { active: active.ok_or_else(none)?, readable, older_wraps, credential_ends: None })
     }
 

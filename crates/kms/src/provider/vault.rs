@@ -166,7 +166,8 @@ impl Vault {
         let readable: Vec<KeyRef> = state.versions.range(state.min_decryption..=state.latest).map(of).collect();
         let active = state.versions.get_key_value(&state.latest).map(of);
         let active = active.ok_or_else(|| ProviderError::new(Class::Protocol, "the key has no newest version"))?;
-        Ok(Observation { active, readable, older_wraps: true, credential_ends: token.ends() })
+        let older_wraps = state.min_encryption < state.latest;
+        Ok(Observation { active, readable, older_wraps, credential_ends: token.ends() })
     }
 
     async fn wrapped(&self, key: &KeyRef, plain: &SecretKey, context: &Context) -> Result<Vec<u8>, ProviderError> {

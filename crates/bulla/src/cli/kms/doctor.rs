@@ -121,7 +121,7 @@ pub fn tree(path: &Path) -> Result<Value, Failure> {
 fn configured(path: &Path) -> Result<Config, Failure> {
     let written: Result<Written, toml::de::Error> = toml::from_str(&text(path, yaml::MAX_BYTES)?);
     let written = written.map_err(|error| Failure::usage(error.message().to_owned()))?;
-    Config::new(written).map_err(|error| Failure::usage(error.to_string()))
+    Config::new(written.without_memory()).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// What names of members resolve to here; a name that does not is told by its member.

@@ -74,7 +74,7 @@ async fn status(args: Status, path: &Path, session: &Session<'_>) -> Result<Exit
         })?;
         read.push((file.display().to_string(), apiserver));
     }
-    let mut config = load(path)?;
+    let mut config = super::looking(path)?;
     // Nothing is written by a look.
     config.plugin.state = None;
     let plugin = Plugin::new(config.plugin);

@@ -252,10 +252,16 @@ async fn instance(http: &Http) -> Result<Issued<AccessKey>, ProviderError> {
     let request = || Request::builder().header("x-aws-ec2-metadata-token", token.header(""));
     let reply = http.call(request(), ROLES, empty()).await?;
     let role = Text::new(reply.body.expose())
-        .filter(|role| reply.status == StatusCode::OK && word(role.expose()) == role.expose())
+        .filter(|role| reply.status == StatusCode::OK && is_role(role.expose()))
         .ok_or_else(|| failed(&reply, "names no role: attach an instance profile to the instance"))?;
     let path = format!("{ROLES}{}", role.expose());
     given(http, &http.call(request(), &path, empty()).await?)
+}
+
+/// Whether it is the name of a role (IAM's reference of RoleName).
+fn is_role(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(plain)
 }
 
 /// Credentials as the metadata services write them.

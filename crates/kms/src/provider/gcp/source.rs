@@ -51,6 +51,9 @@ pub enum Tokens {
     Metadata { http: Box<Http>, path: String },
 }
 
+/// Longest email of a service account, in bytes: 30 of its name, 30 of the project, and the domain.
+const MAX_ACCOUNT_BYTES: usize = 128;
+
 impl Tokens {
     /// Makes ready to ask.
     pub fn open(source: &Source, ca: Option<&Path>) -> Result<Self, ProviderError> {
@@ -58,7 +61,8 @@ impl Tokens {
             Source::File { path } => Ok(Self::File { path, ca: ca.map(Path::to_owned) }),
             Source::Metadata { account, endpoint } => {
                 let config = |text: &str| ProviderError::new(Class::Config, text);
-                if word(account.replace('@', "-").as_str()) == "an unknown code" {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+                if !(1..=MAX_ACCOUNT_BYTES).contains(&account.len()) || !account.bytes().all(plain) {
                     return Err(config("account: expected default, or the email of a service account"));
                 }
                 let own = || Origin::link_local(METADATA).map_err(config);
