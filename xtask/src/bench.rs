@@ -2,10 +2,11 @@
 //! `--versus` beside the server of another project.
 //!
 //! What is measured, and how, stands in `docs/manual/performance.md`; the load itself is `bulla-load` of the test
-//! kit.
+//! kit. With `--kms` it is the plugin for Kubernetes, over its socket and under a kube-apiserver.
 
 use crate::setup::Tools;
 use crate::workspace::{Stop, cargo, target};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -29,11 +30,16 @@ pub struct Arguments {
     /// that beside another. With `--long` 1,000,000 secrets.
     #[arg(long)]
     engines: bool,
+    /// The plugin for Kubernetes in place of the server: its calls with each kind of member, its memory and starts, and a
+    /// kube-apiserver that starts over 10,000 Secrets and, without `--quick`, over 50,000: a quarter of an hour.
+    #[arg(long, group = "others", conflicts_with_all = ["engines", "scale"])]
+    kms: bool,
     /// Compare with this, which runs on the same core: the same work, the same durability, in turns.
-    #[arg(long, value_name = "OTHER")]
+    #[arg(long, value_name = "OTHER", group = "others")]
     versus: Option<Other>,
-    /// Install what is compared with, if it is missing, without asking.
-    #[arg(long, requires = "versus")]
+    /// Install what is compared with, if it is missing, without asking; with `--kms` OpenBao and, built with Go,
+    /// kube-apiserver. Without it the plugin is measured without what is missing.
+    #[arg(long, requires = "others")]
     install: bool,
     /// Write the JSON lines to this file instead of behind the tables.
     #[arg(long, value_name = "FILE")]
@@ -50,10 +56,7 @@ enum Other {
 /// Builds and measures; whether all went well.
 pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     // Before anything is built: it may be missing.
-    let other = match arguments.versus {
-        Some(Other::Openbao) => Some(Tools::new(false).openbao(arguments.install)?),
-        None => None,
-    };
+    let further = further(arguments)?;
     // One after the other, so that the server is built with its own features only.
     for package in [&["-p", "bulla"][..], &["-p", "bulla-testkit", "--bin", "bulla-load"]] {
         let built = cargo()
@@ -76,13 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &load_cores(cores)]).arg(folder.join("bulla-load"));
     command.arg(folder.join("bulla")).arg(SERVER_CORE.to_string()).arg(plan);
-    if arguments.engines {
-        command.arg("--engines");
-    }
-    if let Some(openbao) = other {
-        command.arg("--openbao").arg(openbao);
-    }
-    command.args(&arguments.json);
+    command.args(further).args(&arguments.json);
     if cores < 2 {
         eprintln!("warning: one core for server and load; the numbers mean little");
     }
@@ -90,6 +87,31 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
         .status()
         .map_err(|error| Stop(format!("cannot run taskset: {error} (it is in Debian's util-linux)")))?;
     Ok(status.success())
+}
+
+/// What the load is told besides: what is measured, and where the programs of others are.
+fn further(arguments: &Arguments) -> Result<Vec<OsString>, Stop> {
+    let mut further: Vec<OsString> = Vec::new();
+    if arguments.engines {
+        further.push("--engines".into());
+    }
+    if let Some(Other::Openbao) = arguments.versus {
+        further.extend(["--openbao".into(), Tools::new(false).openbao(arguments.install)?.into_os_string()]);
+    }
+    if arguments.kms {
+        let tools = Tools::new(true);
+        further.push("--kms".into());
+        for (flag, found) in
+            [("--openbao", tools.openbao(arguments.install)), ("--apiserver", tools.kube_apiserver(arguments.install))]
+        {
+            match found {
+                Ok(path) => further.extend([flag.into(), path.into_os_string()]),
+                Err(stop) if arguments.install => return Err(stop),
+                Err(Stop(why)) => eprintln!("left out: {why}"),
+            }
+        }
+    }
+    Ok(further)
 }
 
 /// All cores but the server's, as taskset takes them.
@@ -104,6 +126,25 @@ fn load_cores(cores: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let parse = |line: &str| Line::try_parse_from(std::iter::once("bench").chain(line.split_whitespace()));
+        let taken = |line: &str| parse(line).map(|line| line.arguments).ok();
+        let kms = taken("--kms --install --quick --json out").unwrap();
+        assert!(kms.kms && kms.install && kms.quick && kms.json == Some("out".into()));
+        assert!(taken("--versus openbao --install --engines").unwrap().install);
+        for bad in ["--install", "--kms --versus openbao", "--kms --engines", "--kms --scale", "--quick --long", "--kms=1"] {
+            assert!(taken(bad).is_none(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_load_leaves_the_servers_core_alone() {

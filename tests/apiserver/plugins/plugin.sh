@@ -102,6 +102,7 @@ serve | activated)
         echo '[socket]'
         [ "$order" = activated ] || echo "path = \"$socket\""
         echo "allow_uids = [$(id -u)]"
+        printf '[operations]\naddress = "127.0.0.1:0"\n'
         # A test does not wait for what a cluster waits for.
         printf '[timing]\nperiod_s = 1\nstale_s = 4\npromote_looks = 2\npromote_delay_s = 0\n'
         [ "$members" = "${members#* }" ] || printf '[combine]\npolicy = "degraded"\nminimum = 1\n'
@@ -110,6 +111,12 @@ serve | activated)
     # A socket that is passed on is for this very process.
     export LISTEN_PID=$$
     exec "$bulla" kms serve --config "$dir/kms-$instance.toml"
+    ;;
+decrypts)
+    # Where this instance shows its metrics, it told when it began.
+    address=$(sed -n 's/.*metrics are shown.*address=\([0-9.:]*\).*/\1/p' "$dir/../plugin-$2.log" | tail -n 1)
+    metrics=$(curl --silent --fail --max-time 10 "http://$address/metrics")
+    echo "$metrics" | awk '/^bulla_kms_requests_total[{]/ && /method="Decrypt"/ && /outcome="ok"/ { n = $2 } END { print n + 0 }'
     ;;
 *)
     echo "plugin.sh: there is no order $order" >&2

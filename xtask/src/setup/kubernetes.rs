@@ -1,7 +1,7 @@
 //! The harness that proves the plugin for Kubernetes (`tests/apiserver`), which is built with Go.
 
 use super::{GO_PYPI, Missing, Tools, go_is_at_least};
-use crate::workspace::root;
+use crate::workspace::{Stop, root};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +28,18 @@ impl Tools {
         let built = std::fs::read_to_string(self.apiserver().join(SOURCES)).unwrap_or_default();
         let there = |name: &&str| self.apiserver().join(name).exists();
         built.trim() == sources() && self.wanted().iter().all(there)
+    }
+
+    /// The folder of these programs, a kube-apiserver among them where a long run is meant; with `install` what is missing or
+    /// out of date is built.
+    pub fn kube_apiserver(&self, install: bool) -> Result<PathBuf, Stop> {
+        if let Some(Missing { what, commands, .. }) = self.missing_apiserver() {
+            // A newer Go comes out of the virtual environment.
+            let before = if go_is_at_least(GO_MIN_KUBERNETES) { Vec::new() } else { self.virtual_environment() };
+            let commands = before.into_iter().chain(commands).collect();
+            self.installed(&format!("an up-to-date build of {what}"), commands, install)?;
+        }
+        Ok(self.apiserver())
     }
 
     fn wanted(&self) -> Vec<&'static str> {

@@ -375,42 +375,6 @@ func twoServers(s *suite, t *check.T) {
 	}
 }
 
-// Everything starts anew over 2,000 Secrets of several seeds: the plugin is asked once for each seed, and no more.
-func coldStart(s *suite, t *check.T) {
-	world := newWorld(s, t)
-	instance := world.Started()
-	server := world.Ready(instance)
-	for batch := range 3 {
-		if batch > 0 {
-			server.Kill()
-			server.Start()
-		}
-		server.MustCreate(names(fmt.Sprintf("batch-%d", batch), []int{700, 700, 600}[batch])...)
-	}
-	seeds := world.Seeds()
-	if seeds != 3 {
-		t.Failf("three starts gave %d seeds", seeds)
-	}
-	server.Kill()
-	instance.Kill()
-	instance.Start()
-	took := server.Start()
-	decrypts := server.Calls("Decrypt")
-	t.Figure("2,000 Secrets of %d seeds: %d Decrypt, ready after %.1f s", seeds, decrypts, took.Seconds())
-	if decrypts != seeds {
-		t.Failf("%d seeds took %d Decrypt", seeds, decrypts)
-	}
-	if listed := server.MustList(); listed != 2000 {
-		t.Failf("%d Secrets are listed of 2000", listed)
-	}
-	for _, name := range []string{"batch-0-0", "batch-1-699", "batch-2-599"} {
-		server.MustGet(name)
-	}
-	if again := server.Calls("Decrypt"); again != decrypts {
-		t.Failf("reading took %d Decrypt more", again-decrypts)
-	}
-}
-
 // The real write window: three minutes after the last good Status, writes are refused, and reads go on.
 func writeWindow(s *suite, t *check.T) {
 	world := newWorld(s, t)

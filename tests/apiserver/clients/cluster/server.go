@@ -33,6 +33,12 @@ import (
 
 const provider = "kms-under-test"
 
+// How long a start may take until /readyz is good.
+const patience = 30 * time.Second
+
+// How many keys are read from etcd at a time: a large Secret has a megabyte.
+const page = 2000
+
 // World is an etcd, and a fleet of plugins for the apiservers on it.
 type World struct {
 	*plugin.Fleet
@@ -190,10 +196,13 @@ func (s *Server) Launch() {
 }
 
 // Start starts it, and waits until it is ready.
-func (s *Server) Start() time.Duration {
+func (s *Server) Start() time.Duration { return s.StartWithin(patience) }
+
+// StartWithin starts it, and waits until it is ready, but no longer than this.
+func (s *Server) StartWithin(limit time.Duration) time.Duration {
 	begin := time.Now()
 	s.Launch()
-	s.world.t.Within(30*time.Second, "the apiserver is ready", s.Healthy)
+	s.world.t.Within(limit, "the apiserver is ready", s.Healthy)
 	return time.Since(begin)
 }
 
@@ -306,28 +315,40 @@ func (s *Server) metrics() string {
 	return string(text)
 }
 
-// Keys are all keys of etcd under a prefix, with their values.
+// Keys are all keys of etcd under a prefix, with their values, as they were at one moment.
 func (w *World) Keys(prefix string) map[string][]byte {
-	end := []byte(prefix)
+	from, end := []byte(prefix), []byte(prefix)
 	if prefix == "" {
-		prefix, end = "\x00", []byte{0}
+		from, end = []byte{0}, []byte{0}
 	} else {
 		end[len(end)-1]++
 	}
-	asked, err := json.Marshal(map[string][]byte{"key": []byte(prefix), "range_end": end})
-	w.t.Must(err, "encode")
-	answer, err := http.Post(w.etcdURL()+"/v3/kv/range", "application/json", bytes.NewReader(asked))
-	w.t.Must(err, "read etcd")
-	defer answer.Body.Close()
-	var range_ struct {
-		Kvs []struct{ Key, Value []byte }
-	}
-	w.t.Must(json.NewDecoder(answer.Body).Decode(&range_), "read etcd's answer")
 	found := map[string][]byte{}
-	for _, pair := range range_.Kvs {
-		found[string(pair.Key)] = pair.Value
+	revision := int64(0)
+	for {
+		asked, err := json.Marshal(map[string]any{"key": from, "range_end": end, "limit": page, "revision": revision})
+		w.t.Must(err, "encode")
+		answer, err := http.Post(w.etcdURL()+"/v3/kv/range", "application/json", bytes.NewReader(asked))
+		w.t.Must(err, "read etcd")
+		var range_ struct {
+			Header struct {
+				Revision int64 `json:",string"`
+			}
+			Kvs  []struct{ Key, Value []byte }
+			More bool
+		}
+		err = json.NewDecoder(answer.Body).Decode(&range_)
+		answer.Body.Close()
+		w.t.Must(err, "read etcd's answer")
+		for _, pair := range range_.Kvs {
+			found[string(pair.Key)] = pair.Value
+		}
+		if !range_.More || len(range_.Kvs) == 0 {
+			return found
+		}
+		revision = range_.Header.Revision
+		from = append(range_.Kvs[len(range_.Kvs)-1].Key, 0)
 	}
-	return found
 }
 
 // Stored are the Secrets in etcd; one that is not encrypted by the plugin fails the case.

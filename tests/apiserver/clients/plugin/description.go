@@ -30,6 +30,8 @@ type Description struct {
 	Outage []string `json:"outage"`
 	// Degrade takes one member of several away (`on`) and gives it back (`off`).
 	Degrade []string `json:"degrade"`
+	// Decrypts prints how many Decrypt the plugin has answered since it started, as it counts them itself.
+	Decrypts []string `json:"decrypts"`
 	// Env is added to the environment of all of these.
 	Env map[string]string `json:"env"`
 	// Clients are the Kubernetes releases that must be served on either kind of socket.
@@ -92,7 +94,7 @@ func Read(file string, values map[string]string) (*Description, error) {
 	}
 	for _, command := range [][]string{
 		description.Start, description.Activated, description.Backend, description.Setup,
-		description.Rotate, description.Outage, description.Degrade, description.environment(),
+		description.Rotate, description.Outage, description.Degrade, description.Decrypts, description.environment(),
 	} {
 		if _, err := description.fill(command, known); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)

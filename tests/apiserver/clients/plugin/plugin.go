@@ -170,6 +170,20 @@ func (i *Instance) KeyID() string {
 	return status.KeyID
 }
 
+// Decrypts is how many Decrypt the plugin says that it has answered since it started; false if it cannot be asked.
+func (i *Instance) Decrypts() (int, bool) {
+	template := i.fleet.Description.Decrypts
+	if len(template) == 0 {
+		return 0, false
+	}
+	command := i.fleet.command("decrypts", template, i.values())
+	i.fleet.t.Must(process.Run(command, time.Minute), "ask the plugin for its count")
+	printed := process.Tail(command.Log, 1)
+	count, err := strconv.Atoi(printed)
+	i.fleet.t.Must(err, "the plugin's count")
+	return count, true
+}
+
 // order gives an order: once, or to each of the instances if the command names one.
 func (f *Fleet) order(name string, template []string, state string, instances []*Instance) {
 	if !perInstance(template) {

@@ -1,12 +1,14 @@
 //! The load of `cargo xtask bench`: real clients over real TLS against the server of the release binary, which runs on
 //! a core of its own. Prints tables and JSON lines on standard output, and progress on standard error.
 //!
-//! `bulla-load BINARY CORE quick|usual|long|scale [--engines] [--openbao BAO] [JSON]`: the server's binary, its core, how
-//! much to measure, whether of the engines, the binary of OpenBao if both are to be compared, and a file for the JSON
-//! lines in the place of standard output.
+//! `bulla-load BINARY CORE quick|usual|long|scale [--engines | --kms] [--openbao BAO] [--apiserver FOLDER] [JSON]`: the
+//! server's binary, its core, how much to measure, whether of the engines or of the plugin for Kubernetes, the binary of
+//! OpenBao if both are to be compared or it is to be behind the plugin, the programs of `tests/apiserver` for the latter,
+//! and a file for the JSON lines in the place of standard output.
 
 mod engines;
 mod installation;
+mod kms;
 mod load;
 mod primitives;
 mod proc;
@@ -47,6 +49,8 @@ struct Plan {
     secrets: &'static [u64],
     /// Leases with which memory and start are measured.
     leases: u64,
+    /// Secrets over which a kube-apiserver starts.
+    kubernetes: &'static [u64],
 }
 
 impl Plan {
@@ -59,12 +63,14 @@ impl Plan {
             versus_wraps: 60_000,
             secrets: &[1_000],
             leases: 100_000,
+            kubernetes: &[10_000, 50_000],
         };
         match name {
             "usual" => Some(usual),
             "quick" => {
                 let length = Duration::from_millis(700);
-                Some(Self { length, sizes: &[1_000, 5_000], versus_wraps: 2_000, leases: 1_000, ..usual })
+                let (sizes, kubernetes) = (&[1_000, 5_000], &[10_000]);
+                Some(Self { length, sizes, versus_wraps: 2_000, leases: 1_000, kubernetes, ..usual })
             }
             "long" => {
                 let (length, sizes) = (Duration::from_secs(5), &[1_000, 100_000, 1_000_000]);
@@ -94,24 +100,45 @@ struct Arguments {
     /// Its core.
     core: usize,
     plan: Plan,
-    /// Whether the engines are measured in place of wraps.
-    engines: bool,
+    /// What is measured.
+    subject: Subject,
     /// OpenBao's binary.
     openbao: Option<PathBuf>,
+    /// The folder with the programs of `tests/apiserver`.
+    apiserver: Option<PathBuf>,
     /// Where the JSON lines go.
     json: Option<PathBuf>,
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// Requests, secrets and wraps.
+    Wraps,
+    /// Secrets in numbers, keys, databases and leases.
+    Engines,
+    /// The plugin for Kubernetes.
+    Kms,
+}
+
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self, Fault> {
-        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [--engines] [--openbao BAO] [JSON]";
+        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [--engines | --kms] [--openbao BAO] \
+                             [--apiserver FOLDER] [JSON]";
         let [binary, core, plan, rest @ ..] = words else { return Err(USAGE.into()) };
-        let (engines, rest) = match rest {
-            [flag, rest @ ..] if flag == "--engines" => (true, rest),
-            rest => (false, rest),
+        let (subject, rest) = match rest {
+            [flag, rest @ ..] if flag == "--engines" => (Subject::Engines, rest),
+            [flag, rest @ ..] if flag == "--kms" => (Subject::Kms, rest),
+            rest => (Subject::Wraps, rest),
         };
         let (openbao, rest) = match rest {
             [flag, openbao, rest @ ..] if flag == "--openbao" => (Some(std::fs::canonicalize(openbao)?), rest),
+            rest => (None, rest),
+        };
+        let (apiserver, rest) = match rest {
+            [flag, folder, rest @ ..] if flag == "--apiserver" && subject == Subject::Kms => {
+                (Some(std::fs::canonicalize(folder)?), rest)
+            }
             rest => (None, rest),
         };
         let json = match rest {
@@ -121,19 +148,23 @@ impl Arguments {
         };
         let plan = Plan::named(plan).ok_or(USAGE)?;
         // Servers run in directories of their own.
-        Ok(Self { binary: std::fs::canonicalize(binary)?, core: core.parse()?, plan, engines, openbao, json })
+        Ok(Self { binary: std::fs::canonicalize(binary)?, core: core.parse()?, plan, subject, openbao, apiserver, json })
     }
 }
 
 async fn run() -> Result<(), Fault> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let Arguments { binary, core, plan, engines, openbao, json: file } = Arguments::parse(&words)?;
+    let Arguments { binary, core, plan, subject, openbao, apiserver, json: file } = Arguments::parse(&words)?;
     let binary = &*binary;
-    let (markdown, json) = match openbao {
-        Some(openbao) if engines => Box::pin(versus::engines::run(binary, &openbao, core, &plan)).await?,
-        Some(openbao) => Box::pin(versus::run(binary, &openbao, core, &plan)).await?,
-        None if engines => Box::pin(engines::run(binary, core, &plan)).await?,
-        None => Box::pin(alone(binary, core, &plan)).await?,
+    let (markdown, json) = match (subject, openbao) {
+        (Subject::Kms, openbao) => {
+            let (openbao, harness) = (openbao.as_deref(), apiserver.as_deref());
+            Box::pin(kms::run(&kms::Subject { binary, openbao, harness, core }, &plan)).await?
+        }
+        (Subject::Engines, Some(openbao)) => Box::pin(versus::engines::run(binary, &openbao, core, &plan)).await?,
+        (Subject::Wraps, Some(openbao)) => Box::pin(versus::run(binary, &openbao, core, &plan)).await?,
+        (Subject::Engines, None) => Box::pin(engines::run(binary, core, &plan)).await?,
+        (Subject::Wraps, None) => Box::pin(alone(binary, core, &plan)).await?,
     };
     println!("{markdown}");
     match file {
@@ -212,10 +243,16 @@ mod tests {
         assert_eq!((alone.core, alone.openbao, alone.json), (0, None, None));
         assert_eq!(parse("/bin/sh 0 usual out").unwrap().json, Some("out".into()));
         let both = parse("/bin/sh 1 long --openbao /bin/sh out").unwrap();
-        assert!(both.core == 1 && !both.engines && both.openbao.is_some() && both.json == Some("out".into()));
+        assert!(both.core == 1 && both.subject == Subject::Wraps);
+        assert!(both.openbao.is_some() && both.json == Some("out".into()));
         let engines = parse("/bin/sh 1 quick --engines --openbao /bin/sh").unwrap();
-        assert!(engines.engines && engines.openbao.is_some() && engines.json.is_none());
+        assert!(engines.subject == Subject::Engines && engines.openbao.is_some() && engines.json.is_none());
         assert!(parse("/bin/sh 1 quick --engines out").unwrap().json.is_some());
+        let kms = parse("/bin/sh 1 quick --kms --openbao /bin/sh --apiserver / out").unwrap();
+        assert!(kms.subject == Subject::Kms && kms.openbao.is_some() && kms.apiserver == Some("/".into()));
+        assert_eq!(kms.json, Some("out".into()));
+        let bare = parse("/bin/sh 1 long --kms").unwrap();
+        assert!(bare.subject == Subject::Kms && bare.openbao.is_none() && bare.apiserver.is_none());
         for bad in [
             "",
             "/bin/sh 0 quick --openbao /bin/sh --engines",
@@ -226,6 +263,10 @@ mod tests {
             "/bin/sh 0 quick a b",
             "/bin/sh 0 quick --openbao",
             "/bin/sh 0 quick --vault /bin/sh",
+            "/bin/sh 0 quick --kms --engines",
+            "/bin/sh 0 quick --engines --apiserver /",
+            "/bin/sh 0 quick --kms --apiserver",
+            "/bin/sh 0 quick --kms --apiserver /no/such",
         ] {
             assert!(parse(bad).is_none(), "{bad}");
         }

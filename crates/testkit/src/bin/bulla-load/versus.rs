@@ -8,7 +8,7 @@ mod certificates;
 mod comparison;
 pub mod engines;
 mod https;
-mod openbao;
+pub mod openbao;
 mod standing;
 mod syncs;
 

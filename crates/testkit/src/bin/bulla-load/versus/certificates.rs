@@ -42,7 +42,7 @@ impl Authority {
     /// A server's certificate and key.
     pub fn server(&self) -> Result<(String, String), Fault> {
         let key = KeyPair::generate()?;
-        let mut parameters = CertificateParams::new(vec!["localhost".to_owned()])?;
+        let mut parameters = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         Ok((parameters.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
     }
