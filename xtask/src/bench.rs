@@ -141,7 +141,9 @@ mod tests {
         let kms = taken("--kms --install --quick --json out").unwrap();
         assert!(kms.kms && kms.install && kms.quick && kms.json == Some("out".into()));
         assert!(taken("--versus openbao --install --engines").unwrap().install);
-        for bad in ["--install", "--kms --versus openbao", "--kms --engines", "--kms --scale", "--quick --long", "--kms=1"] {
+        for bad in
+            ["--install", "--kms --versus openbao", "--kms --engines", "--kms --scale", "--quick --long", "--kms=1"]
+        {
             assert!(taken(bad).is_none(), "{bad}");
         }
     }

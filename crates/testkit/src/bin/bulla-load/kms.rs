@@ -65,12 +65,7 @@ pub async fn run(subject: &Subject<'_>, plan: &Plan) -> Result<(String, String),
 }
 
 /// All plugins at once, each with members of its own; only the one that is asked has work.
-async fn plugins(
-    subject: &Subject<'_>,
-    members: &Members,
-    plan: &Plan,
-    report: &mut Report,
-) -> Result<(), Fault> {
+async fn plugins(subject: &Subject<'_>, members: &Members, plan: &Plan, report: &mut Report) -> Result<(), Fault> {
     let mut places = Vec::new();
     for setting in members.settings() {
         let plugin = Plugin::new(subject.binary, subject.core, setting, None)?;

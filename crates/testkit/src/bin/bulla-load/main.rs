@@ -148,7 +148,15 @@ impl Arguments {
         };
         let plan = Plan::named(plan).ok_or(USAGE)?;
         // Servers run in directories of their own.
-        Ok(Self { binary: std::fs::canonicalize(binary)?, core: core.parse()?, plan, subject, openbao, apiserver, json })
+        Ok(Self {
+            binary: std::fs::canonicalize(binary)?,
+            core: core.parse()?,
+            plan,
+            subject,
+            openbao,
+            apiserver,
+            json,
+        })
     }
 }
 

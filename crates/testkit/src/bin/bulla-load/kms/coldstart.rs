@@ -26,8 +26,6 @@ pub struct Cold {
     pub stored_mib: f64,
     /// Until kube-apiserver was ready over no Secret.
     pub empty_ready_s: f64,
-    /// Until the plugin answered, which started before kube-apiserver.
-    pub plugin_s: Vec<f64>,
     /// Until kube-apiserver was ready.
     pub ready_s: Vec<f64>,
     /// Decrypt as kube-apiserver counts it.
@@ -71,7 +69,7 @@ mod tests {
     #[test]
     fn the_harness_is_understood_or_quoted() {
         let printed = "ok coldstart\nfigure coldstart: {\"plugin\":\"bulla\",\"secrets\":10,\"seeds\":3,\"written_s\":0.5,\
-             \"stored_mib\":0.1,\"empty_ready_s\":2.5,\"plugin_s\":[0.2],\"ready_s\":[2.0],\"decrypts_asked\":[3],\
+             \"stored_mib\":0.1,\"empty_ready_s\":2.5,\"ready_s\":[2.0],\"decrypts_asked\":[3],\
              \"listed_s\":[0.1]}\nfigure all cases: 9 s\n";
         let cold = figures(printed).unwrap();
         assert_eq!((cold.secrets, cold.decrypts_asked, cold.decrypts_answered), (10, vec![3], vec![]));

@@ -119,7 +119,10 @@ impl Setting {
         let names: Vec<&str> = each.iter().map(|one| one.name.as_str()).collect();
         Self {
             name: names.join(" + "),
-            sections: format!("[combine]\n{policy}\n{}", each.iter().map(|one| one.sections.as_str()).collect::<String>()),
+            sections: format!(
+                "[combine]\n{policy}\n{}",
+                each.iter().map(|one| one.sections.as_str()).collect::<String>()
+            ),
             environment: each.iter().flat_map(|one| one.environment.iter().cloned()).collect(),
             backends: each.iter().flat_map(|one| one.backends.iter().copied()).collect(),
         }
@@ -189,10 +192,8 @@ fn key_file(binary: &Path) -> Result<Member, Fault> {
     let cli = Cli::new(binary);
     cli.run(["keygen", "-q", "-o", "node.key", "--name", "node"]).ok();
     cli.run(["kms", "keyfile", "create", "keys.age", "--node", "node=node.pub"]).ok();
-    let section = format!(
-        "[members.node.age]\nfile = '{0}/keys.age'\nidentity = '{0}/node.key'\n",
-        cli.work().display()
-    );
+    let section =
+        format!("[members.node.age]\nfile = '{0}/keys.age'\nidentity = '{0}/node.key'\n", cli.work().display());
     Ok(Member { kind: "age", section, environment: Vec::new(), backend: None, _keeps: Box::new(cli) })
 }
 
@@ -205,8 +206,7 @@ fn bound(binary: &Path) -> Result<Option<(Member, Arc<Tpm>)>, Fault> {
         cli.env(name, value);
     }
     let pin = private(&cli, "pin", PIN)?;
-    let uri =
-        format!("pkcs11:token=tpm;object=node?module-path={}&pin-source=file:{}", tpm.module(), pin.display());
+    let uri = format!("pkcs11:token=tpm;object=node?module-path={}&pin-source=file:{}", tpm.module(), pin.display());
     tpm.forget();
     let recipient = cli.run(["kms", "bind", "-o", "node.bound", "--to", &uri]).ok();
     cli.run(["kms", "keyfile", "create", "keys.age", "--node", &format!("node={}", recipient.trim_end())]).ok();

@@ -6,7 +6,6 @@ use super::members::Setting;
 use crate::{Fault, proc, scale};
 use bulla_testkit::process;
 use bulla_testkit::tpm::Tpm;
-use std::ffi::OsString;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -162,7 +161,9 @@ mod tests {
     #[test]
     fn the_configuration_names_everything_of_its_own_folder() {
         let text = configuration(Path::new("/run/x"), "127.0.0.1:7".parse().unwrap(), "[members.a.age]\n");
-        assert!(text.contains("'/run/x/kms.sock'") && text.contains("'127.0.0.1:7'") && text.ends_with("[members.a.age]\n"));
+        assert!(
+            text.contains("'/run/x/kms.sock'") && text.contains("'127.0.0.1:7'") && text.ends_with("[members.a.age]\n")
+        );
     }
 
     #[tokio::test]

@@ -188,9 +188,9 @@ impl Report {
         if !self.colds.is_empty() {
             text.push_str(
                 "\n### Starts of kube-apiserver\n\n\
-                 | Secrets | seeds | in etcd, MiB | written in, s | Decrypt, as kube-apiserver / the plugin counts | plugin, s | \
+                 | Secrets | seeds | in etcd, MiB | written in, s | Decrypt, as kube-apiserver / the plugin counts | \
                  ready, s | over no Secret, s | first list, s |\n\
-                 | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
+                 | --: | --: | --: | --: | --: | --: | --: | --: |\n",
             );
             self.colds.iter().for_each(|cold| text.push_str(&format!("{}\n", line(cold))));
         }
@@ -209,14 +209,13 @@ fn line(cold: &Cold) -> String {
         counts => counts.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
     };
     format!(
-        "| {} | {} | {:.1} | {:.0} | {} / {} | {:.1} | {:.1} | {:.1} | {:.1} |",
+        "| {} | {} | {:.1} | {:.0} | {} / {} | {:.1} | {:.1} | {:.1} |",
         cold.secrets,
         cold.seeds,
         cold.stored_mib,
         cold.written_s,
         counts(&cold.decrypts_asked),
         counts(&cold.decrypts_answered),
-        middle(cold.plugin_s.clone()),
         middle(cold.ready_s.clone()),
         cold.empty_ready_s,
         middle(cold.listed_s.clone()),
@@ -260,7 +259,6 @@ mod tests {
             written_s: 20.4,
             stored_mib: 7.0,
             empty_ready_s: 2.8,
-            plugin_s: vec![0.2],
             ready_s: vec![3.0, 2.0, 4.0],
             decrypts_asked: vec![3, 3, 3],
             decrypts_answered: vec![3, 3, 3],
@@ -275,11 +273,12 @@ mod tests {
         };
         report.sort();
         let text = report.markdown();
-        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("| Status") || line.starts_with("| Dec")).collect();
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("| Status") || line.starts_with("| Dec")).collect();
         let begins = ["| Status | bulla |", "| Status | age |", "| Decrypt | bulla |"];
         assert!(lines.iter().zip(begins).all(|(line, begin)| line.starts_with(begin)) && lines.len() == 3, "{text}");
         assert!(text.contains("| bulla | 30 | 1.0 | 2.0 | 20.0 | – |"), "{text}");
-        assert!(text.contains("| 10000 | 3 | 7.0 | 20 | 3, 3, 3 / 3, 3, 3 | 0.2 | 3.0 | 2.8 | 0.3 |"), "{text}");
+        assert!(text.contains("| 10000 | 3 | 7.0 | 20 | 3, 3, 3 / 3, 3, 3 | 3.0 | 2.8 | 0.3 |"), "{text}");
         assert!(text.starts_with("now\n") && text.ends_with("\nNot measured: a TPM.\n"), "{text}");
         assert_eq!(report.json().unwrap().lines().count(), 6);
     }
