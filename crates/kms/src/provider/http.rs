@@ -29,8 +29,12 @@ use std::time::Duration;
 pub const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// How long a connection without a request is kept. Requests come every few seconds or not at all.
 const IDLE: Duration = Duration::from_secs(90);
-/// How long making a connection may take, so that one that hangs does not take the whole time of a call.
-const CONNECT: Duration = Duration::from_secs(2);
+/// How long making a connection may take, so that one that hangs does not take the whole second of an attempt.
+const CONNECT: Duration = Duration::from_millis(700);
+/// A connection whose other end was lost is found out so soon: by what is not acknowledged, or by asking it.
+const DEAD: Duration = Duration::from_secs(3);
+/// Idle connections that are kept: a look and a call.
+const IDLE_MAX: usize = 2;
 
 /// Where a backend is: `https://HOST[:PORT]`, or http on this machine, without path, query or user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,10 +159,17 @@ impl Http {
         };
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT));
+        tcp.set_keepalive(Some(DEAD));
+        tcp.set_keepalive_interval(Some(DEAD));
+        tcp.set_keepalive_retries(Some(2));
+        tcp.set_tcp_user_timeout(Some(DEAD));
         tcp.enforce_http(false);
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .build(connector);
         Ok(Self { origin, client })
     }
 
