@@ -11,6 +11,7 @@ mod database;
 mod evidence;
 mod json;
 mod keys;
+mod kms;
 mod mutation;
 mod rows;
 mod server;
@@ -20,6 +21,7 @@ pub use crypto::{identity, sealed_place, share_context};
 pub use evidence::{Keys, NOW_MS, record_of, sign};
 pub use json::BODIES;
 pub use keys::tag_keys;
+pub use kms::{CANARY, kms_place};
 pub use mutation::Mutations;
 pub use rows::JOURNAL_OF;
 
@@ -70,4 +72,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", about: "the server's configuration, from file and environment", run: server::config },
     Target { name: "route", about: "request lines: route, parameter, query", run: server::route },
     Target { name: "tls", about: "certificate and key as PEM", run: server::tls },
+    Target { name: "kms-envelope", about: "what kube-apiserver stores, opened with a fixed key", run: kms::envelope },
+    Target { name: "kms-key-file", about: "key files within their encryption, bound identities", run: kms::key_file },
+    Target { name: "kms-encryption", about: "YAML, and EncryptionConfigurations in it", run: kms::encryption },
+    Target { name: "kms-metrics", about: "metrics of a kube-apiserver, and proof from them", run: kms::metrics },
+    Target { name: "kms-config", about: "the plugin's configuration, before it opens anything", run: kms::config },
+    Target { name: "kms-migrate", about: "configurations of other plugins", run: kms::migrate },
+    Target { name: "kms-answer", about: "answers of Vault and clouds, files of credentials", run: kms::answer },
 ];

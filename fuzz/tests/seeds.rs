@@ -10,10 +10,16 @@ use bulla_crypto::evidence::{BundleDraft, DocumentDraft, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SeededRng;
 use bulla_crypto::recipient::Recipient;
-use bulla_crypto::secret::SecretKey;
+use bulla_crypto::secret::{SecretBytes, SecretKey};
 use bulla_crypto::{evidence as made, sealed, shamir};
-use bulla_fuzz::{BODIES, JOURNAL_OF, Keys, NOW_MS, identity, record_of, sealed_place, share_context, sign, tag_keys};
-use bulla_wire::encoding::{base64_decode, base64url_decode};
+use bulla_fuzz::{
+    BODIES, CANARY, JOURNAL_OF, Keys, NOW_MS, identity, kms_place, record_of, sealed_place, share_context, sign,
+    tag_keys,
+};
+use bulla_kms::envelope::{self as kms_envelope, MAX_CIPHERTEXT_BYTES, Mode, Part, Place};
+use bulla_kms::key::{KeyTag, TAG_LEN};
+use bulla_kms::keyfile::{KeyFile, Node};
+use bulla_wire::encoding::{base64, base64_decode, base64url_decode};
 use bulla_wire::evidence::{ADMISSION_TYPE, MinKem, PRINCIPAL_TYPE, Scope, SealMode};
 use bulla_wire::id::{ClusterId, Digest, KeyId, LeaseId, Lineage, Nonce, WrapId};
 use bulla_wire::json::to_vec;
@@ -57,6 +63,12 @@ fn the_corpus_is_whole() {
     audit(&mut seeds);
     databases(&mut seeds);
     server(&mut seeds);
+    kms(&mut seeds);
+    key_files(&mut seeds);
+    kubernetes(&mut seeds);
+    configurations(&mut seeds);
+    migrations(&mut seeds);
+    answers(&mut seeds);
     for (target, name, input) in seeds {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         let path = folder.join(name);
@@ -715,4 +727,224 @@ fn server(seeds: &mut Seeds) {
     let other = rcgen::KeyPair::generate().unwrap();
     let pem = parameters.self_signed(&key).unwrap().pem() + &other.serialize_pem();
     seeds.push(("tls", "other-key".into(), pem.into_bytes()));
+}
+
+/// What kube-apiserver stores: ciphertexts of the published vectors, and some that open.
+fn kms(seeds: &mut Seeds) {
+    let hex = |text: &str| -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
+    for (at, case) in vector("kms/seeds.json")["ciphertexts"].as_array().unwrap().iter().enumerate() {
+        // Those that differ from others by more than one byte.
+        if at % 9 == 0 || at % 9 == 8 {
+            seeds.push(("kms-envelope", format!("vector{at:02}"), hex(case["ciphertext"].as_str().unwrap())));
+        }
+    }
+    let (key, key_id) = kms_place();
+    let place = Place { cluster: "fuzz", key_id: &key_id };
+    let part = |tag: u8, bytes: usize| Part { tag: KeyTag([tag; TAG_LEN]), wrapped: vec![tag; bytes] };
+    let seed = SecretBytes::new(vec![5; 32]);
+    let most = MAX_CIPHERTEXT_BYTES - kms_envelope::size([0], 32);
+    for (name, mode, parts) in [
+        ("one", Mode::Any, vec![part(1, 60)]),
+        ("split", Mode::Split, vec![part(1, 48), part(2, 0), part(3, 72)]),
+        ("eight", Mode::Any, (1..=8).map(|tag| part(tag, 20)).collect()),
+        ("largest", Mode::Any, vec![part(9, most)]),
+    ] {
+        let sealed = kms_envelope::seal(place, mode, &parts, &key, &seed, &mut SeededRng::from_u64(1)).unwrap();
+        seeds.push(("kms-envelope", name.into(), sealed));
+    }
+}
+
+fn key_files(seeds: &mut Seeds) {
+    let vectors = vector("kms-keyfile/vectors.json");
+    texts(seeds, "kms-key-file", &[vectors["content"].as_str().unwrap()]);
+    for kind in ["refused", "bound_refused"] {
+        for (at, case) in vectors[kind].as_array().unwrap().iter().enumerate() {
+            let text = case[1].as_str().unwrap();
+            if text.len() <= 1024 && at % 3 == 1 {
+                seeds.push(("kms-key-file", format!("{kind}{at:02}"), text.as_bytes().to_vec()));
+            }
+        }
+    }
+    for (name, kind) in [("hybrid", IdentityKind::Hybrid), ("classical", IdentityKind::Classical)] {
+        let recipient = identity(kind, 1).recipients()[0].clone();
+        let node = Node { name: "cp-1".parse().unwrap(), recipient: recipient.clone() };
+        let mut rng = SeededRng::from_u64(1);
+        let mut file = KeyFile::create(vec![node], 1_790_000_000, &mut rng).unwrap();
+        file.rotate(1_800_000_000, 1_800_086_400, &mut rng).unwrap();
+        seeds.push(("kms-key-file", name.into(), file.content().expose().clone()));
+        let [key, wrapped, sealed] = [32, 256, 80].map(|bytes| base64(&vec![7; bytes]));
+        let bound = format!(
+            "# bulla bound identity v1\nrecipient: {recipient}\nkey: {key}\nwrapped: {wrapped}\nsealed: {sealed}\n"
+        );
+        seeds.push(("kms-key-file", format!("bound-{name}"), bound.into_bytes()));
+    }
+}
+
+/// What Kubernetes is told, and what a kube-apiserver tells.
+fn kubernetes(seeds: &mut Seeds) {
+    let head =
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets";
+    let kms = "kms: {apiVersion: v2, name: bulla, endpoint: 'unix:///run/bulla-kms/kms.sock', timeout: 3s}";
+    texts(
+        seeds,
+        "kms-encryption",
+        &[
+            &format!("{head}]\n  providers:\n  - {kms}\n"),
+            &format!(
+                "{head}, configmaps]\n  providers:\n  - {kms}\n  - aescbc: {{keys: [{{name: a, secret: {CANARY}}}]}}\n  - identity: {{}}\n"
+            ),
+            &format!(
+                "{head}]\n  providers:\n  - identity: {{}}\n  - kms:\n      name: x\n      endpoint: unix:///@bulla-kms\n      cachesize: 9\n"
+            ),
+            r#"{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration", "resources": [{"resources": ["*.*"], "providers": [{"secretbox": {"keys": []}}]}]}"#,
+            "# a comment\n---\na:\n- 'it''s'\n- ~\n- |\n  two\n  lines\n- >-\n  one\n  line\n- \"\\u00e9\\n\"\n- 0x1f\n- -12\n- True\n...\n",
+            &format!("a: &{CANARY} x\nb: *{CANARY}\n"),
+            &format!("? {{a: {CANARY}}}\n: x\n"),
+            "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
+            "1m30s",
+            "2.5s500ms7us",
+        ],
+    );
+    let (old, new) = ("0".repeat(64), "a".repeat(64));
+    let stem = "apiserver_envelope_encryption_key_id_hash";
+    let told = |hash: &str, at: &str| {
+        format!(
+            "{stem}_status_last_timestamp_seconds{{apiserver_id_hash=\"sha256:x\",key_id_hash=\"sha256:{hash}\",provider_name=\"bulla\"}} {at}\n"
+        )
+    };
+    let moved = |hash: &str, kind: &str, at: &str| {
+        format!(
+            "{stem}_last_timestamp_seconds{{apiserver_id_hash=\"sha256:x\",key_id_hash=\"sha256:{hash}\",provider_name=\"bulla\",transformation_type=\"{kind}\"}} {at}\n"
+        )
+    };
+    let started = "# HELP process_start_time_seconds Start time\nprocess_start_time_seconds 1.69e+09\ngo_threads 9\n";
+    texts(
+        seeds,
+        "kms-metrics",
+        &[
+            &format!(
+                "{started}{}{}",
+                told(&new, "1.7e+09"),
+                moved(&new, "from_storage", "1.70000001e+09 1700000600000")
+            ),
+            &format!("{started}{}{}{}", told(&old, "1e9"), told(&new, "1.7e+09"), moved(&old, "to_storage", "1.6e+09")),
+            &told(&new, "1").replace("apiserver_id_hash=\"sha256:x\",", "").replace("bulla", "a\\\"b\\\\c\\nd"),
+            &told(&new, "+Inf"),
+            &moved(&new, "elsewhere", "1"),
+            &format!("{}{}", told(&new, "1"), told(&old, "2").replace("sha256:x", "sha256:y")),
+        ],
+    );
+}
+
+fn configurations(seeds: &mut Seeds) {
+    let sample = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/samples/kms.toml")).unwrap();
+    let said = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let whole: Vec<&str> = sample.lines().filter(said).collect();
+    seeds.push(("kms-config", "sample".into(), whole.join("\n").into_bytes()));
+    let member = |name: &str| format!("[members.{name}.age]\nfile = '/k'\nidentity = '/i'\n");
+    let (one, two) = (member("a"), member("b"));
+    texts(
+        seeds,
+        "kms-config",
+        &[
+            &format!("cluster = 'prod'\n{one}"),
+            &format!("cluster = 'prod'\nepoch = 3\n[combine]\nmode = 'split'\n{one}{two}"),
+            &format!("cluster = 'prod'\n[combine]\npolicy = 'quorum'\nminimum = 2\n{one}{two}"),
+            &format!(
+                "cluster = 'prod'\n[socket]\npath = '@k'\nallow_uids = [0, 7]\n[timing]\nperiod_s = 60\nstale_s = 120\nattempt_ms = 50\npromote_looks = 1\n{one}"
+            ),
+            &format!(
+                "cluster = 'prod'\n[operations]\naddress = '[::1]:1'\n[socket]\nmode = '0600'\npath = '/k.sock'\n{one}"
+            ),
+            "cluster = 'p'\n[members.h.pkcs11]\nuri = 'pkcs11:token=t;id=%01?module-name=softhsm2'\nalso = ['pkcs11:token=t;id=%02?module-name=softhsm2']\npin_file = '/p'\n",
+            "cluster = 'p'\n[members.v.vault]\naddress = 'https://v.example:8200'\nkey = 'k'\nnamespace = 'n'\n[members.v.vault.auth.approle]\nrole_id = 'r'\nsecret_id = '/s'\n",
+            "cluster = 'p'\n[members.w.aws]\nkey = 'arn:aws:kms:eu-west-1:000000000000:key/af05ccec-0000-0000-0000-000000000000'\n[members.w.aws.credentials.container]\nuri = 'http://169.254.170.23/v1/credentials'\n",
+            "cluster = 'p'\n[members.z.azure]\nkey = 'https://v.vault.azure.net/keys/k'\n[members.z.azure.credentials.client_secret]\ntenant = 't'\nclient = 'c'\nsecret_file = '/s'\n",
+            "cluster = 'p'\n[members.g.gcp]\nkey = 'projects/p/locations/l/keyRings/r/cryptoKeys/k'\n[members.g.gcp.credentials.metadata]\nendpoint = 'http://169.254.169.254'\n",
+        ],
+    );
+}
+
+fn migrations(seeds: &mut Seeds) {
+    texts(
+        seeds,
+        "kms-migrate",
+        &[
+            &format!(
+                r#"{{"namespace": "admin/", "transitkey": "k", "vaultrole": "r", "address": "http://172.20.10.9:8200", "transitpath": "/transit/", "authmethod": "cert", "authpath": "certauth", "extra": "{CANARY}"}}"#
+            ),
+            r#"{"Namespace": "admin", "Transit": "k", "Role": "r", "Path": "https://v.example:8200"}"#,
+            &format!(r#"{{"tokenLabel": "my token", "pin": "{CANARY}", "path": "/usr/lib64/softhsm/libsofthsm.so"}}"#),
+            &format!("keyNames: [a, b]\naddress: https://v.example\ntoken: {CANARY}\ntlsServerName: v\n"),
+            &format!(
+                "keyNames: [a]\naddress: https://v.example\nroleID: r-1\nsecretID: {CANARY}\nauthPath: auth/team\n"
+            ),
+            &format!(
+                "keyArn: arn:aws:kms:eu-west-1:000000000000:key/af05ccec\nprofile: p\nassumeRoleMFAToken: {CANARY}\n"
+            ),
+            "configFilePath: /etc/azure.json\nkeyVaultName: v\nkeyName: k\nkeyVersion: '1'\nmanagedHSM: true\n",
+        ],
+    );
+}
+
+fn answers(seeds: &mut Seeds) {
+    let wrapped = base64(&[9; 60]);
+    let vault = [
+        json!({"data": {"type": "aes256-gcm96", "keys": {"2": 1_795_855_148, "3": 1_795_855_150}, "latest_version": 3,
+            "min_decryption_version": 2, "derived": false, "deletion_allowed": false}}),
+        json!({"data": {"ciphertext": format!("vault:v12:{wrapped}")}}),
+        json!({"data": {"ciphertext": format!("vault:v1:{wrapped}")}}),
+        json!({"data": {"plaintext": base64(&[9; 32])}}),
+        json!({"initialized": true, "sealed": false, "cluster_id": "3c7d3b5e-0000-4a3c-9d7e-6a2d3d0f4a11"}),
+        json!({"auth": {"client_token": CANARY, "lease_duration": 3600, "renewable": true}}),
+        json!({"data": {"ttl": 0, "creation_ttl": 3600, "expire_time": "2026-01-01T00:00:00Z", "num_uses": 0}}),
+        json!({"errors": ["permission denied", format!("bad token {CANARY}\n\u{1b}[2J")]}),
+        json!({"errors": []}),
+        json!({"data": {"transit/encrypt/k": ["create", "update"], "creation_path": "auth/approle/role/r/secret-id", "secret_id": CANARY}}),
+    ];
+    let clouds = [
+        json!({"KeyMetadata": {"Arn": "arn:aws:kms:x", "CreationDate": 1.7e9, "KeyState": "Enabled", "KeyUsage": "ENCRYPT_DECRYPT",
+            "KeySpec": "SYMMETRIC_DEFAULT", "CurrentKeyMaterialId": "m"}}),
+        json!({"Rotations": [{"KeyMaterialId": "m", "KeyMaterialState": "CURRENT", "RotationDate": 1.7e9}], "Truncated": true,
+            "NextMarker": "n"}),
+        json!({"KeyId": "arn:aws:kms:x", "CiphertextBlob": wrapped, "Plaintext": CANARY, "KeyMaterialId": "m"}),
+        json!({"__type": "com.amazonaws.kms#AccessDeniedException", "message": CANARY}),
+        json!({"AccessKeyId": "AKIAONE", "SecretAccessKey": CANARY, "Token": CANARY, "Expiration": "2026-01-01T00:00:00Z"}),
+        json!({"value": [{"kid": "https://v.vault.azure.net/keys/k/1", "attributes": {"enabled": true, "created": 1, "exp": 9}}],
+            "nextLink": "https://v.vault.azure.net/keys/k"}),
+        json!({"key": {"kid": "https://v.vault.azure.net/keys/k/1", "kty": "RSA", "n": "AQAB", "e": "AQAB"}}),
+        json!({"kid": "https://v.vault.azure.net/keys/k/1", "value": "AQAB"}),
+        json!({"error": {"code": "Forbidden", "message": CANARY, "innererror": {"code": "ForbiddenByFirewall"}}}),
+        json!({"purpose": "ENCRYPT_DECRYPT", "primary": {"name": "projects/p/cryptoKeyVersions/1", "state": "ENABLED",
+            "createTime": "2026-01-01T00:00:00Z"}}),
+        json!({"cryptoKeyVersions": [{"name": "n", "state": "ENABLED", "createTime": "t"}], "nextPageToken": "p"}),
+        json!({"name": "n", "ciphertext": wrapped, "ciphertextCrc32c": "7", "plaintext": wrapped, "plaintextCrc32c": "7"}),
+        json!({"error": {"status": "FAILED_PRECONDITION", "message": CANARY}}),
+        json!({"access_token": CANARY, "expires_in": "3599"}),
+        json!({"type": "service_account", "client_email": "a@b", "private_key_id": "1", "private_key": CANARY, "token_uri": "https://t/x"}),
+        json!({"type": "external_account", "audience": "a", "subject_token_type": "t", "token_url": "https://t/x",
+            "credential_source": {"file": "/f", "format": {"type": "json", "subject_token_field_name": "t"}}}),
+    ];
+    for (at, answer) in vault.iter().chain(&clouds).enumerate() {
+        seeds.push(("kms-answer", format!("json{at:02}"), to_vec(answer)));
+    }
+    texts(
+        seeds,
+        "kms-answer",
+        &[
+            &format!(
+                "[default]\naws_access_key_id = AKIAONE\naws_secret_access_key = {CANARY}\n[other]\naws_session_token=x"
+            ),
+            &format!("[default]\naws_access_key_id = AKIAONE\n# aws_secret_access_key = {CANARY}\n"),
+            &format!("<R><Code>Throttling</Code><SessionToken>{CANARY}</SessionToken></R>"),
+            "<Code>x</Code><Code>y</Code>",
+            &wrapped,
+            "https://kms.example:8200",
+            "http://169.254.169.254",
+            "http://[fe80::1]:80",
+            "https://oauth2.example:444/token",
+        ],
+    );
 }

@@ -174,6 +174,52 @@ impl WrittenMember {
     }
 }
 
+/// What a file says of the plugin itself, once it was judged.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Where it listens.
+    pub socket: Option<Place>,
+    /// Who may connect.
+    pub access: Access,
+    /// How members are combined.
+    pub combination: Combination,
+    /// How members are looked at, and when their keys come into use.
+    pub times: (Timing, Rules),
+}
+
+impl Written {
+    /// Judges what can be judged before anything is opened.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    #[doc(hidden)]
+    pub fn settle(&self) -> Result<Settled, ConfigError> {
+        name("cluster", &self.cluster)?;
+        let socket: Option<Place> =
+            self.socket.path.as_deref().map(str::parse).transpose().map_err(|error| wrong("socket.path", error))?;
+        let access = access(&self.socket, socket.as_ref())?;
+        if let Some(address) = self.operations.address.filter(|address| !address.ip().is_loopback()) {
+            let what =
+                format!("{address} is not on this machine alone; use 127.0.0.1, and let a proxy with TLS ask there");
+            return Err(wrong("operations.address", what));
+        }
+        if self.members.is_empty() || self.members.len() > MAX_MEMBERS {
+            return Err(wrong("members", format!("expected 1 to {MAX_MEMBERS} of them")));
+        }
+        let combination = combination(&self.combine, self.members.len())?;
+        let times = times(&self.timing)?;
+        self.members.keys().try_for_each(|member| name("members", member))?;
+        Ok(Settled { socket, access, combination, times })
+    }
+
+    /// How many members it has.
+    #[doc(hidden)]
+    pub fn count(&self) -> usize {
+        self.members.len()
+    }
+}
+
 impl Config {
     /// Judges what was written, and opens the members; nothing is sent.
     ///
@@ -197,22 +243,9 @@ impl Config {
     }
 
     fn at(written: Written, place: impl FnOnce(String) -> String) -> Result<Self, ConfigError> {
-        let Written { cluster, epoch, state, socket, operations, audit, combine, timing, members } = written;
-        name("cluster", &cluster)?;
+        let Settled { socket, access, combination, times } = written.settle()?;
+        let Written { cluster, epoch, state, operations, audit, members, .. } = written;
         let cluster = place(cluster);
-        let place: Option<Place> =
-            socket.path.as_deref().map(str::parse).transpose().map_err(|error| wrong("socket.path", error))?;
-        let access = access(&socket, place.as_ref())?;
-        if let Some(address) = operations.address.filter(|address| !address.ip().is_loopback()) {
-            let what =
-                format!("{address} is not on this machine alone; use 127.0.0.1, and let a proxy with TLS ask there");
-            return Err(wrong("operations.address", what));
-        }
-        if members.is_empty() || members.len() > MAX_MEMBERS {
-            return Err(wrong("members", format!("expected 1 to {MAX_MEMBERS} of them")));
-        }
-        let combination = combination(&combine, members.len())?;
-        let times = times(&timing)?;
         let state = state.map(|path| StateFile::new(path, epoch));
         let mut remembered = match &state {
             None => BTreeMap::new(),
@@ -221,7 +254,6 @@ impl Config {
         let metrics = Arc::new(Metrics::new());
         let mut opened = Vec::with_capacity(members.len());
         for (member, written) in members {
-            name("members", &member)?;
             let provider = written
                 .open()
                 .map_err(|error| ConfigError { class: error.class, ..wrong(&format!("members.{member}"), error) })?;
@@ -238,7 +270,7 @@ impl Config {
             return Err(wrong("members", what));
         }
         let plugin = Parts { cluster, epoch, combination, members: opened, state, metrics };
-        Ok(Self { plugin, socket: place, access, operations: operations.address, audit: audit.file })
+        Ok(Self { plugin, socket, access, operations: operations.address, audit: audit.file })
     }
 }
 

@@ -11,7 +11,7 @@ use bulla_crypto::envelope::{self, Decrypter, OpenError, SealError};
 use bulla_crypto::kdf::derive;
 use bulla_crypto::random::{Rng, draw, secret_key};
 use bulla_crypto::recipient::Recipient;
-use bulla_crypto::secret::SecretKey;
+use bulla_crypto::secret::{SecretBytes, SecretKey};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -209,6 +209,21 @@ impl KeyFile {
     pub fn seal(&self) -> Result<Vec<u8>, KeyFileError> {
         let to: Vec<Recipient> = self.nodes.iter().map(|node| node.recipient.clone()).collect();
         envelope::seal(&to, None, text::write(self).expose()).map_err(KeyFileError::Seal)
+    }
+
+    /// Reads the content, as it is before it is encrypted: for the fuzz target, as files are opened by [`KeyFile::open`].
+    ///
+    /// # Errors
+    /// [`KeyFileError::Line`].
+    #[doc(hidden)]
+    pub fn parse_content(content: &[u8]) -> Result<Self, KeyFileError> {
+        text::parse(content)
+    }
+
+    /// The content that [`KeyFile::parse_content`] reads.
+    #[doc(hidden)]
+    pub fn content(&self) -> SecretBytes {
+        text::write(self)
     }
 
     /// What names it.

@@ -11,6 +11,8 @@ pub mod bulla;
 mod cloud;
 pub mod gcp;
 pub mod http;
+#[doc(hidden)]
+pub mod parsers;
 pub mod pkcs11;
 pub mod token;
 pub mod vault;

@@ -4,9 +4,9 @@
 //! once, which tells the material that wrapped it; a rotation in between fails the call, and the next observation sees it.
 //! What is wrapped is bound to the cluster and the key id by the encryption context, which CloudTrail shows: a hash.
 
-mod api;
+pub(super) mod api;
 mod sigv4;
-mod source;
+pub(super) mod source;
 
 pub use source::Source;
 

@@ -377,7 +377,7 @@ struct Version {
 }
 
 #[derive(Deserialize)]
-struct Versions {
+pub(super) struct Versions {
     value: Vec<Item>,
     #[serde(rename = "nextLink")]
     next_link: Option<String>,
@@ -398,7 +398,7 @@ struct Attributes {
 }
 
 #[derive(Deserialize)]
-struct Bundle {
+pub(super) struct Bundle {
     key: Jwk,
 }
 
@@ -417,13 +417,13 @@ struct Operation<'a> {
 }
 
 #[derive(Deserialize)]
-struct Operated {
+pub(super) struct Operated {
     kid: String,
     value: Text,
 }
 
 /// The code of a failure: the inner one, which is more precise, if there is one.
-fn code(reply: &Reply) -> String {
+pub(super) fn code(reply: &Reply) -> String {
     #[derive(Deserialize)]
     struct Failure {
         error: Coded,

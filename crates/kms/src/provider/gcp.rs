@@ -5,7 +5,7 @@
 //! and so the version. Checksums go both ways and are demanded.
 
 mod crc32c;
-mod source;
+pub(super) mod source;
 
 pub use source::Source;
 
@@ -281,7 +281,7 @@ impl Provider for Gcp {
 }
 
 #[derive(Deserialize)]
-struct Seen {
+pub(super) struct Seen {
     purpose: String,
     primary: Option<Version>,
 }
@@ -297,7 +297,7 @@ struct Version {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[derive(Default)]
-struct Versions {
+pub(super) struct Versions {
     crypto_key_versions: Vec<Version>,
     next_page_token: String,
 }
@@ -313,7 +313,7 @@ struct Encrypt<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Encrypted {
+pub(super) struct Encrypted {
     name: String,
     ciphertext: Text,
     ciphertext_crc32c: String,
@@ -334,13 +334,13 @@ struct Decrypt<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Decrypted {
+pub(super) struct Decrypted {
     plaintext: Text,
     plaintext_crc32c: String,
 }
 
 /// The status of a failure, as a word.
-fn status(reply: &Reply) -> String {
+pub(super) fn status(reply: &Reply) -> String {
     #[derive(Deserialize)]
     struct Failure {
         error: Stated,

@@ -8,7 +8,8 @@
 //! Not held: whoever administers that Vault reads all that its keys encrypt. A token lies in the memory of the process and
 //! in buffers of the HTTP library, which are not wiped.
 
-mod answer;
+#[doc(hidden)]
+pub mod answer;
 mod api;
 mod files;
 mod login;

@@ -142,7 +142,7 @@ impl Issuer for Keys {
                     if let Some(token_file) = token_file {
                         request = request.header(AUTHORIZATION, text_file(token_file).await?.header(""));
                     }
-                    given(http, &http.call(request, path, empty()).await?)
+                    given(http.origin(), &http.call(request, path, empty()).await?)
                 }
             }
         })
@@ -157,7 +157,7 @@ impl Issuer for Keys {
 }
 
 /// Reads a profile of a file in the shared format.
-fn shared(path: &Path, profile: &str, bytes: &SecretBytes) -> Result<AccessKey, ProviderError> {
+pub(in crate::provider) fn shared(path: &Path, profile: &str, bytes: &SecretBytes) -> Result<AccessKey, ProviderError> {
     let unfit =
         |what: &str| ProviderError::new(Class::Config, format!("{}: the profile {profile} {what}", path.display()));
     let (mut id, mut secret, mut session, mut inside, mut found) = (None, None, None, false, false);
@@ -223,7 +223,7 @@ async fn assume(http: &Http, role: &str, token: &Text, session: &str) -> Result<
 }
 
 /// What an element of XML holds that stands once in the text, without attributes and with nothing but text in it.
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(in crate::provider) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let (_, after) = text.split_once(&open)?;
     let (content, rest) = after.split_once(&close)?;
@@ -255,7 +255,7 @@ async fn instance(http: &Http) -> Result<Issued<AccessKey>, ProviderError> {
         .filter(|role| reply.status == StatusCode::OK && is_role(role.expose()))
         .ok_or_else(|| failed(&reply, "names no role: attach an instance profile to the instance"))?;
     let path = format!("{ROLES}{}", role.expose());
-    given(http, &http.call(request(), &path, empty()).await?)
+    given(origin, &http.call(request(), &path, empty()).await?)
 }
 
 /// Whether it is the name of a role (IAM's reference of RoleName).
@@ -265,7 +265,7 @@ fn is_role(name: &str) -> bool {
 }
 
 /// Credentials as the metadata services write them.
-fn given(http: &Http, reply: &Reply) -> Result<Issued<AccessKey>, ProviderError> {
+pub(in crate::provider) fn given(from: &Origin, reply: &Reply) -> Result<Issued<AccessKey>, ProviderError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Given {
@@ -277,13 +277,13 @@ fn given(http: &Http, reply: &Reply) -> Result<Issued<AccessKey>, ProviderError>
     const FIELDS: &[&str] = &["AccessKeyId", "SecretAccessKey", "Token", "Expiration"];
     if reply.status != StatusCode::OK {
         let class = if reply.status.is_client_error() { Class::Denied } else { Class::Unavailable };
-        let text = format!("{} gives no credentials (status {})", http.origin(), reply.status.as_u16());
+        let text = format!("{from} gives no credentials (status {})", reply.status.as_u16());
         return Err(ProviderError::new(class, text));
     }
-    let given: Given = answer(http.origin(), reply, FIELDS)?;
+    let given: Given = answer(from, reply, FIELDS)?;
     let ends: Option<SystemTime> = humantime::parse_rfc3339(&given.expiration).ok();
     if ends.is_none() {
-        let text = format!("{} answers with an Expiration that is no time", http.origin());
+        let text = format!("{from} answers with an Expiration that is no time");
         return Err(ProviderError::new(Class::Protocol, text));
     }
     let (id, session) = (given.access_key_id.expose().to_owned(), Some(given.token));

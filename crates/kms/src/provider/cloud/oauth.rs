@@ -15,7 +15,7 @@ const MAX_SECONDS: u64 = 24 * 3600;
 
 /// The answer of a token endpoint. What else stands in it is passed over, as everybody adds something.
 #[derive(Deserialize)]
-struct Token {
+pub(in crate::provider) struct Token {
     access_token: Text,
     #[serde(deserialize_with = "seconds")]
     expires_in: u64,

@@ -99,13 +99,13 @@ impl Issuer for Tokens {
 /// What a file of Google's holds, as far as it is used.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Known {
+pub(in crate::provider) enum Known {
     ServiceAccount(ServiceAccount),
     ExternalAccount(ExternalAccount),
 }
 
 #[derive(Deserialize)]
-struct ServiceAccount {
+pub(in crate::provider) struct ServiceAccount {
     client_email: String,
     private_key_id: String,
     #[serde(deserialize_with = "secret")]
@@ -114,7 +114,7 @@ struct ServiceAccount {
 }
 
 #[derive(Deserialize)]
-struct ExternalAccount {
+pub(in crate::provider) struct ExternalAccount {
     audience: String,
     subject_token_type: String,
     token_url: String,
@@ -144,9 +144,9 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret<String>, 
 }
 
 /// A file of Google's, and who judges the certificates of what it names.
-struct Of<'a> {
-    path: &'a Path,
-    ca: Option<&'a Path>,
+pub(in crate::provider) struct Of<'a> {
+    pub path: &'a Path,
+    pub ca: Option<&'a Path>,
 }
 
 impl Of<'_> {
@@ -154,7 +154,7 @@ impl Of<'_> {
         ProviderError::new(Class::Config, format!("{}: {what}", self.path.display()))
     }
 
-    fn parse(&self, bytes: &SecretBytes) -> Result<Known, ProviderError> {
+    pub fn parse(&self, bytes: &SecretBytes) -> Result<Known, ProviderError> {
         serde_json::from_slice(bytes.expose()).map_err(|error| {
             // What serde says of a wrong value would repeat it.
             let what = format!(

@@ -288,6 +288,9 @@ pub fn may_create(body: &SecretBytes, path: &str) -> Option<bool> {
 }
 
 /// Where a wrapping token was made.
+///
+/// # Errors
+/// [`Class::Protocol`] if it is not said.
 pub fn creation_path(body: &SecretBytes) -> Result<String, ProviderError> {
     #[derive(Deserialize)]
     struct Wrapping {
@@ -297,6 +300,9 @@ pub fn creation_path(body: &SecretBytes) -> Result<String, ProviderError> {
 }
 
 /// The secret of a role, as a wrapping token gives it.
+///
+/// # Errors
+/// [`Class::Protocol`] if there is none.
 pub fn secret_id(body: &SecretBytes) -> Result<SecretBytes, ProviderError> {
     #[derive(Deserialize)]
     struct Unwrapped<'a> {
