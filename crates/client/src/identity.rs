@@ -3,7 +3,7 @@
 use crate::ClientError;
 use bulla_crypto::evidence::Payload as _;
 use bulla_crypto::identity::{Identity, MAX_IDENTITY_BYTES};
-use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::secret::{SecretBytes, file};
 use bulla_crypto::sign::RsaMinimum;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::PrincipalRecord;
@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Reads an identity file or an OpenSSH private key. A file that others may read is refused. `passphrase` is
+/// Reads an identity file or an OpenSSH private key. A file that others may read is refused ([`file::judge`]). `passphrase` is
 /// asked at most once, and only for an encrypted SSH key.
 ///
 /// # Errors
@@ -42,12 +42,12 @@ pub fn parse(
 /// As [`read`].
 pub fn bytes(path: &Path) -> Result<SecretBytes, ClientError> {
     let failed = |error| ClientError::io("cannot read", path.to_path_buf(), error);
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    let opened = File::open(path).map_err(failed)?;
+    let found = opened.metadata().map_err(failed)?;
     let limit = u64::try_from(MAX_IDENTITY_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     // Room for all of it from the start: a growing buffer would leave copies behind.
     let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_IDENTITY_BYTES.saturating_add(2)));
-    file.take(limit).read_to_end(bytes.expose_mut()).map_err(failed)?;
+    opened.take(limit).read_to_end(bytes.expose_mut()).map_err(failed)?;
     let shown = path.display();
     // Looked at before the mode: a record is for everyone, so its mode is not what is wrong.
     if is_record(bytes.expose()) {
@@ -56,10 +56,11 @@ pub fn bytes(path: &Path) -> Result<SecretBytes, ClientError> {
             "give the file that `bulla keygen` wrote beside it",
         ));
     }
-    if mode & 0o077 != 0 {
+    if let Err(exposed) = file::judge(found.uid(), found.mode(), rustix::process::geteuid().as_raw()) {
+        let (mode, who) = (found.mode() & 0o777, exposed.who());
         return Err(ClientError::input(
-            format!("{shown} has mode {mode:04o}, so others can use this identity"),
-            format!("chmod 600 {shown}"),
+            format!("{shown} has mode {mode:04o}, so {who} can use this identity"),
+            exposed.hint(shown),
         ));
     }
     Ok(bytes)

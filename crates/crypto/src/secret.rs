@@ -6,6 +6,8 @@
 //! Not held: copies made by libraries while they work, by `Vec` when it grows, by the stack frames of a
 //! value that was made before it came here, by swap and by core dumps (which the process switches off).
 
+pub mod file;
+
 use std::fmt;
 use zeroize::Zeroize;
 

@@ -1,6 +1,7 @@
 //! Where a token's PIN comes from.
 
 use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::secret::file::{Exposed, judge};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -29,10 +30,12 @@ pub enum PinError {
         /// What the system said.
         cause: io::Error,
     },
-    /// Everybody on this machine can read the file.
+    /// Others on this machine can read the file.
     Mode {
         /// Which file.
         path: PathBuf,
+        /// Who can.
+        exposed: Exposed,
     },
     /// The file's first line is empty or too long.
     NoPin {
@@ -67,7 +70,13 @@ impl PinError {
                 "add ?pin-source=file:/PATH to the URI, give --pin-file FILE or --pinentry PROGRAM, or run it at a terminal"
             }
             Self::File { .. } => "check the path and whose file it is",
-            Self::Mode { .. } => "take the right to read it from others: chmod o-rwx",
+            Self::Mode { exposed: Exposed::Others, .. } => "take the right to read it from others: chmod o-rwx",
+            Self::Mode { exposed: Exposed::Group, .. } => {
+                "chmod 600; a group may only read what root owns, and only for a process that is not root (chmod 440, chown root)"
+            }
+            Self::Mode { exposed: Exposed::GroupBesideRoot, .. } => {
+                "chmod 400; or, if it is meant for a service whose group this is, run this as the user of that service"
+            }
             Self::NoPin { .. } => "the PIN is the file's first line",
             Self::SeveralTokens { .. } => "name each token's own file with pin-source= in its URI",
             Self::Cancelled => "run it again, and give the PIN",
@@ -85,7 +94,10 @@ impl fmt::Display for PinError {
         match self {
             Self::NoSource { token } => write!(f, "token {token:?} needs its PIN"),
             Self::File { path, cause } => write!(f, "cannot read {}: {cause}", path.display()),
-            Self::Mode { path } => write!(f, "everybody here can read the PIN in {}", path.display()),
+            Self::Mode { path, exposed: Exposed::Others } => {
+                write!(f, "everybody here can read the PIN in {}", path.display())
+            }
+            Self::Mode { path, .. } => write!(f, "the group of {} can read the PIN in it", path.display()),
             Self::NoPin { path } => write!(f, "there is no PIN in {}", path.display()),
             Self::SeveralTokens { token } => {
                 write!(f, "the PIN in the file was for another token, so it is not tried on {token:?}")
@@ -100,16 +112,16 @@ impl fmt::Display for PinError {
 
 impl std::error::Error for PinError {}
 
-/// Reads the PIN from a file's first line. A group may read the file, since service managers hand credentials over so.
+/// Reads the PIN from a file's first line. A group may read the file if a service manager handed it over so ([`judge`]).
 ///
 /// # Errors
 /// [`PinError`].
 pub fn read(path: &Path) -> Result<SecretBytes, PinError> {
     let failed = |cause| PinError::File { path: path.into(), cause };
     let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.mode() & 0o007 != 0 {
-        return Err(PinError::Mode { path: path.into() });
-    }
+    let found = file.metadata().map_err(failed)?;
+    judge(found.uid(), found.mode(), rustix::process::geteuid().as_raw())
+        .map_err(|exposed| PinError::Mode { path: path.into(), exposed })?;
     // Room for all of it from the start: a growing buffer would leave copies behind.
     let mut bytes = SecretBytes::new(Vec::with_capacity(2 * MAX_PIN_BYTES as usize));
     file.take(MAX_PIN_BYTES + 1).read_to_end(bytes.expose_mut()).map_err(failed)?;
@@ -129,7 +141,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn the_first_line_of_a_file_that_not_everybody_reads() {
+    fn the_first_line_of_a_file_that_nobody_else_reads() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pin");
         let with = |content: &[u8], mode| {
@@ -139,9 +151,11 @@ mod tests {
         };
         for (content, pin) in [("1234\n", "1234"), ("1234", "1234"), ("12 34\r\nmore\n", "12 34")] {
             assert_eq!(with(content.as_bytes(), 0o600).unwrap(), pin.as_bytes());
-            assert_eq!(with(content.as_bytes(), 0o440).unwrap(), pin.as_bytes());
+            assert_eq!(with(content.as_bytes(), 0o400).unwrap(), pin.as_bytes());
         }
-        assert!(matches!(with(b"1234\n", 0o604), Err(PinError::Mode { .. })));
+        assert!(matches!(with(b"1234\n", 0o604), Err(PinError::Mode { exposed: Exposed::Others, .. })));
+        // Whether root or somebody else runs this: it is not handed over.
+        assert!(matches!(with(b"1234\n", 0o440), Err(PinError::Mode { .. })));
         for none in [b"".as_slice(), b"\n1234", &[b'1'; 1025]] {
             assert!(matches!(with(none, 0o600), Err(PinError::NoPin { .. })));
         }

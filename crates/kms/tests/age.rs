@@ -156,6 +156,67 @@ fn everything_counts() {
     }
 }
 
+/// User and group of a service, that are nobody's.
+const SERVICE: u32 = 18_796;
+
+/// Does something as that service, in a thread of its own, since the kernel keeps users by thread.
+fn as_service<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    use rustix::process::{Gid, Uid};
+    use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+    let work = || {
+        set_thread_groups(&[]).unwrap();
+        set_thread_gid(Gid::from_raw(SERVICE)).unwrap();
+        set_thread_uid(Uid::from_raw(SERVICE)).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+#[test]
+fn a_file_is_handed_over_by_root_to_a_service() {
+    if !rustix::process::geteuid().is_root() {
+        return bulla_testkit::tools::skipped(
+            "a_file_is_handed_over_by_root_to_a_service",
+            "only root hands files over",
+        );
+    }
+    let desk = Desk::new();
+    desk.put(&KeyFile::create(vec![node("cp-1", &desk.identity())], clock(), &mut SystemRng).unwrap());
+    // As the kubelet lays out the volume of a Secret: links to the files of one of its versions.
+    let (version, shown) = (desk.path("volume/..2026_11_28"), desk.path("volume/identity"));
+    fs::create_dir_all(&version).unwrap();
+    fs::rename(desk.path("identity"), version.join("identity")).unwrap();
+    std::os::unix::fs::symlink("..2026_11_28", desk.path("volume/..data")).unwrap();
+    std::os::unix::fs::symlink("..data/identity", &shown).unwrap();
+    fs::set_permissions(desk.0.path(), Permissions::from_mode(0o755)).unwrap();
+    let provider = || desk.provider(serde_json::json!({"identity": &shown}));
+    let hand_over = |owner, mode| {
+        std::os::unix::fs::chown(version.join("identity"), Some(owner), Some(SERVICE)).unwrap();
+        fs::set_permissions(version.join("identity"), Permissions::from_mode(mode)).unwrap();
+    };
+    for (owner, mode, good) in [
+        (0, 0o440, true),
+        (0, 0o640, true),
+        (SERVICE, 0o400, true),
+        (SERVICE, 0o440, false),
+        (0, 0o444, false),
+        (0, 0o460, false),
+    ] {
+        hand_over(owner, mode);
+        let read = as_service(|| {
+            let opened = now(provider().observe()).map(|_| ()).map_err(|error| error.class);
+            (opened, bulla_client::identity::bytes(&shown).is_ok(), bulla_keys::pin::read(&shown).is_ok())
+        });
+        let opened = if good { Ok(()) } else { Err(Class::Config) };
+        assert_eq!(read, (opened, good, good), "{mode:o} of {owner}");
+    }
+    // Root is no service.
+    hand_over(0, 0o440);
+    let refused = now(provider().observe()).unwrap_err();
+    assert!(refused.text.contains("mode 0440") && refused.text.contains("the user of that service"), "{refused}");
+    assert!(bulla_client::identity::bytes(&shown).is_err() && bulla_keys::pin::read(&shown).is_err());
+}
+
 #[test]
 fn a_key_is_rotated_and_no_other_file_takes_the_place() {
     let desk = Desk::new();

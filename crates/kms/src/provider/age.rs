@@ -16,7 +16,7 @@ use bulla_crypto::digest::{framed, sha256};
 use bulla_crypto::envelope::OpenError;
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sealed;
-use bulla_crypto::secret::SecretKey;
+use bulla_crypto::secret::{SecretKey, file};
 use bulla_wire::encoding::base32;
 use serde::Deserialize;
 use std::fs::File;
@@ -132,7 +132,7 @@ impl Age {
 
     /// The file that lies there, unless it is the one in use.
     async fn load(&self, before: Option<&Loaded>) -> Result<Option<Loaded>, ProviderError> {
-        let bytes = read(self.path.clone(), MAX_FILE_BYTES, 0o022, "write").await?;
+        let bytes = read(self.path.clone(), MAX_FILE_BYTES, Kept::FromWriting).await?;
         let digest = sha256(&[&bytes]);
         if before.is_some_and(|before| before.digest == digest) {
             return Ok(None);
@@ -192,24 +192,40 @@ fn class(error: &KeyFileError) -> Class {
     }
 }
 
-/// A file that nobody else may touch in a certain way.
-async fn read(path: PathBuf, limit: usize, forbidden: u32, verb: &'static str) -> Result<Vec<u8>, ProviderError> {
-    let done = tokio::task::spawn_blocking(move || read_now(&path, limit, forbidden, verb)).await;
+/// What others must not be able to do with a file.
+#[derive(Clone, Copy)]
+enum Kept {
+    /// Write it: what lies there is believed.
+    FromWriting,
+    /// Read it, as [`file::judge`] has it.
+    Secret,
+}
+
+async fn read(path: PathBuf, limit: usize, kept: Kept) -> Result<Vec<u8>, ProviderError> {
+    let done = tokio::task::spawn_blocking(move || read_now(&path, limit, kept)).await;
     done.unwrap_or_else(|_| Err(ProviderError::new(Class::Unavailable, "reading a file broke off")))
 }
 
-fn read_now(path: &Path, limit: usize, forbidden: u32, verb: &str) -> Result<Vec<u8>, ProviderError> {
+fn read_now(path: &Path, limit: usize, kept: Kept) -> Result<Vec<u8>, ProviderError> {
+    const WRITING: u32 = 0o022;
     let shown = path.display();
     let failed = |error| ProviderError::new(Class::Config, format!("cannot read {shown}: {error}"));
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
-    if mode & forbidden != 0 {
-        let text = format!("{shown} has mode {mode:04o}, so others may {verb} it: chmod {:04o}", mode & !forbidden);
-        return Err(ProviderError::new(Class::Config, text));
+    let opened = File::open(path).map_err(failed)?;
+    let found = opened.metadata().map_err(failed)?;
+    let mode = found.mode() & 0o777;
+    let exposed = match kept {
+        Kept::FromWriting if mode & WRITING != 0 => Some(format!("others may write it: chmod {:04o}", mode & !WRITING)),
+        Kept::FromWriting => None,
+        Kept::Secret => file::judge(found.uid(), mode, rustix::process::geteuid().as_raw())
+            .err()
+            .map(|exposed| format!("{} may read it: {}", exposed.who(), exposed.hint(&shown))),
+    };
+    if let Some(exposed) = exposed {
+        return Err(ProviderError::new(Class::Config, format!("{shown} has mode {mode:04o}, so {exposed}")));
     }
     // Room for all of it from the start: a growing buffer would leave copies behind.
     let mut bytes = Vec::with_capacity(limit.saturating_add(2));
-    file.take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    opened.take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 

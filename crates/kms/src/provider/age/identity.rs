@@ -2,7 +2,7 @@
 
 use super::super::token::failure;
 use super::super::{Class, ProviderError};
-use super::{Settings, read};
+use super::{Kept, Settings, read};
 use crate::bound::{BoundError, BoundIdentity};
 use crate::keyfile::{KeyFile, KeyFileError};
 use bulla_crypto::envelope::Decrypter;
@@ -77,7 +77,7 @@ impl Opener {
                 Ok(KeyFile::open(file, &*decrypter).await)
             }
             Place::Bound { path, worker, uri } => {
-                let bytes = read(path.clone(), MAX_IDENTITY_BYTES, 0o077, "read").await?;
+                let bytes = read(path.clone(), MAX_IDENTITY_BYTES, Kept::Secret).await?;
                 let told = |error: BoundError| match &error {
                     BoundError::Token(error) => failure(error),
                     _ => ProviderError::new(Class::Config, format!("{}: {error}", path.display())),
@@ -103,7 +103,7 @@ async fn from_file(
     path: &std::path::Path,
     passphrase_file: Option<&std::path::Path>,
 ) -> Result<Identity, ProviderError> {
-    let bytes = SecretBytes::new(read(path.to_owned(), MAX_IDENTITY_BYTES, 0o077, "use").await?);
+    let bytes = SecretBytes::new(read(path.to_owned(), MAX_IDENTITY_BYTES, Kept::Secret).await?);
     let config = |text: String| ProviderError::new(Class::Config, text);
     if BoundIdentity::is_meant(bytes.expose()) {
         return Err(config(format!("{} is bound to a key on a token: name that key with bound_to", path.display())));
