@@ -352,7 +352,8 @@ impl Member {
         let state = self.state();
         let ends = state.credential_ends.and_then(|ends| ends.duration_since(UNIX_EPOCH).ok());
         let credential_ends = ends.map_or(0, |ends| i64::try_from(ends.as_secs()).unwrap_or(i64::MAX));
-        let health = Health { well, went_back: state.went_back, credential_ends };
+        let refused = self.provider.refused().is_some();
+        let health = Health { well, went_back: state.went_back, refused, credential_ends };
         drop(state);
         self.metrics.member(&self.name, self.kind(), health);
     }

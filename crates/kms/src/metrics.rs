@@ -87,6 +87,7 @@ pub struct Metrics {
     up: Family<OfMember, Gauge>,
     credential: Family<OfMember, Gauge>,
     went_back: Family<OfMember, Gauge>,
+    refused: Family<OfMember, Gauge>,
     promotions: Family<OfMember, Counter>,
     hedges: Counter,
     margin: Gauge,
@@ -115,6 +116,7 @@ impl Metrics {
             up: Family::default(),
             credential: Family::default(),
             went_back: Family::default(),
+            refused: Family::default(),
             promotions: Family::default(),
             hedges: Counter::default(),
             margin: Gauge::default(),
@@ -141,6 +143,8 @@ impl Metrics {
         registry.register("member_credential_ends", help, self.credential.clone());
         let help = "1 while the member's backend names a key that was left, which is not used";
         registry.register("member_went_back", help, self.went_back.clone());
+        let help = "1 while the member's key file is not taken, and the one that was read before stays in use";
+        registry.register("member_key_file_refused", help, self.refused.clone());
         registry.register("member_promotions", "Keys of the member that came into use", self.promotions.clone());
         registry.register("hedges", "Members asked because another did not answer soon", self.hedges.clone());
         let help = "Members that may still fail before no new seed is made; below 0 it is so already";
@@ -196,6 +200,7 @@ impl Metrics {
         let label = OfMember { member: member.to_owned(), kind: kind.as_str() };
         self.up.get_or_create(&label).set(i64::from(is.well));
         self.went_back.get_or_create(&label).set(i64::from(is.went_back));
+        self.refused.get_or_create(&label).set(i64::from(is.refused));
         self.credential.get_or_create(&label).set(is.credential_ends);
     }
 
@@ -244,6 +249,8 @@ pub struct Health {
     pub well: bool,
     /// Its backend names a key that was left.
     pub went_back: bool,
+    /// Its key file is not taken, and the one before stays in use.
+    pub refused: bool,
     /// When its credential ends, in Unix seconds; 0 if it does not.
     pub credential_ends: i64,
 }

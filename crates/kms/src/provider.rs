@@ -39,6 +39,12 @@ pub trait Provider: Send + Sync {
     /// credentials where that is due, opens again what was lost, and so heals what can be healed.
     fn observe(&self) -> Answer<'_, Observation>;
 
+    /// Why what lies there is not what is in use, if it is not: of a provider whose keys are a file, which keeps those that
+    /// it has when it is given another.
+    fn refused(&self) -> Option<ProviderError> {
+        None
+    }
+
     /// Wraps `plain` by exactly this version of the key, bound to `context` where the backend can bind.
     fn wrap<'a>(&'a self, key: &'a KeyRef, plain: &'a SecretKey, context: &'a Context) -> Answer<'a, Vec<u8>>;
 

@@ -9,6 +9,9 @@ use bulla_keys::uri::TokenUri;
 use bulla_keys::{Make, OaepKey, TokenWorker, Tokens};
 use bulla_kms::bound::{BoundError, BoundIdentity};
 use bulla_kms::keyfile::{KeyFile, Node};
+use bulla_kms::member::{Member, Timing};
+use bulla_kms::metrics::Metrics;
+use bulla_kms::promotion::{Remembered, Rules};
 use bulla_kms::provider::age::{Age, Settings};
 use bulla_kms::provider::{Class, Context, Kind, Provider as _, ProviderError};
 use bulla_testkit::softhsm::SoftHsm;
@@ -215,6 +218,36 @@ fn a_file_is_handed_over_by_root_to_a_service() {
     let refused = now(provider().observe()).unwrap_err();
     assert!(refused.text.contains("mode 0440") && refused.text.contains("the user of that service"), "{refused}");
     assert!(bulla_client::identity::bytes(&shown).is_err() && bulla_keys::pin::read(&shown).is_err());
+}
+
+#[test]
+fn a_file_that_is_not_taken_is_seen_in_metrics() {
+    let desk = Desk::new();
+    let nodes = vec![node("cp-1", &desk.identity())];
+    let file = KeyFile::create(nodes.clone(), clock(), &mut SystemRng).unwrap();
+    desk.put(&file);
+    let second = Duration::from_secs(1);
+    let timing = Timing { attempt: second, look: second * 5, period: second, stale: second * 60 };
+    let rules = Rules { observations: 1, delay: Duration::ZERO };
+    let metrics = Arc::new(Metrics::new());
+    let provider = Box::new(desk.provider(none()));
+    let member =
+        Member::new("node".into(), provider, "prod", (timing, rules), Remembered::default(), Arc::clone(&metrics));
+    let shown = |member: &Member| {
+        now(member.look(false));
+        let text = metrics.text();
+        let of = |name: &str| {
+            let series = format!("bulla_kms_member_{name}{{member=\"node\",kind=\"age\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).unwrap_or("nothing").to_owned()
+        };
+        [of("up"), of("key_file_refused")]
+    };
+    assert_eq!(shown(&member), ["1", "0"]);
+    // Another key file, whose keys nobody here ever had: the one before goes on.
+    desk.put(&KeyFile::create(nodes, clock(), &mut SystemRng).unwrap());
+    assert_eq!(shown(&member), ["1", "1"]);
+    desk.put(&file);
+    assert_eq!(shown(&member), ["1", "0"]);
 }
 
 #[test]

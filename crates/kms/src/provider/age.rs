@@ -83,11 +83,6 @@ impl Age {
         })
     }
 
-    /// Why the file that lies there is not the one in use, if it is not.
-    pub fn refused(&self) -> Option<ProviderError> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn loaded(&self) -> Option<Arc<Loaded>> {
         self.loaded.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -240,6 +235,10 @@ impl Provider for Age {
 
     fn observe(&self) -> Answer<'_, Observation> {
         Box::pin(self.look())
+    }
+
+    fn refused(&self) -> Option<ProviderError> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn wrap<'a>(&'a self, key: &'a KeyRef, plain: &'a SecretKey, context: &'a Context) -> Answer<'a, Vec<u8>> {
