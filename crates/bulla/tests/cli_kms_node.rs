@@ -5,6 +5,8 @@
 use bulla_testkit::{Cli, Options, Server, bulla, process};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -65,6 +67,11 @@ impl Scene {
         let output = self.kms(&[&["doctor", "-o", "json"], args].concat());
         assert_eq!(output.code, code, "{}{}", output.text(), output.errors());
         checks(&output.text())
+    }
+
+    /// What the plugin wrote to its log.
+    fn log(&self) -> String {
+        fs::read_to_string(self.node.work().join("log")).unwrap()
     }
 
     /// The hash that `verify` shows.
@@ -163,6 +170,30 @@ fn a_node_is_checked_verified_and_examined() {
     scene.configure("typo = 1");
     assert_eq!(scene.doctor(&[], 1).0, ["configuration fail"]);
     scene.kms(&["check"]).failed(64);
+}
+
+#[test]
+fn a_process_lives_whatever_its_members_do() {
+    let mut scene = Scene::new();
+    scene.configure("");
+    let socket = scene.socket();
+    let alive = |scene: &Scene| scene.node.run(["kms", "alive", socket.to_str().unwrap()]);
+    assert!(alive(&scene).failed(15).contains("nobody listens"));
+    let plugin = Plugin::start(&scene);
+    assert!(alive(&scene).ok().is_empty());
+    // A backend that is away, and a configuration that is being written, are nobody's death.
+    scene.server.kill();
+    scene.node.file("kms.toml", b"cluster = ");
+    until(|| scene.log().contains("the member is not well"));
+    alive(&scene).ok();
+    let process = rustix::process::Pid::from_child(&plugin.0);
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    assert!(alive(&scene).failed(15).contains("three seconds"));
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    alive(&scene).ok();
+    drop(plugin);
+    assert!(alive(&scene).failed(15).contains("nobody listens"));
+    scene.node.run(["kms", "alive", "kms.sock"]).failed(64);
 }
 
 #[test]

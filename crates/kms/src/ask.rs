@@ -1,5 +1,6 @@
 //! Asks a plugin at a socket what kube-apiserver asks it three times a minute: who is there, and under which key id. Any
-//! plugin answers that, so whoever holds the socket is told apart.
+//! plugin answers that, so whoever holds the socket is told apart. And asks whether it lives at all, by a call that needs
+//! no member and waits for none.
 
 use crate::grpc::{StatusRequest, StatusResponse};
 use crate::socket::Place;
@@ -18,6 +19,9 @@ use tokio::time::timeout;
 
 /// kube-apiserver waits as long.
 const PATIENCE: Duration = Duration::from_secs(3);
+const STATUS: &str = "/v2.KeyManagementService/Status";
+/// The health protocol of gRPC. This plugin answers that it does not know it, at once: who cannot do that, does not live.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// Largest answer in bytes: a key id has at most 1,024.
 const MAX_ANSWER_BYTES: usize = 4096;
 /// A message of gRPC begins with a byte that says whether it is compressed, and four with its length.
@@ -47,7 +51,30 @@ pub enum Answered {
 
 /// Asks for the status.
 pub async fn status(place: &Place) -> Answered {
-    timeout(PATIENCE, asked(place)).await.unwrap_or(Answered::Silent)
+    timeout(PATIENCE, asked(place, STATUS)).await.unwrap_or(Err(Answered::Silent)).map_or_else(|how| how, read)
+}
+
+/// Whether the process at a socket does what it is asked, whatever that is: `Ok` with how it answered. Nothing is said of
+/// its members, and none is asked.
+///
+/// # Errors
+/// How it did not answer.
+pub async fn alive(place: &Place) -> Result<Lives, Answered> {
+    match timeout(PATIENCE, asked(place, HEALTH)).await.unwrap_or(Err(Answered::Silent)) {
+        Ok(_) => Ok(Lives::Answers),
+        // Whom the kernel alone lets in, waits; to hang up takes a process.
+        Err(Answered::HungUp) => Ok(Lives::HangsUp),
+        Err(other) => Err(other),
+    }
+}
+
+/// How a process showed that it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lives {
+    /// It answered.
+    Answers,
+    /// It hung up, as it does on users who may not ask.
+    HangsUp,
 }
 
 async fn connect(place: &Place) -> io::Result<UnixStream> {
@@ -61,29 +88,34 @@ async fn connect(place: &Place) -> io::Result<UnixStream> {
     }
 }
 
-async fn asked(place: &Place) -> Answered {
-    let stream = match connect(place).await {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Answered::Forbidden,
-        Err(_) => return Answered::Nobody,
-    };
-    let Ok((mut sender, connection)) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await else {
-        return Answered::HungUp;
-    };
-    let connection = tokio::spawn(connection);
-    let answered = exchanged(&mut sender).await.unwrap_or(Answered::HungUp);
-    connection.abort();
-    answered
+/// An answer of gRPC: its code, and the message with what stands before it.
+struct Said {
+    code: i32,
+    body: BytesMut,
 }
 
-async fn exchanged(sender: &mut http2::SendRequest<Full<Bytes>>) -> Option<Answered> {
+async fn asked(place: &Place, method: &'static str) -> Result<Said, Answered> {
+    let stream = match connect(place).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(Answered::Forbidden),
+        Err(_) => return Err(Answered::Nobody),
+    };
+    let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = shaken.map_err(|_| Answered::HungUp)?;
+    let connection = tokio::spawn(connection);
+    let said = exchanged(&mut sender, method).await.ok_or(Answered::HungUp);
+    connection.abort();
+    said
+}
+
+async fn exchanged(sender: &mut http2::SendRequest<Full<Bytes>>, method: &'static str) -> Option<Said> {
     let message = StatusRequest {}.encode_to_vec();
     let mut body = vec![0];
     body.extend(u32::try_from(message.len()).ok()?.to_be_bytes());
     body.extend(message);
     let request = Request::builder()
         .method(Method::POST)
-        .uri("http://localhost/v2.KeyManagementService/Status")
+        .uri(format!("http://localhost{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Full::new(Bytes::from(body)))
@@ -96,11 +128,16 @@ async fn exchanged(sender: &mut http2::SendRequest<Full<Bytes>>) -> Option<Answe
     let collected = Limited::new(body, MAX_ANSWER_BYTES).collect().await.ok()?;
     let trailers = collected.trailers().unwrap_or(&head.headers);
     let code = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status"))?.to_str().ok()?;
-    if code != "0" {
-        let code: i32 = code.parse().ok()?;
-        return Some(Answered::Refused(format!("{:?}", tonic::Code::from_i32(code))));
+    let code = code.parse().ok()?;
+    Some(Said { code, body: BytesMut::from(collected.to_bytes().as_ref()) })
+}
+
+/// What an answer to Status says.
+fn read(said: Said) -> Answered {
+    match said.code {
+        0 => parsed(said.body).unwrap_or(Answered::HungUp),
+        code => Answered::Refused(format!("{:?}", tonic::Code::from_i32(code))),
     }
-    parsed(BytesMut::from(collected.to_bytes().as_ref()))
 }
 
 fn parsed(mut body: BytesMut) -> Option<Answered> {

@@ -79,6 +79,7 @@ const EXAMPLES: &[&str] = &[
     "bulla agent check --config /etc/bulla/agent.toml",
     "bulla agent sample > agent.toml",
     "bulla kms serve --config /etc/bulla-kms/kms.toml",
+    "bulla kms alive /run/bulla-kms/kms.sock",
     "bulla kms check --config /etc/bulla-kms/kms.toml",
     "bulla kms verify --config /etc/bulla-kms/kms.toml",
     "bulla kms doctor --config /etc/bulla-kms/kms.toml --encryption-config encryption.yaml",

@@ -15,9 +15,11 @@ use crate::log::LogArgs;
 use crate::session::Session;
 use crate::systemd::Manager;
 use bulla_keys::KeySource;
+use bulla_kms::ask::{self, Answered, Lives};
 use bulla_kms::config::{Config, ConfigError, Written};
 use bulla_kms::plugin::Plugin;
 use bulla_kms::serve;
+use bulla_kms::socket::Place;
 use clap::{Args, Subcommand};
 use listenfd::ListenFd;
 use std::path::{Path, PathBuf};
@@ -45,6 +47,16 @@ enum Verb {
     Serve {
         #[command(flatten)]
         log: LogArgs,
+    },
+    /// Tell whether the process at a socket lives, for probes of containers
+    ///
+    /// It is asked for nothing that needs a member, and no configuration is read: so neither a backend that is away nor a file
+    /// that is being changed has a sound process restarted. It ends with 0 if somebody answers, with 15 if nobody does within
+    /// three seconds, and with 1 if this user may not connect.
+    Alive {
+        /// Where it listens: an absolute path, or @NAME for an abstract socket
+        #[arg(value_name = "SOCKET")]
+        socket: Place,
     },
     /// Check the configuration, and ask nobody
     Check,
@@ -101,6 +113,7 @@ pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Resu
             log.begin()?;
             answer(named()?, &variables).await
         }
+        Verb::Alive { socket } => alive(&socket, session).await,
         Verb::Check => {
             let path = named()?;
             load(path)?;
@@ -112,6 +125,31 @@ pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Resu
         Verb::Rotate(verb) => Box::pin(rotate::run(verb, named()?, session)).await,
         Verb::Migrate(verb) => migrate::run(verb, session),
     }
+}
+
+/// Asks a process whether it lives.
+async fn alive(socket: &Place, session: &Session<'_>) -> Result<Exit, Failure> {
+    let unreachable = |text: String, hint: &str| Err(Failure::new(Exit::Unreachable, text).hint(hint));
+    match ask::alive(socket).await {
+        Ok(Lives::Answers) => session.screen.say(&format!("the process at {socket} answers")),
+        Ok(Lives::HangsUp) => session
+            .screen
+            .say(&format!("the process at {socket} lives, and hangs up on this user, who is not in socket.allow_uids")),
+        Err(Answered::Forbidden) => {
+            return Err(Failure::new(Exit::Failed, format!("this user may not connect to {socket}"))
+                .hint("run it as the plugin's user, or as root"));
+        }
+        Err(Answered::Silent) => {
+            return unreachable(
+                format!("{socket} accepts, and nobody answers within three seconds"),
+                "the process hangs, was stopped, or is not started yet: look at its log, and start it again",
+            );
+        }
+        Err(_) => {
+            return unreachable(format!("nobody listens at {socket}"), "start `bulla kms serve`, or name its socket");
+        }
+    }
+    Ok(Exit::Ok)
 }
 
 /// Answers kube-apiserver until a signal comes.
