@@ -10,6 +10,7 @@ mod exit;
 mod fields;
 mod keys;
 mod log;
+mod memory;
 mod names;
 mod output;
 mod progress;

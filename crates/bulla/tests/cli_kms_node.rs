@@ -197,6 +197,25 @@ fn a_process_lives_whatever_its_members_do() {
 }
 
 #[test]
+fn what_is_not_swapped_is_told() {
+    let scene = Scene::new();
+    scene.configure("[operations]\naddress = '127.0.0.1:0'");
+    let plugin = Plugin::start(&scene);
+    let address = || scene.log().split("address=").nth(1)?.split_whitespace().next().map(str::to_owned);
+    until(|| address().is_some());
+    let mut monitor = TcpStream::connect(address().unwrap()).unwrap();
+    monitor.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    monitor.read_to_string(&mut text).unwrap();
+    let shown = text.lines().find_map(|line| line.strip_prefix("bulla_kms_memory_locked ")).unwrap();
+    // What the kernel has locked is what the plugin says.
+    let status = fs::read_to_string(format!("/proc/{}/status", plugin.0.id())).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap().trim() != "0 kB";
+    assert_eq!(shown, if locked { "1" } else { "0" }, "{status}");
+    assert_eq!(scene.log().contains("memory is not locked"), !locked, "{}", scene.log());
+}
+
+#[test]
 fn a_member_that_is_denied_is_named() {
     let scene = Scene::new();
     scene.configure("");

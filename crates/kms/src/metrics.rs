@@ -96,6 +96,7 @@ pub struct Metrics {
     told: Mutex<Option<String>>,
     audit_failures: Counter,
     state_failures: Counter,
+    memory_locked: Gauge,
 }
 
 impl Default for Metrics {
@@ -125,6 +126,7 @@ impl Metrics {
             told: Mutex::default(),
             audit_failures: Counter::default(),
             state_failures: Counter::default(),
+            memory_locked: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -159,6 +161,8 @@ impl Metrics {
         registry.register("audit_failures", "Audit lines that could not be written", self.audit_failures.clone());
         let help = "Times that what is remembered over a restart could not be written";
         registry.register("state_failures", help, self.state_failures.clone());
+        let help = "1 if no memory of the process goes to swap, by a lock of its own";
+        registry.register("memory_locked", help, self.memory_locked.clone());
     }
 
     /// All of it in the OpenMetrics text format.
@@ -234,6 +238,11 @@ impl Metrics {
     /// An audit line was not written.
     pub fn audit_failed(&self) {
         self.audit_failures.inc();
+    }
+
+    /// Whether the process locked its memory.
+    pub fn memory_locked(&self, locked: bool) {
+        self.memory_locked.set(i64::from(locked));
     }
 
     /// The state was not written.

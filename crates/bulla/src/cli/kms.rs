@@ -12,6 +12,7 @@ use super::Variables;
 use crate::exit::{Exit, Failure};
 use crate::keys::key_source;
 use crate::log::LogArgs;
+use crate::memory;
 use crate::session::Session;
 use crate::systemd::Manager;
 use bulla_keys::KeySource;
@@ -154,11 +155,17 @@ async fn alive(socket: &Place, session: &Session<'_>) -> Result<Exit, Failure> {
 
 /// Answers kube-apiserver until a signal comes.
 async fn answer(path: &Path, variables: &Variables) -> Result<Exit, Failure> {
+    // Before anything is read that is secret.
+    let locked = memory::lock();
     // A socket of systemd, whose place it knows.
     let held = ListenFd::from_env().take_unix_listener(0);
     let held = held.map_err(|error| Failure::new(Exit::Failed, format!("the socket of systemd: {error}")))?;
     let opened = serve::open(load(path)?, held).await;
     let opened = opened.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    opened.plugin().metrics().memory_locked(locked.is_ok());
+    if let Err(why) = locked {
+        tracing::info!(%why, "memory is not locked, so keys may go to swap where there is some");
+    }
     if let Ok(Some(address)) = opened.operations() {
         tracing::info!(%address, "metrics are shown");
     }

@@ -15,9 +15,10 @@
       drop: ["ALL"]
     seccompProfile:
       type: RuntimeDefault
-  # No limit of CPU: a throttled plugin answers late when every Secret waits for it.
+  # No limit of CPU: a throttled plugin answers late when every Secret waits for it. As much memory is
+  # asked for as is allowed: to such a container the kubelet gives no swap.
   resources:
-    requests: {cpu: 50m, memory: 64Mi}
+    requests: {cpu: 50m, memory: 256Mi}
     limits: {memory: 256Mi}
 {{- end }}
 {{- define "bulla-kms.pod" -}}
