@@ -233,7 +233,7 @@ pub fn config(bytes: &[u8]) {
     let Settled { access, combination, times: (timing, rules), .. } = match written.settle() {
         Ok(settled) => settled,
         Err(error) => {
-            assert!(error.0.contains(": "), "{error} names no field");
+            assert!(error.text.contains(": "), "{error} names no field");
             return told(&error.to_string());
         }
     };
