@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long)]
     engines: bool,
     /// The plugin for Kubernetes in place of the server: its calls with each kind of member, its memory and starts, and a
-    /// kube-apiserver that starts over 10,000 Secrets and, without `--quick`, over 50,000: a quarter of an hour.
+    /// kube-apiserver that starts over 10,000 Secrets and, without `--quick`, over 50,000: ten minutes.
     #[arg(long, group = "others", conflicts_with_all = ["engines", "scale"])]
     kms: bool,
     /// Compare with this, which runs on the same core: the same work, the same durability, in turns.
