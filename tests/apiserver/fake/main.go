@@ -4,6 +4,7 @@
 //	fake serve --socket PATH|@NAME|activated --dir DIR --instance N
 //	fake backend|setup|rotate DIR
 //	fake degrade DIR on|off N
+//	fake retirable OLD APISERVERS METRICS
 //
 // FAKE_FAULTS names faults, with commas between them.
 package main
@@ -66,6 +67,11 @@ func run(arguments []string) error {
 			return os.WriteFile(file, nil, 0o600)
 		}
 		return os.Remove(file)
+	case "retirable":
+		if len(arguments) != 4 {
+			return fmt.Errorf("retirable OLD APISERVERS METRICS")
+		}
+		return retirable(arguments[1], arguments[2], arguments[3], faults(os.Getenv("FAKE_FAULTS")))
 	default:
 		return fmt.Errorf("no order %q", order)
 	}

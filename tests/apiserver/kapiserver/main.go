@@ -1,6 +1,6 @@
 // A kube-apiserver or an etcd server, as the first argument says; in one binary, because linking takes longest.
 //
-//	kapiserver apiserver FLAG…
+//	[KAPISERVER_HOSTNAME=NAME] kapiserver apiserver FLAG…
 //	kapiserver etcd --data-dir D --client-url URL --peer-url URL
 package main
 
@@ -24,6 +24,13 @@ func main() {
 	if len(os.Args) > 1 {
 		role = os.Args[1]
 		os.Args = append([]string{role}, os.Args[2:]...)
+	}
+	if name := os.Getenv("KAPISERVER_HOSTNAME"); name != "" {
+		// Whoever asks for it has given this process a namespace for it.
+		if err := syscall.Sethostname([]byte(name)); err != nil {
+			fmt.Fprintln(os.Stderr, "the hostname:", err)
+			os.Exit(1)
+		}
 	}
 	switch role {
 	case "apiserver":

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What kmscheck orders of Bulla's plugin: plugin.sh MEMBERS BINARY DIR ORDER [SOCKET INSTANCE]
+# What kmscheck orders of Bulla's plugin: plugin.sh MEMBERS BINARY DIR ORDER [SOCKET INSTANCE], or as ORDER
+# retirable INSTANCE PROVIDER OLD APISERVERS METRICS
 # MEMBERS is a list of bulla, pkcs11 and vault with commas between; several are combined in policy degraded.
 set -eu
 members=$(echo "$1" | tr , ' ') bulla=$2 dir=$3 order=$4
@@ -117,6 +118,9 @@ decrypts)
     address=$(sed -n 's/.*metrics are shown.*address=\([0-9.:]*\).*/\1/p' "$dir/../plugin-$2.log" | tail -n 1)
     metrics=$(curl --silent --fail --max-time 10 "http://$address/metrics")
     echo "$metrics" | awk '/^bulla_kms_requests_total[{]/ && /method="Decrypt"/ && /outcome="ok"/ { n = $2 } END { print n + 0 }'
+    ;;
+retirable)
+    exec "$bulla" kms rotate status --config "$dir/kms-$1.toml" --provider "$2" --old "$3" --apiservers "$4" --metrics "$5"/*
     ;;
 *)
     echo "plugin.sh: there is no order $order" >&2

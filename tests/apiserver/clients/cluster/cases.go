@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -17,6 +18,7 @@ import (
 	"bulla.test/clients/check"
 	"bulla.test/clients/library"
 	"bulla.test/clients/plugin"
+	"bulla.test/clients/process"
 	"bulla.test/clients/search"
 )
 
@@ -39,12 +41,20 @@ func Cases(description *plugin.Description, bin string) []check.Case {
 		})
 	}
 	rotate := library.NotAsked("rotate", len(description.Rotate) > 0)
+	retirable := cmp.Or(rotate, library.NotAsked("retirable", len(description.Retirable) > 0))
+	if retirable == "" && !process.Apart() {
+		retirable = "needs root, for apiservers that have hostnames of their own"
+	}
 	long := ""
 	if os.Getenv("BULLA_TEST_LONG") != "1" {
 		long = "takes four to six minutes; runs with BULLA_TEST_LONG=1"
 	}
 	add("write_window", long, writeWindow)
-	cases[0].Limit = 8 * time.Minute
+	add("retirement", retirable, func(s *suite, t *check.T) { retirement(s, t, true) })
+	add("retirement_unfinished", retirable, func(s *suite, t *check.T) { retirement(s, t, false) })
+	for index := range cases {
+		cases[index].Limit = 8 * time.Minute
+	}
 	add("hot_reload", "", hotReload)
 	add("plugin_killed", "", pluginKilled)
 	add("plugin_hangs", "", pluginHangs)

@@ -32,6 +32,8 @@ type Description struct {
 	Degrade []string `json:"degrade"`
 	// Decrypts prints how many Decrypt the plugin has answered since it started, as it counts them itself.
 	Decrypts []string `json:"decrypts"`
+	// Retirable judges whether a key that was left may be retired: it ends with 0 if it may, and with 1 if not.
+	Retirable []string `json:"retirable"`
 	// Env is added to the environment of all of these.
 	Env map[string]string `json:"env"`
 	// Clients are the Kubernetes releases that must be served on either kind of socket.
@@ -60,7 +62,9 @@ type Within struct {
 func Seconds(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
 
 // What is filled in for a case, an instance or an order.
-var placeholders = []string{"dir", "case", "backend", "socket", "endpoint", "instance", "state"}
+var placeholders = []string{
+	"dir", "case", "backend", "socket", "endpoint", "instance", "state", "provider", "old", "apiservers", "metrics",
+}
 
 // Read reads a description from a file, or from the standard input if it is called `-`. The values are further
 // placeholders.
@@ -94,7 +98,8 @@ func Read(file string, values map[string]string) (*Description, error) {
 	}
 	for _, command := range [][]string{
 		description.Start, description.Activated, description.Backend, description.Setup,
-		description.Rotate, description.Outage, description.Degrade, description.Decrypts, description.environment(),
+		description.Rotate, description.Outage, description.Degrade, description.Decrypts, description.Retirable,
+		description.environment(),
 	} {
 		if _, err := description.fill(command, known); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)

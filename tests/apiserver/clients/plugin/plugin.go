@@ -2,9 +2,11 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -229,6 +231,20 @@ func (f *Fleet) SetOutage(on bool) { f.order("outage", f.Description.Outage, sta
 // SetDegraded takes a member away or gives it back, for these instances.
 func (f *Fleet) SetDegraded(on bool, instances ...*Instance) {
 	f.order("degrade", f.Description.Degrade, state(on), instances)
+}
+
+// Retirable asks whether the key whose id has this hash may be retired. The folder holds a file of metrics of each
+// apiserver, as many as there are said to be.
+func (f *Fleet) Retirable(provider, old string, apiservers int, metrics string) bool {
+	values := f.instances[0].values()
+	values["provider"], values["old"], values["apiservers"], values["metrics"] = provider, old, strconv.Itoa(apiservers), metrics
+	err := process.Run(f.command("retirable", f.Description.Retirable, values), time.Minute)
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && ended.ExitCode() == 1 {
+		return false
+	}
+	f.t.Must(err, "judge whether a key may be retired")
+	return true
 }
 
 // Shared is the directory that the instances share.

@@ -36,7 +36,16 @@ type Command struct {
 	Log string
 	// Files become the descriptors 3, 4, ….
 	Files []*os.File
+	// Apart gives it a hostname that it may change, if Apart says that this can be.
+	Apart bool
 }
+
+// Apart says whether processes can have hostnames of their own.
+var Apart = sync.OnceValue(func() bool {
+	tried := exec.Command("true")
+	tried.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS}
+	return tried.Run() == nil
+})
 
 // The parent's death, of which the kernel tells, is that of the thread that forked. So one thread, which never ends,
 // forks for everybody.
@@ -69,6 +78,9 @@ func Start(command Command) (*Process, error) {
 	cmd.Env = append(os.Environ(), command.Env...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = command.Dir, log, log, command.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if command.Apart && Apart() {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUTS
+	}
 	process := &Process{Name: command.Name, Log: command.Log, command: cmd, ended: make(chan struct{})}
 	started := make(chan error)
 	forks <- func() { started <- cmd.Start() }

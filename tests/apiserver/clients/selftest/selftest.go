@@ -76,6 +76,8 @@ var clusterFaults = []fault{
 	{"constant-key-id", "rotation", "name the new key"},
 	{"node-keys", "two_apiservers", "read a Secret through apiserver"},
 	{"node-key-ids", "two_apiservers", "read a Secret through apiserver"},
+	{"retires-early", "retirement", "before anything was written anew"},
+	{"retires-by-one", "retirement", "before each apiserver was restarted"},
 }
 
 // Cases of a level: one for each of its faults.
@@ -83,7 +85,7 @@ func Cases(level, bin string) ([]check.Case, error) {
 	var faults []fault
 	var cases []check.Case
 	// Beside the faults of real apiservers there is not room for many more.
-	parallel := "3"
+	parallel := "4"
 	switch level {
 	case "library":
 		faults, parallel = libraryFaults, "24"
@@ -97,7 +99,7 @@ func Cases(level, bin string) ([]check.Case, error) {
 		return nil, fmt.Errorf("selftest of `library` or of `apiserver`, not %q", level)
 	}
 	cases = append(cases, check.Case{
-		Name: "healthy", Limit: 5 * time.Minute, Run: func(t *check.T) { healthy(t, level, bin, parallel) },
+		Name: "healthy", Limit: 10 * time.Minute, Run: func(t *check.T) { healthy(t, level, bin, parallel) },
 	})
 	for number, fault := range faults {
 		cases = append(cases, check.Case{
@@ -124,7 +126,7 @@ func healthy(t *check.T, level, bin, parallel string) {
 	t.Must(err, "find this program")
 	log := filepath.Join(t.Dir, "harness.log")
 	run := process.Command{Name: "harness", Args: command.Args, Env: []string{"TMPDIR=" + t.Dir, "BULLA_TEST_LONG="}, Log: log}
-	failed := process.Run(run, 5*time.Minute)
+	failed := process.Run(run, 10*time.Minute)
 	said, err := os.ReadFile(log)
 	t.Must(err, "read what it said")
 	passed := 0
