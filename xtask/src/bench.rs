@@ -96,10 +96,10 @@ fn further(arguments: &Arguments) -> Result<Vec<OsString>, Stop> {
         further.push("--engines".into());
     }
     if let Some(Other::Openbao) = arguments.versus {
-        further.extend(["--openbao".into(), Tools::new(false).openbao(arguments.install)?.into_os_string()]);
+        further.extend(["--openbao".into(), Tools::new().openbao(arguments.install)?.into_os_string()]);
     }
     if arguments.kms {
-        let tools = Tools::new(true);
+        let tools = Tools::new();
         further.push("--kms".into());
         for (flag, found) in
             [("--openbao", tools.openbao(arguments.install)), ("--apiserver", tools.kube_apiserver(arguments.install))]

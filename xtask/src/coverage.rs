@@ -26,7 +26,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let groups = if arguments.groups.is_empty() { default_groups() } else { arguments.groups.clone() };
     let folder = target().join("coverage");
-    let mut llvm = Tools::new(false).llvm_cov()?;
+    let mut llvm = Tools::new().llvm_cov()?;
     // The tests look for the programs of others below the folder that they are built in.
     let tools = folder.join("tools");
     if !tools.exists() {

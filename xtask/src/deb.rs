@@ -19,7 +19,7 @@ pub fn run() -> Result<bool, Stop> {
     let completions = File::create(folder.join("bulla.bash")).map_err(failed)?;
     done(Command::new(&binary).args(["completions", "bash"]).stdout(completions), "bulla completions")?;
     // `[package.metadata.deb]` of the crate `bulla` says what goes where.
-    let mut deb = Tools::new(false).deb()?;
+    let mut deb = Tools::new().deb()?;
     done(deb.args(["-p", "bulla", "--no-build", "--no-strip"]).current_dir(root()), "cargo deb")?;
     Ok(true)
 }

@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     for package in chosen {
         let folder = target().join("mutants").join(package);
         std::fs::create_dir_all(&folder).map_err(|error| Stop(format!("cannot make {}: {error}", folder.display())))?;
-        let mut command = Tools::new(false).mutants()?;
+        let mut command = Tools::new().mutants()?;
         command.args(["--package", package, "--timeout", TIMEOUT, "--colors", "never", "--output"]);
         command.arg(&folder).current_dir(root());
         if let Some(shard) = &arguments.shard {

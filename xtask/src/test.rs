@@ -3,7 +3,7 @@
 //! Test programs are built once for all groups and then run directly, one at a time; their output goes to
 //! `target/xtask/*.log` and is shown when they fail.
 
-use crate::groups::{FAILPOINTS, GROUPS, Group, Step, Target};
+use crate::groups::{FAILPOINTS, GROUPS, Group, Step, Target, Waiting};
 use crate::setup::Tools;
 use crate::tally::Tally;
 use crate::workspace::{Package, Stop, cargo, packages, target};
@@ -43,11 +43,13 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
         return Ok(true);
     }
     let chosen = choose(&arguments.groups)?;
-    let tools = Tools::new(arguments.long);
+    let tools = Tools::new();
     // What is installed without a question comes from the network, which leaves the processor to the build.
     let whole = arguments.install && arguments.groups.is_empty();
     let ahead = if whole { Some(ahead()?) } else { None };
-    tools.prepare(arguments.install)?;
+    std::fs::create_dir_all(logs()).map_err(|error| Stop(format!("cannot make {}: {error}", logs().display())))?;
+    tools.prepare(arguments.install, whole)?;
+    let later = if whole { tools.begin(&logs().join("setup.log"))? } else { None };
     if let Some(mut ahead) = ahead {
         // Whether it succeeded, the first group that needs it finds out.
         ahead.wait().map_err(|error| Stop(format!("cannot wait for cargo: {error}")))?;
@@ -57,6 +59,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let mut runner = Runner {
         packages: packages()?,
         environment: environment(&tools, no_skip, arguments.long),
+        tools,
+        no_skip,
+        later,
         patience: if arguments.long { PATIENCE_LONG } else { PATIENCE },
         long: arguments.long,
         built: None,
@@ -65,7 +70,6 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
         whole,
         release: None,
     };
-    std::fs::create_dir_all(logs()).map_err(|error| Stop(format!("cannot make {}: {error}", logs().display())))?;
 
     let mut sum = Tally::default();
     let mut times = Vec::new();
@@ -148,6 +152,11 @@ struct Built {
 struct Runner {
     packages: Vec<Package>,
     environment: Vec<(&'static str, OsString)>,
+    tools: Tools,
+    /// Whether a test that is skipped has failed.
+    no_skip: bool,
+    /// What the last groups need, while it is built.
+    later: Option<Child>,
     patience: Duration,
     long: bool,
     built: Option<Built>,
@@ -185,7 +194,11 @@ impl Runner {
                 let tally = self.programs(|program| program.separate && program.is(package, target), args)?;
                 Ok(some(tally, package, target))
             }
-            Step::Beside { busy, lanes } => self.beside(busy, lanes),
+            Step::Beside { busy, lanes } => {
+                self.build()?;
+                self.settle()?;
+                self.beside(busy, lanes)
+            }
             Step::Remaining => self.programs(|program| program.separate && !named(program), &[]),
             Step::Fuzz if self.long => crate::fuzz::run_all(crate::fuzz::SECONDS),
             Step::Mutants if self.long => crate::mutants::check(),
@@ -220,17 +233,30 @@ impl Runner {
         command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
         let Program { package, target, .. } = program;
         let name = if program.separate { format!("{package} {target}") } else { package.clone() };
-        self.tests(&name, command)
+        self.tests(&[&[name.as_str()], args].concat().join(" "), command)
+    }
+
+    /// Waits for what was left to be built. If it failed the tests that need it say so.
+    fn settle(&mut self) -> Result<(), Stop> {
+        let Some(mut later) = self.later.take() else { return Ok(()) };
+        let begun = Instant::now();
+        let status = later.wait().map_err(|error| Stop(format!("cannot wait for what is built: {error}")))?;
+        println!("  the rest of the set-up was waited for {:.1} s", begun.elapsed().as_secs_f64());
+        if !status.success() {
+            show(&logs().join("setup.log"));
+        }
+        self.environment = environment(&self.tools, self.no_skip, self.long);
+        Ok(())
     }
 
     /// One program with less right to the processors, and lanes of others at the same time.
-    fn beside(&mut self, busy: Target, lanes: &[&[Target]]) -> Result<Tally, Stop> {
+    fn beside(&mut self, busy: Target, lanes: &[&[Waiting]]) -> Result<Tally, Stop> {
         let Some(Built { programs, .. }) = self.build()? else {
             return Ok(Tally::check("the tests build", false));
         };
         let find = |(package, target): Target| programs.iter().find(|one| one.separate && one.is(package, target));
         let (runner, find) = (&*self, &find);
-        let one = |target: Target, nice: bool| {
+        let one = |target: Target, args: &[&str], nice: bool| {
             let Some(program) = find(target) else { return Ok(some(Tally::default(), target.0, target.1)) };
             let command = if nice {
                 let mut command = Command::new("nice");
@@ -239,15 +265,17 @@ impl Runner {
             } else {
                 Command::new(&program.executable)
             };
-            runner.program(program, command, &[])
+            runner.program(program, command, args).map(|tally| some(tally, target.0, target.1))
         };
         let one = &one;
         std::thread::scope(|scope| {
             let running: Vec<_> = lanes
                 .iter()
-                .map(|lane| scope.spawn(move || lane.iter().map(|target| one(*target, false)).collect::<Vec<_>>()))
+                .map(|lane| {
+                    scope.spawn(move || lane.iter().map(|(target, args)| one(*target, args, false)).collect::<Vec<_>>())
+                })
                 .collect();
-            let mut tally = one(busy, true)?;
+            let mut tally = one(busy, &[], true)?;
             for lane in running {
                 let done = lane.join().map_err(|_| Stop("a lane of tests ended by itself".to_owned()))?;
                 for part in done {

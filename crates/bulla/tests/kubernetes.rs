@@ -5,7 +5,10 @@
 
 use bulla_testkit::{Cli, bulla, skip, tools};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How long the harness may take. Beside all that runs at the same time it takes five minutes; with `--long` more cases.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const WHY: &str = "needs the programs of tests/apiserver (BULLA_TEST_APISERVER)";
 
 fn harness() -> PathBuf {
@@ -13,18 +16,23 @@ fn harness() -> PathBuf {
 }
 
 /// Has the harness judge, and shows what it printed.
-fn judged(kmscheck: &Path, args: &[&str]) {
+fn judged(program: &Path, args: &[&str]) {
     let mut cli = Cli::new(bulla!());
+    cli.patience(PATIENCE);
+    if bulla_testkit::long() {
+        cli.env("BULLA_TEST_LONG", "1");
+    }
     if let Some(openbao) = tools::openbao() {
         cli.env("BULLA_TEST_OPENBAO", openbao);
     }
-    let done = cli.run_program(kmscheck, args, b"");
+    let done = cli.run_program(program, args, b"");
     let text = done.text();
     println!("{text}");
     assert_eq!(done.code, 0, "{args:?}:\n{text}\n{}", done.errors());
     assert!(text.lines().any(|line| line.starts_with("ok ")), "no case ran:\n{text}");
-    let unasked = |line: &str| !line.starts_with("skipped ") || line.contains("not asked of this plugin");
-    assert!(text.lines().all(unasked), "a case was skipped:\n{text}");
+    let known = ["not asked of this plugin", "runs with BULLA_TEST_LONG=1", "needs root"];
+    let fits = |line: &str| known.iter().any(|why| line.contains(why));
+    assert!(text.lines().all(|line| !line.starts_with("skipped ") || fits(line)), "a case was skipped:\n{text}");
 }
 
 fn plugin(kmscheck: &Path, level: &str, name: &str) {
@@ -35,7 +43,7 @@ fn plugin(kmscheck: &Path, level: &str, name: &str) {
 }
 
 macro_rules! kmscheck {
-    ($test:literal) => {
+    ($test:expr) => {
         match tools::apiserver() {
             Some(folder) => folder.join("kmscheck"),
             None => skip!($test, "{WHY}"),
@@ -76,11 +84,40 @@ fn two_keys_together_under_the_client_library() {
     plugin(&kmscheck, "library", "several");
 }
 
-/// With `--long`: the apiserver takes four minutes to build.
+/// Whole kube-apiservers with etcd.
+macro_rules! kube_apiserver {
+    ($test:ident, $name:literal) => {
+        #[test]
+        fn $test() {
+            let kmscheck = kmscheck!(stringify!($test));
+            plugin(&kmscheck, "apiserver", $name);
+        }
+    };
+}
+
+kube_apiserver!(a_key_of_bulla_under_kube_apiserver, "bulla");
+kube_apiserver!(a_key_on_a_token_under_kube_apiserver, "pkcs11");
+kube_apiserver!(two_keys_together_under_kube_apiserver, "several");
+
+/// With `--long`: it takes two minutes of both processors.
 #[test]
-fn keys_under_kube_apiserver() {
-    let kmscheck = kmscheck!("keys_under_kube_apiserver");
+fn the_harness_notices_every_fault_under_kube_apiserver() {
+    let kmscheck = kmscheck!("the_harness_notices_every_fault_under_kube_apiserver");
     if bulla_testkit::long() {
-        ["bulla", "pkcs11", "several"].iter().for_each(|name| plugin(&kmscheck, "apiserver", name));
+        judged(&kmscheck, &["selftest", "apiserver"]);
     }
+}
+
+#[test]
+fn what_is_deployed_is_taken_by_helm_and_kube_apiserver() {
+    const TEST: &str = "what_is_deployed_is_taken_by_helm_and_kube_apiserver";
+    let (Some(helm), Some(kubectl), Some(promtool)) = (tools::helm(), tools::kubectl(), tools::promtool()) else {
+        skip!(TEST, "needs Helm, kubectl and promtool (BULLA_TEST_HELM, BULLA_TEST_KUBECTL, BULLA_TEST_PROMTOOL)")
+    };
+    let kapiserver = kmscheck!(TEST).with_file_name("kapiserver");
+    let (script, bulla) = (harness().join("manifests"), bulla!());
+    let programs =
+        [("--kubectl", &kubectl), ("--promtool", &promtool), ("--kapiserver", &kapiserver), ("--bulla", &bulla)];
+    let named = programs.iter().flat_map(|(flag, path)| [*flag, path.to_str().unwrap()]);
+    judged(&helm, &std::iter::once(script.to_str().unwrap()).chain(named).collect::<Vec<_>>());
 }

@@ -60,6 +60,7 @@ pub struct Cli {
     binary: PathBuf,
     home: TempDir,
     environment: Vec<(OsString, OsString)>,
+    patience: Duration,
 }
 
 impl Cli {
@@ -67,7 +68,13 @@ impl Cli {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let home = tempfile::Builder::new().prefix("bulla-home-").tempdir().expect("a temporary directory");
         std::fs::create_dir(home.path().join("work")).expect("a working directory");
-        Self { binary: binary.into(), home, environment: Vec::new() }
+        Self { binary: binary.into(), home, environment: Vec::new(), patience: PATIENCE }
+    }
+
+    /// Sets how long every command from now on may take.
+    pub fn patience(&mut self, patience: Duration) -> &mut Self {
+        self.patience = patience;
+        self
     }
 
     /// Sets a variable for every command from now on.
@@ -161,7 +168,7 @@ impl Cli {
             .stderr(again(&stderr));
         let shown = format!("{command:?}");
         let mut child = process::spawn(command);
-        let status = process::wait(&mut child, PATIENCE);
+        let status = process::wait(&mut child, self.patience);
         if status.is_none() {
             drop(child.kill());
             drop(child.wait());
@@ -173,7 +180,7 @@ impl Cli {
         };
         let (stdout, stderr) = (read(&mut stdout), read(&mut stderr));
         let Some(status) = status else {
-            panic!("{shown} did not end within {PATIENCE:?}:\n{}", String::from_utf8_lossy(&stderr))
+            panic!("{shown} did not end within {:?}:\n{}", self.patience, String::from_utf8_lossy(&stderr))
         };
         let signal = std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default();
         Output { stdout, stderr, code: status.code().unwrap_or(128 + signal) }

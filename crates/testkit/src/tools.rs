@@ -35,6 +35,26 @@ pub fn moto() -> Option<PathBuf> {
     named("BULLA_TEST_MOTO")
 }
 
+/// A Python that has `grpc` and `google.protobuf`.
+pub fn grpc() -> Option<PathBuf> {
+    named("BULLA_TEST_GRPC")
+}
+
+/// A Python that has `helm_python`, which is Helm's own code.
+pub fn helm() -> Option<PathBuf> {
+    named("BULLA_TEST_HELM")
+}
+
+/// kubectl as Kubernetes releases it.
+pub fn kubectl() -> Option<PathBuf> {
+    named("BULLA_TEST_KUBECTL")
+}
+
+/// promtool of Prometheus.
+pub fn promtool() -> Option<PathBuf> {
+    named("BULLA_TEST_PROMTOOL")
+}
+
 /// OpenBao's own binary.
 pub fn openbao() -> Option<PathBuf> {
     named("BULLA_TEST_OPENBAO")

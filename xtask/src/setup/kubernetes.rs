@@ -8,12 +8,10 @@ use std::process::Command;
 
 /// The oldest Go that builds Kubernetes 1.36.
 const GO_MIN_KUBERNETES: (u32, u32) = (1, 26);
-/// What every run needs: the client library of Kubernetes, a fake plugin, and plain clients of each release that writes a socket's
-/// path in a way of its own.
+/// The harness and a fake plugin; a real kube-apiserver with etcd; plain clients of each release that writes a socket's path in
+/// a way of its own.
 const PROGRAMS: &[&str] =
-    &["fake", "kmscheck", "client-0.29", "client-0.30", "client-0.31", "client-0.32", "client-0.36"];
-/// What a long run needs besides: the apiserver takes four minutes to build.
-const PROGRAMS_LONG: &[&str] = &["kapiserver"];
+    &["fake", "kmscheck", "kapiserver", "client-0.29", "client-0.30", "client-0.31", "client-0.32", "client-0.36"];
 /// The file that says from what the programs were built.
 const SOURCES: &str = "built-from";
 
@@ -27,10 +25,10 @@ impl Tools {
     pub(super) fn has_apiserver(&self) -> bool {
         let built = std::fs::read_to_string(self.apiserver().join(SOURCES)).unwrap_or_default();
         let there = |name: &&str| self.apiserver().join(name).exists();
-        built.trim() == sources() && self.wanted().iter().all(there)
+        built.trim() == sources() && PROGRAMS.iter().all(there)
     }
 
-    /// The folder of these programs, a kube-apiserver among them where a long run is meant; with `install` what is missing or
+    /// The folder of these programs, a kube-apiserver among them; with `install` what is missing or
     /// out of date is built.
     pub fn kube_apiserver(&self, install: bool) -> Result<PathBuf, Stop> {
         if let Some(Missing { what, commands, .. }) = self.missing_apiserver() {
@@ -42,17 +40,12 @@ impl Tools {
         Ok(self.apiserver())
     }
 
-    fn wanted(&self) -> Vec<&'static str> {
-        let long = if self.long { PROGRAMS_LONG } else { &[] };
-        PROGRAMS.iter().chain(long).copied().collect()
-    }
-
     pub(super) fn missing_apiserver(&self) -> Option<Missing> {
         if self.has_apiserver() {
             return None;
         }
         let mut build = Command::new(root().join("tests/apiserver/build"));
-        build.arg(self.apiserver()).args(self.wanted());
+        build.arg(self.apiserver()).args(PROGRAMS);
         self.go_folders(&mut build);
         let mut commands = Vec::new();
         if !go_is_at_least(GO_MIN_KUBERNETES) {
@@ -68,7 +61,7 @@ impl Tools {
         let mut mark = Command::new("sh");
         mark.args(["-c", "echo $0 > $1"]).arg(sources()).arg(self.apiserver().join(SOURCES));
         commands.push(mark);
-        let what = format!("{} from tests/apiserver", self.wanted().join(", "));
+        let what = format!("{} from tests/apiserver", PROGRAMS.join(", "));
         Some(Missing { what, why: "the plugin for Kubernetes is judged by the code that Kubernetes runs", commands })
     }
 }
