@@ -1,7 +1,8 @@
 //! A client that was written from the specification alone, in Python, beside the real binary.
 
-use bulla_testkit::{Cli, Options, Server, bulla, skip, tools};
+use bulla_testkit::{Cli, Options, Server, bulla, process, skip, tools};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 const WHY: &str = "needs Python with cryptography and requests (BULLA_TEST_PYTHON)";
 
@@ -49,4 +50,60 @@ fn a_client_written_from_the_specification_and_the_real_one_serve_each_other() {
     let script = script();
     let arguments = [script.as_os_str(), address.as_ref(), cluster.as_ref(), "alice.key".as_ref(), "bob.key".as_ref()];
     cli.run_program(&python, arguments, b"").ok();
+}
+
+/// A plugin for Kubernetes that serves.
+struct Plugin(Child);
+
+impl Plugin {
+    /// With a key file of its own, on this socket.
+    fn start(cli: &Cli, socket: &str) -> Self {
+        let (work, uid) = (cli.work(), rustix::process::geteuid().as_raw());
+        cli.run(["keygen", "-q", "-o", "node.key", "--name", "node"]).ok();
+        cli.run(["kms", "keyfile", "create", "keys.age", "--node", "node=node.pub", "--identity", "node.key"]).ok();
+        let config = format!(
+            "cluster = 'test'\n[socket]\npath = '{socket}'\nallow_uids = [{uid}]\n[members.node.age]\nfile = \
+             '{0}/keys.age'\nidentity = '{0}/node.key'\n",
+            work.display()
+        );
+        cli.file("kms.toml", config.as_bytes());
+        let binary = bulla!();
+        let mut command = process::command(&binary);
+        command.args(["kms", "serve", "--config", "kms.toml"]).current_dir(&work).env("HOME", cli.home());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(process::spawn(command))
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn another_grpc_than_gos_asks_the_plugin_for_kubernetes() {
+    let Some(python) = tools::grpc() else {
+        skip!("another_grpc_than_gos_asks_the_plugin_for_kubernetes", "needs Python with grpcio (BULLA_TEST_GRPC)")
+    };
+    let script = script().with_file_name("kms.py");
+    let name = format!("bulla-test-{}", std::process::id());
+    for abstract_ in [false, true] {
+        let cli = person();
+        let path = cli.work().join("kms.sock");
+        let path = path.to_str().expect("a path in UTF-8");
+        let (socket, target) = if abstract_ {
+            (format!("@{name}"), format!("unix-abstract:{name}"))
+        } else {
+            (path.to_owned(), format!("unix:{path}"))
+        };
+        let plugin = Plugin::start(&cli, &socket);
+        let pid = plugin.0.id().to_string();
+        let arguments = [script.as_os_str(), target.as_ref(), pid.as_ref()];
+        let told = cli.run_program(&python, arguments, b"").ok();
+        for case in ["round_trip", "altered", "oversized", "malformed", "at_once", "deadline", "authority"] {
+            assert!(told.lines().any(|line| line == format!("ok {case}")), "{target}: no {case} in:\n{told}");
+        }
+    }
 }
