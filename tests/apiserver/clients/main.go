@@ -148,9 +148,8 @@ func parse(words []string) (*arguments, error) {
 func casesOf(asked *arguments) ([]check.Case, error) {
 	level, self := strings.CutPrefix(asked.level, "selftest ")
 	if asked.parallel == 0 {
-		// An apiserver takes both cores for some seconds and 0.4 GB with its etcd; the rest of the time all only wait. Two
-		// cases wait for minutes.
-		asked.parallel = map[string]int{"library": 24, "apiserver": 6, "selftest library": 16, "selftest apiserver": 4}[asked.level]
+		// An apiserver takes both cores for some seconds and 0.4 GB with its etcd; the rest of the time all only wait.
+		asked.parallel = map[string]int{"library": 24, "apiserver": 4, "selftest library": 16, "selftest apiserver": 4}[asked.level]
 	}
 	if self {
 		return selftest.Cases(level, asked.bin)
