@@ -15,6 +15,8 @@ async fn a_server_that_hangs_is_given_up_and_comes_back() {
     let wrapped = wrap(&vault, &key).await.unwrap();
     let patience = Duration::from_millis(300);
     bao.signal(Signal::STOP);
+    // Each of its threads has to hear of it.
+    tokio::time::sleep(patience).await;
     for _ in 0..3 {
         assert!(tokio::time::timeout(patience, unwrap(&vault, &key, &wrapped)).await.is_err());
         assert!(tokio::time::timeout(patience, wrap(&vault, &key)).await.is_err());
