@@ -79,6 +79,12 @@ fn a_key_on_a_token_under_the_client_library() {
 }
 
 #[test]
+fn a_key_file_under_the_client_library() {
+    let kmscheck = kmscheck!("a_key_file_under_the_client_library");
+    plugin(&kmscheck, "library", "age");
+}
+
+#[test]
 fn two_keys_together_under_the_client_library() {
     let kmscheck = kmscheck!("two_keys_together_under_the_client_library");
     plugin(&kmscheck, "library", "several");

@@ -63,6 +63,10 @@ setup_pkcs11() {
     pkcs11-tool --module $module --token-label kms --login --pin 1234 --keygen --key-type AES:32 --label k8s --id 0123 \
         --private --sensitive --usage-decrypt
 }
+setup_age() {
+    "$bulla" --quiet keygen -o "$dir/box.key" --name box
+    "$bulla" --quiet kms keyfile create "$dir/keys.age" --node box="$dir/box.pub" --identity "$dir/box.key"
+}
 setup_vault() {
     until bao status > /dev/null 2>&1; do sleep 0.1; done
     bao secrets enable transit
@@ -78,6 +82,7 @@ POLICY
 rotate_bulla() { $admin transit rotate kubernetes; }
 rotate_vault() { bao write -f transit/keys/k8s/rotate; }
 rotate_pkcs11() { :; }
+rotate_age() { "$bulla" --quiet kms keyfile rotate "$dir/keys.age" --begins 0s --identity "$dir/box.key"; }
 
 member_bulla() {
     cluster=$("$bulla" context show test -o json | sed -n 's/.*"cluster": *"\([^"]*\)".*/\1/p')
@@ -88,6 +93,9 @@ member_bulla() {
 member_pkcs11() {
     printf '[members.hsm.pkcs11]\nuri = "pkcs11:token=kms;object=k8s;id=%%01%%23?module-path=%s"\npin_file = "%s/pin"\n' \
         "$module" "$dir"
+}
+member_age() {
+    printf '[members.file.age]\nfile = "%s/keys.age"\nidentity = "%s/box.key"\n' "$dir" "$dir"
 }
 member_vault() {
     printf '[members.vault.vault]\naddress = "https://127.0.0.1:%s"\nca = "%s/vault-ca.pem"\nkey = "k8s"\n' "$(cat "$dir/port")" "$dir"
