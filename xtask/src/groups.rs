@@ -137,7 +137,6 @@ pub const GROUPS: &[Group] = &[
                 // Apiservers start by the handful, which the other lane's measurements would feel.
                 &[(("bulla", "kill"), &[]), (("bulla", "kubernetes"), &["kube_apiserver"])],
                 &[
-                    (("bulla-kms", "vault"), &[]),
                     (("bulla-kms", "cloud"), &[]),
                     (("bulla-kms", "pkcs11"), &[]),
                     (("bulla-kms", "kms"), &[]),
