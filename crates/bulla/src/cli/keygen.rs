@@ -199,7 +199,8 @@ pub fn line_of(record: &Record) -> Vec<u8> {
     line
 }
 
-fn exists(path: &Path) -> Failure {
+/// A file is there already.
+pub fn exists(path: &Path) -> Failure {
     Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", path.display()))
         .hint("choose another file with -o")
 }

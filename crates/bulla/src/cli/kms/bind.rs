@@ -1,7 +1,7 @@
 //! `bulla kms bind`: identities that nothing opens but an RSA key on a token, or the members of a configuration.
 
 use super::identity::{bound_failure, oaep_key};
-use crate::cli::keygen::{line_of, name_of, record_of, show, write_new};
+use crate::cli::keygen::{exists, line_of, name_of, record_of, show, write_new};
 use crate::exit::{Exit, Failure};
 use crate::keys::key_source;
 use crate::session::Session;
@@ -127,10 +127,7 @@ pub fn bound_by_members(path: &Path) -> Result<KmsIdentity, Failure> {
 
 fn unwritten(file: &Path, error: &io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::new(Exit::Conflict, format!("{} exists, and nothing is overwritten", file.display()))
-                .hint("choose another file with -o")
-        }
+        io::ErrorKind::AlreadyExists => exists(file),
         _ => Failure::file("cannot write", file, error),
     }
 }

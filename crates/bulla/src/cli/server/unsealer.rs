@@ -187,7 +187,8 @@ impl Unsealer {
                         match patience {
                             Patience::Short => rest(&node, wait).await,
                             Patience::Long => rest(&node, RARE).await,
-                            Patience::None => break,
+                            // Not even the trial of every day: it would be the next try of the PIN.
+                            Patience::None => return,
                         }
                         wait = wait.saturating_mul(2).min(LONGEST);
                     }
