@@ -257,13 +257,13 @@ impl Cast {
                 (Who::Alice, empty("/v1/database/app/spare".into()))
             }
             Endpoint::DatabaseIssue => {
-                let body = api::IssueCredentials { ttl_s: Some(60) };
+                let body = api::IssueCredentials { ttl_s: Some(600) };
                 (Who::Bob, ("/v1/database/app/reader:issue".into(), json::to_vec(&body)))
             }
             Endpoint::DatabaseAuthority => (Who::Bob, empty("/v1/database/app:ca".into())),
             Endpoint::DatabaseCertify => {
                 let public_key = base64url(&rcgen::KeyPair::generate().unwrap().subject_public_key_info());
-                let body = api::CertifyCredentials { public_key, ttl_s: Some(60) };
+                let body = api::CertifyCredentials { public_key, ttl_s: Some(600) };
                 (Who::Bob, ("/v1/database/app/cert:certify".into(), json::to_vec(&body)))
             }
             Endpoint::DatabaseStaticList => (Who::Bob, empty("/v1/database/app:static".into())),
