@@ -304,15 +304,17 @@ async fn recover(server: Server, work: &Work, case: &Case) -> Server {
 /// The node has no cluster or a whole one. If none, it is made again, by the client that still asks or by another.
 async fn made(work: &Work, patient: bool) {
     for _ in 0..600 {
+        // Asked for before the state is: the patient client may be told of its cluster at any moment.
+        let acknowledged = work.ledger().cluster;
         let health = work.health().await;
         if let Some(cluster) = health.cluster {
             assert_eq!(health.state, SealState::Sealed);
-            let acknowledged = work.ledger().cluster.replace(cluster);
-            assert!(acknowledged.is_none_or(|known| known == cluster), "another cluster than the acknowledged one");
+            let known = work.ledger().cluster.replace(cluster);
+            assert!(known.is_none_or(|known| known == cluster), "another cluster than the acknowledged one");
             return;
         }
         assert_eq!(health.state, SealState::Uninitialised);
-        assert!(work.ledger().cluster.is_none(), "the cluster was acknowledged and is gone");
+        assert!(acknowledged.is_none(), "the cluster was acknowledged and is gone");
         if patient {
             tokio::time::sleep(Duration::from_millis(50)).await;
         } else {
