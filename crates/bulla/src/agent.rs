@@ -4,6 +4,7 @@
 //! [`child`] what becomes of the child, [`config`] what the file means. [`keeper`] asks the cluster, [`supervise`] runs
 //! the child and takes signals, [`socket`] answers other programs.
 
+mod asking;
 mod change;
 mod child;
 pub mod config;

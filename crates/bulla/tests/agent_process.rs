@@ -501,6 +501,38 @@ fn a_user_of_a_database_is_renewed_replaced_and_taken_away() {
 }
 
 #[test]
+fn a_database_that_hangs_delays_no_other() {
+    let Some(postgres) = Postgres::start() else {
+        skip!("a_database_that_hangs_delays_no_other", "needs postgresql");
+    };
+    // It takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let scene = scene();
+    scene.alice.file("pw.txt", PASSWORD.as_bytes());
+    for (name, port) in [("alive", postgres.port()), ("silent", silent.local_addr().unwrap().port())] {
+        let port = port.to_string();
+        let line = ["database", "configure", name, "--engine", "postgres", "--host", "127.0.0.1", "--port", &port];
+        scene.alice.run(line.into_iter().chain(["--user", ADMIN, "--no-tls", "--no-check", "password=@pw.txt"])).ok();
+        let made = "CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}";
+        // Shorter than the time that the cluster gives a connection.
+        let role = ["database", "role", "put", name, "reader", "--ttl", "3s", "--max-ttl", "1h", "--creation", made];
+        scene.alice.run(role).ok();
+    }
+    let config = "[[database]]\nrole = \"alive/reader\"\n[[database]]\nrole = \"silent/reader\"\n
+        [[template]]\nsource = \"app.tmpl\"\ndestination = \"app.conf\"\n";
+    let folder = Agent::folder(&scene.app, "silent", config);
+    fs::write(folder.join("app.tmpl"), "{{ database/alive/reader#username }} {{ database/silent/reader#username }}")
+        .unwrap();
+    let mut agent = Agent::start(&scene.app, &folder, &[]);
+    let log = agent.until("log", |log| log.contains("the lease was renewed"));
+    let failures = log.lines().filter(|line| line.contains("database/silent/reader")).count();
+    assert!(failures <= 1, "the renewal waited for the other database:\n{log}");
+    agent.until("log", |log| log.contains("database/silent/reader"));
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.ends(), Some(0), "{}", agent.text("log"));
+}
+
+#[test]
 fn what_is_wrong_with_a_configuration_is_told_before_anything_starts() {
     let cli = Cli::new(bulla!());
     assert!(cli.run(["agent"]).failed(64).contains("bulla agent sample"));

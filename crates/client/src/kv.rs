@@ -17,10 +17,14 @@ use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::SecretPath;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Largest answer with a secret in bytes: the largest JSON and what an age file adds for four recipients.
 const MAX_SECRET_BYTES: usize = MAX_JSON_BYTES + 64 * 1024;
+/// Between the answers of two watches that tell nothing new, where a client's own timeout leaves less than the server's
+/// unit of waiting.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Writes a version.
@@ -126,10 +130,16 @@ impl Client {
         wait: Duration,
     ) -> Result<KvWatched, ClientError> {
         // The answer has to come before this client gives up.
-        let wait_s = wait.min(self.0.timeout / 2).as_secs().min(MAX_WATCH_S);
+        let wait = wait.min(self.0.timeout / 2);
+        let wait_s = wait.as_secs().min(MAX_WATCH_S);
         let call = Call::read(format!("/v1/kv/{path}:watch")).with("after", after).with("wait_s", Some(wait_s));
+        let began = Instant::now();
         let watched: KvWatched = self.json(call).await?;
         demand(watched.path == *path, "the cluster answers with another secret")?;
+        if after == Some(watched.mark.as_str()) {
+            // The server counts whole seconds, and may be in a hurry: who watches in a loop must not ask without a pause.
+            sleep(wait.min(WATCH_PAUSE).saturating_sub(began.elapsed())).await;
+        }
         Ok(watched)
     }
 

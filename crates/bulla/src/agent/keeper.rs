@@ -3,24 +3,23 @@
 //!
 //! Whatever fails is tried again, and what is there stays in use meanwhile.
 
+use super::asking::{Answer, Ask, Asking, is_gone};
 use super::change::Changes;
 use super::child::{Change, OnChange};
 use super::config::Config;
 use super::file;
-use super::gathered::{Gathered, User, Users};
+use super::gathered::{Gathered, Users};
 use super::health::Health;
 use super::plan::{Jitter, Task, Term, Todo, look_ms};
 use super::wanted::{RoleName, Wanted};
 use crate::exit::{Exit, Failure};
-use crate::session::now_ms as wall_ms;
 use crate::template;
 use crate::value::{ValueName, Values};
 use bulla_client::{Client, ClientError};
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::secret::SecretBytes;
 use bulla_server::clock::{Clock as _, SystemClock};
-use bulla_wire::api::{Credentials, LeaseState};
-use bulla_wire::error::Code;
+use bulla_wire::api::LeaseState;
 use bulla_wire::id::LeaseId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +70,7 @@ pub struct Keeper {
     leases: BTreeMap<RoleName, Held>,
     replaced: Vec<Replaced>,
     roles: BTreeMap<RoleName, Task>,
+    asking: Asking,
     look: Task,
     /// Stored secrets are to be read, for the first time or because they have changed.
     read: Option<Task>,
@@ -107,6 +107,7 @@ impl Keeper {
             leases: BTreeMap::new(),
             replaced: Vec::new(),
             roles,
+            asking: Asking::default(),
             look: Task::default(),
             read: Some(Task::default()),
             stored: None,
@@ -119,10 +120,8 @@ impl Keeper {
     /// Keeps everything until it is to stop.
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            self.keep_users(&stop).await;
-            if !*stop.borrow() {
-                self.look_for_change().await;
-            }
+            self.ask_for_users();
+            self.look_for_change().await;
             if !*stop.borrow() {
                 self.read_values().await;
             }
@@ -133,19 +132,25 @@ impl Keeper {
             let pause = self.next_ms().saturating_sub(self.clock.monotonic_ms()).min(MAX_SLEEP_MS);
             tokio::select! {
                 () = sleep(Duration::from_millis(pause)) => {}
+                (role, answer) = self.asking.next() => self.take(role, answer),
                 () = self.wake.notified() => {
                     self.look.due_ms = 0;
                     self.read.iter_mut().chain(&mut self.write).for_each(|task| task.due_ms = 0);
                 }
                 // The other end is gone: so is the reason to go on.
-                changed = stop.changed() => if changed.is_err() { return },
+                changed = stop.changed() => if changed.is_err() { break },
             }
+        }
+        // A user who is made now is known, and taken away.
+        while !self.asking.is_empty() {
+            let (role, answer) = self.asking.next().await;
+            self.take(role, answer);
         }
     }
 
     /// When the next thing is to be done.
     fn next_ms(&self) -> u64 {
-        let roles = self.roles.values().map(|task| task.due_ms);
+        let roles = self.roles.iter().filter(|(role, _)| !self.asking.about(role)).map(|(_, task)| task.due_ms);
         let look = self.looks().then_some(self.look.due_ms);
         let read = self.read.map(|task| task.due_ms);
         let write = self.write.filter(|_| self.is_whole()).map(|task| task.due_ms);
@@ -163,72 +168,49 @@ impl Keeper {
         self.stored.is_some() && self.roles.keys().all(|role| self.leases.contains_key(role))
     }
 
-    async fn keep_users(&mut self, stop: &watch::Receiver<bool>) {
+    /// Asks for what the leases need whose time has come.
+    fn ask_for_users(&mut self) {
         let now = self.clock.monotonic_ms();
-        let due: Vec<_> =
-            self.roles.iter().filter(|(_, task)| task.due_ms <= now).map(|(role, _)| role.clone()).collect();
-        for role in due {
-            if *stop.borrow() {
-                return;
+        for (role, task) in &self.roles {
+            if task.due_ms > now || self.asking.about(role) {
+                continue;
             }
-            let kept = Box::pin(self.keep(&role)).await;
-            let (now, what) = (self.clock.monotonic_ms(), format!("database/{role}"));
-            let Some(task) = self.roles.get_mut(&role) else { continue };
-            match (kept, self.leases.get(&role)) {
-                (Ok(()), Some(held)) => {
-                    task.done(held.term.due_ms(jitter()));
-                    self.health.well(&what);
-                }
-                (Err(error), held) => {
-                    task.failed(now, jitter());
-                    if let Some(held) = held {
-                        held.term.in_time(task, now);
-                    }
-                    self.health.failed(&what, &error.into(), task.due_ms.saturating_sub(now));
-                }
-                (Ok(()), None) => task.failed(now, jitter()),
-            }
+            let held = self.leases.get(role).filter(|held| held.term.todo(now, task.failures) == Todo::Renew);
+            let ttl_s = self.config.databases.get(role).copied().flatten();
+            let ask = Ask { asked_ms: now, ttl_s, renew: held.map(|held| held.lease) };
+            self.asking.begin(&self.client, role, ask);
         }
     }
 
-    /// Does what a role's lease needs now.
-    async fn keep(&mut self, role: &RoleName) -> Result<(), ClientError> {
-        let failures = self.roles.get(role).map_or(0, |task| task.failures);
-        let ttl_s = self.config.databases.get(role).copied().flatten();
-        let Some(held) = self.leases.get_mut(role) else { return self.issue(role).await };
-        if held.term.todo(self.clock.monotonic_ms(), failures) == Todo::Replace {
-            return self.issue(role).await;
-        }
-        match self.client.lease_renew(&held.lease, ttl_s).await {
-            Ok(lease) => {
-                held.term.renewed(self.clock.monotonic_ms(), lease.expires_ms);
+    /// Takes what came of asking for a role.
+    fn take(&mut self, role: RoleName, answer: Result<Answer, ClientError>) {
+        let (now, what) = (self.clock.monotonic_ms(), format!("database/{role}"));
+        let task = self.roles.entry(role.clone()).or_default();
+        match answer {
+            Ok(Answer::Renewed { expires_ms }) => {
+                let Some(held) = self.leases.get_mut(&role) else { return };
+                held.term.renewed(now, expires_ms);
+                task.done(held.term.due_ms(jitter()));
                 tracing::info!(%role, lease = %held.lease, "the lease was renewed");
-                Ok(())
+                self.health.well(&what);
             }
-            Err(error) if is_gone(&error) => {
-                tracing::warn!(%role, lease = %held.lease, "the lease is no more; another user is asked for");
-                self.issue(role).await
+            Ok(Answer::Made { lease, user, term }) => {
+                task.done(term.due_ms(jitter()));
+                self.users.put(role.clone(), user);
+                if let Some(Held { lease, term }) = self.leases.insert(role, Held { lease, term }) {
+                    self.replaced.push(Replaced { lease, ends_ms: term.ends_ms, revoke_ms: None });
+                }
+                self.write = Some(Task::default());
+                self.health.well(&what);
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                task.failed(now, jitter());
+                if let Some(held) = self.leases.get(&role) {
+                    held.term.in_time(task, now);
+                }
+                self.health.failed(&what, &error.into(), task.due_ms.saturating_sub(now));
+            }
         }
-    }
-
-    /// Gets a user, in the place of the one before.
-    async fn issue(&mut self, role: &RoleName) -> Result<(), ClientError> {
-        let asked_ms = self.clock.monotonic_ms();
-        let ttl_s = self.config.databases.get(role).copied().flatten();
-        let made = self.client.database_issue(&role.database, &role.role, ttl_s).await?;
-        let Credentials { lease, user, password, expires_ms, max_ms } = made;
-        // Without an answer the wall clock has to do: the user is there, and is not thrown away.
-        let issued_ms = self.client.lease(&lease).await.map_or_else(|_| wall_ms(), |lease| lease.issued_ms);
-        let term = Term::new(asked_ms, issued_ms, expires_ms, max_ms);
-        tracing::info!(%role, %lease, %user, "a user of a database was made");
-        self.users.put(role.clone(), User { username: user, password: SecretBytes::new(password.into_bytes()) });
-        if let Some(Held { lease, term }) = self.leases.insert(role.clone(), Held { lease, term }) {
-            self.replaced.push(Replaced { lease, ends_ms: term.ends_ms, revoke_ms: None });
-        }
-        self.write = Some(Task::default());
-        Ok(())
     }
 
     async fn look_for_change(&mut self) {
@@ -443,11 +425,6 @@ fn differ(before: &[(String, SecretBytes)], now: &[(String, SecretBytes)]) -> bo
 
 fn copies(variables: &[(String, SecretBytes)]) -> Vec<(String, SecretBytes)> {
     variables.iter().map(|(name, value)| (name.clone(), value.copy())).collect()
-}
-
-/// Whether a lease is over.
-fn is_gone(error: &ClientError) -> bool {
-    matches!(error.code(), Some(Code::NotFound | Code::Expired | Code::Revoked))
 }
 
 fn jitter() -> Jitter {
