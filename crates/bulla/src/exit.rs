@@ -3,6 +3,7 @@
 //! The table below is the reference too. Numbers are never used again for something else.
 
 use bulla_client::{ClientError, Untrusted, io_hint};
+use bulla_crypto::envelope::OpenError;
 use bulla_crypto::sign::SignError;
 use bulla_crypto::snapshot::SnapshotError;
 use bulla_keys::{AgentError, TokenError};
@@ -202,6 +203,7 @@ fn exit_of(error: &ClientError) -> Exit {
         | ClientError::Untrusted(_)
         | ClientError::RolledBack(_)
         | ClientError::Known(_)
+        | ClientError::Open(OpenError::Mac | OpenError::Payload)
         | ClientError::Tampered { .. } => Exit::Untrusted,
         ClientError::Snapshot(error) => of_snapshot(error),
         ClientError::NoIdentity | ClientError::SignsOnly | ClientError::NoPin | ClientError::Withheld => Exit::Usage,

@@ -156,6 +156,10 @@ fn what_transit_keys_do() {
     Transcript::new().person("alice", &alice).person("bob", &bob).check(&transcript("transit.txt"));
     let read = |name: &str| std::fs::read(alice.work().join(name)).unwrap();
     assert_eq!(read("large.back"), read("large"));
+    alice.file("cut.age", &read("large.age")[..150_000]);
+    let cut = alice.run(["decrypt", "cut.age", "-o", "cut"]);
+    assert_eq!(cut.code, 4, "{}", cut.errors());
+    assert!(cut.errors().contains("get the whole of it anew") && !alice.work().join("cut").exists());
     let mode = std::fs::metadata(alice.work().join("orders.bin")).unwrap().permissions().mode();
     assert_eq!((read("orders.bin").len(), mode & 0o777), (32, 0o600));
     assert!(read("release.pem").starts_with(b"-----BEGIN PRIVATE KEY-----\n"));

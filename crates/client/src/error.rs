@@ -176,6 +176,10 @@ impl ClientError {
             Self::Snapshot(error) => snapshot_hint(error).into(),
             Self::Sign(_) => "check that the token or agent that holds the key is there".into(),
             Self::Open(OpenError::Key(_)) => "check that the token that holds the key is there".into(),
+            Self::Open(OpenError::Payload | OpenError::Mac) => "it is not what was encrypted: get the whole of it anew".into(),
+            Self::Open(OpenError::Header(_) | OpenError::Binding(_) | OpenError::Passphrase) => {
+                "check that it is the right file, and whole".into()
+            }
             Self::Open(_) => "check that the identity is the one that it was encrypted to".into(),
             Self::Seal(SealError::MixedRecipients { .. }) => {
                 "make two wraps: one to the post-quantum keys, one to the classical ones".into()

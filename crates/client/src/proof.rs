@@ -4,7 +4,8 @@ use crate::builder::Client;
 use crate::error::ClientError;
 use crate::wrap::{Inspected, statement_of};
 use bulla_crypto::evidence::{
-    ClusterView, EvidenceError, RecordChain, Standing, VerifiedReceipt, check_receipt_chain, verify_receipt,
+    ClusterView, EvidenceError, RecordChain, Standing, VerifiedOrigin, VerifiedReceipt, check_receipt_chain,
+    verify_origin, verify_receipt,
 };
 use bulla_wire::api::{Slot, WrapView};
 use bulla_wire::dsse::Envelope;
@@ -46,6 +47,8 @@ pub struct ProofReport {
     pub from: PrincipalId,
     /// The name in the writer's record. It is the writer's own word.
     pub name: Name,
+    /// What the cluster read for the writer, who never saw it.
+    pub origin: Option<VerifiedOrigin>,
     /// All receipts: the created one, then each slot's.
     pub receipts: Vec<ReceiptLine>,
 }
@@ -123,6 +126,7 @@ impl Proof {
             wrap: statement.statement.wrap,
             from: chain.principal(),
             name: chain.newest().name().clone(),
+            origin: verify_origin(&view, &statement.statement)?,
             receipts,
         })
     }

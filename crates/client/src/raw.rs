@@ -20,12 +20,12 @@ pub struct RawAnswer {
 }
 
 impl Client {
-    /// Signs and sends a request, with a JSON body or none. The body of `PUT` and `PATCH /v1/kv/…` is encrypted to
-    /// the cluster's ingress key, as the route demands.
+    /// Signs and sends a request, with a JSON body or none. Where a route takes secrets, such as `PUT /v1/kv/…`, the body is
+    /// encrypted to the cluster's ingress key, as the route demands.
     ///
     /// # Errors
-    /// [`ClientError::Input`] for another method than GET, PUT, PATCH, POST and DELETE, and for what is no path or query of
-    /// this server; else as every call.
+    /// [`ClientError::Input`] for another method than GET, PUT, PATCH, POST and DELETE, for what is no path or query of
+    /// this server, and for a route that takes secrets without any; else as every call.
     pub async fn request(
         &self,
         method: &str,
@@ -44,10 +44,16 @@ impl Client {
                 "give path and query alone, such as /v1/whoami: a / first, no host, no #",
             ));
         }
-        let body = match body {
-            None => CallBody::Empty,
-            Some(bytes) if holds_secrets(method, path) => CallBody::Ingress(SecretBytes::new(bytes)),
-            Some(bytes) => CallBody::Json(bytes),
+        let body = match (body, holds_secrets(method, path)) {
+            (None, false) => CallBody::Empty,
+            (None, true) => {
+                return Err(ClientError::input(
+                    "this route takes a body, and none is given",
+                    "give its JSON, as `bulla curl -d` does",
+                ));
+            }
+            (Some(bytes), true) => CallBody::Ingress(SecretBytes::new(bytes)),
+            (Some(bytes), false) => CallBody::Json(bytes),
         };
         let call = Call {
             method,
@@ -63,11 +69,12 @@ impl Client {
     }
 }
 
-/// Whether the route takes its body encrypted only: one that writes a secret's content, or gives a transit key what nobody
-/// else is to see.
+/// Whether the route takes its body encrypted only: one that writes a secret's content or a database's password, or gives a
+/// transit key what nobody else is to see.
 fn holds_secrets(method: &str, path: &str) -> bool {
     match method {
-        "PUT" | "PATCH" => path.starts_with("/v1/kv/") && !path.contains(':'),
+        "PUT" | "PATCH" if path.starts_with("/v1/kv/") => !path.contains(':'),
+        "PUT" => path.strip_prefix("/v1/database/").is_some_and(|name| !name.contains(['/', ':'])),
         "POST" => path.strip_prefix("/v1/transit/").and_then(|rest| rest.split_once(':')).is_some_and(|(_, verb)| {
             matches!(verb, "import" | "restore" | "encrypt" | "sign" | "verify" | "hmac" | "verify-hmac")
         }),
@@ -89,12 +96,21 @@ mod tests {
 
     #[test]
     fn what_holds_secrets_is_encrypted() {
-        for (method, path) in [("PUT", "/v1/kv/a/b"), ("PATCH", "/v1/kv/a"), ("POST", "/v1/transit/orders:encrypt")] {
+        for (method, path) in [
+            ("PUT", "/v1/kv/a/b"),
+            ("PATCH", "/v1/kv/a"),
+            ("POST", "/v1/transit/orders:encrypt"),
+            ("PUT", "/v1/database/app"),
+        ] {
             assert!(holds_secrets(method, path), "{method} {path}");
         }
-        for (method, path) in
-            [("PUT", "/v1/transit/orders"), ("POST", "/v1/transit/orders:rotate"), ("GET", "/v1/kv/a")]
-        {
+        for (method, path) in [
+            ("PUT", "/v1/transit/orders"),
+            ("POST", "/v1/transit/orders:rotate"),
+            ("GET", "/v1/kv/a"),
+            ("PUT", "/v1/kv/a:metadata"),
+            ("PUT", "/v1/database/app/role/reader"),
+        ] {
             assert!(!holds_secrets(method, path), "{method} {path}");
         }
     }

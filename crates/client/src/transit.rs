@@ -159,6 +159,16 @@ impl Client {
         Ok(answer.body.to_vec())
     }
 
+    /// As [`Client::transit_backup`], encrypted by the cluster to the one recipient of `outgoing` as a wrap. This client
+    /// sees nothing of it.
+    ///
+    /// # Errors
+    /// As [`Client::transit_backup`] and [`Client::wrap_create`].
+    pub async fn transit_backup_to(&self, key: &Name, outgoing: Outgoing) -> Result<Wrapped, ClientError> {
+        let call = Call { changes: false, limit: MAX_JSON_BYTES + AGE_BYTES, ..Call::action(path(key, "backup")) };
+        self.wrap_read(call, ("transit.backup", format!("transit/{key}")), outgoing).await
+    }
+
     /// Opens what [`Client::transit_backup`] gave, also with the keys of [`crate::Builder::also_opens`].
     ///
     /// # Errors

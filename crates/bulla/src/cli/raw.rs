@@ -7,12 +7,12 @@ use std::io::{IsTerminal as _, Read as _};
 
 /// Sign any request, send it, and print the answer
 ///
-/// The answer's signature is verified before it is printed. Bodies of PUT /v1/kv/… are encrypted to the cluster
-/// first. What the cluster encrypts to you is printed as it came: an age file.
+/// The answer's signature is verified before it is printed. Bodies with secrets, such as those of PUT /v1/kv/…, are
+/// encrypted to the cluster first. What the cluster encrypts to you is printed as it came: an age file.
 #[derive(Debug, Args)]
 pub struct Curl {
-    /// GET, PUT, POST or DELETE
-    #[arg(value_parser = ["GET", "PUT", "POST", "DELETE"], ignore_case = true)]
+    /// GET, PUT, PATCH, POST or DELETE
+    #[arg(value_parser = ["GET", "PUT", "PATCH", "POST", "DELETE"], ignore_case = true)]
     method: String,
     /// Path and query, such as /v1/whoami or '/v1/wrap?limit=10'
     path: String,

@@ -1,6 +1,6 @@
 //! `bulla receipt`: proof that is verified without a server.
 
-use super::wrap::standing;
+use super::wrap::{standing, whence};
 use crate::context::Trust;
 use crate::exit::{Exit, Failure, told};
 use crate::output::{time, word};
@@ -60,11 +60,13 @@ fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure
         Failure::new(Exit::Untrusted, format!("{} does not hold: {}", file.display(), told(&error)))
             .hint("it proves nothing; a party to the wrap can save it anew with `bulla receipt save`")
     })?;
-    session.screen.pairs(&[
+    let mut pairs = vec![
         ("cluster", report.cluster.to_string()),
         ("wrap", report.wrap.to_string()),
         ("from", format!("{} {}", report.name, report.from)),
-    ])?;
+    ];
+    pairs.extend(report.origin.as_ref().map(|origin| ("content", whence(origin))));
+    session.screen.pairs(&pairs)?;
     let rows: Vec<_> = report
         .receipts
         .iter()

@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure};
 use crate::keys::key_source;
 use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
-use bulla_client::{FileOutput, Output as _};
+use bulla_client::{FileOutput, Outgoing, Output as _, Wrapped};
 use bulla_crypto::pem;
 use bulla_crypto::secret::SecretBytes;
 use bulla_keys::KeySource;
@@ -26,6 +26,8 @@ use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
+/// Largest message in bytes: what base64url makes of it, the other fields of the request and the limit of JSON.
+const MAX_MESSAGE_BYTES: usize = MAX_JSON_BYTES / 4 * 3 - 1024;
 /// Names of a page of the listing.
 const PAGE: u32 = 500;
 
@@ -125,6 +127,8 @@ pub enum Transit {
         /// What was given to encrypt
         #[arg(long, value_name = "TEXT")]
         associated_data: Option<String>,
+        #[command(flatten)]
+        wrap_to: WrapTo,
     },
     /// Encrypt anew by the newest version; nobody sees the plaintext
     Rewrap {
@@ -207,8 +211,10 @@ pub enum Transit {
         /// The key
         key: Name,
         /// The file
-        #[arg(short = 'o', value_name = "FILE")]
-        output: PathBuf,
+        #[arg(short = 'o', value_name = "FILE", required_unless_present = "wrap_to", conflicts_with = "wrap_to")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        wrap_to: WrapTo,
     },
     /// Bring a key back from a backup
     Restore {
@@ -287,23 +293,16 @@ pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failur
             Ok(Exit::Ok)
         }
         Transit::Export { key, key_version, output, wrap_to } => {
-            let body = ExportTransitKey { version: key_version };
-            match (wrap_to.outgoing(session).await?, output) {
-                (Some(outgoing), _) => {
-                    let wrapped = session.client()?.transit_export_to(&key, &body, outgoing).await?;
-                    made(session, &wrapped, FormatArgs { format: Format::Table })
-                }
-                (None, Some(output)) => export(session, &key, &body, &output).await,
-                (None, None) => Err(Failure::usage("no file is named").hint("give -o FILE, or --wrap-to WHO")),
+            let (client, body) = (session.client()?, ExportTransitKey { version: key_version });
+            match target(session, &wrap_to, output).await? {
+                Target::Wrap(outgoing) => handed(session, &client.transit_export_to(&key, &body, outgoing).await?),
+                Target::File(output) => export(session, &key, &body, &output).await,
             }
         }
-        Transit::Backup { key, output } => {
-            let target = new_file(&output)?;
-            let file = session.client()?.transit_backup(&key).await?;
-            write(&output, target, &file)?;
-            session.screen.say(&format!("{key} is in {}, encrypted to you", output.display()));
-            Ok(Exit::Ok)
-        }
+        Transit::Backup { key, output, wrap_to } => match target(session, &wrap_to, output).await? {
+            Target::Wrap(outgoing) => handed(session, &session.client()?.transit_backup_to(&key, outgoing).await?),
+            Target::File(output) => backup(session, &key, &output).await,
+        },
         Transit::Restore { key, file, old_identity, format } => {
             let client = session.client_with(&old_identity)?;
             let backup = client.transit_open_backup(read(Some(&file))?.expose()).await?;
@@ -312,6 +311,33 @@ pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failur
         }
         command => computing::run(command, session).await,
     }
+}
+
+/// Where a key goes.
+enum Target {
+    Wrap(Outgoing),
+    File(PathBuf),
+}
+
+async fn target(session: &Session<'_>, wrap_to: &WrapTo, output: Option<PathBuf>) -> Result<Target, Failure> {
+    match (wrap_to.outgoing(session).await?, output) {
+        (Some(outgoing), _) => Ok(Target::Wrap(outgoing)),
+        (None, Some(output)) => Ok(Target::File(output)),
+        (None, None) => Err(Failure::usage("no file is named").hint("give -o FILE, or --wrap-to WHO")),
+    }
+}
+
+fn handed(session: &Session<'_>, wrapped: &Wrapped) -> Result<Exit, Failure> {
+    made(session, wrapped, FormatArgs { format: Format::Table })
+}
+
+async fn backup(session: &Session<'_>, key: &Name, output: &Path) -> Result<Exit, Failure> {
+    // Before the key leaves.
+    let target = new_file(output)?;
+    let file = session.client()?.transit_backup(key).await?;
+    write(output, target, &file)?;
+    session.screen.say(&format!("{key} is in {}, encrypted to you", output.display()));
+    Ok(Exit::Ok)
 }
 
 async fn export(session: &Session<'_>, key: &Name, body: &ExportTransitKey, output: &Path) -> Result<Exit, Failure> {
@@ -326,26 +352,35 @@ async fn export(session: &Session<'_>, key: &Name, body: &ExportTransitKey, outp
 }
 
 /// The input: a file, or standard input without one and for `-`.
+/// A file that goes to the cluster as it is.
 fn read(file: Option<&Path>) -> Result<SecretBytes, Failure> {
+    read_most(file, MAX_JSON_BYTES)
+}
+
+/// A message, of which base64url makes four bytes of three.
+fn message(file: Option<&Path>) -> Result<String, Failure> {
+    read_most(file, MAX_MESSAGE_BYTES).map(|bytes| base64url(bytes.expose()))
+}
+
+fn read_most(file: Option<&Path>, most: usize) -> Result<SecretBytes, Failure> {
     let bytes = match file {
         Some(path) if path != Path::new("-") => {
-            limited(File::open(path)).map_err(|error| Failure::file("cannot read", path, &error))?
+            limited(File::open(path), most).map_err(|error| Failure::file("cannot read", path, &error))?
         }
-        _ => limited(Ok(io::stdin().lock()))
+        _ => limited(Ok(io::stdin().lock()), most)
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?,
     };
-    if bytes.expose().len() > MAX_JSON_BYTES {
-        let message = format!("the input has more than {MAX_JSON_BYTES} bytes");
+    if bytes.expose().len() > most {
         let hint = "encrypt large things with `bulla encrypt`, and sign their digest with --prehashed";
-        return Err(Failure::usage(message).hint(hint));
+        return Err(Failure::usage(format!("the input has more than {most} bytes")).hint(hint));
     }
     Ok(bytes)
 }
 
-/// All of the input, or one byte more than any request takes; in a buffer that does not grow and leaves no copy behind.
-fn limited(source: io::Result<impl Read>) -> io::Result<SecretBytes> {
-    let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_JSON_BYTES + 1));
-    let most = u64::try_from(MAX_JSON_BYTES + 1).unwrap_or(u64::MAX);
+/// All of the input, or one byte more than is taken; in a buffer that does not grow and leaves no copy behind.
+fn limited(source: io::Result<impl Read>, most: usize) -> io::Result<SecretBytes> {
+    let mut bytes = SecretBytes::new(Vec::with_capacity(most.saturating_add(1)));
+    let most = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     source?.take(most).read_to_end(bytes.expose_mut())?;
     Ok(bytes)
 }

@@ -250,7 +250,8 @@ impl Settings {
             TransitError::DigestLength => of(Code::Malformed, "sha-256 has 32 bytes, sha-384 48, sha-512 64"),
             TransitError::NoKey => of(
                 Code::Malformed,
-                "symmetric keys have 32 bytes, HMAC keys 32 to 64; others are PKCS#8 of exactly this kind",
+                "symmetric keys have 32 bytes, HMAC keys 32 to 64; others are PKCS#8 of exactly this kind, as `openssl pkcs8 -topk8 \
+                 -nocrypt` writes it",
             ),
             TransitError::WrongKind | TransitError::Library => return Fault::Key("transit key").into(),
         }

@@ -52,10 +52,13 @@ impl WrapTo {
         let wrap =
             wrap.parse().map_err(|_| malformed("wrap", "no wrap id").hint("26 characters of lower-case base32"))?;
         let known = name.parse::<Name>().ok().and_then(|name| directory.by_name(&name).cloned());
-        let Some(principal) = known.filter(|principal| principal.may_sign()) else {
-            let refusal = Refusal::new(Code::UnknownRecipient, format!("{name} is nobody who could open it"));
-            return Err(refusal.field("wrap_to").hint("`bulla principal list` shows whom there is"));
+        let nobody = |why: String, hint: &str| Refusal::new(Code::UnknownRecipient, why).field("wrap_to").hint(hint);
+        let Some(principal) = known else {
+            return Err(nobody(format!("there is no principal {name}"), "`bulla principal list` shows whom there is"));
         };
+        if !principal.may_sign() {
+            return Err(nobody(format!("{name} is disabled"), "choose another reader"));
+        }
         let (to, recipients) = addressee(&principal);
         let Some(action) = matched.route.action.filter(|_| !recipients.is_empty()) else {
             let refusal = Refusal::new(Code::UnknownRecipient, format!("the record of {name} lists no recipient"));

@@ -1,6 +1,6 @@
 //! What a key does for others: one thing at a time, but for `rewrap`.
 
-use super::{Signed, Transit, new_file, read, unreadable, write};
+use super::{Signed, Transit, handed, message, new_file, read, unreadable, write};
 use crate::cli::wrap::made;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs};
@@ -21,19 +21,23 @@ use std::path::Path;
 pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failure> {
     match command {
         Transit::Encrypt { key, file, associated_data, key_version } => {
-            let plaintext = base64url(read(file.as_deref())?.expose());
+            let plaintext = message(file.as_deref())?;
             let item = EncryptItem { plaintext, associated_data: encoded(associated_data) };
             let body = Encrypt { items: vec![item], version: key_version };
             let made = session.client()?.transit_encrypt(&key, &body).await?;
             let items = made.items.into_iter().map(|item| (item.ciphertext, item.error));
             lines(session, items)
         }
-        Transit::Decrypt { key, ciphertext, associated_data } => {
+        Transit::Decrypt { key, ciphertext, associated_data, wrap_to } => {
             let ciphertext = match ciphertext {
                 Some(ciphertext) => ciphertext,
                 None => text(&read(None)?)?.trim().to_owned(),
             };
-            decrypt(session, &key, ciphertext, encoded(associated_data)).await
+            let body = Decrypt { items: vec![DecryptItem { ciphertext, associated_data: encoded(associated_data) }] };
+            match wrap_to.outgoing(session).await? {
+                Some(outgoing) => handed(session, &session.client()?.transit_decrypt_to(&key, &body, outgoing).await?),
+                None => decrypt(session, &key, &body).await,
+            }
         }
         Transit::Rewrap { key, ciphertexts, associated_data } => {
             rewrap(session, &key, ciphertexts, encoded(associated_data)).await
@@ -56,12 +60,12 @@ pub async fn run(command: Transit, session: &Session<'_>) -> Result<Exit, Failur
             verdict(session, made.items.first().and_then(|item| item.valid), "signature")
         }
         Transit::Hmac { key, file, verify: Some(mac), .. } => {
-            let item = VerifyHmacItem { message: base64url(read(file.as_deref())?.expose()), mac };
+            let item = VerifyHmacItem { message: message(file.as_deref())?, mac };
             let made = session.client()?.transit_verify_hmac(&key, &VerifyHmac { items: vec![item] }).await?;
             verdict(session, made.items.first().and_then(|item| item.valid), "MAC")
         }
         Transit::Hmac { key, file, verify: None, key_version } => {
-            let item = HmacItem { message: base64url(read(file.as_deref())?.expose()) };
+            let item = HmacItem { message: message(file.as_deref())? };
             let made = session.client()?.transit_hmac(&key, &Hmac { items: vec![item], version: key_version }).await?;
             lines(session, made.items.into_iter().map(|item| (item.mac, item.error)))
         }
@@ -151,14 +155,8 @@ async fn rewrap(
     Ok(Exit::Ok)
 }
 
-async fn decrypt(
-    session: &Session<'_>,
-    key: &Name,
-    ciphertext: String,
-    associated_data: Option<String>,
-) -> Result<Exit, Failure> {
-    let body = Decrypt { items: vec![DecryptItem { ciphertext, associated_data }] };
-    let made = session.client()?.transit_decrypt(key, &body).await?;
+async fn decrypt(session: &Session<'_>, key: &Name, body: &Decrypt) -> Result<Exit, Failure> {
+    let made = session.client()?.transit_decrypt(key, body).await?;
     let text = made.items.into_iter().next().and_then(|item| item.plaintext).ok_or_else(unreadable)?;
     let plaintext = base64url_decode(&text).map(SecretBytes::new).ok_or_else(unreadable)?;
     let printable = |text: &str| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'));
@@ -199,7 +197,7 @@ async fn datakey(
 
 /// What is signed, as message or digest.
 fn input(signed: &Signed) -> Result<(Option<String>, Option<String>), Failure> {
-    let bytes = base64url(read(signed.file.as_deref())?.expose());
+    let bytes = message(signed.file.as_deref())?;
     Ok(if signed.prehashed { (None, Some(bytes)) } else { (Some(bytes), None) })
 }
 
