@@ -1,7 +1,7 @@
 #!/bin/sh
 # What kmscheck orders of Bulla's plugin: plugin.sh MEMBERS BINARY DIR ORDER [SOCKET INSTANCE], or as ORDER
 # retirable INSTANCE PROVIDER OLD APISERVERS METRICS
-# MEMBERS is a list of bulla, pkcs11 and vault with commas between; several are combined in policy degraded.
+# MEMBERS is a list of bulla, pkcs11, vault, age and tpm with commas between; several are combined in policy degraded.
 set -eu
 members=$(echo "$1" | tr , ' ') bulla=$2 dir=$3 order=$4
 shift 4
@@ -12,6 +12,22 @@ export SOFTHSM2_CONF="$dir/softhsm.conf"
 mkdir -p "$HOME"
 admin="$bulla --quiet --identity $dir/alice.key"
 module=/usr/lib/softhsm/libsofthsm2.so
+
+tpm_module=/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so
+# Of the TPM of this instance: as on a node, the module finds it by its environment.
+tpm() {
+    export TPM2_PKCS11_STORE="$dir/tpm-$1" TPM2_PKCS11_TCTI="swtpm:path=$dir/tpm-$1.sock" TPM2TOOLS_TCTI="swtpm:path=$dir/tpm-$1.sock"
+    # What the last program left in its three places is forgotten, as a resource manager (/dev/tpmrm0) does it.
+    for kind in -t -l -s; do tpm2_flushcontext $kind; done
+}
+tpm_tool() {
+    tpm "$1"
+    shift
+    pkcs11-tool --module $tpm_module "$@"
+}
+tpm_uri() {
+    echo "pkcs11:token=tpm;object=node?module-path=$tpm_module&pin-source=file:$dir/pin"
+}
 
 bao() {
     BAO_ADDR="https://127.0.0.1:$(cat "$dir/port")" BAO_CACERT="$dir/vault-ca.pem" BAO_TOKEN=root "$BULLA_TEST_OPENBAO" "$@"
@@ -30,6 +46,15 @@ backend_vault() {
     echo "$port" > "$dir/port"
     exec "$BULLA_TEST_OPENBAO" server -dev -dev-tls -dev-no-store-token -dev-root-token-id=root \
         -dev-listen-address="127.0.0.1:$port" -dev-tls-cert-dir="$dir" -log-level=error
+}
+# A TPM in software for each of two nodes.
+backend_tpm() {
+    for node in 1 2; do
+        mkdir -p "$dir/tpm-$node" "$dir/tpm-$node.state"
+        swtpm socket --tpm2 --tpmstate "dir=$dir/tpm-$node.state" --server "type=unixio,path=$dir/tpm-$node.sock" \
+            --ctrl "type=unixio,path=$dir/tpm-$node.sock.ctrl" --flags not-need-init,startup-clear > /dev/null 2>&1 &
+    done
+    wait
 }
 
 setup_bulla() {
@@ -67,6 +92,31 @@ setup_age() {
     "$bulla" --quiet keygen -o "$dir/box.key" --name box
     "$bulla" --quiet kms keyfile create "$dir/keys.age" --node box="$dir/box.pub" --identity "$dir/box.key"
 }
+# The identity of a node, bound to its TPM; this tells its recipient.
+tpm_node() {
+    until [ -e "$dir/tpm-$1.sock" ] && [ -e "$dir/tpm-$1.sock.ctrl" ]; do sleep 0.05; done
+    {
+        tpm_tool "$1" --slot-index 0 --init-token --label tpm --so-pin 12345678
+        tpm_tool "$1" --token-label tpm --login --login-type so --so-pin 12345678 --init-pin --pin 1234
+        tpm_tool "$1" --token-label tpm --login --pin 1234 --keypairgen --key-type rsa:2048 --usage-decrypt --label node --id 07
+    } >&2
+    tpm "$1"
+    "$bulla" --quiet kms bind -o "$dir/node-$1.bound" --to "$(tpm_uri)"
+}
+# The second node is enrolled when it starts, by the identity that is in a safe.
+setup_tpm() {
+    (umask 077 && echo 1234 > "$dir/pin")
+    "$bulla" --quiet keygen -o "$dir/box.key" --name safe
+    recipient=$(tpm_node 1)
+    "$bulla" --quiet kms keyfile create "$dir/keys.age" --node safe="$dir/box.pub" --node node1="$recipient" --identity "$dir/box.key"
+}
+enrolled() {
+    [ -e "$dir/node-$1.bound" ] || {
+        recipient=$(tpm_node "$1")
+        "$bulla" --quiet kms keyfile enrol "$dir/keys.age" --node "node$1=$recipient" --identity "$dir/box.key"
+    }
+    tpm "$1"
+}
 setup_vault() {
     until bao status > /dev/null 2>&1; do sleep 0.1; done
     bao secrets enable transit
@@ -83,6 +133,7 @@ rotate_bulla() { $admin transit rotate kubernetes; }
 rotate_vault() { bao write -f transit/keys/k8s/rotate; }
 rotate_pkcs11() { :; }
 rotate_age() { "$bulla" --quiet kms keyfile rotate "$dir/keys.age" --begins 0s --identity "$dir/box.key"; }
+rotate_tpm() { rotate_age; }
 
 member_bulla() {
     cluster=$("$bulla" context show test -o json | sed -n 's/.*"cluster": *"\([^"]*\)".*/\1/p')
@@ -96,6 +147,10 @@ member_pkcs11() {
 }
 member_age() {
     printf '[members.file.age]\nfile = "%s/keys.age"\nidentity = "%s/box.key"\n' "$dir" "$dir"
+}
+member_tpm() {
+    printf '[members.node.age]\nfile = "%s/keys.age"\nidentity = "%s/node-%s.bound"\nbound_to = "%s"\n' \
+        "$dir" "$dir" "$instance" "$(tpm_uri)"
 }
 member_vault() {
     printf '[members.vault.vault]\naddress = "https://127.0.0.1:%s"\nca = "%s/vault-ca.pem"\nkey = "k8s"\n' "$(cat "$dir/port")" "$dir"
@@ -120,6 +175,7 @@ serve | activated)
         [ "$members" = "${members#* }" ] || printf '[combine]\npolicy = "degraded"\nminimum = 1\n'
         for member in $members; do "member_$member"; done
     } > "$dir/kms-$instance.toml"
+    [ "$members" != tpm ] || enrolled "$instance"
     # A socket that is passed on is for this very process.
     export LISTEN_PID=$$
     exec "$bulla" kms serve --config "$dir/kms-$instance.toml"
