@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+use bulla_testkit::cloud;
+use bulla_testkit::moto::Moto;
+use bulla_testkit::tpm::{self, Tpm};
 use bulla_testkit::{Cli, bulla, skip, tools};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,8 +18,8 @@ fn harness() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/apiserver")
 }
 
-/// Has the harness judge, and shows what it printed.
-fn judged(program: &Path, args: &[&str]) {
+/// Has the harness judge, and shows what it printed. The scripts find these variables.
+fn judged(program: &Path, args: &[&str], variables: &[(&str, &str)]) {
     let mut cli = Cli::new(bulla!());
     cli.patience(PATIENCE);
     if bulla_testkit::long() {
@@ -24,6 +27,9 @@ fn judged(program: &Path, args: &[&str]) {
     }
     if let Some(openbao) = tools::openbao() {
         cli.env("BULLA_TEST_OPENBAO", openbao);
+    }
+    for (name, value) in variables {
+        cli.env(name, value);
     }
     let done = cli.run_program(program, args, b"");
     let text = done.text();
@@ -36,10 +42,15 @@ fn judged(program: &Path, args: &[&str]) {
 }
 
 fn plugin(kmscheck: &Path, level: &str, name: &str) {
+    plugin_with(kmscheck, &[level], name, &[]);
+}
+
+fn plugin_with(kmscheck: &Path, how: &[&str], name: &str, variables: &[(&str, &str)]) {
     let plugins = harness().join("plugins");
     let description = plugins.join(format!("{name}.json"));
     let (binary, plugins) = (format!("bulla={}", bulla!().display()), format!("plugins={}", plugins.display()));
-    judged(kmscheck, &[level, "--plugin", description.to_str().unwrap(), "--set", &binary, "--set", &plugins]);
+    let what = ["--plugin", description.to_str().unwrap(), "--set", &binary, "--set", &plugins];
+    judged(kmscheck, &[how, &what].concat(), variables);
 }
 
 macro_rules! kmscheck {
@@ -54,7 +65,7 @@ macro_rules! kmscheck {
 #[test]
 fn the_harness_notices_every_fault() {
     let kmscheck = kmscheck!("the_harness_notices_every_fault");
-    judged(&kmscheck, &["selftest", "library"]);
+    judged(&kmscheck, &["selftest", "library"], &[]);
 }
 
 #[test]
@@ -85,6 +96,52 @@ fn a_key_file_under_the_client_library() {
 }
 
 #[test]
+fn a_key_file_that_a_tpm_opens_under_the_client_library() {
+    const TEST: &str = "a_key_file_that_a_tpm_opens_under_the_client_library";
+    let kmscheck = kmscheck!(TEST);
+    if !Tpm::can_start() {
+        skip!(TEST, "{}", tpm::NEEDS);
+    }
+    plugin(&kmscheck, "library", "tpm");
+}
+
+/// moto shows no key material, so its keys do not rotate; [`a_rotated_key_of_aws_under_the_client_library`] has one that does.
+#[test]
+fn a_key_of_aws_under_the_client_library() {
+    const TEST: &str = "a_key_of_aws_under_the_client_library";
+    let kmscheck = kmscheck!(TEST);
+    let Some(moto) = Moto::start() else { skip!(TEST, "needs moto of PyPI (BULLA_TEST_MOTO)") };
+    plugin_with(&kmscheck, &["library"], "aws", &[("BULLA_TEST_MOTO_ORIGIN", &moto.origin())]);
+}
+
+/// A cloud that is a process of its own beside each case's plugins: this program, of which this test alone is run again.
+macro_rules! cloud {
+    ($test:ident, $cloud:ty, $name:literal, $cases:expr) => {
+        #[test]
+        fn $test() {
+            cloud::of_this_process::<$cloud>();
+            let kmscheck = kmscheck!(stringify!($test));
+            let own = std::env::current_exe().unwrap();
+            let variables =
+                [("BULLA_TEST_CLOUDS", own.to_str().unwrap()), ("BULLA_TEST_CLOUD_TEST", stringify!($test))];
+            let cases: &[&str] = &$cases;
+            let how: Vec<&str> =
+                std::iter::once("library").chain(cases.iter().flat_map(|case| ["--case", *case])).collect();
+            plugin_with(&kmscheck, &how, $name, &variables);
+        }
+    };
+}
+
+cloud!(
+    a_rotated_key_of_aws_under_the_client_library,
+    cloud::aws::Account,
+    "cloud",
+    ["rotation", "two_planes_rotation", "key_id_mismatch"]
+);
+cloud!(a_key_of_azure_under_the_client_library, cloud::azure::Vault, "cloud", []);
+cloud!(a_key_of_gcp_under_the_client_library, cloud::gcp::Project, "cloud", []);
+
+#[test]
 fn two_keys_together_under_the_client_library() {
     let kmscheck = kmscheck!("two_keys_together_under_the_client_library");
     plugin(&kmscheck, "library", "several");
@@ -110,7 +167,7 @@ kube_apiserver!(two_keys_together_under_kube_apiserver, "several");
 fn the_harness_notices_every_fault_under_kube_apiserver() {
     let kmscheck = kmscheck!("the_harness_notices_every_fault_under_kube_apiserver");
     if bulla_testkit::long() {
-        judged(&kmscheck, &["selftest", "apiserver"]);
+        judged(&kmscheck, &["selftest", "apiserver"], &[]);
     }
 }
 
@@ -125,5 +182,5 @@ fn what_is_deployed_is_taken_by_helm_and_kube_apiserver() {
     let programs =
         [("--kubectl", &kubectl), ("--promtool", &promtool), ("--kapiserver", &kapiserver), ("--bulla", &bulla)];
     let named = programs.iter().flat_map(|(flag, path)| [*flag, path.to_str().unwrap()]);
-    judged(&helm, &std::iter::once(script.to_str().unwrap()).chain(named).collect::<Vec<_>>());
+    judged(&helm, &std::iter::once(script.to_str().unwrap()).chain(named).collect::<Vec<_>>(), &[]);
 }

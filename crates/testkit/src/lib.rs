@@ -3,8 +3,8 @@
 //! [`server`] starts the real binary as a process that cannot outlive the test; [`cli`] runs it as a user would, in
 //! a home of its own; [`transcript`] compares what was typed and printed with a golden file; [`canary`] makes
 //! secrets that are easy to find again and searches files for them; [`clock`] stands still; [`hop`] is a proxy between
-//! client and server; [`raw`] writes requests by hand, over [`tls`]; [`tools`] finds programs of others and says aloud
-//! when one is missing.
+//! client and server; [`raw`] writes requests by hand, over [`tls`]; [`cloud`] has what clouds answer; [`tools`] finds
+//! programs of others and says aloud when one is missing.
 //!
 //! Everything here panics when it cannot do its work: in a test that is the right answer.
 #![expect(
@@ -19,8 +19,10 @@ pub mod agent;
 pub mod canary;
 pub mod cli;
 pub mod clock;
+pub mod cloud;
 pub mod hop;
 pub mod mariadb;
+pub mod moto;
 pub mod openbao;
 pub mod postgres;
 pub mod process;

@@ -35,13 +35,21 @@ impl Drop for Tpm {
 }
 
 impl Tpm {
+    /// Whether one can be had here.
+    pub fn can_start() -> bool {
+        let programs = ["swtpm", "tpm2_flushcontext", "pkcs11-tool"];
+        programs.iter().all(|program| tools::find(program).is_some()) && Path::new(MODULE).exists()
+    }
+
     /// A new one with a token `tpm` and this user PIN, or `None` if a program is missing.
     ///
     /// # Panics
     /// If it does not start.
     pub fn start(pin: &str) -> Option<Self> {
+        if !Self::can_start() {
+            return None;
+        }
         let (swtpm, flush) = (tools::find("swtpm")?, tools::find("tpm2_flushcontext")?);
-        tools::find("pkcs11-tool").filter(|_| Path::new(MODULE).exists())?;
         let folder = tempfile::Builder::new().prefix("bulla-tpm-").tempdir().expect("a temporary directory");
         let path = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
         for name in ["state", "store"] {

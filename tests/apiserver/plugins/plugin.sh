@@ -1,7 +1,7 @@
 #!/bin/sh
 # What kmscheck orders of Bulla's plugin: plugin.sh MEMBERS BINARY DIR ORDER [SOCKET INSTANCE], or as ORDER
 # retirable INSTANCE PROVIDER OLD APISERVERS METRICS
-# MEMBERS is a list of bulla, pkcs11, vault, age and tpm with commas between; several are combined in policy degraded.
+# MEMBERS is a list of bulla, pkcs11, vault, age, tpm, aws and cloud with commas between; several are combined in policy degraded.
 set -eu
 members=$(echo "$1" | tr , ' ') bulla=$2 dir=$3 order=$4
 shift 4
@@ -27,6 +27,13 @@ tpm_tool() {
 }
 tpm_uri() {
     echo "pkcs11:token=tpm;object=node?module-path=$tpm_module&pin-source=file:$dir/pin"
+}
+
+# AWS KMS as moto has it, which all cases share and which looks at no signature.
+moto() {
+    signed='AWS4-HMAC-SHA256 Credential=AKIAONE/20260101/eu-west-1/kms/aws4_request, SignedHeaders=host, Signature=0'
+    curl --silent --show-error --fail --max-time 30 --header "X-Amz-Target: TrentService.$1" --header "Authorization: $signed" \
+        --header 'Content-Type: application/x-amz-json-1.1' --data "$2" "$BULLA_TEST_MOTO_ORIGIN/"
 }
 
 bao() {
@@ -55,6 +62,10 @@ backend_tpm() {
             --ctrl "type=unixio,path=$dir/tpm-$node.sock.ctrl" --flags not-need-init,startup-clear > /dev/null 2>&1 &
     done
     wait
+}
+# A cloud that is a process of this test of the program BULLA_TEST_CLOUDS (crates/testkit/src/cloud.rs).
+backend_cloud() {
+    TMPDIR="$dir" BULLA_TEST_CLOUD="$dir" exec "$BULLA_TEST_CLOUDS" --exact "$BULLA_TEST_CLOUD_TEST" --nocapture
 }
 
 setup_bulla() {
@@ -128,12 +139,28 @@ path "transit/decrypt/k8s" { capabilities = ["update"] }
 POLICY
     (umask 077 && bao token create -policy=k8s -period=1h -field=token > "$dir/token")
 }
+setup_aws() {
+    made=$(moto CreateKey '{"KeyUsage": "ENCRYPT_DECRYPT"}')
+    echo "$made" | sed -n 's/.*"Arn": *"\([^"]*\)".*/\1/p' > "$dir/arn"
+    (umask 077 && printf '[default]\naws_access_key_id = AKIAONE\naws_secret_access_key = a/b+c=\n' > "$dir/credentials")
+}
+setup_cloud() {
+    until [ -e "$dir/member.toml" ]; do sleep 0.05; done
+}
 
 rotate_bulla() { $admin transit rotate kubernetes; }
 rotate_vault() { bao write -f transit/keys/k8s/rotate; }
 rotate_pkcs11() { :; }
 rotate_age() { "$bulla" --quiet kms keyfile rotate "$dir/keys.age" --begins 0s --identity "$dir/box.key"; }
 rotate_tpm() { rotate_age; }
+rotate_cloud() { echo >> "$dir/rotations"; }
+
+# The key is disabled, and enabled again.
+outage_aws() {
+    case $1 in on) action=DisableKey ;; off) action=EnableKey ;; esac
+    # moto knows no key by its ARN here.
+    moto $action "{\"KeyId\": \"$(sed 's,.*/,,' "$dir/arn")\"}"
+}
 
 member_bulla() {
     cluster=$("$bulla" context show test -o json | sed -n 's/.*"cluster": *"\([^"]*\)".*/\1/p')
@@ -156,11 +183,17 @@ member_vault() {
     printf '[members.vault.vault]\naddress = "https://127.0.0.1:%s"\nca = "%s/vault-ca.pem"\nkey = "k8s"\n' "$(cat "$dir/port")" "$dir"
     printf 'auth.token.file = "%s/token"\n' "$dir"
 }
+member_aws() {
+    printf '[members.cloud.aws]\nkey = "%s"\nendpoint = "%s"\ncredentials = { file = { path = "%s/credentials" } }\n' \
+        "$(cat "$dir/arn")" "$BULLA_TEST_MOTO_ORIGIN" "$dir"
+}
+member_cloud() { cat "$dir/member.toml"; }
 
 case $order in
 backend) for member in $members; do "backend_$member"; done ;;
 setup) for member in $members; do "setup_$member"; done ;;
 rotate) for member in $members; do "rotate_$member"; done ;;
+outage) for member in $members; do "outage_$member" "$1"; done ;;
 serve | activated)
     socket=$1 instance=$2
     {

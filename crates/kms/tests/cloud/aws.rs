@@ -1,271 +1,23 @@
-//! AWS KMS and STS as the documentation of AWS has them, with signatures that are verified by code that shares nothing
-//! with what signed.
+//! AWS KMS and STS as the documentation of AWS has them.
 
 use crate::check::{context, down_and_back, failed, observed, round_trip};
-use crate::peer::{Call, Model, Peer, says, text};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{digest, hmac};
-use bulla_crypto::random::{SystemRng, draw, secret_key};
+use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_kms::provider::aws::{Aws, Settings};
 use bulla_kms::provider::{Class, Kind, Provider};
-use bulla_wire::encoding::{base64, base64_decode};
-use http::Response;
+use bulla_testkit::cloud::aws::{Account, Fault, KEY, ROLE, by_file, settings};
+use bulla_testkit::cloud::peer::{Call, Model, Peer, says, text};
+use bulla_testkit::cloud::{Cloud as _, start};
+use bulla_wire::encoding::base64;
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-pub const KEY: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-const ROLE: &str = "arn:aws:iam::111122223333:role/kms";
-
-/// An account of AWS with one key.
-struct Account {
-    /// The ids of the key's materials, the current one last.
-    materials: Vec<String>,
-    state: &'static str,
-    /// The current material of a key that tells none.
-    untold: bool,
-    denied: Option<&'static str>,
-    /// The secrets and sessions of access keys.
-    keys: HashMap<String, (String, Option<String>)>,
-    /// What is shown to take the role.
-    token: String,
-    /// How long a role's credentials last.
-    lasting: Duration,
-    roles: usize,
-    /// What is wrong with it.
-    fault: Fault,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    None,
-    /// Rotates the key at each call of Encrypt.
-    Rotates,
-    /// Unwraps another plaintext than was wrapped.
-    Mixes,
-    /// Tells no material when it decrypts.
-    Untold,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
-fn material() -> String {
-    hex(&draw::<32>(&mut SystemRng))
-}
-
-impl Account {
-    fn new() -> Self {
-        let keys = HashMap::from([("AKIAFILE".to_owned(), ("file/secret+one".to_owned(), None))]);
-        Self {
-            materials: vec![material()],
-            state: "Enabled",
-            untold: false,
-            denied: None,
-            keys,
-            token: "projected.token.one".to_owned(),
-            lasting: Duration::from_secs(3600),
-            roles: 0,
-            fault: Fault::None,
-        }
-    }
-
-    /// New credentials of the role.
-    fn role(&mut self) -> (String, String, String, String) {
-        self.roles += 1;
-        let id = format!("ASIAROLE{}", self.roles);
-        let (secret, session) = (format!("role/secret{}", self.roles), format!("session//{}==", self.roles));
-        self.keys.insert(id.clone(), (secret.clone(), Some(session.clone())));
-        let ends = humantime::format_rfc3339_seconds(SystemTime::now() + self.lasting).to_string();
-        (id, secret, session, ends)
-    }
-
-    fn take(&mut self, call: &Call) -> Response<String> {
-        if call.header("content-type") == "application/x-www-form-urlencoded" {
-            return self.assume(call);
-        }
-        assert_eq!((call.method.as_str(), call.path.as_str()), ("POST", "/"));
-        assert_eq!(call.header("content-type"), "application/x-amz-json-1.1");
-        if let Err(code) = self.signed(call) {
-            return says(
-                400,
-                &json!({"__type": code, "message": "The security token included in the request is secret"}),
-            );
-        }
-        let action = call.header("x-amz-target").strip_prefix("TrentService.").unwrap().to_owned();
-        let body = call.json();
-        assert_eq!(body["KeyId"], KEY);
-        if self.denied == Some(action.as_str()) {
-            return says(400, &json!({"__type": "AccessDeniedException", "Message": "User: x is not authorized"}));
-        }
-        match (action.as_str(), self.state) {
-            ("DescribeKey", _) => self.describe(),
-            ("ListKeyRotations", _) => self.rotations(&body),
-            (_, "Disabled") => says(400, &json!({"__type": "DisabledException", "message": "is disabled"})),
-            (_, "PendingDeletion") => says(400, &json!({"__type": "KMSInvalidStateException", "message": "pending"})),
-            ("Encrypt", _) => self.encrypt(&body),
-            ("Decrypt", _) => self.decrypt(&body),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn assume(&mut self, call: &Call) -> Response<String> {
-        assert_eq!(call.header("authorization"), "", "taking a role is not signed");
-        assert_eq!(call.form("Action"), "AssumeRoleWithWebIdentity");
-        assert_eq!((call.form("Version"), call.form("RoleArn")), ("2011-06-15".to_owned(), ROLE.to_owned()));
-        assert!(!call.form("RoleSessionName").is_empty());
-        if call.form("WebIdentityToken") != self.token {
-            let error = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
-                         <Code>InvalidIdentityToken</Code><Message>secret</Message></Error></ErrorResponse>";
-            return text(400, error);
-        }
-        let (id, secret, session, ends) = self.role();
-        let answer = format!(
-            "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n\
-             <AssumeRoleWithWebIdentityResult>\n<SubjectFromWebIdentityToken>a</SubjectFromWebIdentityToken>\n\
-             <Credentials>\n<SessionToken>{session}</SessionToken>\n<SecretAccessKey>{secret}</SecretAccessKey>\n\
-             <Expiration>{ends}</Expiration>\n<AccessKeyId>{id}</AccessKeyId>\n</Credentials>\n\
-             </AssumeRoleWithWebIdentityResult>\n</AssumeRoleWithWebIdentityResponse>"
-        );
-        text(200, &answer)
-    }
-
-    /// Verifies the signature, from what the request has in its headers.
-    fn signed(&self, call: &Call) -> Result<(), &'static str> {
-        let shown = call.header("authorization").strip_prefix("AWS4-HMAC-SHA256 ").ok_or("IncompleteSignature")?;
-        let parts: HashMap<&str, &str> = shown.split(", ").filter_map(|part| part.split_once('=')).collect();
-        let scope: Vec<&str> = parts["Credential"].split('/').collect();
-        let [id, day, region, service, "aws4_request"] = scope[..] else { return Err("IncompleteSignature") };
-        assert_eq!((region, service), ("eu-west-1", "kms"));
-        let (secret, session) = self.keys.get(id).ok_or("UnrecognizedClientException")?;
-        let at = call.header("x-amz-date");
-        let stamp = |time| humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "");
-        let (from, until) = (stamp(SystemTime::now() - Duration::from_secs(300)), stamp(SystemTime::now()));
-        assert!(at.starts_with(day) && at >= from.as_str() && at <= until.as_str(), "{at}");
-        let signed: Vec<&str> = parts["SignedHeaders"].split(';').collect();
-        for needed in ["content-type", "host", "x-amz-date", "x-amz-target"] {
-            assert!(signed.contains(&needed), "{needed} is not signed");
-        }
-        if let Some(session) = session {
-            assert!(signed.contains(&"x-amz-security-token"));
-            if call.header("x-amz-security-token") != session {
-                return Err("UnrecognizedClientException");
-            }
-        }
-        let headers: String = signed.iter().map(|name| format!("{name}:{}\n", call.header(name))).collect();
-        let sha = |bytes: &[u8]| hex(digest::digest(&digest::SHA256, bytes).as_ref());
-        let request = format!("POST\n/\n\n{headers}\n{}\n{}", parts["SignedHeaders"], sha(&call.body));
-        let text =
-            format!("AWS4-HMAC-SHA256\n{at}\n{day}/{region}/{service}/aws4_request\n{}", sha(request.as_bytes()));
-        let mac = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes());
-        let mut key = mac(format!("AWS4{secret}").as_bytes(), day);
-        for part in [region, service, "aws4_request"] {
-            key = mac(key.as_ref(), part);
-        }
-        if hex(mac(key.as_ref(), &text).as_ref()) == parts["Signature"] {
-            Ok(())
-        } else {
-            Err("InvalidSignatureException")
-        }
-    }
-
-    fn describe(&self) -> Response<String> {
-        let mut metadata = json!({
-            "AWSAccountId": "111122223333", "Arn": KEY, "CreationDate": 1_700_000_000.123, "Enabled": true,
-            "KeyState": self.state, "KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT", "Origin": "AWS_KMS",
-        });
-        if !self.untold {
-            metadata["CurrentKeyMaterialId"] = self.materials.last().unwrap().as_str().into();
-        }
-        says(200, &json!({ "KeyMetadata": metadata }))
-    }
-
-    /// Two at a time, so that there are pages.
-    fn rotations(&self, body: &Value) -> Response<String> {
-        assert_eq!(body["IncludeKeyMaterial"], "ALL_KEY_MATERIAL");
-        let from: usize = body["Marker"].as_str().map_or(0, |marker| marker.parse().unwrap());
-        let last = self.materials.len() - 1;
-        let entry = |(index, id): (usize, &String)| {
-            let mut entry = json!({"KeyId": KEY, "KeyMaterialId": id, "KeyMaterialState": "NON_CURRENT"});
-            if index == last {
-                entry["KeyMaterialState"] = "CURRENT".into();
-            }
-            if index > 0 {
-                entry["RotationDate"] = (1_700_000_000.5 + f64::from(u32::try_from(index).unwrap())).into();
-            }
-            entry
-        };
-        let page: Vec<Value> = self.materials.iter().enumerate().skip(from).take(2).map(entry).collect();
-        let truncated = from + 2 < self.materials.len();
-        let mut answer = json!({"Rotations": page, "Truncated": truncated});
-        if truncated {
-            answer["NextMarker"] = (from + 2).to_string().into();
-        }
-        says(200, &answer)
-    }
-
-    fn cipher(material: &str) -> LessSafeKey {
-        let key = digest::digest(&digest::SHA256, material.as_bytes());
-        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap())
-    }
-
-    fn encrypt(&mut self, body: &Value) -> Response<String> {
-        if self.fault == Fault::Rotates {
-            self.materials.push(material());
-        }
-        let current = self.materials.last().unwrap();
-        let mut sealed = base64_decode(body["Plaintext"].as_str().unwrap()).unwrap();
-        let nonce: [u8; 12] = draw(&mut SystemRng);
-        let aad = Aad::from(body["EncryptionContext"].to_string());
-        let key = Self::cipher(current);
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).unwrap();
-        let blob = [current.as_bytes(), &nonce, &sealed].concat();
-        says(200, &json!({"CiphertextBlob": base64(&blob), "KeyId": KEY, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}))
-    }
-
-    fn decrypt(&self, body: &Value) -> Response<String> {
-        let invalid = || says(400, &json!({"__type": "InvalidCiphertextException"}));
-        let blob = base64_decode(body["CiphertextBlob"].as_str().unwrap()).unwrap();
-        let Some((id, rest)) = blob.split_at_checked(64) else { return invalid() };
-        let Some((nonce, sealed)) = rest.split_first_chunk::<12>() else { return invalid() };
-        let Some(material) = self.materials.iter().find(|material| material.as_bytes() == id) else { return invalid() };
-        let aad = Aad::from(body["EncryptionContext"].to_string());
-        let mut sealed = sealed.to_vec();
-        let opened = Self::cipher(material).open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut sealed);
-        let Ok(plain) = opened else { return invalid() };
-        if self.fault == Fault::Mixes {
-            plain[0] ^= 1;
-        }
-        let mut answer = json!({"KeyId": KEY, "Plaintext": base64(plain), "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"});
-        if !self.untold && self.fault != Fault::Untold {
-            answer["KeyMaterialId"] = material.as_str().into();
-        }
-        says(200, &answer)
-    }
-}
-
-async fn account() -> (Peer, Arc<Mutex<Account>>) {
-    let account = Arc::new(Mutex::new(Account::new()));
-    let own = Arc::clone(&account);
-    let peer = Peer::start(|_| -> Model { Box::new(move |call| own.lock().unwrap().take(call)) }).await;
-    (peer, account)
-}
-
 fn open(peer: &Peer, credentials: &str) -> Aws {
-    let (ca, origin) = (peer.ca.display(), &peer.origin);
-    let text = format!("key = '{KEY}'\nendpoint = '{origin}'\nca = '{ca}'\ncredentials = {{ {credentials} }}");
-    Aws::open(&toml::from_str::<Settings>(&text).unwrap()).unwrap()
+    Aws::open(&toml::from_str::<Settings>(&settings(peer, credentials)).unwrap()).unwrap()
 }
 
-fn by_file(peer: &Peer) -> Aws {
-    let content = "[default]\naws_access_key_id = AKIAFILE\naws_secret_access_key = file/secret+one\n";
-    open(peer, &format!("file = {{ path = '{}' }}", peer.file("credentials", content).display()))
+fn with_a_file(peer: &Peer) -> Aws {
+    open(peer, &by_file(peer))
 }
 
 fn by_role(peer: &Peer) -> Aws {
@@ -282,8 +34,8 @@ fn action(call: &Call) -> Option<String> {
 
 #[tokio::test]
 async fn a_key_goes_there_and_back() {
-    let (mut peer, account) = account().await;
-    let aws = by_file(&peer);
+    let (mut peer, account) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     assert_eq!(aws.kind(), Kind::Aws);
     let seen = observed(&aws).await;
     assert_eq!(peer.calls(action), ["DescribeKey", "ListKeyRotations"]);
@@ -302,12 +54,12 @@ async fn a_key_goes_there_and_back() {
 
 #[tokio::test]
 async fn a_rotated_key_unwraps_what_is_old_and_wraps_by_the_new() {
-    let (peer, account) = account().await;
-    let aws = by_file(&peer);
+    let (peer, account) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     let first = observed(&aws).await.active;
     let old = round_trip(&aws, &first, true).await;
     for _ in 0..4 {
-        account.lock().unwrap().materials.push(material());
+        account.lock().unwrap().rotate();
     }
     let text = failed(aws.wrap(&first, &secret_key(&mut SystemRng), &context("here")).await, Class::Protocol);
     assert!(text.contains("rotated"), "{text}");
@@ -323,9 +75,9 @@ async fn a_rotated_key_unwraps_what_is_old_and_wraps_by_the_new() {
 
 #[tokio::test]
 async fn a_key_that_tells_no_material_has_one_version() {
-    let (peer, account) = account().await;
+    let (peer, account) = start::<Account>().await;
     account.lock().unwrap().untold = true;
-    let aws = by_file(&peer);
+    let aws = with_a_file(&peer);
     let seen = observed(&aws).await;
     assert_eq!((seen.active.version.as_str(), seen.active.check.as_str()), ("1", "1700000000"));
     assert_eq!(seen.readable, std::slice::from_ref(&seen.active));
@@ -337,8 +89,8 @@ async fn a_key_that_tells_no_material_has_one_version() {
 
 #[tokio::test]
 async fn what_wrapped_is_found_out() {
-    let (peer, account) = account().await;
-    let aws = by_file(&peer);
+    let (peer, account) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     let key = observed(&aws).await.active;
     for (fault, says) in [
         (Fault::Mixes, "unwraps another key than was wrapped"),
@@ -353,8 +105,8 @@ async fn what_wrapped_is_found_out() {
 
 #[tokio::test]
 async fn states_and_rights_are_told_apart() {
-    let (peer, account) = account().await;
-    let aws = by_file(&peer);
+    let (peer, account) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     let key = observed(&aws).await.active;
     let wrapped = round_trip(&aws, &key, true).await;
     for (state, class) in
@@ -382,8 +134,8 @@ async fn states_and_rights_are_told_apart() {
 
 #[tokio::test]
 async fn every_code_has_its_class() {
-    let (peer, _) = account().await;
-    let aws = by_file(&peer);
+    let (peer, _) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     observed(&aws).await;
     for (status, code, class) in [
         (400, "ThrottlingException", Class::Throttled),
@@ -410,8 +162,8 @@ async fn every_code_has_its_class() {
 
 #[tokio::test]
 async fn an_answer_that_is_none_is_refused() {
-    let (peer, _) = account().await;
-    let aws = by_file(&peer);
+    let (peer, _) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     let key = observed(&aws).await.active;
     let metadata = |change: &[(&str, Value)]| {
         let mut metadata = json!({"Arn": KEY, "CreationDate": 1.0, "KeyState": "Enabled",
@@ -447,7 +199,7 @@ async fn an_answer_that_is_none_is_refused() {
 
 #[tokio::test]
 async fn a_role_is_taken_once_and_renewed_with_the_newest_token() {
-    let (peer, account) = account().await;
+    let (peer, account) = start::<Account>().await;
     let aws = by_role(&peer);
     let seen = observed(&aws).await;
     assert_eq!(peer.calls(action), ["/", "DescribeKey", "ListKeyRotations"]);
@@ -478,7 +230,7 @@ async fn a_role_is_taken_once_and_renewed_with_the_newest_token() {
 
 #[tokio::test]
 async fn what_ended_is_not_shown() {
-    let (peer, account) = account().await;
+    let (peer, account) = start::<Account>().await;
     account.lock().unwrap().lasting = Duration::from_secs(2);
     let aws = by_role(&peer);
     let key = observed(&aws).await.active;
@@ -490,8 +242,8 @@ async fn what_ended_is_not_shown() {
 
 #[tokio::test]
 async fn a_file_that_changed_is_read_again() {
-    let (peer, account) = account().await;
-    let aws = by_file(&peer);
+    let (peer, account) = start::<Account>().await;
+    let aws = with_a_file(&peer);
     observed(&aws).await;
     {
         let keys = &mut account.lock().unwrap().keys;
@@ -537,7 +289,7 @@ async fn metadata(account: &Arc<Mutex<Account>>) -> Peer {
 
 #[tokio::test]
 async fn an_instance_and_a_container_have_roles() {
-    let (peer, account) = account().await;
+    let (peer, account) = start::<Account>().await;
     let metadata = metadata(&account).await;
     let token = peer.file("pod-token", "pod.token");
     let (token, origin) = (token.display(), &metadata.origin);

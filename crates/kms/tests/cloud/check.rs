@@ -1,9 +1,9 @@
 //! What holds of each provider, whoever is behind it.
 
-use crate::peer::{Deed, Peer};
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_kms::key::KeyRef;
 use bulla_kms::provider::{Class, Context, Observation, Provider, ProviderError};
+use bulla_testkit::cloud::peer::{Deed, Peer};
 use std::time::Duration;
 
 /// The context of a cluster's key.

@@ -12,7 +12,6 @@ mod azure;
 mod check;
 mod gcp;
 mod moto;
-mod peer;
 
 use bulla_kms::config::{Config, Written};
 

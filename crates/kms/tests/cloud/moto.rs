@@ -1,19 +1,15 @@
 //! AWS KMS as others wrote it: moto, and botocore's own signatures.
 
-use crate::aws::KEY;
 use crate::check::{observed, there_and_back};
-use crate::peer::{Call, Model, Peer, text};
 use bulla_kms::provider::Provider as _;
 use bulla_kms::provider::aws::{Aws, Settings};
+use bulla_testkit::cloud::aws::KEY;
+use bulla_testkit::cloud::peer::{Call, Model, Peer, text};
+use bulla_testkit::moto::Moto;
 use bulla_testkit::{process, skip, tools};
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
-
-/// How long a start may take on a busy machine.
-const START: Duration = Duration::from_secs(60);
+use std::process::Stdio;
 
 fn open(key: &str, origin: &str, ca: Option<&Path>, folder: &Path) -> Aws {
     let credentials = folder.join("credentials");
@@ -36,33 +32,12 @@ fn python(script: &str, arguments: &[&str], input: &[u8]) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
 }
 
-/// Ends with the test.
-struct Moto(Child);
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
 async fn moto_wraps_and_unwraps() {
-    if tools::moto().is_none() {
+    let Some(moto) = Moto::start() else {
         skip!("moto_wraps_and_unwraps", "needs moto of PyPI (BULLA_TEST_MOTO)");
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut server = process::command(tools::moto().unwrap());
-    server.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
-    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _moto = Moto(process::spawn(server));
-    let began = Instant::now();
-    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        assert!(began.elapsed() < START, "moto does not answer");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let origin = format!("http://127.0.0.1:{port}");
+    };
+    let (folder, origin) = (tempfile::tempdir().unwrap(), moto.origin());
     let script = "import boto3, sys\n\
                   kms = boto3.client('kms', endpoint_url=sys.argv[1], region_name='eu-west-1',\n\
                   aws_access_key_id='AKIAONE', aws_secret_access_key='x')\n\

@@ -1,7 +1,7 @@
 //! A service of somebody else, over TLS or beside this machine: it answers what a test's model of it says, hangs, lies, or
 //! is not there.
 
-use bulla_testkit::tls;
+use crate::tls;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -13,6 +13,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::convert::Infallible;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
@@ -21,20 +23,25 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 /// A request that came.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Call {
+    /// Its method.
     pub method: Method,
     /// Path and query.
     pub path: String,
+    /// Its headers.
     pub headers: HeaderMap,
+    /// Its body.
     pub body: Bytes,
 }
 
 impl Call {
+    /// A header, empty if it has none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// The body, if it is JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -47,6 +54,7 @@ impl Call {
     }
 }
 
+/// What a field of a form or query says.
 pub fn percent_decoded(text: &str) -> String {
     let (mut bytes, mut out) = (text.bytes(), Vec::new());
     while let Some(byte) = bytes.next() {
@@ -72,7 +80,7 @@ pub fn text(status: u16, body: &str) -> Response<String> {
 }
 
 /// What a peer does with a call.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum Deed {
     /// Answers as its model says.
     Answers,
@@ -82,6 +90,7 @@ pub enum Deed {
     Says(&'static str, u16, String),
 }
 
+/// What answers.
 pub type Model = Box<dyn Fn(&Call) -> Response<String> + Send + Sync>;
 
 struct Inner {
@@ -92,7 +101,9 @@ struct Inner {
 
 /// A service, until it is dropped.
 pub struct Peer {
+    /// Where it is.
     pub origin: String,
+    /// The file with its certificate.
     pub ca: PathBuf,
     folder: TempDir,
     port: u16,
@@ -134,10 +145,12 @@ impl Peer {
         own
     }
 
-    /// A file with this content, which is gone with the peer.
+    /// A file with this content, which nobody else may read and which is gone with the peer.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
+        // A plugin takes no secret that others may read.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path
     }
 
