@@ -54,15 +54,36 @@ backend_vault() {
     exec "$BULLA_TEST_OPENBAO" server -dev -dev-tls -dev-no-store-token -dev-root-token-id=root \
         -dev-listen-address="127.0.0.1:$port" -dev-tls-cert-dir="$dir" -log-level=error
 }
-# A TPM in software for each of two nodes.
+# A TPM in software for each of two nodes. Making an RSA key in one takes seconds, so all cases have copies of the first ones.
 backend_tpm() {
     for node in 1 2; do
-        mkdir -p "$dir/tpm-$node" "$dir/tpm-$node.state"
-        swtpm socket --tpm2 --tpmstate "dir=$dir/tpm-$node.state" --server "type=unixio,path=$dir/tpm-$node.sock" \
-            --ctrl "type=unixio,path=$dir/tpm-$node.sock.ctrl" --flags not-need-init,startup-clear > /dev/null 2>&1 &
+        first="$dir/../../tpm-$node"
+        if mkdir "$first" 2> /dev/null; then
+            (dir=$first; tpm_made "$node")
+            : > "$first/made"
+        fi
+        until [ -e "$first/made" ]; do sleep 0.05; done
+        cp -R "$first/tpm-$node" "$first/tpm-$node.state" "$dir"
+        tpm_run "$node"
     done
     wait
 }
+tpm_run() {
+    swtpm socket --tpm2 --tpmstate "dir=$dir/tpm-$1.state" --server "type=unixio,path=$dir/tpm-$1.sock" \
+        --ctrl "type=unixio,path=$dir/tpm-$1.sock.ctrl" --flags not-need-init,startup-clear > /dev/null 2>&1 &
+    until [ -e "$dir/tpm-$1.sock" ] && [ -e "$dir/tpm-$1.sock.ctrl" ]; do sleep 0.05; done
+    : > "$dir/tpm-$1.runs"
+}
+tpm_made() {
+    mkdir "$dir/tpm-$1" "$dir/tpm-$1.state"
+    tpm_run "$1"
+    tpm_tool "$1" --slot-index 0 --init-token --label tpm --so-pin 12345678
+    tpm_tool "$1" --token-label tpm --login --login-type so --so-pin 12345678 --init-pin --pin 1234
+    tpm_tool "$1" --token-label tpm --login --pin 1234 --keypairgen --key-type rsa:2048 --usage-decrypt --label node --id 07
+    kill $!
+    wait $! || true
+}
+
 # A cloud that is a process of this test of the program BULLA_TEST_CLOUDS (crates/testkit/src/cloud.rs).
 backend_cloud() {
     TMPDIR="$dir" BULLA_TEST_CLOUD="$dir" exec "$BULLA_TEST_CLOUDS" --exact "$BULLA_TEST_CLOUD_TEST" --nocapture
@@ -105,12 +126,7 @@ setup_age() {
 }
 # The identity of a node, bound to its TPM; this tells its recipient.
 tpm_node() {
-    until [ -e "$dir/tpm-$1.sock" ] && [ -e "$dir/tpm-$1.sock.ctrl" ]; do sleep 0.05; done
-    {
-        tpm_tool "$1" --slot-index 0 --init-token --label tpm --so-pin 12345678
-        tpm_tool "$1" --token-label tpm --login --login-type so --so-pin 12345678 --init-pin --pin 1234
-        tpm_tool "$1" --token-label tpm --login --pin 1234 --keypairgen --key-type rsa:2048 --usage-decrypt --label node --id 07
-    } >&2
+    until [ -e "$dir/tpm-$1.runs" ]; do sleep 0.05; done
     tpm "$1"
     "$bulla" --quiet kms bind -o "$dir/node-$1.bound" --to "$(tpm_uri)"
 }
