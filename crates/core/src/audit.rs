@@ -23,7 +23,7 @@ pub use line::{
 };
 pub use request::{
     Accepted, AuditBlocked, Demanded, Event, Facts, Logged, Method, Outcome, Owed, ParseRequestIdError, REASONS_MAX,
-    RECEIPTS_MAX, Refusal, RequestId, RequestLine, Slot, Written,
+    RECEIPTS_MAX, Refusal, RequestId, RequestLine, Slot, WrapTo, Written,
 };
 pub use text::{Address, LABEL_BYTES_MAX, Label, NameKey, Names, ParseTextError, RESOURCE_BYTES_MAX, ResourceText};
 pub use verify::{Class, Expectations, Finding, Report, Verifier};

@@ -166,6 +166,11 @@ impl Request<'_> {
         })
     }
 
+    /// What the audit log is told of who gets the answer.
+    fn told_wrap_to(&self) -> Option<bulla_core::audit::WrapTo> {
+        self.wrap_to.as_ref().map(|to| to.told(&self.unsealed.names))
+    }
+
     fn machine(&self) -> Machine<'_> {
         Machine { bodies: self.bodies, ..self.node.machine() }
     }
@@ -248,7 +253,8 @@ impl Request<'_> {
             Err(denied) => return Box::pin(self.deny(&denied, demanded, mutation.then_some((key, request)))).await,
         };
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized)
-            .demanding(demanded);
+            .demanding(demanded)
+            .wrapping(self.told_wrap_to());
         let sealing = matches!(action, Action::SealSeal);
         let reserved = if sealing { self.node.parts.sink.reserve_for_seal() } else { self.node.parts.sink.reserve() };
         let logged = match reserved {
@@ -272,7 +278,8 @@ impl Request<'_> {
             tracing::warn!(%error, "policy evaluation failed, which denies");
         }
         let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied)
-            .demanding(demanded);
+            .demanding(demanded)
+            .wrapping(self.told_wrap_to());
         let id = line.id().to_string();
         let message = format!("{} may not {} on {}", denied.subject.name, denied.action, denied.resource);
         let refusal = Refusal::new(Code::Denied, message).hint(format!(

@@ -128,8 +128,10 @@ fn readable(line: &str) -> String {
         value.get("status").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |status| status.to_string());
     let (name, action) = (text("name"), text("action"));
     let mut resource = text("resource").to_owned();
-    if let Some(demanded) = value.get("demanded") {
-        tell("demanded", demanded, &mut resource);
+    for name in ["demanded", "wrap_to"] {
+        if let Some(more) = value.get(name) {
+            tell(name, more, &mut resource);
+        }
     }
     let code = value.get("code").and_then(Value::as_str).map(|code| format!(" {code}")).unwrap_or_default();
     let at = time(number("received_ms"));

@@ -64,14 +64,22 @@ impl Filter {
             Some(Demanded::Resource(resource)) => Some(resource),
             _ => None,
         };
+        let wrap_to = match &line.body {
+            Body::Request(request) => request.wrap_to.as_deref(),
+            _ => None,
+        };
         let bundled = match &line.body {
             Body::Initialised { bundle: Some(bundle), .. } => bundle.principals.as_slice(),
             _ => &[],
         };
         let is_about = |resource: Option<&ResourceText>| resource.is_some_and(|resource| resources.contains(resource));
-        (resources.is_empty() || is_about(resource) || is_about(demanded_resource))
+        (resources.is_empty()
+            || is_about(resource)
+            || is_about(demanded_resource)
+            || is_about(wrap_to.map(|to| &to.resource)))
             && (principals.is_empty()
                 || principal.is_some_and(|principal| principals.contains(&principal))
+                || wrap_to.is_some_and(|to| principals.contains(&to.principal))
                 || bundled.iter().any(|principal| principals.contains(principal)))
             && (actions.is_empty() || action.is_some_and(|text| actions.iter().any(|action| action.as_str() == text)))
     }

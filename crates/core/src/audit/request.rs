@@ -71,6 +71,8 @@ pub enum Method {
     Get,
     /// `PUT`
     Put,
+    /// `PATCH`
+    Patch,
     /// `POST`
     Post,
     /// `DELETE`
@@ -85,6 +87,7 @@ impl Method {
         match text {
             "GET" => Self::Get,
             "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
             "POST" => Self::Post,
             "DELETE" => Self::Delete,
             _ => Self::Other,
@@ -197,6 +200,9 @@ pub struct RequestLine {
     /// Which of many things, where the resource does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub demanded: Option<Box<Demanded>>,
+    /// To whom the answer went, or would have gone, in place of the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrap_to: Option<Box<WrapTo>>,
     /// What was decided; none if it failed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<bool>,
@@ -220,6 +226,16 @@ pub enum Demanded {
     Principal(PrincipalId),
     /// All.
     All,
+}
+
+/// An answer that is encrypted to somebody else, as the content of a wrap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrapTo {
+    /// The wrap that the caller may make of it.
+    pub resource: ResourceText,
+    /// Its one reader.
+    pub principal: PrincipalId,
 }
 
 impl RequestLine {
@@ -325,6 +341,13 @@ impl<Op> Event<Op> {
         self
     }
 
+    /// Tells besides that the answer is somebody else's.
+    #[must_use]
+    pub fn wrapping(mut self, wrap_to: Option<WrapTo>) -> Self {
+        self.line.wrap_to = wrap_to.map(Box::new);
+        self
+    }
+
     /// The request.
     pub fn id(&self) -> RequestId {
         self.line.id
@@ -372,6 +395,13 @@ impl Refusal {
         self
     }
 
+    /// Tells besides that the answer would have been somebody else's.
+    #[must_use]
+    pub fn wrapping(mut self, wrap_to: Option<WrapTo>) -> Self {
+        self.0.wrap_to = wrap_to.map(Box::new);
+        self
+    }
+
     /// The request.
     pub fn id(&self) -> RequestId {
         self.0.id
@@ -408,6 +438,7 @@ fn request_line(
         action: action.map(|action| Label::lossy(action.as_str())),
         resource: resource.map(|resource| names.resource(resource)),
         demanded: None,
+        wrap_to: None,
         allowed: decided.map(|(allowed, _)| allowed),
         reasons: because.iter().take(REASONS_MAX).map(|reason| Label::lossy(reason)).collect(),
         outcome: Outcome::failed(Code::Unknown),

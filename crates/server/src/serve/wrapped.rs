@@ -5,6 +5,7 @@ use crate::node::Node;
 use crate::reply::internal;
 use crate::route::{Endpoint, Matched, Query, ReplyKind};
 use bulla_core::action::{Action, Resource};
+use bulla_core::audit::Names;
 use bulla_core::directory::{Directory, Principal};
 use bulla_core::operation::Refusal;
 use bulla_crypto::digest::sha256;
@@ -66,6 +67,12 @@ impl WrapTo {
         };
         let (endpoint, resource) = (matched.route.endpoint, matched.resource());
         Ok(Some(Self { wrap, to, recipients, endpoint, action, resource }))
+    }
+
+    /// As the audit log tells it.
+    pub fn told(&self, names: &Names) -> bulla_core::audit::WrapTo {
+        let resource = names.resource(&Resource::Wrap(self.wrap));
+        bulla_core::audit::WrapTo { resource, principal: self.to.principal }
     }
 
     /// The answer: what the node says of it, and the age file.

@@ -1,8 +1,10 @@
 //! Stored secrets through the real server: what survives a restart, ends by the sweep, and is told to whom.
 
 use crate::cases::{open_all, parcel};
-use crate::support::{Caller, finish, rows};
+use crate::support::{Caller, finish, lines, rows};
 use bulla_client::{ClientError, MemoryOutput, Outgoing};
+use bulla_core::action::{Action, Resource};
+use bulla_core::audit::{Body, Filter, Line};
 use bulla_crypto::evidence::{Record, Standing};
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{DestroyKv, Kv, KvState, KvVersions, PatchKv, PutKv, PutPolicy, SetKvSettings};
@@ -239,6 +241,17 @@ async fn a_secret_goes_to_somebody_else_unseen() {
     assert_eq!(opened.origin.unwrap().origin.resource, "kv/app/db");
     let bytes = alice.kv_get_to(&path("app/key"), None, to().await).await.unwrap();
     assert_eq!(open_all(&bob, &bytes.slip).await, b"\0\xff");
+
+    // The audit log says whose the answer was, and finds it by either.
+    let reader = bob.resolve("bob").await.unwrap().principal();
+    let (by_wrap, by_reader) =
+        (Filter::default().resource(&Resource::Wrap(made.slip.wrap), []), Filter::default().principal(reader));
+    let told = lines(&world).await.into_iter().filter(|line| by_wrap.matches(line) && by_reader.matches(line));
+    let told: Vec<_> = told.filter(|line| Filter::default().action(Action::KvGet).matches(line)).collect();
+    assert!(
+        matches!(told.as_slice(), [Line { body: Body::Request(request), .. }] if request.wrap_to.is_some()),
+        "{told:?}"
+    );
 
     // Who may not read may not have it read.
     refused(bob.kv_get_to(&at, None, Outgoing::new(vec![bob.resolve("bob").await.unwrap()], 60)).await, Code::Denied);
