@@ -156,8 +156,13 @@ impl Rotation<'_> {
     }
 }
 
+/// The first second that humantime does not write: that of the year 10000.
+const YEAR_10000: f64 = 253_402_300_800.0;
+
+/// A time of the metrics, which are whatever somebody handed over.
 fn second(at: f64) -> String {
-    let at = std::time::Duration::try_from_secs_f64(at.floor()).ok();
+    let at = Some(at.floor()).filter(|at| *at < YEAR_10000);
+    let at = at.and_then(|at| std::time::Duration::try_from_secs_f64(at).ok());
     let at = at.and_then(|at| std::time::UNIX_EPOCH.checked_add(at));
     at.map_or_else(|| "no time".to_owned(), |at| humantime::format_rfc3339_seconds(at).to_string())
 }
@@ -199,6 +204,15 @@ mod tests {
         let findings = rotation.retirable(Retired { old, apiservers: count });
         assert!(findings.iter().all(|finding| finding.hint.is_some() == (finding.verdict != Verdict::Ok)));
         findings.into_iter().filter(|one| one.verdict == Verdict::Fail).map(|one| one.found).collect()
+    }
+
+    #[test]
+    fn any_time_is_written() {
+        assert_eq!(second(1_700_000_000.9), "2023-11-14T22:13:20Z");
+        assert_eq!(second(YEAR_10000 - 1.0), "9999-12-31T23:59:59Z");
+        for at in [YEAR_10000, 7e14, f64::MAX, -1.0] {
+            assert_eq!(second(at), "no time");
+        }
     }
 
     #[test]
