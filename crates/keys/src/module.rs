@@ -2,6 +2,9 @@
 //!
 //! A library is initialised once for the whole process and not unloaded: its state is global by PKCS#11's own rules
 //! (`C_Initialize`), and other holders of keys may be using it.
+//!
+//! Held: a library that hangs keeps nobody waiting who uses another one. Not held: one that hangs while the system's loader runs
+//! its constructors, which loads one library at a time.
 
 use crate::error::{TokenError, tried};
 use crate::uri::{ModuleName, TokenUri};
@@ -10,9 +13,10 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::mechanism::MechanismType;
 use cryptoki::slot::{Slot, TokenInfo};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Where modules lie when only their name is given.
@@ -29,8 +33,43 @@ const FOLDERS: &[&str] = &[
     "/usr/local/lib",
 ];
 
-/// All modules that this process loaded, by the path that was given.
-static LOADED: Mutex<Option<HashMap<PathBuf, Pkcs11>>> = Mutex::new(None);
+/// How many may wait for one module's tokens at once: whoever gave one up that hangs leaves a thread behind, and comes again.
+const WAITING: usize = 8;
+
+/// All modules that this process was asked for, by the path that was given. It is held for a moment alone.
+static MODULES: Mutex<BTreeMap<PathBuf, Arc<Library>>> = Mutex::new(BTreeMap::new());
+
+/// One module of this process.
+#[derive(Default)]
+struct Library {
+    /// Once it was loaded. Held while that is done, which may take for ever.
+    context: Mutex<Option<Pkcs11>>,
+    waiting: AtomicUsize,
+}
+
+impl Library {
+    fn of(path: &Path) -> Arc<Self> {
+        let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(modules.entry(path.to_owned()).or_default())
+    }
+
+    /// A place among those who wait for it, if there is one.
+    fn place(self: Arc<Self>) -> Option<Waiting> {
+        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
+        // It is given back even if it is one too many.
+        let place = Waiting(self);
+        (before < WAITING).then_some(place)
+    }
+}
+
+/// A place among those who wait for a module.
+struct Waiting(Arc<Library>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// What names one token as long as it exists: slots change when it is plugged in again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,8 +112,13 @@ impl Module {
     /// wait for a program that hangs, so it has `limit` for all of it.
     pub fn with_token(uri: &TokenUri, limit: Duration) -> Result<(Self, TokenId), TokenError> {
         let (named, uri) = (path_of(uri)?, uri.clone());
-        let found = within(limit, move || Self::with_token_here(&uri));
         let hangs = || TokenError::TimedOut { who: named.display().to_string(), what: "show its tokens", limit };
+        let place = Library::of(&named).place().ok_or_else(hangs)?;
+        let found = within(limit, move || {
+            let found = Self::with_token_here(&uri);
+            drop(place);
+            found
+        });
         found.unwrap_or_else(|| Err(hangs()))
     }
 
@@ -87,13 +131,13 @@ impl Module {
 
     /// Loads a module, or takes it as it was loaded before.
     fn load(path: PathBuf) -> Result<Self, TokenError> {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let loaded = loaded.get_or_insert_default();
-        if let Some(context) = loaded.get(&path) {
+        let library = Library::of(&path);
+        let mut loaded = library.context.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = loaded.as_ref() {
             return Ok(Self { path, context: context.clone() });
         }
         let context = load(&path).map_err(|cause| TokenError::Module { path: path.clone(), cause })?;
-        loaded.insert(path.clone(), context.clone());
+        *loaded = Some(context.clone());
         Ok(Self { path, context })
     }
 

@@ -103,6 +103,41 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
     now(self::key(&uri, &pin).check()).unwrap();
 }
 
+/// A module that hangs as soon as it is asked for its functions.
+const HANGS: &str = "#include <unistd.h>\nunsigned long C_GetFunctionList(void **list) { *list = 0; for (;;) pause(); }\n";
+
+#[test]
+fn a_module_that_hangs_keeps_no_other_waiting() {
+    const NAME: &str = "a_module_that_hangs_keeps_no_other_waiting";
+    const LIMIT: Duration = Duration::from_millis(300);
+    if tools::find("cc").is_none() {
+        skip!(NAME, "needs a C compiler");
+    }
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let pin = folder.path().join("pin");
+    write_pin(&pin, PIN);
+    let hangs = TokenUri { module: Some(build(folder.path(), HANGS, &[])), ..uri.clone() };
+    let worker = Arc::new(TokenWorker::start(&hangs, Some(pin.clone()), LIMIT).unwrap());
+    let stuck = AesKey::new(worker.clone(), &hangs).unwrap();
+    for _ in 0..2 {
+        let late = now(stuck.check()).unwrap_err();
+        assert!(matches!(late, TokenError::TimedOut { .. }), "{late}");
+    }
+    // One that was loaded before, and one that is loaded only now.
+    now(key(&uri, &pin).check()).unwrap();
+    let other = TokenUri { module: Some(shim(&hsm, folder.path(), "-DMAKES_IV")), ..uri };
+    now(key(&other, &pin).check()).unwrap();
+    // Whoever comes again and again to the one that hangs leaves only so many threads there.
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for _ in 0..24 {
+        let late = Tokens::default().limit(Duration::from_millis(20)).identity(&hangs, &right).map(|_| ()).unwrap_err();
+        assert!(matches!(late, TokenError::TimedOut { .. }), "{late}");
+    }
+    assert!(threads() <= before + 8, "{before} became {}", threads());
+}
+
 /// SoftHSM with rules of other tokens: who encrypts by AES-GCM brings no IV and finds one, as certified ones have it; and a
 /// wrong PIN would be the last.
 const SHIM: &str = r#"
@@ -154,11 +189,16 @@ unsigned long C_GetFunctionList(List **out) {
 
 /// Builds it with one of the rules.
 fn shim(hsm: &SoftHsm, folder: &Path, rule: &str) -> ModuleName {
-    let (source, module) = (folder.join("shim.c"), folder.join("shim.so"));
-    fs::write(&source, SHIM).unwrap();
-    let softhsm = format!("-DSOFTHSM=\"{}\"", hsm.module());
+    build(folder, SHIM, &[rule, &format!("-DSOFTHSM=\"{}\"", hsm.module())])
+}
+
+/// Builds a module of its source.
+fn build(folder: &Path, source: &str, options: &[&str]) -> ModuleName {
+    let name = if options.is_empty() { "module" } else { "shim" };
+    let (file, module) = (folder.join(name).with_extension("c"), folder.join(name).with_extension("so"));
+    fs::write(&file, source).unwrap();
     let mut built = Command::new("cc");
-    built.args(["-shared", "-fPIC", "-D_DEFAULT_SOURCE", rule, &softhsm, "-o"]).arg(&module).arg(&source).arg("-ldl");
+    built.args(["-shared", "-fPIC", "-D_DEFAULT_SOURCE"]).args(options).arg("-o").arg(&module).arg(&file).arg("-ldl");
     let built = built.output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     ModuleName::Path(module)
