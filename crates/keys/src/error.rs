@@ -252,7 +252,7 @@ impl TokenError {
             Self::Unfit { .. } => "make a key with `bulla kms keygen --pkcs11 URI`".into(),
             Self::OtherKey { .. } => "restore the key that was there, or give the new one an id of its own".into(),
             Self::NotAuthentic => "check which key it was encrypted by".into(),
-            Self::RefusedBefore { .. } => "write the right PIN to the file; it is read again".into(),
+            Self::RefusedBefore { .. } => "write the right PIN to the file, which is read again; if it is right by now, start again".into(),
             Self::LastTry { .. } => {
                 "log in once with the right PIN by hand, such as with `pkcs11-tool --login --list-objects`, and check the file".into()
             }

@@ -20,6 +20,7 @@ mod outcome;
 pub mod pin;
 pub mod pinentry;
 pub mod plugin;
+mod refused;
 mod sign;
 mod source;
 mod token;

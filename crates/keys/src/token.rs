@@ -7,6 +7,7 @@
 use crate::error::{TokenError, refused_login, tried};
 use crate::module::{Module, TokenId};
 use crate::pin::PinError;
+use crate::refused::{self, Print};
 use crate::wait::beside;
 use bulla_crypto::secret::SecretBytes;
 use cryptoki::mechanism::MechanismType;
@@ -97,7 +98,11 @@ impl Token {
                 if pin.expose().is_empty() {
                     return Err(PinError::Cancelled.into());
                 }
-                Login::Pin(RawAuthPin::new(Box::new(std::mem::take(pin.expose_mut()))))
+                let print = Print::of(pin.expose());
+                if cautious && refused::is_known(&token.id, print) {
+                    return Err(TokenError::RefusedBefore { token: token.id.label.clone() });
+                }
+                Login::Pin(RawAuthPin::new(Box::new(std::mem::take(pin.expose_mut()))), print)
             }
         };
         wait(&token.way, token.label(), "log in", token.limit, move |connection| {
@@ -191,8 +196,8 @@ pub(crate) enum Login {
     Nothing,
     /// The PIN is typed on the token's reader.
     Keypad,
-    /// With this PIN.
-    Pin(RawAuthPin),
+    /// With this PIN, which is known by its print if it is refused.
+    Pin(RawAuthPin, Print),
     /// The token refused it; nothing is sent any more.
     Refused,
 }
@@ -221,6 +226,11 @@ impl Connection {
     /// From the next session on logs in like this.
     pub fn log_in_with(&mut self, login: Login) {
         self.login = login;
+    }
+
+    /// Whether the token refused this PIN before, whoever sent it.
+    pub fn knows_refused(&self, pin: Print) -> bool {
+        refused::is_known(&self.id, pin)
     }
 
     /// Whether the token refused to log in, so that nothing is sent any more.
@@ -299,7 +309,7 @@ impl Connection {
         if matches!(state, SessionState::RoUser | SessionState::RwUser) {
             return Ok(());
         }
-        if self.cautious && matches!(self.login, Login::Pin(_)) {
+        if self.cautious && matches!(self.login, Login::Pin(..)) {
             let info = self.module.info(self.module.slot_of(&self.id)?)?;
             if info.user_pin_final_try() {
                 return Err(TokenError::LastTry { token: self.id.label.clone() });
@@ -308,10 +318,14 @@ impl Connection {
         let done = match &self.login {
             Login::Nothing => return Ok(()),
             Login::Keypad => session.login(UserType::User, None),
-            Login::Pin(pin) => session.login_with_raw(UserType::User, pin),
+            Login::Pin(pin, _) => session.login_with_raw(UserType::User, pin),
             Login::Refused => return Err(TokenError::NotTriedAgain { token: self.id.label.clone() }),
         };
-        let Err(error) = done else { return Ok(()) };
+        let print = if let Login::Pin(_, print) = &self.login { Some(*print) } else { None };
+        let Err(error) = done else {
+            print.into_iter().for_each(|print| refused::forget(&self.id, print));
+            return Ok(());
+        };
         let last = self.module.slot_of(&self.id).and_then(|slot| self.module.info(slot));
         let last = last.is_ok_and(|info| info.user_pin_final_try());
         let Some(error) = refused_login(error, &self.id.label, last) else { return Ok(()) };
@@ -319,6 +333,7 @@ impl Connection {
         if !(self.cautious && (error.lost_session() || error.is_of_the_device())) {
             // Whatever the reason was, the token may have counted it.
             self.login = Login::Refused;
+            print.into_iter().for_each(|print| refused::remember(&self.id, print));
         }
         Err(error)
     }

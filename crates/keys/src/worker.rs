@@ -4,7 +4,7 @@
 //! module returns, and whoever waited has long given up. There is one thread for each token, and a limit to what waits for
 //! it, so nothing piles up behind a module that never returns. Nothing is loaded, and no PIN is read, before the first job.
 //!
-//! Held: a PIN that the token refused is never sent again, by whatever loop; another one in the file is. The last try
+//! Held: a PIN that the token refused is never sent again by this process, by whatever loop or worker; another one in the file is. The last try
 //! before the token locks is left to people.
 
 use crate::agree::TokenAgreement;
@@ -12,12 +12,11 @@ use crate::error::TokenError;
 use crate::module::Module;
 use crate::object::Keys;
 use crate::pin;
+use crate::refused::Print;
 use crate::token::{Connection, Login, LoginNeeded};
 use crate::tokens::opener_of;
 use crate::uri::TokenUri;
-use bulla_crypto::digest::equal;
 use bulla_crypto::envelope::Decrypter;
-use bulla_crypto::secret::SecretBytes;
 use cryptoki::session::Session;
 use cryptoki::types::RawAuthPin;
 use std::path::PathBuf;
@@ -55,8 +54,6 @@ impl TokenWorker {
             shown: place.to_string(),
             uri: place,
             connection: None,
-            sent: None,
-            refused: None,
         };
         let shown = post.shown.clone();
         let (jobs, inbox) = mpsc::sync_channel::<Job>(WAITING);
@@ -102,7 +99,6 @@ impl TokenWorker {
     pub async fn release(&self) -> Result<(), TokenError> {
         self.job("end the session", |post| {
             post.connection = None;
-            post.sent = None;
             Ok(())
         })
         .await
@@ -159,10 +155,6 @@ struct Post {
     shown: String,
     pin_file: Option<PathBuf>,
     connection: Option<Connection>,
-    /// The PIN of the connection.
-    sent: Option<SecretBytes>,
-    /// What the token refused.
-    refused: Option<SecretBytes>,
 }
 
 impl Post {
@@ -172,17 +164,15 @@ impl Post {
             None => self.connect()?,
         };
         let done = connection.perform(work);
-        if connection.is_refused() {
-            // Whether it was wrong from the start or was changed on the token since.
-            self.refused = self.sent.take().or(self.refused.take());
-        } else if !matches!(done, Err(TokenError::NoToken { .. })) {
+        // A token in its place may have another serial number: it is looked for anew. And where the PIN was refused, whether it
+        // was wrong from the start or was changed on the token since, the file may hold another one.
+        if !connection.is_refused() && !matches!(done, Err(TokenError::NoToken { .. })) {
             self.connection = Some(connection);
         }
-        // A token in its place may have another serial number: it is looked for anew.
         done
     }
 
-    fn connect(&mut self) -> Result<Connection, TokenError> {
+    fn connect(&self) -> Result<Connection, TokenError> {
         let (module, id) = Module::with_token_here(&self.uri)?;
         let mut connection = Connection::new(module, id).cautious();
         let login = match connection.login_needed()? {
@@ -191,12 +181,11 @@ impl Post {
             LoginNeeded::Pin => {
                 let none = || pin::PinError::NoSource { token: connection.label().to_owned() };
                 let pin = pin::read(self.pin_file.as_deref().ok_or_else(none)?)?;
-                if self.refused.as_ref().is_some_and(|refused| equal(refused.expose(), pin.expose())) {
+                let print = Print::of(pin.expose());
+                if connection.knows_refused(print) {
                     return Err(TokenError::RefusedBefore { token: connection.label().to_owned() });
                 }
-                let login = Login::Pin(RawAuthPin::new(Box::new(pin.expose().clone())));
-                self.sent = Some(pin);
-                login
+                Login::Pin(RawAuthPin::new(Box::new(pin.expose().clone())), print)
             }
         };
         connection.log_in_with(login);

@@ -96,10 +96,18 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
     change(LATER, "5555");
     write_pin(&pin, "5555");
     now(key.check()).unwrap();
-    // Another worker, which was refused nothing, would have sent it.
+    // Nor by another worker, though it is the right one, nor by somebody else who is not there.
     drop(key);
     change("5555", LATER);
     write_pin(&pin, LATER);
+    let again = now(self::key(&uri, &pin).check()).unwrap_err();
+    assert!(matches!(again, TokenError::RefusedBefore { .. }), "{again}");
+    let ask = |_: (&str, &str)| Ok(SecretBytes::new(LATER.as_bytes().to_vec()));
+    let again = Tokens::default().cautious().identity(&uri, &ask).map(|_| ()).unwrap_err();
+    assert!(matches!(again, TokenError::RefusedBefore { .. }), "{again}");
+    // A person who knows what he does may; then it is known to be right. The AES key is no identity, for which it is asked.
+    let found = Tokens::default().identity(&uri, &ask).map(|_| ()).unwrap_err();
+    assert!(matches!(found, TokenError::NoKey { .. }), "{found}");
     now(self::key(&uri, &pin).check()).unwrap();
 }
 
