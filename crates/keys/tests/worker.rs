@@ -112,7 +112,8 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
 }
 
 /// A module that hangs as soon as it is asked for its functions.
-const HANGS: &str = "#include <unistd.h>\nunsigned long C_GetFunctionList(void **list) { *list = 0; for (;;) pause(); }\n";
+const HANGS: &str =
+    "#include <unistd.h>\nunsigned long C_GetFunctionList(void **list) { *list = 0; for (;;) pause(); }\n";
 
 #[test]
 fn a_module_that_hangs_keeps_no_other_waiting() {
