@@ -103,7 +103,7 @@ pub struct Plugin {
     publishing: Mutex<()>,
     began: Instant,
     places: Semaphore,
-    flights: Flights<[u8; 32], Result<Decrypted, Refusal>>,
+    flights: Flights<[u8; 32], Decrypted, Refusal>,
     asked: Mutex<Option<Instant>>,
 }
 
@@ -232,7 +232,9 @@ impl Plugin {
         let envelope = Envelope::parse(ciphertext)?;
         let _place = self.place()?;
         let same = sha256(&[&framed(&[key_id.as_str().as_bytes(), ciphertext])]);
-        self.flights.join(same, || self.opened(&key_id, &envelope, until)).await
+        let done = self.flights.join(same, until, || self.opened(&key_id, &envelope, until)).await;
+        let late = || Refusal::new(Class::Unavailable, "another request for the same seed has no answer in time");
+        done.unwrap_or_else(|| Err(late()))
     }
 
     async fn opened(&self, key_id: &KeyId, envelope: &Envelope, until: Instant) -> Result<Decrypted, Refusal> {

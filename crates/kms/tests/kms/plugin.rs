@@ -312,6 +312,29 @@ async fn many_who_ask_for_one_seed_cause_one_call() {
 }
 
 #[tokio::test]
+async fn each_who_asks_for_one_seed_has_its_own_time() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    let made = Arc::new(encrypted(&plugin).await);
+    backend.state().delay = Duration::from_millis(80);
+    let ask = |millis: u64| {
+        let (plugin, made) = (Arc::clone(&plugin), Arc::clone(&made));
+        let until = Instant::now() + Duration::from_millis(millis);
+        tokio::spawn(async move { plugin.decrypt(made.key_id.as_str(), &made.ciphertext, until).await.map(|_| ()) })
+    };
+    // The first has too little time, and who joined it has enough.
+    let (first, second) = (ask(40), ask(2000));
+    assert_eq!(first.await.unwrap().unwrap_err().class, Class::Unavailable);
+    second.await.unwrap().unwrap();
+    // And the other way round: who joined waits no longer than it may.
+    let (first, began) = (ask(2000), Instant::now());
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(ask(20).await.unwrap().unwrap_err().class, Class::Unavailable);
+    assert!(began.elapsed() < Duration::from_millis(75), "{:?}", began.elapsed());
+    first.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn seeds_have_a_size() {
     let backend = Backend::new("a");
     let plugin = ready(ALL, &[&backend]).await;
