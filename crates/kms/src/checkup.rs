@@ -6,7 +6,7 @@ use crate::ask::Answered;
 use crate::finding::Finding;
 use crate::key::KeyId;
 use crate::provider::{Kind, ProviderError};
-use crate::socket::{Access, Place};
+use crate::socket::{Access, Place, writers};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -79,24 +79,26 @@ pub fn folder(above: &[(PathBuf, Owned)]) -> Finding {
     for (path, owned) in above {
         let path = path.display();
         // In a folder with the sticky bit nobody replaces another's entries.
-        if owned.mode & 0o1002 == 0o002 {
-            let found = format!("everybody may write into {path}, and so replace the socket");
-            return Finding::fail(name, found, format!("chmod o-w {path}"));
+        if let Some(who) = writers(owned.mode).filter(|_| owned.mode & 0o1000 == 0) {
+            let (mode, gid) = (owned.mode, owned.gid);
+            let found =
+                format!("{who} may write into {path} (mode {mode:04o}, group {gid}), and so replace the socket");
+            return Finding::fail(name, found, format!("chmod go-w {path}"));
         }
     }
-    match above.first() {
+    match above.first().map(|(path, owned)| (path, owned, writers(owned.mode))) {
         None => Finding::ok(name, "none: the socket has no file"),
-        Some((path, owned)) if owned.mode & 0o1002 == 0o1002 => Finding::fail(
+        Some((path, _, Some(who))) => Finding::fail(
             name,
-            format!("everybody may make files in {}, and so a socket before the plugin does", path.display()),
+            format!("{who} may make files in {}, and so a socket before the plugin does", path.display()),
             "put the socket into a folder of its own, such as /run/bulla-kms",
         ),
-        Some((path, owned)) if owned.mode & 0o005 != 0 => Finding::warn(
+        Some((path, owned, None)) if owned.mode & 0o005 != 0 => Finding::warn(
             name,
             format!("everybody may look into {} (mode {:04o})", path.display(), owned.mode),
             format!("chmod o= {}; RuntimeDirectoryMode=0750 in the systemd unit", path.display()),
         ),
-        Some((path, owned)) => Finding::ok(name, format!("{}, mode {:04o}", path.display(), owned.mode)),
+        Some((path, owned, None)) => Finding::ok(name, format!("{}, mode {:04o}", path.display(), owned.mode)),
     }
 }
 

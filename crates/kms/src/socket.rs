@@ -141,15 +141,27 @@ pub fn bind(place: &Place, access: &Access) -> io::Result<Bound> {
     }
 }
 
+/// Who else may write into a folder of this mode, if anybody may: pure, over what the file system says of it. Whoever may has
+/// the socket replaced by one of his own, and is handed new seeds in clear. A group may look into it: its members are those who
+/// are to connect, and the socket's own mode decides.
+pub const fn writers(mode: u32) -> Option<&'static str> {
+    if mode & 0o002 != 0 {
+        Some("everybody")
+    } else if mode & 0o020 != 0 {
+        Some("its group")
+    } else {
+        None
+    }
+}
+
 /// Refuses a folder in which others could put a socket of their own in the place of ours.
 fn private(folder: &Path) -> io::Result<()> {
-    const OTHERS: u32 = 0o002;
     let found = fs::metadata(folder).map_err(|error| {
         let text = format!("the folder {} of the socket: {error}; make it, with mode 0750", folder.display());
         io::Error::new(error.kind(), text)
     })?;
-    if found.mode() & OTHERS != 0 {
-        let text = format!("everybody may write into {}, and so replace the socket; chmod o-w it", folder.display());
+    if let Some(who) = writers(found.mode()) {
+        let text = format!("{who} may write into {0}, and so replace the socket; chmod go-w {0}", folder.display());
         return Err(refused(text));
     }
     Ok(())
@@ -209,11 +221,21 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_everybody_writes_into_is_refused() {
+    fn a_folder_that_others_write_into_is_refused() {
         let (folder, path) = folder();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-        let error = bind(&Place::Path(path), &access()).unwrap_err();
-        assert!(error.to_string().contains("chmod o-w"), "{error}");
+        let bound = |mode| {
+            fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            bind(&Place::Path(path.clone()), &access())
+        };
+        for (mode, who) in [(0o777, "everybody"), (0o1777, "everybody"), (0o770, "its group"), (0o2775, "its group")] {
+            let error = bound(mode).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(error.to_string().contains(who) && error.to_string().contains("chmod go-w"), "{error}");
+        }
+        // As systemd's RuntimeDirectoryMode= and tmpfiles.d make it.
+        for mode in [0o700, 0o750, 0o2750, 0o755] {
+            drop(bound(mode).unwrap());
+        }
         let error = bind(&Place::Path("/nowhere/kms.sock".into()), &access()).unwrap_err();
         assert!(error.to_string().contains("/nowhere"), "{error}");
     }

@@ -36,7 +36,10 @@ fn folders_that_others_write_into() {
     for (modes, wanted) in [
         (&[][..], Fine),
         (&[0o750, 0o755, 0o755], Fine),
-        (&[0o2770, 0o755], Fine),
+        (&[0o2750, 0o755], Fine),
+        (&[0o2770, 0o755], Fail),
+        (&[0o750, 0o775], Fail),
+        (&[0o1770, 0o755], Fail),
         (&[0o755, 0o755], Warn),
         (&[0o777, 0o755], Fail),
         (&[0o750, 0o777], Fail),
