@@ -225,6 +225,15 @@ impl Client {
         memories.iter().try_for_each(|memory| memory.flush())
     }
 
+    /// Reads the file of authorities ([`Builder::ca_file`]) again, for whoever runs long enough to see it change. What was learnt
+    /// of the cluster stays. Blocks.
+    ///
+    /// # Errors
+    /// [`ClientError`] for the file; the authorities that were read before stay then.
+    pub fn read_authorities_again(&self) -> Result<(), ClientError> {
+        self.0.transport.read_again()
+    }
+
     pub(crate) fn key(&self) -> Result<&Arc<dyn Key>, ClientError> {
         self.0.identity.as_ref().ok_or(ClientError::NoIdentity)
     }

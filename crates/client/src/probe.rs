@@ -166,7 +166,7 @@ impl Client {
         };
         let late = |what: &str| failed(format!("{what} took more than {} s", PATIENCE.as_secs()));
         let (peer, stream) = tokio::time::timeout(PATIENCE, connected).await.map_err(|_| late("the connection"))??;
-        let agreed = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
+        let agreed = TlsConnector::from(tls).connect(name, stream);
         let agreed = tokio::time::timeout(PATIENCE, agreed).await.map_err(|_| late("the TLS handshake"))?;
         let agreed =
             agreed.map_err(|error| failed(format!("connected to {peer}, but TLS failed: {}", causes(&error))))?;

@@ -22,7 +22,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use upload::UploadBody;
@@ -125,14 +125,15 @@ pub(crate) struct Transport {
 }
 
 enum Way {
-    Https { clients: Box<Clients>, authority: String, tls: Arc<ClientConfig> },
+    Https { authority: String, authorities: Authorities, open: RwLock<Arc<Connections>> },
     Unix(PathBuf),
 }
 
 type Pool = Client<HttpsConnector<HttpConnector>, UploadBody>;
 
-/// Connections by what goes over them.
-pub(crate) struct Clients {
+/// Connections by what goes over them, and how TLS is spoken there.
+pub(crate) struct Connections {
+    tls: Arc<ClientConfig>,
     /// HTTP/1.1: of one exchange after the other, HTTP/2 saves neither side anything, and costs both a tenth of the
     /// work of a small request.
     small: Pool,
@@ -140,7 +141,20 @@ pub(crate) struct Clients {
     large: Pool,
 }
 
-impl Clients {
+impl Connections {
+    fn new(authorities: &Authorities) -> Result<Self, ClientError> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let tls = tls::configuration(authorities)?;
+        let builder = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_only().enable_http1();
+        let pool = |connector| Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
+        let small = pool(builder().wrap_connector(http.clone()));
+        let large = pool(builder().enable_http2().wrap_connector(http));
+        Ok(Self { small, large, tls: tls.into() })
+    }
+
     fn of(&self, body: &Upload) -> &Pool {
         if body.bytes() > SMALL_BODY_BYTES { &self.large } else { &self.small }
     }
@@ -151,40 +165,37 @@ impl Transport {
         let way = match address {
             Address::Unix(path) => Way::Unix(path.clone()),
             Address::Https(authority) => {
-                let mut http = HttpConnector::new();
-                http.enforce_http(false);
-                http.set_nodelay(true);
-                http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-                let tls = tls::configuration(authorities)?;
-                let builder = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_only().enable_http1();
-                let pool =
-                    |connector| Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
-                let small = pool(builder().wrap_connector(http.clone()));
-                let large = pool(builder().enable_http2().wrap_connector(http));
-                Way::Https {
-                    clients: Box::new(Clients { small, large }),
-                    authority: authority.clone(),
-                    tls: tls.into(),
-                }
+                let open = RwLock::new(Arc::new(Connections::new(&authorities)?));
+                Way::Https { authority: authority.clone(), authorities, open }
             }
         };
         Ok(Self { way, watch })
     }
 
     /// Where connections go and how TLS is spoken there; none on the local socket.
-    pub(crate) fn tls(&self) -> Option<(&str, &Arc<ClientConfig>)> {
+    pub(crate) fn tls(&self) -> Option<(&str, Arc<ClientConfig>)> {
         match &self.way {
-            Way::Https { clients: _, authority, tls } => Some((authority, tls)),
+            Way::Https { authority, open, .. } => Some((authority, Arc::clone(&opened(open).tls))),
             Way::Unix(_) => None,
         }
+    }
+
+    /// Reads the file of authorities again, and makes new connections by it. If it cannot be read, the ones before stay.
+    pub(crate) fn read_again(&self) -> Result<(), ClientError> {
+        if let Way::Https { authorities, open, .. } = &self.way {
+            let made = Arc::new(Connections::new(authorities)?);
+            *open.write().unwrap_or_else(PoisonError::into_inner) = made;
+        }
+        Ok(())
     }
 
     /// Sends a request and reads the whole answer.
     pub(crate) async fn exchange(&self, sent: Sent<'_>) -> Result<Received, ExchangeError> {
         let limit = sent.limit;
         let response = match &self.way {
-            Way::Https { clients, authority, tls: _ } => {
-                let pool = clients.of(&sent.body);
+            Way::Https { authority, open, .. } => {
+                let connections = opened(open);
+                let pool = connections.of(&sent.body);
                 let request = request(sent, Some(authority), &self.watch)?;
                 pool.request(request)
                     .await
@@ -216,6 +227,10 @@ impl Transport {
         })?;
         Ok(Received { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
     }
+}
+
+fn opened(open: &RwLock<Arc<Connections>>) -> Arc<Connections> {
+    Arc::clone(&open.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn request(sent: Sent<'_>, authority: Option<&str>, watch: &Watch) -> Result<Request<UploadBody>, ExchangeError> {
@@ -253,6 +268,30 @@ pub fn causes(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn authorities_are_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let write = || {
+            let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+            std::fs::write(&path, made.cert.pem()).unwrap();
+        };
+        let address = "https://localhost:1".parse().unwrap();
+        let new = || Transport::new(&address, Authorities::File(path.clone()), Watch::default());
+        assert!(new().is_err());
+        write();
+        let transport = new().unwrap();
+        let tls = || transport.tls().unwrap().1;
+        let first = tls();
+        write();
+        transport.read_again().unwrap();
+        let second = tls();
+        assert!(!Arc::ptr_eq(&first, &second));
+        std::fs::write(&path, "").unwrap();
+        assert!(transport.read_again().is_err());
+        assert!(Arc::ptr_eq(&second, &tls()), "those before stay");
+    }
 
     #[test]
     fn addresses() {

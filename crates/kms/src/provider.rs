@@ -9,6 +9,7 @@ pub mod aws;
 pub mod azure;
 pub mod bulla;
 mod cloud;
+mod files;
 pub mod gcp;
 pub mod http;
 #[doc(hidden)]
@@ -34,6 +35,12 @@ pub trait Provider: Send + Sync {
 
     /// Largest size in bytes of what [`Provider::wrap`] makes.
     fn max_wrapped_bytes(&self) -> usize;
+
+    /// Opens what lies on this node, such as files with authorities and identities, if it is not open yet or has changed, and
+    /// asks nobody. Whoever observes does so too: this is for whoever asks whether a configuration can be used.
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Looks at the key: which versions there are, and which one new keys are to be wrapped by. Renews and obtains
     /// credentials where that is due, opens again what was lost, and so heals what can be healed.

@@ -26,7 +26,7 @@ pub(crate) enum Authorities {
     File(PathBuf),
 }
 
-pub(super) fn configuration(authorities: Authorities) -> Result<ClientConfig, ClientError> {
+pub(super) fn configuration(authorities: &Authorities) -> Result<ClientConfig, ClientError> {
     let provider =
         Arc::new(CryptoProvider { kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519], ..default_provider() });
     let refused = |error: Error| {
@@ -40,7 +40,7 @@ pub(super) fn configuration(authorities: Authorities) -> Result<ClientConfig, Cl
         Authorities::File(path) => {
             let failed = |cause| ClientError::io("cannot read certificates from", path.clone(), cause);
             let mut roots = RootCertStore::empty();
-            let certificates = CertificateDer::pem_file_iter(&path).map_err(|error| failed(io::Error::other(error)))?;
+            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(io::Error::other(error)))?;
             for certificate in certificates {
                 let certificate = certificate.map_err(|error| failed(io::Error::other(error)))?;
                 roots.add(certificate).map_err(|error| failed(io::Error::other(error)))?;
@@ -98,10 +98,10 @@ mod tests {
 
     #[test]
     fn hybrid_first_and_nothing_below_tls_13() {
-        let configuration = configuration(Authorities::None).unwrap();
+        let configuration = configuration(&Authorities::None).unwrap();
         let groups: Vec<_> = configuration.crypto_provider().kx_groups.iter().map(|group| group.name()).collect();
         assert_eq!(groups, [rustls::NamedGroup::X25519MLKEM768, rustls::NamedGroup::X25519]);
         let missing = Authorities::File("/nonexistent/ca.pem".into());
-        assert!(super::configuration(missing).is_err());
+        assert!(super::configuration(&missing).is_err());
     }
 }

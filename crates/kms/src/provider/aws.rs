@@ -119,7 +119,7 @@ impl Aws {
         let (key, ca) = (settings.key.clone(), settings.ca.as_deref());
         let origin = settings.endpoint.clone().map_or_else(|| key.origin("kms"), Ok)?;
         let keys = Keys::open(&settings.credentials, ca, key.origin("sts"))?;
-        Ok(Self { http: Http::new(origin, ca, None)?, credentials: Credentials::new(keys), key })
+        Ok(Self { http: Http::new(origin, ca, None), credentials: Credentials::new(keys), key })
     }
 
     /// Makes a call, again with new credentials if those that were kept are refused.
@@ -311,8 +311,13 @@ impl Provider for Aws {
         MAX_WRAPPED_BYTES
     }
 
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(async move { self.http.renewed().await.map(|_| ()) })
+    }
+
     fn observe(&self) -> Answer<'_, Observation> {
         Box::pin(async move {
+            self.http.renewed().await?;
             let credential_ends = self.credentials.renewed().await?.ends;
             let (active, readable) = self.look().await?;
             Ok(Observation { active, readable, older_wraps: false, credential_ends })

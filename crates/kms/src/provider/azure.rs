@@ -151,7 +151,7 @@ impl Azure {
         let (key, ca) = (settings.key.clone(), settings.ca.as_deref());
         let audience = settings.audience.clone().map_or_else(|| key.audience(), Ok)?;
         let tokens = Tokens::open(&settings.credentials, &audience, ca)?;
-        let api = Api::new(Http::new(key.origin.clone(), ca, None)?, tokens);
+        let api = Api::new(Http::new(key.origin.clone(), ca, None), tokens);
         Ok(Self { backend: key.backend(), bits: settings.bits, key, api, seen: Mutex::default() })
     }
 
@@ -341,6 +341,10 @@ impl Provider for Azure {
 
     fn max_wrapped_bytes(&self) -> usize {
         usize::from(self.bits.0 / 8)
+    }
+
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(async move { self.api.http.renewed().await.map(|_| ()) })
     }
 
     fn observe(&self) -> Answer<'_, Observation> {

@@ -91,7 +91,7 @@ impl Gcp {
         let own = || ENDPOINT.parse().map_err(|text: &str| ProviderError::new(Class::Config, text));
         let endpoint = settings.endpoint.clone().map_or_else(own, Ok)?;
         let tokens = Tokens::open(&settings.credentials, ca)?;
-        Ok(Self { key: settings.key.0.clone(), api: Api::new(Http::new(endpoint, ca, None)?, tokens) })
+        Ok(Self { key: settings.key.0.clone(), api: Api::new(Http::new(endpoint, ca, None), tokens) })
     }
 
     fn origin(&self) -> &Origin {
@@ -224,6 +224,10 @@ impl Provider for Gcp {
 
     fn max_wrapped_bytes(&self) -> usize {
         MAX_WRAPPED_BYTES
+    }
+
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(async move { self.api.http.renewed().await.map(|_| ()) })
     }
 
     fn observe(&self) -> Answer<'_, Observation> {

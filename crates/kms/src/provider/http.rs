@@ -1,8 +1,12 @@
 //! HTTPS to a backend: one request and its answer, in memory that is wiped.
 //!
 //! Threat: what answers may be anybody on the way. Certificates are always judged, an answer has a limit, no redirect is
-//! followed, and errors repeat nothing of a body. How long it may take, the caller says by dropping the call.
+//! followed, and errors repeat nothing of a body. How long it may take, the caller says by dropping the call. Files of
+//! authorities and certificates may come later than the process, and change.
 
+mod papers;
+
+use super::files::Reader;
 use super::{Class, ProviderError};
 use bulla_client::causes;
 use bulla_crypto::secret::SecretBytes;
@@ -15,14 +19,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use papers::{Known, Papers};
+use rustls::ClientConfig;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Largest answer in bytes: a description of a key with some hundred versions, and far more than any wrapped key.
@@ -107,23 +110,13 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A certificate that is shown to the backend, and its key.
+/// A certificate that is shown to the backend, and its key: PEM files.
+#[derive(Debug, Clone)]
 pub struct Shown {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
-
-impl Shown {
-    /// Reads both from PEM files.
-    ///
-    /// # Errors
-    /// [`Class::Config`], with the file.
-    pub fn read(certificate: &Path, key: &Path) -> Result<Self, ProviderError> {
-        Ok(Self {
-            chain: certificates(certificate)?,
-            key: PrivateKeyDer::from_pem_file(key).map_err(|error| unfit(key, &error))?,
-        })
-    }
+    /// The certificate, and those between it and the authority.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// An answer.
@@ -136,41 +129,89 @@ pub struct Reply {
     pub body: SecretBytes,
 }
 
-/// The way to one backend. Connections are kept.
+/// The way to one backend. Connections are kept, until what they rely on changes.
 pub struct Http {
     origin: Origin,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    papers: Papers,
+    reader: Reader,
+    made: Mutex<Option<Made>>,
+    /// Why the files are not read now, so that the log has it once.
+    said: Mutex<Option<ProviderError>>,
+}
+
+type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A way by the files as they were.
+#[derive(Clone)]
+struct Made {
+    known: Known,
+    client: Connections,
 }
 
 impl Http {
-    /// Makes ready to call `origin`, whose certificate is judged by the authorities in `ca`, or by those of the system.
+    /// The way to `origin`, whose certificate is judged by the authorities in the file `ca`, or by those of the system. No
+    /// file is read yet.
+    pub fn new(origin: Origin, ca: Option<&Path>, shown: Option<Shown>) -> Self {
+        let papers = Papers { ca: ca.map(Path::to_owned), shown };
+        Self { origin, papers, reader: Reader::default(), made: Mutex::default(), said: Mutex::default() }
+    }
+
+    /// Reads the files now, on this thread: for a command that is to say at once what is wrong with them.
+    ///
+    /// # Errors
+    /// [`Class::Config`], with the file.
+    pub fn read(&self) -> Result<(), ProviderError> {
+        self.take(self.papers.read(&self.origin, None)?);
+        Ok(())
+    }
+
+    /// Reads the files again, for whoever observes, and tells them from others. While one cannot be read, those that were
+    /// read before are used.
     ///
     /// # Errors
     /// [`Class::Config`] if there are no authorities, or the key does not fit the certificate.
-    pub fn new(origin: Origin, ca: Option<&Path>, shown: Option<Shown>) -> Result<Self, ProviderError> {
-        let config = |error: rustls::Error| ProviderError::new(Class::Config, format!("cannot set up TLS: {error}"));
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(config)?
-            .with_root_certificates(authorities(&origin, ca)?);
-        let tls = match shown {
-            None => tls.with_no_client_auth(),
-            Some(Shown { chain, key }) => tls.with_client_auth_cert(chain, key).map_err(config)?,
-        };
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(CONNECT));
-        tcp.set_keepalive(Some(DEAD));
-        tcp.set_keepalive_interval(Some(DEAD));
-        tcp.set_keepalive_retries(Some(2));
-        tcp.set_tcp_user_timeout(Some(DEAD));
-        tcp.enforce_http(false);
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_MAX)
-            .build(connector);
-        Ok(Self { origin, client })
+    pub async fn renewed(&self) -> Result<[u8; 32], ProviderError> {
+        let known = self.made().map(|made| made.known);
+        let (papers, origin) = (self.papers.clone(), self.origin.clone());
+        let read = self.reader.read(move || papers.read(&origin, known)).await;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        match (read, known) {
+            (Ok(read), _) => {
+                *said = None;
+                Ok(self.take(read))
+            }
+            (Err(error), Some(known)) => {
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "the files as they were before are used");
+                }
+                *said = Some(error);
+                Ok(known.digest)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn take(&self, (known, tls): (Known, Option<ClientConfig>)) -> [u8; 32] {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match (tls, made.as_mut()) {
+            (Some(tls), _) => *made = Some(Made { known, client: connections(tls) }),
+            (None, Some(made)) => made.known = known,
+            (None, None) => {}
+        }
+        known.digest
+    }
+
+    fn made(&self) -> Option<Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The connections by the files as they were read last.
+    async fn connections(&self) -> Result<Connections, ProviderError> {
+        if self.made().is_none() {
+            self.renewed().await?;
+        }
+        let none = || ProviderError::new(Class::Config, format!("there is no way to {}", self.origin));
+        self.made().map(|made| made.client).ok_or_else(none)
     }
 
     /// Where it leads.
@@ -181,7 +222,8 @@ impl Http {
     /// Sends a request to `path`, which begins with a slash, and reads the answer, whatever its status.
     ///
     /// # Errors
-    /// [`Class::Unavailable`] if nothing answers; [`Class::Protocol`] for an answer that is too large.
+    /// [`Class::Unavailable`] if nothing answers; [`Class::Protocol`] for an answer that is too large; as those of
+    /// [`Http::renewed`] if no file was read yet.
     pub async fn call(
         &self,
         request: http::request::Builder,
@@ -215,7 +257,7 @@ impl Http {
             .map_err(|error| {
                 ProviderError::new(Class::Config, format!("no request to {} can be made: {error}", self.origin))
             })?;
-        let answer = self.client.request(request).await.map_err(|error| unavailable(&error))?;
+        let answer = self.connections().await?.request(request).await.map_err(|error| unavailable(&error))?;
         let (head, body) = answer.into_parts();
         let Some(body) = collect(body, limit).await.map_err(|error| unavailable(&error))? else {
             let text = format!("{} answers with more than {limit} bytes", self.origin);
@@ -255,36 +297,17 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Option<SecretBytes>
     Ok(Some(whole))
 }
 
-/// Who may have signed the backend's certificate.
-fn authorities(origin: &Origin, ca: Option<&Path>) -> Result<RootCertStore, ProviderError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| unfit(path, &error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() && !origin.is_plain() {
-        let text = format!(
-            "there is no authority to judge the certificate of {origin} by: install the package ca-certificates, or name \
-             them with ca"
-        );
-        return Err(ProviderError::new(Class::Config, text));
-    }
-    Ok(roots)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ProviderError> {
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| unfit(path, &error))?;
-    read.collect::<Result<_, _>>().map_err(|error| unfit(path, &error))
-}
-
-fn unfit(path: &Path, error: &dyn fmt::Display) -> ProviderError {
-    ProviderError::new(Class::Config, format!("cannot use {}: {error}", path.display()))
+fn connections(tls: ClientConfig) -> Connections {
+    let mut tcp = HttpConnector::new();
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(DEAD));
+    tcp.set_keepalive_interval(Some(DEAD));
+    tcp.set_keepalive_retries(Some(2));
+    tcp.set_tcp_user_timeout(Some(DEAD));
+    tcp.enforce_http(false);
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_max_idle_per_host(IDLE_MAX).build(connector)
 }
 
 #[cfg(test)]

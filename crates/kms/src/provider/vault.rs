@@ -11,7 +11,6 @@
 #[doc(hidden)]
 pub mod answer;
 mod api;
-mod files;
 mod login;
 mod session;
 mod settings;
@@ -67,7 +66,7 @@ impl Vault {
     /// Makes ready; nothing is sent.
     ///
     /// # Errors
-    /// [`Class::Config`] if the authorities cannot be used.
+    /// [`Class::Config`] for a namespace that is none.
     pub fn open(settings: &Settings) -> Result<Self, ProviderError> {
         let (mount, key) = (&settings.mount, &settings.key);
         let namespace = settings.namespace.as_ref().map_or_else(String::new, |path| format!("{path}/"));
@@ -128,13 +127,13 @@ impl Vault {
     /// Looks at the key as whoever observes: with a token that is kept, and once more if it was none any more.
     async fn looked(&self) -> Result<(KeyState, Arc<Token>), ProviderError> {
         let token = self.session.kept().await?;
-        match self.look(&self.session.api()?, &token).await {
+        match self.look(self.session.api(), &token).await {
             Err(error) if error.class == Class::Denied => {
                 let other = self.session.kept().await?;
                 if other.is(&token) {
                     return Err(error);
                 }
-                Ok((self.look(&self.session.api()?, &other).await?, other))
+                Ok((self.look(self.session.api(), &other).await?, other))
             }
             state => Ok((state?, token)),
         }
@@ -142,7 +141,8 @@ impl Vault {
 
     async fn observed(&self) -> Result<Observation, ProviderError> {
         // Files that changed are read before the first request by them.
-        let backend = self.asked_backend(&self.session.renewed_api()?).await?;
+        self.session.api().http.renewed().await?;
+        let backend = self.asked_backend(self.session.api()).await?;
         let (state, token) = self.looked().await?;
         if let Some(unfit) = state.unfit {
             return Err(ProviderError::new(unfit.class, format!("{}: {}", self.place, unfit.text)));
@@ -172,21 +172,21 @@ impl Vault {
     }
 
     async fn wrapped(&self, key: &KeyRef, plain: &SecretKey, context: &Context) -> Result<Vec<u8>, ProviderError> {
-        let api = self.session.api()?;
-        let version = self.version(key, &api).await?;
+        let api = self.session.api();
+        let version = self.version(key, api).await?;
         let token = self.session.token().await?;
         if token.may_create != Some(false) {
-            self.look(&api, &token).await?;
+            self.look(api, &token).await?;
         }
         let text = SecretBytes::new(base64(plain.expose()).into_bytes());
         let plaintext = std::str::from_utf8(text.expose()).unwrap_or_default();
         let body = Encrypt { plaintext, key_version: version, associated_data: &base64(context.bytes()) };
         let reply = api.send(Call::post(&self.encrypt, Some(&token.header), &body, plaintext.len())?).await?;
         if reply.status != StatusCode::OK {
-            return Err(self.explained(reply.status, key, version, Doing::Encrypting, &token, &api).await);
+            return Err(self.explained(reply.status, key, version, Doing::Encrypting, &token, api).await);
         }
         let wrapped = answer::wrapped(&reply.body, version)?;
-        match difference(&self.look(&api, &token).await?, key, version, Doing::Encrypting) {
+        match difference(&self.look(api, &token).await?, key, version, Doing::Encrypting) {
             Some(error) => Err(error),
             None => Ok(wrapped),
         }
@@ -196,8 +196,8 @@ impl Vault {
         if wrapped.is_empty() || wrapped.len() > MAX_WRAPPED_BYTES {
             return Err(ProviderError::new(Class::Corrupt, "what is to be decrypted was not made by a key of Vault"));
         }
-        let api = self.session.api()?;
-        let version = self.version(key, &api).await?;
+        let api = self.session.api();
+        let version = self.version(key, api).await?;
         let token = self.session.token().await?;
         let body =
             Decrypt { ciphertext: &answer::ciphertext(wrapped, version), associated_data: &base64(context.bytes()) };
@@ -205,7 +205,7 @@ impl Vault {
         if reply.status == StatusCode::OK {
             return answer::plain(&reply.body);
         }
-        Err(self.explained(reply.status, key, version, Doing::Decrypting, &token, &api).await)
+        Err(self.explained(reply.status, key, version, Doing::Decrypting, &token, api).await)
     }
 
     /// Why something was refused. Of a request that is not taken, Vault says why in words alone; the key tells it better.
@@ -269,6 +269,10 @@ impl Provider for Vault {
 
     fn max_wrapped_bytes(&self) -> usize {
         MAX_WRAPPED_BYTES
+    }
+
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(async move { self.session.api().http.renewed().await.map(|_| ()) })
     }
 
     fn observe(&self) -> Answer<'_, Observation> {

@@ -1,6 +1,6 @@
 //! A server that hangs, is gone, is sealed, or has enough.
 
-use super::{active, fails, file, provider, server, unwrap, with_token, wrap};
+use super::{active, fails, file, provider, provider_with, server, unwrap, with_token, wrap};
 use bulla_kms::provider::{Class, Provider as _};
 use bulla_testkit::openbao::OpenBao;
 use rustix::process::Signal;
@@ -25,6 +25,38 @@ async fn a_server_that_hangs_is_given_up_and_comes_back() {
     bao.signal(Signal::CONT);
     tokio::time::timeout(Duration::from_secs(5), unwrap(&vault, &key, &wrapped)).await.unwrap().unwrap();
     assert_eq!(active(&vault).await, key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_come_later_and_change() {
+    let bao = server!("authorities_come_later_and_change");
+    let ca = bao.folder().join("authorities.pem");
+    let auth = json!({"token": {"file": file(&bao, "root", bao.root())}});
+    let vault = provider_with(&bao, auth, |settings| settings["ca"] = json!(ca));
+    assert!(fails(vault.observe().await, Class::Config).contains("authorities.pem"));
+    fails(vault.prepare().await, Class::Config);
+    // One that did not sign the server's certificate.
+    let (other, _) = bulla_testkit::tls::of_this_machine();
+    std::fs::write(&ca, &other).unwrap();
+    vault.prepare().await.unwrap();
+    assert!(fails(vault.observe().await, Class::Unavailable).contains(&bao.address()));
+    std::fs::copy(bao.ca(), &ca).unwrap();
+    let key = active(&vault).await;
+    let wrapped = wrap(&vault, &key).await.unwrap();
+    // What cannot be used takes the place of nothing.
+    for broken in ["", "-----BEGIN CERTIFICATE-----\n"] {
+        std::fs::write(&ca, broken).unwrap();
+        assert_eq!(active(&vault).await, key);
+    }
+    std::fs::remove_file(&ca).unwrap();
+    assert_eq!(active(&vault).await, key);
+    // Who is trusted no more is asked nothing more, by connections of before either.
+    std::fs::write(&ca, &other).unwrap();
+    fails(vault.observe().await, Class::Unavailable);
+    fails(unwrap(&vault, &key, &wrapped).await, Class::Unavailable);
+    std::fs::copy(bao.ca(), &ca).unwrap();
+    assert_eq!(active(&vault).await, key);
+    unwrap(&vault, &key, &wrapped).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

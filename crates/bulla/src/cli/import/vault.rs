@@ -128,7 +128,8 @@ impl Vault {
         token.set_sensitive(true);
         let namespace = namespace.map(HeaderValue::from_str).transpose();
         let namespace = namespace.map_err(|_| Failure::usage("the namespace has characters that no namespace has"))?;
-        let http = Http::new(address.clone(), ca, None)
+        let http = Http::new(address.clone(), ca, None);
+        http.read()
             .map_err(|error| Failure::new(Exit::Failed, error.text).hint("--ca names a PEM file of certificates"))?;
         Ok(Self { address, token, namespace, http })
     }

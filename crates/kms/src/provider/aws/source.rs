@@ -108,14 +108,14 @@ impl Keys {
             Source::File { path, profile } => Self::File { path, profile, seen: Mutex::new(None) },
             Source::WebIdentity { role, token_file, session, endpoint } => {
                 let origin = endpoint.map_or(sts, Ok)?;
-                Self::WebIdentity { http: Http::new(origin, ca, None)?, role, token_file, session }
+                Self::WebIdentity { http: Http::new(origin, ca, None), role, token_file, session }
             }
             Source::Instance { endpoint } => {
                 let own = || Origin::link_local(INSTANCE).map_err(|text| ProviderError::new(Class::Config, text));
-                Self::Instance { http: Http::new(endpoint.map_or_else(own, Ok)?, ca, None)? }
+                Self::Instance { http: Http::new(endpoint.map_or_else(own, Ok)?, ca, None) }
             }
             Source::Container { uri, token_file } => {
-                Self::Container { http: Http::new(uri.origin, ca, None)?, path: uri.path, token_file }
+                Self::Container { http: Http::new(uri.origin, ca, None), path: uri.path, token_file }
             }
         })
     }
@@ -126,6 +126,9 @@ impl Issuer for Keys {
 
     fn issue(&self) -> Answer<'_, Issued<AccessKey>> {
         Box::pin(async move {
+            if let Self::WebIdentity { http, .. } | Self::Instance { http } | Self::Container { http, .. } = self {
+                http.renewed().await?;
+            }
             match self {
                 Self::File { path, profile, seen } => {
                     let now = stamp(path);

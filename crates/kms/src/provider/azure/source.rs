@@ -138,7 +138,7 @@ impl Tokens {
             .parse(),
         };
         let authority = authority.map_or_else(own, Ok).map_err(|text| ProviderError::new(Class::Config, text))?;
-        Ok(Self { http: Http::new(authority, ca, None)?, audience: audience.clone(), from })
+        Ok(Self { http: Http::new(authority, ca, None), audience: audience.clone(), from })
     }
 
     async fn of_application(&self, tenant: &str, client: &str, proof: &Proof) -> Result<Issued<Text>, ProviderError> {
@@ -180,6 +180,7 @@ impl Issuer for Tokens {
 
     fn issue(&self) -> Answer<'_, Issued<Text>> {
         Box::pin(async move {
+            self.http.renewed().await?;
             match &self.from {
                 Asker::Application { tenant, client, proof } => self.of_application(tenant, client, proof).await,
                 Asker::Machine { client } => self.of_machine(client.as_deref()).await,

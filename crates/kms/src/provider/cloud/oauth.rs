@@ -97,11 +97,12 @@ impl<I: Issuer<Credential = Text>> Api<I> {
         Self { http, credentials: Credentials::new(issuer) }
     }
 
-    /// Renews the token if that is due; when it ends.
+    /// Reads the authorities again, and renews the token if that is due; when it ends.
     ///
     /// # Errors
-    /// Those of the issuer, if there is none.
+    /// Those of the issuer, if there is none, and of [`Http::renewed`].
     pub async fn renew(&self) -> Result<Option<SystemTime>, ProviderError> {
+        self.http.renewed().await?;
         Ok(self.credentials.renewed().await?.ends)
     }
 

@@ -67,7 +67,7 @@ impl Tokens {
                 }
                 let own = || Origin::link_local(METADATA).map_err(config);
                 let path = format!("/computeMetadata/v1/instance/service-accounts/{account}/token");
-                let http = Box::new(Http::new(endpoint.map_or_else(own, Ok)?, ca, None)?);
+                let http = Box::new(Http::new(endpoint.map_or_else(own, Ok)?, ca, None));
                 Ok(Self::Metadata { http, path })
             }
         }
@@ -81,6 +81,7 @@ impl Issuer for Tokens {
         Box::pin(async move {
             match self {
                 Self::Metadata { http, path } => {
+                    http.renewed().await?;
                     let request = Request::builder().header("metadata-flavor", "Google");
                     token(http, request, path, SecretBytes::new(Vec::new()), "this machine's account").await
                 }
@@ -168,7 +169,7 @@ impl Of<'_> {
 
     fn http(&self, field: &str, url: &str) -> Result<(Http, String), ProviderError> {
         let place = Place::parse(url, Origin::from_str).map_err(|text| self.unfit(&format!("{field}: {text}")))?;
-        Ok((Http::new(place.origin, self.ca, None)?, place.path))
+        Ok((Http::new(place.origin, self.ca, None), place.path))
     }
 
     /// A token for an assertion that the account's key signs (RFC 7523 §2.1).

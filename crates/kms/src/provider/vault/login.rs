@@ -4,8 +4,8 @@
 
 use super::answer::{self, TokenState};
 use super::api::{Api, Call, refused};
-use super::files;
 use super::settings::{Approle, Auth, Jwt, SecretId};
+use crate::provider::files::{self, Reader};
 use crate::provider::{Class, ProviderError};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::secret::SecretBytes;
@@ -50,25 +50,35 @@ struct Renewal {
     increment: Option<String>,
 }
 
+/// The one line of a file, read beside the runtime.
+async fn line(reader: &Reader, path: &Path) -> Result<SecretBytes, ProviderError> {
+    let path = path.to_owned();
+    reader.read(move || files::line(&path)).await
+}
+
 /// Logs in. What a wrapping token gave is kept in `unwrapped` at once, since it is not given again.
 ///
 /// # Errors
 /// [`Class::Denied`] if the credential is refused, [`Class::Config`] if there is none; others as the call says.
-pub async fn login(auth: &Auth, api: &Api, unwrapped: &mut Option<Unwrapped>) -> Result<TokenState, ProviderError> {
+pub async fn login(
+    auth: &Auth,
+    (api, reader): (&Api, &Reader),
+    unwrapped: &mut Option<Unwrapped>,
+) -> Result<TokenState, ProviderError> {
     let mount = auth.mount();
     match auth {
         Auth::Certificate(own) => {
             let body = ByCertificate { name: own.role.as_ref().map(|role| role.as_str()) };
             ask(api, mount, &body, b"", "the certificate, and the role that it fits").await
         }
-        Auth::Kubernetes(own) | Auth::Jwt(own) => by_jwt(own, mount, api).await,
-        Auth::Approle(own) => by_approle(own, mount, api, unwrapped).await,
-        Auth::Token(own) => by_file(&own.file, api).await,
+        Auth::Kubernetes(own) | Auth::Jwt(own) => by_jwt(own, mount, (api, reader)).await,
+        Auth::Approle(own) => by_approle(own, mount, (api, reader), unwrapped).await,
+        Auth::Token(own) => by_file(&own.file, (api, reader)).await,
     }
 }
 
-async fn by_jwt(own: &Jwt, mount: &str, api: &Api) -> Result<TokenState, ProviderError> {
-    let jwt = files::line(&own.file)?;
+async fn by_jwt(own: &Jwt, mount: &str, (api, reader): (&Api, &Reader)) -> Result<TokenState, ProviderError> {
+    let jwt = line(reader, &own.file).await?;
     let body = ByJwt { role: own.role.as_str(), jwt: text(&jwt)? };
     let what = format!("the role {} and the token in {}", own.role, own.file.display());
     ask(api, mount, &body, jwt.expose(), &what).await
@@ -77,12 +87,12 @@ async fn by_jwt(own: &Jwt, mount: &str, api: &Api) -> Result<TokenState, Provide
 async fn by_approle(
     own: &Approle,
     mount: &str,
-    api: &Api,
+    (api, reader): (&Api, &Reader),
     unwrapped: &mut Option<Unwrapped>,
 ) -> Result<TokenState, ProviderError> {
     let (file, secret) = match &own.secret {
-        SecretId::Plain(file) => (file, files::line(file)?),
-        SecretId::Wrapped(file) => (file, unwrap(file, mount, api, unwrapped).await?),
+        SecretId::Plain(file) => (file, line(reader, file).await?),
+        SecretId::Wrapped(file) => (file, unwrap(file, mount, (api, reader), unwrapped).await?),
     };
     let body = ByApprole { role_id: own.role_id.as_str(), secret_id: text(&secret)? };
     let what = format!("role_id, and whether the secret of {} has ended or was used up", file.display());
@@ -93,10 +103,10 @@ async fn by_approle(
 async fn unwrap(
     file: &Path,
     mount: &str,
-    api: &Api,
+    (api, reader): (&Api, &Reader),
     unwrapped: &mut Option<Unwrapped>,
 ) -> Result<SecretBytes, ProviderError> {
-    let token = files::line(file)?;
+    let token = line(reader, file).await?;
     let by = sha256(&[token.expose()]);
     if let Some(before) = unwrapped.as_ref().filter(|before| before.by == by) {
         return Ok(before.secret.copy());
@@ -153,8 +163,8 @@ fn yes_or(
 }
 
 /// A token that somebody else made. One that may not look at itself is taken as it is.
-async fn by_file(file: &Path, api: &Api) -> Result<TokenState, ProviderError> {
-    let token = header(&files::line(file)?, file)?;
+async fn by_file(file: &Path, (api, reader): (&Api, &Reader)) -> Result<TokenState, ProviderError> {
+    let token = header(&line(reader, file).await?, file)?;
     let known = match lookup(api, &token).await {
         // Its own TTL it may learn by a renewal.
         Err(error) if error.class == Class::Denied => match renew(api, &token, None).await {

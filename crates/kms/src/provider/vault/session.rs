@@ -4,17 +4,17 @@
 //! happen one at a time, and on a task of their own: a caller that gives up does not break off the exchange in which a
 //! wrapping token is used up. A token that still works is never given up because its renewal failed.
 
+use super::answer;
 use super::answer::TokenState;
 use super::api::{self, Api, Call};
 use super::login::{self, Unwrapped};
 use super::settings::{Auth, Settings};
-use super::{answer, files};
+use crate::provider::files::{MAX_BYTES, Reader, digest, whole};
 use crate::provider::http::{Http, Shown};
 use crate::provider::{Class, ProviderError};
 use bulla_crypto::random::{SystemRng, draw};
 use http::HeaderValue;
 use serde::Serialize;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -89,19 +89,15 @@ struct Gate {
     rest: Option<Instant>,
 }
 
-/// The way to the server, by files that may change.
-struct Way {
-    files: [u8; 32],
-    api: Api,
-}
-
 /// Who this node is at one Vault.
 pub struct Session {
     settings: Settings,
-    namespace: Option<HeaderValue>,
+    api: Api,
+    reader: Reader,
+    /// The digest of the file with the token, as it was read last.
+    token_file: Mutex<Option<[u8; 32]>>,
     /// The path of the key's encryption, about which the token's rights are asked.
     encrypt: String,
-    way: Mutex<Option<Way>>,
     token: Mutex<Option<Arc<Token>>>,
     generations: AtomicU64,
     /// The generation to which something was denied; 0 for none.
@@ -111,17 +107,22 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes ready to log in; nothing is sent.
+    /// Makes ready to log in; nothing is sent and no file is read, as they may come later.
     ///
     /// # Errors
-    /// [`Class::Config`] if the authorities cannot be used. Files of credentials may come later.
+    /// [`Class::Config`] for a namespace that is none.
     pub fn new(settings: &Settings, encrypt: String) -> Result<Self, ProviderError> {
-        drop(Http::new(settings.address.clone(), settings.ca.as_deref(), None)?);
+        let shown = match &settings.auth {
+            Auth::Certificate(own) => Some(Shown { certificate: own.certificate.clone(), key: own.key.clone() }),
+            _ => None,
+        };
+        let http = Http::new(settings.address.clone(), settings.ca.as_deref(), shown);
         Ok(Self {
             settings: settings.clone(),
-            namespace: api::namespace(settings.namespace.as_ref())?,
+            api: Api { http: Arc::new(http), namespace: api::namespace(settings.namespace.as_ref())? },
+            reader: Reader::default(),
+            token_file: Mutex::default(),
             encrypt,
-            way: Mutex::default(),
             token: Mutex::default(),
             generations: AtomicU64::new(0),
             suspect: AtomicU64::new(0),
@@ -130,21 +131,9 @@ impl Session {
         })
     }
 
-    /// The way to the server as it was, or made now.
-    ///
-    /// # Errors
-    /// [`Class::Config`] if a file cannot be used.
-    pub fn api(&self) -> Result<Api, ProviderError> {
-        let known = self.way.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|way| way.api.clone());
-        known.map_or_else(|| Ok(self.renewed_way()?.0), Ok)
-    }
-
-    /// The way to the server by the files as they are now; for whoever observes.
-    ///
-    /// # Errors
-    /// As [`Session::api`].
-    pub fn renewed_api(&self) -> Result<Api, ProviderError> {
-        Ok(self.renewed_way()?.0)
+    /// The way to the server.
+    pub fn api(&self) -> &Api {
+        &self.api
     }
 
     /// The token as it is; a login if there is none.
@@ -163,7 +152,7 @@ impl Session {
     /// # Errors
     /// Why there is no token that may work.
     pub async fn kept(self: &Arc<Self>) -> Result<Arc<Token>, ProviderError> {
-        let (_, files) = self.renewed_way()?;
+        let files = self.files().await?;
         let want = match self.current() {
             None => Want::New,
             Some(token) if token.files != files && self.comes_of_files() => Want::Replace(token),
@@ -200,44 +189,24 @@ impl Session {
         matches!(self.settings.auth, Auth::Certificate(_) | Auth::Token(_))
     }
 
-    /// The way to the server by the files as they are now, and their digest. While a file cannot be read, the way remains.
-    fn renewed_way(&self) -> Result<(Api, [u8; 32]), ProviderError> {
-        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = self.made_way(way.as_ref());
-        match (made, way.as_ref()) {
-            (Ok(Some(made)), _) => {
-                let known = (made.api.clone(), made.files);
-                *way = Some(made);
-                Ok(known)
+    /// What tells the files as they are now from others: those of the way to the server, and the one with the token. While that
+    /// cannot be read, what it was before counts.
+    async fn files(&self) -> Result<[u8; 32], ProviderError> {
+        let way = self.api.http.renewed().await?;
+        let Auth::Token(own) = &self.settings.auth else { return Ok(way) };
+        let path = own.file.clone();
+        let read = self.reader.read(move || Ok(digest([whole(&path, MAX_BYTES)?.expose().as_slice()]))).await;
+        let mut known = self.token_file.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = match (read, *known) {
+            (Ok(token), _) => token,
+            (Err(error), Some(before)) => {
+                tracing::warn!(%error, "the token that was read before is used");
+                before
             }
-            (Ok(None), Some(known)) => Ok((known.api.clone(), known.files)),
-            (Ok(None), None) => Err(ProviderError::new(Class::Config, "there is no way to the server")),
-            (Err(error), Some(known)) => {
-                tracing::warn!(%error, "the files as they were before are used");
-                Ok((known.api.clone(), known.files))
-            }
-            (Err(error), None) => Err(error),
-        }
-    }
-
-    /// A way by the files as they are now; `None` if they are as they were.
-    fn made_way(&self, known: Option<&Way>) -> Result<Option<Way>, ProviderError> {
-        let mut paths: Vec<&Path> = self.settings.ca.as_deref().into_iter().collect();
-        match &self.settings.auth {
-            Auth::Certificate(own) => paths.extend([own.certificate.as_path(), own.key.as_path()]),
-            Auth::Token(own) => paths.push(&own.file),
-            Auth::Kubernetes(_) | Auth::Jwt(_) | Auth::Approle(_) => {}
-        }
-        let files = files::digest(paths)?;
-        if known.is_some_and(|known| known.files == files) {
-            return Ok(None);
-        }
-        let shown = match &self.settings.auth {
-            Auth::Certificate(own) => Some(Shown::read(&own.certificate, &own.key)?),
-            _ => None,
+            (Err(error), None) => return Err(error),
         };
-        let http = Http::new(self.settings.address.clone(), self.settings.ca.as_deref(), shown)?;
-        Ok(Some(Way { files, api: Api { http: Arc::new(http), namespace: self.namespace.clone() } }))
+        *known = Some(token);
+        Ok(digest([way.as_slice(), &token]))
     }
 
     /// Does what is wanted, unless somebody else did it, or failed to, while this one waited or within `pause` before.
@@ -273,13 +242,13 @@ impl Session {
     async fn attempt(&self, gate: &mut Gate, want: Want) -> Result<Arc<Token>, ProviderError> {
         match want {
             Want::New | Want::Replace(_) => self.login(gate).await,
-            Want::Renew(token) => match self.renewed(&self.api()?, &token).await {
+            Want::Renew(token) => match self.renewed(&self.api, &token).await {
                 Ok(token) => Ok(token),
                 Err(error) if error.class.passes() => Err(error),
                 Err(_) => self.login(gate).await,
             },
             Want::Check(token) => {
-                match login::lookup(&self.api()?, &token.header).await {
+                match login::lookup(&self.api, &token.header).await {
                     Ok(_) => {
                         self.suspect.store(0, Ordering::Release);
                         return Ok(token);
@@ -319,19 +288,19 @@ impl Session {
     }
 
     async fn login(&self, gate: &mut Gate) -> Result<Arc<Token>, ProviderError> {
-        let (api, files) = self.renewed_way()?;
+        let (api, files) = (&self.api, self.files().await?);
         let asked = Instant::now();
-        let state = login::login(&self.settings.auth, &api, &mut gate.unwrapped).await?;
+        let state = login::login(&self.settings.auth, (api, &self.reader), &mut gate.unwrapped).await?;
         let TokenState { token: Some(header), ttl, whole, renewable } = state else {
             return Err(ProviderError::new(Class::Protocol, "the login gave no token"));
         };
         let before = self.current().filter(|before| before.header == header);
-        let looks = match login::lookup(&api, &header).await {
+        let looks = match login::lookup(api, &header).await {
             Ok(_) => true,
             Err(error) if error.class == Class::Denied => before.is_some_and(|before| before.looks),
             Err(error) => return Err(error),
         };
-        let may_create = self.may_create(&api, &header).await;
+        let may_create = self.may_create(api, &header).await;
         Ok(self.install(Token { may_create, looks, files, whole, ..self.timed(header, asked, ttl, renewable) }))
     }
 
