@@ -74,6 +74,18 @@ impl Scene {
         fs::read_to_string(self.node.work().join("log")).unwrap()
     }
 
+    /// What a monitor is answered.
+    fn monitor(&self, path: &str) -> String {
+        let address = || self.log().split("address=").nth(1)?.split_whitespace().next().map(str::to_owned);
+        until(|| address().is_some());
+        let mut monitor = TcpStream::connect(address().unwrap()).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        monitor.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        monitor.read_to_string(&mut text).unwrap();
+        text
+    }
+
     /// The hash that `verify` shows.
     fn hash(&self) -> String {
         let text = self.kms(&["verify"]).ok();
@@ -197,16 +209,60 @@ fn a_process_lives_whatever_its_members_do() {
 }
 
 #[test]
+fn a_member_whose_file_comes_later_joins_then() {
+    const OPERATIONS: &str = "[operations]\naddress = '127.0.0.1:0'";
+    let scene = Scene::new();
+    scene.configure(OPERATIONS);
+    let (here, away) = (scene.node.work().join("node.key"), scene.node.work().join("away.key"));
+    fs::rename(&here, &away).unwrap();
+    assert!(scene.kms(&["check"]).failed(64).contains("node.key"), "who asks before is told");
+    let mut plugin = Plugin::start(&scene);
+    until(|| scene.log().contains("cannot be opened"));
+    assert!(scene.log().contains("node.key") && scene.log().contains("class=config"), "{}", scene.log());
+    // The only member is away, and the process lives, says why, and makes no seeds.
+    scene.node.run(["kms", "alive", scene.socket().to_str().unwrap()]).ok();
+    let (bad, all) = scene.doctor(&[], 1);
+    assert_eq!(bad, ["answers fail", "member fail", "key id fail"], "{all:?}");
+    let found = all.iter().find(|check| check["name"] == "member").unwrap()["found"].as_str().unwrap();
+    assert!(found.contains("not opened") && found.contains("node.key"), "{found}");
+    let unopened = |count: u8| format!("bulla_kms_member_unopened{{member=\"central\",kind=\"bulla\"}} {count}\n");
+    assert!(scene.monitor("/metrics").contains(&unopened(1)));
+    assert!(scene.monitor("/readyz").contains("(central: not opened, config)"));
+    assert!(plugin.0.try_wait().unwrap().is_none(), "it lives");
+    fs::rename(&away, &here).unwrap();
+    until(|| scene.kms(&["doctor"]).code == 0);
+    assert!(scene.monitor("/metrics").contains(&unopened(0)));
+    drop(plugin);
+
+    // Beside another member, which serves alone meanwhile.
+    scene.node.run(["keygen", "-q", "-o", "box.key", "--name", "box"]).ok();
+    scene.node.run(["kms", "keyfile", "create", "keys.age", "--node", "box=box.pub", "--identity", "box.key"]).ok();
+    let work = scene.node.work().display().to_string();
+    scene.configure(&format!(
+        "[combine]\npolicy = 'degraded'\nminimum = 1\n{OPERATIONS}\n[members.node.age]\nfile = '{work}/keys.age'\n\
+         identity = '{work}/box.key'"
+    ));
+    fs::rename(&here, &away).unwrap();
+    let plugin = Plugin::start(&scene);
+    until(|| scene.monitor("/readyz").contains("200 OK"));
+    let text = scene.monitor("/metrics");
+    assert!(text.contains(&unopened(1)) && text.contains("bulla_kms_degraded 1\n"), "{text}");
+    fs::rename(&away, &here).unwrap();
+    until(|| scene.monitor("/metrics").contains("bulla_kms_degraded 0\n"));
+    drop(plugin);
+
+    // What no file mends is told at once.
+    let config = fs::read_to_string(scene.node.work().join("kms.toml")).unwrap();
+    scene.node.file("kms.toml", config.replace("key = 'kubernetes'", "key = 'kuber netes'").as_bytes());
+    assert!(scene.kms(&["serve"]).failed(64).contains("members.central: key"));
+}
+
+#[test]
 fn what_is_not_swapped_is_told() {
     let scene = Scene::new();
     scene.configure("[operations]\naddress = '127.0.0.1:0'");
     let plugin = Plugin::start(&scene);
-    let address = || scene.log().split("address=").nth(1)?.split_whitespace().next().map(str::to_owned);
-    until(|| address().is_some());
-    let mut monitor = TcpStream::connect(address().unwrap()).unwrap();
-    monitor.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    monitor.read_to_string(&mut text).unwrap();
+    let text = scene.monitor("/metrics");
     let shown = text.lines().find_map(|line| line.strip_prefix("bulla_kms_memory_locked ")).unwrap();
     // What the kernel has locked is what the plugin says.
     let status = fs::read_to_string(format!("/proc/{}/status", plugin.0.id())).unwrap();

@@ -157,12 +157,19 @@ pub struct SeenMember {
     pub ends: Option<SystemTime>,
     /// Whether somebody else has to replace the credential.
     pub by_hand: bool,
+    /// Whether it could not be opened at all.
+    pub unopened: bool,
 }
 
 /// A member, and its credential if that ends soon.
 pub fn member(seen: &SeenMember, now: SystemTime) -> Vec<Finding> {
-    let SeenMember { name, kind, key, error, ends, by_hand } = seen;
+    let SeenMember { name, kind, key, error, ends, by_hand, unopened } = seen;
     let mut findings = vec![match (error, key) {
+        (Some(error), _) if *unopened => Finding::fail(
+            "member",
+            format!("{name} ({kind}): not opened: {error}"),
+            format!("mend what is named in members.{name}; a plugin that runs opens it by itself once it is there"),
+        ),
         (Some(error), _) => Finding::fail(
             "member",
             format!("{name} ({kind}): {}: {error}", error.class),

@@ -1,4 +1,5 @@
-//! The configuration: a TOML file, read once into what cannot be wrong. No secret stands in it, only the names of files.
+//! The configuration: a TOML file, read once into what cannot be wrong. No secret stands in it, only the names of files, which
+//! may not be there yet: what can become right by itself is no matter of the configuration.
 
 use crate::combine::{Combination, Policy};
 use crate::envelope::{self, MAX_CIPHERTEXT_BYTES, MAX_MEMBERS, MAX_SEED_BYTES};
@@ -6,7 +7,7 @@ use crate::member::{Member, Timing};
 use crate::metrics::Metrics;
 use crate::plugin::Parts;
 use crate::promotion::Rules;
-use crate::provider::{Class, Provider, ProviderError, age, aws, azure, bulla, gcp, pkcs11, vault};
+use crate::provider::{Provider, ProviderError, age, aws, azure, bulla, gcp, pkcs11, vault};
 use crate::socket::{Access, Place};
 use crate::state::StateFile;
 use serde::Deserialize;
@@ -37,11 +38,9 @@ pub struct Config {
     pub audit: Option<PathBuf>,
 }
 
-/// Why a file is none. It names the field and says what to do.
+/// Why a file is none, and will be none until it is changed. It names the field and says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// What kind of failure it is: [`Class::Config`], or that of a member whose credential cannot be used.
-    pub class: Class,
     /// What is wrong.
     pub text: String,
 }
@@ -55,7 +54,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 fn wrong(field: &str, what: impl fmt::Display) -> ConfigError {
-    ConfigError { class: Class::Config, text: format!("{field}: {what}") }
+    ConfigError { text: format!("{field}: {what}") }
 }
 
 /// The file as it is written.
@@ -221,7 +220,8 @@ impl Written {
 }
 
 impl Config {
-    /// Judges what was written, and opens the members; nothing is sent.
+    /// Judges what was written. Nothing that a member names is opened yet, as it may come later: whoever looks at a member opens
+    /// it.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -254,9 +254,7 @@ impl Config {
         let metrics = Arc::new(Metrics::new());
         let mut opened = Vec::with_capacity(members.len());
         for (member, written) in members {
-            let provider = written
-                .open()
-                .map_err(|error| ConfigError { class: error.class, ..wrong(&format!("members.{member}"), error) })?;
+            let provider = written.open().map_err(|error| wrong(&format!("members.{member}"), error))?;
             let known = remembered.remove(&member).unwrap_or_default();
             let metrics = Arc::clone(&metrics);
             opened.push(Arc::new(Member::new(member, provider, &cluster, times, known, metrics)));

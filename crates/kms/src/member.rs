@@ -58,6 +58,12 @@ struct State {
     error: Option<ProviderError>,
 }
 
+impl State {
+    fn is_unopened(&self) -> bool {
+        self.well.is_none() && self.error.as_ref().is_some_and(|error| error.class == Class::Config)
+    }
+}
+
 impl Member {
     /// A member that was not looked at yet.
     pub fn new(
@@ -130,6 +136,20 @@ impl Member {
         self.state().error.clone()
     }
 
+    /// Whether it could not be opened since the start, for a reason that lies in its configuration or in a file or module that
+    /// this names.
+    pub fn is_unopened(&self) -> bool {
+        self.state().is_unopened()
+    }
+
+    /// Opens what lies on this node, and asks nobody.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn prepare(&self) -> Result<(), ProviderError> {
+        self.provider.prepare().await
+    }
+
     /// When the credential ends that was used last, unless it is renewed.
     pub fn credential_ends(&self) -> Option<SystemTime> {
         self.state().credential_ends
@@ -182,10 +202,20 @@ impl Member {
                 }
             }
             Err(error) => {
-                if state.error.as_ref() != Some(&error) {
-                    tracing::warn!(member = self.name, class = %error.class, %error, "the member is not well");
+                let again = state.error.as_ref() == Some(&error);
+                state.error = Some(error.clone());
+                match (again, state.is_unopened()) {
+                    (true, _) => {}
+                    (false, true) => tracing::error!(
+                        member = self.name,
+                        class = %error.class,
+                        %error,
+                        "the member cannot be opened, and this is tried again"
+                    ),
+                    (false, false) => {
+                        tracing::warn!(member = self.name, class = %error.class, %error, "the member is not well");
+                    }
                 }
-                state.error = Some(error);
                 state.left_out = state.left_out.map(|_| 0);
             }
         }
@@ -353,7 +383,8 @@ impl Member {
         let ends = state.credential_ends.and_then(|ends| ends.duration_since(UNIX_EPOCH).ok());
         let credential_ends = ends.map_or(0, |ends| i64::try_from(ends.as_secs()).unwrap_or(i64::MAX));
         let refused = self.provider.refused().is_some();
-        let health = Health { well, went_back: state.went_back, refused, credential_ends };
+        let unopened = state.is_unopened();
+        let health = Health { well, unopened, went_back: state.went_back, refused, credential_ends };
         drop(state);
         self.metrics.member(&self.name, self.kind(), health);
     }

@@ -85,6 +85,7 @@ pub struct Metrics {
     calls: Family<Called, Counter>,
     call_latency: Family<Call, Histogram>,
     up: Family<OfMember, Gauge>,
+    unopened: Family<OfMember, Gauge>,
     credential: Family<OfMember, Gauge>,
     went_back: Family<OfMember, Gauge>,
     refused: Family<OfMember, Gauge>,
@@ -115,6 +116,7 @@ impl Metrics {
             calls: Family::default(),
             call_latency: Family::new_with_constructor(|| Histogram::new(LATENCY_BOUNDS_S)),
             up: Family::default(),
+            unopened: Family::default(),
             credential: Family::default(),
             went_back: Family::default(),
             refused: Family::default(),
@@ -141,6 +143,8 @@ impl Metrics {
         let help = "Time that a member took";
         registry.register_with_unit("member_call_duration", help, Unit::Seconds, self.call_latency.clone());
         registry.register("member_up", "1 while the member was lately seen well", self.up.clone());
+        let help = "1 while the member could not be opened since the start: a file that it names is not there, or does not fit";
+        registry.register("member_unopened", help, self.unopened.clone());
         let help = "When the member's credential ends unless it is renewed, in Unix seconds; 0 if it does not end";
         registry.register("member_credential_ends", help, self.credential.clone());
         let help = "1 while the member's backend names a key that was left, which is not used";
@@ -203,6 +207,7 @@ impl Metrics {
     pub fn member(&self, member: &str, kind: Kind, is: Health) {
         let label = OfMember { member: member.to_owned(), kind: kind.as_str() };
         self.up.get_or_create(&label).set(i64::from(is.well));
+        self.unopened.get_or_create(&label).set(i64::from(is.unopened));
         self.went_back.get_or_create(&label).set(i64::from(is.went_back));
         self.refused.get_or_create(&label).set(i64::from(is.refused));
         self.credential.get_or_create(&label).set(is.credential_ends);
@@ -256,6 +261,8 @@ impl Metrics {
 pub struct Health {
     /// It was lately seen well.
     pub well: bool,
+    /// It could not be opened since the start.
+    pub unopened: bool,
     /// Its backend names a key that was left.
     pub went_back: bool,
     /// Its key file is not taken, and the one before stays in use.

@@ -156,7 +156,8 @@ impl Plugin {
         let well = self.well();
         let needed = self.parts.combination.needed(self.parts.members.len());
         if well < needed {
-            return Err(Refusal::new(Class::Unavailable, format!("{well} members are well, and {needed} are needed")));
+            let text = format!("{well} members are well, and {needed} are needed{}", self.ill());
+            return Err(Refusal::new(Class::Unavailable, text));
         }
         Ok(snapshot.key_id.clone())
     }
@@ -377,7 +378,18 @@ impl Plugin {
 
     fn unpublished(&self) -> Refusal {
         let why = self.compute().err().unwrap_or(NoSnapshot::Starting);
-        Refusal::new(Class::Unavailable, why.to_string())
+        Refusal::new(Class::Unavailable, format!("{why}{}", self.ill()))
+    }
+
+    /// Who is not well, and of which class that is; nothing if all are.
+    fn ill(&self) -> String {
+        let ill = self.parts.members.iter().filter(|member| !member.is_well());
+        let each = ill.filter_map(|member| {
+            let (class, unopened) = (member.error()?.class, if member.is_unopened() { "not opened, " } else { "" });
+            Some(format!("{}: {unopened}{class}", member.name()))
+        });
+        let each: Vec<String> = each.collect();
+        if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
     }
 
     fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Refusal> {

@@ -213,6 +213,28 @@ fn a_key_is_rotated() {
     goes_round(&after);
 }
 
+#[test]
+fn a_module_that_comes_later_is_loaded() {
+    let Some(hsm) = SoftHsm::of_this_process("a_module_that_comes_later_is_loaded") else { return };
+    hsm.token("ops", PIN);
+    let desk = Desk::new(&hsm);
+    let path = desk.make("ops", "kms");
+    let module = desk.folder.path().join("module.so");
+    let uri = format!("pkcs11:{path}?module-path={}", module.display());
+    let settings = serde_json::json!({"uri": uri, "pin_file": desk.pin_file()});
+    let provider = Pkcs11::open(&serde_json::from_value(settings).unwrap()).unwrap();
+    fs::write(&module, "not yet").unwrap();
+    for _ in 0..2 {
+        let early = now(provider.observe()).unwrap_err();
+        assert_eq!(early.class, Class::Config);
+        assert!(early.text.contains("module.so"), "{early}");
+    }
+    fs::remove_file(&module).unwrap();
+    assert_eq!(class(now(provider.observe())), Class::Config);
+    std::os::unix::fs::symlink(hsm.module(), &module).unwrap();
+    goes_round(&provider);
+}
+
 /// That it really is not sent, `a_refused_pin_is_not_sent_though_it_became_right` of bulla-keys shows.
 #[test]
 fn a_refused_pin_is_never_sent_again() {

@@ -18,12 +18,14 @@ use crate::systemd::Manager;
 use bulla_keys::KeySource;
 use bulla_kms::ask::{self, Answered, Lives};
 use bulla_kms::config::{Config, ConfigError, Written};
+use bulla_kms::member::Member;
 use bulla_kms::plugin::Plugin;
 use bulla_kms::serve;
 use bulla_kms::socket::Place;
 use clap::{Args, Subcommand};
 use listenfd::ListenFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A configuration with every key.
@@ -117,7 +119,7 @@ pub async fn run(args: Kms, session: &Session<'_>, variables: Variables) -> Resu
         Verb::Alive { socket } => alive(&socket, session).await,
         Verb::Check => {
             let path = named()?;
-            load(path)?;
+            check(path).await?;
             session.screen.say(&format!("{} can be used", path.display()));
             Ok(Exit::Ok)
         }
@@ -193,6 +195,22 @@ fn load(path: &Path) -> Result<Config, Failure> {
 /// put the state aside as well.
 fn looking(path: &Path) -> Result<Config, Failure> {
     Config::new(written(path)?.without_memory()).map_err(|error| unfit(path, &error))
+}
+
+/// Opens what lies on this node. `serve` starts without it, and opens it once it is there.
+async fn check(path: &Path) -> Result<(), Failure> {
+    prepare(path, &looking(path)?.plugin.members).await
+}
+
+/// Opens what members name on this node, and asks nobody.
+pub async fn prepare(path: &Path, members: &[Arc<Member>]) -> Result<(), Failure> {
+    for member in members {
+        member.prepare().await.map_err(|error| {
+            Failure::usage(format!("{}: members.{}: {error}", path.display(), member.name()))
+                .hint("mend what is named; the plugin starts without it, and opens it by itself once it is there")
+        })?;
+    }
+    Ok(())
 }
 
 /// What a configuration says. Nothing is opened.

@@ -90,7 +90,7 @@ pub async fn run(args: Server, session: &Session<'_>, variables: Variables) -> R
     let manager = Manager::of(&variables);
     let config = flags.config(variables)?;
     if matches!(verb, Some(Verb::Check)) {
-        return check(session, &config);
+        return check(session, &config).await;
     }
     let unsealer = Unsealer::new(&config)?;
     log.begin()?;
@@ -216,10 +216,10 @@ impl Flags {
     }
 }
 
-fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
+async fn check(session: &Session<'_>, config: &Config) -> Result<Exit, Failure> {
     try_out(config, SystemClock::default().unix_ms()).map_err(|error| unfit(&error, "the server would not start"))?;
     if let Some(unsealer) = Unsealer::new(config)? {
-        unsealer.check()?;
+        unsealer.check().await?;
     }
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     session.screen.pairs(&[

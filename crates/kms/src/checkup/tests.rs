@@ -81,10 +81,12 @@ fn members_and_what_ends_soon() {
         error: error.then(|| ProviderError::new(Class::Denied, "no")),
         ends: ends.map(|left| now + left),
         by_hand,
+        unopened: false,
     };
     for (seen, wanted) in [
         (seen(true, false, None, true), &[Fine][..]),
         (seen(true, true, None, true), &[Fail]),
+        (SeenMember { unopened: true, ..seen(false, true, None, true) }, &[Fail]),
         (seen(false, false, None, false), &[Fail]),
         (seen(true, false, Some(day), false), &[Fine]),
         (seen(true, false, Some(day), true), &[Fine, Warn]),

@@ -1,5 +1,6 @@
 //! A transit key of a Bulla cluster.
 
+use super::files::{MAX_CA_BYTES, Reader, digest, whole};
 use super::{Answer, Class, Context, Kind, Observation, Provider, ProviderError};
 use crate::identity::unattended;
 use crate::key::KeyRef;
@@ -12,7 +13,8 @@ use bulla_wire::error::Code;
 use bulla_wire::id::ClusterId;
 use bulla_wire::name::Name;
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A ciphertext of 32 bytes has 112; room for other kinds of key.
@@ -34,7 +36,7 @@ pub struct Settings {
     pub identity: String,
     /// A file with the PIN of the identity's token.
     pub pin_file: Option<PathBuf>,
-    /// PEM of authorities that have to vouch for the server's certificate besides.
+    /// PEM of authorities that have to vouch for the server's certificate besides. It is read again when it changes.
     pub ca: Option<PathBuf>,
     /// A folder in which it is remembered what was seen of the cluster, so that an older copy of it is noticed after a
     /// restart too.
@@ -43,35 +45,73 @@ pub struct Settings {
 
 /// The provider.
 pub struct Bulla {
-    client: Client,
+    settings: Settings,
+    source: KeySource,
     cluster: ClusterId,
     key: Name,
+    reader: Reader,
+    opened: Arc<Mutex<Option<Opened>>>,
+}
+
+/// A client, and the digest of the authorities that it was made with.
+#[derive(Clone)]
+struct Opened {
+    client: Client,
+    ca: Option<[u8; 32]>,
+}
+
+fn config(field: &str, error: &dyn std::fmt::Display) -> ProviderError {
+    ProviderError::new(Class::Config, format!("{field}: {error}"))
 }
 
 impl Bulla {
-    /// Reads the identity; nothing is sent.
+    /// Judges what is written. Nothing is sent and no file is read, as they may come later.
     ///
     /// # Errors
-    /// [`Class::Config`]; [`Class::Denied`] if a token refused the PIN of the identity.
+    /// [`Class::Config`].
     pub fn open(settings: &Settings) -> Result<Self, ProviderError> {
-        let config =
-            |field: &str, error: &dyn std::fmt::Display| ProviderError::new(Class::Config, format!("{field}: {error}"));
         let cluster: ClusterId = settings.cluster.parse().map_err(|error| config("cluster", &error))?;
         let key = settings.key.parse().map_err(|error| config("key", &error))?;
         let source = KeySource::parse(settings.identity.as_ref()).map_err(|error| config("identity", &error))?;
-        let identity = unattended(&source, settings.pin_file.as_deref()).map_err(|error| ProviderError {
-            class: if error.denied { Class::Denied } else { Class::Config },
-            ..config("identity", &error)
-        })?;
-        let mut builder =
-            Client::builder(&settings.address).identity(identity).pin(Pin::Cluster(cluster)).timeout(PATIENCE);
-        if let Some(ca) = &settings.ca {
-            builder = builder.ca_file(ca.clone());
+        // Without authorities, whose file is read where they are needed.
+        Client::builder(&settings.address).build().map_err(|error| config("address", &error))?;
+        let settings = settings.clone();
+        Ok(Self { settings, source, cluster, key, reader: Reader::default(), opened: Arc::default() })
+    }
+
+    /// The client as it was opened last.
+    fn known(&self) -> Option<Client> {
+        lock(&self.opened).as_ref().map(|opened| opened.client.clone())
+    }
+
+    /// The client; opened now if there is none.
+    async fn client(&self) -> Result<Client, ProviderError> {
+        match self.known() {
+            Some(client) => Ok(client),
+            None => self.kept().await,
         }
-        if let Some(memory) = &settings.memory {
-            builder = builder.state(State::Directory(memory.clone()));
+    }
+
+    /// The client by the files as they are now, for whoever observes. While authorities cannot be read, those that were read
+    /// before are used.
+    async fn kept(&self) -> Result<Client, ProviderError> {
+        let (settings, source, cluster) = (self.settings.clone(), self.source.clone(), self.cluster);
+        let opened = Arc::clone(&self.opened);
+        // A token may take longer than whoever waits, who finds it opened when he comes again.
+        let work = move || {
+            let before = lock(&opened).clone();
+            let now = match before {
+                None => made(&settings, &source, cluster)?,
+                Some(before) => before.read_again(settings.ca.as_deref()),
+            };
+            *lock(&opened) = Some(now.clone());
+            Ok(now.client)
+        };
+        match self.known() {
+            None => self.reader.apart(work).await,
+            Some(known) if self.settings.ca.is_none() => Ok(known),
+            Some(known) => Ok(self.reader.read(work).await.unwrap_or(known)),
         }
-        Ok(Self { client: builder.build().map_err(|error| config("address", &error))?, cluster, key })
     }
 
     fn reference(&self, version: u32, created_ms: u64) -> KeyRef {
@@ -84,7 +124,8 @@ impl Bulla {
     }
 
     async fn look(&self) -> Result<Observation, ProviderError> {
-        let key = self.client.transit_read(&self.key).await.map_err(failed)?;
+        let client = self.kept().await?;
+        let key = client.transit_read(&self.key).await.map_err(failed)?;
         if !matches!(key.kind, KeyKind::Aes256Gcm | KeyKind::ChaCha20Poly1305) {
             let text =
                 format!("the transit key {} is of kind {}; one of kind aes256-gcm is needed", self.key, key.kind);
@@ -100,7 +141,7 @@ impl Bulla {
         let active = readable.iter().find(|version| version.version == latest).cloned();
         let none = || ProviderError::new(Class::Protocol, "the cluster names no newest version of the key");
         // What was seen of the cluster outlives a restart from here on.
-        if let Err(error) = self.client.flush() {
+        if let Err(error) = client.flush() {
             tracing::warn!(%error, "what was seen of the cluster could not be written");
         }
         // With 0 the cluster encrypts by the newest version alone, whatever it is asked.
@@ -113,7 +154,7 @@ impl Bulla {
         let item =
             EncryptItem { plaintext: base64url(plain.expose()), associated_data: Some(base64url(context.bytes())) };
         let body = Encrypt { items: vec![item], version: Some(version) };
-        let answer = self.client.transit_encrypt(&self.key, &body).await.map_err(failed)?;
+        let answer = self.client().await?.transit_encrypt(&self.key, &body).await.map_err(failed)?;
         let item = answer.items.into_iter().next().ok_or_else(|| nothing("ciphertext"))?;
         let text = item.ciphertext.ok_or_else(|| item.error.map_or_else(|| nothing("ciphertext"), refused))?;
         let made: Versioned = text.parse().map_err(|error| ProviderError::new(Class::Protocol, error))?;
@@ -127,7 +168,8 @@ impl Bulla {
     async fn decrypt(&self, key: &KeyRef, wrapped: &[u8], context: &Context) -> Result<SecretKey, ProviderError> {
         let made = Versioned { version: number(key)?, bytes: wrapped.to_vec() };
         let item = DecryptItem { ciphertext: made.to_string(), associated_data: Some(base64url(context.bytes())) };
-        let answer = self.client.transit_decrypt(&self.key, &Decrypt { items: vec![item] }).await.map_err(failed)?;
+        let answer =
+            self.client().await?.transit_decrypt(&self.key, &Decrypt { items: vec![item] }).await.map_err(failed)?;
         let item = answer.items.into_iter().next().ok_or_else(|| nothing("plaintext"))?;
         let text = item.plaintext.ok_or_else(|| item.error.map_or_else(|| nothing("plaintext"), refused))?;
         let text = SecretBytes::new(text.into_bytes());
@@ -147,6 +189,10 @@ impl Provider for Bulla {
         MAX_WRAPPED_BYTES
     }
 
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(async move { self.kept().await.map(|_| ()) })
+    }
+
     fn observe(&self) -> Answer<'_, Observation> {
         Box::pin(self.look())
     }
@@ -158,6 +204,55 @@ impl Provider for Bulla {
     fn unwrap<'a>(&'a self, key: &'a KeyRef, wrapped: &'a [u8], context: &'a Context) -> Answer<'a, SecretKey> {
         Box::pin(self.decrypt(key, wrapped, context))
     }
+}
+
+impl Opened {
+    /// With the authorities as they are now.
+    fn read_again(self, ca: Option<&Path>) -> Self {
+        let Some(path) = ca else { return self };
+        let read = authorities(path).and_then(|ca| {
+            if self.ca != Some(ca) {
+                self.client.read_authorities_again().map_err(|error| config("ca", &error))?;
+            }
+            Ok(ca)
+        });
+        match read {
+            Ok(ca) => Self { ca: Some(ca), ..self },
+            Err(error) => {
+                tracing::warn!(%error, "the authorities that were read before are used");
+                self
+            }
+        }
+    }
+}
+
+/// Reads identity and authorities. Blocks.
+fn made(settings: &Settings, source: &KeySource, cluster: ClusterId) -> Result<Opened, ProviderError> {
+    let identity = unattended(source, settings.pin_file.as_deref()).map_err(|error| ProviderError {
+        class: if error.denied { Class::Denied } else { Class::Config },
+        ..config("identity", &error)
+    })?;
+    let mut builder =
+        Client::builder(&settings.address).identity(identity).pin(Pin::Cluster(cluster)).timeout(PATIENCE);
+    // Before the client reads the file: if it changes in between, it is read once more.
+    let ca = settings.ca.as_deref().map(authorities).transpose()?;
+    if let Some(ca) = &settings.ca {
+        builder = builder.ca_file(ca.clone());
+    }
+    if let Some(memory) = &settings.memory {
+        builder = builder.state(State::Directory(memory.clone()));
+    }
+    Ok(Opened { client: builder.build().map_err(|error| config("ca", &error))?, ca })
+}
+
+/// What tells a file of authorities from another.
+fn authorities(path: &Path) -> Result<[u8; 32], ProviderError> {
+    let bytes = whole(path, MAX_CA_BYTES).map_err(|error| config("ca", &error))?;
+    Ok(digest([bytes.expose().as_slice()]))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn number(key: &KeyRef) -> Result<u32, ProviderError> {

@@ -174,6 +174,7 @@ fn seen(member: &member::Member, tree: &Value) -> SeenMember {
         error: member.error(),
         ends: member.credential_ends(),
         by_hand: by_hand.is_some_and(|member| member.pointer("/vault/auth/token").is_some()),
+        unopened: member.is_unopened(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! audit log with whose it was. It gives none once the cluster was open in this process, so what an admin seals stays so.
 
 use crate::cli::kms::bind::{bound_by_members, members};
+use crate::cli::kms::prepare;
 use crate::cli::kms::written;
 use crate::exit::{Failure, told};
 use bulla_client::wire::api::{SealState, ShareGiven};
@@ -13,7 +14,6 @@ use bulla_keys::KeySource;
 use bulla_kms::config::Config as Members;
 use bulla_kms::identity::{IdentityError, unattended};
 use bulla_kms::plugin::Plugin;
-use bulla_kms::provider::Class;
 use bulla_server::config::{AutoUnseal, Config};
 use bulla_server::node::{Node, Phase};
 use bulla_wire::error::Code;
@@ -137,10 +137,10 @@ impl Unsealer {
     }
 
     /// Reads what the configuration names, and opens it as far as that needs no backend.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub async fn check(&self) -> Result<(), Failure> {
         match (&self.settings.kms, &self.source) {
             (Some(kms), KeySource::File(path)) => {
-                members(kms)?;
+                prepare(kms, members(kms)?.members()).await?;
                 bound_by_members(path).map(drop)
             }
             (None, KeySource::File(path)) => {
@@ -300,10 +300,7 @@ fn opened(path: &Path) -> Result<Arc<Plugin>, Trouble> {
     let written = written(path).map_err(|failure| Trouble::passing(failure.message))?;
     match Members::for_identities(written) {
         Ok(parts) => Ok(Arc::new(Plugin::new(parts))),
-        Err(error) => Err(Trouble {
-            patience: if error.class == Class::Denied { Patience::None } else { Patience::Short },
-            text: format!("auto_unseal.kms {}: {error}", path.display()),
-        }),
+        Err(error) => Err(Trouble::passing(format!("auto_unseal.kms {}: {error}", path.display()))),
     }
 }
 
