@@ -10,8 +10,6 @@ use crate::socket::{Access, Place, writers};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// A credential that the plugin renews lasts longer when it was just obtained.
-const SOON: Duration = Duration::from_secs(300);
 /// One that somebody else has to replace needs attention so long before.
 const SOON_BY_HAND: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -155,15 +153,17 @@ pub struct SeenMember {
     pub error: Option<ProviderError>,
     /// When its credential ends.
     pub ends: Option<SystemTime>,
-    /// Whether somebody else has to replace the credential.
-    pub by_hand: bool,
+    /// Whether the plugin renews the credential by itself.
+    pub renewed: bool,
+    /// How long after a look at it there is the next one, which renews.
+    pub period: Duration,
     /// Whether it could not be opened at all.
     pub unopened: bool,
 }
 
 /// A member, and its credential if that ends soon.
 pub fn member(seen: &SeenMember, now: SystemTime) -> Vec<Finding> {
-    let SeenMember { name, kind, key, error, ends, by_hand, unopened } = seen;
+    let SeenMember { name, kind, key, error, ends, renewed, period, unopened } = seen;
     let mut findings = vec![match (error, key) {
         (Some(error), _) if *unopened => Finding::fail(
             "member",
@@ -184,12 +184,15 @@ pub fn member(seen: &SeenMember, now: SystemTime) -> Vec<Finding> {
     }];
     if let Some(ends) = ends {
         let left = ends.duration_since(now).unwrap_or_default();
-        if left < if *by_hand { SOON_BY_HAND } else { SOON } {
+        // It was obtained or renewed just now, so it is long enough if a look comes before half of it is over.
+        let soon = if *renewed { period.saturating_mul(2) } else { SOON_BY_HAND };
+        if left < soon {
             let at = humantime::format_rfc3339_seconds(*ends);
-            let hint = if *by_hand {
-                "have a token made that is periodic, or log in by certificate, JWT or AppRole, which the plugin renews"
+            let hint = if *renewed {
+                "the plugin renews it, and may come too late: have what issues it give it more time, or lower timing.period_s"
             } else {
-                "the plugin obtains another one; if this stays, look at what issues it"
+                "have a token made that is periodic, or log in by certificate, JWT or AppRole, which the plugin renews; if another \
+                 program replaces its file in time, this is as it should be"
             };
             findings.push(Finding::warn("credential", format!("that of {name} ends at {at}"), hint));
         }

@@ -54,6 +54,7 @@ struct State {
     left_out: Option<u32>,
     went_back: bool,
     credential_ends: Option<SystemTime>,
+    credential_renewed: bool,
     /// What it failed of last, so that the log has it once.
     error: Option<ProviderError>,
 }
@@ -90,6 +91,7 @@ impl Member {
                 left_out: None,
                 went_back: false,
                 credential_ends: None,
+                credential_renewed: true,
                 error: None,
             }),
         }
@@ -153,6 +155,11 @@ impl Member {
     /// When the credential ends that was used last, unless it is renewed.
     pub fn credential_ends(&self) -> Option<SystemTime> {
         self.state().credential_ends
+    }
+
+    /// Whether this program renews that credential by itself.
+    pub fn is_credential_renewed(&self) -> bool {
+        self.state().credential_renewed
     }
 
     /// What to remember of it over a restart.
@@ -231,6 +238,7 @@ impl Member {
         let (step, current) = {
             let mut state = self.state();
             state.credential_ends = seen.credential_ends;
+            state.credential_renewed = seen.credential_renewed;
             let step = state.promotion.observe(&seen, now, unix);
             let back = state.promotion.left(&seen.active);
             if back && !state.went_back {

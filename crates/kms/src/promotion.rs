@@ -176,7 +176,7 @@ mod tests {
     fn seen(active: u32, timed: bool) -> Observation {
         let at = |version: u32| key(version, timed.then(|| u64::from(version) * 1000));
         let readable = (1..=active).map(at).collect();
-        Observation { active: at(active), readable, older_wraps: true, credential_ends: None }
+        Observation { active: at(active), readable, older_wraps: true, credential_ends: None, credential_renewed: true }
     }
 
     fn s(seconds: u64) -> Duration {

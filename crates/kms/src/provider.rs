@@ -71,6 +71,8 @@ pub struct Observation {
     pub older_wraps: bool,
     /// When the credential ends that was used, unless it is renewed.
     pub credential_ends: Option<SystemTime>,
+    /// Whether the provider gets another one by itself before that. If not, somebody else has to.
+    pub credential_renewed: bool,
 }
 
 /// What a wrapped key belongs to: the Kubernetes cluster and the key id. Backends that take additional data get it, so

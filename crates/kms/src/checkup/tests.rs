@@ -74,24 +74,28 @@ fn who_answers() {
 fn members_and_what_ends_soon() {
     let now = SystemTime::now();
     let day = Duration::from_secs(24 * 3600);
-    let seen = |key: bool, error: bool, ends: Option<Duration>, by_hand: bool| SeenMember {
+    let seen = |key: bool, error: bool, ends: Option<Duration>, renewed: bool| SeenMember {
         name: "m".into(),
         kind: Kind::Vault,
         key: key.then(|| "3 (x)".into()),
         error: error.then(|| ProviderError::new(Class::Denied, "no")),
         ends: ends.map(|left| now + left),
-        by_hand,
+        renewed,
+        period: Duration::from_secs(20),
         unopened: false,
     };
+    let minute = Duration::from_secs(60);
     for (seen, wanted) in [
-        (seen(true, false, None, true), &[Fine][..]),
-        (seen(true, true, None, true), &[Fail]),
+        (seen(true, false, None, false), &[Fine][..]),
+        (seen(true, true, None, false), &[Fail]),
         (SeenMember { unopened: true, ..seen(false, true, None, true) }, &[Fail]),
-        (seen(false, false, None, false), &[Fail]),
-        (seen(true, false, Some(day), false), &[Fine]),
-        (seen(true, false, Some(day), true), &[Fine, Warn]),
-        (seen(true, false, Some(day * 15), true), &[Fine]),
-        (seen(true, false, Some(Duration::from_secs(60)), false), &[Fine, Warn]),
+        (seen(false, false, None, true), &[Fail]),
+        // One that is renewed may be short, if only a look comes in time.
+        (seen(true, false, Some(day), true), &[Fine]),
+        (seen(true, false, Some(minute), true), &[Fine]),
+        (seen(true, false, Some(minute / 2), true), &[Fine, Warn]),
+        (seen(true, false, Some(day), false), &[Fine, Warn]),
+        (seen(true, false, Some(day * 15), false), &[Fine]),
     ] {
         let verdicts: Vec<Verdict> = member(&seen, now).iter().map(verdict).collect();
         assert_eq!(verdicts, wanted, "{seen:?}");

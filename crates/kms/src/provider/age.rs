@@ -150,7 +150,7 @@ impl Age {
         let none = || ProviderError::new(Class::UnknownKey, "the key file has no key");
         let active = reference(&loaded.file, loaded.file.active(now).ok_or_else(none)?);
         let readable = loaded.file.keys().iter().map(|kek| reference(&loaded.file, kek)).collect();
-        Ok(Observation { active, readable, older_wraps: true, credential_ends: None })
+        Ok(Observation { active, readable, older_wraps: true, credential_ends: None, credential_renewed: true })
     }
 }
 

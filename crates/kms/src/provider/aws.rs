@@ -320,7 +320,7 @@ impl Provider for Aws {
             self.http.renewed().await?;
             let credential_ends = self.credentials.renewed().await?.ends;
             let (active, readable) = self.look().await?;
-            Ok(Observation { active, readable, older_wraps: false, credential_ends })
+            Ok(Observation { active, readable, older_wraps: false, credential_ends, credential_renewed: true })
         })
     }
 

@@ -351,7 +351,7 @@ impl Provider for Azure {
         Box::pin(async move {
             let credential_ends = self.api.renew().await?;
             let (active, readable) = self.look().await?;
-            Ok(Observation { active, readable, older_wraps: true, credential_ends })
+            Ok(Observation { active, readable, older_wraps: true, credential_ends, credential_renewed: true })
         })
     }
 

@@ -146,7 +146,13 @@ impl Bulla {
         }
         // With 0 the cluster encrypts by the newest version alone, whatever it is asked.
         let older_wraps = key.min_encryption_version != 0 && key.min_encryption_version < key.latest_version;
-        Ok(Observation { active: active.ok_or_else(none)?, readable, older_wraps, credential_ends: None })
+        Ok(Observation {
+            active: active.ok_or_else(none)?,
+            readable,
+            older_wraps,
+            credential_ends: None,
+            credential_renewed: true,
+        })
     }
 
     async fn encrypt(&self, key: &KeyRef, plain: &SecretKey, context: &Context) -> Result<Vec<u8>, ProviderError> {

@@ -103,7 +103,7 @@ impl Pkcs11 {
                 Err(error) => tracing::warn!(class = %error.class, "an older key cannot be used: {error}"),
             }
         }
-        Ok(Observation { active, readable, older_wraps: true, credential_ends: None })
+        Ok(Observation { active, readable, older_wraps: true, credential_ends: None, credential_renewed: true })
     }
 
     /// The key that a reference means.

@@ -168,7 +168,13 @@ impl Vault {
         let active = state.versions.get_key_value(&state.latest).map(of);
         let active = active.ok_or_else(|| ProviderError::new(Class::Protocol, "the key has no newest version"))?;
         let older_wraps = state.min_encryption < state.latest;
-        Ok(Observation { active, readable, older_wraps, credential_ends: token.ends() })
+        Ok(Observation {
+            active,
+            readable,
+            older_wraps,
+            credential_ends: token.ends(),
+            credential_renewed: self.session.renews(&token),
+        })
     }
 
     async fn wrapped(&self, key: &KeyRef, plain: &SecretKey, context: &Context) -> Result<Vec<u8>, ProviderError> {

@@ -108,7 +108,7 @@ impl Provider for Backend {
             let state = self.state();
             let readable = state.keys.keys().map(|version| Self::reference(&state, *version)).collect();
             let active = Self::reference(&state, state.active);
-            Ok(Observation { active, readable, older_wraps: true, credential_ends: None })
+            Ok(Observation { active, readable, older_wraps: true, credential_ends: None, credential_renewed: true })
         })
     }
 

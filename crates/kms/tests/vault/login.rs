@@ -276,7 +276,9 @@ async fn tokens_that_others_made() {
     let root = of(bao.root());
     assert_eq!(root.observe().await.unwrap().credential_ends, None);
     works_for(&root, 1).await;
-    works_for(&of(&create(&["-period=4s"])), 9).await;
+    let periodic = of(&create(&["-period=4s"]));
+    works_for(&periodic, 9).await;
+    assert!(periodic.observe().await.unwrap().credential_renewed);
     works_for(&of(&create(&["-period=4s", "-no-default-policy"])), 2).await;
     // At its greatest age nobody here can get another one, and says so before.
     let vault = of(&create(&["-ttl=3s", "-explicit-max-ttl=5s"]));
@@ -284,8 +286,8 @@ async fn tokens_that_others_made() {
     assert!(vault.observe().await.unwrap().credential_ends.is_some());
     tokio::time::sleep(Duration::from_millis(3500)).await;
     assert!(fails(vault.observe().await, Class::Denied).contains("denied"));
-    file(&bao, "token", &create(&["-ttl=1h"]));
-    active(&vault).await;
+    file(&bao, "token", &create(&["-ttl=1h", "-renewable=false"]));
+    assert!(!vault.observe().await.unwrap().credential_renewed, "somebody else has to");
     // A file that changes is used, long before its token ends.
     let first = std::fs::read_to_string(bao.folder().join("token")).unwrap();
     file(&bao, "token", &create(&["-ttl=1h"]));

@@ -69,17 +69,17 @@ pub async fn run(args: Doctor, path: &Path, session: &Session<'_>) -> Result<Exi
         findings.extend(loops::judge(tree, &network, &resolved(tree).await));
     }
     let mut place = packaged();
-    let config = tree.and_then(|tree| Ok((configured(path)?, tree)));
+    let config = tree.and_then(|_| configured(path));
     match config {
         Err(failure) => {
             let hint = "`bulla kms sample` prints a file with every key";
             findings.insert(0, Finding::fail("configuration", failure.message, hint));
         }
-        Ok((config, tree)) => {
+        Ok(config) => {
             let found = format!("{} can be used", path.display());
             findings.insert(0, Finding::ok("configuration", found));
             place = config.socket.clone().or(place);
-            node(config, &tree, place.as_ref(), &mut findings).await;
+            node(config, place.as_ref(), &mut findings).await;
         }
     }
     if let Some((path, place)) = encryption_config.as_deref().zip(place.as_ref()) {
@@ -138,7 +138,7 @@ async fn resolved(tree: &Value) -> BTreeMap<String, Vec<IpAddr>> {
     found
 }
 
-async fn node(mut config: Config, tree: &Value, place: Option<&Place>, findings: &mut Vec<Finding>) {
+async fn node(mut config: Config, place: Option<&Place>, findings: &mut Vec<Finding>) {
     // Nothing is written by a look.
     let state = config.plugin.state.take().map(|state| state.path().to_owned());
     let plugin = Plugin::new(config.plugin);
@@ -156,7 +156,7 @@ async fn node(mut config: Config, tree: &Value, place: Option<&Place>, findings:
     findings.extend(answered.map(|answered| checkup::answers(&answered, own)));
     let now = SystemTime::now();
     for member in plugin.members() {
-        findings.extend(checkup::member(&seen(member, tree), now));
+        findings.extend(checkup::member(&seen(member), now));
     }
     findings.push(checkup::key_id(published.as_deref().map(|snapshot| (&snapshot.key_id, snapshot.whole))));
     for (name, file, replaced) in [("state", state, true), ("audit", config.audit, false)] {
@@ -165,15 +165,15 @@ async fn node(mut config: Config, tree: &Value, place: Option<&Place>, findings:
     }
 }
 
-fn seen(member: &member::Member, tree: &Value) -> SeenMember {
-    let by_hand = tree.get("members").and_then(|members| members.get(member.name()));
+fn seen(member: &member::Member) -> SeenMember {
     SeenMember {
         name: member.name().to_owned(),
         kind: member.kind(),
         key: member.standing().key.map(|key| format!("{} ({})", key.version, key.digest())),
         error: member.error(),
         ends: member.credential_ends(),
-        by_hand: by_hand.is_some_and(|member| member.pointer("/vault/auth/token").is_some()),
+        renewed: member.is_credential_renewed(),
+        period: member.period(),
         unopened: member.is_unopened(),
     }
 }

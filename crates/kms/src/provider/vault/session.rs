@@ -209,6 +209,11 @@ impl Session {
         Ok(digest([way.as_slice(), &token]))
     }
 
+    /// Whether this program gets another token before this one ends. One that somebody else made it can only renew.
+    pub fn renews(&self, token: &Token) -> bool {
+        token.renewable || !matches!(self.settings.auth, Auth::Token(_))
+    }
+
     /// Does what is wanted, unless somebody else did it, or failed to, while this one waited or within `pause` before.
     async fn settle(self: &Arc<Self>, want: Want, pause: Duration) -> Result<Arc<Token>, ProviderError> {
         let own = Arc::clone(self);
