@@ -1,12 +1,13 @@
 //! A transit key of a Bulla cluster.
 
 use super::files::{MAX_CA_BYTES, Reader, digest, whole};
+use super::token::failure;
 use super::{Answer, Class, Context, Kind, Observation, Provider, ProviderError};
 use crate::identity::unattended;
 use crate::key::KeyRef;
 use bulla_client::{Client, ClientError, Pin, State};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
-use bulla_keys::KeySource;
+use bulla_keys::{KeySource, TokenError};
 use bulla_wire::api::{Decrypt, DecryptItem, Encrypt, EncryptItem, ItemError, KeyKind, Versioned};
 use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::error::Code;
@@ -73,6 +74,16 @@ impl Bulla {
         let cluster: ClusterId = settings.cluster.parse().map_err(|error| config("cluster", &error))?;
         let key = settings.key.parse().map_err(|error| config("key", &error))?;
         let source = KeySource::parse(settings.identity.as_ref()).map_err(|error| config("identity", &error))?;
+        match &source {
+            KeySource::Agent(_) => {
+                return Err(config(
+                    "identity",
+                    &"an SSH agent needs somebody who is logged in; name a file or a token",
+                ));
+            }
+            KeySource::Token(uri) if uri.module.is_none() => return Err(failure(&TokenError::NoModule)),
+            KeySource::Token(_) | KeySource::File(_) => {}
+        }
         // Without authorities, whose file is read where they are needed.
         Client::builder(&settings.address).build().map_err(|error| config("address", &error))?;
         let settings = settings.clone();
@@ -298,5 +309,55 @@ fn class(code: Code) -> Class {
         code if code.status() == 429 => Class::Throttled,
         code if code.status() >= 500 => Class::Unavailable,
         _ => Class::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_may_come_later_is_told_from_what_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let settings = |identity: &str| Settings {
+            address: "https://localhost:1".into(),
+            cluster: "sha256:UNhY4JhezH9gQYqvDMWrWH9CwlcKiECVqejMrND2VFw".into(),
+            key: "k".into(),
+            identity: identity.into(),
+            pin_file: None,
+            ca: Some(at("ca.pem").into()),
+            memory: None,
+        };
+        let agent = "ssh-agent:SHA256:UNhY4JhezH9gQYqvDMWrWH9CwlcKiECVqejMrND2VFw";
+        for never in [agent, "pkcs11:token=a;object=b", "pkcs11:nothing=a"] {
+            assert_eq!(Bulla::open(&settings(never)).err().map(|error| error.class), Some(Class::Config), "{never}");
+        }
+        let bulla = Bulla::open(&settings(&at("identity"))).unwrap();
+        let missing = async |field: &str| {
+            let error = bulla.prepare().await.unwrap_err();
+            assert!(error.class == Class::Config && error.text.starts_with(field), "{error}");
+        };
+        missing("identity: ").await;
+        let made = bulla_crypto::identity::Identity::generate(
+            bulla_crypto::identity::IdentityKind::Hybrid,
+            &mut bulla_crypto::random::SystemRng,
+        );
+        std::fs::write(at("identity"), made.unwrap().to_file_text(None, None).unwrap().expose()).unwrap();
+        std::fs::set_permissions(at("identity"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        missing("ca: ").await;
+        let ca = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
+        let digest = || lock(&bulla.opened).as_ref().and_then(|opened| opened.ca);
+        std::fs::write(at("ca.pem"), ca()).unwrap();
+        bulla.prepare().await.unwrap();
+        let first = digest();
+        // Another one takes its place, and what is none does not.
+        std::fs::write(at("ca.pem"), ca()).unwrap();
+        bulla.prepare().await.unwrap();
+        let second = digest();
+        assert!(first.is_some() && first != second);
+        std::fs::write(at("ca.pem"), "none").unwrap();
+        bulla.prepare().await.unwrap();
+        assert_eq!(digest(), second);
     }
 }
