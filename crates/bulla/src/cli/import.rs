@@ -76,8 +76,16 @@ pub struct FromVault {
 #[derive(Serialize)]
 struct There {
     mounts: Vec<ThereMount>,
+    #[serde(flatten)]
+    policies: Policies,
+}
+
+#[derive(Serialize)]
+struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policies_uncounted: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -86,6 +94,9 @@ struct ThereMount {
     engine: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<usize>,
+    /// Why there is no count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncounted: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     option: Option<String>,
 }
@@ -174,39 +185,63 @@ fn moved(mounts: Vec<Mount>, trees: &[Tree]) -> Vec<Moved> {
     mounts.into_iter().filter_map(of).collect()
 }
 
+/// What there is in a mount, as far as the token may list it.
+async fn there(mount: Mount, vault: &Vault) -> Result<ThereMount, Failure> {
+    let path = mount.path.parse::<SecretPath>().ok();
+    let (counted, option) = match (&mount.engine, path) {
+        (Engine::Kv1 | Engine::Kv2, Some(to)) => {
+            let tree = Tree { mount: mount.clone(), below: String::new(), to };
+            (Some(tree.count(vault).await?), Some(format!("--kv {}", mount.path)))
+        }
+        (Engine::Transit, Some(path)) => {
+            let keys = listed(vault, &format!("{path}/keys")).await?;
+            (Some(keys), Some(format!("--transit {path}")))
+        }
+        _ => (None, None),
+    };
+    let (count, uncounted) = split(counted);
+    Ok(ThereMount { mount: mount.path, engine: mount.engine.to_string(), count, uncounted, option })
+}
+
+/// How many names there are; the inner error is why that is not known.
+async fn listed(vault: &Vault, path: &str) -> Result<Result<usize, String>, Failure> {
+    let names = vault.list(path).await?;
+    Ok(names.map(|names| names.len()).map_err(|why| format!("{path} is not listed: {why}")))
+}
+
+fn split(counted: Option<Result<usize, String>>) -> (Option<usize>, Option<String>) {
+    match counted {
+        Some(Ok(count)) => (Some(count), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    }
+}
+
 async fn list(vault: &Vault, session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
     let mut mounts = Vec::new();
     for mount in vault.mounts().await? {
-        let path = mount.path.parse::<SecretPath>().ok();
-        let (count, option) = match (&mount.engine, path) {
-            (Engine::Kv1 | Engine::Kv2, Some(to)) => {
-                let tree = Tree { mount: mount.clone(), below: String::new(), to };
-                (Some(tree.count(vault).await?), Some(format!("--kv {}", mount.path)))
-            }
-            (Engine::Transit, Some(path)) => {
-                let keys = vault.list(&format!("{path}/keys")).await?.ok().map(|names| names.len());
-                (keys, Some(format!("--transit {path}")))
-            }
-            _ => (None, None),
-        };
-        mounts.push(ThereMount { mount: mount.path, engine: mount.engine.to_string(), count, option });
+        mounts.push(there(mount, vault).await?);
     }
-    let policies = vault.list(policy::POLICIES).await?.ok().map(|names| names.len());
+    let (policies, policies_uncounted) = split(Some(listed(vault, policy::POLICIES).await?));
+    let policies = Policies { policies, policies_uncounted };
     if format == Format::Json {
         return session.screen.json(&There { mounts, policies }).map(|()| Exit::Ok);
     }
     let count = |count: Option<usize>| count.map_or_else(String::new, |count| count.to_string());
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for ThereMount { mount, engine, count: number, option } in mounts {
+    let (mut rows, mut uncounted): (Vec<Vec<String>>, _) = (Vec::new(), Vec::new());
+    for ThereMount { mount, engine, count: number, uncounted: why, option } in mounts {
         rows.push(vec![mount, engine, count(number), option.unwrap_or_else(|| "no counterpart".to_owned())]);
+        uncounted.extend(why);
     }
     rows.push(vec![
         policy::POLICIES.to_owned(),
         "policies".to_owned(),
-        count(policies),
+        count(policies.policies),
         "--policies DIRECTORY".to_owned(),
     ]);
+    uncounted.extend(policies.policies_uncounted);
     session.screen.table(&["MOUNT", "ENGINE", "COUNT", "OPTION"], &rows)?;
+    uncounted.iter().for_each(|why| session.screen.hint(why));
     Ok(Exit::Ok)
 }
 

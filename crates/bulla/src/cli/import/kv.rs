@@ -80,13 +80,13 @@ impl Tree {
         Ok(())
     }
 
-    /// How many secrets there are.
-    pub async fn count(&self, vault: &Vault) -> Result<usize, Failure> {
+    /// How many secrets there are; the inner error is why that is not known.
+    pub async fn count(&self, vault: &Vault) -> Result<Result<usize, String>, Failure> {
         let (mut walk, mut count) = (Walk::new(self), 0_usize);
-        while walk.next(vault, None).await?.is_some() {
+        while walk.unlisted.is_none() && walk.next(vault, None).await?.is_some() {
             count = count.saturating_add(1);
         }
-        Ok(count)
+        Ok(walk.unlisted.map_or(Ok(count), Err))
     }
 
     /// Where a path of the mount lies here.
@@ -306,6 +306,8 @@ struct Walk<'a> {
     tree: &'a Tree,
     waiting: Vec<Place>,
     seen: usize,
+    /// The directory that was not listed last, and why.
+    unlisted: Option<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -317,7 +319,7 @@ impl<'a> Walk<'a> {
         } else {
             waiting.push(Place::Directory(String::new()));
         }
-        Self { tree, waiting, seen: 0 }
+        Self { tree, waiting, seen: 0, unlisted: None }
     }
 
     /// The path of the next secret.
@@ -338,6 +340,7 @@ impl<'a> Walk<'a> {
             let names = match vault.list(&self.tree.listed(&directory)).await? {
                 Ok(names) => names,
                 Err(why) => {
+                    self.unlisted = Some(format!("{from} is not listed: {why}"));
                     refuse(from, format!("it is not listed, and what is below it left out: {why}"));
                     continue;
                 }

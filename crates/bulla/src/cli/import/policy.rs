@@ -1,6 +1,7 @@
 //! Policies, as drafts in Cedar for a person to read. None is ever put into the cluster from here: whom a policy of Vault
 //! holds for is decided elsewhere there, and its paths mean something else.
 
+mod lines;
 mod read;
 mod translate;
 

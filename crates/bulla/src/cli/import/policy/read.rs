@@ -3,6 +3,7 @@
 //! Threat: text from whoever wrote policies there. The parser bounds its depth itself; nothing of a text is taken for
 //! more than a word here before it was looked at.
 
+use super::lines;
 use hcl_edit::expr::{Expression, Object};
 use hcl_edit::structure::{Block, Body, Structure};
 use serde_json::Value;
@@ -82,11 +83,20 @@ fn older(word: &str) -> Result<&'static [&'static str], String> {
     }
 }
 
+/// The parser reads HCL 2, and Vault HCL 1: what the parser does not take, it gets again with a line for each setting.
+fn parsed(text: &str) -> Result<Body, String> {
+    let parse = hcl_edit::parser::parse_body;
+    parse(text).or_else(|error| {
+        let again = lines::separated(text).and_then(|separated| parse(&separated).ok());
+        again.ok_or_else(|| {
+            let place = error.location();
+            format!("it is not read as HCL, at line {} column {}", place.line(), place.column())
+        })
+    })
+}
+
 fn hcl(text: &str) -> Result<Vec<Rule>, String> {
-    let body: Body = hcl_edit::parser::parse_body(text).map_err(|error| {
-        let place = error.location();
-        format!("it is not read as HCL, at line {} column {}", place.line(), place.column())
-    })?;
+    let body = parsed(text)?;
     let mut rules = Vec::new();
     for structure in &body {
         match structure {
@@ -206,10 +216,25 @@ mod tests {
         assert_eq!(rules("").unwrap(), []);
     }
 
+    /// What only HCL 1 takes, as OpenBao does.
+    #[test]
+    fn settings_on_one_line_are_read() {
+        let text = r#"path "secret/data/q" { capabilities = ["read"] min_wrapping_ttl = "1s" } path "a" { policy = "deny", comment = "}" }
+            path "b" { capabilities = ["read"] allowed_parameters = { "x" = [] "*" = [] } } # path "c" { policy = "read" }"#;
+        let wanted = [
+            rule("secret/data/q", &["read"], &["min_wrapping_ttl"]),
+            rule("a", &["deny"], &[]),
+            rule("b", &["read"], &["allowed_parameters"]),
+        ];
+        assert_eq!(rules(text).unwrap(), wanted);
+    }
+
     #[test]
     fn what_is_not_understood_is_refused() {
         for (text, told) in [
             ("path \"a\" {", "line 1"),
+            ("path \"a\" { policy = <<E\nread\nE\n comment = \"x\" }", "line"),
+            ("path \"a\" { policy = \"read\" x = 1 = 2 }", "line 1"),
             ("path { capabilities = [\"read\"] }", "one path"),
             ("path \"a\" \"b\" { }", "one path"),
             ("path \"a\" { capabilities = \"${x}\" }", "list of words"),

@@ -10,9 +10,12 @@
 //! Threat: the text becomes a policy. Words of others stand in it only as names that were parsed, or escaped in
 //! comments.
 
+mod area;
+
 use super::read::Rule;
+use area::{Area, KV_1, KV_2, TRANSIT};
 use bulla_wire::name::{Name, SecretPath};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// A mount of Vault, and what it is here.
@@ -44,86 +47,6 @@ pub struct Draft {
     /// How many places a person has to decide about.
     pub open: usize,
 }
-
-/// A part of a mount's API: what may be done there.
-struct Area {
-    prefix: &'static str,
-    suffix: &'static str,
-    /// A capability, and the action that it is here.
-    rights: &'static [(&'static str, &'static str)],
-}
-
-const fn area(prefix: &'static str, suffix: &'static str, rights: &'static [(&'static str, &'static str)]) -> Area {
-    Area { prefix, suffix, rights }
-}
-
-macro_rules! writes {
-    ($action:literal) => {
-        &[("create", $action), ("update", $action)]
-    };
-}
-
-/// A kv engine without versions.
-const KV_1: &[Area] = &[area(
-    "",
-    "",
-    &[("read", "kv.get"), ("create", "kv.put"), ("update", "kv.put"), ("list", "kv.list"), ("delete", "kv.destroy")],
-)];
-
-/// A kv engine with versions.
-const KV_2: &[Area] = &[
-    area(
-        "data/",
-        "",
-        &[("read", "kv.get"), ("create", "kv.put"), ("update", "kv.put"), ("patch", "kv.put"), ("delete", "kv.delete")],
-    ),
-    area(
-        "metadata/",
-        "",
-        &[
-            ("read", "kv.inspect"),
-            ("list", "kv.list"),
-            ("create", "kv.configure"),
-            ("update", "kv.configure"),
-            ("patch", "kv.configure"),
-            ("delete", "kv.destroy"),
-        ],
-    ),
-    area("delete/", "", writes!("kv.delete")),
-    area("undelete/", "", writes!("kv.undelete")),
-    area("destroy/", "", writes!("kv.destroy")),
-];
-
-/// A transit engine.
-const TRANSIT: &[Area] = &[
-    area("encrypt/", "", writes!("transit.encrypt")),
-    area("decrypt/", "", writes!("transit.decrypt")),
-    area("rewrap/", "", writes!("transit.rewrap")),
-    area("datakey/plaintext/", "", writes!("transit.datakey")),
-    area("datakey/wrapped/", "", writes!("transit.datakey-wrapped")),
-    area("sign/", "", writes!("transit.sign")),
-    area("verify/", "", writes!("transit.verify")),
-    area("hmac/", "", writes!("transit.hmac")),
-    area(
-        "keys/",
-        "",
-        &[
-            ("read", "transit.read"),
-            ("list", "transit.list"),
-            ("create", "transit.create"),
-            ("update", "transit.create"),
-            ("delete", "transit.delete"),
-        ],
-    ),
-    area("keys/", "/rotate", writes!("transit.rotate")),
-    area("keys/", "/config", writes!("transit.configure")),
-    area("keys/", "/import", writes!("transit.import")),
-    area("export/encryption-key/", "", &[("read", "transit.export")]),
-    area("export/signing-key/", "", &[("read", "transit.export")]),
-    area("export/hmac-key/", "", &[("read", "transit.export")]),
-    area("backup/", "", &[("read", "transit.backup")]),
-    area("restore/", "", writes!("transit.restore")),
-];
 
 /// Words for what is allowed that mean something in every engine.
 const KNOWN: &[&str] = &["create", "read", "update", "patch", "delete", "list", "deny"];
@@ -186,6 +109,9 @@ impl Target {
     }
 }
 
+/// What is done to something, each by its name in policies.
+type Actions = BTreeSet<&'static str>;
+
 /// What one rule says in one area.
 #[derive(Debug)]
 struct Grant {
@@ -194,7 +120,9 @@ struct Grant {
     area: (usize, usize),
     target: Target,
     /// None if all that the rule says of the area is that others do not count there.
-    actions: BTreeSet<&'static str>,
+    actions: Actions,
+    /// Actions that would permit more than the rule does, and what that is.
+    beyond: BTreeMap<&'static str, &'static str>,
     denies: bool,
 }
 
@@ -231,8 +159,17 @@ pub fn translate(name: &Name, group: &Name, rules: &[Rule], moved: &[Moved]) -> 
                 for doubt in remarks(rule).iter().chain(&doubts) {
                     draft.decide(doubt);
                 }
-                for statement in statements(own, &grants, rules, group) {
+                let live = |grant: &Grant| grant.actions.clone();
+                for statement in statements(own, &grants, rules, group, live) {
                     draft.add(&statement, doubts.is_empty());
+                }
+                let beyond: BTreeSet<&str> = own.iter().flat_map(|grant| grant.beyond.values().copied()).collect();
+                for more in beyond {
+                    let mut shown = statements(own, &grants, rules, group, |grant| only(grant, more, own)).into_iter();
+                    let Some(first) = shown.next() else { continue };
+                    draft.decide(more);
+                    draft.add(&first, false);
+                    shown.for_each(|statement| draft.add(&statement, false));
                 }
             }
         }
@@ -286,10 +223,6 @@ fn doubts(rule: &Rule, unplaced: &[&Rule]) -> Vec<String> {
             words.join(", ")
         ));
     }
-    let has = |word: &str| rule.capabilities.iter().any(|known| known == word);
-    if has("create") && !has("update") {
-        doubts.push("it allows what is new alone; here the right to write is also that to write over".to_owned());
-    }
     if let Some(literal) = rule.path.strip_suffix('*') {
         for narrower in unplaced.iter().filter(|other| fixed(&other.path).starts_with(literal)) {
             doubts
@@ -327,14 +260,16 @@ fn place(number: usize, rule: &Rule, moved: &[Moved]) -> Placed {
     let mut grants = Vec::new();
     let mut reached = false;
     for (area_number, area) in (0..).zip(mount.areas()) {
-        let Some((id, below)) = area.find(rest, glob) else { continue };
-        // No key lies in another, so below one is nothing.
-        if below && !id.is_empty() && matches!(mount, Moved::Transit { .. }) {
-            continue;
+        for (id, below) in area.find(rest, glob) {
+            // No key lies in another, so below one is nothing.
+            if below && !id.is_empty() && matches!(mount, Moved::Transit { .. }) {
+                continue;
+            }
+            let Some(id) = mount.id(id) else { continue };
+            reached = true;
+            let target = Target { kind: mount.kind(), id, below };
+            grants.extend(grants_of(area, (number, (index, area_number)), &target, rule, rest, glob));
         }
-        let Some(id) = mount.id(id) else { continue };
-        reached = true;
-        grants.extend(area.grants(number, (index, area_number), &Target { kind: mount.kind(), id, below }, rule));
     }
     if !reached {
         return Placed::Nowhere(
@@ -343,7 +278,7 @@ fn place(number: usize, rule: &Rule, moved: &[Moved]) -> Placed {
                 .to_owned(),
         );
     }
-    if grants.iter().all(|grant| grant.actions.is_empty()) {
+    if grants.iter().all(|grant| grant.actions.is_empty() && grant.beyond.is_empty()) {
         return Placed::Nowhere("what it allows there does nothing, in Vault as here".to_owned());
     }
     Placed::Targets(grants)
@@ -363,48 +298,37 @@ fn elsewhere(path: &str) -> String {
     .to_owned()
 }
 
-impl Area {
-    /// Which part of what lies in the area a path means, and whether all below it; `None` if none of it, or no part that a
-    /// statement can name.
-    fn find<'p>(&self, rest: &'p str, glob: bool) -> Option<(&'p str, bool)> {
-        if glob && self.prefix.starts_with(rest) {
-            return Some(("", true));
-        }
-        // A listing of the whole is asked for with the slash or without.
-        if !glob && self.suffix.is_empty() && !self.prefix.is_empty() && self.prefix.trim_end_matches('/') == rest {
-            return Some(("", false));
-        }
-        let inside = rest.strip_prefix(self.prefix)?;
-        match (self.suffix, glob) {
-            ("", false) => Some((inside.strip_suffix('/').unwrap_or(inside), false)),
-            ("", true) => inside.strip_suffix('/').map(|directory| (directory, true)),
-            (suffix, false) => Some((inside.strip_suffix(suffix)?, false)),
-            (suffix, true) => {
-                let (key, begun) = inside.split_once('/')?;
-                suffix.strip_prefix('/')?.starts_with(begun).then_some((key, false))
-            }
-        }
+/// What a rule says in an area of a target.
+fn grants_of(
+    area: &Area,
+    (rule, place): (usize, (usize, usize)),
+    target: &Target,
+    said: &Rule,
+    rest: &str,
+    glob: bool,
+) -> Vec<Grant> {
+    let denies = said.capabilities.iter().any(|word| word == "deny");
+    let (mut actions, beyond) = if denies { area.all() } else { area.said(&said.capabilities, rest, glob) };
+    let grant = |target, actions, beyond| Grant { rule, area: place, target, actions, beyond, denies };
+    let mut grants = Vec::new();
+    // Keys are listed all together or not at all, and that is done to no key.
+    let all = Target { below: false, id: String::new(), ..target.clone() };
+    if actions.remove("transit.list") && target.id.is_empty() {
+        grants.push(grant(all.clone(), ["transit.list"].into(), BTreeMap::new()));
     }
+    // A directory of one exact path can be listed alone.
+    let root_alone = *target == all && target.kind == "Bulla::Transit";
+    if !root_alone {
+        grants.push(grant(target.clone(), actions, beyond));
+    }
+    grants
+}
 
-    fn grants(&self, rule: usize, area: (usize, usize), target: &Target, said: &Rule) -> Vec<Grant> {
-        let denies = said.capabilities.iter().any(|word| word == "deny");
-        let rights =
-            self.rights.iter().filter(|(word, _)| denies || said.capabilities.iter().any(|known| known == word));
-        let mut actions: BTreeSet<&'static str> = rights.map(|(_, action)| *action).collect();
-        let grant = |target, actions| Grant { rule, area, target, actions, denies };
-        let mut grants = Vec::new();
-        // Keys are listed all together or not at all, and that is done to no key.
-        let all = Target { below: false, id: String::new(), ..target.clone() };
-        if actions.remove("transit.list") && target.id.is_empty() {
-            grants.push(grant(all.clone(), ["transit.list"].into()));
-        }
-        // A directory of one exact path can be listed alone.
-        let root_alone = *target == all && target.kind == "Bulla::Transit";
-        if !root_alone {
-            grants.push(grant(target.clone(), actions));
-        }
-        grants
-    }
+/// The actions of a grant that would permit this more, unless its rule permits them of the same by another way.
+fn only(grant: &Grant, more: &str, own: &[Grant]) -> Actions {
+    let here = grant.beyond.iter().filter(|(_, why)| **why == more).map(|(action, _)| *action);
+    let live = |action: &&str| own.iter().any(|other| other.target == grant.target && other.actions.contains(action));
+    here.filter(|action| !live(action)).collect()
 }
 
 /// Whether Vault takes one rule before another wherever it holds at all.
@@ -413,25 +337,30 @@ fn is_narrower(rules: &[Rule], rule: usize, than: usize) -> bool {
     path(than).strip_suffix('*').is_some_and(|literal| path(rule).starts_with(literal))
 }
 
-/// The statements of a rule: what has the same target and the same exceptions in one.
-fn statements(own: &[Grant], all: &[&Grant], rules: &[Rule], group: &Name) -> Vec<String> {
-    let mut joined: Vec<(Target, BTreeSet<Target>, BTreeSet<&'static str>, bool)> = Vec::new();
-    for grant in own.iter().filter(|grant| !grant.actions.is_empty()) {
+/// The statements of a rule about some of its actions: what has the same target and the same exceptions in one.
+fn statements(
+    own: &[Grant],
+    all: &[&Grant],
+    rules: &[Rule],
+    group: &Name,
+    which: impl Fn(&Grant) -> Actions,
+) -> Vec<String> {
+    let mut joined: Vec<(Target, BTreeSet<Target>, Actions, bool)> = Vec::new();
+    for (grant, which) in own.iter().map(|grant| (grant, which(grant))).filter(|(_, which)| !which.is_empty()) {
         let narrower = all.iter().filter(|other| other.rule != grant.rule && other.area == grant.area);
         // Two paths may mean the same here and not there: secret/* and secret/data/* both mean all secrets.
         let narrower =
             narrower.filter(|other| grant.target.holds(&other.target) || is_narrower(rules, other.rule, grant.rule));
         // One that says the same and more takes nothing away.
-        let differing =
-            narrower.filter(|other| other.denies != grant.denies || !other.actions.is_superset(&grant.actions));
+        let differing = narrower.filter(|other| other.denies != grant.denies || !other.actions.is_superset(&which));
         let except: BTreeSet<Target> = differing.map(|other| other.target.clone()).collect();
         // Nothing is left of it.
         if except.contains(&grant.target) {
             continue;
         }
         match joined.iter_mut().find(|(target, but, _, _)| *target == grant.target && *but == except) {
-            Some((_, _, actions, _)) => actions.extend(&grant.actions),
-            None => joined.push((grant.target.clone(), except, grant.actions.clone(), grant.denies)),
+            Some((_, _, actions, _)) => actions.extend(&which),
+            None => joined.push((grant.target.clone(), except, which, grant.denies)),
         }
     }
     joined

@@ -40,13 +40,13 @@ fn secrets_with_versions() {
            path "secret/data/shared" { capabilities = ["read"] }
            path "secret/destroy/app/*" { capabilities = ["update"] }"#,
     );
-    assert_eq!((draft.statements, draft.open), (4, 0), "{}", draft.text);
+    assert_eq!((draft.statements, draft.open), (3, 1), "{}", draft.text);
     for (action, resource, allowed) in [
         ("kv.get", "kv/apps/app/db", true),
         ("kv.put", "kv/apps/app/db", true),
         ("kv.list", "kv/apps/app", true),
         ("kv.inspect", "kv/apps/app/db", true),
-        ("kv.destroy", "kv/apps/app/db", true),
+        ("kv.destroy", "kv/apps/app/db", false),
         ("kv.get", "kv/apps/shared", true),
         ("kv.put", "kv/apps/shared", false),
         ("kv.get", "kv/apps/shared/more", false),
@@ -162,7 +162,6 @@ fn what_would_permit_more_than_vault_stays_a_comment() {
              capabilities = ["read"]
              required_parameters = ["x"]
            }"#,
-        r#"path "secret/data/app/*" { capabilities = ["create"] }"#,
     ] {
         let draft = draft(text);
         assert_eq!(draft.statements, 0, "{}", draft.text);
@@ -171,6 +170,74 @@ fn what_would_permit_more_than_vault_stays_a_comment() {
     }
     let sudo = draft(r#"path "secret/data/app" { capabilities = ["read", "sudo"] }"#);
     assert_eq!((sudo.statements, sudo.open), (1, 1), "{}", sudo.text);
+}
+
+/// A word that is only a part of an action here, or an action that is for less.
+#[test]
+fn a_part_of_an_action_stays_a_comment() {
+    for (path, words, action, told) in [
+        ("secret/data/a/*", "\"create\"", "kv.put", "what is new"),
+        ("secret/data/a/*", "\"update\"", "kv.put", "what is there"),
+        ("secret/data/a/*", "\"patch\"", "kv.put", "what is there"),
+        ("secret/data/a/*", "\"update\", \"patch\"", "kv.put", "what is there"),
+        ("secret/data/a/*", "\"create\", \"patch\"", "kv.put", "what is new"),
+        ("secret/data/a/*", "\"delete\"", "kv.delete", "newest version"),
+        ("secret/metadata/a/*", "\"update\"", "kv.configure", "what is there"),
+        ("secret/metadata/a/*", "\"patch\"", "kv.configure", "what is there"),
+        ("secret/destroy/a/*", "\"update\"", "kv.destroy", "name and settings"),
+        ("old/a/*", "\"update\"", "kv.put", "what is there"),
+        ("transit/encrypt/a", "\"create\"", "transit.encrypt", "made with it"),
+        ("transit/export/hmac-key/a", "\"read\"", "transit.export", "for one use"),
+        ("transit/export/encryption-key/*", "\"read\"", "transit.export", "for one use"),
+    ] {
+        let draft = draft(&format!("path \"{path}\" {{ capabilities = [{words}] }}"));
+        assert_eq!((draft.statements, draft.open), (0, 1), "{path} {words}\n{}", draft.text);
+        assert!(
+            draft.text.contains(told) && draft.text.contains(&format!("//   action == Bulla::Action::\"{action}\""))
+        );
+        assert!(draft.text.lines().all(|line| line.is_empty() || line.starts_with("//")), "{}", draft.text);
+    }
+    // What else the rule says holds.
+    let draft = draft(r#"path "secret/data/a/*" { capabilities = ["read", "update"] }"#);
+    assert_eq!((draft.statements, draft.open), (1, 1), "{}", draft.text);
+    assert!(may(&draft, "kv.get", "kv/apps/a/x") && !may(&draft, "kv.put", "kv/apps/a/x"), "{}", draft.text);
+}
+
+/// Where Vault does not look whether something is there, create is nothing and update all of it.
+#[test]
+fn a_word_that_is_all_of_an_action_holds_alone() {
+    for (path, word, action, resource) in [
+        ("secret/delete/a/*", "update", "kv.delete", "kv/apps/a/x"),
+        ("secret/metadata/a/*", "delete", "kv.destroy", "kv/apps/a/x"),
+        ("transit/encrypt/a", "update", "transit.encrypt", "transit/a"),
+        ("transit/keys/a", "update", "transit.create", "transit/a"),
+        ("transit/export/*", "read", "transit.export", "transit/a"),
+    ] {
+        let draft = draft(&format!("path \"{path}\" {{ capabilities = [\"{word}\"] }}"));
+        assert_eq!((draft.statements, draft.open), (1, 0), "{path}\n{}", draft.text);
+        assert!(may(&draft, action, resource), "{path}\n{}", draft.text);
+    }
+    let nothing = draft(r#"path "transit/sign/a" { capabilities = ["create"] }"#);
+    assert_eq!(nothing.statements, 0, "{}", nothing.text);
+    assert!(nothing.text.contains("does nothing") && !nothing.text.contains("permit ("), "{}", nothing.text);
+    // What one part of a path gives needs no word about another part.
+    let whole = draft(r#"path "secret/*" { capabilities = ["create", "read", "update", "delete", "list"] }"#);
+    assert_eq!(whole.open, 0, "{}", whole.text);
+    assert!(may(&whole, "kv.delete", "kv/apps/x") && may(&whole, "kv.destroy", "kv/apps/x"), "{}", whole.text);
+}
+
+/// An export is of a key, so what takes away one use of it takes away all.
+#[test]
+fn an_export_of_one_use_is_none() {
+    let draft = draft(
+        r#"path "transit/export/*" { capabilities = ["read"] }
+           path "transit/export/encryption-key/a" { capabilities = ["read"] }"#,
+    );
+    assert!(
+        may(&draft, "transit.export", "transit/b") && !may(&draft, "transit.export", "transit/a"),
+        "{}",
+        draft.text
+    );
 }
 
 /// A path is text of others: it must not end the comment that it stands in.
