@@ -19,6 +19,35 @@ fn value(text: &str, name: &str) -> String {
     line.trim().to_owned()
 }
 
+/// A user, and the password of a static role, for somebody who opens a wrap; the caller has the lease, and sees no password.
+fn handed_on(alice: &Cli, postgres: &Postgres) {
+    alice.run(["keygen", "-o", "bob.key"]).ok();
+    alice.run(["principal", "add", "bob.pub"]).ok();
+    let before = alice.run(["lease", "list"]).ok().lines().count();
+    let nobody = alice.run(words("database creds app reader --wrap-to nobody", &[])).failed(5);
+    assert!(nobody.contains("hint"), "{nobody}");
+    let made = alice.run(words("database creds app reader --ttl 20m --wrap-to bob --expires 10m", &[]));
+    let slip = made.ok();
+    assert!(slip.starts_with("bulla:wrap:") && made.errors().contains("bulla lease list"), "{}", made.errors());
+    let leases = alice.run(["lease", "list"]).ok();
+    assert_eq!(leases.lines().count(), before + 1, "{leases}");
+    assert!(alice.run(["open", &slip]).code != 0);
+    let opened = alice.run(["--identity", "bob.key", "open", &slip, "-o", "user.json"]);
+    opened.ok();
+    let from = "database.issue of database/app/reader";
+    assert!(opened.errors().contains(from), "{}", opened.errors());
+    let text = std::fs::read_to_string(alice.work().join("user.json")).unwrap_or_default();
+    let of: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let field = |name: &str| of.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let (user, password, lease) = (field("user"), field("password"), field("lease"));
+    assert_eq!(postgres.try_sql(user, password, "SELECT 1"), Ok("1".to_owned()));
+    assert!(!password.is_empty() && !format!("{leases}{}{}", made.text(), made.errors()).contains(password));
+    // The lease is the caller's alone.
+    assert!(leases.contains(lease));
+    assert!(alice.run(["--identity", "bob.key", "lease", "revoke", lease]).code != 0);
+    alice.run(["lease", "revoke", lease]).ok();
+}
+
 /// A static role, from its beginning to its end; its last password.
 fn a_password_that_is_rotated(alice: &Cli, postgres: &Postgres, configure: impl Fn(&[&str]) -> Output) -> String {
     alice.file("admin.txt", b"again");
@@ -41,6 +70,8 @@ fn a_password_that_is_rotated(alice: &Cli, postgres: &Postgres, configure: impl 
     alice.run(words("database static rotate app billing", &[])).ok();
     assert!(postgres.try_sql("billing", &first, "SELECT 1").is_err());
     let last = alice.run(words("database static creds app billing --field password", &[])).ok();
+    let slip = alice.run(words("database static creds app billing --wrap-to bob", &[])).ok();
+    assert_eq!(alice.run(["--identity", "bob.key", "open", &slip, "--field", "password"]).ok(), last);
     assert!(postgres.try_sql("billing", &last, "SELECT 1").is_ok());
     assert!(alice.run(words("database static creds app billing --field lease", &[])).failed(64).contains("no lease"));
     assert!(alice.run(["database", "delete", "app"]).failed(18).contains("static roles"));
@@ -102,6 +133,8 @@ fn a_user_of_a_database_by_the_command_line() {
     assert!(postgres.try_sql(ADMIN, PASSWORD, "SELECT 1").is_err());
     let only = alice.run(words("database creds app reader --field password", &[])).ok();
     assert!(only.ends_with("-Aa1"), "{only}");
+
+    handed_on(&alice, &postgres);
 
     // Ended, one and all.
     alice.run(["lease", "revoke", &lease]).ok();

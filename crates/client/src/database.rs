@@ -5,6 +5,7 @@ use crate::builder::Client;
 use crate::call::{Call, CallBody};
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
+use crate::wrap::{Outgoing, Wrapped};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
     CertificateCredentials, CertifyCredentials, Credentials, Database, DatabaseAuthority, DatabaseNames, DatabaseRole,
@@ -32,6 +33,15 @@ pub struct LeasesOf {
     pub principal: Option<PrincipalId>,
     /// Only those whose end failed several times.
     pub stuck: bool,
+}
+
+fn issue(database: &Name, role: &Name, ttl_s: Option<u64>) -> Call {
+    let call = Call::change("POST", format!("/v1/database/{database}/{role}:issue"), &IssueCredentials { ttl_s });
+    Call { limit: MAX_CREDENTIALS_BYTES, ..call }
+}
+
+fn static_creds(database: &Name, role: &Name) -> Call {
+    Call { limit: MAX_CREDENTIALS_BYTES, ..Call::read(format!("/v1/database/{database}/{role}:creds")) }
 }
 
 impl Client {
@@ -144,13 +154,28 @@ impl Client {
         ttl_s: Option<u64>,
     ) -> Result<Credentials, ClientError> {
         let key = self.opening_key()?;
-        let path = format!("/v1/database/{database}/{role}:issue");
-        let call = Call::change("POST", path, &IssueCredentials { ttl_s });
-        let answer = self.call(Call { limit: MAX_CREDENTIALS_BYTES, ..call }).await?;
+        let answer = self.call(issue(database, role, ttl_s)).await?;
         demand(answer.media == AGE_MEDIA_TYPE, "the credentials are not encrypted")?;
         let plaintext = open_secret(key, &answer.body, MAX_CREDENTIALS_BYTES).await?;
         json::parse(plaintext.expose(), MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the credentials are malformed"))
+    }
+
+    /// As [`Client::database_issue`], with the user and its password encrypted by the cluster to the one recipient of
+    /// `outgoing` as a wrap. This client sees nothing of them; the lease is its own, and ends the user whether the wrap
+    /// was opened or not.
+    ///
+    /// # Errors
+    /// As [`Client::database_issue`] and [`Client::wrap_create`].
+    pub async fn database_issue_to(
+        &self,
+        database: &Name,
+        role: &Name,
+        ttl_s: Option<u64>,
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        let of = ("database.issue", format!("database/{database}/{role}"));
+        self.wrap_read(issue(database, role, ttl_s), of, outgoing).await
     }
 
     /// Has a user of a role made who logs in by a certificate, for a key whose private half stays with the caller:
@@ -228,12 +253,26 @@ impl Client {
     /// [`ClientError::Refused`] with `database_failed` while nobody knows which of two it has.
     pub async fn database_static_creds(&self, database: &Name, role: &Name) -> Result<StaticCredentials, ClientError> {
         let key = self.opening_key()?;
-        let call = Call::read(format!("/v1/database/{database}/{role}:creds"));
-        let answer = self.call(Call { limit: MAX_CREDENTIALS_BYTES, ..call }).await?;
+        let answer = self.call(static_creds(database, role)).await?;
         demand(answer.media == AGE_MEDIA_TYPE, "the credentials are not encrypted")?;
         let plaintext = open_secret(key, &answer.body, MAX_CREDENTIALS_BYTES).await?;
         json::parse(plaintext.expose(), MAX_JSON_BYTES)
             .map_err(|_| ClientError::contradiction("the credentials are malformed"))
+    }
+
+    /// As [`Client::database_static_creds`], encrypted by the cluster to the one recipient of `outgoing` as a wrap. This
+    /// client sees nothing of it.
+    ///
+    /// # Errors
+    /// As [`Client::database_static_creds`] and [`Client::wrap_create`].
+    pub async fn database_static_creds_to(
+        &self,
+        database: &Name,
+        role: &Name,
+        outgoing: Outgoing,
+    ) -> Result<Wrapped, ClientError> {
+        let of = ("database.static-creds", format!("database/{database}/{role}"));
+        self.wrap_read(static_creds(database, role), of, outgoing).await
     }
 
     /// Has the password of a static role rotated now.

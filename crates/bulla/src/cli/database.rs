@@ -3,10 +3,12 @@
 mod certificate;
 mod static_role;
 
+use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
+use bulla_client::Wrapped;
 use bulla_wire::api::{DatabaseEngine, DatabaseNames, DatabaseTls, PutDatabase, PutDatabaseRole};
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand, ValueEnum};
@@ -84,11 +86,13 @@ pub enum Database {
         ///
         /// For roles whose users log in by certificate. The private key never leaves this machine; files of a former
         /// user are replaced.
-        #[arg(long, value_name = "DIR", conflicts_with = "field")]
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["field", "wrap_to"])]
         certificate: Option<PathBuf>,
         /// Print the user or the password only, as it is
-        #[arg(long, value_name = "FIELD")]
+        #[arg(long, value_name = "FIELD", conflicts_with = "wrap_to")]
         field: Option<CredsField>,
+        #[command(flatten)]
+        wrap_to: WrapTo,
         #[command(flatten)]
         format: FormatArgs,
     },
@@ -252,8 +256,12 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
         Database::Creds { database, role, ttl, certificate: Some(folder), format, .. } => {
             certificate::creds(session, (&database, &role), ttl, &folder, format).await
         }
-        Database::Creds { database, role, ttl, field, format, certificate: None } => {
+        Database::Creds { database, role, ttl, field, wrap_to, format, certificate: None } => {
             let ttl_s = ttl.map(|ttl| ttl.as_secs());
+            if let Some(outgoing) = wrap_to.outgoing(session).await? {
+                let wrapped = session.client()?.database_issue_to(&database, &role, ttl_s, outgoing).await?;
+                return handed_on(session, &wrapped, format);
+            }
             let made = session.client()?.database_issue(&database, &role, ttl_s).await?;
             if let Some(field) = field {
                 let lease = made.lease.to_string();
@@ -277,6 +285,13 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Prints the slip of a wrap with a user, whose lease is the caller's.
+fn handed_on(session: &Session<'_>, wrapped: &Wrapped, format: FormatArgs) -> Result<Exit, Failure> {
+    let exit = made(session, wrapped, format)?;
+    session.screen.hint("the user's lease is yours: `bulla lease list` shows it, and it ends as any other");
+    Ok(exit)
 }
 
 /// Prints a value as it is, with the end of a line where a person reads it.

@@ -144,6 +144,7 @@ const EXAMPLES: &[&str] = &[
     "bulla database role list app",
     "bulla database role delete app reader",
     "bulla database creds app reader --ttl 30m",
+    "bulla database creds app reader --wrap-to bob --expires 10m",
     "bulla database ca app",
     "bulla database role put app cert --certificate --creation @cert.sql",
     "bulla database creds app cert --certificate ./tls",

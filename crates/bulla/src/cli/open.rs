@@ -11,6 +11,7 @@ use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::wrap::{ReceiptKind, Slip};
 use clap::Args;
+use serde::Deserialize;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -146,14 +147,26 @@ impl Output for Held<'_> {
     }
 }
 
+/// What a content that was made from fields holds, or an answer of the cluster, such as the times of a database's user.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Field {
+    Text(String),
+    Number(u64),
+}
+
 /// The value of a field.
 fn field_of(content: &[u8], field: &str) -> io::Result<String> {
-    let fields: StrictMap<String> = json::parse(content, content.len())
-        .map_err(|_| io::Error::other("the content was not made from fields, so it has none; leave out --field"))?;
+    let none = || io::Error::other("the content was not made from fields, so it has none; leave out --field");
+    let fields: StrictMap<Field> = json::parse(content, content.len()).map_err(|_| none())?;
     let mut fields = fields.0;
-    fields.remove(field).ok_or_else(|| {
+    let found = fields.remove(field).ok_or_else(|| {
         let known: Vec<_> = fields.keys().map(String::as_str).collect();
         io::Error::other(format!("there is no field {field:?}; there are {}", known.join(", ")))
+    })?;
+    Ok(match found {
+        Field::Text(text) => text,
+        Field::Number(number) => number.to_string(),
     })
 }
 
@@ -209,6 +222,10 @@ mod tests {
     fn a_field_is_taken_from_fields_only() {
         assert_eq!(field_of(br#"{"a":"1","b":"2\n"}"#, "b").unwrap(), "2\n");
         assert!(field_of(br#"{"a":"1"}"#, "c").unwrap_err().to_string().contains("there are a"));
+        let answer = br#"{"password":"x","expires_ms":1800000000000}"#;
+        assert_eq!(field_of(answer, "password").unwrap(), "x");
+        assert_eq!(field_of(answer, "expires_ms").unwrap(), "1800000000000");
+        assert!(field_of(br#"{"a":{"b":"1"}}"#, "a").is_err());
         assert!(field_of(b"text", "a").unwrap_err().to_string().contains("--field"));
     }
 

@@ -271,6 +271,7 @@ pub const ROUTES: &[Route] = &[
     post("/v1/database/{role}:issue", Endpoint::DatabaseIssue, "Make a user of a role, for as long as its lease.")
         .policy(Action::DatabaseIssue)
         .body(JSON)
+        .query(WRAP_TO)
         .replies(ReplyKind::Secret),
     post("/v1/database/{role}:certify", Endpoint::DatabaseCertify, "Make a user of a role who logs in by certificate.")
         .policy(Action::DatabaseIssue)
@@ -303,6 +304,7 @@ pub const ROUTES: &[Route] = &[
     get("/v1/database/{role}:creds", Endpoint::DatabaseStaticCreds, "Give the password of a static role.")
         .policy(Action::DatabaseStaticCreds)
         .mtls()
+        .query(WRAP_TO)
         .replies(ReplyKind::Secret),
     post("/v1/database/{role}:rotate", Endpoint::DatabaseStaticRotate, "Rotate the password of a static role now.")
         .policy(Action::DatabaseRotate),

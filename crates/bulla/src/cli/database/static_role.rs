@@ -1,6 +1,7 @@
 //! `bulla database static`: users who are there already, whose passwords the cluster rotates.
 
 use super::CredsField;
+use crate::cli::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
@@ -38,8 +39,10 @@ pub enum Static {
         #[command(flatten)]
         of: Of,
         /// Print the user or the password only, as it is
-        #[arg(long, value_name = "FIELD")]
+        #[arg(long, value_name = "FIELD", conflicts_with = "wrap_to")]
         field: Option<CredsField>,
+        #[command(flatten)]
+        wrap_to: WrapTo,
         #[command(flatten)]
         format: FormatArgs,
     },
@@ -91,7 +94,14 @@ pub async fn run(command: Static, session: &Session<'_>) -> Result<Exit, Failure
             session.screen.say(&format!("{database} has no static role {role} any more; its user stays"));
             Ok(Exit::Ok)
         }
-        Static::Creds { of, field, format } => creds(session, &of, field, format).await,
+        Static::Creds { of, field, wrap_to, format } => match wrap_to.outgoing(session).await? {
+            Some(outgoing) => {
+                let client = session.client()?;
+                let wrapped = client.database_static_creds_to(&of.database, &of.role, outgoing).await?;
+                made(session, &wrapped, format)
+            }
+            None => creds(session, &of, field, format).await,
+        },
         Static::Rotate(Of { database, role }) => {
             session.client()?.database_static_rotate(&database, &role).await?;
             session.screen.say(&format!("the password of {database}/{role} is rotated"));
