@@ -35,6 +35,22 @@ fn completions_are_those_of_each_shell() {
     assert_eq!(completed(&["bulla", "nothing-begins-so"]), "");
 }
 
+/// The manual's first commands of operations work as they are typed, up to the one that stays.
+#[test]
+fn the_first_steps_of_operations_work_as_written() {
+    let mut cli = Cli::new(bulla!());
+    cli.env("BULLA", bulla!()).env("PATH", std::env::var_os("PATH").unwrap());
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manual/operations.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let block = page.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let mut lines: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert_eq!(lines.pop(), Some("bulla server --config server.toml"));
+    assert_eq!(lines.len(), 3, "{block}");
+    let script = format!("set -e\nbulla() {{ \"$BULLA\" \"$@\"; }}\n{}\n", lines.join("\n"));
+    let told = cli.run_program(Path::new("/bin/sh"), ["-c", &script], b"").ok();
+    assert!(told.contains("data            data"), "{told}");
+}
+
 /// A certificate and its key in PEM, made by openssl, and the certificate's bytes.
 struct Pair {
     certificate: PathBuf,

@@ -13,6 +13,9 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
+/// How often a password is asked for, a second apart, before its absence is an error.
+const MAX_TRIES: u32 = 30;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,10 +40,13 @@ pub async fn databases(address: &str, cluster: &str, identity: &Path) -> Result<
     // Given back, it is dropped; without this it is at the end of its lease.
     client.lease_revoke(&made.lease).await?;
 
-    // A user that stays, with the password that it has now. While a rotation is not known to have ended, none is told.
+    // A user that stays, with the password that it has now. While a rotation is not known to have ended, none is told:
+    // usually for a moment, but as long as the database does not answer.
+    let mut tries = 0;
     let told = loop {
         match client.database_static_creds(&app, &billing).await {
-            Err(error) if error.code() == Some(Code::DatabaseFailed) => {
+            Err(error) if error.code() == Some(Code::DatabaseFailed) && tries < MAX_TRIES => {
+                tries += 1;
                 tokio::time::sleep(Duration::from_secs(1)).await
             }
             told => break told?,
