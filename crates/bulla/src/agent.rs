@@ -14,6 +14,7 @@ mod health;
 mod keeper;
 mod plan;
 mod socket;
+mod strangers;
 mod supervise;
 mod wanted;
 
@@ -34,11 +35,23 @@ use tokio::time::timeout;
 /// How long a call that is under way at the end may take. A user who is made then is known, and taken away.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
+/// What somebody should know before values are written: where others could put another file in the place of one.
+pub fn exposed(config: &Config) -> impl Iterator<Item = String> {
+    config.templates.iter().filter_map(|template| {
+        let destination = &template.destination;
+        let why = file::exposed(destination)?;
+        Some(format!("{}: {why}, and could put another file in its place", destination.display()))
+    })
+}
+
 /// Runs until a signal comes or the child ends.
 pub async fn run(client: Client, config: Config, manager: Manager) -> Result<Exit, Failure> {
     let signals =
         Signals::new().map_err(|error| Failure::new(Exit::Failed, format!("cannot take signals: {error}")))?;
     supervise::adopt_orphans()?;
+    for told in exposed(&config) {
+        tracing::warn!("{told}");
+    }
     let config = Arc::new(config);
     let (users, health) = (Users::default(), Health::default());
     let socket = match &config.socket {

@@ -293,13 +293,15 @@ fn another_user_is_turned_away_unless_it_is_named() {
     let folder = Agent::folder(&scene.app, "peer", &config);
     let agent = Agent::start(&scene.app, &folder, &[]);
     agent.until("log", |_| is_well(&socket));
-    for (uid, gid, answer) in [("4242", "1", "abc"), ("4244", "4343", "abc"), ("4244", "1", "allow_uids")] {
+    let denied = ("4244", "1", "allow_uids");
+    for (uid, gid, answer) in [("4242", "1", "abc"), ("4244", "4343", "abc"), denied, denied, denied] {
         let words = ["--reuid", uid, "--regid", gid, "--clear-groups", "--", curl.to_str().unwrap(), "-s"];
         let more = ["--unix-socket", socket.to_str().unwrap(), "http://agent/v1/value/api-key"];
         let answered = scene.app.run_program(Path::new("setpriv"), words.into_iter().chain(more), b"").ok();
         assert!(answered.contains(answer), "{uid} {gid}: {answered}");
     }
-    agent.until("log", |log| log.contains("uid=4244 gid=1 "));
+    let log = agent.until("log", |log| log.contains("uid=4244 gid=1 "));
+    assert_eq!(log.matches("somebody who may not asks").count(), 1, "each user once a minute: {log}");
 }
 
 #[test]
@@ -500,6 +502,63 @@ fn a_user_of_a_database_is_renewed_replaced_and_taken_away() {
     assert_absent(&passwords, [folder.join("log").as_path(), &scene.app.home().join(".local")]);
 }
 
+/// A static role of a user, and what an agent is told that was given another kind of role.
+#[test]
+fn a_password_that_is_rotated_is_read_again() {
+    let Some(postgres) = Postgres::start() else {
+        skip!("a_password_that_is_rotated_is_read_again", "needs postgresql");
+    };
+    let scene = scene();
+    let bulla = |line: &str, more: &[&str]| scene.alice.run(line.split(' ').chain(more.iter().copied())).ok();
+    scene.alice.file("pw.txt", PASSWORD.as_bytes());
+    let port = postgres.port().to_string();
+    let reached = ["--port", &port, "--user", ADMIN, "--no-tls", "password=@pw.txt"];
+    bulla("database configure fixed --engine postgres --host 127.0.0.1", &reached);
+    postgres.sql("CREATE ROLE billing LOGIN PASSWORD 'typed'; CREATE ROLE readers NOLOGIN");
+    bulla("database static put fixed billing --user billing --rotate-every 24h", &[]);
+    let creation = "CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE readers";
+    bulla("database role put fixed cert --certificate --creation", &[creation]);
+    let folder = |name: &str, role: &str| {
+        let config = format!(
+            "poll_s = 1\n[[database]]\nrole = \"{role}\"\n[[template]]\nsource = \"app.tmpl\"\ndestination = \"app.conf\"\n"
+        );
+        let role = role.split('"').next().unwrap();
+        let folder = Agent::folder(&scene.app, name, &config);
+        fs::write(
+            folder.join("app.tmpl"),
+            format!("{{{{ database/{role}#username }}}} {{{{ database/{role}#password }}}}"),
+        )
+        .unwrap();
+        folder
+    };
+    let folders = [
+        folder("static", "fixed/billing\"\nstatic = true #"),
+        folder("undeclared", "fixed/billing"),
+        folder("certificate", "fixed/cert"),
+    ];
+    let mut agents = folders.each_ref().map(|folder| Agent::start(&scene.app, folder, &[]));
+    let login = |text: &str| {
+        let (user, password) = text.split_once(' ').unwrap_or_default();
+        user == "billing" && postgres.try_sql(user, password, "SELECT 1").is_ok()
+    };
+    let first = agents[0].until("app.conf", login);
+    bulla("database static rotate fixed billing", &[]);
+    let second = agents[0].until("app.conf", |text| text != first && login(text));
+    assert_ne!(first, second);
+    let written = agents[0].text("log").matches("written").count();
+    assert_eq!(written, 2, "{}", agents[0].text("log"));
+    // A role of another kind: what to do is told at the first answer.
+    agents[1].until("log", |log| log.contains("a static role needs static = true"));
+    agents[2].until("log", |log| log.contains("an agent keeps users with passwords"));
+    for agent in &mut agents {
+        agent.signal(Signal::TERM);
+        assert_eq!(agent.ends(), Some(0), "{}", agent.text("log"));
+        let passwords =
+            [&first, &second].map(|text| Canary::of("password", text.split(' ').nth(1).unwrap().as_bytes()));
+        assert_absent(&passwords, [agent.folder.join("log").as_path()]);
+    }
+}
+
 #[test]
 fn a_database_that_hangs_delays_no_other() {
     let Some(postgres) = Postgres::start() else {
@@ -541,6 +600,17 @@ fn what_is_wrong_with_a_configuration_is_told_before_anything_starts() {
     assert!(failed.contains("agent.toml: child.on_change: \"reload\"") && failed.contains("signal:"), "{failed}");
     cli.file("agent.toml", b"[child]\ncommand = [\"app\"]\n");
     cli.run(["agent", "check", "--config", "agent.toml"]).ok();
+    // A folder in which others could put another file in the place of the one that is written.
+    cli.file("app.tmpl", b"x");
+    let open = cli.work().join("open");
+    fs::create_dir(&open).unwrap();
+    cli.file("open.toml", b"[[template]]\nsource = \"app.tmpl\"\ndestination = \"open/app.conf\"\n");
+    for (mode, told) in [(0o700, false), (0o777, true), (0o1777, false)] {
+        fs::set_permissions(&open, Permissions::from_mode(mode)).unwrap();
+        let checked = cli.run(["agent", "check", "--config", "open.toml"]);
+        checked.ok();
+        assert_eq!(checked.errors().contains("others may write in open"), told, "{mode:o} {}", checked.errors());
+    }
     assert!(cli.run(["agent", "sample"]).ok().contains("[[template]]"));
     let policy = cli.run(["agent", "--config", "agent.toml", "--output-policy"]).failed(64);
     assert!(policy.contains("bulla kv get"), "{policy}");

@@ -44,12 +44,24 @@ pub struct Config {
     pub poll: Duration,
     /// Files.
     pub templates: Vec<Template>,
-    /// Users of databases that are kept, each with the seconds that its lease is to last.
-    pub databases: BTreeMap<RoleName, Option<u64>>,
+    /// Users of databases that are kept.
+    pub databases: BTreeMap<RoleName, Source>,
     /// The program.
     pub child: Option<ChildConfig>,
     /// The Unix socket.
     pub socket: Option<SocketConfig>,
+}
+
+/// Where the user of a role is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It is made, with a lease that is to last so many seconds.
+    Made {
+        /// The role's own time without them.
+        ttl_s: Option<u64>,
+    },
+    /// It is there, and the cluster rotates its password.
+    Static,
 }
 
 /// A file that is written.
@@ -116,6 +128,8 @@ struct WrittenTemplate {
 #[serde(deny_unknown_fields)]
 struct WrittenDatabase {
     role: String,
+    #[serde(default, rename = "static")]
+    of_static: bool,
     ttl_s: Option<u64>,
 }
 
@@ -286,16 +300,21 @@ fn template(written: WrittenTemplate, read: impl Fn(&Path) -> Result<String, Fai
     Ok(Template { destination, mode, parts })
 }
 
-fn databases(written: Vec<WrittenDatabase>) -> Result<BTreeMap<RoleName, Option<u64>>, Fault> {
+fn databases(written: Vec<WrittenDatabase>) -> Result<BTreeMap<RoleName, Source>, Fault> {
     let mut databases = BTreeMap::new();
-    for WrittenDatabase { role, ttl_s } in written {
+    for WrittenDatabase { role, of_static, ttl_s } in written {
         let name = role.parse::<RoleName>();
         let name = name.map_err(|why| fault("database.role", why, "give the database and the role: app/reader"))?;
         if ttl_s == Some(0) {
             let hint = "leave it out to take the role's own time";
             return Err(fault("database.ttl_s", "a lease lasts at least a second", hint));
         }
-        if databases.insert(name, ttl_s).is_some() {
+        if of_static && ttl_s.is_some() {
+            let hint = "leave it out: its password is read again when it was rotated";
+            return Err(fault("database.ttl_s", "a static role has no lease", hint));
+        }
+        let source = if of_static { Source::Static } else { Source::Made { ttl_s } };
+        if databases.insert(name, source).is_some() {
             return Err(fault("database.role", format!("{role} stands there twice"), "name each role once"));
         }
     }
@@ -365,7 +384,8 @@ mod tests {
         // No key of `Written` is left at its default.
         assert_ne!(config.poll.as_secs(), POLL_S);
         assert_ne!(config.templates[0].mode, u32::from_str_radix(MODE, 8).unwrap());
-        assert!(config.databases.values().all(Option::is_some));
+        assert!(config.databases.values().any(|source| *source == Source::Static));
+        assert!(config.databases.values().any(|source| matches!(source, Source::Made { ttl_s: Some(_) })));
         let child = config.child.unwrap();
         assert!(!child.arguments.is_empty() && !child.variables.is_empty());
         assert_ne!((child.on_change, child.grace.as_secs()), (OnChange::Restart, GRACE_S));
@@ -393,6 +413,7 @@ mod tests {
             (child("[[database]]\nrole = \"app/reader\""), "database.role"),
             (child("[[database]]\nrole = \"reader\""), "database.role"),
             (child("[[database]]\nrole = \"a/b\"\nttl_s = 0"), "database.ttl_s"),
+            (child("[[database]]\nrole = \"a/b\"\nstatic = true\nttl_s = 60"), "database.ttl_s"),
             (child("[[database]]\nrole = \"a/b\"\n[[database]]\nrole = \"a/b\""), "database.role"),
             (template("source = \"a\"\ndestination = \"b\"\nmode = \"0666\""), "template.mode"),
             (template("source = \"a\"\ndestination = \"b\"\nmode = \"rw\""), "template.mode"),

@@ -4,8 +4,21 @@ use bulla_client::{FileOutput, Output as _};
 use bulla_crypto::secret::SecretBytes;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+
+/// Why somebody else could put another file in the place of this one, if so: whoever may write in its folder can, unless
+/// that is sticky. A folder that is not there is told of when it is written to.
+pub fn exposed(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = fs::metadata(folder).ok()?;
+    let (mode, owner) = (found.permissions().mode(), found.uid());
+    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        return Some(format!("others may write in {} (mode {:04o})", folder.display(), mode & 0o7777));
+    }
+    let trusted = [0, rustix::process::geteuid().as_raw()];
+    (!trusted.contains(&owner)).then(|| format!("{} belongs to another user (uid {owner})", folder.display()))
+}
 
 /// Makes this the content of a file; whether it was another one before.
 pub fn write(path: &Path, mode: u32, content: &SecretBytes) -> io::Result<bool> {
@@ -41,7 +54,18 @@ fn holds(path: &Path, content: &SecretBytes) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt as _, symlink};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_folder_of_others_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.conf");
+        for (mode, told) in [(0o700, false), (0o755, false), (0o777, true), (0o770, true), (0o1777, false)] {
+            fs::set_permissions(directory.path(), Permissions::from_mode(mode)).unwrap();
+            assert_eq!(exposed(&path).is_some(), told, "{mode:o}");
+        }
+        assert_eq!(exposed(&directory.path().join("none/app.conf")), None);
+    }
 
     #[test]
     fn a_file_is_replaced_only_when_its_content_changed() {

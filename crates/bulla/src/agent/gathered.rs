@@ -26,6 +26,19 @@ impl Users {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role, Arc::new(user));
     }
 
+    /// Whether the role has a user.
+    pub fn has(&self, role: &RoleName) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(role)
+    }
+
+    /// Whether this is the role's user already.
+    pub fn is(&self, role: &RoleName, user: &User) -> bool {
+        let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same =
+            |known: &Arc<User>| known.username == user.username && known.password.expose() == user.password.expose();
+        users.get(role).is_some_and(same)
+    }
+
     /// All of them as they are now.
     pub fn all(&self) -> BTreeMap<RoleName, Arc<User>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -6,13 +6,14 @@
 use super::asking::{Answer, Ask, Asking, is_gone};
 use super::change::Changes;
 use super::child::{Change, OnChange};
-use super::config::Config;
+use super::config::{Config, Source};
 use super::file;
 use super::gathered::{Gathered, Users};
 use super::health::Health;
-use super::plan::{Jitter, Task, Term, Todo, look_ms};
+use super::plan::{Jitter, Task, Term, Todo, look_ms, rotated_ms};
 use super::wanted::{RoleName, Wanted};
 use crate::exit::{Exit, Failure};
+use crate::session::now_ms as wall_ms;
 use crate::template;
 use crate::value::{ValueName, Values};
 use bulla_client::{Client, ClientError};
@@ -135,6 +136,7 @@ impl Keeper {
                 (role, answer) = self.asking.next() => self.take(role, answer),
                 () = self.wake.notified() => {
                     self.look.due_ms = 0;
+                    self.ask_static_again();
                     self.read.iter_mut().chain(&mut self.write).for_each(|task| task.due_ms = 0);
                 }
                 // The other end is gone: so is the reason to go on.
@@ -165,7 +167,7 @@ impl Keeper {
 
     /// Whether every value is there.
     fn is_whole(&self) -> bool {
-        self.stored.is_some() && self.roles.keys().all(|role| self.leases.contains_key(role))
+        self.stored.is_some() && self.roles.keys().all(|role| self.users.has(role))
     }
 
     /// Asks for what the leases need whose time has come.
@@ -176,15 +178,30 @@ impl Keeper {
                 continue;
             }
             let held = self.leases.get(role).filter(|held| held.term.todo(now, task.failures) == Todo::Renew);
-            let ttl_s = self.config.databases.get(role).copied().flatten();
-            let ask = Ask { asked_ms: now, ttl_s, renew: held.map(|held| held.lease) };
+            let ask = match self.config.databases.get(role) {
+                Some(Source::Static) => Ask::Static,
+                Some(Source::Made { ttl_s }) => {
+                    Ask::Lease { asked_ms: now, ttl_s: *ttl_s, renew: held.map(|held| held.lease) }
+                }
+                None => continue,
+            };
             self.asking.begin(&self.client, role, ask);
         }
     }
 
+    /// Static roles are looked at now.
+    fn ask_static_again(&mut self) {
+        for (role, task) in &mut self.roles {
+            if self.config.databases.get(role) == Some(&Source::Static) {
+                task.due_ms = 0;
+            }
+        }
+    }
+
     /// Takes what came of asking for a role.
-    fn take(&mut self, role: RoleName, answer: Result<Answer, ClientError>) {
+    fn take(&mut self, role: RoleName, answer: Result<Answer, Failure>) {
         let (now, what) = (self.clock.monotonic_ms(), format!("database/{role}"));
+        let look_ms = self.next_look_ms(now);
         let task = self.roles.entry(role.clone()).or_default();
         match answer {
             Ok(Answer::Renewed { expires_ms }) => {
@@ -203,12 +220,21 @@ impl Keeper {
                 self.write = Some(Task::default());
                 self.health.well(&what);
             }
-            Err(error) => {
+            Ok(Answer::Told { user, rotates_ms }) => {
+                task.done(look_ms.min(rotated_ms(now, rotates_ms, wall_ms())));
+                if !self.users.is(&role, &user) {
+                    tracing::info!(%role, user = %user.username, "a user of a database has this password now");
+                    self.users.put(role, user);
+                    self.write = Some(Task::default());
+                }
+                self.health.well(&what);
+            }
+            Err(failure) => {
                 task.failed(now, jitter());
                 if let Some(held) = self.leases.get(&role) {
                     held.term.in_time(task, now);
                 }
-                self.health.failed(&what, &error.into(), task.due_ms.saturating_sub(now));
+                self.health.failed(&what, &failure, task.due_ms.saturating_sub(now));
             }
         }
     }

@@ -6,6 +6,9 @@ const MAX_PAUSE_MS: u64 = 60_000;
 /// Pause after the first failure in ms.
 const FIRST_PAUSE_MS: u64 = 1_000;
 
+/// How long after a rotation its password is asked for, in ms: as long as a database takes for it.
+const AFTER_ROTATION_MS: u64 = 1_000;
+
 /// A fraction from 0 to 1, drawn at random, so that agents that started together do not ask together.
 #[derive(Debug, Clone, Copy)]
 pub struct Jitter(pub u16);
@@ -28,6 +31,15 @@ pub fn pause_ms(failures: u32, jitter: Jitter) -> u64 {
 /// How long until the next look for change: the time that was asked for, a tenth more or less.
 pub fn look_ms(poll_ms: u64, jitter: Jitter) -> u64 {
     (poll_ms.saturating_mul(9) / 10).saturating_add(jitter.of(poll_ms / 5))
+}
+
+/// When a password is rotated that the cluster says is at `rotates_ms`, and a moment later, by the clock here; never if
+/// that is over, since then nobody knows. Clocks that differ cost no more than the time to the next look.
+pub fn rotated_ms(now_ms: u64, rotates_ms: u64, wall_ms: u64) -> u64 {
+    match rotates_ms.checked_sub(wall_ms) {
+        None | Some(0) => u64::MAX,
+        Some(left_ms) => now_ms.saturating_add(left_ms).saturating_add(AFTER_ROTATION_MS),
+    }
 }
 
 /// Something that is done again and again.
@@ -173,6 +185,14 @@ mod tests {
         task.due_ms = 70_000;
         term.in_time(&mut task, 50_000);
         assert_eq!(task.due_ms, 70_000, "afterwards only failures count");
+    }
+
+    #[test]
+    fn a_rotation_is_looked_at_once_when_it_should_be_over() {
+        assert_eq!(rotated_ms(5_000, 1_700_000_060_000, 1_700_000_000_000), 66_000);
+        assert_eq!(rotated_ms(5_000, 1_700_000_000_000, 1_700_000_000_000), u64::MAX);
+        assert_eq!(rotated_ms(5_000, 1_600_000_000_000, 1_700_000_000_000), u64::MAX, "it is late");
+        assert_eq!(rotated_ms(5_000, u64::MAX, 0), u64::MAX);
     }
 
     #[test]

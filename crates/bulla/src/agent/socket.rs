@@ -7,11 +7,13 @@
 use super::config::SocketConfig;
 use super::gathered::{Gathered, Users};
 use super::health::Health;
+use super::strangers::Strangers;
 use super::wanted::Wanted;
 use crate::exit::{Exit, Failure};
 use crate::value::Values;
 use bulla_client::Client;
 use bulla_crypto::secret::SecretBytes;
+use bulla_server::clock::{Clock as _, SystemClock};
 use bulla_wire::name::Name;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -133,6 +135,7 @@ fn bind(path: &Path, others: bool) -> io::Result<UnixListener> {
 
 async fn accept(listener: UnixListener, admitted: Admitted, shared: Arc<Shared>) {
     let (places, strangers) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::new(Semaphore::new(MAX_STRANGERS)));
+    let (clock, mut turned_away) = (SystemClock::default(), Strangers::default());
     loop {
         let accepted = listener.accept().await.and_then(|(stream, _)| {
             let peer = stream.peer_cred()?;
@@ -148,8 +151,8 @@ async fn accept(listener: UnixListener, admitted: Admitted, shared: Arc<Shared>)
         };
         let (uid, gid) = (peer.uid(), peer.gid());
         let known = admitted.admits(uid, gid);
-        if !known {
-            tracing::warn!(uid, gid, pid = peer.pid(), "somebody who may not asks on the socket");
+        if !known && let Some(times) = turned_away.came(uid, clock.monotonic_ms()) {
+            tracing::warn!(uid, gid, pid = peer.pid(), times, "somebody who may not asks on the socket");
         }
         // None is left: the connection is closed, and who needs it comes again.
         let Ok(place) = Arc::clone(if known { &places } else { &strangers }).try_acquire_owned() else { continue };

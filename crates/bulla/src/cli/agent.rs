@@ -49,6 +49,7 @@ pub async fn run(args: Agent, session: &Session<'_>, variables: Variables) -> Re
     })?;
     let config = Config::load(&path)?;
     if matches!(verb, Some(Verb::Check)) {
+        agent::exposed(&config).for_each(|told| session.screen.hint(&told));
         session.screen.say(&format!("{} can be used", path.display()));
         return Ok(Exit::Ok);
     }
