@@ -29,7 +29,7 @@ pub fn template(bytes: &[u8]) {
             return;
         }
     };
-    let fill = |name, password| template.fill(Values { name, password, expires_ms: 1_000_000 });
+    let fill = |name, password| template.fill(Values { name, password, hash: None, expires_ms: 1_000_000 });
     let (Ok(plain), Ok(filled)) = (fill("n0", "p0"), fill(name, password)) else { return };
     let (plain, filled) = (tokens(engine, plain.as_str()), tokens(engine, filled.as_str()));
     assert_eq!(plain.len(), filled.len(), "{text:?}: another statement");

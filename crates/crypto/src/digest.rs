@@ -1,4 +1,4 @@
-//! SHA-256, HMAC-SHA-256 and comparison in constant time.
+//! SHA-256, HMAC-SHA-256 and comparison in constant time; SHA-1 where others keep passwords by it.
 //!
 //! Identifiers are made where they are defined: `KeyId::new(sha256(&[spki]))`. Parts are hashed as if
 //! they were written one after the other, so a caller whose parts vary in length must write the lengths
@@ -18,6 +18,14 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
         hash.update(part);
     }
     hash.finish()
+}
+
+/// SHA-1 (FIPS 180-4). It does not resist collisions, so nothing of ours is named or signed by it: it is what MariaDB
+/// keeps passwords by.
+pub fn sha1(bytes: &[u8]) -> [u8; digest::SHA1_OUTPUT_LEN] {
+    let mut hash = [0; digest::SHA1_OUTPUT_LEN];
+    hash.copy_from_slice(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref());
+    hash
 }
 
 /// HMAC-SHA-256 (RFC 2104) of the parts, one after the other.
@@ -103,6 +111,7 @@ mod tests {
         streamed.update(b"c");
         assert_eq!(HEXLOWER.encode(&streamed.finish()), abc);
         assert_eq!(fork.finish(), sha256(&[b"ab"]));
+        assert_eq!(HEXLOWER.encode(&sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
     }
 
     #[test]

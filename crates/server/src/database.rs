@@ -201,10 +201,16 @@ impl Client {
     }
 }
 
-/// The statements of one purpose for one user. The templates were checked when they were stored.
-fn fill(engine: DatabaseEngine, templates: &[String], user: User<'_>) -> Result<Vec<Statement>, DatabaseError> {
+/// The statements of one purpose for one user, with a hash of the password where the server takes one. The templates
+/// were checked when they were stored.
+fn fill(
+    engine: DatabaseEngine,
+    templates: &[String],
+    user: User<'_>,
+    hash: Option<&str>,
+) -> Result<Vec<Statement>, DatabaseError> {
     use bulla_core::engine::database::template::{Place, Values};
-    let values = Values { name: user.name, password: user.password, expires_ms: user.expires_ms };
+    let values = Values { name: user.name, password: user.password, hash, expires_ms: user.expires_ms };
     let filled = templates.iter().map(|text| Ok(Template::parse(engine, text, &Place::ALL)?.fill(values)?));
     filled.collect()
 }

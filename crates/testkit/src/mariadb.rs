@@ -62,6 +62,8 @@ impl Mariadb {
             }
         };
         own(folder.path());
+        std::fs::create_dir(folder.path().join("logs")).expect("a folder for logs");
+        own(&folder.path().join("logs"));
         for (name, content) in [("crt", &ca), ("key", &key)] {
             let path = folder.path().join(name);
             let file = std::fs::File::options().create_new(true).write(true).mode(0o600).open(&path);
@@ -100,6 +102,11 @@ impl Mariadb {
         self.port
     }
 
+    /// Where its logs lie: the general one, the slow one and the one for replicas.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.path().join("logs")
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
@@ -119,6 +126,11 @@ impl Mariadb {
         server.args(["--pid-file=/dev/null", "--innodb-buffer-pool-size=16M"]);
         let place = |name: &str| self.folder.path().join(name).display().to_string();
         server.args([format!("--ssl-cert={}", place("crt")), format!("--ssl-key={}", place("key"))]);
+        // Every log that there is, so that a test can look for what must be in none.
+        server.args(["--general-log=1", "--slow-query-log=1", "--long-query-time=0", "--server-id=1"]);
+        server.arg(format!("--general-log-file={}", self.logs().join("general").display()));
+        server.arg(format!("--slow-query-log-file={}", self.logs().join("slow").display()));
+        server.arg(format!("--log-bin={}", self.logs().join("binary").display()));
         server.stdout(Stdio::null()).stderr(output);
         self.child = Some(process::spawn(server));
         let began = Instant::now();

@@ -1,14 +1,19 @@
 //! MariaDB and MySQL. Of an error only the number is told, since its words quote statements.
 //!
+//! MariaDB writes statements about users into its logs as they are, the one for replicas too, so it is sent a hash in
+//! place of a password: the one that it keeps anyway. MySQL takes no such hash, and hides passwords by itself.
+//!
 //! Statements about users end transactions here, so half of a role's statements may have been carried out; the lease is
 //! there, and drops whatever there is.
 
 use super::{DatabaseError, STATEMENT_TIMEOUT, User, WHOLE_TIMEOUT, fill, line, tls};
 use bulla_core::engine::database::Connection;
 use bulla_core::engine::database::sql::{identifier, literal};
+use bulla_crypto::digest::sha1;
 use bulla_wire::api::{DatabaseEngine, DatabaseTls};
 use mysql_async::prelude::{FromValue, Queryable as _};
 use mysql_async::{Conn, Error, OptsBuilder, ServerError, SslOpts, Value};
+use std::fmt::Write as _;
 use zeroize::Zeroizing;
 
 const ENGINE: DatabaseEngine = DatabaseEngine::Mariadb;
@@ -27,6 +32,8 @@ const UNKNOWN_VARIABLE: u16 = 1193;
 pub struct Client {
     session: Conn,
     open: bool,
+    /// It is MariaDB, which takes hashes, and not MySQL.
+    takes_hashes: bool,
 }
 
 impl Client {
@@ -53,7 +60,7 @@ impl Client {
             .stmt_cache_size(0)
             .ssl_opts(tls);
         let session = Conn::new(options).await.map_err(|error| login(&error))?;
-        let mut client = Self { session, open: true };
+        let mut client = Self { session, open: true, takes_hashes: false };
         client.settle().await.map_err(|error| DatabaseError::Unreachable(error.to_string()))?;
         Ok(client)
     }
@@ -65,7 +72,10 @@ impl Client {
         self.run(&format!("SET SESSION lock_wait_timeout = {seconds}")).await?;
         // A session that is lost on the way ends before its lease is given up.
         self.run(&format!("SET SESSION wait_timeout = {}", WHOLE_TIMEOUT.as_secs())).await?;
-        self.unless(UNKNOWN_VARIABLE, &format!("SET SESSION max_statement_time = {seconds}")).await
+        // By a variable and not by its version, which a server may be told to lie about.
+        self.takes_hashes =
+            self.unless(UNKNOWN_VARIABLE, &format!("SET SESSION max_statement_time = {seconds}")).await?;
+        Ok(())
     }
 
     /// Whether the session goes on.
@@ -126,16 +136,17 @@ impl Client {
         self.rows::<Value>(text).await.map(drop)
     }
 
-    /// Runs a statement that may fail with this error.
-    async fn unless(&mut self, code: u16, text: &str) -> Result<(), DatabaseError> {
+    /// Runs a statement that may fail with this error; whether it did not.
+    async fn unless(&mut self, code: u16, text: &str) -> Result<bool, DatabaseError> {
         match self.ask::<Value>(text).await? {
             Err(error) if error.code != code => Err(DatabaseError::Refused(told(&error))),
-            _ => Ok(()),
+            done => Ok(done.is_ok()),
         }
     }
 
     async fn fill_and_run(&mut self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
-        for statement in fill(ENGINE, templates, user)? {
+        let hash = self.takes_hashes.then(|| hash(user.password));
+        for statement in fill(ENGINE, templates, user, hash.as_deref())? {
             self.run(statement.as_str()).await?;
         }
         Ok(())
@@ -195,6 +206,10 @@ impl Client {
     }
 
     async fn identify(&mut self, account: &str, password: &str) -> Result<(), DatabaseError> {
+        if self.takes_hashes {
+            let hash = literal(ENGINE, &hash(password))?;
+            return self.run(&format!("ALTER USER {account} IDENTIFIED BY PASSWORD {hash}")).await;
+        }
         let password = Zeroizing::new(literal(ENGINE, password)?);
         let text = Zeroizing::new(format!("ALTER USER {account} IDENTIFIED BY {}", password.as_str()));
         self.run(&text).await
@@ -232,6 +247,14 @@ impl Client {
     }
 }
 
+/// What MariaDB keeps of a password (`mysql_native_password`).
+fn hash(password: &str) -> String {
+    sha1(&sha1(password.as_bytes())).iter().fold("*".to_owned(), |mut text, byte| {
+        let _written = write!(text, "{byte:02X}");
+        text
+    })
+}
+
 /// The first column of an answer; none if it has too many rows or a value of another kind.
 async fn answer<T: FromValue>(session: &mut Conn, text: &str) -> Result<Option<Vec<T>>, Error> {
     let mut result = session.query_iter(text).await?;
@@ -262,6 +285,7 @@ fn told(error: &ServerError) -> String {
         1049 => "no such database",
         1064 => "a statement has a fault of syntax",
         1146 => "no such table",
+        1290 => "an option of the server forbids it: it is read-only, or takes no hashes (strict_password_validation)",
         1205 => "a lock was not released in time",
         1396 => "a user could not be made, changed or dropped",
         1819 => "the password does not meet the server's rules",

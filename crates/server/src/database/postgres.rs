@@ -125,7 +125,7 @@ impl Client {
     }
 
     async fn fill_and_run(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
-        let statements = fill(ENGINE, templates, user)?;
+        let statements = fill(ENGINE, templates, user, None)?;
         let texts: Vec<&str> = statements.iter().map(|statement| statement.as_str()).collect();
         self.transaction(&texts).await
     }

@@ -587,6 +587,43 @@ async fn mariadb_users_live_as_long_as_their_leases() {
     finish(world).await;
 }
 
+/// MariaDB writes statements about users as they are into each of its logs, that for replicas included.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_log_of_mariadb_holds_a_password() {
+    let Some(server) = tokio::task::spawn_blocking(Mariadb::start).await.unwrap() else {
+        skip!("database::no_log_of_mariadb_holds_a_password", "needs mariadb-server");
+    };
+    server.sql("CREATE USER fixed@'127.0.0.1', fixed@'10.%'");
+    let connection = Connection::new(name("app"), maria(&server), 0).unwrap();
+    let (created, fixed, root) = ("canary-of-a-user", "canary-of-a-static-role", "canary-of-the-root");
+    let rotated = Password::new(root.into());
+    bulla_server::database::Client::rotate(&connection, &rotated).await.unwrap();
+    let connection = Connection { password: rotated, ..connection };
+    let (mut admin, _) = bulla_server::database::Client::connect(&connection).await.unwrap();
+    let made = User { name: "made", password: created, expires_ms: 0 };
+    admin.run(Job::Create, &maria_role().creation, made).await.unwrap();
+    admin.run(Job::Password, &[], User { name: "fixed", password: fixed, ..made }).await.unwrap();
+    for (user, password) in [("made", created), ("fixed", fixed), (mariadb::ADMIN, root)] {
+        assert_eq!(server.try_sql(user, password, "SELECT 1"), Ok("1".to_owned()), "{user}");
+    }
+    let mut read = 0;
+    for file in std::fs::read_dir(server.logs()).unwrap() {
+        let (path, has) = (file.unwrap().path(), |bytes: &[u8], text: &str| {
+            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        });
+        let bytes = std::fs::read(&path).unwrap();
+        read += usize::from(has(&bytes, "CREATE USER `made`") && has(&bytes, "ALTER USER `fixed`"));
+        assert!(!has(&bytes, "canary"), "{} holds a password", path.display());
+    }
+    assert_eq!(read, 3, "the statements are in each log");
+    // Where a server takes no hash, nothing is sent in clear in its place.
+    server.sql("INSTALL SONAME 'simple_password_check'");
+    let refused = admin.run(Job::Create, &maria_role().creation, User { name: "other", ..made }).await.unwrap_err();
+    assert!(refused.to_string().contains("strict_password_validation"), "{refused}");
+    let general = std::fs::read_to_string(server.logs().join("general")).unwrap();
+    assert!(general.contains("`other`") && !general.contains("canary"), "{general}");
+}
+
 /// Names and passwords of every character that a quote could mind.
 fn nasty() -> Vec<(String, String)> {
     let all: Vec<char> = (1..=127_u8).map(char::from).chain(['ä', '€', '\u{ff07}', '\u{2019}']).collect();

@@ -23,7 +23,8 @@ const SHOWN_CHARS: usize = 40;
 pub enum Place {
     /// `{{name}}`: the user, as an identifier.
     Name,
-    /// `{{password}}`: the password, as a literal; for PostgreSQL what the server keeps of it.
+    /// `{{password}}`: the password, as a literal; for PostgreSQL what the server keeps of it, and for MariaDB too behind
+    /// `IDENTIFIED BY`.
     Password,
     /// `{{expiration}}`: when the lease ends, as a literal.
     Expiration,
@@ -120,6 +121,8 @@ impl std::error::Error for TemplateError {}
 enum Part {
     Text(String),
     Place(Place),
+    /// The password behind `IDENTIFIED BY`, where MariaDB takes a hash as well.
+    Identified,
 }
 
 /// A statement with places, which was checked.
@@ -136,6 +139,8 @@ pub struct Values<'a> {
     pub name: &'a str,
     /// The password, or what the server keeps of it.
     pub password: &'a str,
+    /// The hash that a server keeps of it, if it takes `IDENTIFIED BY PASSWORD`: there it stands in the password's place.
+    pub hash: Option<&'a str>,
     /// When the lease ends, Unix milliseconds.
     pub expires_ms: u64,
 }
@@ -176,6 +181,10 @@ enum Last {
     String,
     Literal,
     Introducer,
+    /// The word `IDENTIFIED`.
+    Identified,
+    /// `IDENTIFIED BY`.
+    IdentifiedBy,
     Other,
 }
 
@@ -218,7 +227,8 @@ impl Template {
 
     /// Whether it has this place.
     pub fn has(&self, place: Place) -> bool {
-        self.parts.contains(&Part::Place(place))
+        let identified = place == Place::Password && self.parts.contains(&Part::Identified);
+        identified || self.parts.contains(&Part::Place(place))
     }
 
     /// The statement for one user.
@@ -231,6 +241,10 @@ impl Template {
             match part {
                 Part::Text(part) => text.push_str(part),
                 Part::Place(Place::Name) => text.push_str(&sql::identifier(self.engine, values.name)?),
+                Part::Identified => text.push_str(&match values.hash {
+                    Some(hash) => format!("PASSWORD {}", sql::literal(self.engine, hash)?),
+                    None => sql::literal(self.engine, values.password)?,
+                }),
                 Part::Place(Place::Password) => text.push_str(&sql::literal(self.engine, values.password)?),
                 Part::Place(Place::Expiration) => {
                     text.push_str(&sql::literal(self.engine, &sql::time(self.engine, values.expires_ms))?);
@@ -280,8 +294,7 @@ impl<'a> Scanner<'a> {
             _ if rest.starts_with("--") || rest.starts_with("/*") => return self.refuse(Rule::Comment),
             _ if is_word(next) => {
                 let end = rest.find(|one: char| !(is_word(one) || mariadb && one == '$')).unwrap_or(rest.len());
-                // `_utf8mb4 'x'` gives a string another set of characters.
-                self.last = if mariadb && next == '_' { Last::Introducer } else { Last::Other };
+                self.last = self.word(rest.get(..end).unwrap_or_default());
                 self.at += end;
             }
             _ if next.is_ascii_graphic() => {
@@ -291,6 +304,18 @@ impl<'a> Scanner<'a> {
             _ => return self.refuse(Rule::Character),
         }
         Ok(())
+    }
+
+    /// What a word is for what comes behind it.
+    fn word(&self, word: &str) -> Last {
+        match self.last {
+            _ if self.engine != DatabaseEngine::Mariadb => Last::Other,
+            // `_utf8mb4 'x'` gives a string another set of characters.
+            _ if word.starts_with('_') => Last::Introducer,
+            Last::Identified if word.eq_ignore_ascii_case("by") => Last::IdentifiedBy,
+            _ if word.eq_ignore_ascii_case("identified") => Last::Identified,
+            _ => Last::Other,
+        }
     }
 
     fn place(&mut self, allowed: &[Place]) -> Result<(), TemplateError> {
@@ -318,7 +343,8 @@ impl<'a> Scanner<'a> {
             }
         }
         self.flush(self.at);
-        self.parts.push(Part::Place(place));
+        let identified = place == Place::Password && self.last == Last::IdentifiedBy;
+        self.parts.push(if identified { Part::Identified } else { Part::Place(place) });
         self.at += place.as_str().len();
         self.begun = self.at;
         self.last = if place == Place::Name { Last::Other } else { Last::Literal };
@@ -383,7 +409,7 @@ mod tests {
     use super::DatabaseEngine::{Mariadb, Postgres};
     use super::*;
 
-    const VALUES: Values<'_> = Values { name: "a\"`'b", password: "p'\"`--x", expires_ms: 0 };
+    const VALUES: Values<'_> = Values { name: "a\"`'b", password: "p'\"`--x", hash: None, expires_ms: 0 };
 
     fn parse(engine: DatabaseEngine, text: &str) -> Result<Template, TemplateError> {
         Template::parse(engine, text, &Place::ALL)
@@ -403,6 +429,30 @@ mod tests {
         assert_eq!(filled(Postgres, "SELECT f({{name}},{{password}})"), "SELECT f(\"a\"\"`'b\",'p''\"`--x')");
         assert_eq!(filled(Postgres, "DO $x$ BEGIN; END $x$"), "DO $x$ BEGIN; END $x$");
         assert_eq!(filled(Postgres, "SELECT 'it''s {a}', \"b\"\"\""), "SELECT 'it''s {a}', \"b\"\"\"");
+    }
+
+    #[test]
+    fn behind_identified_by_stands_the_hash_where_there_is_one() {
+        let hashed = Values { hash: Some("*AB'"), ..VALUES };
+        let filled = |engine, text| parse(engine, text).unwrap().fill(hashed).unwrap().as_str().to_owned();
+        for text in
+            ["IDENTIFIED BY {{password}}", "identified\n by\t{{password}}", "x IDENTIFIED IDENTIFIED BY {{password}}"]
+        {
+            assert!(parse(Mariadb, text).unwrap().has(Place::Password));
+            assert!(filled(Mariadb, text).ends_with("PASSWORD '*AB'''"), "{text}");
+        }
+        for text in [
+            "IDENTIFIED WITH caching_sha2_password BY {{password}}",
+            "IDENTIFIED VIA ed25519 USING PASSWORD({{password}})",
+            "IDENTIFIED 'x' BY {{password}}",
+            "IDENTIFIED BY ({{password}}",
+            "IDENTIFIED , BY {{password}}",
+            "IDENTIFIED BY PASSWORD {{password}}",
+            "_IDENTIFIED BY {{password}}",
+        ] {
+            assert!(filled(Mariadb, text).contains("'p''"), "{text}");
+        }
+        assert_eq!(filled(Postgres, "IDENTIFIED BY {{password}}"), "IDENTIFIED BY 'p''\"`--x'");
     }
 
     #[test]
