@@ -12,7 +12,7 @@ use bulla_core::engine::database::sql::{identifier, literal};
 use bulla_crypto::digest::sha1;
 use bulla_wire::api::{DatabaseEngine, DatabaseTls};
 use mysql_async::prelude::{FromValue, Queryable as _};
-use mysql_async::{Conn, Error, OptsBuilder, ServerError, SslOpts, Value};
+use mysql_async::{Conn, Error, IoError, OptsBuilder, ServerError, SslOpts, Value};
 use std::fmt::Write as _;
 use zeroize::Zeroizing;
 
@@ -273,6 +273,9 @@ fn login(error: &Error) -> DatabaseError {
     match error {
         Error::Server(error) if error.code == ACCESS_DENIED => DatabaseError::Login(told(error)),
         Error::Server(error) => DatabaseError::Unreachable(told(error)),
+        // The library puts "Input/output error" before these, twice.
+        Error::Io(IoError::Io(error)) => DatabaseError::Unreachable(line(&error.to_string())),
+        Error::Io(IoError::Tls(error)) => DatabaseError::Unreachable(line(&error.to_string())),
         error => DatabaseError::Unreachable(line(&error.to_string())),
     }
 }

@@ -587,6 +587,17 @@ async fn mariadb_users_live_as_long_as_their_leases() {
     finish(world).await;
 }
 
+/// Why nothing answers is said once, and alike of both servers.
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_plainly() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for engine in [DatabaseEngine::Postgres, DatabaseEngine::Mariadb] {
+        let connection = Connection::new(name("app"), PutDatabase { engine, ..database(port) }, 0).unwrap();
+        let error = bulla_server::database::Client::connect(&connection).await.err().unwrap();
+        assert_eq!(error.to_string(), "the database is not reached: Connection refused (os error 111)");
+    }
+}
+
 /// MariaDB writes statements about users as they are into each of its logs, that for replicas included.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_of_mariadb_holds_a_password() {
