@@ -176,12 +176,12 @@ fn a_user_by_certificate_by_the_command_line() {
     let line = "database configure app --engine postgres --host 127.0.0.1 --no-tls --port";
     alice.run(words(line, &[&port, "--user", ADMIN, "password=@pw.txt"])).ok();
     assert!(alice.run(["database", "ca", "app"]).failed(5).contains("--certificate"));
-    postgres.sql("CREATE ROLE readers NOLOGIN");
-    let creation = "CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE readers";
+    postgres.sql("CREATE ROLE certified NOLOGIN");
+    let creation = "CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE certified";
     alice.run(words("database role put app cert --certificate --creation", &[creation])).ok();
     assert!(alice.run(["database", "role", "read", "app", "cert"]).ok().contains("by certificate"));
     let authority = alice.run(["database", "ca", "app"]).ok();
-    postgres.by_certificate("readers", &format!("{authority}\n"));
+    postgres.by_certificate("certified", &format!("{authority}\n"));
     let plain = alice.run(["database", "creds", "app", "cert"]).failed(1);
     assert!(plain.contains("--certificate"), "{plain}");
     let made = alice.run(words("database creds app cert --ttl 30m --certificate tls", &[])).ok();

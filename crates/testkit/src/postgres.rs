@@ -129,7 +129,8 @@ impl Postgres {
         }
     }
 
-    /// Has members of `role` log in by certificates of this authority, and by nothing else.
+    /// Has members of `role` log in by certificates of this authority, and by nothing else; but for the user who makes
+    /// them and is a member too where it hands the role on. As the manual writes it.
     ///
     /// # Panics
     /// If it cannot be written, or the server does not take it.
@@ -137,8 +138,13 @@ impl Postgres {
         let data = self.folder.path().join("data");
         let rules = data.join("pg_hba.conf");
         let before = std::fs::read_to_string(&rules).expect("rules for logins");
-        let own = format!("hostssl all +{role} 127.0.0.1/32 cert\nhost all +{role} all reject\n{before}");
-        std::fs::write(&rules, own).expect("rules for logins");
+        let maker = ADMIN.replace('"', "\"\"");
+        let own = format!(
+            "host all \"{maker}\" 127.0.0.1/32 scram-sha-256\n\
+             hostssl all +{role} 127.0.0.1/32 cert\n\
+             host all +{role} all reject\n"
+        );
+        std::fs::write(&rules, own + &before).expect("rules for logins");
         std::fs::write(data.join("logins.crt"), authority).expect("an authority");
         let mut settings =
             std::fs::File::options().append(true).open(data.join("postgresql.auto.conf")).expect("its settings");

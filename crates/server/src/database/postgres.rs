@@ -104,42 +104,68 @@ impl Client {
     /// All of the statements or none. Rights on one thing that are granted to many users at once get in each other's
     /// way, so what lost such a race is tried again.
     async fn transaction(&self, statements: &[&str]) -> Result<(), DatabaseError> {
+        self.transaction_as(None, statements).await
+    }
+
+    /// The same as a member of a user. Whoever is no superuser may end sessions of roles that it is a member of, and give
+    /// away what they own.
+    async fn transaction_as(&self, member_of: Option<&Named>, statements: &[&str]) -> Result<(), DatabaseError> {
         let mut tries = 1;
         loop {
-            match self.attempt(statements).await {
-                Err(failed) if tries < TRIES && failed.lost_a_race() => {
-                    tries += 1;
+            match self.attempt(member_of, statements).await {
+                Err(Failed::Slow) => return Err(too_slow()),
+                Err(failed) => {
+                    // What comes next in this session is no part of it.
                     self.run("ROLLBACK").await?;
+                    if tries == TRIES || !failed.lost_a_race() {
+                        return Err(failed.into());
+                    }
+                    tries += 1;
                 }
-                done => return Ok(done?),
+                Ok(()) => return Ok(()),
             }
         }
     }
 
-    async fn attempt(&self, statements: &[&str]) -> Result<(), Failed> {
+    /// The membership does not outlive the transaction, whatever becomes of the user: by one that stays, what
+    /// `pg_hba.conf` says of the user's groups would hold for the administering user, and might lock it out.
+    async fn attempt(&self, member_of: Option<&Named>, statements: &[&str]) -> Result<(), Failed> {
         self.ask("BEGIN").await?;
+        if let Some(Named { name, own, .. }) = member_of {
+            self.ask(&format!("GRANT {name} TO {own}")).await?;
+        }
         for statement in statements {
             self.ask(statement).await?;
+        }
+        if let Some(Named { name, own, quoted, .. }) = member_of
+            && self.finds(&format!("SELECT 1 WHERE pg_catalog.to_regrole({quoted}) IS NOT NULL")).await?
+        {
+            self.ask(&format!("REVOKE {name} FROM {own}")).await?;
         }
         self.ask("COMMIT").await
     }
 
-    async fn fill_and_run(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
+    async fn fill_and_run(
+        &self,
+        templates: &[String],
+        user: User<'_>,
+        member_of: Option<&Named>,
+    ) -> Result<(), DatabaseError> {
         let statements = fill(ENGINE, templates, user, None)?;
         let texts: Vec<&str> = statements.iter().map(|statement| statement.as_str()).collect();
-        self.transaction(&texts).await
+        self.transaction_as(member_of, &texts).await
     }
 
     /// Makes a user.
     pub async fn create(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
         let verifier = scram_sha_256(user.password.as_bytes());
-        self.fill_and_run(templates, User { password: &verifier, ..user }).await
+        self.fill_and_run(templates, User { password: &verifier, ..user }, None).await
     }
 
     /// Lets a user live longer, by default by its own clock.
     pub async fn renew(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
         if !templates.is_empty() {
-            return self.fill_and_run(templates, user).await;
+            return self.fill_and_run(templates, user, None).await;
         }
         let (name, until) = (identifier(ENGINE, user.name)?, literal(ENGINE, &time(ENGINE, user.expires_ms))?);
         self.run(&format!("ALTER ROLE {name} VALID UNTIL {until}")).await
@@ -148,30 +174,28 @@ impl Client {
     /// Drops a user: first nobody logs in as it, then its sessions end, then it goes by the role's statements or ours.
     /// One who is not there is dropped once these have run.
     pub async fn drop_user(&self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
-        let (name, text) = (identifier(ENGINE, user.name)?, literal(ENGINE, user.name)?);
+        let named = Named::new(user.name, &self.own_user)?;
         // Nothing here means what another schema makes of it.
         self.run("SET search_path = pg_catalog").await?;
-        let there = self.any(&format!("SELECT 1 FROM pg_roles WHERE rolname = {text}")).await?;
-        let closed = if there { self.close(&name, &text).await } else { Ok(()) };
+        let there = self.any(&format!("SELECT 1 FROM pg_roles WHERE rolname = {}", named.text)).await?;
+        let closed = if there { self.close(&named).await } else { Ok(()) };
         if templates.is_empty() {
             closed?;
-            return if there { self.drop_closed(&name, &text).await } else { Ok(()) };
+            return if there { self.drop_closed(&named).await } else { Ok(()) };
         }
         self.run("RESET search_path").await?;
-        match self.fill_and_run(templates, user).await {
+        let member_of = (there && closed.is_ok()).then_some(&named);
+        match self.fill_and_run(templates, user, member_of).await {
             Err(DatabaseError::Refused(_)) if !there => Ok(()),
             done => done,
         }
     }
 
     /// Nobody logs in as the user any more, and nobody is.
-    async fn close(&self, name: &str, text: &str) -> Result<(), DatabaseError> {
-        let own = identifier(ENGINE, &self.own_user)?;
-        self.run(&format!("ALTER ROLE {name} NOLOGIN")).await?;
-        // Whoever is no superuser may end sessions of roles that it is a member of, and give away what they own.
-        self.run(&format!("GRANT {name} TO {own}")).await?;
-        let sessions = format!("FROM pg_stat_activity WHERE usename = {text} AND pid <> pg_backend_pid()");
-        self.run(&format!("SELECT pg_terminate_backend(pid) {sessions}")).await?;
+    async fn close(&self, user: &Named) -> Result<(), DatabaseError> {
+        self.run(&format!("ALTER ROLE {} NOLOGIN", user.name)).await?;
+        let sessions = format!("FROM pg_stat_activity WHERE usename = {} AND pid <> pg_backend_pid()", user.text);
+        self.transaction_as(Some(user), &[&format!("SELECT pg_terminate_backend(pid) {sessions}")]).await?;
         for _ in 0..SESSION_LOOKS {
             if !self.any(&format!("SELECT 1 {sessions} LIMIT 1")).await? {
                 return Ok(());
@@ -183,11 +207,12 @@ impl Client {
 
     /// Drops a user that has no sessions. What it owns goes to the configured owner, who has no rights: a function or a
     /// view of the user would else run with those of whoever gets it. It is nobody's to delete here.
-    async fn drop_closed(&self, name: &str, text: &str) -> Result<(), DatabaseError> {
+    async fn drop_closed(&self, user: &Named) -> Result<(), DatabaseError> {
+        let Named { name, text, .. } = user;
         let (revoke, drop) = (format!("DROP OWNED BY {name}"), format!("DROP ROLE {name}"));
         if let Some(owner) = &self.owner {
             let give = format!("REASSIGN OWNED BY {name} TO {}", identifier(ENGINE, owner)?);
-            return self.transaction(&[&give, &revoke, &drop]).await;
+            return self.transaction_as(Some(user), &[&give, &revoke, &drop]).await;
         }
         // Rights by default and mappings of users are no data, and go with the rights.
         let owns = format!(
@@ -199,15 +224,19 @@ impl Client {
             let hint = "the user owns things; drop them, or configure the database with an owner for them (--owner)";
             return Err(DatabaseError::Refused(hint.to_owned()));
         }
-        self.transaction(&[&revoke, &drop]).await
+        self.transaction_as(Some(user), &[&revoke, &drop]).await
     }
 
     /// Whether a question has an answer.
     async fn any(&self, text: &str) -> Result<bool, DatabaseError> {
+        self.finds(text).await.map_err(DatabaseError::from)
+    }
+
+    async fn finds(&self, text: &str) -> Result<bool, Failed> {
         match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.simple_query(text)).await {
             Ok(Ok(answer)) => Ok(answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_)))),
-            Ok(Err(error)) => Err(refused(&error)),
-            Err(_) => Err(too_slow()),
+            Ok(Err(error)) => Err(Failed::Sql(error)),
+            Err(_) => Err(Failed::Slow),
         }
     }
 
@@ -220,6 +249,26 @@ impl Client {
     pub async fn set_password(&self, name: &str, password: &str) -> Result<(), DatabaseError> {
         let (name, verifier) = (identifier(ENGINE, name)?, literal(ENGINE, &scram_sha_256(password.as_bytes()))?);
         self.transaction(&[&format!("ALTER ROLE {name} PASSWORD {verifier}")]).await
+    }
+}
+
+/// A user who is dropped, and by whom, as statements name them.
+struct Named {
+    /// Its identifier.
+    name: String,
+    /// Its name as a text.
+    text: String,
+    /// Its identifier as a text.
+    quoted: String,
+    /// The identifier of the connection's own user.
+    own: String,
+}
+
+impl Named {
+    fn new(user: &str, own: &str) -> Result<Self, DatabaseError> {
+        let name = identifier(ENGINE, user)?;
+        let (text, quoted) = (literal(ENGINE, user)?, literal(ENGINE, &name)?);
+        Ok(Self { name, text, quoted, own: identifier(ENGINE, own)? })
     }
 }
 

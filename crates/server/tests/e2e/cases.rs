@@ -319,7 +319,7 @@ pub fn database(port: u16) -> api::PutDatabase {
 
 /// A role whose users log in by certificate.
 pub fn certified() -> api::PutDatabaseRole {
-    let creation = vec!["CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE readers".to_owned()];
+    let creation = vec!["CREATE ROLE {{name}} LOGIN VALID UNTIL {{expiration}} IN ROLE certified".to_owned()];
     api::PutDatabaseRole { creation, certificate: true, ..role_body() }
 }
 

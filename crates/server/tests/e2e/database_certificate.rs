@@ -3,6 +3,8 @@
 use crate::cases::{certified, database, role_body};
 use crate::support::finish;
 use bulla_client::Client;
+use bulla_core::engine::database::Connection;
+use bulla_server::database::{Job, User};
 use bulla_testkit::postgres::{ADMIN, PASSWORD, Postgres};
 use bulla_testkit::skip;
 use bulla_testkit::world::{Shape, World};
@@ -32,6 +34,91 @@ fn kept(pair: &KeyPair, made: &CertificateCredentials) -> TempDir {
     folder
 }
 
+/// How often the user who makes others is a member of somebody, beside the group that it was given to hand on.
+fn memberships(server: &Postgres) -> String {
+    let admin = ADMIN.replace('\'', "''");
+    server.sql(&format!(
+        "SELECT count(*) FROM pg_auth_members WHERE member = (SELECT oid FROM pg_roles WHERE rolname = '{admin}') \
+         AND roleid <> 'certified'::regrole"
+    ))
+}
+
+/// Rules for users by certificate are for these alone: neither the user who makes them is locked out by them, whatever
+/// cannot be dropped, nor are users with passwords.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_for_certificates_lock_out_nobody_else() {
+    let Some(mut server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else {
+        skip!("database_certificate::rules_for_certificates_lock_out_nobody_else", "needs postgresql");
+    };
+    let world = World::new(Shape::durable()).await;
+    let alice = world.client(&world.admit("alice").await);
+    let text = "permit (principal, action in Bulla::Action::\"database\", resource);".to_owned();
+    let policy = PutPolicy { text, replaces: None };
+    world.client(&world.admins[0]).policy_put(&name("databases"), &policy).await.unwrap();
+    let put = PutDatabase { user: ADMIN.into(), password: PASSWORD.into(), ..database(server.port()) };
+    let app = name("app");
+    alice.database_put(&app, &put).await.unwrap();
+    server.sql("CREATE ROLE readers NOLOGIN; CREATE ROLE certified NOLOGIN IN ROLE readers");
+    // What PostgreSQL demands from version 16 on of whoever hands on a role; it makes a member of it.
+    let admin = ADMIN.replace('"', "\"\"");
+    server.sql(&format!("GRANT certified TO \"{admin}\" WITH ADMIN OPTION"));
+    alice.database_role_put(&app, &name("cert"), &certified()).await.unwrap();
+    let creation = vec!["CREATE ROLE {{name}} LOGIN PASSWORD {{password}} IN ROLE readers".to_owned()];
+    alice.database_role_put(&app, &name("reader"), &PutDatabaseRole { creation, ..role_body() }).await.unwrap();
+    server.by_certificate("certified", &alice.database_ca(&app).await.unwrap());
+
+    // It owns something, so it is not dropped.
+    let pair = KeyPair::generate().unwrap();
+    let stuck = certify(&alice, &pair).await;
+    server.sql(&format!("CREATE TABLE kept (); ALTER TABLE kept OWNER TO {}", stuck.user));
+    alice.lease_revoke(&stuck.lease).await.unwrap();
+    let began = Instant::now();
+    while !alice.lease(&stuck.lease).await.unwrap().error.is_some_and(|error| error.contains("--owner")) {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(memberships(&server), "0", "of a user who was not dropped");
+
+    // With all connections closed, users are made and dropped as before.
+    server.kill();
+    server.restart();
+    let made = alice.database_issue(&app, &name("reader"), None).await.unwrap();
+    assert_eq!(server.try_sql(&made.user, &made.password, "SELECT 1"), Ok("1".to_owned()));
+    let next = certify(&alice, &pair).await;
+    let in_as = server.try_sql_by_certificate(&next.user, kept(&pair, &next).path(), "SELECT current_user");
+    assert_eq!(in_as, Ok(next.user.clone()));
+    for lease in [made.lease, next.lease] {
+        alice.lease_revoke(&lease).await.unwrap();
+    }
+    let began = Instant::now();
+    while server.users() != std::slice::from_ref(&stuck.user) {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", server.users());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    finish(world).await;
+}
+
+/// Statements of a role run as a member of the user, who may stay there by them; the membership does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_membership_outlives_a_drop() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else {
+        skip!("database_certificate::no_membership_outlives_a_drop", "needs postgresql");
+    };
+    let put = PutDatabase { user: ADMIN.into(), password: PASSWORD.into(), ..database(server.port()) };
+    let connection = Connection::new(name("app"), put, 0).unwrap();
+    let (mut client, _) = bulla_server::database::Client::connect(&connection).await.unwrap();
+    let user = User { name: "bulla_made", password: "made", expires_ms: 4_000_000_000_000 };
+    client.run(Job::Create, &role_body().creation, user).await.unwrap();
+    server.sql("CREATE ROLE certified; CREATE TABLE kept (); ALTER TABLE kept OWNER TO bulla_made");
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    client.run(Job::Drop, &texts(&["ALTER ROLE {{name}} CONNECTION LIMIT 0"]), user).await.unwrap();
+    assert_eq!((memberships(&server).as_str(), server.users().len()), ("0", 1));
+    client.run(Job::Drop, &texts(&["DROP ROLE {{name}}"]), user).await.unwrap_err();
+    assert_eq!(memberships(&server), "0");
+    client.run(Job::Drop, &texts(&["DROP OWNED BY {{name}}", "DROP ROLE {{name}}"]), user).await.unwrap();
+    assert!(server.users().is_empty());
+}
+
 async fn certify(client: &Client, pair: &KeyPair) -> CertificateCredentials {
     client.database_certify(&name("app"), &name("cert"), &pair.subject_public_key_info(), Some(600)).await.unwrap()
 }
@@ -59,13 +146,13 @@ async fn a_user_without_a_password_logs_in_by_certificate() {
     let renewal = vec!["ALTER ROLE {{name}} VALID UNTIL {{expiration}}".to_owned()];
     let refused = alice.database_role_put(&app, &cert, &PutDatabaseRole { renewal, ..certified() }).await.unwrap_err();
     assert_eq!(refused.code(), Some(Code::Malformed), "{refused}");
-    server.sql("CREATE ROLE readers NOLOGIN");
+    server.sql("CREATE ROLE certified NOLOGIN");
     alice.database_role_put(&app, &cert, &certified()).await.unwrap();
     alice.database_role_put(&app, &name("reader"), &role_body()).await.unwrap();
     let authority = alice.database_ca(&app).await.unwrap();
     alice.database_role_put(&app, &cert, &certified()).await.unwrap();
     assert_eq!(alice.database_ca(&app).await.unwrap(), authority, "it stays the same");
-    server.by_certificate("readers", &authority);
+    server.by_certificate("certified", &authority);
 
     // Each role gives what it is for.
     let pair = KeyPair::generate().unwrap();
