@@ -10,7 +10,7 @@ use bulla_core::action::RoleName;
 use bulla_core::barrier::{Kind, Query, RecordKey, Records, Writes};
 use bulla_core::directory::{Change, Principal};
 use bulla_core::engine::database::{
-    Authority, BeginRotation, Configure, Connection, EndRotation, Password, PutRole, Read as ReadDatabase,
+    Authority, BeginRotation, Configure, Connection, DeleteRole, EndRotation, Password, PutRole, Read as ReadDatabase,
     ReadAuthority, Release,
 };
 use bulla_core::engine::lease::{
@@ -242,7 +242,7 @@ impl Scene {
         let records = self.scan(&query);
         let due = Take::due(&app(), records.page(&query).unwrap().0, self.world.now);
         for take in due {
-            let Some(Taken { lease: Some(lease), connection: Some(_) }) = secret(&self.run(take, None)) else {
+            let Some(Taken { lease: Some(lease), connection: Some(_), .. }) = secret(&self.run(take, None)) else {
                 continue;
             };
             assert!(matches!(lease.state, State::Revoking { .. }));
@@ -532,6 +532,91 @@ fn waits_grow_to_a_limit() {
     let view = scene.leases()[0].view(scene.world.now);
     assert_eq!((view.state, view.attempts), (bulla_wire::api::LeaseState::Stuck, 12));
     assert_eq!(view.error.as_deref(), Some("away"));
+}
+
+/// The next entry of a lease, when its time has come.
+fn taken(scene: &mut Scene) -> Taken {
+    let query = lease::scan(&app(), None, 64);
+    let records = scene.scan(&query);
+    let take = Take::due(&app(), records.page(&query).unwrap().0, scene.world.now).remove(0);
+    secret(&scene.run(take, None)).unwrap()
+}
+
+fn put_role(scene: &mut Scene, revocation: &[&str]) {
+    let body = PutDatabaseRole {
+        creation: vec!["CREATE ROLE {{name}} PASSWORD {{password}}".into()],
+        revocation: revocation.iter().map(|text| (*text).to_owned()).collect(),
+        renewal: vec![],
+        ttl_s: TTL_S,
+        max_ttl_s: MAX_TTL_S,
+        certificate: false,
+    };
+    scene.run(PutRole { role: role(), body, authority: None }, Some("alice")).result.unwrap();
+}
+
+/// A mistake in the statements that a lease keeps is put right in the role, and only tried once it was one.
+#[test]
+fn what_a_role_says_now_is_tried_after_a_failure() {
+    let mut scene = Scene::new(10);
+    put_role(&mut scene, &["DROP {{name}}"]);
+    let id = active(&mut scene, "bob").id;
+    put_role(&mut scene, &["DROP ROLE {{name}}"]);
+    scene.run(Revoke { id }, Some("bob")).result.unwrap();
+    let first = taken(&mut scene);
+    assert_eq!(first.lease.unwrap().revocation, ["DROP {{name}}"]);
+    assert_eq!(first.corrected, None, "its own are right until they fail");
+    for (now, corrected) in [
+        (Some(&["DROP ROLE {{name}}"][..]), Some(vec!["DROP ROLE {{name}}".to_owned()])),
+        (Some(&[]), Some(vec![])),
+        (Some(&["DROP {{name}}"]), None),
+        (None, None),
+    ] {
+        scene.run(Failed { id, error: "syntax".into() }, None).result.unwrap();
+        match now {
+            Some(now) => put_role(&mut scene, now),
+            None => drop(scene.run(DeleteRole { role: role() }, Some("alice")).result.unwrap()),
+        }
+        scene.world.now.steady_ms = scene.leases()[0].due_ms;
+        let next = taken(&mut scene);
+        assert_eq!((next.lease.unwrap().revocation, next.corrected), (vec!["DROP {{name}}".to_owned()], corrected));
+    }
+}
+
+/// Whoever asks again for the end of a lease has what failed tried at once, and nothing before its time.
+#[test]
+fn what_failed_is_tried_at_once_if_somebody_asks() {
+    let mut scene = Scene::new(11);
+    let id = active(&mut scene, "bob").id;
+    scene.run(Revoke { id }, Some("bob")).result.unwrap();
+    for round in 0..9_u8 {
+        scene.run(Failed { id, error: "away".into() }, None).result.unwrap();
+        assert!(scene.leases()[0].due_ms > scene.world.now.steady_ms);
+        match round % 3 {
+            0 => drop(scene.run(Revoke { id }, Some("bob")).result.unwrap()),
+            1 => drop(scene.run(Demand::One(id), Some("alice")).result.unwrap()),
+            _ => {
+                scene.run(Demand::Many(Which::All), Some("alice")).result.unwrap();
+                mark_all(&mut scene);
+            }
+        }
+        scene.check(11);
+        let lease = scene.leases().remove(0);
+        assert_eq!(lease.due_ms, scene.world.now.steady_ms);
+        assert_eq!(lease.view(scene.world.now).attempts, u32::from(round) + 1, "what failed is remembered");
+    }
+    scene.run(Ended { id }, None).result.unwrap();
+    // Nobody knows whether the user of this one comes into being until then.
+    let id = LeaseId::new([7; 16]);
+    let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
+    let lease = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease;
+    scene.run(Doubt { lease, error: "silent".into(), answered: false }, Some("bob")).result.unwrap();
+    let due_ms = scene.leases()[0].due_ms;
+    scene.run(Revoke { id }, Some("bob")).result.unwrap();
+    scene.run(Demand::One(id), Some("alice")).result.unwrap();
+    scene.run(Demand::Many(Which::All), Some("alice")).result.unwrap();
+    mark_all(&mut scene);
+    assert_eq!(scene.leases()[0].due_ms, due_ms);
+    assert_eq!(due_ms, scene.world.now.steady_ms + PENDING_MS);
 }
 
 /// A user by certificate: the same request finds the same certificate, which nothing makes last longer.

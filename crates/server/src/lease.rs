@@ -235,12 +235,17 @@ async fn end_all(node: &Arc<Node>, unsealed: &Arc<Unsealed>, due: Vec<Due>, at_o
 async fn end(node: &Node, unsealed: &Unsealed, take: &Take) -> Result<bool, DriveError> {
     let driven = drive(node, unsealed, take, None).await?;
     let Ok(Reply::Secret(bytes)) = &driven.result else { return Err(Fault::Key("due lease").into()) };
-    let Taken { lease: Some(lease), connection: Some(connection) } = parse_record("due lease", bytes)? else {
+    let Taken { lease: Some(lease), connection: Some(connection), corrected } = parse_record("due lease", bytes)?
+    else {
         return Ok(true);
     };
     failpoint::hit(failpoint::LEASE_BEFORE_DROP);
     let user = User { name: &lease.user, password: "", expires_ms: lease.expires_ms };
-    match unsealed.databases.run(&connection, Job::Drop, &lease.revocation, user).await {
+    let mut dropped = unsealed.databases.run(&connection, Job::Drop, &lease.revocation, user).await;
+    if let (Err(DatabaseError::Refused(_)), Some(corrected)) = (&dropped, corrected) {
+        dropped = unsealed.databases.run(&connection, Job::Drop, &corrected, user).await;
+    }
+    match dropped {
         Ok(()) => {
             failpoint::hit(failpoint::LEASE_AFTER_DROP);
             drive(node, unsealed, &Ended { id: lease.id }, Some(&lease.owner)).await?;

@@ -52,7 +52,8 @@ pub enum Lease {
 
 /// End a lease of yours; with an option, leases of anybody
 ///
-/// Its user is dropped as soon as the database can be reached, however long that takes.
+/// Its user is dropped as soon as the database can be reached, however long that takes. Where that failed before, it is
+/// tried again at once.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct Revoke {

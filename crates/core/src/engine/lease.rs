@@ -171,6 +171,17 @@ impl Lease {
         self.move_to(due_ms, writes);
     }
 
+    /// Somebody wants it to end: it is revoked, or what failed is tried again at once; whether that changes anything. One
+    /// that was not tried yet keeps its time, since its user may come into being until then.
+    fn end_now(&mut self, now_ms: u64, writes: &mut Writes) -> bool {
+        match self.state {
+            State::Revoking { attempts, .. } if attempts == 0 || self.due_ms <= now_ms => return false,
+            State::Revoking { .. } => self.move_to(now_ms, writes),
+            State::Pending | State::Active => self.revoke(now_ms, writes),
+        }
+        true
+    }
+
     /// Its user was not dropped: it is tried again later.
     fn fail(&mut self, error: &str, now_ms: u64, writes: &mut Writes) {
         let State::Revoking { attempts, .. } = self.state else { return };

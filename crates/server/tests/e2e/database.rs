@@ -176,6 +176,37 @@ async fn what_it_made_is_nobodys(scene: &Scene, made: &Credentials) {
     assert_eq!(scene.server.sql("SELECT trap()"), "leftovers");
 }
 
+/// A statement that never worked keeps a user until the role says another, and then no longer than somebody waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_a_role_is_put_right_for_leases_that_run() {
+    let Some(scene) = Scene::new(Shape::default()).await else {
+        skip!("database::a_mistake_in_a_role_is_put_right_for_leases_that_run", "needs postgresql");
+    };
+    let mut role = PutDatabaseRole { revocation: vec!["DROP ROLL {{name}}".into()], ..role_body() };
+    scene.alice.database_role_put(&name("app"), &name("reader"), &role).await.unwrap();
+    let made = scene.issue(600).await;
+    scene.bob.lease_revoke(&made.lease).await.unwrap();
+    let began = Instant::now();
+    // The clock passes each wait until the next one is five minutes.
+    while scene.leases().await[0].attempts < 9 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", scene.leases().await);
+        scene.world.clock.pass(20 * SECOND);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Their challenges are old, which their own clocks do not tell them.
+    scene.alice.database(&name("app")).await.unwrap();
+    scene.bob.leases(None, None).await.unwrap();
+    let stuck = scene.leases().await.remove(0);
+    assert_eq!(stuck.state, LeaseState::Stuck);
+    assert!(stuck.error.unwrap().contains("SQLSTATE 42601") && !scene.logs_in(&made));
+    role.revocation = vec!["DROP ROLE {{name}}".into()];
+    scene.alice.database_role_put(&name("app"), &name("reader"), &role).await.unwrap();
+    scene.bob.lease_revoke(&made.lease).await.unwrap();
+    scene.none_left().await;
+    assert!(scene.server.users().is_empty());
+    finish(scene.world).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_its_owners_alone() {
     let Some(scene) = Scene::new(Shape::default()).await else {

@@ -2,7 +2,7 @@
 //! then is marked; one that begins meanwhile may be too. A demand of each kind stands once; asking again begins it anew.
 
 use super::list::lies_in;
-use super::{Lease, State, count_key, lease_key, unknown};
+use super::{Lease, count_key, lease_key, unknown};
 use crate::action::Resource;
 use crate::audit::{Demanded, Names};
 use crate::barrier::{Cursor, Expect, Kind, Query, Record, RecordKey, Records, Writes};
@@ -156,8 +156,7 @@ impl Operation for Demand {
                 let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
                 let Some(record) = current else { return Ok(Outcome::refuse(unknown(id))) };
                 let mut lease = Lease::parse(&record.bytes)?;
-                if !matches!(lease.state, State::Revoking { .. }) {
-                    lease.revoke(context.now.steady_ms, &mut writes);
+                if lease.end_now(context.now.steady_ms, &mut writes) {
                     writes.replace(key, current, lease.to_bytes());
                 }
             }
@@ -210,10 +209,9 @@ impl Mark {
             return static_role::mark(database, record, context, writes);
         }
         let mut lease = Lease::parse(&record.bytes)?;
-        if matches!(lease.state, State::Revoking { .. }) || !self.wants(&lease) {
+        if !self.wants(&lease) || !lease.end_now(context.now.steady_ms, writes) {
             return Ok(0);
         }
-        lease.revoke(context.now.steady_ms, writes);
         let written = lease.to_bytes();
         let bytes = written.len();
         writes.replace(lease_key(&lease.id), Some(record), written);

@@ -1,8 +1,9 @@
 //! The end of a lease: revoked by somebody or by time, tried until its user is gone.
 
 use super::{Lease, State, count_key, due_key, lease_key, parse_place, remove, unknown};
+use crate::action::RoleName;
 use crate::barrier::{Cursor, Expect, Kind, Query, Record, Records, Writes};
-use crate::engine::database::{Connection, connection_key};
+use crate::engine::database::{Connection, Role, connection_key, role_key};
 use crate::operation::{Context, Fault, Now, Operation, Outcome, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
@@ -27,8 +28,7 @@ impl Operation for Revoke {
             return Ok(Outcome::refuse(unknown(&self.id)));
         };
         let mut writes = Writes::default();
-        if !matches!(lease.state, State::Revoking { .. }) {
-            lease.revoke(context.now.steady_ms, &mut writes);
+        if lease.end_now(context.now.steady_ms, &mut writes) {
             writes.replace(key, current, lease.to_bytes());
         }
         Ok(Outcome::wrote(writes, Reply::json(&lease.view(context.now)), Replay::Kept))
@@ -58,6 +58,20 @@ pub struct Taken {
     pub lease: Option<Lease>,
     /// How the database is reached.
     pub connection: Option<Connection>,
+    /// Statements of the role as it is now that drop the user, if those of the lease failed before and are others.
+    pub corrected: Option<Vec<String>>,
+}
+
+/// What of the role as it is now is tried if the lease's own statements fail once more: a mistake in these would else
+/// keep the user for ever. Whoever may write the role has any statement carried out there in any case.
+fn corrected(lease: &Lease, records: &Records) -> Result<Result<Option<Vec<String>>, Step>, Fault> {
+    if !matches!(lease.state, State::Revoking { attempts: 1.., .. }) {
+        return Ok(Ok(None));
+    }
+    let key = role_key(&RoleName::new(&lease.database, &lease.role));
+    let Some(found) = records.get(&key) else { return Ok(Err(Step::need([key]))) };
+    let role: Option<Role> = found.map(|record| parse_record("database role", &record.bytes)).transpose()?;
+    Ok(Ok(role.map(|role| role.revocation).filter(|now| *now != lease.revocation)))
 }
 
 impl Take {
@@ -78,7 +92,7 @@ impl Operation for Take {
         if keys.iter().any(|key| records.get(key).is_none()) {
             return Ok(Step::need(keys));
         }
-        let nothing = || Reply::secret(&Taken { lease: None, connection: None });
+        let nothing = || Reply::secret(&Taken { lease: None, connection: None, corrected: None });
         // Somebody else was faster, or the clock is behind what it was.
         if matches!(records.get(&entry), Some(None)) || self.due_ms > context.now.steady_ms {
             return Ok(Outcome::read(nothing()));
@@ -97,6 +111,10 @@ impl Operation for Take {
         if connection.as_ref().is_some_and(|connection| connection.parked(context).is_some()) {
             return Ok(Outcome::read(nothing()));
         }
+        let corrected = match corrected(&lease, records)? {
+            Ok(corrected) => corrected,
+            Err(need) => return Ok(need),
+        };
         let begun = matches!(lease.state, State::Revoking { .. });
         if !begun {
             lease.revoke(now_ms, &mut writes);
@@ -114,7 +132,8 @@ impl Operation for Take {
             // Before anything is dropped: a renewal that comes now must not be taken.
             writes.replace(key, current, lease.to_bytes());
         }
-        Ok(Outcome::wrote(writes, Reply::secret(&Taken { lease: Some(lease), connection }), Replay::Again))
+        let taken = Taken { lease: Some(lease), connection, corrected };
+        Ok(Outcome::wrote(writes, Reply::secret(&taken), Replay::Again))
     }
 }
 
