@@ -81,6 +81,28 @@ fn a_password_that_is_rotated(alice: &Cli, postgres: &Postgres, configure: impl 
     last
 }
 
+/// An option that cannot be is named, with what it takes, before anything is sent.
+#[test]
+fn an_option_that_cannot_be_is_named() {
+    let alice = Cli::new(bulla!());
+    alice.file("pw.txt", b"pw");
+    alice.file("no.pem", b"no certificate");
+    for (options, option, says) in [
+        ("--engine postgres --host db.example --connections 0", "--connections", "1..=32"),
+        ("--engine postgres --host db.example --connections 33", "--connections", "1..=32"),
+        ("--engine postgres --host db.example --connections 1000", "--connections", "1..=32"),
+        ("--engine postgres --host db.example --port 0", "--port", "1..=65535"),
+        ("--engine mariadb --host db.example --owner leftovers", "--owner", "PostgreSQL alone"),
+        ("--engine postgres --host db.example --ca no.pem", "--ca", "PEM"),
+        ("--engine postgres --host evil@host/x", "--host", "a name or an IP address alone"),
+        ("--engine postgres --host 10.1.2.3 --no-tls", "--no-tls", "leave --no-tls out"),
+    ] {
+        let line = format!("database configure app --user bulla {options} password=@pw.txt");
+        let said = alice.run(words(&line, &[])).failed(64);
+        assert!(said.contains(option) && said.contains(says), "{options}: {said}");
+    }
+}
+
 #[test]
 fn a_user_of_a_database_by_the_command_line() {
     let Some(postgres) = Postgres::start() else {

@@ -9,6 +9,8 @@ use crate::fields::{self, Field};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
 use bulla_client::Wrapped;
+use bulla_core::engine::database::{Connection, MAX_CONNECTIONS};
+use bulla_core::operation::Refusal;
 use bulla_wire::api::{DatabaseEngine, DatabaseNames, DatabaseTls, PutDatabase, PutDatabaseRole};
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand, ValueEnum};
@@ -126,11 +128,11 @@ pub struct Configure {
     /// What kind of server it is
     #[arg(long)]
     engine: Engine,
-    /// Its name or IP address
+    /// Its name or IP address alone
     #[arg(long)]
     host: String,
     /// Its port; the engine's own if left out
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The database in it to which connections are made
     #[arg(long, value_name = "NAME")]
@@ -147,8 +149,8 @@ pub struct Configure {
     /// PEM file of the authorities that vouch for its certificate, in place of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "no_tls")]
     ca: Option<PathBuf>,
-    /// Most connections at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 4)]
+    /// Most connections at once, 1 to 32
+    #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = connections())]
     connections: u8,
     /// Store it without connecting first
     #[arg(long)]
@@ -303,6 +305,24 @@ fn field(session: &Session<'_>, value: &str) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+fn connections() -> clap::builder::RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=i64::from(MAX_CONNECTIONS))
+}
+
+/// What the server would refuse, said by the option before anything is sent.
+fn wrong(refusal: &Refusal) -> Failure {
+    let option = match refusal.field.as_deref() {
+        Some("tls") => "--no-tls".to_owned(),
+        Some("password") => "password=".to_owned(),
+        field => format!("--{}", field.unwrap_or_default()),
+    };
+    let hint = match refusal.field.as_deref() {
+        Some("tls") => "leave --no-tls out, or reach the database at localhost",
+        _ => "`bulla database configure --help` tells what each option takes",
+    };
+    Failure::usage(format!("{option}: {}", refusal.message)).hint(hint)
+}
+
 async fn configure(session: &Session<'_>, args: Configure) -> Result<Exit, Failure> {
     if args.password.is_argument() {
         let failure = Failure::usage("a password in an argument is seen by every process and kept by the shell");
@@ -334,6 +354,7 @@ async fn configure(session: &Session<'_>, args: Configure) -> Result<Exit, Failu
         check: !args.no_check,
         moved: args.moved,
     };
+    Connection::check(&body).map_err(|refusal| wrong(&refusal))?;
     session.client()?.database_put(&args.name, &body).await?;
     session.screen.say(&format!("{} is configured", args.name));
     Ok(Exit::Ok)

@@ -12,7 +12,7 @@ pub mod template;
 
 pub(in crate::engine) use authority::read as read_authority;
 pub use authority::{Authority, ReadAuthority, authority_key};
-pub use connection::{Connection, Password};
+pub use connection::{Connection, MAX_CONNECTIONS, Password};
 pub use role::{DeleteRole, PURPOSES, PutRole, ReadRole, Role};
 pub use rotate::{BeginRotation, EndRotation};
 

@@ -20,8 +20,8 @@ const DATABASE_FIELDS: &[&str] =
 pub enum Outside {
     /// Write how a database is reached, once it was reached if that is wanted.
     Configure {
-        /// How.
-        put: Box<database::Configure>,
+        /// How, or what is wrong with that, which whoever may write it is told.
+        put: Result<Box<database::Configure>, Refusal>,
         /// Whether it must be reached first.
         check: bool,
     },
@@ -106,8 +106,9 @@ pub(super) fn database_op(
             let body: PutDatabase =
                 json::parse_secret(body, MAX_JSON_BYTES, DATABASE_FIELDS).map_err(|e| malformed(&e))?;
             let (check, moved) = (body.check, body.moved);
-            let connection = Connection::new(given.name()?, body, context.now.unix_ms)?;
-            Op::Outside(Outside::Configure { put: Box::new(database::Configure { connection, moved }), check })
+            let connection = Connection::new(given.name()?, body, context.now.unix_ms);
+            let put = connection.map(|connection| Box::new(database::Configure { connection, moved }));
+            Op::Outside(Outside::Configure { put, check })
         }
         Endpoint::DatabaseDelete => Op::DatabaseDelete(database::Delete { name: given.name()? }),
         Endpoint::DatabaseRelease => Op::DatabaseRelease(database::Release { name: given.name()? }),

@@ -34,7 +34,8 @@ impl<'a> Request<'a> {
 
     pub(super) async fn outside(&self, op: &Outside, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
         match op {
-            Outside::Configure { put, check } => self.configure(put, *check, once).await,
+            Outside::Configure { put: Ok(put), check } => self.configure(put, *check, once).await,
+            Outside::Configure { put: Err(refusal), .. } => Ok(Driven::said(Err(refusal.clone()))),
             Outside::Rotate(begin) => self.rotate(begin, once).await,
             Outside::Issue { role, ttl_s, key } => self.issue(role, *ttl_s, key.as_deref(), once).await,
             Outside::Renew(plan) => self.renew(plan, once).await,

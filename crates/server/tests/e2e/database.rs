@@ -389,6 +389,23 @@ async fn no_statement_changes_its_meaning() {
     let open = PutDatabase { host: "db.example".into(), ..reached(&scene.server) };
     let refused = scene.alice.database_put(&name("open"), &open).await.unwrap_err();
     assert_eq!(refused.code(), Some(Code::Malformed), "no TLS to another machine");
+    // What is wrong with it is said, though nothing that it says.
+    let put = || reached(&scene.server);
+    for (bad, says) in [
+        (PutDatabase { connections: 33, ..put() }, "the most connections at once are 1 to 32"),
+        (
+            PutDatabase { owner: Some("x".into()), engine: DatabaseEngine::Mariadb, ..put() },
+            "an owner is for PostgreSQL",
+        ),
+        (PutDatabase { ca: Some("x".into()), ..put() }, "the authorities (ca) are PEM"),
+        (PutDatabase { host: "evil@host/x".into(), ..put() }, "the host is a name or an IP address alone"),
+    ] {
+        let refused = scene.alice.database_put(&name("bad"), &bad).await.unwrap_err();
+        assert!(refused.code() == Some(Code::Malformed) && refused.to_string().contains(says), "{refused}");
+        assert!(!refused.to_string().contains("evil"), "{refused}");
+        let denied = scene.bob.database_put(&name("bad"), &bad).await.unwrap_err();
+        assert_eq!(denied.code(), Some(Code::Denied), "{denied}");
+    }
     what_a_role_sets_is_its_own(&scene).await;
     // Nothing tells the administering password.
     let shown = format!("{:?}", scene.alice.database(&name("app")).await.unwrap());

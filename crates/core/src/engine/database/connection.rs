@@ -16,7 +16,7 @@ const MAX_PASSWORD_BYTES: usize = 1024;
 /// Longest PEM of authorities in bytes: a few certificates.
 const MAX_CA_BYTES: usize = 64 * 1024;
 /// Most connections to one database: it has better things to do.
-const MAX_CONNECTIONS: u8 = 32;
+pub const MAX_CONNECTIONS: u8 = 32;
 /// Most former addresses that are remembered: leases made at an older one are shown as stuck.
 const MAX_FORMERLY: usize = 8;
 
@@ -134,7 +134,12 @@ impl Connection {
         })
     }
 
-    fn check(body: &PutDatabase) -> Result<(), Refusal> {
+    /// What of it can be told without a database. A refusal repeats nothing that was written, since what was is encrypted
+    /// and this is not.
+    ///
+    /// # Errors
+    /// What is wrong with it, and in which field.
+    pub fn check(body: &PutDatabase) -> Result<(), Refusal> {
         let hint = "`bulla database configure --help` tells what each option takes";
         let bad = |field: &str, reason: String| Err(Refusal::new(Code::Malformed, reason).field(field).hint(hint));
         for (field, text) in [
@@ -154,7 +159,10 @@ impl Connection {
         }
         let named = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
         if body.host.parse::<IpAddr>().is_err() && !body.host.bytes().all(named) {
-            return bad("host", "the host is a name or an IP address; a path to a socket is not taken".to_owned());
+            return bad(
+                "host",
+                "the host is a name or an IP address alone; a path to a socket is not taken".to_owned(),
+            );
         }
         if body.port == 0 {
             return bad("port", "the port is 1 to 65535".to_owned());
@@ -163,18 +171,20 @@ impl Connection {
             return bad("password", format!("the password has 1 to {MAX_PASSWORD_BYTES} bytes, none of them zero"));
         }
         if !(1..=MAX_CONNECTIONS).contains(&body.connections) {
-            return bad("connections", format!("there are 1 to {MAX_CONNECTIONS} connections"));
+            return bad("connections", format!("the most connections at once are 1 to {MAX_CONNECTIONS}"));
         }
         if body.owner.is_some() && body.engine != DatabaseEngine::Postgres {
-            return bad("owner", "users own things in PostgreSQL alone".to_owned());
+            return bad("owner", "an owner is for PostgreSQL alone".to_owned());
         }
         let local = body.host == "localhost" || body.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         if body.tls == DatabaseTls::Off && !local {
             let refusal = Refusal::new(Code::Malformed, "without TLS everybody on the way reads the password");
-            return Err(refusal.field("tls").hint("leave it out, or reach the database at localhost"));
+            return Err(refusal
+                .field("tls")
+                .hint("leave tls as it is (no --no-tls), or reach the database at localhost"));
         }
         if body.ca.as_ref().is_some_and(|ca| ca.len() > MAX_CA_BYTES || !ca.contains("-----BEGIN CERTIFICATE-----")) {
-            return bad("ca", format!("the authorities are PEM certificates of at most {MAX_CA_BYTES} bytes"));
+            return bad("ca", format!("the authorities (ca) are PEM certificates of at most {MAX_CA_BYTES} bytes"));
         }
         Ok(())
     }
