@@ -224,8 +224,16 @@ async fn a_lease_is_its_owners_alone() {
     let all = scene.alice.leases_revoke(&RevokeLeases::all()).await.unwrap_err();
     assert_eq!(all.code(), Some(Code::Denied));
     assert!(scene.logs_in(&made));
-    // Disabled, he keeps nothing.
+    // Without the right and the role there are no more users, and the one who is there lives on.
     let admin = scene.world.client(&scene.world.admins[0]);
+    scene.alice.database_role_delete(&name("app"), &name("reader")).await.unwrap();
+    admin.policy_delete(&name("databases")).await.unwrap();
+    let denied = scene.bob.database_issue(&name("app"), &name("reader"), None).await.unwrap_err();
+    assert_eq!(denied.code(), Some(Code::Denied));
+    let renewed = scene.bob.lease_renew(&made.lease, Some(1_000_000)).await.unwrap();
+    assert_eq!(renewed.expires_ms, made.max_ms);
+    assert!(scene.logs_in(&made));
+    // Disabled, he keeps nothing.
     admin.principal_disable(&scene.bob_person.name).await.unwrap();
     scene.users(0).await;
     finish(scene.world).await;
