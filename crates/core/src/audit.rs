@@ -10,20 +10,22 @@
 //! Not held: whoever can write the file *and* the store, or the file of a node that never starts again, can cut
 //! the end. Names stand in clear unless configured otherwise: the log is not part of the untrusted storage.
 
+mod about;
 mod filter;
 mod line;
 mod request;
 mod text;
 mod verify;
 
+pub use about::{Demanded, WrapTo};
 pub use filter::Filter;
 pub use line::{
     ANONYMOUS_ADDRESSES_MAX, AuditPosition, Body, BundleLine, Chain, LINE_BYTES_MAX, LINE_VERSION, LeaseEvent, Line,
     ParseLineError, Quote, line_hash,
 };
 pub use request::{
-    Accepted, AuditBlocked, Demanded, Event, Facts, Logged, Method, Outcome, Owed, ParseRequestIdError, REASONS_MAX,
-    RECEIPTS_MAX, Refusal, RequestId, RequestLine, Slot, WrapTo, Written,
+    Accepted, AuditBlocked, Event, Facts, Logged, Method, Outcome, Owed, ParseRequestIdError, REASONS_MAX,
+    RECEIPTS_MAX, Refusal, RequestId, RequestLine, Slot, Written,
 };
 pub use text::{Address, LABEL_BYTES_MAX, Label, NameKey, Names, ParseTextError, RESOURCE_BYTES_MAX, ResourceText};
 pub use verify::{Class, Expectations, Finding, Report, Verifier};

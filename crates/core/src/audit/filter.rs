@@ -1,7 +1,7 @@
 //! Which lines somebody asked for.
 
+use super::about::Demanded;
 use super::line::{Body, Line};
-use super::request::Demanded;
 use super::text::{Names, ResourceText};
 use crate::action::{Action, Resource};
 use bulla_wire::id::PrincipalId;

@@ -1,5 +1,6 @@
 //! From a decided request to its one line: [`Event`] or [`Refusal`], [`Accepted`], [`Logged`] or [`Owed`].
 
+use super::about::{Demanded, WrapTo};
 use super::line::{Body, Quote};
 use super::text::{Address, Label, Names, ResourceText, text_serde};
 use crate::action::{Action, Resource};
@@ -7,7 +8,7 @@ use crate::policy::{Authorized, Denied, Subject};
 use bulla_crypto::BoxFuture;
 use bulla_wire::encoding::{base32, base32_decode};
 use bulla_wire::error::Code;
-use bulla_wire::id::{Digest, KeyId, LeaseId, Lineage, PrincipalId};
+use bulla_wire::id::{Digest, KeyId, Lineage, PrincipalId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
 use std::fmt;
@@ -212,30 +213,6 @@ pub struct RequestLine {
     /// What came of it.
     #[serde(flatten)]
     pub outcome: Outcome,
-}
-
-/// Which leases somebody wants ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Demanded {
-    /// This one.
-    Lease(LeaseId),
-    /// Those for this resource and all below it.
-    Resource(ResourceText),
-    /// Those of this principal.
-    Principal(PrincipalId),
-    /// All.
-    All,
-}
-
-/// An answer that is encrypted to somebody else, as the content of a wrap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WrapTo {
-    /// The wrap that the caller may make of it.
-    pub resource: ResourceText,
-    /// Its one reader.
-    pub principal: PrincipalId,
 }
 
 impl RequestLine {
