@@ -136,6 +136,8 @@ pub enum DriveError {
     Overloaded,
     /// The store did not say whether it committed.
     Unknown(String),
+    /// The keys were forgotten, or exchanged, while the request was under way. Nothing was done.
+    Closed,
     /// The store does not answer. Nothing was done.
     Store(String),
     /// A record was altered in the store.
@@ -152,6 +154,7 @@ impl fmt::Display for DriveError {
             Self::NonceExpired => f.write_str("the nonce's minute ended while the request waited"),
             Self::Overloaded => f.write_str("there is no memory for the answer"),
             Self::Unknown(detail) => write!(f, "the outcome of the commit is unknown: {detail}"),
+            Self::Closed => f.write_str("the keys are being forgotten"),
             Self::Store(detail) => write!(f, "the store failed: {detail}"),
             Self::Barrier(e) => write!(f, "{e}"),
             Self::Fault(e) => write!(f, "{e}"),
@@ -198,7 +201,7 @@ impl Unsealed {
         let mut turn = None;
         for _ in 0..MAX_ATTEMPTS {
             if self.is_closed() {
-                return Err(DriveError::Store("the cluster is being sealed".into()));
+                return Err(DriveError::Closed);
             }
             let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
                 Decision::Repeated(driven) => return Ok(driven),
@@ -218,6 +221,7 @@ impl Unsealed {
                 Ok(committed) => return self.conclude(outcome, &attempt, committed, room),
                 Err(CommitError::Conflict { .. }) => self.metrics().commit_conflicted(),
                 Err(CommitError::Unknown { detail }) => return Err(DriveError::Unknown(detail)),
+                Err(CommitError::Closed) if self.is_closed() => return Err(DriveError::Closed),
                 Err(error) => return Err(DriveError::Store(error.to_string())),
             }
         }
@@ -351,7 +355,7 @@ impl Unsealed {
     /// See [`DriveError`].
     pub async fn write(&self, machine: Machine<'_>, writes: &Writes) -> Result<Sequence, DriveError> {
         if self.is_closed() {
-            return Err(DriveError::Store("the cluster is being sealed".into()));
+            return Err(DriveError::Closed);
         }
         let batch = self.barrier.batch(writes, &mut SystemRng)?;
         match machine.store.commit(batch).await {

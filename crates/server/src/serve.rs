@@ -48,6 +48,10 @@ fn nonce_expired() -> Refusal {
         .hint("read the state, then ask again with a new nonce")
 }
 
+fn sealed_meanwhile() -> Refusal {
+    Refusal::new(Code::Sealed, "the cluster was sealed meanwhile").hint("ask again when it is unsealed")
+}
+
 /// Most recipients of a secret reply.
 const REPLY_RECIPIENTS_MAX: usize = 4;
 /// Age files larger than this are made on a blocking thread, in bytes: it takes about a millisecond.
@@ -106,10 +110,7 @@ pub async fn answer(
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
             Phase::Unsealed(next) => Box::pin(self::answer(node, &next, verified, matched, body, bodies)).await,
-            _ => {
-                let refusal = Refusal::new(Code::Sealed, "the cluster was sealed meanwhile");
-                refuse(node, &request.phase, verified, matched.route.action, &refusal).await
-            }
+            _ => refuse(node, &request.phase, verified, matched.route.action, &sealed_meanwhile()).await,
         };
     }
     let action = matched.route.action;
@@ -121,7 +122,7 @@ pub async fn answer(
                 if let Op::KvWatch(watch) = &op {
                     request.await_change(watch, action, &resource).await;
                 }
-                request.decide(op, action, resource, mutation, reply).await
+                Box::pin(request.decide(op, action, resource, mutation, reply)).await
             }
             None => Answer::refusal(&internal(&"a signed route without an action", "-"), None),
         },

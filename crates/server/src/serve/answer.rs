@@ -1,10 +1,11 @@
 //! From what an operation came to, to the answer: secrets encrypted to the reader or the claim, faults in public words,
 //! and the count of alarms that the caller has not seen.
 
-use super::{INLINE_SEAL_BYTES, Request, UNSEEN_MAX, nonce_expired};
+use super::{INLINE_SEAL_BYTES, Request, UNSEEN_MAX, nonce_expired, sealed_meanwhile};
 use crate::drive::{DriveError, Driven};
 use crate::failpoint;
 use crate::listen::Held;
+use crate::node::Phase;
 use crate::reply::{Answer, internal};
 use crate::route::ReplyKind;
 use crate::unsealed::lock;
@@ -155,6 +156,13 @@ impl Request<'_> {
                 tracing::error!(%detail, request = id, "the commit's outcome is unknown");
                 Refusal::new(Code::Unknown, "the outcome is not known").hint("ask again with the same nonce")
             }
+            // Who waits for a change is let go when the keys go.
+            DriveError::Closed => match self.node.phase() {
+                Phase::Unsealed(_) => {
+                    Refusal::new(Code::Busy, "the cluster's keys were exchanged meanwhile").hint("try again")
+                }
+                _ => sealed_meanwhile(),
+            },
             DriveError::Store(_) | DriveError::Barrier(_) | DriveError::Fault(_) => internal(error, id),
         }
     }
