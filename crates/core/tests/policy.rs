@@ -6,7 +6,7 @@ use bulla_core::action::{Action, Resource};
 use bulla_core::policy::exempt::SealRight;
 use bulla_core::policy::{Authorized, Decision, PolicySet, Subject, first_texts};
 use bulla_wire::id::{LeaseId, PrincipalId, WrapId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -98,6 +98,23 @@ fn fitting(action: Action) -> Resource {
         Action::LeaseList | Action::LeaseManage => Resource::Leases,
         Action::LeaseRead | Action::LeaseRenew | Action::LeaseRevoke => Resource::Lease(LeaseId::new([0; 16])),
     }
+}
+
+/// Whoever writes policies looks the verbs up there.
+#[test]
+fn the_specification_lists_every_action() {
+    let page = include_str!("../../../spec/policy.md");
+    let table = page.split("| group | verbs |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let (mut group, mut listed) = (String::new(), BTreeSet::new());
+    for row in table.lines().skip(2) {
+        let quoted = |cell: usize| row.split('|').nth(cell).unwrap().split('`').skip(1).step_by(2);
+        group = quoted(1).next().map_or(group, str::to_owned);
+        for verb in quoted(2) {
+            assert!(listed.insert(format!("{group}.{verb}")), "{group}.{verb} stands there twice");
+        }
+    }
+    let asked = Action::ALL.iter().filter(|action| action.asks_policy());
+    assert_eq!(listed, asked.map(ToString::to_string).collect());
 }
 
 /// Regenerated with `BULLA_BLESS=1`; every change of it is a change of who may do what.
