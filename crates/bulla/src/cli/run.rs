@@ -49,8 +49,24 @@ pub async fn run(args: Run, session: &Session<'_>) -> Result<Exit, Failure> {
 /// `NAME=VALUE`.
 fn variable(text: &str) -> Result<(String, ValueName), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=kv/PATH#FIELD")?;
-    if name.is_empty() || name.contains('\0') {
-        return Err("a variable needs a name".to_owned());
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !name.bytes().all(word) || name.bytes().next().is_none_or(|first| first.is_ascii_digit()) {
+        return Err("the name of a variable has letters, digits and _, and begins with no digit".to_owned());
     }
     Ok((name.to_owned(), value.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_has_a_name_that_a_shell_can_use() {
+        for name in ["A", "_", "db_password2"] {
+            assert_eq!(variable(&format!("{name}=kv/a#b")).unwrap().0, name);
+        }
+        for name in ["", "A B", "2A", "a.b", "a-b", "\0", "ä"] {
+            assert!(variable(&format!("{name}=kv/a#b")).unwrap_err().contains("variable"), "{name:?}");
+        }
+    }
 }
