@@ -38,6 +38,7 @@ pub use kv::{Version, version_of};
 
 use crate::exit::{Exit, Failure};
 use crate::session::{Global, Session};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::ffi::OsString;
@@ -169,11 +170,41 @@ pub fn program() -> clap::Command {
 
 /// The arguments of this process.
 pub fn arguments() -> Result<Arguments, clap::Error> {
-    let mut matches = program().try_get_matches()?;
+    let mut matches = program().try_get_matches().map_err(discreet)?;
     let by_variable = matches.value_source("decrypt_with") == Some(ValueSource::EnvVariable);
     let arguments = Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program()))?;
     let global = Global { decrypt_with_by_variable: by_variable, ..arguments.global };
     Ok(Arguments { global, ..arguments })
+}
+
+/// Most characters of an argument that an error repeats.
+const SHOWN_CHARACTERS: usize = 64;
+
+/// An argument may be a secret, and an error goes to logs that an argument does not go to: of `KEY=VALUE` it repeats the key, of
+/// what should have been that nothing, and of anything else no more than is needed to find it.
+fn discreet(mut error: clap::Error) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let field = text(ContextKind::InvalidArg).is_some_and(|arg| arg.contains("FIELD") || arg.contains("PASSWORD"));
+    let (kind, said) = match error.kind() {
+        ErrorKind::UnknownArgument => (ContextKind::InvalidArg, text(ContextKind::InvalidArg)),
+        ErrorKind::InvalidSubcommand => (ContextKind::InvalidSubcommand, text(ContextKind::InvalidSubcommand)),
+        _ => (ContextKind::InvalidValue, text(ContextKind::InvalidValue)),
+    };
+    let Some(said) = said else { return error };
+    let shown = match said.split_once('=') {
+        Some((key, _)) => key,
+        None if field => "",
+        None => &said,
+    };
+    let short: String = shown.chars().take(SHOWN_CHARACTERS).collect();
+    if short != said {
+        let equals = if said.contains('=') && short == shown { "=" } else { "" };
+        error.insert(kind, ContextValue::String(format!("{short}{equals}…")));
+    }
+    error
 }
 
 /// The program and every command of it, each with its whole name, in the order of the help. Options that a command

@@ -494,7 +494,7 @@ mod tests {
             ("seal/", "takes nothing behind it"),
             ("self/alice", "takes nothing behind it"),
             ("kv/", "behind \"kv/\": a name has 1 to 128 bytes"),
-            ("kv/app/", "a name has 1 to 128 bytes"),
+            ("kv/app/", "a path ends with a name"),
             ("kv/app/../db", "a name is not"),
             ("principal/a/b", "a name holds only"),
             ("transit/a/b", "behind \"transit/\": a name holds only"),

@@ -88,6 +88,15 @@ impl FromStr for SecretPath {
         if text.len() > MAX_PATH_BYTES {
             return Err(ParseNameError("a path has at most 512 bytes"));
         }
+        if text.starts_with('/') {
+            return Err(ParseNameError("a path begins with a name, such as app/db, and not with /"));
+        }
+        if text.ends_with('/') {
+            return Err(ParseNameError("a path ends with a name, such as app/db, and not with /"));
+        }
+        if text.contains("//") {
+            return Err(ParseNameError("a path has one / between two names"));
+        }
         let mut segments = 0;
         for segment in text.split('/') {
             check_segment(segment)?;
@@ -131,5 +140,11 @@ mod tests {
             assert!(bad.parse::<SecretPath>().is_err(), "{bad}");
         }
         assert!(format!("{}b", "a/".repeat(15)).parse::<SecretPath>().is_ok());
+        for (bad, said) in
+            [("/a", "begins"), ("a/", "ends"), ("/", "begins"), ("a//b", "one /"), ("", "1 to 128 bytes")]
+        {
+            let error = bad.parse::<SecretPath>().expect_err(bad).to_string();
+            assert!(error.contains(said), "{bad}: {error}");
+        }
     }
 }
