@@ -5,14 +5,12 @@
 
 use crate::ask;
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use bulla_wire::json::StrictMap;
+use bulla_wire::kv::FieldName;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::PathBuf;
-
-/// Longest field's name in bytes: as long as any other name.
-const MAX_FIELD_BYTES: usize = 128;
 
 /// Where a field's value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,29 +23,29 @@ enum Source {
 /// A field as it was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    name: String,
+    name: FieldName,
     source: Source,
 }
 
 impl Field {
-    /// Reads `k=v`, `k=@file` or `k=-`; `None` if it is not of that form.
+    /// Reads `k=v`, `k=@file` or `k=-` where a file could stand as well; `None` if it rather looks like one.
     pub fn parse(text: &str) -> Option<Self> {
-        let (name, value) = text.split_once('=')?;
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if name.is_empty() || name.len() > MAX_FIELD_BYTES || !name.bytes().all(known) {
-            return None;
-        }
+        Self::demanded(text).ok().filter(|field| field.name.as_str().bytes().all(known))
+    }
+
+    /// Reads `k=v`, `k=@file` or `k=-`, for a command that takes nothing else. What is wrong is told without the text: it
+    /// may be the secret.
+    pub fn demanded(text: &str) -> Result<Self, String> {
+        const FORM: &str = "expected KEY=VALUE, KEY=@FILE or KEY=- (standard input)";
+        let (name, value) = text.split_once('=').ok_or(FORM)?;
+        let name = name.parse().map_err(|error| format!("{error}"))?;
         let source = match value.strip_prefix('@') {
             Some(path) => Source::File(path.into()),
             None if value == "-" => Source::Stdin,
             None => Source::Argument(value.to_owned()),
         };
-        Some(Self { name: name.to_owned(), source })
-    }
-
-    /// As [`Field::parse`], for a command that takes nothing else.
-    pub fn demanded(text: &str) -> Result<Self, String> {
-        Self::parse(text).ok_or_else(|| "expected KEY=VALUE, KEY=@FILE or KEY=- (standard input)".to_owned())
+        Ok(Self { name, source })
     }
 
     /// Whether its value stands in the argument itself.
@@ -55,26 +53,25 @@ impl Field {
         matches!(self.source, Source::Argument(_))
     }
 
-    fn value(&self) -> Result<String, Failure> {
+    fn value(&self, limit: Limit) -> Result<String, Failure> {
         let bytes = match &self.source {
             Source::Argument(text) => return Ok(text.clone()),
-            Source::File(path) => fs::read(path).map_err(|error| Failure::file("cannot read", path, &error))?,
-            Source::Stdin => self.typed()?,
+            Source::File(path) => input::file(path, limit)?,
+            Source::Stdin => self.typed(limit)?,
         };
         String::from_utf8(bytes).map_err(|_| {
-            Failure::new(Exit::Failed, format!("the value of {:?} is not text", self.name))
+            Failure::new(Exit::Failed, format!("the value of {:?} is not text", self.name.as_str()))
                 .hint("wrap the file itself, or encode the value, such as with base64")
         })
     }
 
     /// From standard input, without the end of its last line; hidden where a person types it.
-    fn typed(&self) -> Result<Vec<u8>, Failure> {
+    fn typed(&self, limit: Limit) -> Result<Vec<u8>, Failure> {
         let failed = |error: io::Error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}"));
         if ask::possible() {
-            return Ok(ask::hidden(&format!("{}: ", self.name)).map_err(failed)?.expose().clone());
+            return Ok(ask::hidden(&format!("{}: ", self.name.as_str())).map_err(failed)?.expose().clone());
         }
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+        let mut bytes = input::stdin(limit)?;
         // Whoever pipes a password from echo does not mean the end of the line; a file is taken as it is.
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
@@ -83,16 +80,17 @@ impl Field {
     }
 }
 
-/// Reads the values of all fields.
-pub fn read(fields: &[Field]) -> Result<StrictMap<String>, Failure> {
+/// Reads the values of all fields, each of them up to this limit.
+pub fn read(fields: &[Field], limit: Limit) -> Result<StrictMap<String>, Failure> {
     let from_stdin = fields.iter().filter(|field| field.source == Source::Stdin).count();
     if from_stdin > 1 && !ask::possible() {
         return Err(Failure::usage("standard input can give one value only").hint("put the others into KEY=@FILE"));
     }
     let mut data = BTreeMap::new();
     for field in fields {
-        if data.insert(field.name.clone(), field.value()?).is_some() {
-            return Err(Failure::usage(format!("the field {:?} stands twice", field.name)).hint("give each once"));
+        if data.insert(field.name.as_str().to_owned(), field.value(limit)?).is_some() {
+            let name = field.name.as_str();
+            return Err(Failure::usage(format!("the field {name:?} stands twice")).hint("give each once"));
         }
     }
     Ok(StrictMap(data))
@@ -101,6 +99,7 @@ pub fn read(fields: &[Field]) -> Result<StrictMap<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_three_forms_of_a_field() {
@@ -114,12 +113,22 @@ mod tests {
         for bad in ["file", "", "=x", "./a=b", "a b=c", "-"] {
             assert_eq!(source(bad), None, "{bad}");
         }
+        // Where no file can stand, every name that a secret may have is one.
+        for name in ["./a", "a b", "tls/crt", "größe", &"x".repeat(128)] {
+            let field = Field::demanded(&format!("{name}=b")).unwrap();
+            assert_eq!((field.name.as_str(), field.source), (name, Source::Argument("b".into())));
+        }
+        for bad in ["=hunter2", "hunter2", "a\n=hunter2", &format!("{}=hunter2", "x".repeat(129))] {
+            let error = Field::demanded(bad).unwrap_err();
+            assert!(!error.contains("hunter2") && (error.contains("KEY=VALUE") || error.contains("128")), "{error}");
+        }
     }
 
     #[test]
     fn a_field_stands_once_and_is_text() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("value");
+        let read = |fields: &[Field]| read(fields, Limit::VALUE);
         fs::write(&path, "line\n").unwrap();
         let file = Field::parse(&format!("b=@{}", path.display())).unwrap();
         let data = read(&[Field::parse("a=1").unwrap(), file.clone()]).unwrap().0;
@@ -128,5 +137,7 @@ mod tests {
         assert_eq!(read(&twice).unwrap_err().exit, Exit::Usage);
         fs::write(&path, b"\xff").unwrap();
         assert!(read(&[file]).unwrap_err().message.contains("not text"));
+        let endless = read(&[Field::demanded("a=@/dev/zero").unwrap()]).unwrap_err();
+        assert_eq!(endless.message, "/dev/zero has more than 262144 bytes");
     }
 }

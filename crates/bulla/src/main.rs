@@ -8,6 +8,7 @@ mod cli;
 mod context;
 mod exit;
 mod fields;
+mod input;
 mod keys;
 mod log;
 mod memory;

@@ -1,28 +1,20 @@
 //! Templates: text with the names of values where the values shall stand.
 
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::encoding::base64;
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 use std::str::FromStr;
 
-/// Largest template in bytes: any configuration, and no file by mistake.
-const MAX_TEMPLATE_BYTES: u64 = 1024 * 1024;
+/// Largest template: any configuration, and no file by mistake.
+const TEMPLATE: Limit = Limit { bytes: 1024 * 1024, larger: "name the right file" };
 
 /// The text of a template; `-` is standard input.
 pub fn read(path: &Path) -> Result<String, Failure> {
-    let failed = |error: io::Error| Failure::file("cannot read", path, &error);
-    let source: Box<dyn io::Read> =
-        if path == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(File::open(path).map_err(failed)?) };
-    let mut bytes = Vec::new();
-    source.take(MAX_TEMPLATE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_TEMPLATE_BYTES {
-        return Err(Failure::usage(format!("{} has more than {MAX_TEMPLATE_BYTES} bytes", path.display())));
-    }
-    String::from_utf8(bytes).map_err(|_| Failure::usage(format!("{} is no UTF-8 text", path.display())))
+    String::from_utf8(input::file(path, TEMPLATE)?)
+        .map_err(|_| Failure::usage(format!("{} is no UTF-8 text", path.display())))
 }
 
 /// How a value is written.

@@ -1,9 +1,11 @@
-//! The real binary beside the shell: completions that a shell really loads, and the signal by which a server reads its
-//! certificate again.
+//! The real binary beside the shell: completions that a shell really loads, the signal by which a server reads its
+//! certificate again, and a watch that goes on while the server restarts.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use bulla_testkit::{Cli, Options, Server, bulla, skip, tls, tools};
+use bulla_testkit::{Cli, Options, Server, bulla, process, skip, tls, tools};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -135,4 +137,65 @@ async fn a_signal_makes_a_server_read_its_certificate_again() {
         assert_eq!(served(&server).await, second.der, "{broken}");
         assert!(health(&mut old).await.contains("uninitialised"), "{broken}");
     }
+}
+
+/// `bulla kv watch`, and what it has printed so far.
+struct Watch {
+    process: std::process::Child,
+    printed: PathBuf,
+    told: PathBuf,
+}
+
+impl Watch {
+    fn start(cli: &Cli, name: &str, more: &[&str]) -> Self {
+        let [printed, told] = ["out", "err"].map(|end| cli.work().join(format!("{name}.{end}")));
+        let mut command = process::command(bulla!());
+        command.args(["kv", "watch", "app/db"]).args(more).env_clear().env("HOME", cli.home());
+        command.env("BULLA_IDENTITY", cli.work().join("admin.key")).stdin(Stdio::null());
+        command.stdout(File::create(&printed).unwrap()).stderr(File::create(&told).unwrap());
+        Self { process: process::spawn(command), printed, told }
+    }
+
+    async fn until(&self, printed: &str, told: &[&str]) {
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+        until(printed, async || text(&self.printed) == printed).await;
+        until(&told.concat(), async || told.iter().all(|what| text(&self.told).matches(what).count() == 1)).await;
+    }
+}
+
+/// Who watches waits for a server that is sealed, or away, and learns then what was written meanwhile.
+#[tokio::test]
+async fn a_watch_outlives_the_server() {
+    let mut alice = Cli::new(bulla!());
+    let mut server = Server::with_admin(Options::durable(bulla!()), &mut alice);
+    server.keep_address();
+    alice.file("kv.cedar", b"permit (principal, action in Bulla::Action::\"kv\", resource);\n");
+    alice.run(["policy", "put", "kv", "kv.cedar"]).ok();
+    let put = || alice.run_with(["kv", "put", "app/db", "password=-"], b"hunter2").ok();
+    put();
+    let watch = Watch::start(&alice, "watch", &[]);
+    watch.until("version 1 live\n", &[]).await;
+
+    alice.run(["seal"]).ok();
+    watch.until("version 1 live\n", &["warning: sealed"]).await;
+    alice.run(["kv", "watch", "app/db"]).failed(2);
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+    alice.run(["unseal", "--yes"]).ok();
+    put();
+    watch.until("version 1 live\nversion 2 live\n", &["warning: sealed"]).await;
+
+    let mut once = Watch::start(&alice, "once", &["--once"]);
+    // It prints nothing before the change.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server.kill();
+    watch.until("version 1 live\nversion 2 live\n", &["warning: no answer"]).await;
+    server.restart();
+    alice.run(["unseal", "--yes"]).ok();
+    put();
+    watch.until("version 1 live\nversion 2 live\nversion 3 live\n", &["warning: no answer"]).await;
+    once.until("version 3 live\n", &["warning: no answer"]).await;
+    assert_eq!(process::wait(&mut once.process, PATIENCE).unwrap().code(), Some(0));
+    // Without a first answer there is nothing to wait for.
+    server.kill();
+    alice.run(["kv", "watch", "app/db", "--once"]).failed(15);
 }

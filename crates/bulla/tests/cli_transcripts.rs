@@ -250,6 +250,7 @@ fn the_life_of_a_secret() {
     );
     alice.file("password.txt", b"correct horse");
     alice.file("key.der", b"\x30\x03\x02\x01\xff");
+    alice.file("large.bin", &[7; 197_000]);
     alice.file(
         "app.conf.tmpl",
         b"# {{{{ name }}\nurl = {{ kv/app/conf#password | json }}\nkey = {{kv/app/key | base64}}\n",
@@ -266,6 +267,7 @@ fn the_life_of_a_secret() {
         .person("alice", &alice)
         .person("bob", &bob)
         .world("pass", clock)
+        .variable("LONG", &"app/".repeat(2500))
         .check(&transcript("kv.txt"));
     let made = alice.work().join("app.conf");
     assert!(std::fs::read_to_string(&made).unwrap().ends_with("key = MAMCAf8=\n"));

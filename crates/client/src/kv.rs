@@ -2,7 +2,7 @@
 
 mod sealed;
 
-pub use sealed::OpenedKv;
+pub use sealed::{OpenedKv, SealTerms};
 
 use crate::builder::Client;
 use crate::call::Call;
@@ -11,8 +11,10 @@ use crate::open::open_secret;
 use crate::wrap::{Outgoing, Wrapped};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
-    DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWatched, KvWritten, MAX_WATCH_S, PatchKv, PutKv, SetKvSettings,
+    DestroyKv, Kv, KvMetadata, KvNames, KvVersions, KvWatched, KvWritten, MAX_VALUE_BYTES, MAX_WATCH_S, PatchKv, PutKv,
+    SetKvSettings,
 };
+use bulla_wire::encoding::Base64;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::SecretPath;
 use bulla_wire::signature::AGE_MEDIA_TYPE;
@@ -33,6 +35,8 @@ impl Client {
     /// [`ClientError::Input`] before anything is sent, for what no request can hold; [`ClientError::Refused`] with
     /// `version_mismatch` if `cas` is not what is there, with `cas_required` if the secret's settings demand one.
     pub async fn kv_put(&self, path: &SecretPath, body: &PutKv) -> Result<KvWritten, ClientError> {
+        body.data.as_ref().map_or(Ok(()), fields_fit)?;
+        body.bytes.as_ref().map_or(Ok(()), bytes_fit)?;
         self.kv_write("PUT", path, body).await
     }
 
@@ -42,6 +46,7 @@ impl Client {
     /// As [`Client::kv_put`]; [`ClientError::Refused`] with `deleted`, `destroyed` or `expired` if the newest version
     /// cannot be read.
     pub async fn kv_patch(&self, path: &SecretPath, body: &PatchKv) -> Result<KvWritten, ClientError> {
+        fields_fit(&body.data)?;
         self.kv_write("PATCH", path, body).await
     }
 
@@ -52,7 +57,6 @@ impl Client {
         body: &T,
     ) -> Result<KvWritten, ClientError> {
         let bytes = SecretBytes::new(json::to_vec(body));
-        fits(&bytes)?;
         let call = |body| Call { method, changes: true, body, ..Call::read(format!("/v1/kv/{path}")) };
         self.to_ingress(&bytes, call).await
     }
@@ -184,18 +188,31 @@ impl Client {
     }
 }
 
-/// Refuses what the server would not take, in terms of the values: JSON spells a control character in six bytes, so a
-/// value within its own limit may be too much for a request.
-fn fits(body: &SecretBytes) -> Result<(), ClientError> {
-    let bytes = body.expose().len();
-    if bytes <= MAX_JSON_BYTES {
+/// Refuses fields that the server would not take, in terms of the values: JSON spells a control character in six bytes.
+fn fields_fit<T: Serialize>(data: &T) -> Result<(), ClientError> {
+    // As the server measures them: with `{"data":` before and `}` behind.
+    let bytes = SecretBytes::new(json::to_vec(data)).expose().len().saturating_add(9);
+    if bytes <= MAX_VALUE_BYTES {
         return Ok(());
     }
     Err(ClientError::input(
         format!(
-            "the fields have {bytes} bytes as JSON, where a control character takes six; {MAX_JSON_BYTES} are taken"
+            "the fields have {bytes} bytes as JSON, where a control character takes six; {MAX_VALUE_BYTES} are taken"
         ),
         "write bytes that are no text as base64, and large things as a wrap or elsewhere",
+    ))
+}
+
+/// Most bytes of a value that holds no fields: as base64 they take a third more, besides what stands around them.
+const MOST_BYTES: usize = (MAX_VALUE_BYTES - 12) / 4 * 3;
+
+fn bytes_fit(Base64(bytes): &Base64) -> Result<(), ClientError> {
+    if bytes.len() <= MOST_BYTES {
+        return Ok(());
+    }
+    Err(ClientError::input(
+        format!("a value has at most {MOST_BYTES} bytes, these are {}", bytes.len()),
+        "send larger things as a wrap, or keep them elsewhere",
     ))
 }
 
@@ -205,13 +222,18 @@ mod tests {
     use bulla_wire::json::StrictMap;
 
     #[test]
-    fn what_no_request_holds_is_told_in_terms_of_the_value() {
-        let body = |value: String| {
-            let data = StrictMap([("field".to_owned(), value)].into());
-            SecretBytes::new(json::to_vec(&PutKv::fields(data)))
-        };
-        assert!(fits(&body("a".repeat(200_000))).is_ok());
-        let refused = fits(&body("\u{1}".repeat(200_000))).unwrap_err().to_string();
-        assert!(refused.contains("the fields have 12000") && refused.contains("control character"), "{refused}");
+    fn what_the_server_would_not_take_is_told_in_terms_of_the_value() {
+        let fit = |value: String| fields_fit(&StrictMap([("field".to_owned(), value)].into()));
+        let around = br#"{"data":{"field":""}}"#.len();
+        assert!(fit("a".repeat(MAX_VALUE_BYTES - around)).is_ok());
+        for large in ["a".repeat(MAX_VALUE_BYTES - around + 1), "\u{1}".repeat(50_000)] {
+            let refused = fit(large).unwrap_err().to_string();
+            assert!(refused.contains("control character") && refused.contains("262144 are taken"), "{refused}");
+        }
+        let whole = |count: usize| json::to_vec(&PutKv::bytes(vec![0; count])).len();
+        assert!(whole(MOST_BYTES) <= MAX_VALUE_BYTES && whole(MOST_BYTES + 1) > MAX_VALUE_BYTES);
+        assert!(bytes_fit(&Base64(vec![0; MOST_BYTES])).is_ok());
+        let refused = bytes_fit(&Base64(vec![0; 200_000])).unwrap_err().to_string();
+        assert_eq!(refused, "a value has at most 196599 bytes, these are 200000");
     }
 }

@@ -64,6 +64,12 @@ fn patch(
     ask(world, Patch { path: path(at), body: PatchKv { data: StrictMap(data.collect()), cas, ttl_s: None } })
 }
 
+/// A change of one field, on other terms for its end than those of the version before.
+fn patch_for(world: &mut World, at: &str, ttl_s: u64) -> KvWritten {
+    let data = StrictMap([("b".to_owned(), Some("1".to_owned()))].into());
+    ask(world, Patch { path: path(at), body: PatchKv { data, cas: None, ttl_s: Some(ttl_s) } }).unwrap()
+}
+
 fn set(world: &mut World, at: &str, body: SetKvSettings) -> Result<KvMetadata, Refusal> {
     ask(world, SetSettings { path: path(at), body })
 }
@@ -126,7 +132,9 @@ fn compare_and_set() {
     assert_eq!(code(put(&mut world, "a", value("3"))), Code::CasRequired);
     assert_eq!(code(patch(&mut world, "a", &[("b", Some("1"))], None)), Code::CasRequired);
     assert_eq!(patch(&mut world, "a", &[("b", Some("1"))], Some(2)).unwrap().version, 3);
-    assert_eq!(code(patch(&mut world, "a", &[("b", Some("1"))], Some(2))), Code::VersionMismatch);
+    let stale = patch(&mut world, "a", &[("b", Some("1"))], Some(2)).unwrap_err();
+    assert_eq!(stale.code, Code::VersionMismatch);
+    assert!(!stale.hint.unwrap().contains("leave --cas out"), "that leads to the next refusal");
 }
 
 #[test]
@@ -231,6 +239,33 @@ fn a_version_ends_in_its_time_whether_or_not_the_sweep_has_come_by() {
 }
 
 #[test]
+fn a_version_that_is_written_again_ends_when_it_would_have() {
+    let mut world = World::new(1);
+    let change = [("b", Some("1"))];
+    let ends = put(&mut world, "a", PutKv { ttl_s: Some(60), ..value("1") }).unwrap().expires_ms;
+    world.pass(20_000);
+    assert_eq!(patch(&mut world, "a", &change, None).unwrap().expires_ms, ends, "a patch gives no more time");
+    // Whoever writes it again gives the end that it has; the settings are for what has none.
+    set(&mut world, "a", SetKvSettings { ttl_s: Some(10), ..SetKvSettings::default() }).unwrap();
+    let again = PutKv { expires_ms: ends, ..value("1") };
+    assert_eq!(put(&mut world, "a", again.clone()).unwrap().expires_ms, ends);
+    assert_eq!(patch(&mut world, "a", &change, None).unwrap().expires_ms, ends);
+    let now_ms = world.now.unix_ms;
+    assert_eq!(patch_for(&mut world, "a", 5).expires_ms, Some(now_ms + 5000), "unless it says otherwise");
+    assert_eq!(patch_for(&mut world, "a", 0).expires_ms, None);
+    assert_eq!(patch(&mut world, "a", &change, None).unwrap().expires_ms, Some(now_ms + 10_000));
+    assert_eq!(code(put(&mut world, "a", PutKv { ttl_s: Some(5), ..again.clone() })), Code::Malformed);
+    for bad in [now_ms, now_ms - 1, u64::MAX] {
+        let refusal = put(&mut world, "a", PutKv { expires_ms: Some(bad), ..again.clone() }).unwrap_err();
+        assert_eq!((refusal.code, refusal.field.as_deref()), (Code::Malformed, Some("expires_ms")));
+    }
+    put(&mut world, "b", again).unwrap();
+    world.pass(40_000);
+    world.sweep();
+    assert_eq!(code(get(&mut world, "b", None)), Code::Expired, "the end of a version written again is kept");
+}
+
+#[test]
 fn limits() {
     let mut world = World::new(1);
     assert_eq!(code(put(&mut world, "a", value(&"x".repeat(MAX_VALUE_BYTES)))), Code::TooLarge);
@@ -240,6 +275,14 @@ fn limits() {
     let both = PutKv { bytes: Some(Base64(vec![1])), ..value("1") };
     assert_eq!(code(put(&mut world, "a", both)), Code::Malformed);
     assert_eq!(code(put(&mut world, "a", PutKv { ttl_s: Some(u64::MAX), ..value("1") })), Code::Malformed);
+    for bad in ["", "a=b", "a\nb", &"x".repeat(129)] {
+        let refusal = put(&mut world, "a", PutKv::fields(fields(&[("b", "1"), (bad, "2")]))).unwrap_err();
+        assert_eq!((refusal.code, refusal.field.as_deref()), (Code::Malformed, Some("data")));
+        assert_eq!(code(patch(&mut world, "a", &[(bad, Some("1"))], None)), Code::Malformed);
+    }
+    put(&mut world, "c", PutKv::fields(fields(&[("a b/c", "1")]))).unwrap();
+    patch(&mut world, "c", &[("", None)], None).unwrap();
+    destroy(&mut world, "c", None).unwrap();
     let custom = |entries: &[(&str, Option<&str>)]| {
         let custom = entries.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
         SetKvSettings { custom: Some(StrictMap(custom)), ..SetKvSettings::default() }
@@ -299,12 +342,13 @@ fn what_is_sealed_names_its_place_and_its_readers() {
     assert_eq!((read.sealed, read.data, read.bytes), (good.sealed.clone(), None, None));
     let known: KvMetadata = ask(&mut world, Inspect { path: path("a") }).unwrap();
     assert_eq!(known.versions[0].readers, [world.id("bob")]);
-    // The version that it was signed as takes the place of `cas`.
+    // A program may have looked up the version that it is signed as: that does not take the place of `cas`.
     set(&mut world, "a", SetKvSettings { cas_required: Some(true), ..SetKvSettings::default() }).unwrap();
     assert_eq!(code(put(&mut world, "a", good.clone())), Code::VersionMismatch);
     assert_eq!(code(put(&mut world, "b", good.clone())), Code::BadStatement);
     let second = sealed(&world, 2, |_| {});
-    assert_eq!(put(&mut world, "a", second).unwrap().version, 2);
+    assert_eq!(code(put(&mut world, "a", second.clone())), Code::CasRequired);
+    assert_eq!(put(&mut world, "a", PutKv { cas: Some(1), ..second }).unwrap().version, 2);
     assert_eq!(code(patch(&mut world, "a", &[("b", Some("1"))], Some(2))), Code::Malformed);
     type Change = fn(&mut SealedStatement);
     let changes: [(Change, Code); 6] = [
@@ -325,6 +369,23 @@ fn what_is_sealed_names_its_place_and_its_readers() {
     let stolen = sealed(&world, 3, |_| {});
     let refused = world.run(Box::new(Put { path: path("a"), body: stolen }), Some("bob"));
     assert_eq!(refused.code(), Some(Code::BadStatement));
+}
+
+#[test]
+fn what_is_sealed_does_not_become_readable_by_accident() {
+    let mut world = World::new(1);
+    let first = sealed(&world, 1, |_| {});
+    put(&mut world, "a", first).unwrap();
+    let readable = PutKv { cas: Some(1), ..value("1") };
+    let refused = put(&mut world, "a", readable.clone()).unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::Malformed, Some("unseal")));
+    assert!(refused.hint.unwrap().contains("--unseal"));
+    assert_eq!(code(put(&mut world, "a", PutKv { cas: Some(7), ..value("1") })), Code::VersionMismatch);
+    delete(&mut world, "a", None).unwrap();
+    assert_eq!(code(put(&mut world, "a", readable.clone())), Code::Malformed, "whatever became of it");
+    put(&mut world, "a", PutKv { unseal: true, ..readable }).unwrap();
+    put(&mut world, "a", value("2")).unwrap();
+    assert_eq!(get(&mut world, "a", None).unwrap().version, 3, "the newest is what counts");
 }
 
 /// Secrets as a model keeps them: versions with their value, and whether they can be read.

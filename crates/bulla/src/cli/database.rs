@@ -6,6 +6,7 @@ mod static_role;
 use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
+use crate::input::Limit;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
 use bulla_client::Wrapped;
@@ -328,9 +329,10 @@ async fn configure(session: &Session<'_>, args: Configure) -> Result<Exit, Failu
         let failure = Failure::usage("a password in an argument is seen by every process and kept by the shell");
         return Err(failure.hint("give password=@FILE, or password=- for standard input"));
     }
-    let password = fields::read(std::slice::from_ref(&args.password))?.0.remove("password").ok_or_else(|| {
-        Failure::usage("there is no password").hint("give password=@FILE, or password=- for standard input")
-    })?;
+    let password =
+        fields::read(std::slice::from_ref(&args.password), Limit::VALUE)?.0.remove("password").ok_or_else(|| {
+            Failure::usage("there is no password").hint("give password=@FILE, or password=- for standard input")
+        })?;
     let ca = args
         .ca
         .as_ref()

@@ -3,6 +3,7 @@
 mod history;
 mod values;
 
+use values::Seal;
 pub use values::{Version, version_of};
 
 use super::wrap::{WrapTo, made};
@@ -11,8 +12,9 @@ use crate::fields::Field;
 use crate::output::{Format, FormatArgs};
 use crate::session::Session;
 use bulla_wire::api::KvNames;
-use bulla_wire::name::SecretPath;
-use clap::Subcommand;
+use bulla_wire::name::{ParseNameError, SecretPath};
+use clap::builder::RangedU64ValueParser;
+use clap::{ArgGroup, Subcommand, value_parser};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,12 +37,17 @@ pub enum Kv {
         /// Encrypt it here to this reader, by name or recipient; repeatable. The server cannot read it then
         #[arg(long, value_name = "WHO")]
         to: Vec<String>,
+        /// The server may read it, though the newest version is sealed to its readers
+        #[arg(long, conflicts_with = "to")]
+        unseal: bool,
         #[command(flatten)]
         terms: Terms,
         #[command(flatten)]
         format: FormatArgs,
     },
     /// Write a version that changes some fields of the newest; it need not be readable to you
+    ///
+    /// It ends when that one would have, unless --ttl says otherwise.
     Patch {
         /// Where
         path: SecretPath,
@@ -60,7 +67,7 @@ pub enum Kv {
         /// Where
         path: SecretPath,
         /// Another version than the newest
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", value_parser = number())]
         version: Option<u64>,
         /// Print this field only, as it is
         #[arg(long, value_name = "KEY", conflicts_with = "wrap_to")]
@@ -73,6 +80,7 @@ pub enum Kv {
     /// List the names below a path; a directory ends in /
     List {
         /// Below what; the top if left out
+        #[arg(value_parser = directory)]
         path: Option<SecretPath>,
         /// Go down into directories, and print whole paths
         #[arg(long, short)]
@@ -90,7 +98,8 @@ pub enum Kv {
     /// Print each new version's number and state until you stop it
     ///
     /// The first line is what lies there now. It waits for the server to tell, so it asks seldom and hears at once. A
-    /// version that is deleted, destroyed or expired is a line too.
+    /// version that is deleted, destroyed or expired is a line too. Once it has the first answer it goes on waiting
+    /// while the server is down or sealed, and then tells what was written meanwhile.
     Watch {
         /// Where
         path: SecretPath,
@@ -105,32 +114,43 @@ pub enum Kv {
         /// Where
         path: SecretPath,
         /// The older version; the one before the newer if left out
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", value_parser = number())]
         from: Option<u64>,
         /// The newer version; the newest if left out
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", value_parser = number())]
         to: Option<u64>,
         /// Print the values too
         #[arg(long)]
         values: bool,
     },
     /// Write the content of an earlier version as a new one
+    ///
+    /// It ends when that one would have, unless --ttl says otherwise, and is sealed to the readers of that one.
     Rollback {
         /// Where
         path: SecretPath,
         /// The version to go back to
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", value_parser = number())]
         version: u64,
+        /// The server may read it, as it could that version, though the newest one is sealed to its readers
+        #[arg(long)]
+        unseal: bool,
+        #[command(flatten)]
+        terms: Terms,
         #[command(flatten)]
         format: FormatArgs,
     },
     /// Seal the newest version anew to these readers; whoever can open it can
+    ///
+    /// The new version ends when that one would have, unless --ttl says otherwise.
     Share {
         /// Where
         path: SecretPath,
         /// A reader, by name or recipient; repeatable. Who is not named reads no later version
         #[arg(long, value_name = "WHO", required = true)]
         to: Vec<String>,
+        #[command(flatten)]
+        terms: Terms,
         #[command(flatten)]
         format: FormatArgs,
     },
@@ -139,11 +159,12 @@ pub enum Kv {
     /// Take deleted versions back
     Undelete(Versions),
     /// Destroy the content of versions for good, or the whole secret
+    #[command(group = ArgGroup::new("which").args(["version", "all"]).required(true))]
     Destroy {
         /// Where
         path: SecretPath,
-        /// Which version; repeatable
-        #[arg(long, value_name = "NUMBER", required_unless_present = "all", conflicts_with = "all")]
+        /// Which version, such as 2 or 2,3; repeatable
+        #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = number())]
         version: Vec<u64>,
         /// All versions, the settings and the name itself
         #[arg(long)]
@@ -170,8 +191,8 @@ pub struct Terms {
 pub struct Versions {
     /// Where
     path: SecretPath,
-    /// Which version; repeatable; the newest if left out
-    #[arg(long, value_name = "NUMBER")]
+    /// Which version, such as 2 or 2,3; repeatable; the newest if left out
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = number())]
     version: Vec<u64>,
     #[command(flatten)]
     format: FormatArgs,
@@ -212,11 +233,12 @@ pub enum Metadata {
 
 pub async fn run(command: Kv, session: &Session<'_>) -> Result<Exit, Failure> {
     match command {
-        Kv::Put { path, fields, file, to, terms, format } => {
+        Kv::Put { path, fields, file, to, unseal, terms, format } => {
             let content = values::typed(&fields, file)?;
-            values::put(session, &path, content, &to, &terms, format).await
+            let seal = if to.is_empty() { Seal::Open { unseal } } else { Seal::To(to) };
+            values::put(session, &path, content, &seal, &terms, format).await
         }
-        Kv::Share { path, to, format } => values::share(session, &path, &to, format).await,
+        Kv::Share { path, to, terms, format } => values::share(session, &path, &to, &terms, format).await,
         Kv::Patch { path, fields, remove, terms, format } => {
             values::patch(session, &path, &fields, remove, &terms, format).await
         }
@@ -229,12 +251,24 @@ pub async fn run(command: Kv, session: &Session<'_>) -> Result<Exit, Failure> {
         Kv::History { path, format } => history::show(session, &path, format).await,
         Kv::Watch { path, once, format } => history::watch(session, &path, once, format).await,
         Kv::Diff { path, from, to, values } => values::diff(session, &path, from, to, values).await,
-        Kv::Rollback { path, version, format } => values::rollback(session, &path, version, format).await,
+        Kv::Rollback { path, version, unseal, terms, format } => {
+            values::rollback(session, &path, version, unseal, &terms, format).await
+        }
         Kv::Delete(versions) => history::delete(session, versions).await,
         Kv::Undelete(versions) => history::undelete(session, versions).await,
         Kv::Destroy { path, version, all, format } => history::destroy(session, &path, version, all, format).await,
         Kv::Metadata(command) => history::metadata(session, command).await,
     }
+}
+
+/// A version's number: they begin with 1.
+fn number() -> RangedU64ValueParser<u64> {
+    value_parser!(u64).range(1..)
+}
+
+/// A directory, also as a listing shows it: with a slash behind.
+fn directory(text: &str) -> Result<SecretPath, ParseNameError> {
+    text.strip_suffix('/').unwrap_or(text).parse()
 }
 
 /// The names in one directory.

@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
+use crate::input::Limit;
 use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, moment};
@@ -208,7 +209,7 @@ fn source(words: &[String]) -> Result<Content, Failure> {
     let fields: Vec<Option<Field>> = words.iter().map(|word| Field::parse(word)).collect();
     if fields.iter().all(Option::is_some) {
         let fields: Vec<Field> = fields.into_iter().flatten().collect();
-        return Ok(content(json::to_vec(&fields::read(&fields)?)));
+        return Ok(content(json::to_vec(&fields::read(&fields, Limit::WRAP)?)));
     }
     match words {
         [word] if word == "-" => Ok(Box::new(std::io::stdin())),

@@ -2,7 +2,7 @@
 
 use crate::cases::{open_all, parcel};
 use crate::support::{Caller, finish, lines, rows};
-use bulla_client::{ClientError, MemoryOutput, Outgoing};
+use bulla_client::{ClientError, MemoryOutput, Outgoing, SealTerms};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Body, Filter, Line};
 use bulla_crypto::evidence::{Record, Standing};
@@ -179,7 +179,7 @@ async fn sealed_secrets_are_read_by_their_readers_alone() {
     let (at, other) = (path("app/root"), path("app/other"));
     let content = |text: &str| KvContent { data: Some(fields(&[("password", text)])), bytes: None };
     let to = [alice.resolve("alice").await.unwrap(), alice.resolve("bob").await.unwrap()];
-    alice.kv_put_sealed(&at, 0, &to, &content("hunter2"), None).await.unwrap();
+    alice.kv_put_sealed(&at, 0, &to, &content("hunter2"), SealTerms::default()).await.unwrap();
     let first = bob.kv_get(&at).await.unwrap();
     let opened = bob.kv_open(&first).await.unwrap().unwrap();
     assert_eq!((opened.content, opened.writer.name().as_str()), (content("hunter2"), "alice"));
@@ -188,13 +188,29 @@ async fn sealed_secrets_are_read_by_their_readers_alone() {
     assert!(refused_to_open.to_string().contains("not sealed to you"), "{refused_to_open}");
     // Whoever reads can seal it anew, to others.
     let to = [bob.resolve("bob").await.unwrap(), bob.resolve("carol").await.unwrap()];
-    bob.kv_put_sealed(&at, 1, &to, &content("hunter3"), None).await.unwrap();
-    refused(alice.kv_put_sealed(&at, 1, &to, &content("late"), None).await, Code::VersionMismatch);
+    bob.kv_put_sealed(&at, 1, &to, &content("hunter3"), SealTerms::default()).await.unwrap();
+    refused(alice.kv_put_sealed(&at, 1, &to, &content("late"), SealTerms::default()).await, Code::VersionMismatch);
     let second = carol.kv_get(&at).await.unwrap();
     assert_eq!(carol.kv_open(&second).await.unwrap().unwrap().content, content("hunter3"));
     assert!(alice.kv_open(&alice.kv_get(&at).await.unwrap()).await.is_err(), "no reader any more");
+    // A secret that demands it wants to hear which version its writer saw: the number in the statement may be looked up.
+    let demand = SetKvSettings { cas_required: Some(true), ..SetKvSettings::default() };
+    alice.kv_configure(&at, &demand).await.unwrap();
+    refused(bob.kv_put_sealed(&at, 2, &to, &content("hunter3"), SealTerms::default()).await, Code::CasRequired);
+    // What is too large, or has a name that no field may have, is told in the writer's own terms.
+    let large = |bytes: usize| KvContent { data: None, bytes: Some(Base64(vec![7; bytes])) };
+    let terms = SealTerms { cas: Some(2), ..SealTerms::default() };
+    let error = bob.kv_put_sealed(&at, 2, &to, &large(180_000), terms).await.unwrap_err().to_string();
+    let fit = error.split(' ').find_map(|word| word.parse::<usize>().ok()).unwrap();
+    assert!((140_000..147_000).contains(&fit) && error.ends_with("the bytes are 180000"), "{error}");
+    let odd = KvContent { data: Some(fields(&[("a=b", "x")])), bytes: None };
+    assert!(bob.kv_put_sealed(&at, 2, &to, &odd, terms).await.is_err());
+    bob.kv_put_sealed(&at, 2, &to, &large(fit), terms).await.unwrap();
     // What a server could show instead: another place, another version, another file, another writer.
-    alice.kv_put_sealed(&other, 0, &[alice.resolve("bob").await.unwrap()], &content("x"), None).await.unwrap();
+    alice
+        .kv_put_sealed(&other, 0, &[alice.resolve("bob").await.unwrap()], &content("x"), SealTerms::default())
+        .await
+        .unwrap();
     let elsewhere = bob.kv_get(&other).await.unwrap();
     let file = elsewhere.sealed.clone().unwrap().file;
     let mut swapped = first.clone();
@@ -258,7 +274,7 @@ async fn a_secret_goes_to_somebody_else_unseen() {
     // What only its readers can read goes to nobody else.
     let (bob_found, alice_found) = (alice.resolve("bob").await.unwrap(), alice.resolve("alice").await.unwrap());
     let content = KvContent { data: Some(fields(&[("a", "b")])), bytes: None };
-    alice.kv_put_sealed(&path("app/root"), 0, &[alice_found], &content, None).await.unwrap();
+    alice.kv_put_sealed(&path("app/root"), 0, &[alice_found], &content, SealTerms::default()).await.unwrap();
     refused(alice.kv_get_to(&path("app/root"), None, Outgoing::new(vec![bob_found], 60)).await, Code::Malformed);
     // Half a question, and nobody.
     let mut caller = Caller::new(&world, &alice_person).await;

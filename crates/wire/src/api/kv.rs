@@ -44,6 +44,13 @@ pub struct PutKv {
     /// Seconds from now after which the version is destroyed; absent for what the secret's settings say, 0 for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_s: Option<u64>,
+    /// When the version is destroyed, Unix milliseconds, in place of `ttl_s`: who writes the content of a version again
+    /// gives the end of that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// That the server may read this version, though the newest one is sealed to its readers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseal: bool,
 }
 
 /// Plaintext of the body of `PATCH /v1/kv/{path}`, after the ingress line: a merge patch (RFC 7396) of the newest
@@ -56,7 +63,7 @@ pub struct PatchKv {
     /// The version that must be there now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cas: Option<u64>,
-    /// As in [`PutKv`].
+    /// As in [`PutKv`], but absent the version ends when the one before it would have, if that has an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_s: Option<u64>,
 }

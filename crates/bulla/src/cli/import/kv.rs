@@ -14,7 +14,7 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{DestroyKv, KvMetadata, KvState, MAX_VALUE_BYTES, PutKv, SetKvSettings};
 use bulla_wire::error::Code;
 use bulla_wire::json::{self, StrictMap};
-use bulla_wire::kv::KvContent;
+use bulla_wire::kv::{FieldName, KvContent};
 use bulla_wire::name::{Name, SecretPath};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -202,6 +202,9 @@ enum Read {
 fn read(data: &StrictMap<&RawValue>) -> Read {
     let (mut fields, mut kept_as_json) = (BTreeMap::new(), Vec::new());
     for (name, value) in &data.0 {
+        if let Err(error) = FieldName::check(name) {
+            return Read::Unfit(format!("the field {name:?}: {error}"));
+        }
         let text = match serde_json::from_str::<String>(value.get()) {
             Ok(text) => text,
             Err(_) if value.get().starts_with('"') => return Read::Unfit("a text is not Unicode".to_owned()),

@@ -1,15 +1,20 @@
 //! What shows and changes a secret without its content.
 
 use super::{Metadata, Versions, seconds};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, told};
 use crate::fields;
+use crate::input::Limit;
 use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
-use bulla_wire::api::{DestroyKv, KvMetadata, KvVersion, KvVersions, SetKvSettings};
+use bulla_client::{Client, ClientError, Untrusted};
+use bulla_wire::api::{DestroyKv, KvMetadata, KvVersions, KvWatched, SetKvSettings};
+use bulla_wire::error::Code;
+use bulla_wire::id::PrincipalId;
 use bulla_wire::json::StrictMap;
 use bulla_wire::name::SecretPath;
 use std::time::Duration;
+use tokio::time::sleep;
 
 pub async fn show(session: &Session<'_>, path: &SecretPath, format: FormatArgs) -> Result<Exit, Failure> {
     let metadata = session.client()?.kv_metadata(path).await?;
@@ -32,7 +37,7 @@ async fn versions(
             time(version.written_ms),
             names.short(&version.by).await,
             word(&version.state),
-            readers_of(version, &mut names).await,
+            readers_of(&version.readers, &mut names).await,
             version.since_ms.or(version.expires_ms).map_or_else(String::new, |at_ms| match version.since_ms {
                 Some(_) => format!("since {}", time(at_ms)),
                 None => format!("until {}", time(at_ms)),
@@ -45,6 +50,9 @@ async fn versions(
 
 /// How long the server may keep a watch waiting.
 const WAIT: Duration = Duration::from_secs(30);
+/// Between two questions to a server that does not answer: a restart takes about a second, and nobody asks in vain all the time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 pub async fn watch(
     session: &Session<'_>,
@@ -66,23 +74,53 @@ pub async fn watch(
                 break;
             }
         }
-        let now = client.kv_watch(path, Some(&known.mark), WAIT).await?;
+        let now = changed(session, &client, &known).await?;
         tell = now.mark != known.mark;
         known = now;
     }
     Ok(Exit::Ok)
 }
 
+/// Asks what became of what is known. While no server answers, or it is sealed, it asks again and again: by its mark it
+/// learns then what was written meanwhile.
+async fn changed(session: &Session<'_>, client: &Client, known: &KvWatched) -> Result<KvWatched, Failure> {
+    let mut pause = None::<Duration>;
+    loop {
+        let error = match client.kv_watch(&known.path, Some(&known.mark), WAIT).await {
+            Ok(now) => return Ok(now),
+            Err(error) if passes(&error) => error,
+            Err(error) => return Err(error.into()),
+        };
+        let next = pause.map_or(FIRST_PAUSE, |pause| pause.saturating_mul(2).min(LONGEST_PAUSE));
+        if pause.replace(next).is_none() {
+            session.screen.warn(&format!("{}; waiting until the server tells", told(&error)));
+        }
+        sleep(next).await;
+    }
+}
+
+/// Whether who waits for a change may wait for the end of this failure too.
+fn passes(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => true,
+        // What a proxy says while the server behind it is away.
+        ClientError::Untrusted(Untrusted::Unsigned { status, .. }) => (502..=504).contains(status),
+        _ => error
+            .code()
+            .is_some_and(|code| matches!(code, Code::Sealed | Code::Busy | Code::Overloaded | Code::AuditBlocked)),
+    }
+}
+
 /// Who can open it, by name; for what the server reads, whoever policy lets.
-async fn readers_of(version: &KvVersion, names: &mut Names) -> String {
-    if version.readers.is_empty() {
+pub async fn readers_of(readers: &[PrincipalId], names: &mut Names) -> String {
+    if readers.is_empty() {
         return "by policy".to_owned();
     }
-    let mut readers = Vec::with_capacity(version.readers.len());
-    for reader in &version.readers {
-        readers.push(names.short(reader).await);
+    let mut shown = Vec::with_capacity(readers.len());
+    for reader in readers {
+        shown.push(names.short(reader).await);
     }
-    readers.join(",")
+    shown.join(",")
 }
 
 fn numbers(version: Vec<u64>) -> Option<Vec<u64>> {
@@ -123,7 +161,7 @@ pub async fn metadata(session: &Session<'_>, command: Metadata) -> Result<Exit, 
         Metadata::Get { path, format } => (client.kv_metadata(&path).await?, format),
         Metadata::Set { path, max_versions, cas_required, ttl, custom, remove_custom, format } => {
             let mut entries: std::collections::BTreeMap<_, _> =
-                fields::read(&custom)?.0.into_iter().map(|(key, value)| (key, Some(value))).collect();
+                fields::read(&custom, Limit::VALUE)?.0.into_iter().map(|(key, value)| (key, Some(value))).collect();
             entries.extend(remove_custom.into_iter().map(|key| (key, None)));
             let custom = (!entries.is_empty()).then_some(StrictMap(entries));
             let body = SetKvSettings { max_versions, cas_required, ttl_s: seconds(ttl), custom };

@@ -1,12 +1,15 @@
 //! What reads and writes the content of secrets.
 
+use super::history::readers_of;
 use super::{Terms, seconds};
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
+use crate::input::{self, Limit};
+use crate::names::Names;
 use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
-use bulla_client::{Client, OpenedKv, Resolved};
-use bulla_wire::api::{Kv, KvWritten, MAX_VALUE_BYTES, PatchKv, PutKv};
+use bulla_client::{Client, OpenedKv, Resolved, SealTerms};
+use bulla_wire::api::{Kv, KvMetadata, KvWritten, PatchKv, PutKv};
 use bulla_wire::encoding::Base64;
 use bulla_wire::error::Code;
 use bulla_wire::id::PrincipalId;
@@ -14,38 +17,56 @@ use bulla_wire::json::StrictMap;
 use bulla_wire::kv::KvContent;
 use bulla_wire::name::SecretPath;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 
 /// The content that was given on the command line.
 pub fn typed(fields: &[Field], file: Option<PathBuf>) -> Result<KvContent, Failure> {
     Ok(match file {
-        Some(file) => KvContent { bytes: Some(Base64(read(&file)?)), data: None },
-        None => KvContent { data: Some(fields::read(fields)?), bytes: None },
+        Some(file) => KvContent { bytes: Some(Base64(input::file(&file, Limit::VALUE)?)), data: None },
+        None => KvContent { data: Some(fields::read(fields, Limit::VALUE)?), bytes: None },
     })
+}
+
+/// Who can read a version.
+pub enum Seal {
+    /// The server, and whom policy lets; also where `unseal` says so of what was sealed.
+    Open { unseal: bool },
+    /// These readers alone.
+    To(Vec<String>),
+}
+
+/// Terms for a sealed version that ends as another one does whose content it has, unless they say otherwise.
+fn seal_terms(terms: &Terms, ends_ms: Option<u64>) -> SealTerms {
+    let ttl_s = seconds(terms.ttl);
+    SealTerms { cas: terms.cas, ttl_s, expires_ms: ends_ms.filter(|_| ttl_s.is_none()) }
 }
 
 pub async fn put(
     session: &Session<'_>,
     path: &SecretPath,
     content: KvContent,
-    to: &[String],
+    seal: &Seal,
     terms: &Terms,
     format: FormatArgs,
 ) -> Result<Exit, Failure> {
-    let (client, ttl_s) = (session.client()?, seconds(terms.ttl));
-    if to.is_empty() {
-        let KvContent { data, bytes } = content;
-        let body = PutKv { data, bytes, cas: terms.cas, ttl_s, ..PutKv::default() };
-        return told(session, path, &client.kv_put(path, &body).await?, format);
-    }
+    let client = session.client()?;
+    let to = match seal {
+        Seal::To(to) => to,
+        Seal::Open { unseal } => {
+            let KvContent { data, bytes } = content;
+            let (cas, ttl_s, unseal) = (terms.cas, seconds(terms.ttl), *unseal);
+            let body = PutKv { data, bytes, cas, ttl_s, unseal, ..PutKv::default() };
+            return told(session, path, &client.kv_put(path, &body).await?, format);
+        }
+    };
     let newest = match terms.cas {
         Some(cas) => cas,
         None => newest(&client, path).await?,
     };
     let readers = resolved(&client, to).await?;
-    told(session, path, &client.kv_put_sealed(path, newest, &readers, &content, ttl_s).await?, format)
+    let terms = seal_terms(terms, None);
+    told(session, path, &client.kv_put_sealed(path, newest, &readers, &content, terms).await?, format)
 }
 
 /// The newest version; 0 if there is nothing.
@@ -61,9 +82,13 @@ async fn newest(client: &Client, path: &SecretPath) -> Result<u64, Failure> {
 }
 
 async fn resolved(client: &Client, names: &[String]) -> Result<Vec<Resolved>, Failure> {
-    let mut readers = Vec::with_capacity(names.len());
+    let mut readers: Vec<Resolved> = Vec::with_capacity(names.len());
     for name in names {
-        readers.push(client.resolve(name).await?);
+        let reader = client.resolve(name).await?;
+        // By another name, too: who stands there twice reads it all the same.
+        if readers.iter().all(|known| known.principal() != reader.principal()) {
+            readers.push(reader);
+        }
     }
     Ok(readers)
 }
@@ -72,27 +97,14 @@ pub async fn share(
     session: &Session<'_>,
     path: &SecretPath,
     to: &[String],
+    terms: &Terms,
     format: FormatArgs,
 ) -> Result<Exit, Failure> {
     let client = session.client()?;
     let Version { kv, content, .. } = version_of(&client, path, None).await?;
     let readers = resolved(&client, to).await?;
-    told(session, path, &client.kv_put_sealed(path, kv.version, &readers, &content, None).await?, format)
-}
-
-/// The bytes of a file, or of standard input. No more than a value may have is held.
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error: io::Error| Failure::file("cannot read", file, &error);
-    let source: Box<dyn Read> =
-        if file == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(File::open(file).map_err(failed)?) };
-    let most = u64::try_from(MAX_VALUE_BYTES).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
-    source.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > MAX_VALUE_BYTES {
-        let message = format!("{} has more than {MAX_VALUE_BYTES} bytes", file.display());
-        return Err(Failure::usage(message).hint("send larger things with `bulla wrap create`"));
-    }
-    Ok(bytes)
+    let terms = seal_terms(terms, kv.expires_ms);
+    told(session, path, &client.kv_put_sealed(path, kv.version, &readers, &content, terms).await?, format)
 }
 
 pub async fn patch(
@@ -104,7 +116,8 @@ pub async fn patch(
     format: FormatArgs,
 ) -> Result<Exit, Failure> {
     let client = session.client()?;
-    let mut data: BTreeMap<_, _> = fields::read(fields)?.0.into_iter().map(|(key, value)| (key, Some(value))).collect();
+    let mut data: BTreeMap<_, _> =
+        fields::read(fields, Limit::VALUE)?.0.into_iter().map(|(key, value)| (key, Some(value))).collect();
     for key in remove {
         if data.insert(key.clone(), None).is_some() {
             let message = format!("the field {key:?} is both given and removed");
@@ -200,26 +213,51 @@ pub async fn rollback(
     session: &Session<'_>,
     path: &SecretPath,
     version: u64,
+    unseal: bool,
+    terms: &Terms,
     format: FormatArgs,
 ) -> Result<Exit, Failure> {
     let client = session.client()?;
+    let known = client.kv_metadata(path).await?;
+    if known.settings.cas_required && terms.cas.is_none() {
+        let message = "cas_required: this secret's settings demand --cas";
+        let hint = format!("the version is {0}: if that is what you saw, --cas {0}", known.version);
+        return Err(Failure::new(Exit::Conflict, message).hint(hint));
+    }
     // Whoever writes in between is not overwritten.
-    let newest = client.kv_metadata(path).await?.version;
-    let Version { content, sealed, .. } = version_of(&client, path, Some(version)).await?;
-    let written = match sealed {
-        None => {
-            let KvContent { data, bytes } = content;
-            client.kv_put(path, &PutKv { data, bytes, cas: Some(newest), ..PutKv::default() }).await?
+    let newest = terms.cas.unwrap_or(known.version);
+    let Version { kv, content, sealed } = version_of(&client, path, Some(version)).await?;
+    let terms = seal_terms(terms, kv.expires_ms);
+    let ids = sealed.map(|(_, ids)| ids).unwrap_or_default();
+    let written = if ids.is_empty() {
+        let (KvContent { data, bytes }, SealTerms { ttl_s, expires_ms, .. }) = (content, terms);
+        let body = PutKv { data, bytes, cas: Some(newest), ttl_s, expires_ms, unseal, ..PutKv::default() };
+        client.kv_put(path, &body).await?
+    } else {
+        let mut readers = Vec::with_capacity(ids.len());
+        for id in &ids {
+            readers.push(client.resolve_id(id).await?);
         }
-        Some((_, ids)) => {
-            let mut readers = Vec::with_capacity(ids.len());
-            for id in &ids {
-                readers.push(client.resolve_id(id).await?);
-            }
-            client.kv_put_sealed(path, newest, &readers, &content, None).await?
-        }
+        client.kv_put_sealed(path, newest, &readers, &content, terms).await?
     };
-    told(session, path, &written, format)
+    let exit = told(session, path, &written, format)?;
+    tell_readers(session, &client, &known, written.version, &ids).await;
+    Ok(exit)
+}
+
+/// Says who can open the new version if others could open the one before: a reader that somebody took away on purpose may be
+/// back.
+async fn tell_readers(session: &Session<'_>, client: &Client, before: &KvMetadata, version: u64, now: &[PrincipalId]) {
+    let newest = before.versions.iter().find(|known| known.version == before.version);
+    let then = newest.map(|known| known.readers.as_slice()).unwrap_or_default();
+    if then.iter().collect::<BTreeSet<_>>() == now.iter().collect() {
+        return;
+    }
+    let mut names = Names::new(client);
+    let (now, then) = (readers_of(now, &mut names).await, readers_of(then, &mut names).await);
+    session
+        .screen
+        .warn(&format!("readers of version {version}: {now}; of version {} they were: {then}", before.version));
 }
 
 pub async fn diff(

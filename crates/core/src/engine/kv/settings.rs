@@ -56,7 +56,10 @@ fn set(settings: &mut KvSettings, body: &SetKvSettings) -> Result<(), Refusal> {
     if let Some(count) = *max_versions {
         if !(1..=MAX_VERSIONS).contains(&count) {
             let refusal = Refusal::new(Code::Malformed, format!("1 to {MAX_VERSIONS} versions can be kept"));
-            return Err(refusal.field("max_versions").hint("for a secret that is shown once, use a wrap"));
+            return Err(refusal.field("max_versions").hint(match count {
+                0 => "1 keeps the newest alone; for a secret that is shown once, use a wrap",
+                _ => "what is to be kept longer can be written to a path of its own",
+            }));
         }
         settings.max_versions = count;
     }

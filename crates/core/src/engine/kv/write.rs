@@ -9,6 +9,7 @@ use bulla_wire::api::{KvState, KvVersion, KvWritten, MAX_TTL_S, PatchKv, PutKv};
 use bulla_wire::error::Code;
 use bulla_wire::id::PrincipalId;
 use bulla_wire::json;
+use bulla_wire::kv::FieldName;
 use bulla_wire::name::SecretPath;
 
 /// `PUT /v1/kv/{path}`.
@@ -34,26 +35,50 @@ struct Write {
     content: Content,
     readers: Vec<PrincipalId>,
     cas: Option<u64>,
-    ttl_s: Option<u64>,
+    end: End,
+    /// Whether the server may read what follows a sealed version.
+    unseal: bool,
+}
+
+/// When a version ends.
+enum End {
+    /// As the secret's settings say.
+    Settings,
+    /// After so many seconds; 0 for never.
+    Ttl(u64),
+    /// At this time, as the version did whose content it has.
+    At(u64),
 }
 
 impl Operation for Put {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
         let Self { path, body } = self;
         let Some(found) = Found::read(records, path)? else { return Ok(Step::need([super::entry_key(path)])) };
-        let PutKv { data, bytes, sealed, cas, ttl_s } = body.clone();
+        let PutKv { data, bytes, sealed, cas, ttl_s, expires_ms, unseal } = body.clone();
         if [data.is_some(), bytes.is_some(), sealed.is_some()].iter().filter(|there| **there).count() != 1 {
             let message = "a value has fields or bytes, or is sealed, and one of the three only";
             let refusal = Refusal::new(Code::Malformed, message).field("data");
             return Ok(Outcome::refuse(refusal.hint("give `data`, `bytes` or `sealed`")));
         }
+        if let Err(refusal) = check_names(data.iter().flat_map(|data| data.0.keys())) {
+            return Ok(Outcome::refuse(refusal));
+        }
+        let end = match (ttl_s, expires_ms) {
+            (None, None) => End::Settings,
+            (Some(ttl_s), None) => End::Ttl(ttl_s),
+            (None, Some(at_ms)) => End::At(at_ms),
+            (Some(_), Some(_)) => {
+                let refusal = Refusal::new(Code::Malformed, "a version has one end").field("expires_ms");
+                return Ok(Outcome::refuse(refusal.hint("give `ttl_s` or `expires_ms`")));
+            }
+        };
         let secret = found.secret.unwrap_or_else(Secret::new);
         let readers = match sealed.as_ref().map(|sealed| sealed::check(path, sealed, secret.version, context)) {
             None => vec![],
             Some(Ok(readers)) => readers,
             Some(Err(refusal)) => return Ok(Outcome::refuse(refusal)),
         };
-        let write = Write { content: Content { data, bytes, sealed }, readers, cas, ttl_s };
+        let write = Write { content: Content { data, bytes, sealed }, readers, cas, end, unseal };
         write.step(path, found.record, secret, context, rng)
     }
 }
@@ -61,16 +86,27 @@ impl Operation for Put {
 impl Operation for Patch {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
         let Self { path, body } = self;
+        // What has a name of old is taken away under that.
+        let written = body.data.0.iter().filter_map(|(name, value)| value.is_some().then_some(name));
+        if let Err(refusal) = check_names(written) {
+            return Ok(Outcome::refuse(refusal));
+        }
         let Some(found) = Found::read(records, path)? else { return Ok(Step::need([super::entry_key(path)])) };
         let (record, secret) = match found.demand(path) {
             Ok(found) => found,
             Err(refusal) => return Ok(Outcome::refuse(refusal.hint("write the first version with `bulla kv put`"))),
         };
         let newest = match secret.find(path, None).and_then(|newest| super::versions::readable(path, newest, context)) {
-            Ok(newest) => newest.version,
+            Ok(newest) => newest,
             Err(refusal) => return Ok(Outcome::refuse(refusal)),
         };
-        let key = content_key(path, newest);
+        // A change of one field must not make a secret live longer than its writer said.
+        let end = match (self.body.ttl_s, newest.expires_ms) {
+            (Some(ttl_s), _) => End::Ttl(ttl_s),
+            (None, Some(at_ms)) => End::At(at_ms),
+            (None, None) => End::Settings,
+        };
+        let key = content_key(path, newest.version);
         let Some(content) = records.get(&key) else { return Ok(Step::need([key])) };
         let Some(content) = content else { return Ok(Outcome::refuse(nothing_at(path))) };
         let mut content = Content::parse(&content.bytes)?;
@@ -81,7 +117,7 @@ impl Operation for Patch {
             return Ok(Outcome::refuse(refusal.hint("write it anew with `bulla kv put`")));
         };
         super::merge(data, &body.data);
-        let write = Write { content, readers: vec![], cas: body.cas, ttl_s: body.ttl_s };
+        let write = Write { content, readers: vec![], cas: body.cas, end, unseal: false };
         write.step(path, Some(record), secret, context, rng)
     }
 }
@@ -95,7 +131,10 @@ impl Write {
         context: &Context<'_>,
         rng: &mut dyn Rng,
     ) -> Result<Step, Fault> {
-        let checked = self.check_cas(&secret).and_then(|()| self.expiry(&secret, context));
+        let checked = self
+            .check_cas(&secret)
+            .and_then(|()| self.check_sealing(path, &secret))
+            .and_then(|()| self.expiry(&secret, context));
         let (expires_ms, bytes) = match checked.and_then(|expires_ms| Ok((expires_ms, self.content.to_bytes()?))) {
             Ok(checked) => checked,
             Err(refusal) => return Ok(Outcome::refuse(refusal)),
@@ -126,10 +165,14 @@ impl Write {
         match self.cas {
             Some(cas) if cas != version => {
                 let refusal = Refusal::new(Code::VersionMismatch, format!("the version is {version}, not {cas}"));
-                Err(refusal.field("cas").hint("read it again, or leave --cas out to overwrite"))
+                let hint = match secret.settings.cas_required {
+                    true => "read it again, and put your change on top",
+                    false => "read it again, or leave --cas out to overwrite",
+                };
+                Err(refusal.field("cas").hint(hint))
             }
-            // What is sealed names its own version.
-            None if secret.settings.cas_required && self.content.sealed.is_none() => {
+            // What is sealed names its own version, but a program may have looked that up a moment before.
+            None if secret.settings.cas_required => {
                 let refusal = Refusal::new(Code::CasRequired, "this secret's settings demand `cas`").field("cas");
                 Err(refusal.hint(format!("the version is {version}: if that is what you saw, --cas {version}")))
             }
@@ -137,12 +180,44 @@ impl Write {
         }
     }
 
-    fn expiry(&self, secret: &Secret, context: &Context<'_>) -> Result<Option<u64>, Refusal> {
-        let ttl_s = self.ttl_s.unwrap_or(secret.settings.ttl_s);
-        check_ttl(ttl_s)?;
-        let ends = context.now.unix_ms.saturating_add(ttl_s.saturating_mul(1000));
-        Ok((ttl_s > 0).then_some(ends))
+    /// Whoever does not know that it was sealed to readers must not hand it to the server.
+    fn check_sealing(&self, path: &SecretPath, secret: &Secret) -> Result<(), Refusal> {
+        let sealed = secret.versions.last().is_some_and(|newest| !newest.readers.is_empty());
+        if !sealed || self.unseal || self.content.sealed.is_some() {
+            return Ok(());
+        }
+        let message =
+            format!("version {} is sealed to its readers, and the server could read this one", secret.version);
+        Err(Refusal::new(Code::Malformed, message).field("unseal").hint(format!(
+            "seal it with --to (`bulla kv history {path}` shows the readers), or give --unseal if the server may read it"
+        )))
     }
+
+    fn expiry(&self, secret: &Secret, context: &Context<'_>) -> Result<Option<u64>, Refusal> {
+        let now_ms = context.now.unix_ms;
+        let ttl_s = match self.end {
+            End::At(at_ms) if at_ms <= now_ms => {
+                let refusal = Refusal::new(Code::Malformed, "the time of this version is over already");
+                return Err(refusal.field("expires_ms").hint("give a time to come, or --ttl"));
+            }
+            End::At(at_ms) => {
+                check_ttl(at_ms.saturating_sub(now_ms).div_ceil(1000))
+                    .map_err(|refusal| refusal.field("expires_ms"))?;
+                return Ok(Some(at_ms));
+            }
+            End::Ttl(ttl_s) => ttl_s,
+            End::Settings => secret.settings.ttl_s,
+        };
+        check_ttl(ttl_s)?;
+        Ok((ttl_s > 0).then_some(now_ms.saturating_add(ttl_s.saturating_mul(1000))))
+    }
+}
+
+/// Names that fields may be written under. A refusal does not repeat them.
+fn check_names<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+    names.try_for_each(|name| FieldName::check(name)).map_err(|error| {
+        Refusal::new(Code::Malformed, error.to_string()).field("data").hint("give the field another name")
+    })
 }
 
 /// A life that a version may have.
