@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn what_is_no_text_stays_as_it_was_written() {
         let json =
-            r#"{"text":"a\n\u0041","number":12345678901234567890.10,"none":null,"list":[1, {"x":"y"}],"":"empty"}"#;
+            r#"{"text":"a\n\u0041","number":12345678901234567890.10,"none":null,"list":[1, {"x":"y"}],"a b/c":"odd"}"#;
         let Read::Content(content, note) = fields(json) else { panic!("it fits") };
         let data = content.data.unwrap().0;
         let get = |name: &str| data.get(name).map(String::as_str);
@@ -418,7 +418,7 @@ mod tests {
         assert_eq!(get("number"), Some("12345678901234567890.10"));
         assert_eq!(get("none"), Some("null"));
         assert_eq!(get("list"), Some(r#"[1, {"x":"y"}]"#));
-        assert_eq!(get(""), Some("empty"));
+        assert_eq!(get("a b/c"), Some("odd"));
         assert_eq!(note.unwrap(), r#"no text, so kept as JSON: "list", "none", "number""#);
     }
 
@@ -427,6 +427,10 @@ mod tests {
         let long = format!(r#"{{"canary":"{}"}}"#, "c".repeat(MAX_VALUE_BYTES));
         assert!(matches!(fields(&long), Read::Unfit(why) if why.contains("262144") && !why.contains("canary")));
         assert!(matches!(fields(r#"{"a":"\ud800"}"#), Read::Unfit(_)));
+        for name in ["", "a=b"] {
+            let told = fields(&format!(r#"{{"{name}":"canary"}}"#));
+            assert!(matches!(told, Read::Unfit(why) if why.contains(&format!("{name:?}")) && !why.contains("canary")));
+        }
         assert!(serde_json::from_str::<StrictMap<&RawValue>>(r#"{"a":1,"a":2}"#).is_err(), "a field stands once");
     }
 
