@@ -194,15 +194,19 @@ fn discreet(mut error: clap::Error) -> clap::Error {
         _ => (ContextKind::InvalidValue, text(ContextKind::InvalidValue)),
     };
     let Some(said) = said else { return error };
-    let shown = match said.split_once('=') {
+    // A PEM block has lines, and its first one is no secret.
+    let first = said.lines().next().unwrap_or_default();
+    let shown = match first.split_once('=') {
         Some((key, _)) => key,
         None if field => "",
-        None => &said,
+        None => first,
     };
     let short: String = shown.chars().take(SHOWN_CHARACTERS).collect();
     if short != said {
-        let equals = if said.contains('=') && short == shown { "=" } else { "" };
+        let equals = if first.contains('=') && short == shown { "=" } else { "" };
         error.insert(kind, ContextValue::String(format!("{short}{equals}…")));
+        // The tips repeat the argument whole.
+        error.remove(ContextKind::Suggested);
     }
     error
 }

@@ -41,6 +41,7 @@ impl Field {
         let (name, value) = text.split_once('=').ok_or(FORM)?;
         let name = name.parse().map_err(|error| format!("{error}"))?;
         let source = match value.strip_prefix('@') {
+            Some("-") => Source::Stdin,
             Some(path) => Source::File(path.into()),
             None if value == "-" => Source::Stdin,
             None => Source::Argument(value.to_owned()),
@@ -108,6 +109,7 @@ mod tests {
         assert_eq!(source("user=a=b"), Some(Source::Argument("a=b".into())));
         assert_eq!(source("user="), Some(Source::Argument(String::new())));
         assert_eq!(source("key=@/tmp/a"), Some(Source::File("/tmp/a".into())));
+        assert_eq!(source("key=@-"), Some(Source::Stdin), "which gives one value only");
         assert_eq!(source("key=-"), Some(Source::Stdin));
         assert_eq!(source("key=-x"), Some(Source::Argument("-x".into())));
         for bad in ["file", "", "=x", "./a=b", "a b=c", "-"] {

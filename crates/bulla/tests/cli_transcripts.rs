@@ -157,6 +157,12 @@ fn what_transit_keys_do() {
     let read = |name: &str| std::fs::read(alice.work().join(name)).unwrap();
     assert_eq!(read("large.back"), read("large"));
     alice.file("cut.age", &read("large.age")[..150_000]);
+    // Who was handed the key brings it back.
+    alice.file("theirs.json", &std::fs::read(bob.work().join("theirs.json")).unwrap());
+    alice.run(["transit", "delete", "orders"]).ok();
+    alice.run(["transit", "restore", "orders", "theirs.json"]).ok();
+    let back = alice.run(["decrypt", "large.age", "-o", "large.again"]);
+    assert_eq!((back.code, read("large.again") == read("large")), (0, true), "{}", back.errors());
     let cut = alice.run(["decrypt", "cut.age", "-o", "cut"]);
     assert_eq!(cut.code, 4, "{}", cut.errors());
     assert!(cut.errors().contains("get the whole of it anew") && !alice.work().join("cut").exists());
@@ -272,6 +278,11 @@ fn the_life_of_a_secret() {
     let made = alice.work().join("app.conf");
     assert!(std::fs::read_to_string(&made).unwrap().ends_with("key = MAMCAf8=\n"));
     assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o600);
+    // A key whose name was forgotten looks like an option.
+    let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAAAAAA==\n-----END PRIVATE KEY-----";
+    let refused = alice.run(["kv", "put", "app/bad", pem]);
+    assert_eq!(refused.code, 64);
+    assert!(!refused.errors().contains("MC4C") && refused.errors().contains("-----BEGIN"), "{}", refused.errors());
 }
 
 /// What a client remembers of the cluster, to be changed behind its back.

@@ -169,11 +169,18 @@ impl Client {
         self.wrap_read(call, ("transit.backup", format!("transit/{key}")), outgoing).await
     }
 
-    /// Opens what [`Client::transit_backup`] gave, also with the keys of [`crate::Builder::also_opens`].
+    /// Reads what the reader of [`Client::transit_backup_to`] opened, and opens what [`Client::transit_backup`] gave, also with the keys of [`crate::Builder::also_opens`].
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn transit_open_backup(&self, file: &[u8]) -> Result<TransitBackup, ClientError> {
+        let malformed = |_| {
+            ClientError::input("the file holds no backup of a transit key", "give what `bulla transit backup` wrote")
+        };
+        // What the reader of a wrap opened is in clear.
+        if file.trim_ascii_start().starts_with(b"{") {
+            return json::parse_secret(file, MAX_JSON_BYTES, &[]).map_err(malformed);
+        }
         let opened = envelope::open(&self.decrypters()?, file, MAX_JSON_BYTES).await.map_err(|error| match error {
             OpenError::NoMatch => ClientError::input(
                 "no key at hand opens this backup",
@@ -182,9 +189,7 @@ impl Client {
             error => error.into(),
         })?;
         let plaintext = opened.plaintext;
-        json::parse_secret(plaintext.expose(), MAX_JSON_BYTES, &[]).map_err(|_| {
-            ClientError::input("the file holds no backup of a transit key", "give what `bulla transit backup` wrote")
-        })
+        json::parse_secret(plaintext.expose(), MAX_JSON_BYTES, &[]).map_err(malformed)
     }
 
     /// Encrypts.

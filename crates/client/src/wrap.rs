@@ -21,8 +21,8 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::wrap::{
-    Addressee, Ciphertext, DEFAULT_ACK_S, LABEL_RULE, MAX_CONTENT_BYTES, Mode, PARCEL_MEDIA_TYPE, Parcel, ReceiptKind,
-    Slip, Statement, is_label, to_lines,
+    Addressee, Ciphertext, DEFAULT_ACK_S, LABEL_RULE, MAX_CONTENT_BYTES, MAX_LIFE_MS, Mode, PARCEL_MEDIA_TYPE, Parcel,
+    ReceiptKind, Slip, Statement, is_label, to_lines,
 };
 use std::sync::Arc;
 
@@ -52,11 +52,20 @@ impl Outgoing {
         Self { to, mode: Mode::First, nbf_ms: 0, life_s, ack_s: DEFAULT_ACK_S, label: None }
     }
 
-    fn check_label(&self) -> Result<(), ClientError> {
-        if self.label.as_deref().is_none_or(is_label) {
-            return Ok(());
+    /// What can be wrong with it whatever the content is, told before anything happens.
+    fn check(&self) -> Result<(), ClientError> {
+        if !self.label.as_deref().is_none_or(is_label) {
+            let what = format!("the wrap cannot be made: label: {LABEL_RULE}");
+            return Err(ClientError::input(what, "choose another label"));
         }
-        Err(ClientError::input(format!("the wrap cannot be made: label: {LABEL_RULE}"), "choose another label"))
+        let life_ms = self.life_s.saturating_mul(1000);
+        if life_ms == 0 || life_ms > MAX_LIFE_MS {
+            return Err(ClientError::input(
+                "the wrap cannot be made: it is to be opened within 1 second to 366 days",
+                "choose another time",
+            ));
+        }
+        Ok(())
     }
 
     fn statement(
@@ -120,7 +129,7 @@ impl Client {
     /// [`ClientError::TooLarge`] before anything is sent; [`ClientError::UnknownOutcome`] if no answer came;
     /// [`ClientError::Input`] with the names for recipients of both kinds.
     pub async fn wrap_create(&self, outgoing: Outgoing, content: Content) -> Result<Wrapped, ClientError> {
-        outgoing.check_label()?;
+        outgoing.check()?;
         of_one_kind(&outgoing.to)?;
         let (trust, me) = (self.trust().await?, self.me().await?);
         let (cluster, wrap) = (trust.view.id(), WrapId::new(draw(&mut SystemRng)));
@@ -150,7 +159,7 @@ impl Client {
         (action, resource): (&str, String),
         outgoing: Outgoing,
     ) -> Result<Wrapped, ClientError> {
-        outgoing.check_label()?;
+        outgoing.check()?;
         let readers = outgoing.to.clone();
         let [reader] = readers.as_slice() else {
             return Err(ClientError::input("the answer goes to one recipient", "name one; ask again for another"));

@@ -26,7 +26,7 @@ impl Strangers {
         let over = |told: &Told| now_ms.saturating_sub(told.at_ms) >= QUIET_MS;
         let mut user = Some(uid);
         if !self.users.contains_key(&user) && self.users.len() >= MAX_USERS {
-            self.users.retain(|_, told| !over(told) || told.since > 0);
+            self.users.retain(|_, told| !over(told));
             user = user.filter(|_| self.users.len() < MAX_USERS);
         }
         match self.users.get_mut(&user) {
@@ -61,7 +61,9 @@ mod tests {
     #[test]
     fn users_without_end_are_told_of_as_one() {
         let mut strangers = Strangers::default();
-        let told = (0..10_000).filter(|uid| strangers.came(*uid, 5).is_some()).count();
+        // Each knocks twice, so something is left to be told of each.
+        let told = (0..10_000).filter(|uid| strangers.came(*uid, 5).is_some() || strangers.came(*uid, 6).is_some());
+        let told = told.count();
         assert!(told <= MAX_USERS + 1, "{told}");
         assert!(strangers.users.len() <= MAX_USERS + 1);
         // Later there is room again.

@@ -262,7 +262,14 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
         Database::Creds { database, role, ttl, field, wrap_to, format, certificate: None } => {
             let ttl_s = ttl.map(|ttl| ttl.as_secs());
             if let Some(outgoing) = wrap_to.outgoing(session).await? {
-                let wrapped = session.client()?.database_issue_to(&database, &role, ttl_s, outgoing).await?;
+                let outlives = ttl_s.is_some_and(|ttl_s| ttl_s < outgoing.life_s);
+                let wrapped = session.client()?.database_issue_to(&database, &role, ttl_s, outgoing).await;
+                // The user is made before the wrap is.
+                let left = "if a user was made, `bulla lease list` shows its lease: revoke it";
+                let wrapped = wrapped.map_err(|error| Failure::from(error).hint(left))?;
+                if outlives {
+                    session.screen.warn("the slip may be opened for longer than its user lives: --expires shortens it");
+                }
                 return handed_on(session, &wrapped, format);
             }
             let made = session.client()?.database_issue(&database, &role, ttl_s).await?;

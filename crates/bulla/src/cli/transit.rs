@@ -351,8 +351,7 @@ async fn export(session: &Session<'_>, key: &Name, body: &ExportTransitKey, outp
     Ok(Exit::Ok)
 }
 
-/// The input: a file, or standard input without one and for `-`.
-/// A file that goes to the cluster as it is.
+/// What goes to the cluster as it is.
 fn read(file: Option<&Path>) -> Result<SecretBytes, Failure> {
     read_most(file, MAX_JSON_BYTES)
 }
@@ -362,6 +361,7 @@ fn message(file: Option<&Path>) -> Result<String, Failure> {
     read_most(file, MAX_MESSAGE_BYTES).map(|bytes| base64url(bytes.expose()))
 }
 
+/// A file, or standard input without one and for `-`.
 fn read_most(file: Option<&Path>, most: usize) -> Result<SecretBytes, Failure> {
     let bytes = match file {
         Some(path) if path != Path::new("-") => {
