@@ -184,9 +184,15 @@ async fn a_watch_outlives_the_server() {
     put();
     watch.until("version 1 live\nversion 2 live\n", &["warning: sealed"]).await;
 
+    // It prints nothing before the change; the log has its first answer.
+    let answers = || {
+        let files =
+            std::fs::read_dir(server.audit()).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()));
+        files.map(|text| text.unwrap().matches("\"kv.watch\"").count()).sum::<usize>()
+    };
+    let before = answers();
     let mut once = Watch::start(&alice, "once", &["--once"]);
-    // It prints nothing before the change.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("a first answer", async || answers() > before).await;
     server.kill();
     watch.until("version 1 live\nversion 2 live\n", &["warning: no answer"]).await;
     server.restart();
