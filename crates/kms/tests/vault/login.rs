@@ -283,7 +283,8 @@ async fn tokens_that_others_made() {
     // At its greatest age nobody here can get another one, and says so before.
     let vault = of(&create(&["-ttl=3s", "-explicit-max-ttl=5s"]));
     works_for(&vault, 3).await;
-    assert!(vault.observe().await.unwrap().credential_ends.is_some());
+    let seen = vault.observe().await.unwrap();
+    assert!(seen.credential_ends.is_some() && !seen.credential_renewed);
     tokio::time::sleep(Duration::from_millis(3500)).await;
     assert!(fails(vault.observe().await, Class::Denied).contains("denied"));
     file(&bao, "token", &create(&["-ttl=1h", "-renewable=false"]));

@@ -51,6 +51,8 @@ pub struct TokenState {
     pub whole: Option<Duration>,
     /// Whether it can be renewed.
     pub renewable: bool,
+    /// Whether renewals keep it for as long as they come: it has a period, and no greatest age.
+    pub periodic: bool,
 }
 
 #[derive(Deserialize)]
@@ -228,7 +230,7 @@ pub fn login(body: &SecretBytes) -> Result<TokenState, ProviderError> {
     unlimited(login.num_uses)?;
     let ttl = seconds(login.lease_duration);
     let token = header(login.client_token.as_bytes()).ok_or_else(|| protocol("the login gave no token"))?;
-    Ok(TokenState { token: Some(token), ttl, whole: ttl, renewable: login.renewable })
+    Ok(TokenState { token: Some(token), ttl, whole: ttl, renewable: login.renewable, periodic: false })
 }
 
 /// What a token says of itself.
@@ -244,6 +246,8 @@ pub fn lookup(body: &SecretBytes) -> Result<TokenState, ProviderError> {
         #[serde(default)]
         period: u64,
         #[serde(default)]
+        explicit_max_ttl: u64,
+        #[serde(default)]
         renewable: bool,
         #[serde(default)]
         num_uses: u64,
@@ -255,7 +259,8 @@ pub fn lookup(body: &SecretBytes) -> Result<TokenState, ProviderError> {
     // In its last second a token has a TTL of 0 too, but it does have an end.
     let ttl = seconds(token.ttl).or_else(|| token.expire_time.map(|_| Duration::ZERO));
     let whole = seconds(token.period).or_else(|| seconds(token.creation_ttl)).or(ttl);
-    Ok(TokenState { token: None, ttl, whole, renewable: token.renewable })
+    let periodic = token.period > 0 && token.explicit_max_ttl == 0;
+    Ok(TokenState { token: None, ttl, whole, renewable: token.renewable, periodic })
 }
 
 fn unlimited(num_uses: u64) -> Result<(), ProviderError> {

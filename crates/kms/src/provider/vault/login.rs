@@ -169,7 +169,7 @@ async fn by_file(file: &Path, (api, reader): (&Api, &Reader)) -> Result<TokenSta
         // Its own TTL it may learn by a renewal.
         Err(error) if error.class == Class::Denied => match renew(api, &token, None).await {
             Err(error) if error.class.passes() => return Err(error),
-            Err(_) => TokenState { token: None, ttl: None, whole: None, renewable: false },
+            Err(_) => TokenState { token: None, ttl: None, whole: None, renewable: false, periodic: false },
             Ok(state) => state,
         },
         other => other?,

@@ -38,6 +38,8 @@ pub struct Token {
     /// When it is to be renewed or replaced.
     due: Option<Instant>,
     renewable: bool,
+    /// Whether renewals keep it without end.
+    periodic: bool,
     /// What a renewal asks for.
     whole: Option<Duration>,
     /// Whether it may look at itself, so that a refusal means that it is none any more.
@@ -209,9 +211,10 @@ impl Session {
         Ok(digest([way.as_slice(), &token]))
     }
 
-    /// Whether this program gets another token before this one ends. One that somebody else made it can only renew.
+    /// Whether this program gets another token before this one ends. One that somebody else made it can only renew, and one
+    /// without a period comes to its greatest age, which the system or the token itself sets.
     pub fn renews(&self, token: &Token) -> bool {
-        token.renewable || !matches!(self.settings.auth, Auth::Token(_))
+        (token.renewable && token.periodic) || !matches!(self.settings.auth, Auth::Token(_))
     }
 
     /// Does what is wanted, unless somebody else did it, or failed to, while this one waited or within `pause` before.
@@ -287,6 +290,7 @@ impl Session {
             may_create: token.may_create,
             looks: token.looks,
             files: token.files,
+            periodic: token.periodic,
             whole: token.whole.or(state.whole),
             ..self.timed(token.header.clone(), asked, state.ttl, renewable)
         }))
@@ -296,7 +300,7 @@ impl Session {
         let (api, files) = (&self.api, self.files().await?);
         let asked = Instant::now();
         let state = login::login(&self.settings.auth, (api, &self.reader), &mut gate.unwrapped).await?;
-        let TokenState { token: Some(header), ttl, whole, renewable } = state else {
+        let TokenState { token: Some(header), ttl, whole, renewable, periodic } = state else {
             return Err(ProviderError::new(Class::Protocol, "the login gave no token"));
         };
         let before = self.current().filter(|before| before.header == header);
@@ -306,7 +310,8 @@ impl Session {
             Err(error) => return Err(error),
         };
         let may_create = self.may_create(api, &header).await;
-        Ok(self.install(Token { may_create, looks, files, whole, ..self.timed(header, asked, ttl, renewable) }))
+        let timed = self.timed(header, asked, ttl, renewable);
+        Ok(self.install(Token { may_create, looks, files, whole, periodic, ..timed }))
     }
 
     /// Whether encrypting may make the key, as far as the token may ask.
@@ -338,6 +343,7 @@ impl Session {
             ends,
             due: ttl.and_then(|ttl| asked.checked_add(ttl.mul_f32(part))),
             renewable,
+            periodic: false,
             whole: ttl,
             looks: false,
             files: [0; 32],

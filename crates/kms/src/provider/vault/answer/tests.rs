@@ -181,9 +181,12 @@ fn a_token_tells_its_time() {
     let root = seen(json!({"ttl": 0, "creation_ttl": 0, "expire_time": null, "num_uses": 0, "renewable": false}));
     assert_eq!((root.ttl, root.whole, root.renewable), (None, None, false));
     let usual = seen(json!({"ttl": 19, "creation_ttl": 20, "expire_time": "2026-11-28T08:39:28Z", "renewable": true}));
+    assert!(usual.renewable && !usual.periodic);
     assert_eq!((usual.ttl, usual.whole), (Some(Duration::from_secs(19)), Some(Duration::from_secs(20))));
     let periodic = seen(json!({"ttl": 9, "creation_ttl": 3600, "period": 10, "expire_time": "x", "renewable": true}));
-    assert_eq!(periodic.whole, Some(Duration::from_secs(10)));
+    assert_eq!((periodic.whole, periodic.periodic), (Some(Duration::from_secs(10)), true));
+    let aging = seen(json!({"ttl": 9, "period": 10, "explicit_max_ttl": 60, "renewable": true}));
+    assert!(!aging.periodic, "it ends at its greatest age");
     let last = seen(json!({"ttl": 0, "creation_ttl": 20, "expire_time": "2026-11-28T08:39:28Z", "renewable": true}));
     assert_eq!(last.ttl, Some(Duration::ZERO));
 }
