@@ -1,4 +1,4 @@
-//! PINs that tokens refused: known to the whole process, whoever sent them.
+//! PINs that tokens refused: known to the whole process, whoever sent them. Who sends one asks in his turn ([`turn`]).
 //!
 //! Threat: a loop that sends a wrong PIN until the token locks. The worker that sent it may be gone, as may the provider that
 //! started it; the token counts all the same. What is kept is a hash with a salt of this process, in memory alone: a PIN has
@@ -8,7 +8,7 @@ use crate::module::TokenId;
 use bulla_crypto::digest::sha256;
 use bulla_crypto::random::{SystemRng, draw};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// How many are kept of each token. It locks after fewer.
 const PINS: usize = 16;
@@ -18,6 +18,9 @@ const SALT_BYTES: usize = 32;
 
 static SALT: LazyLock<[u8; SALT_BYTES]> = LazyLock::new(|| draw(&mut SystemRng));
 static REFUSED: LazyLock<Mutex<HashMap<TokenId, VecDeque<Print>>>> = LazyLock::new(Mutex::default);
+
+/// Whose turn it is at each token.
+static TURNS: LazyLock<Mutex<HashMap<TokenId, Arc<Mutex<()>>>>> = LazyLock::new(Mutex::default);
 
 /// What tells one PIN from another within this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,16 @@ pub(crate) fn forget(token: &TokenId, pin: Print) {
             pins.retain(|known| *known != pin);
         }
     });
+}
+
+/// What is held by whoever sends a PIN to a token, from asking whether it was refused to noting that it is: of several that send
+/// at once, each would find it unknown, and the token count each. One that hangs meanwhile keeps those of the same token waiting,
+/// and no others.
+pub(crate) fn turn(token: &TokenId) -> Arc<Mutex<()>> {
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody holds the others, nor waits for them.
+    turns.retain(|other, turn| other == token || Arc::strong_count(turn) > 1);
+    Arc::clone(turns.entry(token.clone()).or_default())
 }
 
 fn lent<T>(work: impl FnOnce(&mut HashMap<TokenId, VecDeque<Print>>) -> T) -> T {

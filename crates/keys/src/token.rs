@@ -305,8 +305,26 @@ impl Connection {
     }
 
     fn log_in(&mut self, session: &Session) -> Result<(), TokenError> {
+        let Login::Pin(_, print) = &self.login else { return self.log_in_now(session) };
+        let (print, turn) = (*print, refused::turn(&self.id));
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.cautious && !self.is_logged_in(session)? && self.knows_refused(print) {
+            // Somebody else sent it since it was read; the file may hold another one by now.
+            self.login = Login::Refused;
+            return Err(TokenError::RefusedBefore { token: self.id.label.clone() });
+        }
+        self.log_in_now(session)
+    }
+
+    /// Who logged in is a matter of the whole process.
+    fn is_logged_in(&self, session: &Session) -> Result<bool, TokenError> {
         let state = session.get_session_info().map_err(tried("describe a session"))?.session_state();
-        if matches!(state, SessionState::RoUser | SessionState::RwUser) {
+        Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
+    }
+
+    /// With a PIN, in one's turn.
+    fn log_in_now(&mut self, session: &Session) -> Result<(), TokenError> {
+        if self.is_logged_in(session)? {
             return Ok(());
         }
         if self.cautious && matches!(self.login, Login::Pin(..)) {

@@ -111,6 +111,42 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
     now(self::key(&uri, &pin).check()).unwrap();
 }
 
+/// Proof that the second one does not send it: it is the right one again by then.
+#[test]
+fn of_two_that_hold_a_pin_from_before_one_sends_it() {
+    const LATER: &str = "24680";
+    let Some(hsm) = SoftHsm::of_this_process("of_two_that_hold_a_pin_from_before_one_sends_it") else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let pin = folder.path().join("pin");
+    write_pin(&pin, PIN);
+    let (one, other) = (key(&uri, &pin), key(&uri, &pin));
+    now(one.check()).unwrap();
+    now(other.check()).unwrap();
+    // The module forgets every session and who logged in, as when a token is plugged in again.
+    let context = Pkcs11::new(hsm.module()).unwrap();
+    context.clone().finalize().unwrap();
+    context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let slot = *context.get_slots_with_initialized_token().unwrap().first().unwrap();
+    let change = |from: &str, to: &str| {
+        let session = context.open_rw_session(slot).unwrap();
+        session.login(UserType::User, Some(&AuthPin::new(from.into()))).unwrap();
+        session.set_pin(&AuthPin::new(from.into()), &AuthPin::new(to.into())).unwrap();
+        session.logout().unwrap();
+    };
+    change(PIN, LATER);
+    let refused = now(one.check()).unwrap_err();
+    assert!(matches!(refused, TokenError::WrongPin { .. }), "{refused}");
+    change(LATER, PIN);
+    for worker in [&other, &one, &other] {
+        let again = now(worker.check()).unwrap_err();
+        assert!(matches!(again, TokenError::RefusedBefore { .. }), "{again}");
+    }
+    change(PIN, LATER);
+    write_pin(&pin, LATER);
+    now(other.check()).unwrap();
+    now(one.check()).unwrap();
+}
+
 /// A module that hangs as soon as it is asked for its functions.
 const HANGS: &str =
     "#include <unistd.h>\nunsigned long C_GetFunctionList(void **list) { *list = 0; for (;;) pause(); }\n";
