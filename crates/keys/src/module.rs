@@ -53,6 +53,12 @@ impl Library {
         Arc::clone(modules.entry(path.to_owned()).or_default())
     }
 
+    /// A place among those who wait for it, even if there is none left.
+    fn forced(self: Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(self)
+    }
+
     /// A place among those who wait for it, if there is one.
     fn place(self: Arc<Self>) -> Option<Waiting> {
         let before = self.waiting.fetch_add(1, Ordering::AcqRel);
@@ -63,7 +69,7 @@ impl Library {
 }
 
 /// A place among those who wait for a module.
-struct Waiting(Arc<Library>);
+pub(crate) struct Waiting(Arc<Library>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
@@ -203,6 +209,11 @@ impl Module {
             return Ok(());
         }
         Err(TokenError::Mechanism { token: self.info(slot)?.label().to_owned(), name, purpose })
+    }
+
+    /// The place of a thread that was given up while it waits for this module. While too many do, nobody else begins.
+    pub fn given_up(&self) -> Waiting {
+        Library::of(&self.path).forced()
     }
 
     /// The functions of the module.

@@ -5,7 +5,7 @@
 //! forgets who logged in; it is never sent again after the token refused it.
 
 use crate::error::{TokenError, refused_login, tried};
-use crate::module::{Module, TokenId};
+use crate::module::{Module, TokenId, Waiting};
 use crate::pin::PinError;
 use crate::refused::{self, Print};
 use crate::wait::beside;
@@ -13,7 +13,7 @@ use bulla_crypto::secret::SecretBytes;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::types::RawAuthPin;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,9 +48,25 @@ impl Limits {
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The way to a token's thread. Jobs go there one at a time, so that nobody's time passes while others are served; `None` once
-/// one did not come back.
-type Way = Arc<Mutex<Option<mpsc::Sender<Job>>>>;
+/// The way to a token's thread. Jobs go there one at a time, so that nobody's time passes while others are served.
+#[derive(Clone)]
+struct Way {
+    /// `None` once one did not come back.
+    jobs: Arc<Mutex<Option<mpsc::Sender<Job>>>>,
+    module: Module,
+    /// The thread's own: what it keeps once it is given up, for as long as it is there.
+    kept: Weak<Mutex<Option<Waiting>>>,
+}
+
+impl Way {
+    /// Gives the thread up. It keeps a place at the module until it ends, so that not any number of them is left behind.
+    fn give_up(&self, jobs: &mut Option<mpsc::Sender<Job>>) {
+        *jobs = None;
+        if let Some(kept) = self.kept.upgrade() {
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.module.given_up());
+        }
+    }
+}
 
 /// A token that was logged in to. Its thread ends with it, unless the token hangs: then it is left behind.
 pub(crate) struct Token {
@@ -70,7 +86,9 @@ impl Token {
         cautious: bool,
         ask: &dyn Fn() -> Result<SecretBytes, TokenError>,
     ) -> Result<Self, TokenError> {
-        let mut connection = Connection { cautious, ..Connection::new(module, id.clone()) };
+        let mut connection = Connection { cautious, ..Connection::new(module.clone(), id.clone()) };
+        let keeps = Arc::default();
+        let kept = Arc::downgrade(&keeps);
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new().name("token".to_owned());
@@ -79,10 +97,11 @@ impl Token {
                 job(&mut connection);
             }
             drop(connection);
+            drop(keeps);
             drop(end);
         });
         spawned.map_err(|_| TokenError::Gone)?;
-        let way = Arc::new(Mutex::new(Some(jobs)));
+        let way = Way { jobs: Arc::new(Mutex::new(Some(jobs))), module, kept };
         let mut token = Self { id, limit: limits.answer, way, ended: Mutex::new(ended) };
         let done =
             wait(&token.way, token.label(), "say how to log in", token.limit, |connection| connection.login_needed());
@@ -146,7 +165,7 @@ fn wait<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce(&mut Connection) -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, TokenError> {
-    let mut jobs = way.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut jobs = way.jobs.lock().unwrap_or_else(PoisonError::into_inner);
     let open = jobs.as_ref().ok_or_else(|| TokenError::NotTriedAgain { token: token.to_owned() })?;
     let (tell, told) = mpsc::channel();
     open.send(Box::new(move |connection| drop(tell.send(work(connection))))).map_err(|_| TokenError::Gone)?;
@@ -154,7 +173,7 @@ fn wait<T: Send + 'static>(
         Ok(done) => done,
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(TokenError::Gone),
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            *jobs = None;
+            way.give_up(&mut jobs);
             Err(TokenError::TimedOut { who: format!("token {token:?}"), what, limit })
         }
     }
@@ -166,7 +185,7 @@ impl Drop for Token {
         // long as it takes to close a session; what hangs is left behind at once.
         let start = Instant::now();
         let hangs = loop {
-            match self.way.try_lock() {
+            match self.way.jobs.try_lock() {
                 Ok(mut jobs) => break jobs.take().is_none(),
                 Err(TryLockError::Poisoned(jobs)) => break jobs.into_inner().take().is_none(),
                 Err(TryLockError::WouldBlock) if start.elapsed() < FAREWELL => {

@@ -183,8 +183,27 @@ fn a_module_that_hangs_keeps_no_other_waiting() {
     assert!(threads() <= before + 8, "{before} became {}", threads());
 }
 
-/// SoftHSM with rules of other tokens: who encrypts by AES-GCM brings no IV and finds one, as certified ones have it; and a
-/// wrong PIN would be the last.
+#[test]
+fn sessions_that_hang_leave_only_so_many_threads() {
+    const NAME: &str = "sessions_that_hang_leave_only_so_many_threads";
+    if tools::find("cc").is_none() {
+        skip!(NAME, "needs a C compiler");
+    }
+    let Some(hsm) = SoftHsm::of_this_process(NAME) else { return };
+    let (folder, uri) = (tempfile::tempdir().unwrap(), make(&hsm));
+    let hangs = TokenUri { module: Some(shim(&hsm, folder.path(), "-DHANGS")), ..uri };
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for _ in 0..24 {
+        let tokens = Tokens::default().cautious().limit(Duration::from_millis(200));
+        let late = tokens.identity(&hangs, &right).map(|_| ()).unwrap_err();
+        assert!(matches!(late, TokenError::TimedOut { .. }), "{late}");
+    }
+    assert!(threads() <= before + 8, "{before} became {}", threads());
+}
+
+/// SoftHSM with rules of other tokens: who encrypts by AES-GCM brings no IV and finds one, as certified ones have it; a
+/// wrong PIN would be the last; a session never opens.
 const SHIM: &str = r#"
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -212,6 +231,7 @@ static unsigned long token_info(unsigned long slot, unsigned char *out) {
     if (!done) *(unsigned long *)(out + 96) |= FINAL_TRY;
     return done;
 }
+static unsigned long open_session(void) { for (;;) pause(); }
 unsigned long C_GetFunctionList(List **out) {
     void *module = dlopen(SOFTHSM, RTLD_NOW);
     unsigned long (*get)(List **) = dlsym(module, "C_GetFunctionList");
@@ -223,6 +243,9 @@ unsigned long C_GetFunctionList(List **out) {
     info = (unsigned long (*)(unsigned long, unsigned char *))list.functions[6];
 #ifdef MAKES_IV
     list.functions[29] = encrypt_init;
+#endif
+#ifdef HANGS
+    list.functions[12] = open_session;
 #endif
 #ifdef LAST_TRY
     list.functions[6] = token_info;
