@@ -36,7 +36,7 @@ const FOLDERS: &[&str] = &[
 /// How many may wait for one module's tokens at once: whoever gave one up that hangs leaves a thread behind, and comes again.
 const WAITING: usize = 8;
 
-/// All modules that this process was asked for, by the path that was given. It is held for a moment alone.
+/// All modules that this process was asked for, by the path that was given, and by that at which they lie. It is held for a moment alone.
 static MODULES: Mutex<BTreeMap<PathBuf, Arc<Library>>> = Mutex::new(BTreeMap::new());
 
 /// One module of this process.
@@ -137,7 +137,9 @@ impl Module {
 
     /// Loads a module, or takes it as it was loaded before.
     fn load(path: PathBuf) -> Result<Self, TokenError> {
-        let library = Library::of(&path);
+        // One library has many spellings, of links and folders, and is loaded and initialised once. Where it lies is asked here, on
+        // a thread that may hang; whoever only waits for it counts by the spelling that he has.
+        let library = Library::of(&path.canonicalize().unwrap_or_else(|_| path.clone()));
         let mut loaded = library.context.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(context) = loaded.as_ref() {
             return Ok(Self { path, context: context.clone() });
