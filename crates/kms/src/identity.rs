@@ -14,7 +14,7 @@ use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::{Rng, secret_key};
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::{SecretBytes, SecretKey};
-use bulla_keys::{KeySource, Outcome, Tokens, pin};
+use bulla_keys::{KeySource, Outcome, TokenError, Tokens, pin};
 use bulla_wire::encoding::{base64, base64_decode};
 use std::fmt;
 use std::path::Path;
@@ -168,6 +168,15 @@ pub struct Unusable {
     pub text: String,
     /// A token refused the PIN, or is about to lock: to try again would lock it.
     pub denied: bool,
+    /// A token that is not there or does not answer; later it may.
+    pub away: bool,
+}
+
+impl From<TokenError> for Unusable {
+    fn from(error: TokenError) -> Self {
+        let outcome = error.outcome();
+        Self { text: error.to_string(), denied: outcome == Outcome::Denied, away: outcome == Outcome::Away }
+    }
 }
 
 impl fmt::Display for Unusable {
@@ -183,26 +192,44 @@ impl std::error::Error for Unusable {}
 /// # Errors
 /// [`Unusable`].
 pub fn unattended(source: &KeySource, pin_file: Option<&Path>) -> Result<Arc<Identity>, Unusable> {
-    let unusable = |text: String, denied| Unusable { text, denied };
+    let unusable = |text: String| Unusable { text, denied: false, away: false };
     match source {
         KeySource::File(path) => {
-            bulla_client::identity::read(path, &|| None).map_err(|error| unusable(error.to_string(), false))
+            bulla_client::identity::read(path, &|| None).map_err(|error| unusable(error.to_string()))
         }
         KeySource::Token(uri) => {
             let ask = |(token, _): (&str, &str)| match pin_file {
                 Some(path) => pin::read(path),
                 None => Err(pin::PinError::NoSource { token: token.to_owned() }),
             };
-            let found = Tokens::default().cautious().identity(uri, &ask);
-            found.map(Arc::new).map_err(|error| unusable(error.to_string(), error.outcome() == Outcome::Denied))
+            Ok(Arc::new(Tokens::default().cautious().identity(uri, &ask)?))
         }
         KeySource::Agent(_) => {
             let text = "an SSH agent needs somebody who is logged in; name a file or a token";
-            Err(unusable(text.to_owned(), false))
+            Err(unusable(text.to_owned()))
         }
     }
 }
 
 fn identity(seed: &SecretKey) -> Result<Identity, IdentityError> {
     Identity::from_seed(IdentityKind::Hybrid, seed.copy()).map_err(|_| IdentityError::Crypto)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_token_that_is_away_is_told_from_one_that_is_wrong() {
+        let limit = Duration::from_secs(5);
+        let of = |error: TokenError| {
+            let Unusable { denied, away, .. } = error.into();
+            (denied, away)
+        };
+        assert_eq!(of(TokenError::NoToken { there: Vec::new() }), (false, true));
+        assert_eq!(of(TokenError::TimedOut { who: "ops".into(), what: "log in", limit }), (false, true));
+        assert_eq!(of(TokenError::RefusedBefore { token: "ops".into() }), (true, false));
+        assert_eq!(of(TokenError::NoModule), (false, false));
+    }
 }

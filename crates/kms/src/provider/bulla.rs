@@ -7,6 +7,7 @@ use crate::identity::unattended;
 use crate::key::KeyRef;
 use bulla_client::{Client, ClientError, Pin, State};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
+use bulla_crypto::sign::SignError;
 use bulla_keys::{KeySource, TokenError};
 use bulla_wire::api::{Decrypt, DecryptItem, Encrypt, EncryptItem, ItemError, KeyKind, Versioned};
 use bulla_wire::encoding::{base64url, base64url_decode};
@@ -246,7 +247,12 @@ impl Opened {
 /// Reads identity and authorities. Blocks.
 fn made(settings: &Settings, source: &KeySource, cluster: ClusterId) -> Result<Opened, ProviderError> {
     let identity = unattended(source, settings.pin_file.as_deref()).map_err(|error| ProviderError {
-        class: if error.denied { Class::Denied } else { Class::Config },
+        class: match (error.denied, error.away) {
+            (true, _) => Class::Denied,
+            // It may be plugged in again, or come back.
+            (false, true) => Class::Unavailable,
+            (false, false) => Class::Config,
+        },
         ..config("identity", &error)
     })?;
     let mut builder =
@@ -285,6 +291,12 @@ fn refused(error: ItemError) -> ProviderError {
 }
 
 fn failed(error: ClientError) -> ProviderError {
+    // The token of the identity.
+    if let ClientError::Sign(SignError::Holder(cause)) = &error
+        && let Some(token) = cause.downcast_ref::<TokenError>()
+    {
+        return failure(token);
+    }
     let class = match &error {
         ClientError::Refused { errors, status, .. } => match errors.first() {
             Some(first) => class(first.code),
@@ -315,6 +327,13 @@ fn class(code: Code) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_does_not_sign_is_away() {
+        let of = |error: TokenError| failed(ClientError::Sign(SignError::Holder(Box::new(error)))).class;
+        assert_eq!(of(TokenError::NoToken { there: Vec::new() }), Class::Unavailable);
+        assert_eq!(of(TokenError::RefusedBefore { token: "ops".into() }), Class::Denied);
+    }
 
     #[tokio::test]
     async fn what_may_come_later_is_told_from_what_does_not() {
