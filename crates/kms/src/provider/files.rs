@@ -1,5 +1,7 @@
-//! Files that hold a credential or an authority: read again whenever they are needed, since others change them, and beside
-//! the runtime, since they may lie on a file system that hangs.
+//! Files that hold a credential or an authority: read again whenever they are needed, since others change them. Authorities,
+//! certificates and Vault's credentials are read beside the runtime by a [`Reader`], since they may lie on a file system that hangs.
+//! Not held: files of clouds and of age, which the runtime reads, or its pool of threads: one that hangs there keeps the process
+//! from ending by itself, or a thread of the runtime until it is back.
 
 use super::{Class, ProviderError};
 use bulla_crypto::digest::{framed, sha256};
@@ -7,9 +9,9 @@ use bulla_crypto::secret::SecretBytes;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
@@ -21,9 +23,14 @@ pub const MAX_CA_BYTES: u64 = 2 * 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Who reads files for one provider, one thing after the other. What hangs is given up, and keeps the place: so nothing piles
-/// up behind it, and the next one who comes is told.
+/// up behind it, and the next one who comes is told, at once: whoever looks needs several files, and waits for one that hangs
+/// only once.
 #[derive(Clone, Default)]
-pub struct Reader(Arc<Mutex<()>>);
+pub struct Reader {
+    place: Arc<Mutex<()>>,
+    /// When what is read now was begun, by whoever has the place.
+    begun: Arc<std::sync::Mutex<Option<Instant>>>,
+}
 
 impl Reader {
     /// Does `work`, which reads files, on a thread of its own: one that hangs must not keep the process from ending, as a task
@@ -43,12 +50,17 @@ impl Reader {
         limit: Duration,
         work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
     ) -> Result<T, ProviderError> {
-        let unavailable = |text: String| ProviderError::new(Class::Unavailable, text);
-        let done = timeout(limit, self.apart(work)).await;
-        done.unwrap_or_else(|_| {
+        let late = || {
             let limit = limit.as_secs_f32();
-            Err(unavailable(format!("a file was not read within {limit} s: is it on a file system that hangs?")))
-        })
+            let text = format!("a file was not read within {limit} s: is it on a file system that hangs?");
+            Err(ProviderError::new(Class::Unavailable, text))
+        };
+        let begun = *self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        // Half of it tells as much, and no clock has to be read at the same moment as another.
+        if begun.is_some_and(|begun| begun.elapsed() >= limit / 2) {
+            return late();
+        }
+        timeout(limit, self.apart(work)).await.unwrap_or_else(|_| late())
     }
 
     /// As [`Reader::read`], for whoever waits as long as it takes.
@@ -59,17 +71,35 @@ impl Reader {
         &self,
         work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
     ) -> Result<T, ProviderError> {
-        let place = Arc::clone(&self.0).lock_owned().await;
+        let place = Arc::clone(&self.place).lock_owned().await;
+        let begun = Begun::now(&self.begun);
         let (tell, told) = oneshot::channel();
         let thread = thread::Builder::new().name("files".to_owned()).spawn(move || {
             let done = work();
             // Whoever is told may come again at once.
+            drop(begun);
             drop(place);
             drop(tell.send(done));
         });
         let broken = |_| ProviderError::new(Class::Unavailable, "reading files broke off");
         thread.map_err(|error| ProviderError::new(Class::Unavailable, format!("files cannot be read: {error}")))?;
         told.await.map_err(broken)?
+    }
+}
+
+/// For as long as something is read.
+struct Begun(Arc<std::sync::Mutex<Option<Instant>>>);
+
+impl Begun {
+    fn now(at: &Arc<std::sync::Mutex<Option<Instant>>>) -> Self {
+        *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Self(Arc::clone(at))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -172,9 +202,10 @@ mod tests {
         let class = |done: Result<(), ProviderError>| done.unwrap_err().class;
         let stuck = reader.read_within(limit, move || hangs.recv().or(Ok(())));
         assert_eq!(class(stuck.await), Class::Unavailable);
-        // Nothing is begun behind it.
+        // Nothing is begun behind it, and nobody waits for it again.
         let began = reader.read_within(limit, || Err(ProviderError::new(Class::Config, "it began")));
-        assert_eq!(class(began.await), Class::Unavailable);
+        let at_once = timeout(Duration::ZERO, began).await.unwrap();
+        assert_eq!(class(at_once), Class::Unavailable);
         drop(release);
         assert_eq!(reader.read(|| Ok(7)).await.unwrap(), 7);
         assert_eq!(class(reader.read(|| Err(ProviderError::new(Class::Config, "no"))).await), Class::Config);

@@ -125,11 +125,11 @@ impl Vault {
     }
 
     /// Looks at the key as whoever observes: with a token that is kept, and once more if it was none any more.
-    async fn looked(&self) -> Result<(KeyState, Arc<Token>), ProviderError> {
-        let token = self.session.kept().await?;
+    async fn looked(&self, way: [u8; 32]) -> Result<(KeyState, Arc<Token>), ProviderError> {
+        let token = self.session.kept(way).await?;
         match self.look(self.session.api(), &token).await {
             Err(error) if error.class == Class::Denied => {
-                let other = self.session.kept().await?;
+                let other = self.session.kept(way).await?;
                 if other.is(&token) {
                     return Err(error);
                 }
@@ -141,9 +141,9 @@ impl Vault {
 
     async fn observed(&self) -> Result<Observation, ProviderError> {
         // Files that changed are read before the first request by them.
-        self.session.api().http.renewed().await?;
+        let way = self.session.api().http.renewed().await?;
         let backend = self.asked_backend(self.session.api()).await?;
-        let (state, token) = self.looked().await?;
+        let (state, token) = self.looked(way).await?;
         if let Some(unfit) = state.unfit {
             return Err(ProviderError::new(unfit.class, format!("{}: {}", self.place, unfit.text)));
         }

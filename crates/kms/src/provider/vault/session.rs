@@ -149,12 +149,13 @@ impl Session {
         }
     }
 
-    /// Reads changed files, renews or replaces the token where that is due; for whoever observes.
+    /// Reads a changed token, renews or replaces the one that there is where that is due; for whoever observes, and knows by which
+    /// files (`way`) the server is spoken to.
     ///
     /// # Errors
     /// Why there is no token that may work.
-    pub async fn kept(self: &Arc<Self>) -> Result<Arc<Token>, ProviderError> {
-        let files = self.files().await?;
+    pub async fn kept(self: &Arc<Self>, way: [u8; 32]) -> Result<Arc<Token>, ProviderError> {
+        let files = self.files(way).await?;
         let want = match self.current() {
             None => Want::New,
             Some(token) if token.files != files && self.comes_of_files() => Want::Replace(token),
@@ -193,8 +194,7 @@ impl Session {
 
     /// What tells the files as they are now from others: those of the way to the server, and the one with the token. While that
     /// cannot be read, what it was before counts.
-    async fn files(&self) -> Result<[u8; 32], ProviderError> {
-        let way = self.api.http.renewed().await?;
+    async fn files(&self, way: [u8; 32]) -> Result<[u8; 32], ProviderError> {
         let Auth::Token(own) = &self.settings.auth else { return Ok(way) };
         let path = own.file.clone();
         let read = self.reader.read(move || Ok(digest([whole(&path, MAX_BYTES)?.expose().as_slice()]))).await;
@@ -297,7 +297,8 @@ impl Session {
     }
 
     async fn login(&self, gate: &mut Gate) -> Result<Arc<Token>, ProviderError> {
-        let (api, files) = (&self.api, self.files().await?);
+        let api = &self.api;
+        let files = self.files(api.http.renewed().await?).await?;
         let asked = Instant::now();
         let state = login::login(&self.settings.auth, (api, &self.reader), &mut gate.unwrapped).await?;
         let TokenState { token: Some(header), ttl, whole, renewable, periodic } = state else {
