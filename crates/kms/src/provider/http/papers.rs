@@ -26,6 +26,8 @@ pub(super) struct Papers {
 pub(super) struct Known {
     pub digest: [u8; 32],
     pub at: Instant,
+    /// What tells the failures to read some of the system's authorities from others: those that remain are known.
+    faults: [u8; 32],
 }
 
 impl Papers {
@@ -40,11 +42,14 @@ impl Papers {
         if let Some(known) = known.filter(|known| own && self.shown.is_none() && known.at.elapsed() < OWN) {
             return Ok((known, None));
         }
+        let mut faults = digest([]);
         let authorities = match &self.ca {
             Some(path) => certificates(path, whole(path, MAX_CA_BYTES)?.expose())?,
             // In no order that lasts.
             None if own => {
-                let mut authorities = rustls_native_certs::load_native_certs().certs;
+                let read = rustls_native_certs::load_native_certs();
+                faults = judged(&read.errors, known)?;
+                let mut authorities = read.certs;
                 authorities.sort_by(|one, other| one.as_ref().cmp(other.as_ref()));
                 authorities
             }
@@ -56,7 +61,7 @@ impl Papers {
         };
         let contents = shown.iter().flat_map(|(certificate, key)| [certificate.expose().as_slice(), key.expose()]);
         let digest = digest(authorities.iter().map(|authority| authority.as_ref()).chain(contents));
-        let now = Known { digest, at };
+        let now = Known { digest, at, faults };
         if known.is_some_and(|known| known.digest == digest) {
             return Ok((now, None));
         }
@@ -104,10 +109,47 @@ impl Papers {
     }
 }
 
+/// What tells these failures from others.
+///
+/// # Errors
+/// There are some that were not there when what is known was read: half of an update, or too few open files. Then what is known
+/// is better. Those that were there remain, such as a link to nothing, and must not keep an update away for ever.
+fn judged(errors: &[impl fmt::Display], known: Option<Known>) -> Result<[u8; 32], ProviderError> {
+    let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.sort();
+    let faults = digest(texts.iter().map(String::as_bytes));
+    match (texts.first(), known) {
+        (Some(first), Some(known)) if known.faults != faults => {
+            let text = format!("cannot read all of the system's authorities: {first}");
+            Err(ProviderError::new(Class::Config, text))
+        }
+        _ => Ok(faults),
+    }
+}
+
 fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, ProviderError> {
     CertificateDer::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(|error| unfit(path, &error))
 }
 
 fn unfit(path: &Path, error: &dyn fmt::Display) -> ProviderError {
     ProviderError::new(Class::Config, format!("cannot use {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_are_read_by_half_take_the_place_of_none() {
+        let known = |faults| Some(Known { digest: [0; 32], at: Instant::now(), faults });
+        let none: [&str; 0] = [];
+        let (well, link) = (judged(&none, None).unwrap(), judged(&["link"], None).unwrap());
+        assert_ne!(well, link);
+        let half = judged(&["too many open files"], known(well)).unwrap_err();
+        assert!(half.class == Class::Config && half.text.contains("open files"), "{half}");
+        assert!(judged(&["link", "other"], known(link)).is_err());
+        // What was wrong from the start goes on being so, or is mended.
+        assert_eq!(judged(&["link"], known(link)), Ok(link));
+        assert_eq!(judged(&none, known(link)), Ok(well));
+    }
 }
