@@ -4,6 +4,7 @@
 //! peer's user decide who connects, a path that others may replace is refused, and only a socket that nobody answers on
 //! is replaced.
 
+use rustix::process::geteuid;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
@@ -164,7 +165,19 @@ fn private(folder: &Path) -> io::Result<()> {
         let text = format!("{who} may write into {0}, and so replace the socket; chmod go-w {0}", folder.display());
         return Err(refused(text));
     }
+    if let Some(text) = strange(folder, found.uid(), geteuid().as_raw()) {
+        return Err(refused(text));
+    }
     Ok(())
+}
+
+/// Why a folder must not belong to whom it does, if so: its owner may give himself every right to it.
+fn strange(folder: &Path, owner: u32, own: u32) -> Option<String> {
+    let text = || {
+        let folder = folder.display();
+        format!("user {owner} owns {folder}, and so may replace the socket; chown {own} {folder}, or give it to root")
+    };
+    (owner != 0 && owner != own).then(text)
 }
 
 fn refused(text: String) -> io::Error {
@@ -238,6 +251,15 @@ mod tests {
         }
         let error = bind(&Place::Path("/nowhere/kms.sock".into()), &access()).unwrap_err();
         assert!(error.to_string().contains("/nowhere"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_the_plugin_s_or_root_s() {
+        let strange = |owner, own| strange(Path::new("/run/kms"), owner, own);
+        assert!(strange(0, 18796).is_none() && strange(18796, 18796).is_none() && strange(0, 0).is_none());
+        for own in [0, 18796] {
+            assert!(strange(1000, own).unwrap().contains("user 1000 owns /run/kms"), "{own}");
+        }
     }
 
     #[test]
