@@ -144,7 +144,7 @@ impl Member {
         self.state().is_unopened()
     }
 
-    /// Opens what lies on this node, and asks nobody.
+    /// Opens what lies on this node, tokens among it, and asks nobody over a network.
     ///
     /// # Errors
     /// What is wrong with it.

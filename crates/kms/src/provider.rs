@@ -37,7 +37,7 @@ pub trait Provider: Send + Sync {
     fn max_wrapped_bytes(&self) -> usize;
 
     /// Opens what lies on this node, such as files with authorities and identities, if it is not open yet or has changed, and
-    /// asks nobody. Whoever observes does so too: this is for whoever asks whether a configuration can be used.
+    /// asks nobody over a network; an identity on a token logs in there. Whoever observes does so too: this is for whoever asks whether a configuration can be used.
     fn prepare(&self) -> Answer<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }

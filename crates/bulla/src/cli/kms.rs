@@ -202,7 +202,7 @@ async fn check(path: &Path) -> Result<(), Failure> {
     prepare(path, &looking(path)?.plugin.members).await
 }
 
-/// Opens what members name on this node, and asks nobody.
+/// Opens what members name on this node, tokens among it, and asks nobody over a network.
 pub async fn prepare(path: &Path, members: &[Arc<Member>]) -> Result<(), Failure> {
     for member in members {
         member.prepare().await.map_err(|error| {
