@@ -15,7 +15,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::Duration;
 
 const PIN: &str = "1234";
@@ -145,6 +146,28 @@ fn of_two_that_hold_a_pin_from_before_one_sends_it() {
     write_pin(&pin, LATER);
     now(other.check()).unwrap();
     now(one.check()).unwrap();
+}
+
+#[test]
+fn of_many_that_log_in_at_once_with_a_wrong_pin_one_sends_it() {
+    const MANY: usize = 6;
+    let Some(hsm) = SoftHsm::of_this_process("of_many_that_log_in_at_once_with_a_wrong_pin_one_sends_it") else {
+        return;
+    };
+    let uri = make(&hsm);
+    let wrong = |_: (&str, &str)| Ok(SecretBytes::new(b"13579".to_vec()));
+    let start = Barrier::new(MANY);
+    let log_in = || {
+        start.wait();
+        Tokens::default().cautious().identity(&uri, &wrong).map(|_| ()).unwrap_err()
+    };
+    let errors: Vec<TokenError> = thread::scope(|scope| {
+        let all: Vec<_> = (0..MANY).map(|_| scope.spawn(log_in)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let sent = errors.iter().filter(|error| matches!(error, TokenError::WrongPin { .. })).count();
+    let kept = errors.iter().filter(|error| matches!(error, TokenError::RefusedBefore { .. })).count();
+    assert_eq!((sent, kept), (1, MANY - 1), "{errors:?}");
 }
 
 /// A module that hangs as soon as it is asked for its functions.
