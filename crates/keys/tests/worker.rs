@@ -81,13 +81,7 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
     assert!(matches!(refused, TokenError::WrongPin { .. }), "{refused}");
     // Through the module in this process, which remembers the PIN.
     let context = Pkcs11::new(hsm.module()).unwrap();
-    let slot = *context.get_slots_with_initialized_token().unwrap().first().unwrap();
-    let change = |from: &str, to: &str| {
-        let session = context.open_rw_session(slot).unwrap();
-        session.login(UserType::User, Some(&AuthPin::new(from.into()))).unwrap();
-        session.set_pin(&AuthPin::new(from.into()), &AuthPin::new(to.into())).unwrap();
-        session.logout().unwrap();
-    };
+    let change = |from: &str, to: &str| change_pin(&context, from, to);
     change(PIN, LATER);
     for _ in 0..3 {
         let again = now(key.check()).unwrap_err();
@@ -112,6 +106,15 @@ fn a_refused_pin_is_not_sent_though_it_became_right() {
     now(self::key(&uri, &pin).check()).unwrap();
 }
 
+/// Has another PIN be the token's, beside whoever uses it.
+fn change_pin(context: &Pkcs11, from: &str, to: &str) {
+    let slot = *context.get_slots_with_initialized_token().unwrap().first().unwrap();
+    let session = context.open_rw_session(slot).unwrap();
+    session.login(UserType::User, Some(&AuthPin::new(from.into()))).unwrap();
+    session.set_pin(&AuthPin::new(from.into()), &AuthPin::new(to.into())).unwrap();
+    session.logout().unwrap();
+}
+
 /// Proof that the second one does not send it: it is the right one again by then.
 #[test]
 fn of_two_that_hold_a_pin_from_before_one_sends_it() {
@@ -127,13 +130,7 @@ fn of_two_that_hold_a_pin_from_before_one_sends_it() {
     let context = Pkcs11::new(hsm.module()).unwrap();
     context.clone().finalize().unwrap();
     context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let slot = *context.get_slots_with_initialized_token().unwrap().first().unwrap();
-    let change = |from: &str, to: &str| {
-        let session = context.open_rw_session(slot).unwrap();
-        session.login(UserType::User, Some(&AuthPin::new(from.into()))).unwrap();
-        session.set_pin(&AuthPin::new(from.into()), &AuthPin::new(to.into())).unwrap();
-        session.logout().unwrap();
-    };
+    let change = |from: &str, to: &str| change_pin(&context, from, to);
     change(PIN, LATER);
     let refused = now(one.check()).unwrap_err();
     assert!(matches!(refused, TokenError::WrongPin { .. }), "{refused}");

@@ -50,14 +50,8 @@ async fn rules_for_certificates_lock_out_nobody_else() {
     let Some(mut server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else {
         skip!("database_certificate::rules_for_certificates_lock_out_nobody_else", "needs postgresql");
     };
-    let world = World::new(Shape::durable()).await;
-    let alice = world.client(&world.admit("alice").await);
-    let text = "permit (principal, action in Bulla::Action::\"database\", resource);".to_owned();
-    let policy = PutPolicy { text, replaces: None };
-    world.client(&world.admins[0]).policy_put(&name("databases"), &policy).await.unwrap();
-    let put = PutDatabase { user: ADMIN.into(), password: PASSWORD.into(), ..database(server.port()) };
+    let (world, alice) = scene(&server).await;
     let app = name("app");
-    alice.database_put(&app, &put).await.unwrap();
     server.sql("CREATE ROLE readers NOLOGIN; CREATE ROLE certified NOLOGIN IN ROLE readers");
     // What PostgreSQL demands from version 16 on of whoever hands on a role; it makes a member of it.
     let admin = ADMIN.replace('"', "\"\"");
@@ -119,6 +113,18 @@ async fn no_membership_outlives_a_drop() {
     assert!(server.users().is_empty());
 }
 
+/// A cluster that has the database `app`, and somebody who may do everything with it.
+async fn scene(server: &Postgres) -> (World, Client) {
+    let world = World::new(Shape::durable()).await;
+    let alice = world.client(&world.admit("alice").await);
+    let text = "permit (principal, action in Bulla::Action::\"database\", resource);".to_owned();
+    let policy = PutPolicy { text, replaces: None };
+    world.client(&world.admins[0]).policy_put(&name("databases"), &policy).await.unwrap();
+    let put = PutDatabase { user: ADMIN.into(), password: PASSWORD.into(), ..database(server.port()) };
+    alice.database_put(&name("app"), &put).await.unwrap();
+    (world, alice)
+}
+
 async fn certify(client: &Client, pair: &KeyPair) -> CertificateCredentials {
     client.database_certify(&name("app"), &name("cert"), &pair.subject_public_key_info(), Some(600)).await.unwrap()
 }
@@ -128,14 +134,8 @@ async fn a_user_without_a_password_logs_in_by_certificate() {
     let Some(mut server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else {
         skip!("database_certificate::a_user_without_a_password_logs_in_by_certificate", "needs postgresql");
     };
-    let world = World::new(Shape::durable()).await;
-    let alice = world.client(&world.admit("alice").await);
-    let text = "permit (principal, action in Bulla::Action::\"database\", resource);".to_owned();
-    let policy = PutPolicy { text, replaces: None };
-    world.client(&world.admins[0]).policy_put(&name("databases"), &policy).await.unwrap();
-    let put = PutDatabase { user: ADMIN.into(), password: PASSWORD.into(), ..database(server.port()) };
+    let (world, alice) = scene(&server).await;
     let (app, cert) = (name("app"), name("cert"));
-    alice.database_put(&app, &put).await.unwrap();
 
     // There is no password in such a role, and no renewal.
     let missing = alice.database_ca(&app).await.unwrap_err();
