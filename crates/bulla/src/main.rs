@@ -28,6 +28,11 @@ use output::Screen;
 use session::{Places, Session};
 use std::process::ExitCode;
 
+/// Wipes whatever is freed. Our own types wipe themselves, but a parser's scratch space, a buffer that grew and a string that
+/// somebody else's code made do not, and nobody can name them all (`docs/decisions/freed-memory-wiped.md`).
+#[global_allocator]
+static WIPES: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 fn main() -> ExitCode {
     let hardened = harden();
     let arguments = match cli::arguments() {
