@@ -381,6 +381,32 @@ pub struct AuditPage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::LeaseId;
+    use crate::json;
+
+    #[test]
+    fn a_body_holds_what_it_was_made_of() {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("JSON");
+        let fields = StrictMap([("a".to_owned(), "b".to_owned())].into());
+        assert_eq!(text(json::to_vec(&PutKv::fields(fields))), r#"{"data":{"a":"b"}}"#);
+        assert_eq!(text(json::to_vec(&PutKv::bytes(vec![0xff]))), r#"{"bytes":"/w=="}"#);
+        let (lease, principal) = (LeaseId::new([1; 16]), PrincipalId::new([1; 32]));
+        for (body, expected) in [
+            (RevokeLeases::lease(lease), format!(r#"{{"lease":"{lease}"}}"#)),
+            (RevokeLeases::resource("database/app"), r#"{"resource":"database/app"}"#.to_owned()),
+            (RevokeLeases::principal(principal), format!(r#"{{"principal":"{principal}"}}"#)),
+            (RevokeLeases::all(), r#"{"all":true}"#.to_owned()),
+        ] {
+            assert_eq!(text(json::to_vec(&body)), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_database_has_unless_told() {
+        let text = r#"{"engine":"postgres","host":"db","port":5432,"user":"bulla","password":"x"}"#;
+        let put: PutDatabase = serde_json::from_str(text).expect("a database");
+        assert_eq!((put.connections, put.check, put.moved, put.tls), (4, true, false, DatabaseTls::Verify));
+    }
 
     #[test]
     fn null_is_not_absent() {

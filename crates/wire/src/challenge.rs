@@ -108,6 +108,7 @@ mod tests {
         let challenge = Challenge::new(covered, [12; 16]);
         assert_eq!(challenge.key_epoch(), 0x0102);
         assert_eq!(challenge.issued_ms(), 0x0304_0506_0708);
+        assert_eq!(challenge.minute(), 55_263_317);
         assert_eq!(challenge.parts(), (covered, [12; 16]));
         assert_eq!(challenge.to_string().parse(), Ok(challenge));
         assert_eq!("A".repeat(47).parse::<Challenge>(), Err(ParseChallengeError));

@@ -126,4 +126,17 @@ mod tests {
             assert!(serde_json::from_str::<Envelope>(&bad).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn limits() {
+        let signature = Signature { key: KeyId::new([1; 32]), bytes: vec![2] };
+        let read = |payload: usize, signatures: usize| {
+            let signatures = vec![signature.clone(); signatures];
+            let envelope = Envelope { payload_type: "t".into(), payload: vec![0; payload], signatures };
+            let text = serde_json::to_string(&envelope).expect("serialises");
+            serde_json::from_str::<Envelope>(&text).is_ok_and(|read| read == envelope)
+        };
+        assert!(read(0, 0) && read(MAX_STATEMENT_BYTES, MAX_SIGNATURES));
+        assert!(!read(MAX_STATEMENT_BYTES + 1, 1) && !read(1, MAX_SIGNATURES + 1));
+    }
 }

@@ -189,3 +189,18 @@ pub struct ErrorBody {
     /// At least one.
     pub errors: Vec<ErrorEntry>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_has_one_text() {
+        for code in Code::ALL {
+            let text = code.to_string();
+            assert_eq!(text, code.as_str());
+            assert_eq!(serde_json::from_str::<Code>(&format!("\"{text}\"")).expect("a code"), *code);
+            assert!((400..600).contains(&code.status()) && code.meaning().ends_with('.'), "{code}");
+        }
+    }
+}

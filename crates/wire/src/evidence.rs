@@ -349,3 +349,40 @@ pub struct Actor {
     /// The network address that the node saw, without port; null on the local socket.
     pub address: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_back() {
+        let digest = Digest::new([7; 32]);
+        for scope in [Scope::Cluster(ClusterId::new([7; 32])), Scope::Admins(digest)] {
+            assert_eq!(scope.to_string().parse(), Ok(scope));
+        }
+        assert_eq!(Scope::Admins(digest).to_string(), format!("admins:{digest}"));
+        assert_eq!(Bytes(vec![0xfb, 0xff]).to_string(), "-_8");
+        assert_eq!("-_8".parse(), Ok(Bytes(vec![0xfb, 0xff])));
+    }
+
+    #[test]
+    fn a_consent_speaks_of_the_histories_that_it_names() {
+        let at = |lineage: u8, sequence| Position { lineage: Lineage::new([lineage; 16]), sequence };
+        let consent = |lost, kept, earlier| {
+            let cluster = ClusterId::new([1; 32]);
+            Consent { v: V1, cluster, lost, kept, earlier, excused_until_ms: None }
+        };
+        let known = consent(at(2, 9), at(3, 4), vec![at(1, 5)]);
+        assert!(!known.is_of_unknown_loss());
+        for named in [at(1, 5), at(2, 9), at(3, 4)] {
+            assert_eq!(known.loss_of(&named.lineage), Some(named));
+        }
+        assert_eq!(known.loss_of(&Lineage::new([4; 16])), None);
+        // Within one history what was lost says how far it had come.
+        assert_eq!(consent(at(2, 9), at(2, 4), vec![]).loss_of(&Lineage::new([2; 16])), Some(at(2, 9)));
+        let unknown = consent(at(2, 4), at(2, 4), vec![at(1, 5)]);
+        assert!(unknown.is_of_unknown_loss());
+        assert_eq!(unknown.loss_of(&Lineage::new([2; 16])), None);
+        assert_eq!(unknown.loss_of(&Lineage::new([1; 16])), Some(at(1, 5)));
+    }
+}

@@ -276,6 +276,11 @@ mod tests {
         check(r#"{"v":1,"map":{}} "#, Ok(()));
         check(r#"{"v":1,"map":{}}x"#, Err("trailing"));
         assert_eq!(parse::<StrictMap<u8>>(br#"{"":x}"#, 64).unwrap_err().field, ".");
-        check(&format!(r#"{{"v":1,"map":{{}}{}}}"#, " ".repeat(64)), Err("at most 64"));
+        let long = |length: usize| format!(r#"{{"v":1,"map":{{}}{}}}"#, " ".repeat(length - 16));
+        check(&long(64), Ok(()));
+        check(&long(65), Err("65 bytes, at most 64"));
+        let secret = |length: usize| parse_secret::<Doc>(long(length).as_bytes(), 64, &[]).is_ok();
+        assert!(secret(64) && !secret(65));
+        check(r#"{"v":1,"map":"a"}"#, Err("expected an object"));
     }
 }

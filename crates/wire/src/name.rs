@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn names() {
         for good in ["a", "alice@example.com", "a.b-c_d~e+f=g", &"x".repeat(128)] {
-            assert!(good.parse::<Name>().is_ok(), "{good}");
+            let name = good.parse::<Name>().expect(good);
+            assert_eq!((name.as_str(), name.to_string().as_str()), (good, good));
         }
         for bad in ["", ".", "..", "a/b", "a:b", "a b", "ä", "a%2f", "a\0", &"x".repeat(129)] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
@@ -139,7 +140,13 @@ mod tests {
         {
             assert!(bad.parse::<SecretPath>().is_err(), "{bad}");
         }
-        assert!(format!("{}b", "a/".repeat(15)).parse::<SecretPath>().is_ok());
+        let long = |last: usize| format!("{}{}", format!("{}/", "x".repeat(128)).repeat(3), "x".repeat(last));
+        for good in ["a", &format!("{}b", "a/".repeat(15)), &long(125)] {
+            let path = good.parse::<SecretPath>().expect(good);
+            assert_eq!((path.as_str(), path.to_string().as_str()), (good, good));
+        }
+        assert_eq!(long(126).len(), MAX_PATH_BYTES + 1);
+        assert!(long(126).parse::<SecretPath>().is_err());
         for (bad, said) in
             [("/a", "begins"), ("a/", "ends"), ("/", "begins"), ("a//b", "one /"), ("", "1 to 128 bytes")]
         {

@@ -369,6 +369,72 @@ mod tests {
         }
     }
 
+    const REQUEST: RequestParts<'static> = RequestParts {
+        method: "POST",
+        path: "/v1/a",
+        query: "b=c",
+        content_type: "application/json",
+        content_digest: "sha-256=:AA==:",
+        audience: "node:sha256:x",
+        challenge: "AQ",
+    };
+
+    #[test]
+    fn the_base_of_a_request() {
+        let parameters = parameters();
+        let expected = [
+            "\"@method\": POST",
+            "\"@path\": /v1/a",
+            "\"@query\": ?b=c",
+            "\"content-type\": application/json",
+            "\"content-digest\": sha-256=:AA==:",
+            "\"bulla-audience\": node:sha256:x",
+            "\"bulla-challenge\": AQ",
+            &format!("\"@signature-params\": {}", &parameters.header()["bulla=".len()..]),
+        ];
+        assert_eq!(parameters.signature_base(&REQUEST), expected.join("\n"));
+    }
+
+    #[test]
+    fn the_base_of_a_response() {
+        let parameters = ResponseParameters { created_s: 5, node: KeyId::new([2; 32]) };
+        let parts = ResponseParts {
+            status: 200,
+            content_type: "application/age",
+            content_digest: "sha-256=:BB==:",
+            challenge: "AQ",
+            state: "v1;1",
+        };
+        let caller = KeyId::new([3; 32]);
+        let nonce = Nonce::new(1, [7; 12]);
+        let (method, path, query) = ("POST", "/v1/a", "b=c");
+        let connection = |nonce| Answered::Connection { method, path, query, caller, nonce };
+        let signed = Answered::Signed { request: REQUEST, signature_input: "bulla=(1)", signature: "bulla=:2:" };
+        let caller = format!("\"bulla-caller\": {caller}\n");
+        let nonced = format!("\"bulla-nonce\";req: {nonce}\n");
+        let request = "\"content-digest\";req: sha-256=:AA==:\n\"signature-input\";req;key=\"bulla\": (1)\n\"signature\";req;key=\"bulla\": :2:\n";
+        for (answered, before, after) in [
+            (signed, "", request),
+            (connection(None), caller.as_str(), ""),
+            (connection(Some(nonce)), caller.as_str(), nonced.as_str()),
+            (Answered::Open { method, path, query }, "", ""),
+        ] {
+            let expected = format!(
+                "\"@status\": 200\n\"content-type\": application/age\n\"content-digest\": sha-256=:BB==:\n\"bulla-challenge\": AQ\n\"bulla-state\": v1;1\n{before}\"@method\";req: POST\n\"@path\";req: /v1/a\n\"@query\";req: ?b=c\n{after}\"@signature-params\": {}",
+                &parameters.header(&answered)["bulla=".len()..]
+            );
+            assert_eq!(parameters.signature_base(&parts, &answered), expected);
+        }
+    }
+
+    #[test]
+    fn an_audience_is_read_back() {
+        for audience in [Audience::Cluster(ClusterId::new([1; 32])), Audience::Node(KeyId::new([1; 32]))] {
+            assert_eq!(audience.to_string().parse(), Ok(audience));
+        }
+        assert!(Audience::Node(KeyId::new([1; 32])).to_string().starts_with("node:sha256:"));
+    }
+
     #[test]
     fn response_header_fits_its_profile_only() {
         let open = Answered::Open { method: "GET", path: "/v1/health", query: "" };

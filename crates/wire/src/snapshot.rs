@@ -261,6 +261,27 @@ mod tests {
     }
 
     #[test]
+    fn every_table_is_read_back() {
+        let plain = [&[2][..], &VALUE[1..]].concat();
+        for (table, key, value) in [
+            (Table::Plain, &b"head"[..], &plain[..]),
+            (Table::Data, &[1], &VALUE),
+            (Table::Seen(0), b"key", &VALUE),
+            (Table::Seen(u32::MAX), b"key", &VALUE),
+        ] {
+            let (row, mut bytes) = (Row { table, key, value }, Vec::new());
+            row.write(&mut bytes).unwrap();
+            assert_eq!(Frame::parse(&bytes), Ok(Some((Frame::Row(row), bytes.len()))));
+        }
+        for tag in [1, 2, 4] {
+            let minute = [tag, 0, 0, 0, 1, 0, 1, 0, 0, 0, 13];
+            let error = Frame::parse(&minute).unwrap_err().to_string();
+            assert_eq!(error.contains("minute"), tag < 4, "{error}");
+        }
+        assert_eq!(&header()[..], b"bulla-snapshot\x00\x01");
+    }
+
+    #[test]
     fn what_is_no_row_of_a_snapshot_is_refused() {
         let plain = [&[2][..], &VALUE[1..]].concat();
         let refused = |table, key: &[u8], value: &[u8]| {

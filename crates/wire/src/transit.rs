@@ -156,8 +156,14 @@ mod tests {
         for kind in KeyKind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(*kind));
             assert_eq!(crate::json::to_vec(kind), format!("\"{kind}\"").into_bytes());
-            assert!(kind.encrypts() || kind.signs() || *kind == KeyKind::HmacSha256);
         }
+        let of = |is: fn(KeyKind) -> bool| {
+            KeyKind::ALL.iter().filter(|kind| is(**kind)).map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(KeyKind::is_rsa), "rsa-2048 rsa-3072 rsa-4096");
+        assert_eq!(of(KeyKind::is_symmetric), "aes256-gcm chacha20-poly1305");
+        assert_eq!(of(KeyKind::encrypts), "aes256-gcm chacha20-poly1305 rsa-2048 rsa-3072 rsa-4096");
+        assert_eq!(of(KeyKind::signs), "ed25519 ecdsa-p256 ecdsa-p384 rsa-2048 rsa-3072 rsa-4096");
         assert!("AES256-GCM".parse::<KeyKind>().is_err() && "sha256".parse::<DigestAlgorithm>().is_err());
     }
 }

@@ -50,3 +50,15 @@ pub fn id(body_sha256: &[u8; 32]) -> String {
 pub fn signed(id: &str, timestamp_s: u64, body: &[u8]) -> Vec<u8> {
     [format!("{id}.{timestamp_s}.").as_bytes(), body].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_signed() {
+        let id = id(&[0xff; 32]);
+        assert_eq!(id, format!("msg_{}", "_".repeat(42) + "8"));
+        assert_eq!(signed("msg_a", 12, b"{}\xff"), b"msg_a.12.{}\xff");
+    }
+}

@@ -343,5 +343,32 @@ mod tests {
         assert!(Parcel::parse(&bytes[..5]).is_err());
         assert!(Parcel::parse(&[0xff; 8]).is_err());
         assert!(Parcel::parse(b"").is_err());
+        let long = |length: usize| Parcel::head(&vec![b' '; length]);
+        let (most, over) = (long(Parcel::MAX_DOCUMENT_BYTES), long(Parcel::MAX_DOCUMENT_BYTES + 1));
+        assert!(Parcel::parse(&most).is_ok_and(|parcel| parcel.file.is_empty()) && Parcel::parse(&over).is_err());
+    }
+
+    #[test]
+    fn labels() {
+        for good in ["", "a b", "größe", &"x".repeat(256)] {
+            assert!(is_label(good), "{good:?}");
+        }
+        for bad in ["a\nb", "\u{1b}[1m", "\u{202e}a", &"x".repeat(257), &"ö".repeat(129)] {
+            assert!(!is_label(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_for_each_recipient() {
+        let addressee = |principal, recipients: &[u8]| Addressee {
+            principal: PrincipalId::new([principal; 32]),
+            record_sha256: Digest::new([0; 32]),
+            recipients: recipients.iter().map(|recipient| Digest::new([*recipient; 32])).collect(),
+        };
+        let text = |byte| Digest::new([byte; 32]).base64url();
+        let zero = text(0);
+        let expected = [(1, 3), (1, 4), (2, 5)].map(|(to, key)| format!("{} {zero} {}\n", text(to), text(key)));
+        assert_eq!(to_lines(&[addressee(1, &[3, 4]), addressee(2, &[5])]), expected.concat());
+        assert_eq!(to_lines(&[addressee(1, &[])]), "");
     }
 }
