@@ -415,7 +415,9 @@ fn unknown(name: &str, source: &Source) -> ConfigError {
         Some(known) => format!("did you mean {known}?"),
         None => "docs/samples/server.toml shows every key".into(),
     };
-    ConfigError { key: name.into(), source: source.clone(), problem: "there is no such key".into(), hint }
+    // A name without letters is written as TOML writes it, or nothing would be named.
+    let key = if name.is_empty() { "\"\"".to_owned() } else { name.to_owned() };
+    ConfigError { key, source: source.clone(), problem: "there is no such key".into(), hint }
 }
 
 /// Letters to change, add or leave out to make one text of the other (Levenshtein).
@@ -594,6 +596,7 @@ mod tests {
                 "tls.require_qp (in b.toml): there is no such key; did you mean tls.require_pq?",
             ),
             ("[tls.more]\nx = 1", "tls.more (in b.toml): there is no such key"),
+            ("\"\" = 1", "\"\" (in b.toml): there is no such key"),
             (
                 "[limits]\nconnections = 0",
                 "limits.connections (in b.toml): expected a number from 1 to 1000000, found \"0\"",
