@@ -2,7 +2,8 @@
 
 use crate::exit::{Exit, Failure};
 use bulla_wire::api::MAX_VALUE_BYTES;
-use bulla_wire::wrap::MAX_CONTENT_BYTES;
+use bulla_wire::json::MAX_JSON_BYTES;
+use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, MAX_CONTENT_BYTES, Parcel};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -23,6 +24,11 @@ impl Limit {
     /// A stored secret.
     pub const VALUE: Self =
         Self { bytes: MAX_VALUE_BYTES as u64, larger: "send larger things with `bulla wrap create`" };
+    /// Text that people write, and statements that they sign: any of them, and no file by mistake.
+    pub const TEXT: Self = Self { bytes: MAX_JSON_BYTES as u64, larger: "name the right file" };
+    /// The body of any request: that of a wrap is the largest.
+    pub const BODY: Self =
+        Self { bytes: MAX_CIPHERTEXT_BYTES + Parcel::MAX_DOCUMENT_BYTES as u64 + 4, larger: "no route takes more" };
     /// The content of a wrap.
     pub const WRAP: Self =
         Self { bytes: MAX_CONTENT_BYTES, larger: "keep large things elsewhere, and wrap the key to them" };
@@ -36,6 +42,12 @@ pub fn file(path: &Path, limit: Limit) -> Result<Vec<u8>, Failure> {
     let read = File::open(path).and_then(|file| limited(file, limit));
     let bytes = read.map_err(|error| Failure::file("cannot read", path, &error))?;
     bytes.ok_or_else(|| too_large(&path.display().to_string(), limit))
+}
+
+/// The text of a file; `-` is standard input.
+pub fn text(path: &Path, limit: Limit) -> Result<String, Failure> {
+    String::from_utf8(file(path, limit)?)
+        .map_err(|_| Failure::usage(format!("{} is no UTF-8 text", path.display())).hint(limit.larger))
 }
 
 /// What comes by standard input.

@@ -1,21 +1,10 @@
 //! Templates: text with the names of values where the values shall stand.
 
 use crate::exit::{Exit, Failure};
-use crate::input::{self, Limit};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::encoding::base64;
 use std::fmt::Display;
-use std::path::Path;
 use std::str::FromStr;
-
-/// Largest template: any configuration, and no file by mistake.
-const TEMPLATE: Limit = Limit { bytes: 1024 * 1024, larger: "name the right file" };
-
-/// The text of a template; `-` is standard input.
-pub fn read(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(input::file(path, TEMPLATE)?)
-        .map_err(|_| Failure::usage(format!("{} is no UTF-8 text", path.display())))
-}
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -71,8 +71,8 @@ pub fn socket(place: &Place, access: &Access, seen: &SeenSocket) -> Finding {
     }
 }
 
-/// The folders above the socket, the nearest first.
-pub fn folder(above: &[(PathBuf, Owned)]) -> Finding {
+/// The folders above the socket, the nearest first, and the users who may own them: the plugin's. Root always may.
+pub fn folder(above: &[(PathBuf, Owned)], own: &[u32]) -> Finding {
     let name = "folder";
     for (path, owned) in above {
         let path = path.display();
@@ -82,6 +82,13 @@ pub fn folder(above: &[(PathBuf, Owned)]) -> Finding {
             let found =
                 format!("{who} may write into {path} (mode {mode:04o}, group {gid}), and so replace the socket");
             return Finding::fail(name, found, format!("chmod go-w {path}"));
+        }
+        if owned.uid != 0 && !own.contains(&owned.uid) {
+            let found = format!(
+                "user {} owns {path}: unless the plugin runs as that user, it may replace the socket",
+                owned.uid
+            );
+            return Finding::warn(name, found, format!("chown {path} to the plugin's user, or to root"));
         }
     }
     match above.first().map(|(path, owned)| (path, owned, writers(owned.mode))) {

@@ -3,6 +3,7 @@
 use super::child::OnChange;
 use super::wanted::{RoleName, Wanted};
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::systemd::Manager;
 use crate::template::{self, Part};
 use bulla_wire::name::Name;
@@ -170,8 +171,8 @@ fn fault(key: impl Into<String>, problem: impl Into<String>, hint: impl Into<Str
 impl Config {
     /// Reads the file and the templates that it names.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file("cannot read", path, &error))?;
-        Self::parse(&text, template::read).map_err(|error| match error {
+        let text = input::text(path, Limit::TEXT)?;
+        Self::parse(&text, |path| input::text(path, Limit::TEXT)).map_err(|error| match error {
             Unfit::Key(Fault { key, problem, hint }) => {
                 Failure::usage(format!("{}: {key}: {problem}", path.display())).hint(hint)
             }

@@ -3,6 +3,7 @@
 use super::status::joined;
 use super::{context, init, statement};
 use crate::exit::{Exit, Failure, told};
+use crate::input::{self, Limit};
 use crate::output::{Format, FormatArgs, time};
 use crate::session::{Session, now_ms};
 use bulla_crypto::digest::sha256;
@@ -18,7 +19,6 @@ use bulla_wire::name::Name;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -127,7 +127,7 @@ fn sign_file(envelope: &Envelope) -> String {
 }
 
 async fn create(session: &Session<'_>, Create { plan: path, expires, file }: Create) -> Result<Exit, Failure> {
-    let text = fs::read_to_string(&path).map_err(|error| Failure::file("cannot read", &path, &error))?;
+    let text = input::text(&path, Limit::TEXT)?;
     let plan: Plan = toml::from_str(&text).map_err(|error| {
         Failure::new(Exit::Failed, format!("{} is no plan of a bundle: {}", path.display(), error.message()))
             .hint("`bulla bundle create --help` shows one")
@@ -180,7 +180,7 @@ async fn body_of(plan: &Plan, folder: &Path, exp_ms: u64, identity: &Identity) -
     let mut texts = BTreeMap::new();
     for (name, path) in policies {
         let path = folder.join(path);
-        let text = fs::read_to_string(&path).map_err(|error| Failure::file("cannot read", &path, &error))?;
+        let text = input::text(&path, Limit::TEXT)?;
         texts.insert(name.clone(), text);
     }
     Ok(Body {

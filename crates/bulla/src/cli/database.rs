@@ -6,7 +6,7 @@ mod static_role;
 use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
 use crate::fields::{self, Field};
-use crate::input::Limit;
+use crate::input::{self, Limit};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
 use bulla_client::Wrapped;
@@ -15,7 +15,6 @@ use bulla_core::operation::Refusal;
 use bulla_wire::api::{DatabaseEngine, DatabaseNames, DatabaseTls, PutDatabase, PutDatabaseRole};
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand, ValueEnum};
-use std::fs;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -340,10 +339,7 @@ async fn configure(session: &Session<'_>, args: Configure) -> Result<Exit, Failu
         fields::read(std::slice::from_ref(&args.password), Limit::VALUE)?.0.remove("password").ok_or_else(|| {
             Failure::usage("there is no password").hint("give password=@FILE, or password=- for standard input")
         })?;
-    let ca = args
-        .ca
-        .as_ref()
-        .map(|path| fs::read_to_string(path).map_err(|error| Failure::file("cannot read", path, &error)));
+    let ca = args.ca.as_ref().map(|path| input::text(path, Limit::TEXT));
     let (engine, port) = match args.engine {
         Engine::Postgres => (DatabaseEngine::Postgres, 5432),
         Engine::Mariadb => (DatabaseEngine::Mariadb, 3306),
@@ -476,9 +472,7 @@ async fn role_run(session: &Session<'_>, command: Role) -> Result<Exit, Failure>
 /// Statements as they stand in arguments, or in the files that these name.
 fn statements(texts: &[String]) -> Result<Vec<String>, Failure> {
     let read = |text: &String| match text.strip_prefix('@') {
-        Some(path) => fs::read_to_string(path)
-            .map(|text| text.trim_end().to_owned())
-            .map_err(|error| Failure::file("cannot read", path.as_ref(), &error)),
+        Some(path) => Ok(input::text(path.as_ref(), Limit::TEXT)?.trim_end().to_owned()),
         None => Ok(text.clone()),
     };
     texts.iter().map(read).collect()

@@ -3,6 +3,7 @@
 use super::context;
 use crate::context::{Context, Trust};
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::output::{Format, FormatArgs};
 use crate::session::{Session, Settled};
 use bulla_client::{Client, Pin, State};
@@ -208,7 +209,7 @@ pub fn open_record(path: &Path) -> Result<Record, Failure> {
 
 /// Reads a record (.pub) as its holder made it.
 pub fn read_record(path: &Path) -> Result<Envelope, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::file("cannot read", path, &error))?;
+    let bytes = input::file(path, Limit::TEXT)?;
     let unfit = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{} is no record: {error}", path.display()))
             .hint("`bulla keygen` writes it beside the identity, with the ending .pub")

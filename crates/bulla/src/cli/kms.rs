@@ -10,6 +10,7 @@ mod token;
 
 use super::Variables;
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::keys::key_source;
 use crate::log::LogArgs;
 use crate::memory;
@@ -215,7 +216,7 @@ pub async fn prepare(path: &Path, members: &[Arc<Member>]) -> Result<(), Failure
 
 /// What a configuration says. Nothing is opened.
 pub fn written(path: &Path) -> Result<Written, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file("cannot read", path, &error))?;
+    let text = input::text(path, Limit::TEXT)?;
     toml::from_str(&text).map_err(|error| {
         Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` prints a file with every key")
     })

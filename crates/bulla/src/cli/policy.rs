@@ -2,6 +2,7 @@
 
 use super::statement;
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
 use bulla_crypto::digest::sha256;
@@ -12,7 +13,6 @@ use bulla_wire::id::Digest;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -134,7 +134,7 @@ pub async fn run(command: Policy, session: &Session<'_>) -> Result<Exit, Failure
 
 async fn put(session: &Session<'_>, args: Put) -> Result<Exit, Failure> {
     let Put { name, file, create, replaces, format } = args;
-    let text = text_of(&file)?;
+    let text = input::text(&file, Limit::TEXT)?;
     let replaces = if create { Some(None) } else { replaces.map(Some) };
     let policy = session.client()?.policy_put(&name, &PutPolicy { text, replaces }).await?;
     if format.format == Format::Json {
@@ -237,20 +237,10 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
 
 /// A policy set, as its bytes, since the admins sign these.
 fn set_of(path: &Path) -> Result<String, Failure> {
-    let text = text_of(path)?;
+    let text = input::text(path, Limit::TEXT)?;
     json::parse::<StrictMap<String>>(text.as_bytes(), json::MAX_JSON_BYTES).map_err(|error| {
         Failure::new(Exit::Failed, format!("{} is no policy set: {error}", path.display()))
             .hint("it is JSON: {\"NAME\":\"CEDAR TEXT\",…}")
     })?;
     Ok(text)
-}
-
-fn text_of(path: &Path) -> Result<String, Failure> {
-    let failed = |error: std::io::Error| Failure::file("cannot read", path, &error);
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map_err(failed)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).map_err(failed)
 }

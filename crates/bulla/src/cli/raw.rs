@@ -1,9 +1,10 @@
 //! `bulla curl`: any request, signed.
 
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::session::Session;
 use clap::Args;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 
 /// Sign any request, send it, and print the answer
 ///
@@ -44,12 +45,6 @@ pub async fn run(args: Curl, session: &Session<'_>) -> Result<Exit, Failure> {
 fn body_of(text: &str) -> Result<Vec<u8>, Failure> {
     match text.strip_prefix('@') {
         None => Ok(text.as_bytes().to_vec()),
-        Some("-") => {
-            let mut bytes = Vec::new();
-            let read = std::io::stdin().lock().read_to_end(&mut bytes);
-            read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
-            Ok(bytes)
-        }
-        Some(path) => std::fs::read(path).map_err(|error| Failure::file("cannot read", path.as_ref(), &error)),
+        Some(path) => input::file(path.as_ref(), Limit::BODY),
     }
 }

@@ -3,6 +3,7 @@
 use super::wrap::{standing, whence};
 use crate::context::Trust;
 use crate::exit::{Exit, Failure, told};
+use crate::input::{self, Limit};
 use crate::output::{time, word};
 use crate::session::Session;
 use bulla_client::Proof;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 /// Largest proof in bytes: documents, records and receipts of a wrap to the most recipients.
 const MAX_PROOF_BYTES: usize = 32 * 1024 * 1024;
+const PROOF: Limit = Limit { bytes: MAX_PROOF_BYTES as u64, larger: "name the file that `bulla receipt save` wrote" };
 
 #[derive(Debug, Subcommand)]
 pub enum Receipt {
@@ -46,7 +48,7 @@ pub async fn run(command: Receipt, session: &Session<'_>) -> Result<Exit, Failur
 }
 
 fn verify(session: &Session<'_>, file: &std::path::Path) -> Result<Exit, Failure> {
-    let bytes = std::fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
+    let bytes = input::file(file, PROOF)?;
     let proof: Proof = json::parse(&bytes, MAX_PROOF_BYTES).map_err(|error| {
         Failure::new(Exit::Failed, format!("{} is no proof: {error}", file.display()))
             .hint("`bulla receipt save` writes one")

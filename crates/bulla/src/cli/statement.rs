@@ -3,6 +3,7 @@
 
 use crate::ask;
 use crate::exit::{Exit, Failure, told};
+use crate::input::{self, Limit};
 use crate::session::Session;
 use bulla_crypto::dsse;
 use bulla_crypto::evidence::{ClusterView, Payload, VerifiedDocument};
@@ -27,7 +28,7 @@ pub struct Sign {
 
 /// Reads a signed statement.
 pub fn read(path: &Path) -> Result<Envelope, Failure> {
-    let bytes = fs::read(path).map_err(|error| Failure::file("cannot read", path, &error))?;
+    let bytes = input::file(path, Limit::TEXT)?;
     json::parse(&bytes, json::MAX_JSON_BYTES).map_err(|error| unfit(path, &error.to_string()))
 }
 
@@ -56,7 +57,7 @@ pub async fn add<P: Payload>(
     amend: impl FnOnce(&mut P),
     shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
 ) -> Result<Envelope, Failure> {
-    let bytes = fs::read(file).map_err(|error| Failure::file("cannot read", file, &error))?;
+    let bytes = input::file(file, Limit::TEXT)?;
     let mut envelope = json::parse::<Envelope>(&bytes, json::MAX_JSON_BYTES).or_else(|_| {
         // What nobody signed yet is the payload itself.
         let mut payload: P =

@@ -1,6 +1,7 @@
 //! `bulla template`: a file with secrets in it, from one with their names.
 
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::session::Session;
 use crate::template::{self, Part};
 use crate::value::{ValueName, Values};
@@ -25,7 +26,7 @@ pub struct Template {
 
 pub async fn run(args: Template, session: &Session<'_>) -> Result<Exit, Failure> {
     let Template { template: path, output } = args;
-    let text = template::read(&path)?;
+    let text = input::text(&path, Limit::TEXT)?;
     let parts = template::parse::<ValueName>(&text)
         .map_err(|(line, why)| Failure::new(Exit::Failed, format!("{}, line {line}: {why}", path.display())))
         .map_err(|failure| failure.hint("write {{ kv/PATH#FIELD }}, and {{{{ for two braces"))?;

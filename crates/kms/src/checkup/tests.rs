@@ -31,7 +31,7 @@ fn the_socket_and_its_mode() {
 fn folders_that_others_write_into() {
     let of = |modes: &[u32]| {
         let above: Vec<_> = modes.iter().enumerate().map(|(n, mode)| (format!("/{n}").into(), owned(*mode))).collect();
-        verdict(&folder(&above))
+        verdict(&folder(&above, &[]))
     };
     for (modes, wanted) in [
         (&[][..], Fine),
@@ -47,6 +47,20 @@ fn folders_that_others_write_into() {
         (&[0o1777, 0o755], Fail),
     ] {
         assert_eq!(of(modes), wanted, "{modes:?}");
+    }
+}
+
+#[test]
+fn folders_that_others_own() {
+    let of = |uids: &[u32]| {
+        let owned = |uid: &u32| Owned { mode: 0o750, uid: *uid, gid: 0 };
+        let above: Vec<_> = uids.iter().enumerate().map(|(n, uid)| (format!("/{n}").into(), owned(uid))).collect();
+        verdict(&folder(&above, &[990, 991]))
+    };
+    for (uids, wanted) in
+        [(&[0, 0][..], Fine), (&[990, 0], Fine), (&[991, 990, 0], Fine), (&[1000, 0], Warn), (&[990, 1000, 0], Warn)]
+    {
+        assert_eq!(of(uids), wanted, "{uids:?}");
     }
 }
 

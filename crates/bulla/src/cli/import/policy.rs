@@ -76,11 +76,16 @@ async fn one(folder: &Path, name: &Name, moved: &[Moved], vault: &Vault, dry_run
     if item.outcome == Outcome::Conflict {
         item = item.note("the file is there with another text, and is not overwritten");
     }
-    let statements = draft.statements;
-    Ok(item.note(match draft.open {
-        0 => format!("{statements} statements to read"),
-        open => format!("{statements} statements to read, and {open} places marked DECIDE"),
-    }))
+    Ok(item.note(to_read(draft.statements, draft.open)))
+}
+
+/// What there is to read in a draft. One without a statement is refused by the cluster, so nobody shall try.
+fn to_read(statements: usize, open: usize) -> String {
+    let decide = if open == 0 { String::new() } else { format!(", and {open} places marked DECIDE") };
+    match statements {
+        0 => format!("no statement is left, so there is nothing to put{decide}"),
+        _ => format!("{statements} statements to read{decide}"),
+    }
 }
 
 /// A policy in Cedar, checked as the server checks what is put.
@@ -112,4 +117,16 @@ fn save(path: &Path, text: &str) -> Result<Outcome, Failure> {
     let mut file = FileOutput::create(path).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.commit()).map_err(failed)?;
     Ok(Outcome::Imported)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_without_statements_is_not_to_be_put() {
+        assert_eq!(to_read(2, 0), "2 statements to read");
+        assert_eq!(to_read(1, 3), "1 statements to read, and 3 places marked DECIDE");
+        assert_eq!(to_read(0, 1), "no statement is left, so there is nothing to put, and 1 places marked DECIDE");
+    }
 }

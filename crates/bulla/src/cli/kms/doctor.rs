@@ -149,8 +149,9 @@ async fn node(mut config: Config, place: Option<&Place>, findings: &mut Vec<Find
     plugin.look_once().await;
     let published = plugin.published();
     if let Some(place) = place {
-        findings.push(checkup::socket(place, &config.access, &socket(place)));
-        findings.push(checkup::folder(&above(place)));
+        let socket = socket(place);
+        findings.push(checkup::socket(place, &config.access, &socket));
+        findings.push(checkup::folder(&above(place), &own_users(&socket)));
     }
     let own = published.as_deref().map(|snapshot| &snapshot.key_id);
     findings.extend(answered.map(|answered| checkup::answers(&answered, own)));
@@ -191,6 +192,15 @@ fn socket(place: &Place) -> SeenSocket {
             Err(_) => SeenSocket::Absent,
         },
     }
+}
+
+/// Whose folders are the plugin's own: this user's, and those of whoever made the socket.
+fn own_users(socket: &SeenSocket) -> Vec<u32> {
+    let mut users = vec![rustix::process::geteuid().as_raw()];
+    if let SeenSocket::File(owned) = socket {
+        users.push(owned.uid);
+    }
+    users
 }
 
 fn above(place: &Place) -> Vec<(PathBuf, Owned)> {
