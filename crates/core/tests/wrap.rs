@@ -9,11 +9,12 @@ use bulla_core::engine::chunk::{CHUNK_BYTES, UPLOAD_LIFETIME_MS, Upload};
 use bulla_core::engine::due::{self, What};
 use bulla_core::engine::wrap::slot::{InvalidTransition, MAX_QUIETLY_REFUSED, MAX_REFUSED, Opening, State};
 use bulla_core::engine::wrap::{
-    Ack, Draft, Early, Inspect, List, MAX_STRANGERS, Nack, Open, Park, Release, Revoke, TOMBSTONE_MS, check_length,
+    Ack, Draft, Early, Inspect, List, MAX_SHOWN, MAX_STRANGERS, Nack, Open, Park, Release, Retire, Revoke,
+    TOMBSTONE_MS, check_length,
 };
 use bulla_core::operation::{Content, Replay};
 use bulla_crypto::digest::sha256;
-use bulla_crypto::evidence::sign_in_memory;
+use bulla_crypto::evidence::{Payload, sign_in_memory};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{AlarmKind, Alarms, FinishWrap, OpenWrap, RevokeWrap, SlotState, WrapView, Wraps};
 use bulla_wire::error::Code;
@@ -121,8 +122,9 @@ fn create_open_ack() {
     assert_eq!(again.receipts(), acked.receipts());
     assert_eq!(world.receipts(&wrap.id, 0).len(), 2);
     let late = world.open(&wrap, "bob", &claim);
-    assert_eq!(late.code(), Some(Code::Acked));
-    let proof = late.result.unwrap_err().receipt.unwrap();
+    let late = late.result.unwrap_err();
+    assert_eq!((late.code, late.hint), (Code::Acked, None), "there is nothing to do about it");
+    let proof = late.receipt.unwrap();
     assert_eq!(*proof, acked.receipts()[0]);
 }
 
@@ -189,6 +191,13 @@ fn a_creation_under_anothers_id_is_told_to_its_parties() {
 }
 
 /// Each breaks one rule of a statement that is right otherwise.
+/// What is signed as a statement and has the fields of none.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Spoilt(serde_json::Value);
+impl Payload for Spoilt {
+    const TYPE: &'static str = Statement::TYPE;
+}
+
 #[test]
 fn creations_that_are_refused() {
     type Break = fn(&mut World, &mut Statement);
@@ -243,6 +252,10 @@ fn creations_that_are_refused() {
         let message = refused.result.unwrap_err().message;
         assert!(message.contains(named) && !message.contains("bob"), "{message}");
     }
+    let statement = world.statement(&["bob"], Mode::First, CIPHERTEXT);
+    let envelope = world.sign(&Spoilt(serde_json::json!({ "statement": statement, "v": 1 })));
+    let refused = world.create_as("alice", &envelope, Content::Inline(CIPHERTEXT.to_vec())).result.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::BadStatement, Some("statement")));
     let longest = world.statement(&["oscar"], Mode::First, CIPHERTEXT);
     let longest = Statement { exp_ms: world.now.unix_ms + MAX_LIFE_MS, ack_s: 10, ..longest };
     let envelope = world.sign(&longest);
@@ -271,7 +284,9 @@ fn the_signer_of_the_statement_is_the_signer_of_the_request() {
 fn what_can_be_refused_early_is() {
     let mut world = World::new(1);
     assert!(check_length(16 * 1024 * 1024).is_ok());
-    assert_eq!(check_length(17 * 1024 * 1024).unwrap_err().code, Code::TooLarge);
+    let most = 4 + 128 * 1024 + 16 * 1024 * 1024 + 256 * 1024;
+    assert!(check_length(most).is_ok());
+    assert_eq!(check_length(most + 1).unwrap_err().code, Code::TooLarge);
     let statement = world.statement(&["gina"], Mode::First, CIPHERTEXT);
     let (envelope, alice) = (world.sign(&statement), world.actor("alice"));
     let context = world.context(Some(&alice));
@@ -732,7 +747,8 @@ fn each_recipient_has_a_slot() {
         assert_eq!(usize::from(world.verify(&receipt).receipt.slot), slot);
         invariants(&world, &wrap);
     }
-    assert_eq!(ack(&mut world, &wrap, "dave", &claims[2]).code(), Some(Code::NotFound), "he has not opened it");
+    let unopened = ack(&mut world, &wrap, "dave", &claims[2]).result.unwrap_err();
+    assert_eq!((unopened.code, unopened.hint.as_deref()), (Code::NotFound, Some("`bulla open` opens it")));
     ack(&mut world, &wrap, "bob", &claims[0]).receipts();
     invariants(&world, &wrap);
     assert!(world.part(&wrap.id, "ct").is_some(), "others still need it");
@@ -853,6 +869,37 @@ fn nobody_opens_it() {
     // A sweep that was cut off runs again.
     assert!(world.run(Box::new(entry), None).alarms.is_empty());
     assert_eq!(world.receipts(&wrap.id, 0).len(), 1);
+    // A sweep comes late, and an entry that stands at another time than its wrap ends is of no use.
+    let wrap = world.wrap(&["bob"], Mode::First);
+    let early = due::key(Kind::Due, world.now.unix_ms, What::WrapExpiry, wrap.id.as_bytes());
+    world.write(|writes| writes.put(early, vec![]));
+    assert!(world.sweep().is_empty() && world.overdue().is_empty());
+    assert_eq!(world.state(&wrap.id, 0), SlotState::Sealed);
+    world.pass(LIFE_MS + 60_000);
+    assert_eq!(world.sweep().len(), 1);
+    assert_eq!(world.state(&wrap.id, 0), SlotState::Expired);
+}
+
+#[test]
+fn what_the_store_lost_is_retired() {
+    let mut world = World::new(1);
+    let retire = |world: &mut World, wrap: &Wrap, of: Option<&str>| {
+        let principal = of.map(|name| world.id(name));
+        let answered = world.run(Box::new(Retire { wrap: wrap.id, principal }), None);
+        answered.result.as_ref().unwrap();
+        (answered.alarm_kinds(), [0, 1].map(|slot| world.state(&wrap.id, slot)))
+    };
+    let wrap = world.wrap(&["bob", "carol"], Mode::Each);
+    let lost = vec![AlarmKind::StoreRolledBack];
+    assert_eq!(retire(&mut world, &wrap, Some("eve")), (vec![], [SlotState::Sealed, SlotState::Sealed]));
+    assert_eq!(retire(&mut world, &wrap, Some("carol")), (lost.clone(), [SlotState::Sealed, SlotState::Revoked]));
+    let claim = world.claim();
+    assert_eq!(world.open(&wrap, "carol", &claim).code(), Some(Code::Revoked));
+    assert_eq!(retire(&mut world, &wrap, Some("carol")).0, vec![], "once");
+    assert_eq!(retire(&mut world, &wrap, None), (lost, [SlotState::Revoked; 2]));
+    invariants(&world, &wrap);
+    let never = Wrap { id: bulla_wire::id::WrapId::new([9; 16]), ..wrap };
+    assert!(world.run(Box::new(Retire { wrap: never.id, principal: None }), None).alarms.is_empty());
 }
 
 #[test]
@@ -862,7 +909,9 @@ fn a_parked_wrap_waits_for_its_writer() {
     let wrap = world.wrap(&["bob"], Mode::First);
     let park = |world: &mut World, wrap: &Wrap| world.run(Box::new(Park { wrap: wrap.id }), None).result.unwrap();
     park(&mut world, &wrap);
-    assert_eq!(world.open(&wrap, "bob", &claim).code(), Some(Code::Parked));
+    let parked = world.open(&wrap, "bob", &claim).result.unwrap_err();
+    assert_eq!(parked.code, Code::Parked);
+    assert!(parked.hint.unwrap().contains("bulla wrap release"));
     assert_eq!(release(&mut world, &wrap, "bob").code(), Some(Code::Denied));
     release(&mut world, &wrap, "alice").result.unwrap();
     release(&mut world, &wrap, "alice").result.unwrap();
@@ -1052,4 +1101,50 @@ fn sixty_four_recipients() {
     world.pass(TOMBSTONE_MS);
     world.sweep();
     invariant_nothing_left(&world);
+}
+
+#[test]
+fn what_is_shown_and_listed_at_once_has_an_end() {
+    let mut world = World::new(1);
+    let names: Vec<&'static str> = (0..64).map(|n| &*Box::leak(format!("many-{n}").into_boxed_str())).collect();
+    world.admit(&names);
+    let (claim, other) = (world.claim(), world.claim());
+    let wrap = world.wrap(&names, Mode::Each);
+    for (n, name) in names.iter().enumerate() {
+        world.open(&wrap, name, &claim).content();
+        // Twelve receipts each; the first has one more, and the second one less.
+        for _ in 0..[12, 10].get(n).copied().unwrap_or(11) {
+            assert_eq!(world.open(&wrap, name, &other).code(), Some(Code::AlreadyOpened));
+        }
+    }
+    let shown = |world: &mut World| -> Vec<usize> {
+        let view: WrapView = inspect(world, &wrap, "alice").json();
+        view.slots.iter().map(|slot| slot.receipts.len()).collect()
+    };
+    let all = shown(&mut world);
+    assert_eq!((all[0], all[1], all.iter().sum::<usize>()), (13, 11, MAX_SHOWN));
+    world.open(&wrap, names[1], &other);
+    assert_eq!(shown(&mut world), [12; 64], "the oldest of each");
+
+    // Nine hundred slots are read for one page, and no more.
+    for recipients in [64; 13].into_iter().chain([4, 1]) {
+        world.pass(1);
+        world.wrap(&names[..recipients], Mode::Each);
+    }
+    let page: Wraps = world.run(Box::new(List { after: None, limit: 100 }), Some("alice")).json();
+    assert_eq!(page.wraps.len(), 15);
+    let after = bulla_core::barrier::Cursor::parse(&page.next.unwrap());
+    let rest: Wraps = world.run(Box::new(List { after, limit: 100 }), Some("alice")).json();
+    assert_eq!((rest.wraps.len(), rest.next), (1, None));
+}
+
+#[test]
+fn the_receipt_that_tells_how_a_slot_stands() {
+    let mut world = World::new(1);
+    let (wrap, claim) = (world.wrap(&["bob"], Mode::First), world.claim());
+    assert_eq!(world.slot(&wrap.id, 0).telling(), None);
+    world.open(&wrap, "bob", &claim).content();
+    assert_eq!(world.slot(&wrap.id, 0).telling(), Some(0));
+    ack(&mut world, &wrap, "bob", &claim).receipts();
+    assert_eq!(world.slot(&wrap.id, 0).telling(), Some(1));
 }

@@ -2,7 +2,7 @@
 //! as real ones do. Operations advance tick by tick, so that a seeded scheduler can interleave them at every
 //! point between a read and a commit.
 
-use bulla_core::barrier::{Barrier, Cursor, Kind, Query, RecordKey, Records};
+use bulla_core::barrier::{Barrier, Cursor, Kind, Query, RecordKey, Records, Writes};
 use bulla_core::directory::{Change, Directory, Principal, StoredPrincipal};
 use bulla_core::engine::due::{self, Entry};
 use bulla_core::engine::wrap::{Create, Draft, Open, slot::Slot};
@@ -13,10 +13,9 @@ use bulla_core::record::{
     Answer, BATCH_BYTES_MAX, Batch, Page, Precondition, READS_MAX, Read, SealedValue, Snapshot, StoreKey,
 };
 use bulla_crypto::digest::sha256;
-use bulla_crypto::evidence::PrincipalKey;
 use bulla_crypto::evidence::{
-    AdmissionDraft, ClusterView, Record, Standing, VerifiedReceipt, check_receipt_chain, genesis_payload,
-    payload_digest, record_payload, sign_in_memory, verify_receipt,
+    AdmissionDraft, ClusterView, Payload, PrincipalKey, Record, Standing, VerifiedReceipt, check_receipt_chain,
+    genesis_payload, payload_digest, record_payload, sign_in_memory, verify_receipt,
 };
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::{Rng, SeededRng, draw, secret_key};
@@ -247,7 +246,7 @@ impl World {
     }
 
     /// Signed by alice.
-    pub fn sign(&self, statement: &Statement) -> Envelope {
+    pub fn sign(&self, statement: &impl Payload) -> Envelope {
         sign_in_memory(statement, &[self.people["alice"].identity.signing_key().unwrap()]).unwrap()
     }
 
@@ -363,6 +362,14 @@ impl World {
             }
         }
         holds
+    }
+
+    /// Writes past every operation.
+    pub fn write(&mut self, written: impl FnOnce(&mut Writes)) {
+        let mut writes = Writes::default();
+        written(&mut writes);
+        let batch = self.barrier.batch(&writes, &mut self.rng).unwrap();
+        assert!(self.commit(batch));
     }
 
     fn apply(&mut self, outcome: &Outcome) -> bool {
