@@ -33,7 +33,7 @@ const AREAS: &[Area] = &[
         name: "barrier",
         package: "bulla-core",
         begins: &["crates/core/src/barrier", "crates/core/src/record", "crates/core/src/head"],
-        nearest: &["barrier"],
+        nearest: &["barrier", "kv", "wrap"],
     },
     Area {
         name: "policy",
