@@ -15,7 +15,9 @@
 //! by admissions that chain from the documents, and every answer is signed by a node that stands in them
 //! (`spec/request.md`, `spec/evidence.md`). An answer that does not verify is no answer.
 //!
-//! Not held: a server can hide what this client never saw, such as a newer record or that a principal is disabled.
+//! Not held: a server can hide what this client never saw, such as a newer record or that a principal is disabled. What is
+//! read passes through a JSON parser and other buffers, which wipe nothing: a program that minds sets an allocator that
+//! does, such as `zeroizing_alloc`, as the command line has it.
 
 mod answer;
 mod api;

@@ -524,4 +524,13 @@ mod tests {
         let due = barrier.store_key(&RecordKey::clear(Kind::Due, "", [0, 1, 2])).expect("a key");
         assert_eq!(due.as_bytes(), [8, 0, 1, 2]);
     }
+
+    #[test]
+    fn every_kind_has_a_name() {
+        let mut names: Vec<&str> = (1..=26).chain([SEEN_KIND]).map(kind_name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 27 - 2, "the three indexes of what is due have one: {names:?}");
+        assert!(!names.contains(&"unknown") && kind_name(0) == "unknown" && kind_name(27) == "unknown");
+    }
 }

@@ -224,6 +224,8 @@ mod tests {
         assert!(object.contains("a variant without content is a text"), "{object}");
         assert!(parse::<Outer>(br#"[[],"any"]"#, 200).is_err());
         assert!(outer("", r#""none""#).unwrap_err().starts_with("mode: unknown variant `none`"));
+        let number = outer("", "7").unwrap_err();
+        assert!(number.starts_with("mode: invalid type: integer `7`, expected enum SealMode"), "{number}");
     }
 
     #[test]

@@ -68,10 +68,6 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Shaped<D> {
     ) -> Result<V::Value, D::Error> {
         self.0.deserialize_tuple_struct(name, length, Shaped(visitor))
     }
-
-    fn is_human_readable(&self) -> bool {
-        self.0.is_human_readable()
-    }
 }
 
 macro_rules! hand_on {
@@ -134,10 +130,6 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Shaped<A> {
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         self.0.next_element_seed(Shaped(seed))
     }
-
-    fn size_hint(&self) -> Option<usize> {
-        self.0.size_hint()
-    }
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Shaped<A> {
@@ -149,10 +141,6 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Shaped<A> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
         self.0.next_value_seed(Shaped(seed))
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        self.0.size_hint()
     }
 }
 
