@@ -452,4 +452,65 @@ mod tests {
         batch.drop_seen.push(4);
         assert_eq!(batch.admissible(), Err(RecordError::KeyTwice { table: Table::Seen(4), key: key("a") }));
     }
+
+    #[test]
+    fn a_batch_holds_what_was_put_into_it() {
+        let (table, a, b) = (Table::Data, key("a"), key("bb"));
+        let mut batch = Batch::default();
+        assert!(batch.is_read_only() && batch.bytes() == 0);
+        batch.require(table, a.clone(), Precondition::Present);
+        assert!(batch.is_read_only(), "it writes nothing");
+        batch.replace(table, b.clone(), Revision(3), value(4));
+        assert_eq!(batch.preconditions[1], (table, b.clone(), Precondition::At(Revision(3))));
+        assert_eq!(batch.puts, [(table, b, value(4))]);
+        assert_eq!(batch.bytes(), 2 + 13);
+        let mut all = Batch { deletes: vec![(table, a.clone())], drop_seen: vec![7, 8], ..Batch::default() };
+        assert_eq!(all.bytes(), 1 + 8);
+        let deleting = all.clone();
+        all.append(batch.clone());
+        assert_eq!((&all.preconditions, &all.puts), (&batch.preconditions, &batch.puts));
+        assert_eq!((&all.deletes, &all.drop_seen), (&deleting.deletes, &deleting.drop_seen));
+        batch.append(deleting);
+        assert_eq!(batch, all);
+        let only = |puts: bool, deletes: bool, drops: bool| {
+            let mut batch = all.clone();
+            let Batch { puts: written, deletes: removed, drop_seen, .. } = &mut batch;
+            written.retain(|_| puts);
+            removed.retain(|_| deletes);
+            drop_seen.retain(|_| drops);
+            batch.is_read_only()
+        };
+        assert!(!only(true, false, false) && !only(false, true, false) && !only(false, false, true));
+        assert!(only(false, false, false));
+    }
+
+    #[test]
+    fn the_largest_batch_is_admissible() {
+        let large = |bytes: usize| {
+            let mut batch = Batch::default();
+            let half = SealedValue::new(vec![0; bytes / 2 - 1]).unwrap();
+            batch.put(Table::Data, key("a"), half.clone());
+            batch.put(Table::Data, key("b"), half);
+            batch
+        };
+        let mut most = large(BATCH_BYTES_MAX);
+        assert_eq!((most.bytes(), most.admissible()), (BATCH_BYTES_MAX, Ok(())));
+        most.delete(Table::Data, key("c"));
+        assert_eq!(most.admissible(), Err(RecordError::BatchBytes { bytes: BATCH_BYTES_MAX + 1 }));
+    }
+
+    #[test]
+    fn maps_by_key_are_asked_with_bytes() {
+        let map = std::collections::HashMap::from([(key("a"), 1)]);
+        assert_eq!((map.get(&b"a"[..]), map.get(&b"b"[..])), (Some(&1), None));
+    }
+
+    #[test]
+    fn an_answer_is_to_its_question() {
+        let page = || Page { entries: vec![(key("a"), value(1))], more: true };
+        assert_eq!(Answer::Value(Some(value(1))).into_value(), Some(value(1)));
+        assert_eq!((Answer::Value(None).into_value(), Answer::Page(page()).into_value()), (None, None));
+        assert_eq!(Answer::Page(page()).into_page(), Some(page()));
+        assert_eq!(Answer::Value(Some(value(1))).into_page(), None);
+    }
 }

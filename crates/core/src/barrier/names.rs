@@ -35,3 +35,27 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::barrier::Kind;
+
+    #[test]
+    fn a_name_is_made_once_while_it_is_remembered() {
+        let (names, mut made) = (Names::default(), 0);
+        let mut get = |n: usize| {
+            let key = RecordKey::hidden(Kind::Kv, "app", n.to_string());
+            let before = made;
+            let store_key = names.get(&key, || {
+                made += 1;
+                Ok(StoreKey::new(n.to_string()).expect("a key"))
+            });
+            assert_eq!(store_key.expect("a key").as_bytes(), n.to_string().as_bytes());
+            made > before
+        };
+        assert!((0..NAMES_MAX).all(&mut get) && !(0..NAMES_MAX).any(&mut get));
+        // One more, and they are forgotten together.
+        assert!(get(NAMES_MAX) && get(0) && !get(NAMES_MAX));
+    }
+}
