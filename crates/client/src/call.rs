@@ -363,8 +363,13 @@ impl Client {
                 let consents: Vec<_> = facts.consents.iter().filter_map(verified).collect();
                 let way = state::went_on(known, told, &facts.lineages, &consents, now_ms());
                 let way = way.ok_or(error)?;
+                if let (Way::Grew, Some(error)) = (&way, state::fewer_documents(known, told)) {
+                    return Err(error.into());
+                }
                 if let (Way::Lost(consent), Some(_)) = (way, told.sequence) {
                     self.held().losses.push(Loss { consent: consent.clone(), seen: *known });
+                    // Those who are admins by the documents known here accepted that documents are lost, too.
+                    Box::pin(self.documents_anew()).await?;
                     accepted = true;
                 }
             }

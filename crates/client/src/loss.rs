@@ -37,8 +37,10 @@ impl Client {
     /// whoever put an older copy of the storage in the cluster's place asks for exactly this.
     ///
     /// # Errors
-    /// [`ClientError::Io`].
+    /// [`ClientError`].
     pub async fn accept_loss(&self, standing: &Standing) -> Result<(), ClientError> {
-        self.trust().await?.memory.accept_loss(standing.told)
+        self.documents_anew().await?;
+        let trust = self.trust().await?;
+        trust.memory.accept_loss(Seen { doc: trust.view.newest().number(), ..standing.told })
     }
 }

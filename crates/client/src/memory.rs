@@ -211,10 +211,18 @@ impl Memory {
         kept.and_then(Result::ok).flatten().unwrap_or_default()
     }
 
-    /// Keeps the documents.
-    pub(crate) fn keep_documents(&self, documents: &[&Envelope]) -> Result<(), ClientError> {
+    /// Keeps the documents, unless the same and more are kept already: another process read further. With `fewer_too` they
+    /// are kept as they are.
+    pub(crate) fn keep_documents(&self, documents: &[&Envelope], fewer_too: bool) -> Result<(), ClientError> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        write_json(directory, DOCUMENTS_FILE, &documents)
+        let lock = directory.lock().map_err(|error| wrote(directory, DOCUMENTS_FILE, error))?;
+        let kept = self.documents();
+        let further = kept.len() > documents.len() && kept.iter().zip(documents).all(|(kept, told)| kept == *told);
+        if fewer_too || !further {
+            write_json(directory, DOCUMENTS_FILE, &documents)?;
+        }
+        drop(lock);
+        Ok(())
     }
 
     /// Works with the claims of a client without a directory.

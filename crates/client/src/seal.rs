@@ -73,8 +73,12 @@ impl Client {
     /// [`ClientError::RolledBack`] for an epoch below one that was seen; [`ClientError::Refused`] with `bad_share` or
     /// `not_admin`; [`ClientError::Input`] if genesis was not approved.
     pub async fn unseal(&self, how: &Unseal<'_>) -> Result<UnsealOutcome, ClientError> {
-        let facts = self.cluster().await?;
+        // Shares are those of the cluster's own newest document, also if that was another one before.
+        let facts = if how.danger_older_epoch { self.shown().await? } else { self.cluster().await? };
         let document = facts.view.newest();
+        if facts.newest < document.number() {
+            return Err(StateError::Document { seen: document.number(), told: facts.newest }.into());
+        }
         let key = self.key()?;
         let me = document.admin_by_key(&key.public_key().key_id()).ok_or_else(|| {
             ClientError::input("your key is not that of an admin of this cluster", "call with an admin's key")

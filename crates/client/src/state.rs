@@ -95,6 +95,13 @@ pub enum StateError {
         /// What the answer tells.
         told: u64,
     },
+    /// The cluster has fewer documents.
+    Document {
+        /// Number of the newest that was seen.
+        seen: u32,
+        /// Number of the newest that it has.
+        told: u32,
+    },
     /// The cluster went on from a point before what was seen, or its list of histories does not hold ours.
     Lost {
         /// What was seen.
@@ -113,6 +120,9 @@ impl fmt::Display for StateError {
             }
             Self::Sequence { seen, told } => {
                 write!(f, "the cluster stands at sequence {told}, but this client has seen {seen}")
+            }
+            Self::Document { seen, told } => {
+                write!(f, "the cluster's newest document is {told}, but this client has seen {seen}")
             }
             Self::Lost { seen } => write!(
                 f,
@@ -148,12 +158,21 @@ pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
     if told.lineage != Some(known.lineage) {
         return Verdict::AskHistories(StateError::OtherLineage { epoch: told.epoch });
     }
+    if let Some(error) = fewer_documents(known, told) {
+        return Verdict::AskHistories(error);
+    }
     match told.sequence {
         Some(sequence) if sequence < known.sequence => {
             Verdict::Lagging(StateError::Sequence { seen: known.sequence, told: sequence })
         }
         _ => Verdict::Take,
     }
+}
+
+/// Whether the cluster has fewer documents than were seen: no history that only grew explains that.
+pub(crate) fn fewer_documents(known: &Seen, told: &State) -> Option<StateError> {
+    let fewer = told.doc.filter(|doc| *doc < known.doc);
+    fewer.map(|doc| StateError::Document { seen: known.doc, told: doc })
 }
 
 /// How the cluster came from what was seen to where it stands.
@@ -249,6 +268,18 @@ mod tests {
         ] {
             assert_eq!(judge(Some(&known), &state), Verdict::AskHistories(error));
         }
+    }
+
+    #[test]
+    fn documents_that_are_missing() {
+        let known = Seen { doc: 2, ..seen(3, 3, 100) };
+        let told = |doc| State { doc, ..told(3, 3, Some(101)) };
+        assert_eq!(judge(Some(&known), &told(Some(2))), Verdict::Take);
+        assert_eq!(judge(Some(&known), &told(None)), Verdict::Take, "it tells none");
+        let error = StateError::Document { seen: 2, told: 1 };
+        assert_eq!(judge(Some(&known), &told(Some(1))), Verdict::AskHistories(error.clone()));
+        assert_eq!(fewer_documents(&known, &told(Some(1))), Some(error));
+        assert_eq!(fewer_documents(&known, &told(Some(3))), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::builder::{Client, Held, Pin, State, Trust};
 use crate::disk::Directory;
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
 use crate::memory::{Memory, Names};
-use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError};
+use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError, payload_digest};
 use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
@@ -21,6 +21,8 @@ const MAX_CLUSTER_BYTES: usize = 12 * 1024 * 1024;
 pub struct ClusterFacts {
     /// The documents, verified.
     pub view: Arc<ClusterView>,
+    /// Number of the newest one that the cluster has. It is lower than those of `view` if it lost some of them.
+    pub newest: u32,
     /// Admins' approvals of genesis, as they came: [`bulla_crypto::evidence::verify_approvals`] counts them.
     pub approvals: Vec<Envelope>,
     /// Histories of the store, oldest first.
@@ -44,6 +46,30 @@ impl Pin {
     }
 }
 
+fn facts(view: Arc<ClusterView>, page: Cluster) -> ClusterFacts {
+    let Cluster { documents: _, newest, approvals, lineages, consents } = page;
+    ClusterFacts { view, newest, approvals, lineages, consents }
+}
+
+/// Puts kept documents behind the one that they follow, as far as they hold.
+fn go_on(view: &mut ClusterView, kept: &[Envelope]) {
+    let next = usize::try_from(view.newest().number()).unwrap_or(usize::MAX).saturating_add(1);
+    for document in kept.iter().skip(next) {
+        if view.push(document).is_err() {
+            break;
+        }
+    }
+}
+
+/// What is shown after genesis and not known yet. What is known has to be shown as it is, as far as anything is shown.
+fn beyond<'d>(view: &ClusterView, shown: &'d [Envelope]) -> Result<&'d [Envelope], ClientError> {
+    let known = view.documents().skip(1).map(|document| document.digest());
+    let differs = known.zip(shown).any(|(known, shown)| known != payload_digest(shown));
+    demand(!differs, "the cluster shows another document than it did before")?;
+    let known = usize::try_from(view.newest().number()).unwrap_or(usize::MAX);
+    Ok(shown.get(known..).unwrap_or_default())
+}
+
 impl Client {
     /// The cluster's documents, from the pin to the newest known here. Asks only if none is known yet.
     ///
@@ -61,11 +87,20 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Untrusted`] for the answer of such a node.
     pub async fn cluster(&self) -> Result<ClusterFacts, ClientError> {
         let _loading = self.0.loading.lock().await;
-        let known = self.held().trust.clone();
-        match self.load(known).await {
-            Err(error) if self.moved_on(&error) => self.load(None).await,
+        let held = self.held().trust.clone();
+        // What a former run kept holds as well: a server that shows fewer documents makes nobody forget the others.
+        let known = if held.is_some() { held } else { self.kept()? };
+        match self.load(known, false).await {
+            Err(error) if self.moved_on(&error) => self.load(None, false).await,
             loaded => loaded,
         }
+    }
+
+    /// Takes the documents that the cluster shows in the place of those that are known here, also if they are fewer. Only
+    /// for a loss that was accepted: documents were lost with it, and others may have their numbers.
+    pub(crate) async fn documents_anew(&self) -> Result<(), ClientError> {
+        let _loading = self.0.loading.lock().await;
+        self.load(None, true).await.map(drop)
     }
 
     /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
@@ -92,7 +127,7 @@ impl Client {
             self.held().trust = Some(trust.clone());
             return Ok(trust);
         }
-        self.load(None).await?;
+        self.load(None, false).await?;
         self.held().trust.clone().ok_or(ClientError::NoPin)
     }
 
@@ -109,13 +144,9 @@ impl Client {
         let Some(Pin::Cluster(cluster)) = &self.0.pin else { return Ok(None) };
         let memory = self.memory(cluster)?;
         let documents = memory.documents();
-        let Some((genesis, later)) = documents.split_first() else { return Ok(None) };
+        let Some(genesis) = documents.first() else { return Ok(None) };
         let Ok(mut view) = ClusterView::pinned(*cluster, genesis) else { return Ok(None) };
-        for document in later {
-            if view.push(document).is_err() {
-                break;
-            }
-        }
+        go_on(&mut view, &documents);
         Ok(Some(Trust { view: Arc::new(view), memory }))
     }
 
@@ -172,10 +203,17 @@ impl Client {
         true
     }
 
-    /// Reads on from `known`, verifies, keeps. The caller holds `loading`.
-    async fn load(&self, known: Option<Trust>) -> Result<ClusterFacts, ClientError> {
+    /// Reads on from `known`, verifies, keeps. The caller holds `loading`. Without `anew` what was kept of the cluster that
+    /// answers is known, too.
+    async fn load(&self, known: Option<Trust>, anew: bool) -> Result<ClusterFacts, ClientError> {
         let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
-        let begin = move |genesis: &Envelope, approvals: &[Envelope]| pin.begin(genesis, approvals);
+        let begin = move |genesis: &Envelope, approvals: &[Envelope]| {
+            let mut view = pin.begin(genesis, approvals)?;
+            // A memory that cannot be read is told below.
+            let kept = if anew { Ok(Vec::new()) } else { self.memory(&view.id()).map(|memory| memory.documents()) };
+            go_on(&mut view, &kept.unwrap_or_default());
+            Ok(view)
+        };
         let before = known.as_ref().map(|trust| trust.view.newest().number());
         let (view, page, signed) =
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
@@ -185,13 +223,21 @@ impl Client {
         };
         if before != Some(view.newest().number()) {
             let envelopes: Vec<_> = view.documents().map(|document| document.envelope()).collect();
-            memory.keep_documents(&envelopes)?;
+            memory.keep_documents(&envelopes, anew)?;
         }
         let view = Arc::new(view);
         self.held().trust = Some(Trust { view: Arc::clone(&view), memory });
         signed?;
-        let Cluster { documents: _, newest: _, approvals, lineages, consents } = page;
-        Ok(ClusterFacts { view, approvals, lineages, consents })
+        Ok(facts(view, page))
+    }
+
+    /// What the cluster shows, whatever is known here, and nothing of it is kept: to work with one that went back on purpose.
+    pub(crate) async fn shown(&self) -> Result<ClusterFacts, ClientError> {
+        let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
+        let begin = move |genesis: &Envelope, approvals: &[Envelope]| pin.begin(genesis, approvals);
+        let (view, page, signed) = self.read_documents(None, begin).await?;
+        signed?;
+        Ok(facts(Arc::new(view), page))
     }
 
     /// Reads documents from the one after `view`'s newest on, page by page. The last page's signature is checked by
@@ -221,7 +267,9 @@ impl Client {
                         .documents
                         .split_first()
                         .ok_or_else(|| ClientError::contradiction("the cluster does not show its genesis"))?;
-                    (begin(genesis, &page.approvals).map_err(ClientError::statement(GENESIS))?, rest)
+                    let view = begin(genesis, &page.approvals).map_err(ClientError::statement(GENESIS))?;
+                    let rest = beyond(&view, rest)?;
+                    (view, rest)
                 }
             };
             let mut next = next;

@@ -4,8 +4,8 @@ use super::statement;
 use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
-use bulla_client::Client;
-use bulla_crypto::evidence::{DocumentDraft, Node, Record, VerifiedDocument};
+use bulla_client::{Client, ClusterFacts};
+use bulla_crypto::evidence::{DocumentDraft, Node, Record, VerifiedDocument, payload_digest};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum, Signer as _};
 use bulla_wire::dsse::Envelope;
@@ -89,7 +89,14 @@ pub async fn run(command: Document, session: &Session<'_>) -> Result<Exit, Failu
 
 async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }: FormatArgs) -> Result<Exit, Failure> {
     // What is shown is looked up anew, and verified from the pin on.
-    let view = session.open_client()?.cluster().await?.view;
+    let ClusterFacts { view, newest, .. } = session.open_client()?.cluster().await?;
+    if newest < view.newest().number() {
+        session.screen.warn(&format!(
+            "the cluster's newest document is {newest}, and this machine has seen {}, which is shown: the cluster lost \
+             documents, or something else answers in its place",
+            view.newest().number()
+        ));
+    }
     let document = match number {
         None => view.newest(),
         Some(number) => view.document(number).ok_or_else(|| {
@@ -113,7 +120,13 @@ async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::S
     let identity = session.identity()?;
     let known = statement::kept_view(session)?;
     let mut before = None;
-    let shown = |_: &Envelope, body: &Body| {
+    let shown = |envelope: &Envelope, body: &Body| {
+        let there = known.as_ref().and_then(|view| view.document(body.number));
+        if there.is_some_and(|there| there.digest() != payload_digest(envelope)) {
+            let message = format!("the cluster has another document {} already, and only one can hold", body.number);
+            return Err(Failure::new(Exit::Conflict, message)
+                .hint("`bulla document show` shows the newest; `bulla document propose` makes one that follows it"));
+        }
         before = known.as_ref().and_then(|view| view.documents().find(|known| Some(known.digest()) == body.prev));
         match before {
             Some(before) => demand_admin(&identity, before)?,

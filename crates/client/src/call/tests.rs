@@ -357,6 +357,41 @@ async fn an_answer_is_not_judged_by_older_documents_than_it_names() {
     assert_eq!(client.view().await.unwrap().newest().number(), 2);
 }
 
+/// A server that goes on from an older copy makes nobody forget who was removed since, whatever is asked first.
+#[tokio::test]
+async fn fewer_documents_than_before_are_no_news() {
+    let mut world = world();
+    world.remove_erin();
+    let (stage, _, directory) = Stage::open(world);
+    stage.approve();
+    let show = |shown: usize| {
+        *stage.told.lock().unwrap() = u32::try_from(shown - 1).unwrap();
+        *stage.shown.lock().unwrap() = shown;
+    };
+    let admins = AdminSet::of(stage.world.view.genesis()).unwrap();
+    for pin in [Pin::Cluster(stage.world.view.id()), Pin::Admins(admins)] {
+        let state = tempfile::tempdir().unwrap();
+        // A run of its own each time.
+        let open = || {
+            let builder = Client::builder(format!("unix:{}", directory.path().join("node.sock").display()));
+            let builder = builder.identity(Arc::new(person("alice", 1).identity)).pin(pin.clone());
+            builder.state(crate::builder::State::Directory(state.path().to_owned())).build().unwrap()
+        };
+        show(3);
+        assert_eq!(open().cluster().await.unwrap().view.newest().number(), 2);
+        for shown in [1, 2] {
+            show(shown);
+            assert_eq!(open().cluster().await.unwrap().view.newest().number(), 2);
+            assert_eq!(open().probe_documents().await.0.unwrap().newest().number(), 2);
+            assert_eq!(open().view().await.unwrap().newest().number(), 2);
+        }
+        // A loss that was accepted takes them with it.
+        open().documents_anew().await.unwrap();
+        assert_eq!(open().view().await.unwrap().newest().number(), 1);
+        assert_eq!(open().cluster().await.unwrap().view.newest().number(), 1);
+    }
+}
+
 /// A program that lives over a restart of a transient server meets another cluster of the same admins.
 #[tokio::test]
 async fn a_cluster_after_another() {
