@@ -10,6 +10,7 @@ use bulla_crypto::envelope::Decrypter;
 use bulla_crypto::identity::{Identity, PluginIdentity};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::secret::SecretBytes;
+use bulla_crypto::secret::file::judge;
 use bulla_crypto::sign::{PublicKey, Signer as _};
 use bulla_keys::pin::{self, PinError};
 use bulla_keys::plugin::Dialogue;
@@ -18,6 +19,7 @@ use bulla_keys::{Agent, AgentError, KeySource, Make, Plugin, TokenError, Tokens,
 use clap::builder::TypedValueParser;
 use std::cell::OnceCell;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -257,6 +259,11 @@ fn passphrase(global: &Global, key: &Path) -> Result<Option<SecretBytes>, Failur
         let failed = |error| Failure::file("cannot read", path, &error);
         let mut bytes = SecretBytes::new(Vec::with_capacity(MAX_PASSPHRASE_BYTES as usize + 1));
         let file = std::fs::File::open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if judge(found.uid(), found.mode(), rustix::process::geteuid().as_raw()).is_err() {
+            let message = format!("others here can read or change the passphrase in {}", path.display());
+            return Err(Failure::new(Exit::Failed, message).hint(format!("chmod 600 {}", path.display())));
+        }
         file.take(MAX_PASSPHRASE_BYTES).read_to_end(bytes.expose_mut()).map_err(failed)?;
         let end = bytes.expose().iter().position(|byte| *byte == b'\n').unwrap_or(bytes.expose().len());
         bytes.expose_mut().truncate(end);

@@ -27,8 +27,9 @@ fn what_works_without_a_server() {
     let cli = Cli::new(bulla!());
     private(&cli, "wide.key", b"AGE-SECRET-KEY-1", 0o644);
     private(&cli, "locked", LOCKED.as_bytes(), 0o600);
-    cli.file("wrong.txt", b"wrong\n");
-    cli.file("right.txt", b"passphrase\n");
+    private(&cli, "wrong.txt", b"wrong\n", 0o600);
+    private(&cli, "right.txt", b"passphrase\n", 0o600);
+    private(&cli, "read.txt", b"passphrase\n", 0o644);
     cli.file("unknown.toml", b"data = \"data\"\nlistne = \"127.0.0.1:8250\"\n");
     cli.file("tls.toml", b"data = \"data\"\n[tls]\ncert = \"nothing.pem\"\nkey = \"nothing.key\"\n");
     for (directory, mode) in [("wide", 0o755), ("held", 0o700)] {
