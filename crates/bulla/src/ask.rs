@@ -1,13 +1,16 @@
 //! Questions to the person at the terminal. Without one nothing is asked, and the caller says which flag answers.
 
 use bulla_crypto::secret::SecretBytes;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::sync::OnceLock;
 
 /// Where programs ask for a PIN.
 pub const TERMINAL: &str = "/dev/tty";
+
+/// What Ctrl-C sends.
+const CTRL_C: u8 = 3;
 
 /// The terminal, and how it was before anybody asked there.
 static BEFORE: OnceLock<Option<(File, Termios)>> = OnceLock::new();
@@ -35,7 +38,36 @@ pub fn shown(prompt: &str) -> io::Result<String> {
 /// Asks for something that is not shown while it is typed.
 pub fn hidden(prompt: &str) -> io::Result<SecretBytes> {
     remember();
-    rpassword::prompt_password(prompt).map(|text| SecretBytes::new(text.into_bytes()))
+    let terminal = File::options().read(true).write(true).open(TERMINAL)?;
+    let mut modes = tcgetattr(&terminal)?;
+    modes.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
+    modes.special_codes[SpecialCodeIndex::VMIN] = 1;
+    modes.special_codes[SpecialCodeIndex::VTIME] = 0;
+    let (keys, mut screen) = (Keys(terminal.try_clone()?), terminal.try_clone()?);
+    tcsetattr(&terminal, OptionalActions::Now, &modes)?;
+    let config = rpassword::ConfigBuilder::new().input_reader(keys).output_writer(terminal).build();
+    let typed = rpassword::prompt_password_with_config(prompt, config);
+    restore();
+    // Return was typed, and not shown either.
+    screen.write_all(b"\n")?;
+    typed.map(|text| SecretBytes::new(text.into_bytes()))
+}
+
+/// The keys that are pressed at the terminal while it tells no signals.
+struct Keys(File);
+
+impl Read for Keys {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(bytes)?;
+        if bytes.iter().take(count).any(|byte| *byte == CTRL_C) {
+            // Whoever is ended by the signal cannot put the terminal back any more.
+            restore();
+            self.0.write_all(b"\n")?;
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::INT)?;
+            return Err(io::Error::other("interrupted"));
+        }
+        Ok(count)
+    }
 }
 
 /// Remembers how the terminal is, before something asks there that may be given up: a question on another thread, a program.

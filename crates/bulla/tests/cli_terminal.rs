@@ -110,3 +110,30 @@ fn a_question_that_is_given_up_leaves_the_terminal_as_it_was() {
         assert!(shown.contains("isig icanon iexten echo echoe"), "{script}: {shown}");
     }
 }
+
+/// Ctrl-C at a question ends the program, and the terminal is as it was.
+#[test]
+fn a_question_that_is_interrupted_leaves_the_terminal_as_it_was() {
+    const NAME: &str = "a_question_that_is_interrupted_leaves_the_terminal_as_it_was";
+    let Some(ssh_keygen) = tools::find("ssh-keygen").filter(|_| tools::find("script").is_some()) else {
+        skip!(NAME, "needs script of util-linux and ssh-keygen");
+    };
+    let ann = Cli::new(bulla!());
+    let made = ["-q", "-t", "ed25519", "-N", "sesame", "-C", "", "-f", "locked"];
+    assert_eq!(ann.run_program(&ssh_keygen, made, b"").code, 0);
+    let own = bulla!();
+    let line = format!("stty sane; '{}' seal check --identity locked; echo \"code $?\"; stty -a", own.display());
+    for (keys, expected) in [
+        ("x\\003", "code 130"),
+        ("wrong\\r", "code 1\n"),
+        ("sesame\\r", "code 0"),
+        ("wort\\025sesame\\r", "code 0"),
+        ("\\004", "code 1\n"),
+    ] {
+        let pressed = format!("(sleep 2; printf '{keys}'; sleep 2) | script -q -E never -c \"$0\" /dev/null");
+        let shown = ann.run_program(Path::new("sh"), ["-c", &pressed, &line], b"").text().replace('\r', "");
+        assert!(shown.contains("Passphrase of ") && shown.contains(expected), "{keys}: {shown}");
+        assert!(!shown.contains("wrong\n") && !shown.contains("sesame"), "{keys}: {shown}");
+        assert!(shown.contains("isig icanon iexten echo echoe"), "{keys}: {shown}");
+    }
+}
