@@ -90,8 +90,8 @@ impl Client {
         let held = self.held().trust.clone();
         // What a former run kept holds as well: a server that shows fewer documents makes nobody forget the others.
         let known = if held.is_some() { held } else { self.kept()? };
-        match self.load(known, false).await {
-            Err(error) if self.moved_on(&error) => self.load(None, false).await,
+        match Box::pin(self.load(known, false)).await {
+            Err(error) if self.moved_on(&error) => Box::pin(self.load(None, false)).await,
             loaded => loaded,
         }
     }
@@ -100,7 +100,7 @@ impl Client {
     /// for a loss that was accepted: documents were lost with it, and others may have their numbers.
     pub(crate) async fn documents_anew(&self) -> Result<(), ClientError> {
         let _loading = self.0.loading.lock().await;
-        self.load(None, true).await.map(drop)
+        Box::pin(self.load(None, true)).await.map(drop)
     }
 
     /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
@@ -127,7 +127,7 @@ impl Client {
             self.held().trust = Some(trust.clone());
             return Ok(trust);
         }
-        self.load(None, false).await?;
+        Box::pin(self.load(None, false)).await?;
         self.held().trust.clone().ok_or(ClientError::NoPin)
     }
 
