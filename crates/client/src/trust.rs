@@ -261,7 +261,13 @@ impl Client {
             let page: Cluster = json::parse(&received.body, MAX_CLUSTER_BYTES)
                 .map_err(|_| ClientError::contradiction("the cluster's description is malformed"))?;
             let (next, rest) = match view.take() {
-                Some(view) => (view, page.documents.as_slice()),
+                // Whoever shows more than was asked for shows what is known.
+                Some(view) => {
+                    let known =
+                        |shown: &Envelope| view.documents().any(|known| known.digest() == payload_digest(shown));
+                    let known = page.documents.iter().take_while(|shown| known(shown)).count();
+                    (view, page.documents.get(known..).unwrap_or_default())
+                }
                 None => {
                     let (genesis, rest) = page
                         .documents

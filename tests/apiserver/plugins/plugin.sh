@@ -48,8 +48,10 @@ backend_bulla() {
 }
 backend_vault() {
     # Below the range from which the kernel gives ports to those who ask for any.
-    port=$((10000 + $$ % 22000))
-    while grep -qi ":$(printf %04x $port) 0*:0000 0A " /proc/net/tcp /proc/net/tcp6; do port=$((port + 1)); done
+    # It listens on two, this one and the next: processes that begin together have numbers beside each other.
+    port=$((10000 + $$ * 4 % 22000))
+    taken() { grep -qi ":$(printf %04x "$1") 0*:0000 0A " /proc/net/tcp /proc/net/tcp6; }
+    while taken "$port" || taken $((port + 1)); do port=$((port + 4)); done
     echo "$port" > "$dir/port"
     exec "$BULLA_TEST_OPENBAO" server -dev -dev-tls -dev-no-store-token -dev-root-token-id=root \
         -dev-listen-address="127.0.0.1:$port" -dev-tls-cert-dir="$dir" -log-level=error
