@@ -159,7 +159,11 @@ impl Watch {
     async fn until(&self, printed: &str, told: &[&str]) {
         let text = |path: &Path| std::fs::read_to_string(path).unwrap();
         until(printed, async || text(&self.printed) == printed).await;
-        until(&told.concat(), async || told.iter().all(|what| text(&self.told).matches(what).count() == 1)).await;
+        let began = Instant::now();
+        while !told.iter().all(|what| text(&self.told).matches(what).count() == 1) {
+            assert!(began.elapsed() < PATIENCE, "{told:?} once in {}", text(&self.told));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 
@@ -198,7 +202,8 @@ async fn a_watch_outlives_the_server() {
     alice.run(["unseal", "--yes"]).ok();
     put();
     watch.until("version 1 live\nversion 2 live\nversion 3 live\n", &["warning: no answer"]).await;
-    once.until("version 3 live\n", &["warning: no answer"]).await;
+    // Its request may have been tried again by itself until the server was back, and then there is nothing to tell.
+    once.until("version 3 live\n", &[]).await;
     assert_eq!(process::wait(&mut once.process, PATIENCE).unwrap().code(), Some(0));
     // Without a first answer there is nothing to wait for.
     server.kill();
