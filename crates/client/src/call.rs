@@ -366,7 +366,7 @@ impl Client {
                 if let (Way::Grew, Some(error)) = (&way, state::fewer_documents(known, told)) {
                     return Err(error.into());
                 }
-                if let (Way::Lost(consent), Some(_)) = (way, told.sequence) {
+                if let Way::Lost(consent) = way {
                     self.held().losses.push(Loss { consent: consent.clone(), seen: *known });
                     // Those who are admins by the documents known here accepted that documents are lost, too.
                     Box::pin(self.documents_anew()).await?;

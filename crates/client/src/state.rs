@@ -18,7 +18,7 @@ pub struct Seen {
     pub epoch: u64,
     /// History of the store.
     pub lineage: Lineage,
-    /// Sequence in it.
+    /// Sequence in it; 0 while no answer told one.
     pub sequence: u64,
     /// Number of the newest document that this client had verified then. Admins whom it had removed already can accept
     /// no loss of this position.
@@ -29,9 +29,11 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What an answer tells, if it was read from a store. `doc` is the newest document known, not the told one.
+    /// What an answer tells. One that was not read from the store names its history, and no place in it. `doc` is the newest
+    /// document known, not the told one.
     pub(crate) fn of(state: &State, doc: u32, at_ms: u64) -> Option<Self> {
-        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence: state.sequence?, doc, at_ms })
+        let sequence = state.sequence.unwrap_or_default();
+        Some(Self { epoch: state.epoch, lineage: state.lineage?, sequence, doc, at_ms })
     }
 
     /// The higher of both. A lineage of a higher epoch replaces the other; within one, the sequence counts.
@@ -268,6 +270,22 @@ mod tests {
         ] {
             assert_eq!(judge(Some(&known), &state), Verdict::AskHistories(error));
         }
+    }
+
+    #[test]
+    fn an_answer_that_was_not_read_from_the_store_names_its_history() {
+        let known = Seen::of(&told(3, 3, None), 0, SEEN_MS).unwrap();
+        assert_eq!(known, seen(3, 3, 0));
+        assert_eq!(seen(3, 3, 100).highest(known), seen(3, 3, 100), "it knew a place");
+        assert_eq!(judge(Some(&known), &told(3, 3, Some(1))), Verdict::Take);
+        assert_eq!(
+            judge(Some(&known), &told(3, 4, None)),
+            Verdict::AskHistories(StateError::OtherLineage { epoch: 3 })
+        );
+        let list = [entry(2, 2, 1), entry(3, 3, 50), entry(4, 4, 50)];
+        assert!(went_on(&known, &told(4, 4, None), &list, &[]));
+        assert!(!went_on(&known, &told(4, 4, None), &[entry(2, 2, 1), entry(4, 4, 50)], &[]), "it went back");
+        assert_eq!(Seen::of(&State::UNINITIALISED, 0, SEEN_MS), None);
     }
 
     #[test]

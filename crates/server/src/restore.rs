@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::tick::tell_admins;
 use crate::unsealed::Unsealed;
 use bulla_core::action::{Action, Resource};
-use bulla_core::audit::{Body, Label, Quote, RequestLine};
+use bulla_core::audit::{Body, Label, Quote, RequestLine, ResourceText};
 use bulla_core::barrier::{Kind, Query};
 use bulla_core::engine::due::{Entry, What};
 use bulla_core::engine::{policy, principal, wrap};
@@ -148,7 +148,9 @@ async fn replay(node: &Node, unsealed: &Unsealed, line: &RequestLine) -> Result<
         }
         _ => {
             let action = line.action.as_ref().map(Label::as_str).unwrap_or_default();
-            tracing::warn!(request = %line.id, action, "the store lost this commit; it was not put back");
+            let resource = line.resource.as_ref().map(ResourceText::as_str).unwrap_or_default();
+            let name = line.name.as_str();
+            tracing::warn!(request = %line.id, action, resource, name, "the store lost this commit; it was not put back");
             return Ok(());
         }
     };

@@ -336,9 +336,19 @@ pub(crate) fn node_key(data: Option<&Path>) -> Result<SigningKey, RunError> {
 }
 
 /// Clients take no answer from a node that is not active in the newest document. After a restore without `node.key` a
-/// new key was made, and it is the admins' to take it in.
+/// new key was made, and it is the admins' to take it in. A store that is empty beside the log of a cluster is not the
+/// one that was meant.
 fn warn_after_a_restore(node: &Node) {
-    let Phase::Sealed(sealed) = node.phase() else { return };
+    let Phase::Sealed(sealed) = node.phase() else {
+        if let Some(quote) = node.parts.sink.last_quoted().filter(|_| !node.parts.transient) {
+            tracing::warn!(
+                cluster = %quote.cluster,
+                "the store is empty, and the audit log tells of a cluster: if that one was to be served, stop this server, \
+                 look whether --data names its directory, or put a snapshot back with `bulla snapshot restore`"
+            );
+        }
+        return;
+    };
     if sealed.stored.is_restored() {
         tracing::warn!("the store was filled from a snapshot: unsealing it will ask k admins for their consent");
     }

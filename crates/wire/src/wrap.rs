@@ -182,7 +182,7 @@ pub enum ReceiptKind {
     Lapsed,
     /// Nobody opened it in time.
     Expired,
-    /// The writer took it back.
+    /// The writer took it back; without an actor, a restore ended what had been opened or revoked in a lost history.
     Revoked,
     /// An attempt by another claim was refused.
     Refused,

@@ -205,7 +205,7 @@ fn demand_admin(identity: &Identity, admins: &AdminSet) -> Result<(), Failure> {
 }
 
 fn show(session: &Session<'_>, file: &Path, FormatArgs { format }: &FormatArgs) -> Result<Exit, Failure> {
-    let envelope = statement::read(file)?;
+    let envelope = statement::read::<Body>(file)?;
     let draft = served::Bundle::draft(&envelope).map_err(|error| broken(&file.display().to_string(), &error))?;
     if *format == Format::Json {
         let mut payload = envelope.payload;
@@ -217,7 +217,7 @@ fn show(session: &Session<'_>, file: &Path, FormatArgs { format }: &FormatArgs) 
 }
 
 fn verify(session: &Session<'_>, Verify { file, admins, k, any }: Verify) -> Result<Exit, Failure> {
-    let envelope = statement::read(&file)?;
+    let envelope = statement::read::<Body>(&file)?;
     let bundle =
         served::Bundle::open(&envelope, now_ms()).map_err(|error| broken(&file.display().to_string(), &error))?;
     let contents = bundle.contents();

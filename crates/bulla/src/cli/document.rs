@@ -79,7 +79,7 @@ pub async fn run(command: Document, session: &Session<'_>) -> Result<Exit, Failu
         Document::Propose(args) => propose(session, args).await,
         Document::Sign(args) => sign(session, args).await,
         Document::Submit { file } => {
-            let envelope = statement::read(&file)?;
+            let envelope = statement::read::<Body>(&file)?;
             session.client()?.document_put(envelope).await?;
             session.screen.say("the document holds from now on");
             Ok(Exit::Ok)
@@ -108,7 +108,7 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
     if format == Format::Json {
         return session.screen.json(document.envelope()).map(|()| Exit::Ok);
     }
-    for line in lines_of(document.body()) {
+    for line in lines_of(document.body(), Some(document)) {
         session.screen.line(&line)?;
     }
     Ok(Exit::Ok)
@@ -135,7 +135,7 @@ async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::S
                  signature counts",
             ),
         }
-        Ok(lines_of(body))
+        Ok(lines_of(body, before))
     };
     let envelope = statement::add(session, &file, yes, |_| (), shown).await?;
     let shown = file.display();
@@ -190,17 +190,7 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         remove(view.newest(), &mut draft, name)?;
     }
     for path in &renew {
-        let next = record(newest, path)?;
-        let (name, standing) = (next.name(), newest.record(&next.principal()));
-        let standing = standing.ok_or_else(|| {
-            Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller"))
-                .hint("`bulla document show` names both; the keys of others need no document")
-        })?;
-        if standing.digest() == next.digest() {
-            return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already"))
-                .hint("leave --renew out"));
-        }
-        draft.replace_record(&next);
+        self::renew(session, newest, &mut draft, path)?;
     }
     for key in add_node {
         let id = key.key_id();
@@ -228,6 +218,35 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
     statement::write(&file, &envelope)?;
     told_where(session, view.newest(), &file, &envelope)?;
     Ok(Exit::Ok)
+}
+
+/// Puts the next record of an admin or enroller in the place of the one that stands.
+fn renew(
+    session: &Session<'_>,
+    newest: &VerifiedDocument,
+    draft: &mut DocumentDraft,
+    path: &Path,
+) -> Result<(), Failure> {
+    let next = record(newest, path)?;
+    let (name, standing) = (next.name(), newest.record(&next.principal()));
+    let standing = standing.ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller"))
+            .hint("`bulla document show` names both; the keys of others need no document")
+    })?;
+    if standing.digest() == next.digest() {
+        return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already"))
+            .hint("leave --renew out"));
+    }
+    let keeps_all = standing.public_keys().all(|key| next.key(&key.key_id()).is_some());
+    let void = !keeps_all && newest.enrollers().any(|enroller| enroller.principal() == next.principal());
+    if void {
+        session.screen.warn(&format!(
+            "whom {name} admitted is void from this document on: let another enroller admit them before, with \
+             `bulla principal add RECORD`"
+        ));
+    }
+    draft.replace_record(&next);
+    Ok(())
 }
 
 /// Adds and removes admins, and sets how many of them open the seal: 1 is mode `any`.
@@ -344,12 +363,16 @@ pub fn told_where(
     Ok(())
 }
 
-/// What a document says, for whoever signs it.
-pub fn lines_of(body: &Body) -> Vec<String> {
+/// What a document says, for whoever signs it; `known`, that one or the one before, tells names that it says with no
+/// first record.
+fn lines_of(body: &Body, known: Option<&VerifiedDocument>) -> Vec<String> {
     let mut lines = vec![format!("document {} of {}", body.number, body.name)];
     lines.extend(body.cluster.map(|cluster| format!("  cluster   {cluster}")));
     lines.push(format!("  seal      {} of {} admins ({})", body.k, body.admins.len(), word(&body.mode)));
     let name = |principal: &bulla_wire::id::PrincipalId| {
+        if let Some(record) = known.and_then(|known| known.record(principal)) {
+            return format!("{} {principal}", record.name());
+        }
         // Version 1 names its principal by its digest; later ones are told by their id alone.
         let found = body
             .records

@@ -45,7 +45,8 @@ fn title(name: &str) -> String {
     name.replace(' ', "-")
 }
 
-fn page(name: &str, command: clap::Command) -> io::Result<Vec<u8>> {
+fn page(name: &str, mut command: clap::Command) -> io::Result<Vec<u8>> {
+    let usage = command.render_usage().to_string();
     let examples = command.get_after_help().map(ToString::to_string);
     let (options, verbs) = (command.get_arguments().next().is_some(), command.has_subcommands());
     let page =
@@ -53,7 +54,7 @@ fn page(name: &str, command: clap::Command) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     page.render_title(&mut bytes)?;
     page.render_name_section(&mut bytes)?;
-    page.render_synopsis_section(&mut bytes)?;
+    synopsis(&usage).to_writer(&mut bytes)?;
     page.render_description_section(&mut bytes)?;
     if options {
         page.render_options_section(&mut bytes)?;
@@ -65,6 +66,18 @@ fn page(name: &str, command: clap::Command) -> io::Result<Vec<u8>> {
     // In ASCII every formatter shows it, whatever the locale.
     let ascii = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
     Ok(String::from_utf8_lossy(&bytes).chars().map(ascii).collect::<String>().into_bytes())
+}
+
+/// As `--help` has it. The library's own leaves out what stands behind an option.
+fn synopsis(usage: &str) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.control("nf", []);
+    usage.trim_start_matches("Usage:").lines().for_each(|line| {
+        roff.text([roman(line.trim())]);
+    });
+    roff.control("fi", []);
+    roff
 }
 
 /// What follows the options.

@@ -204,7 +204,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
                 statement::tell_count::<PolicyRecovery>(session, &approval, &envelope, Some(&known), RECOVER)?;
                 return Ok(Exit::Ok);
             }
-            let mut envelope = statement::read(&approval)?;
+            let mut envelope = statement::read::<PolicyRecovery>(&approval)?;
             let said: PolicyRecovery = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| {
                 Failure::new(Exit::Failed, format!("{} is no approval: {error}", approval.display()))
                     .hint("name a file that is not there yet, or one of `bulla policy recover sign`")
@@ -228,7 +228,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
         }
         Recover::Submit { policies, approval } => {
             let text = set_of(&policies)?;
-            session.client()?.policy_recover(text, statement::read(&approval)?).await?;
+            session.client()?.policy_recover(text, statement::read::<PolicyRecovery>(&approval)?).await?;
             session.screen.say("the policy set is replaced");
             Ok(Exit::Ok)
         }

@@ -74,8 +74,8 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
         }
         Some(Verb::Consent(Consent::Sign(sign))) => sign_consent(session, sign).await,
         Some(Verb::Consent(Consent::Send { file })) => {
-            session.client()?.consent_send(statement::read(&file)?).await?;
-            session.screen.say("accepted; run `bulla unseal` again");
+            session.client()?.consent_send(statement::read::<Loss>(&file)?).await?;
+            session.screen.say("accepted; the cluster is unsealed");
             Ok(Exit::Ok)
         }
     }

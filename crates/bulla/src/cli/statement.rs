@@ -27,9 +27,16 @@ pub struct Sign {
 }
 
 /// Reads a signed statement.
-pub fn read(path: &Path) -> Result<Envelope, Failure> {
+pub fn read<P: Payload>(path: &Path) -> Result<Envelope, Failure> {
     let bytes = input::file(path, Limit::TEXT)?;
-    json::parse(&bytes, json::MAX_JSON_BYTES).map_err(|error| unfit(path, &error.to_string()))
+    json::parse(&bytes, json::MAX_JSON_BYTES).map_err(|error| {
+        if json::parse::<P>(&bytes, json::MAX_STATEMENT_BYTES).is_ok() {
+            let message = format!("nobody has signed {} yet", path.display());
+            return Failure::new(Exit::Failed, message)
+                .hint("each admin adds a signature to it first, then one sends it");
+        }
+        unfit(path, &error.to_string())
+    })
 }
 
 /// Writes a statement to a new file.

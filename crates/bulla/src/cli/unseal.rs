@@ -64,10 +64,6 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
     };
     let ShareGiven { state, progress, consent_needed } = &outcome.given;
     if let Some(consent) = consent_needed {
-        let text = serde_json::to_vec_pretty(consent).unwrap_or_default();
-        super::keygen::write_new(&consent_file, 0o644, &text).map_err(|failure| {
-            failure.instead("name another file with --consent-file; what the admins sign goes there")
-        })?;
         let file = consent_file.display();
         let kept = consent.kept.sequence;
         let what = if consent.is_of_unknown_loss() {
@@ -76,6 +72,11 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
             let lost = consent.lost.sequence;
             format!("the store ends at sequence {kept}, but the audit log remembers {lost}: commits were lost")
         };
+        let text = serde_json::to_vec_pretty(consent).unwrap_or_default();
+        super::keygen::write_new(&consent_file, 0o644, &text).map_err(|failure| {
+            Failure::new(Exit::Conflict, format!("{what}; the consent was not written: {}", failure.message))
+                .hint("if that file is the consent of this loss, go on with it; else name another with --consent-file")
+        })?;
         let mut failure = Failure::new(Exit::Conflict, what)
             .hint(format!("if the admins accept that, each signs with `bulla seal consent sign {file}`"));
         if consent.is_of_unknown_loss() {

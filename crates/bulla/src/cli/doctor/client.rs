@@ -13,6 +13,7 @@ use bulla_crypto::sign::Signer as _;
 use bulla_wire::api::{Health, PrincipalSummary, Whoami};
 use bulla_wire::error::Code;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
+use bulla_wire::name::Name;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
@@ -137,10 +138,20 @@ async fn request(
     let Some(whoami) = whoami else { return false };
     checks.push(judge::principal(&whoami));
     checks.push(judge::alarms(look.alarms));
+    checks.extend(replies(client, identity, &whoami.principal.name).await);
+    let first = client.standing().await.is_ok_and(|standing| standing.seen.is_none());
     // A call, which also compares where the cluster stands with what was seen of it.
     let called = client.whoami().await.map(drop).map_err(Failure::from);
-    checks.push(judge::history(called.as_ref().err()));
+    checks.push(judge::history(called.as_ref().err(), first));
     true
+}
+
+/// What the caller's record lists under the key that signs; nothing if a policy does not let the caller see it.
+async fn replies(client: &Client, identity: &Identity, name: &Name) -> Option<Check> {
+    let principal = client.principal(name).await.ok()?;
+    let chain = RecordChain::open(&principal.records).ok()?;
+    let key = chain.newest().key(&identity.public_key().key_id())?;
+    Some(judge::replies(&key.recipients, identity.recipients()))
 }
 
 fn admins(view: &ClusterView) -> Check {

@@ -7,6 +7,7 @@ use crate::session::Settled;
 use bulla_client::ClientError;
 use bulla_client::certificate::Certificate;
 use bulla_client::probe::{Altered, Handshake, Judged, Look};
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{Health, SealState, Whoami};
 use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, KeyId};
@@ -23,6 +24,8 @@ const SKEW_FAIL_MS: u64 = 55_000;
 /// Headers of others that are shown, and characters of each: enough to know a proxy by.
 const SHOWN_HEADERS: usize = 8;
 const SHOWN_CHARACTERS: usize = 80;
+/// Characters of a recipient: its kind, and enough of it to tell two apart. The whole has some two thousand.
+const SHOWN_OF_A_RECIPIENT: usize = 24;
 /// Names that are listed in one line.
 const SHOWN_NAMES: usize = 8;
 const UNCHANGED: &str = "have it forward requests and answers as they are, or pass TLS through to the node";
@@ -103,7 +106,7 @@ pub fn certificate(name: &'static str, certificate: &Certificate, now_ms: u64) -
     let Certificate { names, ends_ms, is_own } = certificate;
     let whose = if *is_own { "as a node makes for itself".to_owned() } else { format!("of {}", listed(names)) };
     let Some(ends_ms) = *ends_ms else { return Check::ok(name, format!("{whose}, without an end")) };
-    let hint = "put a new certificate where tls.cert and tls.key name it, and send the server SIGHUP";
+    let hint = "put a new certificate where the server's tls.cert and tls.key name it, and send it SIGHUP; or where a proxy has its own";
     match ends_ms.checked_sub(now_ms) {
         None => Check::fail(name, format!("{whose}, ended {}", time(ends_ms)), hint),
         Some(left) if left < CERTIFICATE_DAYS * DAY_MS => {
@@ -335,6 +338,29 @@ pub fn principal(whoami: &Whoami) -> Check {
     Check::ok(name, format!("{found}{roles}"))
 }
 
+/// Whether what is encrypted for the caller can be opened here: by the recipients that its record lists under the key
+/// that signs.
+pub fn replies(recorded: &[Recipient], held: &[Recipient]) -> Check {
+    let name = "replies";
+    if held.is_empty() || recorded.iter().any(|recipient| held.contains(recipient)) {
+        // That a key decrypts nothing is told of the identity.
+        return Check::ok(name, "what is encrypted for you can be opened with your key");
+    }
+    let shown = |recipients: &[Recipient]| {
+        let begun =
+            |recipient: &Recipient| recipient.as_str().chars().take(SHOWN_OF_A_RECIPIENT).collect::<String>() + "…";
+        listed(&recipients.iter().map(begun).collect::<Vec<_>>())
+    };
+    let found = format!(
+        "your record says to encrypt to {}, and your key decrypts for {}: wraps and replies cannot be opened here",
+        shown(recorded),
+        shown(held)
+    );
+    let hint =
+        "--identity and --decrypt-with name the keys of your record; `bulla principal rotate` takes another into it";
+    Check::fail(name, found, hint)
+}
+
 pub fn alarms(waiting: u32) -> Check {
     match waiting {
         0 => Check::ok("alarms", "none waits for you"),
@@ -342,8 +368,12 @@ pub fn alarms(waiting: u32) -> Check {
     }
 }
 
-pub fn history(failure: Option<&Failure>) -> Check {
+/// `first` if this machine had seen nothing of the cluster before.
+pub fn history(failure: Option<&Failure>, first: bool) -> Check {
     match failure {
+        None if first => {
+            Check::ok("history", "seen for the first time; from now on this machine notices an older copy")
+        }
         None => Check::ok("history", "the cluster stands where this machine has seen it, or later"),
         Some(failure) => Check::failed("history", failure),
     }
@@ -400,6 +430,8 @@ mod tests {
     use super::*;
     use crate::exit::Exit;
     use bulla_client::wire::challenge::Challenge;
+    use bulla_crypto::identity::{Identity, IdentityKind};
+    use bulla_crypto::random::SystemRng;
     use bulla_wire::error::ErrorEntry;
 
     const SENT_MS: u64 = 1_700_000_000_000;
@@ -557,7 +589,13 @@ mod tests {
             assert_eq!(verdict(&documents(Some((id, 3)), Some(&failure), changed)), Fail);
             assert_eq!(verdict(&documents(None, Some(&failure), changed)), Fail);
         }
-        assert_eq!((verdict(&history(None)), verdict(&history(Some(&failure)))), (Fine, Fail));
+        assert_eq!((verdict(&history(None, false)), verdict(&history(Some(&failure), false))), (Fine, Fail));
+        assert!(history(None, true).found.contains("first time"));
+        let recipient = || Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap().recipients().to_vec();
+        let (mine, other) = (recipient(), recipient());
+        let both = [mine.clone(), other.clone()].concat();
+        assert_eq!((verdict(&replies(&both, &mine)), verdict(&replies(&other, &mine))), (Fine, Fail));
+        assert_eq!(verdict(&replies(&other, &[])), Fine, "that nothing decrypts is told of the identity");
         assert_eq!(verdict(&identity(&Ok(KeyId::new([1; 32])))), Fine);
         assert_eq!(verdict(&identity(&Err(failure))), Fail);
         assert_eq!((verdict(&alarms(0)), verdict(&alarms(2))), (Fine, Warn));

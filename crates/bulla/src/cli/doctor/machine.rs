@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const MIB: u64 = 1024 * 1024;
-/// Below this the audit log stops soon, and with it the server.
+/// Below this the audit log soon takes no more lines, and the server answers nothing then.
 const SPACE_FAIL: u64 = 100 * MIB;
 /// Below this somebody should make room: a busy server writes it in a day.
 const SPACE_WARN: u64 = 1024 * MIB;
@@ -66,7 +66,7 @@ pub fn space(name: &'static str, found: &io::Result<Space>) -> Check {
         Err(error) => return Check::fail(name, format!("cannot ask for its room: {error}"), io_hint(error.kind())),
     };
     let shown = format!("{} MiB free of {} at {}", free / MIB, total / MIB, path.display());
-    let hint = "make room, or move the directory to a larger disk; the server stops when its audit log is full";
+    let hint = "make room, or move the directory to a larger disk; the server answers nothing while its audit log takes no lines";
     if *free < SPACE_FAIL {
         Check::fail(name, shown, hint)
     } else if *free < SPACE_WARN || free.saturating_mul(100) < total.saturating_mul(SPACE_PERCENT) {

@@ -13,10 +13,12 @@ use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Repl
 use bulla_crypto::random::Rng;
 use bulla_crypto::recipient::{Recipient, RecipientKind};
 use bulla_wire::api::{AlarmKind, OpenWrap};
+use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Actor;
 use bulla_wire::id::{Digest, WrapId};
-use bulla_wire::wrap::{MAX_DELIVERIES, ReceiptKind};
+use bulla_wire::json::{self, MAX_STATEMENT_BYTES};
+use bulla_wire::wrap::{MAX_DELIVERIES, Receipt, ReceiptKind};
 
 /// `POST /v1/wrap/{id}:open`.
 #[derive(Debug, Clone)]
@@ -158,10 +160,18 @@ pub(super) fn ended(reader: &mut Reader<'_>, wrap: &WrapId, at: &SlotAt<'_>) -> 
     if let Some(step) = reader.need() {
         return Ok(step);
     }
+    let parse = |receipt: &Envelope| {
+        json::parse::<Receipt>(&receipt.payload, MAX_STATEMENT_BYTES).map_err(|e| fault("receipt", &e.to_string()))
+    };
+    let by = receipt.as_ref().map(parse).transpose()?.and_then(|receipt| receipt.actor);
     let (code, message) = match &at.slot.state {
         State::Acked(_) => (Code::Acked, "it was opened and acknowledged; the ciphertext is gone"),
         State::Lapsed(_) => (Code::Lapsed, "it was opened and never acknowledged; the ciphertext is gone"),
         State::Nacked { .. } => (Code::Nacked, "its opener could not open the content; it is given to nobody now"),
+        // Only what a restore ended was revoked by nobody.
+        State::Revoked(_) if by.is_none() => {
+            (Code::Revoked, "it was opened, or its writer took it back, in a history that the store lost")
+        }
         State::Revoked(_) => (Code::Revoked, "its writer took it back"),
         State::Expired => (Code::Expired, "nobody opened it in time"),
         State::Parked => (Code::Parked, "it waits for its writer's release after a restore"),

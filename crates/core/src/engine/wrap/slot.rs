@@ -61,7 +61,7 @@ pub enum State {
         /// The ciphertext is still kept.
         kept: bool,
     },
-    /// The writer took it back, before or after it was opened.
+    /// The writer took it back, before or after it was opened; or a restore ended it, since that or an opening was lost.
     Revoked(Option<Opening>),
     /// Nobody opened it in time.
     Expired,
