@@ -201,7 +201,7 @@ impl Log {
         assert_eq!(classes, expected, "{:#?}", report.findings);
     }
     fn all(&self) -> Expectations {
-        Expectations { head: Some(self.head()), node: Some(NODE), cluster: Some(CLUSTER), whole: true }
+        Expectations { head: Some(self.head()), nodes: vec![NODE], cluster: Some(CLUSTER), whole: true }
     }
 }
 
@@ -309,7 +309,7 @@ fn every_flipped_bit_is_seen() {
             for byte in 0..log.files[file][line].len() {
                 let mut changed = Log { files: log.files.clone(), chain: log.chain };
                 changed.files[file][line][byte] ^= 1 << (byte % 8);
-                let report = changed.verify(expected);
+                let report = changed.verify(expected.clone());
                 let first = report.findings.first().unwrap_or_else(|| panic!("{file}/{line}/{byte} is not seen"));
                 let at = usize::try_from(first.file).unwrap() - 1;
                 // The line itself, or the one that no longer follows from it.
@@ -395,8 +395,10 @@ fn a_rewritten_end_is_seen_by_the_head() {
 #[test]
 fn foreign_and_disordered_logs_are_seen() {
     let log = Log::sample();
-    let other = Expectations { node: Some(KeyId::new([9; 32])), ..Expectations::default() };
-    assert_eq!(log.verify(other).first_class(), Some(Class::WrongNode));
+    let of = |nodes: Vec<KeyId>| Expectations { nodes, ..Expectations::default() };
+    let other = KeyId::new([9; 32]);
+    assert_eq!(log.verify(of(vec![other])).first_class(), Some(Class::WrongNode));
+    assert_eq!(log.verify(of(vec![other, NODE])).first_class(), None, "one of those that were named");
     let other = Expectations { cluster: Some(ClusterId::new([9; 32])), ..Expectations::default() };
     assert_eq!(log.verify(other).first_class(), Some(Class::WrongCluster));
 
@@ -482,7 +484,7 @@ fn errors_say_what_to_do() {
 
 /// One log of the vectors, and the classes of its findings in their order.
 fn vector(about: &str, files: &[Lines], head: AuditPosition) -> serde_json::Value {
-    let expected = Expectations { head: Some(head), node: Some(NODE), cluster: Some(CLUSTER), whole: true };
+    let expected = Expectations { head: Some(head), nodes: vec![NODE], cluster: Some(CLUSTER), whole: true };
     let report = Log { files: files.to_vec(), chain: Chain::default() }.verify(expected);
     let mut classes: Vec<String> = report.findings.iter().map(|finding| finding.class.to_string()).collect();
     classes.dedup();

@@ -55,9 +55,9 @@ pub struct Verify {
     /// A directory of audit files, or one file
     #[arg(long, value_name = "PATH")]
     file: PathBuf,
-    /// The log must be of this node
+    /// The log must be of this node; repeated for each that a change of the node's key left in it
     #[arg(long, value_name = "ID")]
-    node: Option<KeyId>,
+    node: Vec<KeyId>,
     /// The log must be of this cluster
     #[arg(long, value_name = "ID")]
     of_cluster: Option<ClusterId>,
@@ -165,7 +165,7 @@ fn bare(value: &Value) -> String {
 
 fn verify(session: &Session<'_>, args: Verify) -> Result<Exit, Failure> {
     let Verify { file, node, of_cluster, whole, format } = args;
-    let expected = Expectations { head: None, node, cluster: of_cluster, whole };
+    let expected = Expectations { head: None, nodes: node, cluster: of_cluster, whole };
     let report = sink::verify(&file, expected).map_err(|error| Failure::file("cannot verify", &file, &error))?;
     let exit = if report.is_sound() { Exit::Ok } else { Exit::Untrusted };
     if format.format == Format::Json {

@@ -10,12 +10,12 @@ use std::fmt;
 pub const FINDINGS_MAX: usize = 1000;
 
 /// What the caller knows about the log from elsewhere.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Expectations {
     /// The log must hold this line there: what the head of the store remembers.
     pub head: Option<AuditPosition>,
-    /// The log must be of this node.
-    pub node: Option<KeyId>,
+    /// The log must be of one of these nodes; of any if none is named. It has several if a node's key was changed.
+    pub nodes: Vec<KeyId>,
     /// The log must be of this cluster.
     pub cluster: Option<ClusterId>,
     /// The log must begin with line 1; otherwise older files may have been put away.
@@ -326,9 +326,9 @@ impl Verifier {
     }
 
     fn check_node(&mut self, node: KeyId) {
-        match self.expected.node {
-            Some(expected) if expected != node => self.find(Class::WrongNode, format!("it is of node {node}")),
-            _ => {}
+        let nodes = &self.expected.nodes;
+        if !nodes.is_empty() && !nodes.contains(&node) {
+            self.find(Class::WrongNode, format!("it is of node {node}"));
         }
     }
 

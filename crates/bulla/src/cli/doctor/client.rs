@@ -80,7 +80,9 @@ async fn network(session: &Session<'_>, client: &Client, identity: Option<Arc<Id
         Some(view) => Some(query(client, view, certificate.as_ref()).await),
         None => None,
     };
-    let changed = !whole || query.as_ref().is_some_and(|check| check.verdict == Verdict::Fail);
+    // Where nothing verifies the answer, it is the documents' own failure that has to be mended.
+    let seen = whole || health.judged == Judged::Unjudged;
+    let changed = !seen || query.as_ref().is_some_and(|check| check.verdict == Verdict::Fail);
     // Before there is a cluster there are no documents, and the state says that.
     if missing.as_ref().is_none_or(|error| error.code() != Some(Code::Uninitialised)) {
         checks.push(judge::documents(newest, missing.map(Failure::from).as_ref(), changed));

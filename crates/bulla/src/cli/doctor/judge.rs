@@ -152,7 +152,7 @@ fn not_the_nodes(name: &'static str, look: &Look, certificate: Option<&Certifica
         Judged::Unjudged => {
             let found =
                 format!("GET {} is answered with status {}, and nothing here verifies it", asked(look), look.status);
-            let hint = "give --cluster ID, or mend why its documents cannot be read";
+            let hint = "its documents verify it: give --cluster ID, or mend what is said of them";
             return Check::warn(name, found, hint);
         }
         Judged::Missing(missing) if missing.contains(&SIGNATURE_HEADER) && missing.contains(&CHALLENGE_HEADER) => {
