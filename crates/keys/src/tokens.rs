@@ -47,8 +47,8 @@ impl Tokens {
         Self { limits: self.limits.at_most(limit), ..self }
     }
 
-    /// The identity whose keys the URI names: one that signs, and one that decrypts if there is one. The PIN is read from
-    /// the URI's file, or else asked for. Blocks.
+    /// The identity whose keys the URI names: one that signs, and one that decrypts if there is one and its token can agree on
+    /// keys. The PIN is read from the URI's file, or else asked for. Blocks.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -58,7 +58,12 @@ impl Tokens {
         let missing = || TokenError::NoKey { token: token.label().to_owned(), purpose: "signs", there: Vec::new() };
         let signs = signs.ok_or_else(missing)?;
         let dual_use = agrees.as_ref().is_some_and(|agrees| agrees.public == signs.public);
-        let decrypter = agrees.map(|key| opener(&token, &key)).transpose()?;
+        // What its token cannot use does not keep the other key from signing.
+        let decrypter = match agrees.map(|key| opener(&token, &key)).transpose() {
+            Err(TokenError::Mechanism { .. }) => None,
+            opened => opened?,
+        };
+        let dual_use = dual_use && decrypter.is_some();
         Ok(Identity::from_parts(Arc::new(TokenSigner::new(token, signs)?), decrypter, dual_use))
     }
 

@@ -132,6 +132,21 @@ fn keys_of_another_program_serve() {
     opens(&apart);
 }
 
+/// The key is there, and its token lacks the mechanism: the identity signs, and whoever needs the key to decrypt is told.
+#[test]
+fn a_token_that_cannot_agree_signs() {
+    let Some(hsm) = SoftHsm::of_this_process("a_token_that_cannot_agree_signs") else { return };
+    hsm.token("ops", PIN);
+    hsm.pair("ops", PIN, "EC:prime256v1", "both", "01", &["--usage-sign", "--usage-derive"]);
+    hsm.without("CKM_ECDH1_DERIVE");
+    let place = uri(&hsm, "token=ops;object=both");
+    let identity = Tokens::default().identity(&place, &right).unwrap();
+    assert!(identity.recipients().is_empty() && !identity.dual_use());
+    signs(&identity).unwrap();
+    let refused = Tokens::default().decrypter(&place, &right).err().unwrap();
+    assert!(matches!(refused, TokenError::Mechanism { .. }) && refused.to_string().contains("CKM_ECDH1_DERIVE"));
+}
+
 #[test]
 fn a_lost_session_is_opened_again_and_an_error_spoils_nothing() {
     let Some(hsm) = SoftHsm::of_this_process("a_lost_session_is_opened_again_and_an_error_spoils_nothing") else {
