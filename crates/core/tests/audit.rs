@@ -3,15 +3,16 @@
 
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{
-    Accepted, Address, AuditBlocked, AuditPosition, Body, Chain, Class, Event, Expectations, Facts, Filter,
-    LINE_BYTES_MAX, Label, Line, Method, NameKey, Names, Outcome, ParseLineError, Quote, REASONS_MAX, RECEIPTS_MAX,
-    Refusal, Report, RequestId, RequestLine, Slot, Verifier, Written, line_hash,
+    Accepted, Address, AuditBlocked, AuditPosition, Body, BundleLine, Chain, Class, Demanded, Event, Expectations,
+    Facts, Filter, LINE_BYTES_MAX, Label, LeaseEvent, Line, Method, NameKey, Names, Outcome, ParseLineError, Quote,
+    REASONS_MAX, RECEIPTS_MAX, Refusal, Report, RequestId, RequestLine, ResourceText, Slot, Verifier, WrapTo, Written,
+    line_hash,
 };
 use bulla_core::policy::{Decision, Denied, PolicySet, Subject};
 use bulla_crypto::secret::Secret;
 use bulla_wire::error::Code;
 use bulla_wire::evidence::Position;
-use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, PrincipalId};
+use bulla_wire::id::{ClusterId, Digest, KeyId, LeaseId, Lineage, PrincipalId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -537,4 +538,150 @@ fn the_vectors() {
     let unseen: Vec<_> =
         written["logs"].as_array().unwrap()[1..].iter().filter(|log| log["findings"][0].is_null()).collect();
     assert!(unseen.is_empty(), "{unseen:?}");
+}
+
+/// What a line of each kind is about, by resource and by principal.
+#[test]
+fn lines_are_found_by_what_they_are_about() {
+    let here = Names::Clear.resource(&"kv/app/db".parse().unwrap());
+    let me = PrincipalId::new([7; 32]);
+    let user = || Label::lossy("u");
+    let asked = |demanded: Option<Demanded>, wrap_to: Option<WrapTo>| {
+        let (demanded, wrap_to) = (demanded.map(Box::new), wrap_to.map(Box::new));
+        Body::from(RequestLine { resource: None, action: None, demanded, wrap_to, ..request(1, None) })
+    };
+    let wrap_to = |resource: &ResourceText, principal| WrapTo { resource: resource.clone(), principal };
+    let elsewhere = Names::Clear.resource(&"kv/app".parse().unwrap());
+    let other = PrincipalId::new([8; 32]);
+    let lease = |resource: &ResourceText, principal| Body::Lease {
+        event: LeaseEvent::Begun,
+        lease: LeaseId::new([1; 16]),
+        principal,
+        resource: resource.clone(),
+        user: user(),
+    };
+    let bundle = BundleLine {
+        sha256: Digest::new([1; 32]),
+        made_ms: 1,
+        signers: vec![other],
+        principals: vec![other, me],
+        policies: vec![],
+    };
+    let alarm = |resource: Option<&ResourceText>, principal| Body::Alarm {
+        alarm: Label::lossy("x"),
+        principal,
+        resource: resource.cloned(),
+    };
+    // The line, whether it is about the resource, and whether about the principal.
+    let cases = [
+        (request(1, None).into(), true, false),
+        (RequestLine { principal: me, resource: None, ..request(1, None) }.into(), false, true),
+        (asked(None, None), false, false),
+        (asked(Some(Demanded::Resource(here.clone())), None), true, false),
+        (asked(Some(Demanded::Resource(elsewhere.clone())), None), false, false),
+        (asked(Some(Demanded::Principal(me)), None), false, true),
+        (asked(Some(Demanded::Principal(other)), None), false, false),
+        (asked(Some(Demanded::All), None), false, false),
+        (asked(None, Some(wrap_to(&here, other))), true, false),
+        (asked(None, Some(wrap_to(&elsewhere, me))), false, true),
+        (lease(&here, other), true, false),
+        (lease(&elsewhere, me), false, true),
+        (Body::PasswordRotated { resource: here.clone(), user: user() }, true, false),
+        (Body::PasswordRotated { resource: elsewhere, user: user() }, false, false),
+        (alarm(Some(&here), None), true, false),
+        (alarm(None, Some(me)), false, true),
+        (alarm(None, Some(other)), false, false),
+        (Body::Initialised { committed: quote(4, 1), bundle: Some(bundle) }, false, true),
+        (Body::Initialised { committed: quote(4, 1), bundle: None }, false, false),
+        (Body::Stop {}, false, false),
+    ];
+    let by_resource = Filter::default().resource(&"kv/app/db".parse().unwrap(), []);
+    let by_principal = Filter::default().principal(PrincipalId::new([6; 32])).principal(me);
+    for (body, resource, principal) in cases {
+        let line = Line { v: 1, n: 1, prev: None, at_ms: 1, body };
+        assert_eq!((by_resource.matches(&line), by_principal.matches(&line)), (resource, principal), "{line:?}");
+        assert!(Filter::default().matches(&line));
+        let both = by_resource.clone().principal(me);
+        assert_eq!(both.matches(&line), resource && principal, "every part must fit");
+    }
+}
+
+#[test]
+fn what_lines_tell_of_lines_that_were_lost() {
+    let start = |loss| Body::Start { node: NODE, version: Label::lossy("1"), cluster: None, quoted: None, loss };
+    let rotate = |loss| Body::Rotate { previous: 1, quoted: None, loss };
+    let accepted = Body::LossAccepted { reason: Label::lossy("x"), expected_n: None, expected: None };
+    let cases = [
+        (accepted, Some(true)),
+        (start(true), Some(true)),
+        (start(false), Some(false)),
+        (rotate(true), Some(true)),
+        (rotate(false), Some(false)),
+        (Body::Initialised { committed: quote(4, 1), bundle: None }, Some(false)),
+        (Body::Unsealed { epoch: 1, committed: quote(4, 1) }, Some(false)),
+        // Only an unsealed node quotes commits; a line that was written again tells of a node of before.
+        (request(1, Some(4)).into(), Some(false)),
+        (request(1, Some(4)).recovered().into(), None),
+        (request(1, None).into(), None),
+        (request(1, None).recovered().into(), None),
+        (Body::Stop {}, None),
+        (Body::Sealed { epoch: 1 }, None),
+    ];
+    for (body, told) in cases {
+        assert_eq!(body.tells_loss(), told, "{body:?}");
+    }
+}
+
+#[test]
+fn what_lines_quote_is_remembered_in_order() {
+    let start = |quoted| Body::Start { node: NODE, version: Label::lossy("1"), cluster: None, quoted, loss: false };
+    let lines = |lineage, sequence| {
+        let mut line = request(1, Some(sequence));
+        line.outcome.committed = Some(quote(lineage, sequence));
+        line
+    };
+    let old = Some(quote(5, 10));
+    let cases: Vec<(Option<Quote>, Body, Option<Quote>)> = vec![
+        (None, Body::Stop {}, None),
+        (old, Body::Stop {}, old),
+        // What was carried over stands in the place of what was read before, also if that is nothing.
+        (old, start(Some(quote(6, 1))), Some(quote(6, 1))),
+        (old, start(None), None),
+        (old, Body::Rotate { previous: 1, quoted: Some(quote(6, 2)), loss: false }, Some(quote(6, 2))),
+        (old, Body::Initialised { committed: quote(6, 1), bundle: None }, Some(quote(6, 1))),
+        (old, Body::Unsealed { epoch: 2, committed: quote(6, 11) }, Some(quote(6, 11))),
+        (old, Body::Rekeyed { epoch: 2, document: 1, committed: quote(6, 12) }, Some(quote(6, 12))),
+        (old, request(1, None).into(), old),
+        (None, lines(5, 3).into(), Some(quote(5, 3))),
+        (None, lines(5, 3).recovered().into(), Some(quote(5, 3))),
+        // One lineage: the highest, in whatever order they were written.
+        (old, lines(5, 9).into(), old),
+        (old, lines(5, 11).into(), Some(quote(5, 11))),
+        (old, lines(5, 11).recovered().into(), Some(quote(5, 11))),
+        // Another lineage: the newest, but none that ended before.
+        (old, lines(6, 1).into(), Some(quote(6, 1))),
+        (old, lines(4, 99).recovered().into(), old),
+    ];
+    for (current, body, after) in cases {
+        assert_eq!(Quote::after(current, &body), after, "{body:?}");
+        if current.is_none() {
+            assert_eq!(Quote::of(&body), after);
+        }
+    }
+}
+
+/// A line of the greatest length is one, and a longer one is none, whatever it holds.
+#[test]
+fn the_longest_line() {
+    let text = |extra: usize| {
+        let line = Log::sample().files[0][0].clone();
+        let text = String::from_utf8(line).unwrap();
+        let version = "0.1.0".to_owned() + &" ".repeat(extra);
+        text.replace("0.1.0", &version).into_bytes()
+    };
+    let short = text(0).len();
+    let longest = text(LINE_BYTES_MAX - short);
+    assert_eq!(longest.len(), LINE_BYTES_MAX);
+    assert_ne!(Line::parse(&longest), Err(ParseLineError::TooLong));
+    assert_eq!(Line::parse(&text(LINE_BYTES_MAX - short + 1)), Err(ParseLineError::TooLong));
 }

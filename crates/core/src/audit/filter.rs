@@ -29,7 +29,8 @@ impl Filter {
         self
     }
 
-    /// Lines of requests by this principal, of its leases, alarms for it, or the bundle that admitted it; called twice: by either.
+    /// Lines of requests by this principal or about its leases, of these leases, alarms for it, or the bundle that admitted it;
+    /// called twice: by either.
     #[must_use]
     pub fn principal(mut self, principal: PrincipalId) -> Self {
         self.principals.push(principal);
@@ -60,9 +61,10 @@ impl Filter {
             Body::Request(request) => request.demanded.as_deref(),
             _ => None,
         };
-        let demanded_resource = match demanded {
-            Some(Demanded::Resource(resource)) => Some(resource),
-            _ => None,
+        let (demanded_resource, demanded_of) = match demanded {
+            Some(Demanded::Resource(resource)) => (Some(resource), None),
+            Some(Demanded::Principal(principal)) => (None, Some(principal)),
+            _ => (None, None),
         };
         let wrap_to = match &line.body {
             Body::Request(request) => request.wrap_to.as_deref(),
@@ -79,6 +81,7 @@ impl Filter {
             || is_about(wrap_to.map(|to| &to.resource)))
             && (principals.is_empty()
                 || principal.is_some_and(|principal| principals.contains(&principal))
+                || demanded_of.is_some_and(|principal| principals.contains(principal))
                 || wrap_to.is_some_and(|to| principals.contains(&to.principal))
                 || bundled.iter().any(|principal| principals.contains(principal)))
             && (actions.is_empty() || action.is_some_and(|text| actions.iter().any(|action| action.as_str() == text)))
