@@ -1,6 +1,7 @@
 //! Files and standard input that are read whole, and never more of them than a limit.
 
 use crate::exit::{Exit, Failure};
+use bulla_kms::kubernetes::yaml;
 use bulla_wire::api::MAX_VALUE_BYTES;
 use bulla_wire::json::MAX_JSON_BYTES;
 use bulla_wire::wrap::{MAX_CIPHERTEXT_BYTES, MAX_CONTENT_BYTES, Parcel};
@@ -26,6 +27,8 @@ impl Limit {
         Self { bytes: MAX_VALUE_BYTES as u64, larger: "send larger things with `bulla wrap create`" };
     /// Text that people write, and statements that they sign: any of them, and no file by mistake.
     pub const TEXT: Self = Self { bytes: MAX_JSON_BYTES as u64, larger: "name the right file" };
+    /// A configuration of the plugin for Kubernetes, or of Kubernetes itself.
+    pub const YAML: Self = Self { bytes: yaml::MAX_BYTES as u64, ..Self::TEXT };
     /// The body of any request: that of a wrap is the largest.
     pub const BODY: Self =
         Self { bytes: MAX_CIPHERTEXT_BYTES + Parcel::MAX_DOCUMENT_BYTES as u64 + 4, larger: "no route takes more" };

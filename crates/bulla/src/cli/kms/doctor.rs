@@ -2,6 +2,7 @@
 
 use super::super::doctor::{Check, Verdict, show};
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::output::FormatArgs;
 use crate::session::Session;
 use bulla_kms::checkup::loops::{self, Cidr, Network};
@@ -16,8 +17,7 @@ use bulla_kms::{ask, member};
 use clap::Args;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ pub async fn run(args: Doctor, path: &Path, session: &Session<'_>) -> Result<Exi
         }
     }
     if let Some((path, place)) = encryption_config.as_deref().zip(place.as_ref()) {
-        let text = text(path, yaml::MAX_BYTES)?;
+        let text = input::text(path, Limit::YAML)?;
         findings.extend(judge::judge(&yaml::parse(&text).and_then(|tree| Encryption::read(&tree)), place));
     }
     let checks: Vec<Check> = findings.into_iter().map(Check::from).collect();
@@ -94,24 +94,9 @@ fn packaged() -> Option<Place> {
     PACKAGED.parse().ok()
 }
 
-/// A file of at most so many bytes.
-pub fn text(path: &Path, most: usize) -> Result<String, Failure> {
-    let failed = |error: &std::io::Error| Failure::file("cannot read", path, error);
-    let mut text = String::new();
-    let limit = u64::try_from(most).unwrap_or(u64::MAX);
-    let file = File::open(path).map_err(|error| failed(&error))?;
-    file.take(limit.saturating_add(1)).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    if text.len() > most {
-        return Err(
-            Failure::usage(format!("{} has more than {most} bytes", path.display())).hint("name the right file")
-        );
-    }
-    Ok(text)
-}
-
 /// The configuration as a tree: names and places, before anything is opened.
 pub fn tree(path: &Path) -> Result<Value, Failure> {
-    let parsed = toml::from_str(&text(path, yaml::MAX_BYTES)?);
+    let parsed = toml::from_str(&input::text(path, Limit::YAML)?);
     parsed.map_err(|error: toml::de::Error| {
         Failure::usage(format!("{}: {}", path.display(), error.message()))
             .hint("`bulla kms sample` prints a file with every key")
@@ -119,7 +104,7 @@ pub fn tree(path: &Path) -> Result<Value, Failure> {
 }
 
 fn configured(path: &Path) -> Result<Config, Failure> {
-    let written: Result<Written, toml::de::Error> = toml::from_str(&text(path, yaml::MAX_BYTES)?);
+    let written: Result<Written, toml::de::Error> = toml::from_str(&input::text(path, Limit::YAML)?);
     let written = written.map_err(|error| Failure::usage(error.message().to_owned()))?;
     Config::new(written.without_memory()).map_err(|error| Failure::usage(error.to_string()))
 }

@@ -1,7 +1,7 @@
 //! `bulla kms migrate`: another plugin's configuration as ours.
 
-use super::doctor::text;
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::session::Session;
 use bulla_kms::kubernetes::yaml;
 use bulla_kms::migrate::{Before, Migration, Target, kleidi, trousseau};
@@ -76,7 +76,7 @@ pub fn run(verb: Migrate, session: &Session<'_>) -> Result<Exit, Failure> {
 }
 
 fn read(file: &Path) -> Result<Value, Failure> {
-    yaml::parse(&text(file, yaml::MAX_BYTES)?).map_err(|error| {
+    yaml::parse(&input::text(file, Limit::YAML)?).map_err(|error| {
         Failure::new(Exit::Failed, format!("{}: {error}", file.display()))
             .hint("name the configuration file of the other plugin")
     })

@@ -1,9 +1,10 @@
 //! `bulla kms rotate`: the steps of a rotation, how far it is, and whether there is proof that the key before may go.
 
 use super::super::doctor::{Check, show};
-use super::doctor::{text, tree};
+use super::doctor::tree;
 use super::load;
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::output::FormatArgs;
 use crate::session::Session;
 use bulla_kms::finding::Finding;
@@ -67,7 +68,7 @@ async fn status(args: Status, path: &Path, session: &Session<'_>) -> Result<Exit
     }
     let mut read = Vec::with_capacity(metrics.len());
     for file in &metrics {
-        let text = text(file, usize::try_from(metrics::MAX_BYTES).unwrap_or(usize::MAX))?;
+        let text = input::text(file, Limit { bytes: metrics::MAX_BYTES, ..Limit::TEXT })?;
         let apiserver = Apiserver::parse(&text).map_err(|error| {
             Failure::new(Exit::Failed, format!("{}: {error}", file.display()))
                 .hint("fetch it again: `kubectl --server https://NODE:6443 get --raw /metrics > NODE.metrics`")
