@@ -27,7 +27,7 @@ struct Area {
 const AREAS: &[Area] = &[
     Area { name: "wire", package: "bulla-wire", begins: &["crates/wire/src/"], nearest: &[] },
     Area { name: "crypto", package: "bulla-crypto", begins: &["crates/crypto/src/"], nearest: &[] },
-    Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["kv", "policy", "wrap"] },
+    Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["people", "kv", "wrap"] },
     Area { name: "audit", package: "bulla-core", begins: &["crates/core/src/audit"], nearest: &["audit"] },
     Area {
         name: "barrier",

@@ -475,7 +475,10 @@ impl Task {
             return None;
         };
         if world.apply(&outcome) {
-            let Outcome { result, alarms, receipts, .. } = *outcome;
+            let Outcome { result, alarms, receipts, change, .. } = *outcome;
+            if let Some(change) = change {
+                world.directory = world.directory.with(change).unwrap();
+            }
             if let Ok(Reply::Claim { receipt, claim, .. }) = &result {
                 let receipt = world.verify(receipt).receipt;
                 assert_eq!(receipt.claim_sha256, Some(Digest::new(sha256(&[claim.as_str().as_bytes()]))));
