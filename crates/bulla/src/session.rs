@@ -334,7 +334,9 @@ impl<'a> Session<'a> {
             _ if self.alarms_shown.load(Ordering::Relaxed) => {}
             0 => {}
             1 => self.screen.warn("an alarm waits for you; read it with `bulla alarms`"),
-            count => self.screen.warn(&format!("{count} alarms wait for you; read them with `bulla alarms`")),
+            count => {
+                self.screen.warn(&format!("{count} alarms wait for you; `bulla alarms --seen` shows and marks them"))
+            }
         }
         Ok(())
     }

@@ -123,7 +123,8 @@ fn what_is_wrong_on_a_servers_machine_is_named() {
     server_checks(&cli, &args, &[]);
     assert_eq!(state(&data), before);
     let absent = cli.work().join("absent");
-    server_checks(&cli, &["--data", absent.to_str().unwrap()], &[]);
+    let checks = server_checks(&cli, &["--data", absent.to_str().unwrap()], &["store"]);
+    told(&checks[0], "no store", "check --data");
     assert!(!absent.exists());
 
     private(&data, 0o755);
@@ -133,6 +134,14 @@ fn what_is_wrong_on_a_servers_machine_is_named() {
     told(&bad[1], "node.key: has mode 0644", "0600");
     private(&data, 0o700);
     private(&data.join("node.key"), 0o600);
+
+    let (store, aside) = (data.join("bulla.redb"), cli.work().join("aside"));
+    fs::rename(&store, &aside).unwrap();
+    told(&server_checks(&cli, &args, &["store"])[0], "an audit log and no store", "bulla snapshot restore");
+    fs::rename(&aside, &store).unwrap();
+    fs::rename(data.join("node.key"), &aside).unwrap();
+    told(&server_checks(&cli, &args, &["store"])[0], "no node.key", "put it back");
+    fs::rename(&aside, data.join("node.key")).unwrap();
 
     let log = data.join("audit/000001.jsonl");
     let whole = fs::read(&log).unwrap();

@@ -288,7 +288,10 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn consent_send(&self, envelope: Envelope) -> Result<(), ClientError> {
-        self.done(Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal()).await
+        // By it the cluster goes on without documents that are known here, so the node is believed by those that it shows.
+        let view = Some(self.shown().await?.view);
+        let call = Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal();
+        self.done(Call { view, ..call }).await
     }
 
     /// The ingress key that the next document must name if it changes the seal: the same until one does.
@@ -321,7 +324,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn view_to_build_on(&self) -> Result<Arc<ClusterView>, ClientError> {
         match self.cluster().await {
-            Ok(facts) => Ok(facts.view),
+            Ok(facts) => facts.whole().cloned(),
             Err(ClientError::Unreachable { .. } | ClientError::Untrusted(Untrusted::Signature(_))) => self.view().await,
             Err(error) => Err(error),
         }
@@ -333,7 +336,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
-        let view = self.view_to_build_on().await?;
+        // It follows what the cluster has, and after a restore that may be less than is known here.
+        let view = self.shown_to_build_on().await?;
         if view.newest().digest() == payload_digest(&envelope) {
             return Ok(());
         }
@@ -346,7 +350,11 @@ impl Client {
         })?;
         let call = Call::change("POST", "/v1/document", &Signed { envelope }).of_seal();
         self.done(Call { view: Some(Arc::new(next)), ..call }).await?;
-        self.cluster().await.map(drop)
+        match self.cluster().await {
+            // What is known here besides waits for the admins' consent to its loss.
+            Ok(_) | Err(ClientError::RolledBack(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// A page of the caller's wraps, sent and received.

@@ -10,22 +10,20 @@ mod tries;
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
-use crate::state::{self, Loss, Seen, StateError, Verdict, Way};
+use crate::state::{Seen, StateError};
 use crate::transport::{ExchangeError, Received, Sent, Upload};
-use bulla_crypto::evidence::{ClusterView, verify_consent};
+use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::{SignatureHeaders, sign_request};
 use bulla_crypto::random::{Rng, SystemRng};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{ChallengeReply, Initialised};
 use bulla_wire::challenge::Challenge;
-use bulla_wire::dsse::Envelope;
 use bulla_wire::error::ErrorEntry;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::signature::{
     AUDIENCE_HEADER, Audience, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, RequestParts, SIGNATURE_HEADER,
     SIGNATURE_INPUT_HEADER,
 };
-use bulla_wire::state::State;
 use prepared::Prepared;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -114,6 +112,13 @@ impl Call {
     }
 }
 
+/// What was known when a request was sent.
+struct Known {
+    seen: Option<Seen>,
+    /// Number of the newest document.
+    newest: u32,
+}
+
 /// How one attempt ended.
 enum Attempt {
     Answered(Answer),
@@ -199,17 +204,23 @@ impl Client {
         limit: Duration,
     ) -> Result<Attempt, ClientError> {
         let key = self.key()?;
-        let (mut trust, audience) = self.audience().await?;
-        if let (Some(trust), Some(view)) = (&mut trust, &call.view) {
-            trust.view = Arc::clone(view);
-        }
+        let (trust, audience) = match &call.view {
+            Some(view) => {
+                let trust = Trust { view: Arc::clone(view), memory: self.memory(&view.id())? };
+                (Some(trust), Audience::Cluster(view.id()))
+            }
+            None => self.audience().await?,
+        };
+        let newest = trust.as_ref().map_or(0, |trust| trust.view.newest().number());
         let challenge = match self.challenge(trust.as_ref()).await {
             Ok(challenge) => challenge,
             Err(ClientError::Unreachable { address, cause }) => {
                 let cause = ClientError::Unreachable { address, cause };
                 return Ok(Attempt::Lost { cause, sent: false, few: true });
             }
-            Err(cause) if self.moved_on(&cause) => return Ok(Attempt::Lost { cause, sent: false, few: true }),
+            Err(cause) if self.moved_on(&cause) || self.has_others(&cause).await => {
+                return Ok(Attempt::Lost { cause, sent: false, few: true });
+            }
             Err(error) => return Err(error),
         };
         // Of the pinned admins another cluster may have come meanwhile. A change was made for the one before.
@@ -235,7 +246,7 @@ impl Client {
             challenge: &challenge,
         };
         let headers = sign_request(&parts, now_ms() / 1000, *nonce, &**key).await?;
-        let known = trust.as_ref().and_then(|trust| trust.memory.seen());
+        let known = Known { seen: trust.as_ref().and_then(|trust| trust.memory.seen()), newest };
         let sent = Sent {
             method: call.method,
             path: &call.path,
@@ -268,7 +279,7 @@ impl Client {
         &self,
         call: &Call,
         trust: Option<Trust>,
-        known: Option<Seen>,
+        mut known: Known,
         parts: &RequestParts<'_>,
         headers: &SignatureHeaders,
         received: Received,
@@ -286,8 +297,11 @@ impl Client {
         let mut view = trust.view;
         if frame.state.doc.is_some_and(|doc| doc > view.newest().number()) {
             // What the unverified header asks for is only a look at documents that verify themselves.
-            if let Ok(facts) = Box::pin(self.cluster()).await {
+            if let Ok((facts, was_accepted)) = Box::pin(self.look()).await {
                 view = facts.view;
+                if was_accepted {
+                    known = Known { seen: trust.memory.seen(), newest: view.newest().number() };
+                }
             }
         }
         let open = frame.is_open();
@@ -305,11 +319,17 @@ impl Client {
         self.hold_challenge(frame.challenge);
         if !open {
             self.0.alarms.store(frame.state.alarms, Ordering::Relaxed);
-            if call.judged
-                && received.status != 503
-                && let Some(lagging) = self.judge_state(known.as_ref(), &frame.state).await?
-            {
-                return Ok(Attempt::Lagging { cause: lagging, done: received.status < 400 });
+            if call.judged && received.status != 503 {
+                let done = received.status < 400;
+                match self.judge_state(known.seen.as_ref(), known.newest, &frame.state).await {
+                    Ok(None) => {}
+                    Ok(Some(cause)) => return Ok(Attempt::Lagging { cause, done }),
+                    // It happened: by its nonce it is asked for again, and never told as a failure.
+                    Err(cause) if done && call.changes => {
+                        return Ok(Attempt::Lost { cause, sent: true, few: true });
+                    }
+                    Err(cause) => return Err(cause),
+                }
             }
         }
         if received.status < 400 {
@@ -344,43 +364,6 @@ impl Client {
             view.active_node(key).filter(|_| *key == pinned).cloned()
         })?;
         Ok(Attempt::Answered(frame.answer(received)))
-    }
-
-    /// `Some` if the node lags behind; an error if the cluster fell back.
-    pub(crate) async fn judge_state(
-        &self,
-        known: Option<&Seen>,
-        told: &State,
-    ) -> Result<Option<StateError>, ClientError> {
-        let mut accepted = false;
-        match state::judge(known, told) {
-            Verdict::Take => {}
-            Verdict::Lagging(error) => return Ok(Some(error)),
-            Verdict::AskHistories(error) => {
-                let Some(known) = known else { return Ok(None) };
-                let facts = Box::pin(self.cluster()).await?;
-                let verified = |consent: &Envelope| verify_consent(&facts.view, consent, known.doc).ok();
-                let consents: Vec<_> = facts.consents.iter().filter_map(verified).collect();
-                let way = state::went_on(known, told, &facts.lineages, &consents, now_ms());
-                let way = way.ok_or(error)?;
-                if let (Way::Grew, Some(error)) = (&way, state::fewer_documents(known, told)) {
-                    return Err(error.into());
-                }
-                if let Way::Lost(consent) = way {
-                    self.held().losses.push(Loss { consent: consent.clone(), seen: *known });
-                    // Those who are admins by the documents known here accepted that documents are lost, too.
-                    Box::pin(self.documents_anew()).await?;
-                    accepted = true;
-                }
-            }
-        }
-        let trust = self.trust().await?;
-        match Seen::of(told, trust.view.newest().number(), now_ms()) {
-            Some(seen) if accepted => trust.memory.accept_loss(seen)?,
-            Some(seen) => trust.memory.remember(seen)?,
-            None => {}
-        }
-        Ok(None)
     }
 
     /// Sends without a signature, a few times if nothing comes back: open routes change nothing.

@@ -60,6 +60,14 @@ pub(crate) fn world() -> World {
     World { alice, erin, bob, node, view }
 }
 
+impl Clone for World {
+    fn clone(&self) -> Self {
+        let [alice, erin, bob] = [("alice", 1), ("erin", 2), ("bob", 3)].map(|(name, seed)| person(name, seed));
+        let node = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(9))).unwrap();
+        Self { alice, erin, bob, node, view: self.view.clone() }
+    }
+}
+
 impl World {
     /// One document further, in which erin is no enroller.
     pub(crate) fn remove_erin(&mut self) {

@@ -4,7 +4,7 @@ use crate::ClientError;
 use crate::disk::Directory;
 use crate::known::{self, Known, KnownError};
 use crate::state::Seen;
-use bulla_crypto::evidence::RecordChain;
+use bulla_crypto::evidence::{RecordChain, payload_digest};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Admission, Scope};
@@ -129,13 +129,22 @@ impl Memory {
             let jumped = inner.on_disk.is_none_or(|old| old.lineage != highest.lineage);
             (inner.on_disk != Some(highest) && (due || jumped)).then_some(highest)
         };
-        write.map_or(Ok(()), |seen| self.write_state(seen, false))
+        write.map_or(Ok(()), |seen| self.write_state(seen, None))
     }
 
-    /// Takes the cluster's position as it is: k admins accepted that what was seen before is lost.
-    pub(crate) fn accept_loss(&self, told: Seen) -> Result<(), ClientError> {
-        self.inner().seen = Some(told);
-        self.write_state(told, true)?;
+    /// Takes the cluster's position as it is: that what was seen until `lost` is gone was accepted. What another call or
+    /// process saw beyond stays.
+    pub(crate) fn accept_loss(&self, told: Seen, lost: Option<&Seen>) -> Result<(), ClientError> {
+        let stands = {
+            let mut inner = self.inner();
+            let stands = after_loss(inner.seen, told, lost);
+            inner.seen = Some(stands);
+            stands
+        };
+        if stands != told {
+            return Ok(());
+        }
+        self.write_state(told, lost)?;
         self.write_share_epoch(told.epoch, true)
     }
 
@@ -170,22 +179,20 @@ impl Memory {
             let inner = self.inner();
             inner.seen.filter(|seen| inner.on_disk != Some(*seen))
         };
-        seen.map_or(Ok(()), |seen| self.write_state(seen, false))
+        seen.map_or(Ok(()), |seen| self.write_state(seen, None))
     }
 
-    fn write_state(&self, seen: Seen, lower_too: bool) -> Result<(), ClientError> {
+    /// Writes a position, in the place of whatever is not beyond `lost`, if something was.
+    fn write_state(&self, seen: Seen, lost: Option<&Seen>) -> Result<(), ClientError> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let lock = directory.lock().map_err(|error| wrote(directory, STATE_FILE, error))?;
-        let there: Option<Seen> = if lower_too { None } else { read_json(directory, STATE_FILE)? };
-        let highest = there.map_or(seen, |there| there.highest(seen));
+        let highest = after_loss(read_json(directory, STATE_FILE)?, seen, lost);
         write_json(directory, STATE_FILE, &highest)?;
         drop(lock);
         let mut inner = self.inner();
         inner.on_disk = Some(highest);
         inner.written = Some(Instant::now());
-        if !lower_too {
-            inner.seen = Some(inner.seen.map_or(highest, |seen| seen.highest(highest)));
-        }
+        inner.seen = Some(after_loss(inner.seen, highest, lost));
         Ok(())
     }
 
@@ -211,14 +218,16 @@ impl Memory {
         kept.and_then(Result::ok).flatten().unwrap_or_default()
     }
 
-    /// Keeps the documents, unless the same and more are kept already: another process read further. With `fewer_too` they
-    /// are kept as they are.
+    /// Keeps the documents if they go on from those that are kept: another process may have read further, or have taken
+    /// others after a loss. With `fewer_too` they are kept as they are.
     pub(crate) fn keep_documents(&self, documents: &[&Envelope], fewer_too: bool) -> Result<(), ClientError> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let lock = directory.lock().map_err(|error| wrote(directory, DOCUMENTS_FILE, error))?;
         let kept = self.documents();
-        let further = kept.len() > documents.len() && kept.iter().zip(documents).all(|(kept, told)| kept == *told);
-        if fewer_too || !further {
+        // The signatures may be others: whoever shows a document chooses some of them.
+        let same = |(kept, told): (&Envelope, &&Envelope)| payload_digest(kept) == payload_digest(told);
+        let goes_on = documents.len() > kept.len() && kept.iter().zip(documents).all(same);
+        if fewer_too || goes_on {
             write_json(directory, DOCUMENTS_FILE, &documents)?;
         }
         drop(lock);
@@ -235,6 +244,15 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // Nobody is left to be told; what is lost is at most a second of memory.
         drop(self.flush());
+    }
+}
+
+/// What stands where `there` did, after a loss of what was seen until `lost`, or without one.
+fn after_loss(there: Option<Seen>, told: Seen, lost: Option<&Seen>) -> Seen {
+    let place = |seen: &Seen| (seen.epoch, seen.sequence);
+    match there {
+        Some(there) if lost.is_none_or(|lost| place(&there) > place(lost)) => there.highest(told),
+        _ => told,
     }
 }
 
@@ -280,7 +298,9 @@ mod tests {
         assert_eq!(open().seen(), Some(seen(2, 50)));
         drop(first);
         assert_eq!(open().seen(), Some(seen(2, 51)));
-        second.accept_loss(seen(1, 1)).unwrap();
+        second.accept_loss(seen(1, 1), Some(&seen(2, 50))).unwrap();
+        assert_eq!(open().seen(), Some(seen(2, 51)), "another process saw more than was accepted as lost");
+        open().accept_loss(seen(1, 1), Some(&seen(2, 51))).unwrap();
         assert_eq!(open().seen(), Some(seen(1, 1)));
     }
 

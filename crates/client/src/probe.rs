@@ -185,7 +185,10 @@ impl Client {
     /// reason why no newer ones were read.
     pub async fn probe_documents(&self) -> (Option<Arc<ClusterView>>, Option<ClientError>) {
         match self.cluster().await {
-            Ok(facts) => (Some(facts.view), None),
+            Ok(facts) => {
+                let fewer = facts.whole().err();
+                (Some(facts.view), fewer)
+            }
             Err(error) => {
                 // Those of an answer that does not hold prove themselves all the same.
                 let held = self.held().trust.as_ref().map(|trust| Arc::clone(&trust.view));

@@ -75,25 +75,27 @@ impl Client {
     pub async fn unseal(&self, how: &Unseal<'_>) -> Result<UnsealOutcome, ClientError> {
         // Shares are those of the cluster's own newest document, also if that was another one before.
         let facts = if how.danger_older_epoch { self.shown().await? } else { self.cluster().await? };
-        let document = facts.view.newest();
-        if facts.newest < document.number() {
-            return Err(StateError::Document { seen: document.number(), told: facts.newest }.into());
-        }
+        let document = facts.whole()?.newest();
         let key = self.key()?;
         let me = document.admin_by_key(&key.public_key().key_id()).ok_or_else(|| {
             ClientError::input("your key is not that of an admin of this cluster", "call with an admin's key")
         })?;
         let decrypter = self.opening_key()?;
         let call = Call { method: "POST", changes: true, ..Call::read("/v1/seal/session") };
-        let session: UnsealSession = self.json(call.of_seal()).await?;
-        let memory = self.trust().await?.memory;
+        // A cluster that went back on purpose is believed by what it shows.
+        let of_seal = |call: Call| Call { view: how.danger_older_epoch.then(|| facts.view.clone()), ..call.of_seal() };
+        let session: UnsealSession = self.json(of_seal(call)).await?;
+        let trust = self.trust().await?;
+        // Of the pinned admins another cluster may answer now: its epochs are others.
+        demand(trust.view.id() == facts.view.id(), "another cluster of the same admins answers there now")?;
+        let memory = trust.memory;
         let seen = memory.seen().map_or(0, |seen| seen.epoch).max(memory.share_epoch());
         if seen > session.epoch && !how.danger_older_epoch {
             return Err(StateError::Epoch { seen, told: session.epoch }.into());
         }
         check_session_id(&session.id)?;
         let path = format!("/v1/seal/session/{}", session.id);
-        let EncryptedShareKey { index, file } = self.json(Call::read(format!("{path}/key")).of_seal()).await?;
+        let EncryptedShareKey { index, file } = self.json(of_seal(Call::read(format!("{path}/key")))).await?;
         let place = usize::from(index);
         let mine = document.admins().nth(place).is_some_and(|admin| admin.principal() == me.principal());
         demand(mine, "the node sent another admin's share")?;
@@ -116,7 +118,12 @@ impl Client {
             Some(evidence::sign(&payload, &[&**key]).await?)
         };
         let body = GiveShare { index, file: Bytes(file), approval };
-        let given: ShareGiven = self.json(Call::change("POST", format!("{path}/share"), &body).of_seal()).await?;
+        // Before it travels: whoever keeps the answer back must not make an older copy get one, too.
+        memory.remember_share(session.epoch)?;
+        let give = Call::change("POST", format!("{path}/share"), &body);
+        let given: ShareGiven = self.json(of_seal(give)).await?;
+        let of_this = given.consent_needed.as_ref().is_none_or(|consent| consent.cluster == facts.view.id());
+        demand(of_this, "the node asks for a consent about another cluster")?;
         // An unseal begins the next epoch, so a copy of the storage of before it is refused from now on.
         let opened = u64::from(given.state == SealState::Unsealed);
         memory.remember_share(session.epoch.saturating_add(opened))?;

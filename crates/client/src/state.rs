@@ -73,6 +73,8 @@ pub struct Standing {
     pub seen: Option<Seen>,
     /// Whether the cluster lost what was seen and k admins' consent does not excuse it.
     pub lost: bool,
+    /// The number of the first document that is known here and that the cluster does not have, if there is one.
+    pub dropped_from: Option<u32>,
 }
 
 /// The cluster stands behind what was seen before.
@@ -104,6 +106,11 @@ pub enum StateError {
         /// Number of the newest that it has.
         told: u32,
     },
+    /// The cluster has other documents than those that were seen.
+    OtherDocuments {
+        /// Number of the first that it does not have.
+        from: u32,
+    },
     /// The cluster went on from a point before what was seen, or its list of histories does not hold ours.
     Lost {
         /// What was seen.
@@ -125,6 +132,9 @@ impl fmt::Display for StateError {
             }
             Self::Document { seen, told } => {
                 write!(f, "the cluster's newest document is {told}, but this client has seen {seen}")
+            }
+            Self::OtherDocuments { from } => {
+                write!(f, "the cluster does not have document {from} as this client has seen it, and shows others")
             }
             Self::Lost { seen } => write!(
                 f,
@@ -148,9 +158,10 @@ pub(crate) enum Verdict {
     AskHistories(StateError),
 }
 
-/// Judges an answer by what was known when its request was sent.
-pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
-    let Some(known) = known else { return Verdict::Take };
+/// Judges an answer by what was known when its request was sent: the position, and the number of the newest document.
+pub(crate) fn judge(known: Option<&Seen>, newest: u32, told: &State) -> Verdict {
+    let fewer = fewer_documents(newest.max(known.map_or(0, |known| known.doc)), told);
+    let Some(known) = known else { return fewer.map_or(Verdict::Take, Verdict::AskHistories) };
     if told.epoch < known.epoch {
         return Verdict::AskHistories(StateError::Epoch { seen: known.epoch, told: told.epoch });
     }
@@ -160,7 +171,7 @@ pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
     if told.lineage != Some(known.lineage) {
         return Verdict::AskHistories(StateError::OtherLineage { epoch: told.epoch });
     }
-    if let Some(error) = fewer_documents(known, told) {
+    if let Some(error) = fewer {
         return Verdict::AskHistories(error);
     }
     match told.sequence {
@@ -172,9 +183,9 @@ pub(crate) fn judge(known: Option<&Seen>, told: &State) -> Verdict {
 }
 
 /// Whether the cluster has fewer documents than were seen: no history that only grew explains that.
-pub(crate) fn fewer_documents(known: &Seen, told: &State) -> Option<StateError> {
-    let fewer = told.doc.filter(|doc| *doc < known.doc);
-    fewer.map(|doc| StateError::Document { seen: known.doc, told: doc })
+pub(crate) fn fewer_documents(newest: u32, told: &State) -> Option<StateError> {
+    let fewer = told.doc.filter(|doc| *doc < newest);
+    fewer.map(|doc| StateError::Document { seen: newest, told: doc })
 }
 
 /// How the cluster came from what was seen to where it stands.
@@ -214,6 +225,11 @@ pub(crate) fn went_on<'a>(
     }
     let accepted = consents.iter().rev().find(|consent| {
         let Some(kept) = place(&consent.kept.lineage).filter(|kept| *kept < now) else { return false };
+        // What they kept is still there: a consent does not excuse what was lost of that afterwards.
+        let next = histories.get(kept.saturating_add(1));
+        if next.is_none_or(|next| next.first_sequence <= consent.kept.sequence) {
+            return false;
+        }
         // What was lost came after what was kept: in its history, or in a later one that is listed no more.
         let after =
             histories.get(kept).is_some_and(|entry| known.epoch >= entry.epoch) && ours.is_none_or(|ours| ours == kept);
@@ -257,18 +273,18 @@ mod tests {
     #[test]
     fn judgements() {
         let known = seen(3, 3, 100);
-        assert_eq!(judge(None, &told(0, 0, None)), Verdict::Take);
-        assert_eq!(judge(Some(&known), &told(3, 3, Some(100))), Verdict::Take);
-        assert_eq!(judge(Some(&known), &told(3, 3, Some(101))), Verdict::Take);
-        assert_eq!(judge(Some(&known), &told(3, 3, None)), Verdict::Take);
-        assert!(matches!(judge(Some(&known), &told(3, 3, Some(99))), Verdict::Lagging(_)));
+        assert_eq!(judge(None, 0, &told(0, 0, None)), Verdict::Take);
+        assert_eq!(judge(Some(&known), 0, &told(3, 3, Some(100))), Verdict::Take);
+        assert_eq!(judge(Some(&known), 0, &told(3, 3, Some(101))), Verdict::Take);
+        assert_eq!(judge(Some(&known), 0, &told(3, 3, None)), Verdict::Take);
+        assert!(matches!(judge(Some(&known), 0, &told(3, 3, Some(99))), Verdict::Lagging(_)));
         for (state, error) in [
             (told(2, 3, Some(100)), StateError::Epoch { seen: 3, told: 2 }),
             (told(3, 4, Some(100)), StateError::OtherLineage { epoch: 3 }),
             (told(4, 4, Some(101)), StateError::Lost { seen: known }),
             (State::UNINITIALISED, StateError::Epoch { seen: 3, told: 0 }),
         ] {
-            assert_eq!(judge(Some(&known), &state), Verdict::AskHistories(error));
+            assert_eq!(judge(Some(&known), 0, &state), Verdict::AskHistories(error));
         }
     }
 
@@ -277,9 +293,9 @@ mod tests {
         let known = Seen::of(&told(3, 3, None), 0, SEEN_MS).unwrap();
         assert_eq!(known, seen(3, 3, 0));
         assert_eq!(seen(3, 3, 100).highest(known), seen(3, 3, 100), "it knew a place");
-        assert_eq!(judge(Some(&known), &told(3, 3, Some(1))), Verdict::Take);
+        assert_eq!(judge(Some(&known), 0, &told(3, 3, Some(1))), Verdict::Take);
         assert_eq!(
-            judge(Some(&known), &told(3, 4, None)),
+            judge(Some(&known), 0, &told(3, 4, None)),
             Verdict::AskHistories(StateError::OtherLineage { epoch: 3 })
         );
         let list = [entry(2, 2, 1), entry(3, 3, 50), entry(4, 4, 50)];
@@ -292,12 +308,16 @@ mod tests {
     fn documents_that_are_missing() {
         let known = Seen { doc: 2, ..seen(3, 3, 100) };
         let told = |doc| State { doc, ..told(3, 3, Some(101)) };
-        assert_eq!(judge(Some(&known), &told(Some(2))), Verdict::Take);
-        assert_eq!(judge(Some(&known), &told(None)), Verdict::Take, "it tells none");
+        assert_eq!(judge(Some(&known), 0, &told(Some(2))), Verdict::Take);
         let error = StateError::Document { seen: 2, told: 1 };
-        assert_eq!(judge(Some(&known), &told(Some(1))), Verdict::AskHistories(error.clone()));
-        assert_eq!(fewer_documents(&known, &told(Some(1))), Some(error));
-        assert_eq!(fewer_documents(&known, &told(Some(3))), None);
+        assert_eq!(judge(Some(&known), 0, &told(Some(1))), Verdict::AskHistories(error.clone()));
+        assert_eq!(fewer_documents(2, &told(Some(1))), Some(error.clone()));
+        assert_eq!(fewer_documents(2, &told(Some(3))), None);
+        // What was looked at counts as well as what came with a position, also without any.
+        let known = seen(3, 3, 100);
+        assert_eq!(judge(Some(&known), 2, &told(Some(1))), Verdict::AskHistories(error.clone()));
+        assert_eq!(judge(None, 2, &told(Some(1))), Verdict::AskHistories(error));
+        assert_eq!(judge(None, 2, &told(Some(2))), Verdict::Take);
     }
 
     #[test]
@@ -339,6 +359,9 @@ mod tests {
             assert!(went_on(&known, &now, &list, std::slice::from_ref(&good)));
         }
         assert!(went_on(&seen(2, 2, 80), &now, &list, &[]), "that was kept");
+        // What was kept is gone, too: the consent is not about that loss.
+        let deeper = [entry(1, 1, 1), entry(2, 2, 50), entry(3, 8, 80)];
+        assert!(!went_on(&seen(5, 5, 110), &told(3, 8, Some(90)), &deeper, std::slice::from_ref(&good)));
         // A history that nobody named, one that was lost without anybody's word, and a consent of elsewhere.
         assert!(!went_on(&seen(3, 6, 85), &now, &list, std::slice::from_ref(&good)));
         assert!(!went_on(&seen(1, 1, 50), &now, &list, std::slice::from_ref(&good)));

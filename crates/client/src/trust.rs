@@ -5,6 +5,7 @@ use crate::builder::{Client, Held, Pin, State, Trust};
 use crate::disk::Directory;
 use crate::error::{ClientError, GENESIS, Untrusted, demand};
 use crate::memory::{Memory, Names};
+use crate::state::StateError;
 use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError, payload_digest};
 use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Cluster, LineageEntry};
@@ -13,6 +14,9 @@ use bulla_wire::id::ClusterId;
 use bulla_wire::json;
 use std::sync::Arc;
 
+/// How a document after genesis is called in [`Untrusted::Statement`].
+const DOCUMENT: &str = "a cluster document";
+const OTHER_DOCUMENT: &str = "the cluster shows another document than it did before";
 /// Largest answer of `GET /v1/cluster`: 8 MiB of documents, and what stands beside them.
 const MAX_CLUSTER_BYTES: usize = 12 * 1024 * 1024;
 
@@ -30,6 +34,20 @@ pub struct ClusterFacts {
     /// Consents to lost commits, as they came: whom [`bulla_crypto::evidence::verify_consent`] takes them from depends
     /// on what was seen before.
     pub consents: Vec<Envelope>,
+}
+
+impl ClusterFacts {
+    /// The documents, if the cluster has all of them.
+    ///
+    /// # Errors
+    /// [`ClientError::RolledBack`].
+    pub fn whole(&self) -> Result<&Arc<ClusterView>, ClientError> {
+        let seen = self.view.newest().number();
+        match self.newest < seen {
+            true => Err(StateError::Document { seen, told: self.newest }.into()),
+            false => Ok(&self.view),
+        }
+    }
 }
 
 impl Pin {
@@ -65,9 +83,22 @@ fn go_on(view: &mut ClusterView, kept: &[Envelope]) {
 fn beyond<'d>(view: &ClusterView, shown: &'d [Envelope]) -> Result<&'d [Envelope], ClientError> {
     let known = view.documents().skip(1).map(|document| document.digest());
     let differs = known.zip(shown).any(|(known, shown)| known != payload_digest(shown));
-    demand(!differs, "the cluster shows another document than it did before")?;
+    demand(!differs, OTHER_DOCUMENT)?;
     let known = usize::try_from(view.newest().number()).unwrap_or(usize::MAX);
     Ok(shown.get(known..).unwrap_or_default())
+}
+
+/// Whether the cluster may have other documents in the place of those that are known here: what it shows does not follow
+/// them, or a node answers that they do not name.
+pub(crate) fn may_have_others(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Untrusted(
+            Untrusted::Statement { what: DOCUMENT, .. }
+                | Untrusted::Contradiction { what: OTHER_DOCUMENT }
+                | Untrusted::Signature(ResponseError::UnknownNode(_))
+        )
+    )
 }
 
 impl Client {
@@ -86,21 +117,47 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`ClientError::Untrusted`] for the answer of such a node.
     pub async fn cluster(&self) -> Result<ClusterFacts, ClientError> {
+        Ok(self.look().await?.0)
+    }
+
+    /// The same, and whether the admins' consent to a loss was taken for it: then other documents are known than before,
+    /// and the position is another.
+    pub(crate) async fn look(&self) -> Result<(ClusterFacts, bool), ClientError> {
         let _loading = self.0.loading.lock().await;
         let held = self.held().trust.clone();
         // What a former run kept holds as well: a server that shows fewer documents makes nobody forget the others.
         let known = if held.is_some() { held } else { self.kept()? };
-        match Box::pin(self.load(known, false)).await {
-            Err(error) if self.moved_on(&error) => Box::pin(self.load(None, false)).await,
-            loaded => loaded,
+        self.look_from(known).await
+    }
+
+    /// The same, from what is known. The caller holds `loading`.
+    async fn look_from(&self, known: Option<Trust>) -> Result<(ClusterFacts, bool), ClientError> {
+        let before = known.clone();
+        let mut loaded = Box::pin(self.load(known, None)).await;
+        if loaded.as_ref().is_err_and(|error| self.moved_on(error)) {
+            loaded = Box::pin(self.load(None, None)).await;
+        }
+        match loaded {
+            Ok(facts) => match facts.whole().map(drop) {
+                Ok(()) => Ok((facts, false)),
+                // Told by whoever asks for them.
+                Err(fewer) => {
+                    Ok(Box::pin(self.after_others(before, fewer)).await.map_or((facts, false), |new| (new, true)))
+                }
+            },
+            Err(error) if may_have_others(&error) => {
+                Box::pin(self.after_others(before, error)).await.map(|facts| (facts, true))
+            }
+            Err(error) => Err(error),
         }
     }
 
     /// Takes the documents that the cluster shows in the place of those that are known here, also if they are fewer. Only
-    /// for a loss that was accepted: documents were lost with it, and others may have their numbers.
-    pub(crate) async fn documents_anew(&self) -> Result<(), ClientError> {
+    /// for a loss that was accepted: documents were lost with it, and others may have their numbers. An answer to an open
+    /// route may be an old one, so it has to show `least` at least, the newest by a signed answer.
+    pub(crate) async fn documents_anew(&self, least: u32) -> Result<(), ClientError> {
         let _loading = self.0.loading.lock().await;
-        Box::pin(self.load(None, true)).await.map(drop)
+        Box::pin(self.load(None, Some(least))).await.map(drop)
     }
 
     /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
@@ -127,7 +184,7 @@ impl Client {
             self.held().trust = Some(trust.clone());
             return Ok(trust);
         }
-        Box::pin(self.load(None, false)).await?;
+        Box::pin(self.look_from(None)).await?;
         self.held().trust.clone().ok_or(ClientError::NoPin)
     }
 
@@ -150,8 +207,21 @@ impl Client {
         Ok(Some(Trust { view: Arc::new(view), memory }))
     }
 
+    /// What is known of the cluster that shows `facts`: as it was believed `before`, or else as a former run kept it.
+    pub(crate) fn known_of(&self, before: Option<Trust>, facts: &ClusterFacts) -> Result<Trust, ClientError> {
+        if let Some(trust) = before.filter(|trust| trust.view.id() == facts.view.id()) {
+            return Ok(trust);
+        }
+        let pin = self.0.pin.as_ref().ok_or(ClientError::NoPin)?;
+        let memory = self.memory(&facts.view.id())?;
+        let begun = pin.begin(facts.view.genesis().envelope(), &facts.approvals);
+        let mut view = begun.map_err(ClientError::statement(GENESIS))?;
+        go_on(&mut view, &memory.documents());
+        Ok(Trust { view: Arc::new(view), memory })
+    }
+
     /// What is remembered of a cluster. It stays while the client lives, also when another cluster came meanwhile.
-    fn memory(&self, cluster: &ClusterId) -> Result<Arc<Memory>, ClientError> {
+    pub(crate) fn memory(&self, cluster: &ClusterId) -> Result<Arc<Memory>, ClientError> {
         if let Some(memory) = self.held().memories.get(cluster) {
             return Ok(Arc::clone(memory));
         }
@@ -204,26 +274,36 @@ impl Client {
     }
 
     /// Reads on from `known`, verifies, keeps. The caller holds `loading`. Without `anew` what was kept of the cluster that
-    /// answers is known, too.
-    async fn load(&self, known: Option<Trust>, anew: bool) -> Result<ClusterFacts, ClientError> {
+    /// answers is known, too; with it nothing is, and so many documents must come.
+    pub(crate) async fn load(&self, known: Option<Trust>, anew: Option<u32>) -> Result<ClusterFacts, ClientError> {
         let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
         let begin = move |genesis: &Envelope, approvals: &[Envelope]| {
             let mut view = pin.begin(genesis, approvals)?;
             // A memory that cannot be read is told below.
-            let kept = if anew { Ok(Vec::new()) } else { self.memory(&view.id()).map(|memory| memory.documents()) };
+            let kept =
+                if anew.is_some() { Ok(Vec::new()) } else { self.memory(&view.id()).map(|memory| memory.documents()) };
             go_on(&mut view, &kept.unwrap_or_default());
             Ok(view)
         };
         let before = known.as_ref().map(|trust| trust.view.newest().number());
         let (view, page, signed) =
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
+        // What takes the place of something else is verified before.
+        let signed = match anew {
+            Some(least) => {
+                signed?;
+                demand(page.newest >= least, "the cluster shows fewer documents than its answer told")?;
+                Ok(())
+            }
+            None => signed,
+        };
         let memory = match known {
             Some(trust) => trust.memory,
             None => self.memory(&view.id())?,
         };
         if before != Some(view.newest().number()) {
             let envelopes: Vec<_> = view.documents().map(|document| document.envelope()).collect();
-            memory.keep_documents(&envelopes, anew)?;
+            memory.keep_documents(&envelopes, anew.is_some())?;
         }
         let view = Arc::new(view);
         self.held().trust = Some(Trust { view: Arc::clone(&view), memory });
@@ -238,6 +318,17 @@ impl Client {
         let (view, page, signed) = self.read_documents(None, begin).await?;
         signed?;
         Ok(facts(Arc::new(view), page))
+    }
+
+    /// The documents that the cluster shows, whatever is known here and whichever node answers, to build the next one on:
+    /// documents prove themselves.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn shown_to_build_on(&self) -> Result<Arc<ClusterView>, ClientError> {
+        let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
+        let begin = move |genesis: &Envelope, approvals: &[Envelope]| pin.begin(genesis, approvals);
+        Ok(Arc::new(self.read_documents(None, begin).await?.0))
     }
 
     /// Reads documents from the one after `view`'s newest on, page by page. The last page's signature is checked by
@@ -280,7 +371,7 @@ impl Client {
             };
             let mut next = next;
             for document in rest {
-                next.push(document).map_err(ClientError::statement("a cluster document"))?;
+                next.push(document).map_err(ClientError::statement(DOCUMENT))?;
             }
             if next.newest().number() >= page.newest {
                 let signed = verify_open(&request, &received, |key| next.active_node(key).cloned());

@@ -919,6 +919,7 @@ fn a_parked_wrap_waits_for_its_writer() {
     world.open(&wrap, "bob", &claim).content();
     park(&mut world, &wrap);
     assert_eq!(world.state(&wrap.id, 0), SlotState::Opened, "what was opened is known");
+    assert_eq!(release(&mut world, &wrap, "alice").code(), Some(Code::AlreadyOpened), "nothing is to be released");
     invariants(&world, &wrap);
     // Not released: it ends as others do.
     let wrap = world.wrap(&["bob"], Mode::First);
@@ -931,6 +932,7 @@ fn a_parked_wrap_waits_for_its_writer() {
     let wrap = world.wrap(&["bob"], Mode::First);
     park(&mut world, &wrap);
     revoke(&mut world, &wrap, "alice").receipts();
+    assert_eq!(release(&mut world, &wrap, "alice").code(), Some(Code::Revoked));
     invariants(&world, &wrap);
 }
 

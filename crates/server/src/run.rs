@@ -18,7 +18,7 @@ use crate::snapshot::is_unfinished;
 use crate::tick;
 use crate::tls::Tls;
 use crate::webhook::Webhook;
-use bulla_crypto::evidence::Record;
+use bulla_crypto::evidence::{Record, VerifiedDocument};
 use bulla_crypto::random::{SystemRng, secret_key};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
 use bulla_crypto::sign::SigningKey;
@@ -42,7 +42,7 @@ use zeroize::Zeroizing;
 /// The layout of the data directory. A server refuses a newer one.
 const DATA_VERSION: &str = "1";
 /// The store in the data directory.
-const STORE_FILE: &str = "bulla.redb";
+pub const STORE_FILE: &str = "bulla.redb";
 /// What `node.key` begins with.
 const NODE_KEY_PREFIX: &str = "BULLA-NODE-KEY-1 ";
 /// Largest file that is read whole at start, in bytes: an admin's record.
@@ -363,11 +363,18 @@ fn warn_after_a_restore(node: &Node) {
         None => tracing::warn!(
             node = %node.id(), document = number,
             "no document names this node's key, so clients refuse its answers; if node.key is new here, an admin runs \
-             `bulla document propose --add-node {} -o FILE`, k admins sign the file, and one submits it before the \
-             unseal",
-            base64url(key.spki())
+             `bulla document propose --add-node {}{} -o FILE`, k admins sign the file, and one submits it before the \
+             unseal; --compromise-node in the place of --retire-node if somebody else may have the old key",
+            base64url(key.spki()),
+            retired(document)
         ),
     }
+}
+
+/// The words that take out the nodes whose key this one has lost.
+fn retired(document: &VerifiedDocument) -> String {
+    let active = document.nodes().iter().filter(|node| node.state == NodeState::Active);
+    active.map(|node| format!(" --retire-node {}", node.key.key_id())).collect()
 }
 
 pub(crate) fn admins(files: &[PathBuf]) -> Result<Vec<KeyId>, RunError> {

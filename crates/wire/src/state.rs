@@ -63,6 +63,10 @@ impl FromStr for State {
             doc: undash(doc.strip_prefix("doc=").ok_or(ParseStateError)?)?,
             alarms: alarms.strip_prefix("alarms=").and_then(|n| n.parse().ok()).ok_or(ParseStateError)?,
         };
+        // Both are there from init on. One without the other would pass by whoever compares it.
+        if state.lineage.is_some() != state.doc.is_some() {
+            return Err(ParseStateError);
+        }
         // One spelling: no plus signs, no leading zeros, no other version.
         if *version == "v1" && state.to_string() == text { Ok(state) } else { Err(ParseStateError) }
     }
@@ -84,6 +88,8 @@ mod tests {
             "v1;00;-;-;doc=-;alarms=0",
             "v1;0;-;-;doc=-;alarms=0;",
             "v1;+1;-;-;doc=-;alarms=0",
+            "v1;3;AQEBAQEBAQEBAQEBAQEBAQ;9;doc=-;alarms=0",
+            "v1;3;-;9;doc=1;alarms=0",
         ] {
             assert!(bad.parse::<State>().is_err(), "{bad}");
         }

@@ -5,6 +5,7 @@ use crate::names::Names;
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::Session;
 use bulla_client::AuditOf;
+use bulla_core::audit::Class;
 use bulla_server::sink::{self, Expectations};
 use bulla_wire::api::{Alarm, Alarms as Page};
 use bulla_wire::id::{ClusterId, KeyId, PrincipalId};
@@ -196,8 +197,12 @@ fn verify(session: &Session<'_>, args: Verify) -> Result<Exit, Failure> {
         session.screen.line("sound")?;
         return Ok(Exit::Ok);
     }
-    Err(Failure::new(Exit::Untrusted, format!("{} is not as its node wrote it", file.display()))
-        .hint("each line above names a file, a line in it and what is wrong"))
+    let failure = Failure::new(Exit::Untrusted, format!("{} is not as its node wrote it", file.display()))
+        .hint("each line above names a file, a line in it and what is wrong");
+    if report.findings.iter().any(|finding| finding.class == Class::WrongNode) {
+        return Err(failure.hint("after a change of the node's key name both nodes, each with a --node"));
+    }
+    Err(failure)
 }
 
 pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure> {

@@ -179,20 +179,31 @@ pub fn describe(session: &Session<'_>, view: &ClusterView) {
 async fn accept_loss(session: &Session<'_>, expected: Option<Lineage>) -> Result<Exit, Failure> {
     let client = session.client()?;
     let standing = client.standing().await?;
-    let Standing { told, seen, lost } = &standing;
+    let Standing { told, seen, lost, dropped_from } = &standing;
     let told_by = "let an admin tell you the lineage by another way, and give it with --lineage";
-    let (Some(seen), true) = (seen, lost) else {
-        session.screen.say("the cluster holds all that this machine has seen of it");
-        return Ok(Exit::Ok);
-    };
     let line = |what: &str, at: &Seen| {
         session.screen.say(&format!("  {what}  epoch {}, sequence {}, lineage {}", at.epoch, at.sequence, at.lineage));
     };
-    line("seen here  ", seen);
+    if !*lost {
+        session.screen.say("the cluster holds all that this machine has seen of it");
+        // Who has to compare it asks somebody who is here.
+        line("it is now  ", told);
+        return Ok(Exit::Ok);
+    }
+    seen.iter().for_each(|seen| line("seen here  ", seen));
     line("it is now  ", told);
+    if let Some(from) = dropped_from {
+        session.screen.warn(&format!(
+            "documents from {from} on, as this machine has seen them, are not those of the cluster, whose newest is {}: with \
+             them go the admins and nodes that they named or removed",
+            told.doc
+        ));
+    }
     // A restore begins another history. The same one, and less of it, is an older copy of the machine: an admin would see the
     // same lineage, and so be no help.
-    if seen.lineage == told.lineage {
+    let is_older =
+        |seen: &Seen| seen.lineage == told.lineage && (told.sequence < seen.sequence || dropped_from.is_none());
+    if seen.as_ref().is_some_and(is_older) {
         return Err(Failure::new(Exit::Untrusted, "an older copy of the same history answers there")
             .hint("do not go on: ask the admins which machine is the cluster, and stop the other"));
     }

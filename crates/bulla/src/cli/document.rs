@@ -1,20 +1,23 @@
 //! `bulla document`: the next cluster document, built, signed by k admins, and put.
 
+mod words;
+
 use super::statement;
 use crate::exit::{Exit, Failure, told};
-use crate::output::{Format, FormatArgs, time, word};
+use crate::output::{Format, FormatArgs};
 use crate::session::{Session, now_ms};
-use bulla_client::{Client, ClusterFacts};
-use bulla_crypto::evidence::{DocumentDraft, Node, Record, VerifiedDocument, payload_digest};
+use bulla_client::{Client, ClientError, ClusterFacts};
+use bulla_crypto::evidence::{ClusterView, DocumentDraft, Node, Record, VerifiedDocument, payload_digest};
 use bulla_crypto::identity::Identity;
 use bulla_crypto::sign::{Algorithm, PublicKey, RsaMinimum, Signer as _};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::encoding::base64url_decode;
-use bulla_wire::evidence::{Document as Body, NodeState, PrincipalRecord, SealMode};
+use bulla_wire::evidence::{Document as Body, NodeState, SealMode};
 use bulla_wire::id::KeyId;
-use bulla_wire::json;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use words::{changes, lines_of};
 
 #[derive(Debug, Subcommand)]
 pub enum Document {
@@ -28,12 +31,21 @@ pub enum Document {
     /// Write the next document to a file, with your signature
     Propose(Propose),
     /// Add your signature to a proposed document; needs no network
-    Sign(statement::Sign),
+    Sign(SignDocument),
     /// Put a document that k admins signed
     Submit {
         /// The file
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct SignDocument {
+    #[command(flatten)]
+    sign: statement::Sign,
+    /// Sign another document under a number that this machine has seen: after a restore that the admins know of
+    #[arg(long)]
+    danger_fewer_documents: bool,
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +80,10 @@ pub struct Propose {
     /// What the node signed from now on proves nothing
     #[arg(long, value_name = "ID")]
     compromise_node: Vec<KeyId>,
+    /// Build on the documents that the cluster shows, though this machine has seen more: after a restore that the admins
+    /// know of
+    #[arg(long)]
+    danger_fewer_documents: bool,
     /// Where to write it
     #[arg(short = 'o', value_name = "FILE")]
     file: PathBuf,
@@ -116,16 +132,20 @@ async fn show(session: &Session<'_>, number: Option<u32>, FormatArgs { format }:
 
 /// Signs a proposed document. It needs no network: whose signature counts is told by the documents known here, and
 /// where the one before is not known, only by the cluster.
-async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::Sign) -> Result<Exit, Failure> {
+async fn sign(session: &Session<'_>, args: SignDocument) -> Result<Exit, Failure> {
+    let SignDocument { sign: statement::Sign { file, yes }, danger_fewer_documents } = args;
     let identity = session.identity()?;
     let known = statement::kept_view(session)?;
     let mut before = None;
     let shown = |envelope: &Envelope, body: &Body| {
         let there = known.as_ref().and_then(|view| view.document(body.number));
-        if there.is_some_and(|there| there.digest() != payload_digest(envelope)) {
+        if !danger_fewer_documents && there.is_some_and(|there| there.digest() != payload_digest(envelope)) {
             let message = format!("the cluster has another document {} already, and only one can hold", body.number);
             return Err(Failure::new(Exit::Conflict, message)
-                .hint("`bulla document show` shows the newest; `bulla document propose` makes one that follows it"));
+                .hint("`bulla document show` shows the newest; `bulla document propose` makes one that follows it")
+                .hint(
+                    "if the cluster was restored from before that one, --danger-fewer-documents signs all the same",
+                ));
         }
         before = known.as_ref().and_then(|view| view.documents().find(|known| Some(known.digest()) == body.prev));
         match before {
@@ -135,7 +155,9 @@ async fn sign(session: &Session<'_>, statement::Sign { file, yes }: statement::S
                  signature counts",
             ),
         }
-        Ok(lines_of(body, before))
+        let mut lines = lines_of(body, before);
+        lines.extend(before.map(|before| changes(before, body)).into_iter().flatten());
+        Ok(lines)
     };
     let envelope = statement::add(session, &file, yes, |_| (), shown).await?;
     let shown = file.display();
@@ -175,14 +197,18 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         add_node,
         retire_node,
         compromise_node,
+        danger_fewer_documents,
         file,
     } = args;
     let client = session.client()?;
-    // The only node that answers may be the one that enters, and until then nothing but its documents is believed.
-    let view = if add_node.is_empty() { client.cluster().await?.view } else { client.view_to_build_on().await? };
+    let view = view_to_build_on(&client, !add_node.is_empty(), danger_fewer_documents).await?;
     let newest = view.newest();
     let mut draft = DocumentDraft::of(newest);
     change_admins(newest, &mut draft, &add_admin, &remove_admin, if any { Some(1) } else { k })?;
+    demand_free_names(&client, newest, &draft).await?;
+    if draft.changes_seal(newest) {
+        super::init::warn_of_all(session, usize::from(draft.k), draft.admins.len());
+    }
     for name in &add_enroller {
         add(&client, &mut draft, name).await?;
     }
@@ -214,10 +240,28 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
         draft.ingress = client.next_ingress().await?;
         session.screen.say("the seal changes: with the document, shares are dealt anew to its admins");
     }
-    let envelope = signed(session, &client, &draft).await?;
+    let envelope = signed(session, &client, &view, &draft).await?;
     statement::write(&file, &envelope)?;
     told_where(session, view.newest(), &file, &envelope)?;
     Ok(Exit::Ok)
+}
+
+/// What the next document is built on. Those that are known here are not all there is after a restore, and then it is the
+/// admins' to say so.
+async fn view_to_build_on(client: &Client, adds_node: bool, danger: bool) -> Result<Arc<ClusterView>, Failure> {
+    if danger {
+        return Ok(client.shown_to_build_on().await?);
+    }
+    // The only node that answers may be the one that enters, and until then nothing but its documents is believed.
+    let built_on = match adds_node {
+        true => client.view_to_build_on().await,
+        false => client.cluster().await.and_then(|facts| facts.whole().cloned()),
+    };
+    built_on.map_err(|error| match error {
+        ClientError::RolledBack(_) => Failure::from(error)
+            .hint("if it was restored from before these documents, --danger-fewer-documents builds on what it shows"),
+        error => error.into(),
+    })
 }
 
 /// Puts the next record of an admin or enroller in the place of the one that stands.
@@ -230,8 +274,12 @@ fn renew(
     let next = record(newest, path)?;
     let (name, standing) = (next.name(), newest.record(&next.principal()));
     let standing = standing.ok_or_else(|| {
-        Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller"))
-            .hint("`bulla document show` names both; the keys of others need no document")
+        let failure = Failure::new(Exit::NotFound, format!("{name} is neither admin nor enroller"));
+        if newest.records().any(|standing| standing.name() == name) {
+            let problem = format!("{} is no next record of {name}", path.display());
+            return Failure::new(Exit::Conflict, problem).hint("`bulla principal rotate` writes it, by the old key");
+        }
+        failure.hint("`bulla document show` names both; the keys of others need no document")
     })?;
     if standing.digest() == next.digest() {
         return Err(Failure::new(Exit::Conflict, format!("the document has this record of {name} already"))
@@ -279,6 +327,24 @@ fn change_admins(
         .hint("choose -k from 2 to the number of admins, or --any"))
 }
 
+/// A name is one principal's for ever, so nobody comes under that of another one, be that gone: told before k admins sign.
+async fn demand_free_names(client: &Client, newest: &VerifiedDocument, draft: &DocumentDraft) -> Result<(), Failure> {
+    for record in draft.records.iter().filter(|record| newest.record(&record.principal()).is_none()) {
+        let name = record.name();
+        // Who may not look is told by the server later.
+        let Ok(there) = client.principal(name).await else { continue };
+        if there.id != record.principal() {
+            return Err(Failure::new(
+                Exit::Conflict,
+                format!("another principal is called {name}, with another record"),
+            )
+            .hint("a name is never given to another record: `bulla keygen --name` makes one under another name")
+            .hint("if it is the same person with a new key, `bulla principal rotate` and --renew keep the name"));
+        }
+    }
+    Ok(())
+}
+
 /// A record from a file: the first of a principal, or the next of one that stands in the document.
 fn record(newest: &VerifiedDocument, path: &Path) -> Result<Record, Failure> {
     let envelope = super::init::read_record(path)?;
@@ -294,6 +360,9 @@ fn record(newest: &VerifiedDocument, path: &Path) -> Result<Record, Failure> {
 }
 
 fn node_key(text: &str) -> Result<PublicKey, String> {
+    if text.starts_with("sha256:") {
+        return Err("it is the id of a key; give the key itself, which the server prints at its start".to_owned());
+    }
     let spki = base64url_decode(text).ok_or("it is no base64url; the server prints the key at its start")?;
     let key = PublicKey::from_spki(&spki, RsaMinimum::Bits3072).map_err(|error| error.to_string())?;
     if key.algorithm() == Algorithm::Ed25519 { Ok(key) } else { Err("a node's key is an Ed25519 key".to_owned()) }
@@ -336,8 +405,12 @@ pub fn remove(newest: &VerifiedDocument, draft: &mut DocumentDraft, name: &str) 
 }
 
 /// The next document with the caller's signature.
-pub async fn signed(session: &Session<'_>, client: &Client, draft: &DocumentDraft) -> Result<Envelope, Failure> {
-    let view = client.view().await?;
+pub async fn signed(
+    session: &Session<'_>,
+    client: &Client,
+    view: &ClusterView,
+    draft: &DocumentDraft,
+) -> Result<Envelope, Failure> {
     demand_admin(&*session.identity()?, view.newest())?;
     let body = view.next_document(draft);
     let body = body.map_err(|error| {
@@ -361,42 +434,4 @@ pub fn told_where(
     }
     session.screen.hint(&format!("with all of them, `bulla document submit {file}`"));
     Ok(())
-}
-
-/// What a document says, for whoever signs it; `known`, that one or the one before, tells names that it says with no
-/// first record.
-fn lines_of(body: &Body, known: Option<&VerifiedDocument>) -> Vec<String> {
-    let mut lines = vec![format!("document {} of {}", body.number, body.name)];
-    lines.extend(body.cluster.map(|cluster| format!("  cluster   {cluster}")));
-    lines.push(format!("  seal      {} of {} admins ({})", body.k, body.admins.len(), word(&body.mode)));
-    let name = |principal: &bulla_wire::id::PrincipalId| {
-        if let Some(record) = known.and_then(|known| known.record(principal)) {
-            return format!("{} {principal}", record.name());
-        }
-        // Version 1 names its principal by its digest; later ones are told by their id alone.
-        let found = body
-            .records
-            .iter()
-            .find(|record| bulla_crypto::evidence::payload_digest(record).as_bytes() == principal.as_bytes());
-        let record =
-            found.and_then(|record| json::parse::<PrincipalRecord>(&record.payload, record.payload.len()).ok());
-        record.map_or_else(|| principal.to_string(), |record| format!("{} {principal}", record.name))
-    };
-    lines.extend(body.admins.iter().map(|admin| format!("  admin     {}", name(admin))));
-    lines.extend(body.enrollers.iter().map(|enroller| format!("  enroller  {}", name(enroller))));
-    for envelope in &body.records {
-        let record: Option<PrincipalRecord> = json::parse(&envelope.payload, envelope.payload.len()).ok();
-        if let Some(record) = record.filter(|record| record.version > 1) {
-            lines.push(format!(
-                "  record    {} has version {}, with other keys than the first",
-                record.name, record.version
-            ));
-        }
-    }
-    for node in &body.nodes {
-        let id = KeyId::new(bulla_crypto::digest::sha256(&[&node.spki.0]));
-        lines.push(format!("  node      {id} {} since {}", word(&node.state), time(node.since_ms)));
-    }
-    lines.push(format!("  weakest   {}", word(&body.min_kem)));
-    lines
 }

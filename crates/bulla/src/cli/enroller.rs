@@ -7,7 +7,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Format, FormatArgs};
 use crate::session::Session;
 use bulla_client::{Admit, Client, Resolved};
-use bulla_crypto::evidence::{DocumentDraft, Record, VerifiedDocument};
+use bulla_crypto::evidence::{ClusterView, DocumentDraft, Record};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand};
@@ -54,14 +54,14 @@ pub async fn run(command: Enroller, session: &Session<'_>) -> Result<Exit, Failu
     match command {
         Enroller::Add(Change { name, file }) => {
             let client = session.client()?;
-            let view = client.cluster().await?.view;
+            let view = client.cluster().await?.whole()?.clone();
             let mut draft = DocumentDraft::of(view.newest());
             document::add(&client, &mut draft, &name).await?;
-            put(session, &client, view.newest(), &draft, &file).await
+            put(session, &client, &view, &draft, &file).await
         }
         Enroller::Remove(Remove { change: Change { name, file }, readmit, readmit_all }) => {
             let client = session.client()?;
-            let view = client.cluster().await?.view;
+            let view = client.cluster().await?.whole()?.clone();
             let mut draft = DocumentDraft::of(view.newest());
             document::remove(view.newest(), &mut draft, &name)?;
             let enroller = view.newest().enrollers().find(|record| record.name().as_str() == name).cloned();
@@ -70,7 +70,7 @@ pub async fn run(command: Enroller, session: &Session<'_>) -> Result<Exit, Failu
                 let chosen = choose(session, &admitted, &readmit, readmit_all)?;
                 admit_again(session, &client, &draft, admitted, &chosen).await?;
             }
-            put(session, &client, view.newest(), &draft, &file).await
+            put(session, &client, &view, &draft, &file).await
         }
         Enroller::List(FormatArgs { format }) => {
             let view = session.open_client()?.cluster().await?.view;
@@ -163,11 +163,12 @@ async fn admit_again(
 async fn put(
     session: &Session<'_>,
     client: &Client,
-    newest: &VerifiedDocument,
+    view: &ClusterView,
     draft: &DocumentDraft,
     file: &std::path::Path,
 ) -> Result<Exit, Failure> {
-    let envelope: Envelope = document::signed(session, client, draft).await?;
+    let newest = view.newest();
+    let envelope: Envelope = document::signed(session, client, view, draft).await?;
     if newest.quorum() <= 1 {
         client.document_put(envelope).await?;
         session.screen.say("the document holds from now on");

@@ -126,7 +126,15 @@ fn report(session: &Session<'_>, view: &ClusterView, format: Format) -> Result<(
     if body.mode == SealMode::Any {
         session.screen.warn("any one admin key and a copy of the storage open what the server can read");
     }
+    warn_of_all(session, usize::from(body.k), body.admins.len());
     Ok(())
+}
+
+/// Where every admin is needed, one lost key is the end.
+pub fn warn_of_all(session: &Session<'_>, k: usize, n: usize) {
+    if k == n && n > 1 {
+        session.screen.warn(&format!("{k} of {n} open the seal: one lost key closes the cluster for ever"));
+    }
 }
 
 /// Nobody gets the weak mode without asking for it, unless there is one admin and so no other.

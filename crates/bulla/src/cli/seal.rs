@@ -9,7 +9,7 @@ use bulla_crypto::envelope;
 use bulla_crypto::identity::Identity;
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::Signer as _;
-use bulla_wire::api::{Seal as State, SealAdmin};
+use bulla_wire::api::{Seal as State, SealAdmin, SealState};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Consent as Loss, EXCUSE_SKEW_MS, Position};
 use clap::{Args, Subcommand};
@@ -83,9 +83,13 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
 
 async fn sign_consent(session: &Session<'_>, args: SignConsent) -> Result<Exit, Failure> {
     let SignConsent { sign: statement::Sign { file, yes }, excuse_clients } = args;
-    let (identity, mut known, now_ms) = (session.identity()?, statement::kept_view(session)?, now_ms());
+    let (identity, known, now_ms) = (session.identity()?, statement::kept_view(session)?, now_ms());
     let shown = |_: &Envelope, loss: &Loss| {
-        known = known.take().filter(|view| view.id() == loss.cluster);
+        if let Some(view) = known.as_ref().filter(|view| view.id() != loss.cluster) {
+            let problem = format!("it is about the cluster {}, and your context is of {}", loss.cluster, view.id());
+            return Err(Failure::new(Exit::Untrusted, problem)
+                .hint("give the --context of the cluster that it is about, if that one lost commits"));
+        }
         statement::warn_signer(session, &identity, known.as_deref());
         let lines = describe(loss);
         match loss.excused_until_ms {
@@ -137,8 +141,15 @@ async fn status(session: &Session<'_>, FormatArgs { format }: FormatArgs) -> Res
         ("mode", word(&mode)),
         ("opens with", format!("{k} of {} admins", admins.len())),
     ])?;
-    let row = |SealAdmin { principal, name, given }: &SealAdmin| {
-        vec![name.to_string(), principal.to_string(), if *given { "yes" } else { "no" }.to_owned()]
+    // Shares are given to a sealed cluster, and forgotten when it opens.
+    let given = |given: bool| match (state, given) {
+        (SealState::Sealed, true) => "yes",
+        (SealState::Sealed, false) => "no",
+        _ => "-",
+    };
+    let row = |admin: &SealAdmin| {
+        let SealAdmin { principal, name, given: was_given } = admin;
+        vec![name.to_string(), principal.to_string(), given(*was_given).to_owned()]
     };
     let rows: Vec<_> = admins.iter().map(row).collect();
     session.screen.table(&["ADMIN", "PRINCIPAL", "SHARE GIVEN"], &rows)?;

@@ -3,16 +3,18 @@
 
 use super::*;
 use crate::fixture::{World, person, world};
-use bulla_crypto::evidence::{AdminSet, sign_in_memory};
+use bulla_crypto::evidence::{AdminSet, DocumentDraft, Node, sign_in_memory};
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::sign::SigningKey;
-use bulla_wire::api::Cluster;
+use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::{Code, ErrorBody};
-use bulla_wire::evidence::{Bytes, Document, GenesisApproval};
+use bulla_wire::evidence::{Bytes, Consent, Document, GenesisApproval, NodeState, Position};
+use bulla_wire::id::Lineage;
 use bulla_wire::json::V1;
 use bulla_wire::signature::{Answered, JSON_MEDIA_TYPE, ResponseParts, STATE_HEADER};
+use bulla_wire::state::State;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +45,12 @@ struct Stage {
     shown: Mutex<usize>,
     /// Admins' approvals of genesis.
     approvals: Mutex<Vec<Envelope>>,
+    /// Where answers say that the cluster stands: epoch, a byte of the lineage, sequence.
+    place: Mutex<(u64, u8, Option<u64>)>,
+    /// What it tells of the histories of its store.
+    histories: Mutex<(Vec<LineageEntry>, Vec<Envelope>)>,
+    /// Documents that are shown in the place of the world's, and the node that answers.
+    instead: Mutex<Option<(ClusterView, SigningKey)>>,
 }
 
 struct Request {
@@ -109,8 +117,8 @@ fn refused(code: Code) -> (u16, Vec<u8>) {
 }
 
 /// The bytes of an answer as `node` signs it.
-fn answer(node: &SigningKey, answered: &Answered<'_>, told: u32, (status, body): (u16, Vec<u8>)) -> Vec<u8> {
-    let (digest, challenge, state) = (digest_header(&body), challenge(), format!("v1;1;-;-;doc={told};alarms=0"));
+fn answer(node: &SigningKey, answered: &Answered<'_>, state: &State, (status, body): (u16, Vec<u8>)) -> Vec<u8> {
+    let (digest, challenge, state) = (digest_header(&body), challenge(), state.to_string());
     let parts = ResponseParts {
         status,
         content_type: JSON_MEDIA_TYPE,
@@ -135,8 +143,11 @@ fn answer(node: &SigningKey, answered: &Answered<'_>, told: u32, (status, body):
 impl Stage {
     /// Answers one request, or lets the connection break.
     fn play(&self, request: &Request) -> Option<Vec<u8>> {
-        let told = *self.told.lock().unwrap();
-        let node = &self.world.node;
+        let (epoch, lineage, sequence) = *self.place.lock().unwrap();
+        let (lineage, doc) = (Some(Lineage::new([lineage; 16])), Some(*self.told.lock().unwrap()));
+        let told = &State { epoch, lineage, sequence, doc, alarms: 0 };
+        let instead = self.instead.lock().unwrap();
+        let (view, node) = instead.as_ref().map_or((&self.world.view, &self.world.node), |(view, node)| (view, node));
         if request.path == "/v1/challenge" {
             let body = json::to_vec(&ChallengeReply { challenge: challenge(), lifetime_ms: 60_000 });
             return Some(answer(node, &request.open(), told, (200, body)));
@@ -145,10 +156,10 @@ impl Stage {
             let from: usize = request.query.strip_prefix("from=").unwrap().parse().unwrap();
             let shown = *self.shown.lock().unwrap();
             let newest = u32::try_from(shown.checked_sub(1)?).unwrap();
-            let all: Vec<_> = self.world.view.documents().map(|document| document.envelope().clone()).collect();
+            let all: Vec<_> = view.documents().map(|document| document.envelope().clone()).collect();
             let documents = all.into_iter().take(shown).skip(from).collect();
             let approvals = self.approvals.lock().unwrap().clone();
-            let (lineages, consents) = (vec![], vec![]);
+            let (lineages, consents) = self.histories.lock().unwrap().clone();
             let body = json::to_vec(&Cluster { documents, newest, approvals, lineages, consents });
             return Some(answer(node, &request.open(), told, (200, body)));
         }
@@ -175,6 +186,9 @@ impl Stage {
             told: Mutex::new(told),
             shown: Mutex::new(shown),
             approvals: Mutex::default(),
+            place: Mutex::new((1, 1, None)),
+            histories: Mutex::default(),
+            instead: Mutex::default(),
         });
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node.sock");
@@ -386,10 +400,216 @@ async fn fewer_documents_than_before_are_no_news() {
             assert_eq!(open().view().await.unwrap().newest().number(), 2);
         }
         // A loss that was accepted takes them with it.
-        open().documents_anew().await.unwrap();
+        open().documents_anew(1).await.unwrap();
         assert_eq!(open().view().await.unwrap().newest().number(), 1);
         assert_eq!(open().cluster().await.unwrap().view.newest().number(), 1);
     }
+}
+
+fn lineage(byte: u8) -> Lineage {
+    Lineage::new([byte; 16])
+}
+
+/// The next document of `view`, signed by Alice.
+fn next(world: &World, view: &ClusterView, change: impl FnOnce(&mut DocumentDraft)) -> Envelope {
+    let mut draft = DocumentDraft::of(view.newest());
+    change(&mut draft);
+    let payload = view.next_document(&draft).unwrap();
+    sign_in_memory(&payload, &[world.alice.identity.signing_key().unwrap()]).unwrap()
+}
+
+/// A node that went back, with the world's documents until `kept`, and others behind them: by the first the node has
+/// another key. It says that it went on from (1, 50) in another history, and `consent` if k admins accepted that.
+impl Stage {
+    fn go_back(&self, kept: usize, others: bool, consent: bool) {
+        let all: Vec<_> = self.world.view.documents().map(|document| document.envelope().clone()).collect();
+        let mut view = ClusterView::unpinned(&all[0]).unwrap();
+        all[1..=kept].iter().for_each(|document| view.push(document).unwrap());
+        // The world's own is made of nines.
+        let seed = if others { 77 } else { 9 };
+        let node = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(seed))).unwrap();
+        if others {
+            let entered = next(&self.world, &view, |draft| {
+                draft.nodes[0].state = NodeState::Retired;
+                draft.nodes.push(Node { key: node.public_key().clone(), state: NodeState::Active, since_ms: 5 });
+            });
+            view.push(&entered).unwrap();
+            let bob = &self.world.bob.record;
+            let enroller = next(&self.world, &view, |draft| {
+                draft.records.push(bob.clone());
+                draft.enrollers.push(bob.principal());
+            });
+            view.push(&enroller).unwrap();
+        }
+        let entry = |epoch, byte, first_sequence| LineageEntry { epoch, lineage: lineage(byte), first_sequence };
+        let position = |sequence| Position { lineage: lineage(1), sequence };
+        let (cluster, lost, kept) = (view.id(), position(100), position(50));
+        let payload = Consent { v: V1, cluster, lost, kept, earlier: vec![], excused_until_ms: None };
+        let signed = sign_in_memory(&payload, &[self.world.alice.identity.signing_key().unwrap()]).unwrap();
+        let consents = if consent { vec![signed] } else { vec![] };
+        *self.histories.lock().unwrap() = (vec![entry(1, 1, 1), entry(2, 2, 51)], consents);
+        *self.place.lock().unwrap() = (2, 2, Some(60));
+        *self.told.lock().unwrap() = view.newest().number();
+        *self.shown.lock().unwrap() = view.documents().count();
+        *self.instead.lock().unwrap() = Some((view, node));
+    }
+}
+
+/// What was only looked at, and came with no judged answer, is known all the same.
+#[tokio::test]
+async fn a_document_that_was_looked_at_is_not_forgotten() {
+    let mut world = world();
+    world.remove_erin();
+    for call_before in [false, true] {
+        let (stage, client, directory) = Stage::open(world.clone());
+        let show = |shown: usize| {
+            *stage.told.lock().unwrap() = u32::try_from(shown - 1).unwrap();
+            *stage.shown.lock().unwrap() = shown;
+        };
+        show(2);
+        *stage.place.lock().unwrap() = (1, 1, Some(10));
+        if call_before {
+            assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+        }
+        show(3);
+        assert_eq!(client.cluster().await.unwrap().view.newest().number(), 2);
+        show(2);
+        let ended = stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0;
+        let fewer = |ended: &Result<Answer, ClientError>| {
+            matches!(ended, Err(ClientError::RolledBack(StateError::Document { seen: 2, told: 1 })))
+        };
+        assert!(fewer(&ended), "{:?}", ended.err());
+        assert!(client.cluster().await.unwrap().whole().is_err());
+        // A change that was made is never told as one that was not.
+        let ended = stage.run(&client, change(), &[Act::Done]).await.0;
+        let Err(ClientError::UnknownOutcome { cause }) = ended else { panic!("{:?}", ended.err()) };
+        assert!(fewer(&Err(*cause)));
+        drop(directory);
+    }
+}
+
+/// A document goes to a cluster that lost it, whatever is known here.
+#[tokio::test]
+async fn a_lost_document_is_put_again() {
+    let mut world = world();
+    world.remove_erin();
+    let newest = world.view.newest().envelope().clone();
+    let (stage, client, _directory) = Stage::open(world);
+    client.cluster().await.unwrap();
+    client.document_put(newest.clone()).await.unwrap();
+    assert!(stage.nonces.lock().unwrap().is_empty(), "it is there");
+    *stage.told.lock().unwrap() = 1;
+    *stage.shown.lock().unwrap() = 2;
+    client.document_put(newest).await.unwrap();
+    assert_eq!(stage.nonces.lock().unwrap().len(), 1);
+    let mut unsigned = stage.world.view.newest().envelope().clone();
+    unsigned.signatures.clear();
+    let refused = client.document_put(unsigned).await.unwrap_err();
+    assert!(matches!(refused, ClientError::Input { .. }), "{refused}");
+}
+
+/// After a loss that k admins accepted there may be other documents under the numbers of those that are known, and another
+/// node; without their consent nobody goes on but by hand.
+#[tokio::test]
+async fn other_documents_take_the_place_of_lost_ones_by_consent_alone() {
+    let mut world = world();
+    world.remove_erin();
+    for pinned in [true, false] {
+        for consent in [true, false] {
+            let (stage, _, directory) = Stage::open(world.clone());
+            stage.approve();
+            let admins = AdminSet::of(stage.world.view.genesis()).unwrap();
+            let pin = if pinned { Pin::Cluster(stage.world.view.id()) } else { Pin::Admins(admins) };
+            let state = tempfile::tempdir().unwrap();
+            let open = || {
+                let builder = Client::builder(format!("unix:{}", directory.path().join("node.sock").display()));
+                let builder = builder.identity(Arc::new(person("alice", 1).identity)).pin(pin.clone());
+                builder.state(crate::builder::State::Directory(state.path().to_owned())).build().unwrap()
+            };
+            let client = open();
+            *stage.place.lock().unwrap() = (1, 1, Some(100));
+            assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+            client.flush().unwrap();
+            stage.go_back(1, true, consent);
+            let shown = stage.instead.lock().unwrap().as_ref().unwrap().0.newest().digest();
+            // By the run of before, and by one of its own.
+            for client in if consent { vec![client] } else { vec![client, open()] } {
+                let ended = client.call(Call::read("/v1/x")).await;
+                if consent {
+                    assert!(ended.is_ok(), "{:?}", ended.err());
+                    assert_eq!(client.losses().len(), 1, "once");
+                    assert_eq!(client.view().await.unwrap().newest().digest(), shown);
+                    continue;
+                }
+                let error = ended.err().unwrap();
+                assert!(matches!(error, ClientError::RolledBack(_) | ClientError::Untrusted(_)), "{error:?}");
+                if pinned {
+                    let known = open().view().await.unwrap();
+                    assert_eq!(known.newest().digest(), stage.world.view.newest().digest(), "nothing was forgotten");
+                }
+            }
+            let client = open();
+            if !consent {
+                let standing = client.standing().await.unwrap();
+                assert_eq!((standing.lost, standing.dropped_from), (true, Some(2)));
+                assert_eq!((standing.told.doc, standing.told.sequence), (3, 60));
+                client.accept_loss(&standing).await.unwrap();
+            }
+            assert!(client.call(Call::read("/v1/x")).await.is_ok());
+            let client = open();
+            assert!(client.call(Call::read("/v1/x")).await.is_ok() && client.losses().is_empty());
+            assert_eq!(client.view().await.unwrap().newest().digest(), shown);
+        }
+    }
+}
+
+/// The newest document was only looked at, after the last answer that told a position; it was lost, and nothing else is there.
+#[tokio::test]
+async fn a_lost_document_is_forgotten_by_consent_alone() {
+    let mut world = world();
+    world.remove_erin();
+    for consent in [true, false] {
+        let (stage, client, _directory) = Stage::open(world.clone());
+        *stage.place.lock().unwrap() = (1, 1, Some(100));
+        *stage.told.lock().unwrap() = 1;
+        *stage.shown.lock().unwrap() = 2;
+        assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+        *stage.shown.lock().unwrap() = 3;
+        assert_eq!(client.cluster().await.unwrap().view.newest().number(), 2);
+        stage.go_back(1, false, consent);
+        let ended = client.call(Call::read("/v1/x")).await;
+        if !consent {
+            let refused = ended.err();
+            assert!(matches!(&refused, Some(ClientError::RolledBack(_))), "{refused:?}");
+            assert_eq!(client.view().await.unwrap().newest().number(), 2);
+            let standing = client.standing().await.unwrap();
+            assert_eq!((standing.lost, standing.dropped_from), (true, Some(2)));
+            client.accept_loss(&standing).await.unwrap();
+        }
+        assert!(client.call(Call::read("/v1/x")).await.is_ok());
+        assert_eq!(client.losses().len(), usize::from(consent));
+        assert_eq!(client.cluster().await.unwrap().whole().unwrap().newest().number(), 1);
+    }
+}
+
+/// What takes the place of documents is verified before, and is no older than the answer that told of the loss.
+#[tokio::test]
+async fn documents_are_replaced_by_whole_answers_alone() {
+    let mut world = world();
+    world.remove_erin();
+    let (stage, client, _directory) = Stage::open(world);
+    client.cluster().await.unwrap();
+    *stage.shown.lock().unwrap() = 1;
+    assert!(client.documents_anew(1).await.is_err(), "an old answer");
+    // Somebody else signs.
+    let other = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(78))).unwrap();
+    *stage.instead.lock().unwrap() = Some((stage.world.view.clone(), other));
+    *stage.shown.lock().unwrap() = 2;
+    assert!(client.documents_anew(1).await.is_err());
+    assert_eq!(client.view().await.unwrap().newest().number(), 2);
+    *stage.instead.lock().unwrap() = None;
+    client.documents_anew(1).await.unwrap();
+    assert_eq!(client.view().await.unwrap().newest().number(), 1);
 }
 
 /// A program that lives over a restart of a transient server meets another cluster of the same admins.

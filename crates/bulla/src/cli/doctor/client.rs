@@ -140,8 +140,9 @@ async fn request(
     let Some(whoami) = whoami else { return false };
     checks.push(judge::principal(&whoami));
     checks.push(judge::alarms(look.alarms));
-    checks.extend(replies(client, identity, &whoami.principal.name).await);
+    // Before any call that is judged, and so remembered.
     let first = client.standing().await.is_ok_and(|standing| standing.seen.is_none());
+    checks.extend(replies(client, identity, &whoami.principal.name).await);
     // A call, which also compares where the cluster stands with what was seen of it.
     let called = client.whoami().await.map(drop).map_err(Failure::from);
     checks.push(judge::history(called.as_ref().err(), first));

@@ -52,6 +52,45 @@ pub fn owners(data: &Path, owner: u32, files: &[Seen], unread: Option<&io::Error
     )
 }
 
+/// What of a cluster lies where a server would look for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    pub store: bool,
+    pub key: bool,
+    pub audit: bool,
+}
+
+/// What a start would make of it. It asks for nothing, so a directory that was not meant is a new server's.
+pub fn left(data: &Path, left: Left) -> Check {
+    let name = "store";
+    let path = data.display();
+    match left {
+        Left { store: true, key: true, audit: true } => {
+            Check::ok(name, format!("{path} has a store, a node key and a log"))
+        }
+        Left { store: true, audit: false, .. } => Check::warn(
+            name,
+            format!("{path} has a store and no audit log beside it: a start refuses if the store knows of one"),
+            "put the log back; without it a start needs --accept-audit-loss, and k admins' consent",
+        ),
+        Left { store: true, key: false, .. } => Check::warn(
+            name,
+            format!("{path} has a store and no node.key: a start makes another, which clients refuse"),
+            "put it back; without it the log of the start tells how k admins take the new one in",
+        ),
+        Left { store: false, audit: true, .. } => Check::fail(
+            name,
+            format!("{path} has an audit log and no store"),
+            "put a snapshot back with `bulla snapshot restore`, or begin with an empty directory",
+        ),
+        Left { store: false, .. } => Check::warn(
+            name,
+            format!("{path} has no store: a start makes an empty one"),
+            "check --data, unless a new cluster is to be made",
+        ),
+    }
+}
+
 /// Room on a disk.
 #[derive(Debug)]
 pub struct Space {
@@ -116,6 +155,22 @@ mod tests {
     fn verdict(check: &Check) -> Verdict {
         assert_eq!(check.hint.is_none(), check.verdict == Fine, "{check:?}");
         check.verdict
+    }
+
+    #[test]
+    fn what_is_left_of_a_cluster() {
+        let check = |store, key, audit| left(Path::new("/data"), Left { store, key, audit });
+        let verdicts = [
+            (check(true, true, true), Fine),
+            (check(true, true, false), Warn),
+            (check(true, false, true), Warn),
+            (check(false, true, true), Fail),
+            (check(false, true, false), Warn),
+            (check(false, false, false), Warn),
+        ];
+        for (check, expected) in verdicts {
+            assert_eq!(verdict(&check), expected, "{check:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::exit::Failure;
 use crate::session::now_ms;
 use bulla_client::certificate::Certificate;
 use bulla_server::check::parts;
-use bulla_server::config::{AuditTarget, Config};
+use bulla_server::config::{AuditTarget, Config, StoreKind};
+use bulla_server::run::STORE_FILE;
 use bulla_server::sink::{self, Expectations, Report, can_be_read_again};
 use machine::{Seen, Space};
 use std::io;
@@ -26,6 +27,12 @@ pub fn checks(config: &Config) -> Vec<Check> {
     let data = config.data.as_deref();
     checks.extend(data.and_then(owners));
     let log = audit(config);
+    checks.extend(data.filter(|_| config.store == StoreKind::File).map(|data| {
+        let there = |name: &str| data.join(name).exists();
+        // A log that goes elsewhere is nobody's to miss.
+        let audit = log.is_none_or(holds_lines);
+        machine::left(data, machine::Left { store: there(STORE_FILE), key: there("node.key"), audit })
+    }));
     let places = [("data disk", data), ("audit disk", log)];
     checks.extend(places.into_iter().filter_map(|(name, path)| Some(machine::space(name, &space(path?)))));
     checks.push(machine::audit(log.map(verified)));
@@ -41,6 +48,11 @@ fn audit(config: &Config) -> Option<&Path> {
         AuditTarget::File(path) if !path.exists() || can_be_read_again(path) => Some(path),
         AuditTarget::File(_) | AuditTarget::Stdout => None,
     }
+}
+
+/// Whether a log was begun there: a file, or a file in the directory.
+fn holds_lines(path: &Path) -> bool {
+    path.is_file() || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn owners(data: &Path) -> Option<Check> {

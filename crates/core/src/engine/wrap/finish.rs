@@ -215,10 +215,18 @@ fn revoked_before(at: &SlotAt<'_>) -> Vec<u32> {
 impl Operation for Release {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let actor = caller(context)?;
-        let Own { head, slots, .. } = match own(&self.wrap, &self.body.statement_sha256, records, actor)? {
+        let own = own(&self.wrap, &self.body.statement_sha256, records, actor)?;
+        let Own { head, slots, mut reader, .. } = match own {
             Ok(own) => own,
             Err(step) => return Ok(step),
         };
+        // What ended stays so, and was never released.
+        if !slots.iter().any(|at| matches!(at.slot.state, State::Parked | State::Sealed)) {
+            return match slots.first() {
+                Some(at) => ended(&mut reader, &self.wrap, at),
+                None => Err(fault("wrap slot", "a wrap has none")),
+            };
+        }
         let mut commit = Commit::about(context, &head);
         let parked = slots.iter().any(|at| at.slot.state == State::Parked);
         if parked && context.now.unix_ms >= head.statement.exp_ms {
