@@ -86,13 +86,12 @@ impl Client {
                 let since = if fewer.is_some() { newest.max(known.doc) } else { known.doc };
                 let verified = |consent: &Envelope| verify_consent(&facts.view, consent, since).ok();
                 let consents: Vec<_> = facts.consents.iter().filter_map(verified).collect();
-                let way = went_on(known, told, &facts.lineages, &consents, now_ms());
-                match (way, fewer) {
+                let way = went_on(known, told, &facts.lineages, &consents, (now_ms(), fewer.is_some()));
+                match way {
                     _ if was_accepted => {}
-                    (None, _) => return Err(error.into()),
-                    (Some(Way::Grew), Some(fewer)) => return Err(fewer.into()),
-                    (Some(Way::Grew), None) => {}
-                    (Some(Way::Lost(consent)), _) => {
+                    None => return Err(fewer.unwrap_or(error).into()),
+                    Some(Way::Grew) => {}
+                    Some(Way::Lost(consent)) => {
                         self.held().losses.push(Loss { consent: consent.clone(), seen: *known });
                         // Those who are admins by the documents known here accepted that documents are lost, too.
                         Box::pin(self.documents_anew(told.doc.unwrap_or_default())).await?;
@@ -137,7 +136,7 @@ impl Client {
         let since = known.view.newest().number();
         let consents = facts.consents.iter().filter_map(|consent| verify_consent(&known.view, consent, since).ok());
         let consents: Vec<_> = consents.collect();
-        let Some(Way::Lost(consent)) = went_on(&seen, &told, &facts.lineages, &consents, now_ms()) else {
+        let Some(Way::Lost(consent)) = went_on(&seen, &told, &facts.lineages, &consents, (now_ms(), true)) else {
             return others();
         };
         self.held().losses.push(Loss { consent: consent.clone(), seen });

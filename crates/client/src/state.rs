@@ -200,13 +200,14 @@ pub(crate) enum Way<'a> {
 /// How the cluster, now in `told`, went on from what was seen, if it did. The consents are verified already.
 ///
 /// How far the lost history came is not compared: a consent knows what the audit log quotes, and deleting by time is
-/// quoted nowhere. What differs is told to the user.
+/// quoted nowhere. What differs is told to the user. If something that is known is missing, the histories may have grown
+/// and it is lost all the same: then a consent alone explains it.
 pub(crate) fn went_on<'a>(
     known: &Seen,
     told: &State,
     histories: &[LineageEntry],
     consents: &'a [Consent],
-    now_ms: u64,
+    (now_ms, is_missing): (u64, bool),
 ) -> Option<Way<'a>> {
     let place = |lineage: &Lineage| histories.iter().position(|entry| entry.lineage == *lineage);
     let now = place(&told.lineage?)?;
@@ -220,7 +221,7 @@ pub(crate) fn went_on<'a>(
     let ours = place(&known.lineage);
     let next = ours.filter(|ours| *ours < now && told.epoch > known.epoch);
     let next = next.and_then(|ours| histories.get(ours.saturating_add(1)));
-    if next.is_some_and(|next| next.first_sequence > known.sequence) {
+    if !is_missing && next.is_some_and(|next| next.first_sequence > known.sequence) {
         return Some(Way::Grew);
     }
     let accepted = consents.iter().rev().find(|consent| {
@@ -255,7 +256,7 @@ mod tests {
 
     /// As above, now.
     fn went_on(known: &Seen, told: &State, histories: &[LineageEntry], consents: &[Consent]) -> bool {
-        super::went_on(known, told, histories, consents, NOW_MS).is_some()
+        super::went_on(known, told, histories, consents, (NOW_MS, false)).is_some()
     }
     fn lineage(byte: u8) -> Lineage {
         Lineage::new([byte; 16])
@@ -362,6 +363,11 @@ mod tests {
         // What was kept is gone, too: the consent is not about that loss.
         let deeper = [entry(1, 1, 1), entry(2, 2, 50), entry(3, 8, 80)];
         assert!(!went_on(&seen(5, 5, 110), &told(3, 8, Some(90)), &deeper, std::slice::from_ref(&good)));
+        // Something that was known is missing, although its place was kept, or none was told.
+        let missing = |known: Seen, consents| super::went_on(&known, &now, &list, consents, (NOW_MS, true));
+        assert_eq!(missing(seen(2, 2, 0), &[]), None);
+        assert_eq!(missing(seen(2, 2, 0), std::slice::from_ref(&good)), Some(Way::Lost(&good)));
+        assert_eq!(missing(seen(1, 1, 0), std::slice::from_ref(&good)), None, "it is about what came later");
         // A history that nobody named, one that was lost without anybody's word, and a consent of elsewhere.
         assert!(!went_on(&seen(3, 6, 85), &now, &list, std::slice::from_ref(&good)));
         assert!(!went_on(&seen(1, 1, 50), &now, &list, std::slice::from_ref(&good)));
@@ -396,7 +402,11 @@ mod tests {
         // Nor does it hold where what was kept is not.
         let other = Position { lineage: lineage(9), sequence: 80 };
         assert!(!went_on(&seen(3, 3, 85), &now, &list, &[consent(other, other, vec![], Some(SEEN_MS + 1))]));
-        assert_eq!(super::went_on(&seen(2, 2, 80), &now, &list, &good, NOW_MS), Some(Way::Grew), "nothing was lost");
+        assert_eq!(
+            super::went_on(&seen(2, 2, 80), &now, &list, &good, (NOW_MS, false)),
+            Some(Way::Grew),
+            "nothing was lost"
+        );
     }
 
     #[test]
