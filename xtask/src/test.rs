@@ -6,7 +6,7 @@
 use crate::groups::{FAILPOINTS, GROUPS, Group, Step, Target, Waiting};
 use crate::setup::Tools;
 use crate::tally::Tally;
-use crate::workspace::{Package, Stop, cargo, packages, target};
+use crate::workspace::{Package, Stop, cargo, packages, root, target};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs::File;
@@ -48,6 +48,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let whole = arguments.install && arguments.groups.is_empty();
     let ahead = if whole { Some(ahead()?) } else { None };
     std::fs::create_dir_all(logs()).map_err(|error| Stop(format!("cannot make {}: {error}", logs().display())))?;
+    if whole {
+        warn_of_little_room();
+    }
     tools.prepare(arguments.install, whole)?;
     let later = if whole { tools.begin(&logs().join("setup.log"))? } else { None };
     if let Some(mut ahead) = ahead {
@@ -87,6 +90,26 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     times.push(("building", String::new(), runner.building));
     report(&sum, &times);
     Ok(sum.failed == 0 && !(no_skip && sum.skipped > 0))
+}
+
+/// What a machine without anything needs for everything: cargo's and Go's builds, their caches, and the tools.
+const ROOM_GIB: u64 = 20;
+
+/// A disk that fills up ends a build in words that nobody looks for there.
+fn warn_of_little_room() {
+    if let Some(free) = free_gib().filter(|free| *free < ROOM_GIB) {
+        println!(
+            "warning: {free} GiB of disk are free, and all of it takes up to {ROOM_GIB} where nothing is built yet\n"
+        );
+    }
+}
+
+/// What is free where cargo builds, by POSIX `df`; `None` where that says nothing.
+fn free_gib() -> Option<u64> {
+    let output = Command::new("df").args(["-P", "-k"]).arg(root()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let kib: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    Some(kib / (1024 * 1024))
 }
 
 fn choose(names: &[String]) -> Result<Vec<&'static Group>, Stop> {

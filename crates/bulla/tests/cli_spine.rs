@@ -359,7 +359,7 @@ fn a_new_node_key_enters_by_a_document_before_the_unseal() {
     server.restart();
     let spki = server.ready().spki.clone();
     assert_ne!(server.node(), old);
-    let command = format!("bulla document propose --add-node {spki} -o FILE");
+    let command = format!("bulla document propose --add-node {spki} --retire-node {old} -o FILE");
     assert!(server.log().contains(&command), "{}", server.log());
 
     // Everybody refuses it, whatever they remember, and status says what to do without naming a key.

@@ -28,4 +28,4 @@ pub use request::{
     RECEIPTS_MAX, Refusal, RequestId, RequestLine, Slot, Written,
 };
 pub use text::{Address, LABEL_BYTES_MAX, Label, NameKey, Names, ParseTextError, RESOURCE_BYTES_MAX, ResourceText};
-pub use verify::{Class, Expectations, Finding, Report, Verifier};
+pub use verify::{Class, Expectations, FINDINGS_MAX, Finding, Report, Verifier};

@@ -4,9 +4,9 @@
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{
     Accepted, Address, AuditBlocked, AuditPosition, Body, BundleLine, Chain, Class, Demanded, Event, Expectations,
-    Facts, Filter, LINE_BYTES_MAX, Label, LeaseEvent, Line, Method, NameKey, Names, Outcome, ParseLineError, Quote,
-    REASONS_MAX, RECEIPTS_MAX, Refusal, Report, RequestId, RequestLine, ResourceText, Slot, Verifier, WrapTo, Written,
-    line_hash,
+    FINDINGS_MAX, Facts, Filter, LINE_BYTES_MAX, Label, LeaseEvent, Line, Method, NameKey, Names, Outcome,
+    ParseLineError, Quote, REASONS_MAX, RECEIPTS_MAX, Refusal, Report, RequestId, RequestLine, ResourceText, Slot,
+    Verifier, WrapTo, Written, line_hash,
 };
 use bulla_core::policy::{Decision, Denied, PolicySet, Subject};
 use bulla_crypto::secret::Secret;
@@ -684,4 +684,152 @@ fn the_longest_line() {
     assert_eq!(longest.len(), LINE_BYTES_MAX);
     assert_ne!(Line::parse(&longest), Err(ParseLineError::TooLong));
     assert_eq!(Line::parse(&text(LINE_BYTES_MAX - short + 1)), Err(ParseLineError::TooLong));
+}
+
+#[test]
+fn a_chain_knows_its_next_line() {
+    let line = |chain: &mut Chain| {
+        let mut bytes = Vec::new();
+        chain.append(1, &Body::Stop {}, &mut bytes);
+        bytes.pop();
+        (Line::parse(&bytes).unwrap(), bytes)
+    };
+    let (mut writer, mut reader) = (Chain::default(), Chain::default());
+    let (first, bytes) = line(&mut writer);
+    assert!(reader.follows(&first));
+    reader.advance(&first, &bytes);
+    assert!(!reader.follows(&first), "it was taken");
+    let (second, _) = line(&mut writer);
+    assert!(reader.follows(&second));
+    assert!(!reader.follows(&Line { n: 3, ..second.clone() }));
+    assert!(!reader.follows(&Line { prev: None, ..second }));
+}
+
+#[test]
+fn what_is_found_names_its_place() {
+    let log = Log::sample();
+    let head = log.head();
+    let text = format!("line 10 of file 000002 (ending at byte {}, {})", head.offset, head.hash);
+    assert_eq!(head.to_string(), text);
+    let report = log.verify(Expectations { nodes: vec![KeyId::new([9; 32])], ..Expectations::default() });
+    assert!(!report.is_sound());
+    let finding = report.findings[0].to_string();
+    assert_eq!(finding, format!("000001.jsonl:1: wrong_node: it is of node {NODE}"));
+}
+
+#[test]
+fn findings_have_a_limit_and_a_count() {
+    for (lines, left_off) in [(FINDINGS_MAX, 0), (FINDINGS_MAX + 2, 2)] {
+        let mut verifier = Verifier::new(Expectations::default());
+        verifier.file(1);
+        (0..lines).for_each(|_| verifier.line(b"{}"));
+        let report = verifier.finish();
+        assert_eq!((report.findings.len(), report.findings_left_off), (FINDINGS_MAX, left_off));
+    }
+}
+
+/// The text of an evaluation error stays in the server's log; that there was one is told if there is room.
+#[test]
+fn an_evaluation_error_is_told_without_its_text() {
+    let reasons = |because: usize, errors: &[&str]| {
+        let decision = Decision {
+            allowed: false,
+            because: vec!["team#0".to_owned(); because],
+            errors: errors.iter().map(|error| (*error).to_owned()).collect(),
+        };
+        let resource = "kv/app/db".parse().unwrap();
+        let denied = Denied { subject: subject(), action: Action::KvGet, resource, decision };
+        let sink = Memory::default();
+        drop(
+            Refusal::denied(facts(1), &Names::Clear, &denied)
+                .accepted(sink.accept())
+                .finish(Outcome::failed(Code::Denied)),
+        );
+        sink.only().reasons.iter().map(|reason| reason.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(0, &[]), [""; 0]);
+    assert_eq!(reasons(0, &["secret"]), ["evaluation error"]);
+    assert_eq!(reasons(1, &[]), ["team#0"]);
+    let (below, full) = (reasons(REASONS_MAX - 1, &["secret"]), reasons(REASONS_MAX, &["secret"]));
+    assert_eq!((below.len(), below.last().map(String::as_str)), (REASONS_MAX, Some("evaluation error")));
+    assert_eq!((full.len(), full.last().map(String::as_str)), (REASONS_MAX, Some("team#0")));
+}
+
+#[test]
+fn a_resource_in_a_line_is_one_plain_word() {
+    for bad in ["", "kv/a b", "kv/\"", "kv/\\", "kv/\u{e9}", &"x".repeat(545)] {
+        assert!(bad.parse::<ResourceText>().is_err(), "{bad}");
+    }
+    for good in ["kv/a", "x", &"x".repeat(544)] {
+        assert_eq!(good.parse::<ResourceText>().unwrap().as_str(), good);
+    }
+}
+
+#[test]
+fn a_log_carries_on_the_history_that_it_quoted() {
+    let begin = || {
+        let mut log = Log::new();
+        let start =
+            Body::Start { node: NODE, version: Label::lossy("0.1.0"), cluster: None, quoted: None, loss: false };
+        log.add(start).add(Body::Initialised { committed: quote(4, 1), bundle: None });
+        log.add(Body::Unsealed { epoch: 1, committed: quote(5, 2) });
+        log
+    };
+    let rotate = |lineage| Body::Rotate { previous: 1, quoted: Some(quote(lineage, 2)), loss: false };
+    // The commit that began a history is one of it; what lies before is not.
+    let mut log = begin();
+    log.add(request(1, Some(2)));
+    log.check(&[]);
+    log.add(request(2, Some(1)));
+    log.check(&[Class::StoreWentBack]);
+    for (lineage, expected) in [(5, vec![]), (6, vec![Class::StoreWentBack])] {
+        let mut log = begin();
+        log.files.push(Vec::new());
+        log.add(rotate(lineage));
+        log.check(&expected);
+    }
+    // The first line of all has nothing before it, and after an accepted loss nobody knows.
+    let mut log = Log::new();
+    log.add(rotate(6));
+    let report = log.verify(Expectations::default());
+    assert!(!report.findings.iter().any(|finding| finding.class == Class::StoreWentBack), "{report:?}");
+    let mut log = begin();
+    log.add(Body::LossAccepted { reason: Label::lossy("x"), expected_n: None, expected: None });
+    log.files.push(Vec::new());
+    log.add(rotate(6));
+    log.check(&[]);
+}
+
+#[test]
+fn requests_without_a_known_outcome_are_counted() {
+    let mut log = Log::sample();
+    let unknown = |id, code| {
+        let mut line = request(id, None);
+        (line.outcome.status, line.outcome.code) = (503, Some(code));
+        line
+    };
+    log.add(unknown(8, Code::Unknown)).add(unknown(9, Code::Busy)).add(unknown(10, Code::Unknown).recovered());
+    let report = log.verify(Expectations::default());
+    assert_eq!((report.requests, report.unknown, report.recovered), (8, 2, 1));
+}
+
+/// A head that stands in the middle is met by its number, and by its place if the numbers were changed.
+#[test]
+fn the_head_is_compared_where_it_stands() {
+    let log = Log::sample();
+    let mut offset = 0;
+    for (index, bytes) in log.files[0].iter().enumerate() {
+        offset += bytes.len() as u64 + 1;
+        let head = AuditPosition { file: 1, offset, n: index as u64 + 1, hash: line_hash(bytes) };
+        let of = |head| Expectations { head: Some(head), ..Expectations::default() };
+        assert!(log.verify(of(head)).is_sound(), "line {index}");
+        for other in [
+            AuditPosition { n: head.n + 100, ..head },
+            AuditPosition { offset: head.offset + 1_000_000, ..head },
+            AuditPosition { file: 9, ..head },
+            AuditPosition { hash: Digest::new([9; 32]), ..head },
+        ] {
+            assert_eq!(log.verify(of(other)).first_class(), Some(Class::HeadDiffers), "{other}");
+        }
+    }
 }
