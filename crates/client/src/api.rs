@@ -343,10 +343,11 @@ impl Client {
         }
         let mut next = ClusterView::clone(&view);
         next.push(&envelope).map_err(|error| {
-            ClientError::input(
-                format!("the document does not hold: {error}"),
-                "make it from the newest document, and have k admins sign it",
-            )
+            let hint = match error {
+                TooFewAdmins { .. } => "another admin signs it first: `bulla document sign FILE`",
+                _ => "make it from the newest document, and have k admins sign it",
+            };
+            ClientError::input(format!("the document does not hold: {error}"), hint)
         })?;
         let call = Call::change("POST", "/v1/document", &Signed { envelope }).of_seal();
         self.done(Call { view: Some(Arc::new(next)), ..call }).await?;

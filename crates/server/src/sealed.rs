@@ -213,11 +213,12 @@ pub fn ceremony_refusal(node: &Node, error: &CeremonyError, id: &str) -> Refusal
         CeremonyError::Seal(SealError::ConsentAhead) => Refusal::new(Code::BadStatement, with_cause(error))
             .field("envelope.excused_until_ms")
             .hint("compare the clocks of the first signer's machine and of the server; the admins sign again"),
-        CeremonyError::Seal(SealError::Consent(_) | SealError::OtherConsent) => {
-            Refusal::new(Code::BadStatement, with_cause(error))
-                .field("envelope")
-                .hint("k admins sign exactly the positions that the last share's answer named")
-        }
+        CeremonyError::Seal(SealError::Consent(_)) => Refusal::new(Code::BadStatement, with_cause(error))
+            .field("envelope")
+            .hint("k admins sign the positions that the last share's answer named: `bulla seal consent sign FILE`"),
+        CeremonyError::Seal(SealError::OtherConsent) => Refusal::new(Code::BadStatement, with_cause(error))
+            .field("envelope")
+            .hint("it is of another loss: put it away and run `bulla unseal`, which writes the consent to this one"),
         CeremonyError::NothingLost => Refusal::new(Code::NotFound, "nothing was lost that needs consent"),
         CeremonyError::Unknown(_) => {
             Refusal::new(Code::Unknown, "the outcome is not known").hint("look at `bulla status`")

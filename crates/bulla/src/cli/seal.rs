@@ -83,6 +83,10 @@ pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
 
 async fn sign_consent(session: &Session<'_>, args: SignConsent) -> Result<Exit, Failure> {
     let SignConsent { sign: statement::Sign { file, yes }, excuse_clients } = args;
+    if !file.exists() {
+        let failure = Failure::new(Exit::Failed, format!("there is no {}", file.display()));
+        return Err(failure.hint("`bulla unseal` writes it on the machine that gives the k-th share; carry it here"));
+    }
     let (identity, known, now_ms) = (session.identity()?, statement::kept_view(session)?, now_ms());
     let shown = |_: &Envelope, loss: &Loss| {
         if let Some(view) = known.as_ref().filter(|view| view.id() != loss.cluster) {
