@@ -466,6 +466,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn roles_have_one_spelling() {
+        assert_eq!("pg/app".parse::<RoleName>().unwrap().to_string(), "pg/app");
+        for bad in ["", "pg", "/app", "pg/", "pg/app/x", "pg /app"] {
+            assert!(bad.parse::<RoleName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn actions_have_one_spelling() {
         for action in Action::ALL {
             assert_eq!(action.to_string().parse(), Ok(*action));

@@ -89,9 +89,6 @@ impl fmt::Debug for PolicySet {
 impl PolicySet {
     /// Parses and validates every text. All or nothing: one bad policy refuses the set.
     pub fn parse(texts: &BTreeMap<Name, String>) -> Result<Self, PolicyError> {
-        if texts.len() > MAX_POLICIES {
-            return Err(PolicyError::TooManyPolicies(texts.len()));
-        }
         let language = Language::shared().map_err(PolicyError::Language)?;
         let policies = texts
             .iter()

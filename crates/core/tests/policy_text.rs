@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use bulla_core::action::{Action, Resource};
 use bulla_core::policy::{
     Fault, MAX_NESTING, MAX_POLICIES, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_TEXT_BYTES, PolicyError, PolicySet,
-    Refusal, first_texts,
+    Refusal, Subject, first_texts, permit,
 };
+use bulla_wire::id::PrincipalId;
 use bulla_wire::name::Name;
 use std::collections::BTreeMap;
 
@@ -170,8 +172,41 @@ fn limits() {
     texts.insert(name("more"), statement.to_owned());
     assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyStatements(10_001));
 
-    let texts: BTreeMap<Name, String> = (0..=MAX_POLICIES).map(|n| (name(&format!("p{n}")), String::new())).collect();
-    assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyPolicies(MAX_POLICIES + 1));
+    let mut texts: BTreeMap<Name, String> =
+        (0..MAX_POLICIES).map(|n| (name(&format!("p{n}")), statement.to_owned())).collect();
+    let full = PolicySet::parse(&texts).unwrap();
+    assert!(full.with(&name("p0"), statement).is_ok(), "in the place of one that is there");
+    for more in 1..=2 {
+        texts.insert(name(&format!("more{more}")), statement.to_owned());
+        assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyPolicies(MAX_POLICIES + more));
+    }
+    assert_eq!(full.with(&name("more"), statement).unwrap_err(), PolicyError::TooManyPolicies(MAX_POLICIES + 1));
+}
+
+/// What `--output-policy` prints grants what it says to whom it says, and nothing else.
+#[test]
+fn a_permit_that_is_written_grants_one_thing() {
+    let id = PrincipalId::new([1; 32]);
+    let subject = |id| Subject { id, name: name("bob"), groups: vec![], attributes: BTreeMap::new() };
+    let cases = [
+        ("kv.get", "kv/app/db", "kv/app"),
+        ("principal.read", "principal/bob", "principal/eve"),
+        ("policy.read", "policy/first", "policy/other"),
+        ("transit.encrypt", "transit/orders", "transit/other"),
+        ("wrap.create", "wrap", "self"),
+        ("audit.read", "audit", "cluster"),
+        ("database.issue", "database/pg/app", "database/pg/other"),
+    ];
+    for (action, resource, other) in cases {
+        let (action, other): (Action, Resource) = (action.parse().unwrap(), other.parse().unwrap());
+        let resource: Resource = resource.parse().unwrap();
+        let set = parse(&permit(&id, action, &resource)).unwrap();
+        assert!(set.decide(&subject(id), action, &resource).allowed, "{action} {resource}");
+        assert!(!set.decide(&subject(id), action, &other).allowed, "{action} {other}");
+        assert!(!set.decide(&subject(PrincipalId::new([2; 32])), action, &resource).allowed);
+        let others = Action::ALL.iter().filter(|other| **other != action);
+        assert!(others.copied().all(|other| !set.decide(&subject(id), other, &resource).allowed));
+    }
 }
 
 /// On a thread with the stack of a server's worker (2 MiB), the deepest texts that the limits let through are

@@ -215,11 +215,21 @@ mod tests {
             id[..8].copy_from_slice(&n.to_be_bytes());
             memo.keep(&Subject { id: PrincipalId::new(id), ..subject.clone() }, question(0), &decision);
         }
-        assert!(memo.lock().len() <= CALLERS_MAX);
+        assert_eq!(memo.lock().len(), CALLERS_MAX, "full, and not forgotten before it has to");
+        // One of those who are there asks more, and nobody is forgotten for it.
+        let mut last = [0; 32];
+        last[..8].copy_from_slice(&(3 * CALLERS_MAX - 1).to_be_bytes());
+        let last = Subject { id: PrincipalId::new(last), ..subject.clone() };
+        memo.keep(&last, question(1), &decision);
+        assert_eq!(memo.lock().len(), CALLERS_MAX);
+        assert!(memo.get(&last, &question(0)).is_some() && memo.get(&last, &question(1)).is_some());
+        memo.keep(&subject, question(0), &decision);
+        assert_eq!(memo.lock().len(), 1, "one too many");
+        assert_eq!(memo.get(&last, &question(0)), None);
         for n in 0..3 * QUESTIONS_MAX {
             memo.keep(&subject, question(n), &decision);
         }
-        assert!(memo.lock()[&subject.id].decisions.len() <= QUESTIONS_MAX);
+        assert_eq!(memo.lock()[&subject.id].decisions.len(), QUESTIONS_MAX);
         let failed = Decision { errors: vec!["x".to_owned()], ..decision };
         memo.keep(&subject, question(1000), &failed);
         assert_eq!(memo.get(&subject, &question(1000)), None);
