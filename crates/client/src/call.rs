@@ -212,13 +212,15 @@ impl Client {
             None => self.audience().await?,
         };
         let newest = trust.as_ref().map_or(0, |trust| trust.view.newest().number());
-        let challenge = match self.challenge(trust.as_ref()).await {
+        // Whoever is believed by what it shows is looked at already.
+        let looks = call.view.is_none();
+        let challenge = match self.challenge(trust.as_ref(), looks).await {
             Ok(challenge) => challenge,
             Err(ClientError::Unreachable { address, cause }) => {
                 let cause = ClientError::Unreachable { address, cause };
                 return Ok(Attempt::Lost { cause, sent: false, few: true });
             }
-            Err(cause) if self.moved_on(&cause) || self.has_others(&cause).await => {
+            Err(cause) if looks && (self.moved_on(&cause) || self.has_others(&cause).await) => {
                 return Ok(Attempt::Lost { cause, sent: false, few: true });
             }
             Err(error) => return Err(error),
@@ -295,7 +297,7 @@ impl Client {
             Err(cause) => return Ok(lost(cause)),
         };
         let mut view = trust.view;
-        if frame.state.doc.is_some_and(|doc| doc > view.newest().number()) {
+        if call.view.is_none() && frame.state.doc.is_some_and(|doc| doc > view.newest().number()) {
             // What the unverified header asks for is only a look at documents that verify themselves.
             if let Ok((facts, was_accepted)) = Box::pin(self.look()).await {
                 view = facts.view;
@@ -412,7 +414,7 @@ impl Client {
     }
 
     /// The challenge of the last answer if it is fresh, else a new one.
-    async fn challenge(&self, trust: Option<&Trust>) -> Result<Challenge, ClientError> {
+    async fn challenge(&self, trust: Option<&Trust>, looks: bool) -> Result<Challenge, ClientError> {
         let held = self.held().challenge;
         if let Some((challenge, _)) = held.filter(|(_, since)| since.elapsed() < CHALLENGE_USE) {
             return Ok(challenge);
@@ -426,7 +428,7 @@ impl Client {
         // the same where it can be, to tell a wrong cluster early.
         if let Some(trust) = trust {
             let frame = Frame::of(&received)?;
-            let newer = frame.state.doc.is_some_and(|doc| doc > trust.view.newest().number());
+            let newer = looks && frame.state.doc.is_some_and(|doc| doc > trust.view.newest().number());
             let view = if newer { Box::pin(self.cluster()).await?.view } else { Arc::clone(&trust.view) };
             verify_open(&request, &received, |key| view.active_node(key).cloned())?;
         }

@@ -5,11 +5,10 @@ use crate::ClientError;
 use crate::builder::{Client, Trust};
 use crate::call::{Call, now_ms};
 use crate::state::{Loss, Seen, Standing, StateError, Verdict, Way, fewer_documents, judge, went_on};
-use crate::trust::{ClusterFacts, may_have_others};
-use bulla_crypto::evidence::{ClusterView, verify_consent};
-use bulla_wire::api::LineageEntry;
-use bulla_wire::dsse::Envelope;
+use crate::trust::{Anew, ClusterFacts, may_have_others};
+use bulla_crypto::evidence::{ClusterView, payload_digest, verify_consent};
 use bulla_wire::state::State;
+use std::collections::BTreeSet;
 
 /// The number of the first document that is known and that the cluster does not show.
 pub(crate) fn first_missing(known: &ClusterView, shown: &ClusterView) -> Option<u32> {
@@ -40,19 +39,22 @@ impl Client {
         known: &Trust,
         seen: Option<Seen>,
     ) -> Result<Standing, ClientError> {
-        // A route that everybody may call, and which reads the store.
-        let call = Call { judged: false, view: Some(facts.view.clone()), ..Call::read("/v1/wrap") };
-        let answer = self.call(call.with("limit", Some(1))).await?;
+        let answer = self.call(where_it_stands(facts)).await?;
         let no_place = || ClientError::contradiction("the answer does not tell where the cluster stands");
         let newest = answer.state.doc.ok_or_else(no_place)?;
         let told = Seen::of(&answer.state, newest, now_ms()).ok_or_else(no_place)?;
-        let lost = match self.judge_state(seen.as_ref(), known.view.newest().number(), &answer.state).await {
-            Err(ClientError::RolledBack(_)) => true,
-            Ok(lagging) => lagging.is_some(),
-            Err(error) => return Err(error),
-        };
         let dropped_from = first_missing(&known.view, &facts.view);
-        Ok(Standing { told, seen, lost, dropped_from })
+        // Nothing is remembered of it: those who show these documents may be nobody.
+        let lost = match judge(seen.as_ref(), known.view.newest().number(), &answer.state) {
+            Verdict::Take if dropped_from.is_none() => false,
+            Verdict::Lagging(_) => true,
+            _ => match &seen {
+                Some(seen) => explained(known, facts, seen, &answer.state, dropped_from.is_some())?.is_none(),
+                None => true,
+            },
+        };
+        let shown = (facts.view.id(), facts.view.newest().digest());
+        Ok(Standing { told, seen, lost, dropped_from, shown })
     }
 
     /// Takes the cluster to stand where it was said to, and forgets what was seen beyond. Nothing of it can be proved:
@@ -61,10 +63,10 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn accept_loss(&self, standing: &Standing) -> Result<(), ClientError> {
-        self.documents_anew(standing.told.doc).await?;
-        let trust = self.trust().await?;
-        let told = Seen { doc: trust.view.newest().number(), ..standing.told };
-        trust.memory.accept_loss(told, standing.seen.as_ref())
+        let anew = Anew { least: standing.told.doc, exactly: Some(standing.shown) };
+        let facts = self.documents_anew(anew).await?;
+        let told = Seen { doc: facts.view.newest().number(), ..standing.told };
+        self.memory(&facts.view.id())?.accept_loss(told, standing.seen.as_ref())
     }
 
     /// `Some` if the node lags behind; an error if the cluster fell back.
@@ -81,20 +83,25 @@ impl Client {
             Verdict::AskHistories(error) => {
                 let Some(known) = known else { return Err(error.into()) };
                 let (facts, was_accepted) = Box::pin(self.look()).await?;
-                // Who was an admin before the newest document that is known here has no say about its loss.
-                let fewer = fewer_documents(newest.max(known.doc), told);
-                let since = if fewer.is_some() { newest.max(known.doc) } else { known.doc };
-                let verified = |consent: &Envelope| verify_consent(&facts.view, consent, since).ok();
-                let consents: Vec<_> = facts.consents.iter().filter_map(verified).collect();
-                let way = went_on(known, told, &facts.lineages, &consents, (now_ms(), fewer.is_some()));
-                match way {
-                    _ if was_accepted => {}
-                    None => return Err(fewer.unwrap_or(error).into()),
-                    Some(Way::Grew) => {}
-                    Some(Way::Lost(consent)) => {
-                        self.held().losses.push(Loss { consent: consent.clone(), seen: *known });
-                        // Those who are admins by the documents known here accepted that documents are lost, too.
-                        Box::pin(self.documents_anew(told.doc.unwrap_or_default())).await?;
+                // Other documents are believed now, and the answer was judged by those of before.
+                if was_accepted {
+                    return Ok(Some(error));
+                }
+                // That documents are missing was judged with them.
+                if let Some(fewer) = fewer_documents(newest.max(known.doc), told) {
+                    return Err(fewer.into());
+                }
+                let trust = self.trust().await?;
+                match explained(&trust, &facts, known, told, false)? {
+                    None => return Err(error.into()),
+                    Some(Explained::Grew) => {}
+                    Some(Explained::Lost(loss)) => {
+                        // With what was lost documents may have gone whose numbers others have now.
+                        if first_missing(&trust.view, &self.shown().await?.view).is_some() {
+                            Box::pin(self.after_others(Some(trust), error.clone().into())).await?;
+                            return Ok(Some(error));
+                        }
+                        self.held().losses.push(loss);
                         accepted = Some(known);
                     }
                 }
@@ -116,8 +123,7 @@ impl Client {
     }
 
     /// The documents that the cluster shows do not go on from those that are known here. Goes on with it if the admins of
-    /// these accepted that it lost what was seen of it, and tells `error` if its documents are no others. The caller holds
-    /// `loading`.
+    /// these accepted that it lost what was seen of it, and tells `error` if its documents are no others.
     pub(crate) async fn after_others(
         &self,
         before: Option<Trust>,
@@ -128,21 +134,50 @@ impl Client {
         let known = self.known_of(before, &facts)?;
         let Some(from) = first_missing(&known.view, &facts.view) else { return Err(error) };
         let others = || Err(StateError::OtherDocuments { from }.into());
-        let (Some(seen), Some(last)) = (known.memory.seen(), facts.lineages.last()) else { return others() };
-        let LineageEntry { epoch, lineage, first_sequence } = *last;
-        let (lineage, sequence, doc) = (Some(lineage), Some(first_sequence), Some(facts.newest));
-        let told = State { epoch, lineage, sequence, doc, alarms: 0 };
-        // Whoever was an admin before the newest document that is known here has no say.
-        let since = known.view.newest().number();
-        let consents = facts.consents.iter().filter_map(|consent| verify_consent(&known.view, consent, since).ok());
-        let consents: Vec<_> = consents.collect();
-        let Some(Way::Lost(consent)) = went_on(&seen, &told, &facts.lineages, &consents, (now_ms(), true)) else {
+        // An answer to an open route may be an old one that somebody kept. A node of these documents has to be there.
+        let (Some(seen), Ok(answer)) = (known.memory.seen(), self.call(where_it_stands(&facts)).await) else {
             return others();
         };
-        self.held().losses.push(Loss { consent: consent.clone(), seen });
-        let facts = Box::pin(self.load(None, Some(facts.newest))).await?;
+        let told = answer.state;
+        let Some(least) = told.doc else { return others() };
+        let Some(Explained::Lost(loss)) = explained(&known, &facts, &seen, &told, true)? else { return others() };
+        let exactly = Some((facts.view.id(), facts.view.newest().digest()));
+        let facts = self.documents_anew(Anew { least, exactly }).await?;
+        self.held().losses.push(loss);
         let stands = Seen::of(&told, facts.view.newest().number(), now_ms());
         stands.map_or(Ok(()), |stands| known.memory.accept_loss(stands, Some(&seen)))?;
         Ok(facts)
     }
+}
+
+/// A call that everybody may make, and which reads the store, to whoever shows these documents.
+fn where_it_stands(facts: &ClusterFacts) -> Call {
+    Call { judged: false, view: Some(facts.view.clone()), ..Call::read("/v1/wrap") }.with("limit", Some(1))
+}
+
+/// How the cluster came to where it stands.
+enum Explained {
+    Grew,
+    Lost(Loss),
+}
+
+/// Whether what the cluster shows explains that it stands elsewhere than it was seen, and without documents that are known
+/// if some are missing. Then who was an admin before the newest of these has no say, nor has a consent that was shown when
+/// they were learnt: it was about another loss.
+fn explained(
+    known: &Trust,
+    facts: &ClusterFacts,
+    seen: &Seen,
+    told: &State,
+    is_missing: bool,
+) -> Result<Option<Explained>, ClientError> {
+    let since = if is_missing { known.view.newest().number() } else { seen.doc };
+    let old = if is_missing { known.memory.consents()? } else { BTreeSet::new() };
+    let new = facts.consents.iter().filter(|consent| !old.contains(&payload_digest(consent)));
+    let consents: Vec<_> = new.filter_map(|consent| verify_consent(&known.view, consent, since).ok()).collect();
+    let way = went_on(seen, told, &facts.lineages, &consents, (now_ms(), is_missing));
+    Ok(way.map(|way| match way {
+        Way::Grew => Explained::Grew,
+        Way::Lost(consent) => Explained::Lost(Loss { consent: consent.clone(), seen: *seen }),
+    }))
 }

@@ -8,9 +8,9 @@ use bulla_crypto::evidence::{RecordChain, payload_digest};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::{Admission, Scope};
-use bulla_wire::id::WrapId;
+use bulla_wire::id::{Digest, WrapId};
 use bulla_wire::name::Name;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ const STATE_FILE: &str = "state.json";
 const SHARE_FILE: &str = "share.json";
 const KNOWN_FILE: &str = "known.json";
 const DOCUMENTS_FILE: &str = "documents.json";
+const CONSENTS_FILE: &str = "consents.json";
 /// How often a busy client writes its position at most: an older one on disk is only a weaker memory.
 const STATE_EVERY: Duration = Duration::from_secs(1);
 
@@ -39,6 +40,9 @@ struct Inner {
     written: Option<Instant>,
     share_epoch: u64,
     pub claims: HashMap<WrapId, SecretBytes>,
+    /// Where no directory keeps them.
+    documents: Vec<Envelope>,
+    consents: BTreeSet<Digest>,
 }
 
 /// Names and the keys that they stood for.
@@ -214,16 +218,42 @@ impl Memory {
 
     /// The documents that were kept. They are verified again, so a damaged file costs a look-up and nothing else.
     pub(crate) fn documents(&self) -> Vec<Envelope> {
-        let kept = self.directory.as_ref().map(|directory| read_json(directory, DOCUMENTS_FILE));
-        kept.and_then(Result::ok).flatten().unwrap_or_default()
+        let Some(directory) = &self.directory else { return self.inner().documents.clone() };
+        read_json(directory, DOCUMENTS_FILE).ok().flatten().unwrap_or_default()
+    }
+
+    /// Digests of the consents that were shown beside the documents when these were learnt.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`]; what cannot be read is not taken for none.
+    pub(crate) fn consents(&self) -> Result<BTreeSet<Digest>, ClientError> {
+        let Some(directory) = &self.directory else { return Ok(self.inner().consents.clone()) };
+        Ok(read_json(directory, CONSENTS_FILE)?.unwrap_or_default())
     }
 
     /// Keeps the documents if they go on from those that are kept: another process may have read further, or have taken
     /// others after a loss. With `fewer_too` they are kept as they are.
-    pub(crate) fn keep_documents(&self, documents: &[&Envelope], fewer_too: bool) -> Result<(), ClientError> {
-        let Some(directory) = &self.directory else { return Ok(()) };
+    pub(crate) fn keep_documents(
+        &self,
+        documents: &[&Envelope],
+        consents: &[Digest],
+        fewer_too: bool,
+    ) -> Result<(), ClientError> {
+        let Some(directory) = &self.directory else {
+            let mut inner = self.inner();
+            inner.documents = documents.iter().copied().cloned().collect();
+            inner.consents.extend(consents);
+            return Ok(());
+        };
         let lock = directory.lock().map_err(|error| wrote(directory, DOCUMENTS_FILE, error))?;
         let kept = self.documents();
+        // First, so that a document never lies there without them.
+        let mut known = self.consents()?;
+        let before = known.len();
+        known.extend(consents);
+        if known.len() > before {
+            write_json(directory, CONSENTS_FILE, &known)?;
+        }
         // The signatures may be others: whoever shows a document chooses some of them.
         let same = |(kept, told): (&Envelope, &&Envelope)| payload_digest(kept) == payload_digest(told);
         let goes_on = documents.len() > kept.len() && kept.iter().zip(documents).all(same);
@@ -251,6 +281,8 @@ impl Drop for Memory {
 fn after_loss(there: Option<Seen>, told: Seen, lost: Option<&Seen>) -> Seen {
     let place = |seen: &Seen| (seen.epoch, seen.sequence);
     match there {
+        // Places of one history compare; those of the lost one and of what came instead do not.
+        Some(there) if there.lineage == told.lineage => there.highest(told),
         Some(there) if lost.is_none_or(|lost| place(&there) > place(lost)) => there.highest(told),
         _ => told,
     }

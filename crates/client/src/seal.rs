@@ -3,6 +3,7 @@
 use crate::builder::{Client, Pin};
 use crate::call::Call;
 use crate::error::{ClientError, GENESIS, demand};
+use crate::loss::first_missing;
 use crate::open::open_secret;
 use crate::state::StateError;
 use bulla_crypto::envelope;
@@ -76,6 +77,18 @@ impl Client {
         // Shares are those of the cluster's own newest document, also if that was another one before.
         let facts = if how.danger_older_epoch { self.shown().await? } else { self.cluster().await? };
         let document = facts.whole()?.newest();
+        if how.danger_older_epoch {
+            let held = self.held().trust.clone();
+            let known = self.known_of(held, &facts)?;
+            // With documents go admins and nodes that they removed.
+            let missing = first_missing(&known.view, &facts.view).is_some();
+            if missing && !(how.approve)(&facts.view) {
+                return Err(ClientError::input(
+                    "the cluster lacks documents that are known here, and was not approved, so no share was given",
+                    "compare its newest document (`bulla document show`) with the other admins, then approve it",
+                ));
+            }
+        }
         let key = self.key()?;
         let me = document.admin_by_key(&key.public_key().key_id()).ok_or_else(|| {
             ClientError::input("your key is not that of an admin of this cluster", "call with an admin's key")

@@ -5,7 +5,7 @@
 
 use bulla_wire::api::LineageEntry;
 use bulla_wire::evidence::{Consent, EXCUSE_SKEW_MS, Position};
-use bulla_wire::id::Lineage;
+use bulla_wire::id::{ClusterId, Digest, Lineage};
 use bulla_wire::state::State;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -75,6 +75,8 @@ pub struct Standing {
     pub lost: bool,
     /// The number of the first document that is known here and that the cluster does not have, if there is one.
     pub dropped_from: Option<u32>,
+    /// The cluster and the digest of its newest document, as they were shown.
+    pub shown: (ClusterId, Digest),
 }
 
 /// The cluster stands behind what was seen before.
@@ -248,7 +250,6 @@ fn is_excused(consent: &Consent, known: &Seen, now_ms: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulla_wire::id::ClusterId;
     use bulla_wire::json::V1;
 
     const SEEN_MS: u64 = 1_800_000_000_000;

@@ -10,7 +10,7 @@ use bulla_crypto::evidence::{AdminSet, ClusterView, EvidenceError, payload_diges
 use bulla_crypto::message::ResponseError;
 use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
-use bulla_wire::id::ClusterId;
+use bulla_wire::id::{ClusterId, Digest};
 use bulla_wire::json;
 use std::sync::Arc;
 
@@ -88,6 +88,15 @@ fn beyond<'d>(view: &ClusterView, shown: &'d [Envelope]) -> Result<&'d [Envelope
     Ok(shown.get(known..).unwrap_or_default())
 }
 
+/// What must be shown in the place of documents that are known. An answer to an open route may be an old one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anew {
+    /// The number of the newest at least, by an answer to a signed request.
+    pub least: u32,
+    /// The cluster and the digest of its newest document, if somebody agreed to these.
+    pub exactly: Option<(ClusterId, Digest)>,
+}
+
 /// Whether the cluster may have other documents in the place of those that are known here: what it shows does not follow
 /// them, or a node answers that they do not name.
 pub(crate) fn may_have_others(error: &ClientError) -> bool {
@@ -123,20 +132,26 @@ impl Client {
     /// The same, and whether the admins' consent to a loss was taken for it: then other documents are known than before,
     /// and the position is another.
     pub(crate) async fn look(&self) -> Result<(ClusterFacts, bool), ClientError> {
-        let _loading = self.0.loading.lock().await;
+        let loading = self.0.loading.lock().await;
         let held = self.held().trust.clone();
         // What a former run kept holds as well: a server that shows fewer documents makes nobody forget the others.
         let known = if held.is_some() { held } else { self.kept()? };
-        self.look_from(known).await
-    }
-
-    /// The same, from what is known. The caller holds `loading`.
-    async fn look_from(&self, known: Option<Trust>) -> Result<(ClusterFacts, bool), ClientError> {
         let before = known.clone();
         let mut loaded = Box::pin(self.load(known, None)).await;
         if loaded.as_ref().is_err_and(|error| self.moved_on(error)) {
             loaded = Box::pin(self.load(None, None)).await;
         }
+        // What is asked next is a call, which may look by itself.
+        drop(loading);
+        self.judge_loaded(before, loaded).await
+    }
+
+    /// What was loaded, or what takes the place of what was known `before`.
+    async fn judge_loaded(
+        &self,
+        before: Option<Trust>,
+        loaded: Result<ClusterFacts, ClientError>,
+    ) -> Result<(ClusterFacts, bool), ClientError> {
         match loaded {
             Ok(facts) => match facts.whole().map(drop) {
                 Ok(()) => Ok((facts, false)),
@@ -153,11 +168,10 @@ impl Client {
     }
 
     /// Takes the documents that the cluster shows in the place of those that are known here, also if they are fewer. Only
-    /// for a loss that was accepted: documents were lost with it, and others may have their numbers. An answer to an open
-    /// route may be an old one, so it has to show `least` at least, the newest by a signed answer.
-    pub(crate) async fn documents_anew(&self, least: u32) -> Result<(), ClientError> {
+    /// for a loss that was accepted: documents were lost with it, and others may have their numbers.
+    pub(crate) async fn documents_anew(&self, anew: Anew) -> Result<ClusterFacts, ClientError> {
         let _loading = self.0.loading.lock().await;
-        Box::pin(self.load(None, Some(least))).await.map(drop)
+        Box::pin(self.load(None, Some(anew))).await
     }
 
     /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
@@ -176,7 +190,7 @@ impl Client {
         if let Some(trust) = self.held().trust.clone() {
             return Ok(trust);
         }
-        let _loading = self.0.loading.lock().await;
+        let loading = self.0.loading.lock().await;
         if let Some(trust) = self.held().trust.clone() {
             return Ok(trust);
         }
@@ -184,7 +198,9 @@ impl Client {
             self.held().trust = Some(trust.clone());
             return Ok(trust);
         }
-        Box::pin(self.look_from(None)).await?;
+        let loaded = Box::pin(self.load(None, None)).await;
+        drop(loading);
+        self.judge_loaded(None, loaded).await?;
         self.held().trust.clone().ok_or(ClientError::NoPin)
     }
 
@@ -274,8 +290,8 @@ impl Client {
     }
 
     /// Reads on from `known`, verifies, keeps. The caller holds `loading`. Without `anew` what was kept of the cluster that
-    /// answers is known, too; with it nothing is, and so many documents must come.
-    pub(crate) async fn load(&self, known: Option<Trust>, anew: Option<u32>) -> Result<ClusterFacts, ClientError> {
+    /// answers is known, too; with it nothing is.
+    async fn load(&self, known: Option<Trust>, anew: Option<Anew>) -> Result<ClusterFacts, ClientError> {
         let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
         let begin = move |genesis: &Envelope, approvals: &[Envelope]| {
             let mut view = pin.begin(genesis, approvals)?;
@@ -290,9 +306,14 @@ impl Client {
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
         // What takes the place of something else is verified before.
         let signed = match anew {
-            Some(least) => {
+            Some(Anew { least, exactly }) => {
                 signed?;
                 demand(page.newest >= least, "the cluster shows fewer documents than its answer told")?;
+                let shown = (view.id(), view.newest().digest());
+                demand(
+                    exactly.is_none_or(|agreed| agreed == shown),
+                    "the cluster shows other documents than a moment ago",
+                )?;
                 Ok(())
             }
             None => signed,
@@ -303,7 +324,9 @@ impl Client {
         };
         if before != Some(view.newest().number()) {
             let envelopes: Vec<_> = view.documents().map(|document| document.envelope()).collect();
-            memory.keep_documents(&envelopes, anew.is_some())?;
+            // Whoever consented before these were known did not consent to their loss.
+            let consents: Vec<Digest> = page.consents.iter().map(payload_digest).collect();
+            memory.keep_documents(&envelopes, &consents, anew.is_some())?;
         }
         let view = Arc::new(view);
         self.held().trust = Some(Trust { view: Arc::clone(&view), memory });
@@ -377,7 +400,8 @@ impl Client {
                 let signed = verify_open(&request, &received, |key| next.active_node(key).cloned());
                 return Ok((next, page, signed));
             }
-            demand(!page.documents.is_empty(), "the cluster does not show all its documents")?;
+            // Each page brings something, or it would be asked for without end.
+            demand(next.newest().number() >= from, "the cluster does not show all its documents")?;
             view = Some(next);
         }
     }

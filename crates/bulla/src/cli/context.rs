@@ -179,7 +179,7 @@ pub fn describe(session: &Session<'_>, view: &ClusterView) {
 async fn accept_loss(session: &Session<'_>, expected: Option<Lineage>) -> Result<Exit, Failure> {
     let client = session.client()?;
     let standing = client.standing().await?;
-    let Standing { told, seen, lost, dropped_from } = &standing;
+    let Standing { told, seen, lost, dropped_from, shown: (_, newest) } = &standing;
     let told_by = "let an admin tell you the lineage by another way, and give it with --lineage";
     let line = |what: &str, at: &Seen| {
         session.screen.say(&format!("  {what}  epoch {}, sequence {}, lineage {}", at.epoch, at.sequence, at.lineage));
@@ -194,8 +194,8 @@ async fn accept_loss(session: &Session<'_>, expected: Option<Lineage>) -> Result
     line("it is now  ", told);
     if let Some(from) = dropped_from {
         session.screen.warn(&format!(
-            "documents from {from} on, as this machine has seen them, are not those of the cluster, whose newest is {}: with \
-             them go the admins and nodes that they named or removed",
+            "documents from {from} on, as this machine has seen them, are not those of the cluster, whose newest is {} \
+             ({newest}): with them go the admins and nodes that they named or removed",
             told.doc
         ));
     }

@@ -1,6 +1,7 @@
 //! `bulla seal`: closing it, looking at it, and what only admins can decide about it.
 
 use super::statement;
+use crate::context::Trust;
 use crate::exit::{Exit, Failure, told};
 use crate::output::{Format, FormatArgs, time, word};
 use crate::session::{Session, now_ms};
@@ -89,8 +90,12 @@ async fn sign_consent(session: &Session<'_>, args: SignConsent) -> Result<Exit, 
     }
     let (identity, known, now_ms) = (session.identity()?, statement::kept_view(session)?, now_ms());
     let shown = |_: &Envelope, loss: &Loss| {
-        if let Some(view) = known.as_ref().filter(|view| view.id() != loss.cluster) {
-            let problem = format!("it is about the cluster {}, and your context is of {}", loss.cluster, view.id());
+        let pinned = match session.trust()? {
+            Some(Trust::Cluster(cluster)) => Some(cluster),
+            _ => known.as_ref().map(|view| view.id()),
+        };
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != loss.cluster) {
+            let problem = format!("it is about the cluster {}, and your context is of {pinned}", loss.cluster);
             return Err(Failure::new(Exit::Untrusted, problem)
                 .hint("give the --context of the cluster that it is about, if that one lost commits"));
         }

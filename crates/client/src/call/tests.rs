@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::fixture::{World, person, world};
+use crate::trust::Anew;
 use bulla_crypto::evidence::{AdminSet, DocumentDraft, Node, sign_in_memory};
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::secret::SecretKey;
@@ -49,6 +50,8 @@ struct Stage {
     place: Mutex<(u64, u8, Option<u64>)>,
     /// What it tells of the histories of its store.
     histories: Mutex<(Vec<LineageEntry>, Vec<Envelope>)>,
+    /// What is said to be the number of the newest document, if not the truth.
+    newest: Mutex<Option<u32>>,
     /// Documents that are shown in the place of the world's, and the node that answers.
     instead: Mutex<Option<(ClusterView, SigningKey)>>,
 }
@@ -156,6 +159,7 @@ impl Stage {
             let from: usize = request.query.strip_prefix("from=").unwrap().parse().unwrap();
             let shown = *self.shown.lock().unwrap();
             let newest = u32::try_from(shown.checked_sub(1)?).unwrap();
+            let newest = self.newest.lock().unwrap().unwrap_or(newest);
             let all: Vec<_> = view.documents().map(|document| document.envelope().clone()).collect();
             let documents = all.into_iter().take(shown).skip(from).collect();
             let approvals = self.approvals.lock().unwrap().clone();
@@ -165,7 +169,10 @@ impl Stage {
         }
         let input = &request.headers[SIGNATURE_INPUT_HEADER];
         let nonce = input.split(";nonce=").nth(1).unwrap().split(';').next().unwrap();
-        self.nonces.lock().unwrap().push(nonce.to_owned());
+        // Where the cluster stands is asked for besides.
+        if request.path != "/v1/wrap" {
+            self.nonces.lock().unwrap().push(nonce.to_owned());
+        }
         let mut acts = self.acts.lock().unwrap();
         let act = if acts.len() > 1 { acts.remove(0) } else { acts[0] };
         match act {
@@ -188,6 +195,7 @@ impl Stage {
             approvals: Mutex::default(),
             place: Mutex::new((1, 1, None)),
             histories: Mutex::default(),
+            newest: Mutex::default(),
             instead: Mutex::default(),
         });
         let directory = tempfile::tempdir().unwrap();
@@ -400,7 +408,7 @@ async fn fewer_documents_than_before_are_no_news() {
             assert_eq!(open().view().await.unwrap().newest().number(), 2);
         }
         // A loss that was accepted takes them with it.
-        open().documents_anew(1).await.unwrap();
+        open().documents_anew(Anew { least: 1, exactly: None }).await.unwrap();
         assert_eq!(open().view().await.unwrap().newest().number(), 1);
         assert_eq!(open().cluster().await.unwrap().view.newest().number(), 1);
     }
@@ -592,6 +600,71 @@ async fn a_lost_document_is_forgotten_by_consent_alone() {
     }
 }
 
+/// An answer to an open route may be an old one: whoever shows it and cannot answer a request makes nobody forget anything.
+#[tokio::test]
+async fn a_kept_answer_takes_no_document_away() {
+    let mut world = world();
+    world.remove_erin();
+    let (stage, _, directory) = Stage::open(world);
+    let client = stage.client(&directory, Duration::from_secs(2));
+    *stage.place.lock().unwrap() = (1, 1, Some(100));
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    for others in [true, false] {
+        stage.go_back(1, others, true);
+        for act in [Act::Lose, Act::Open(Code::Sealed), Act::Refuse(Code::Denied)] {
+            *stage.acts.lock().unwrap() = vec![act];
+            let looked = client.cluster().await;
+            assert!(looked.is_err() || looked.unwrap().whole().is_err());
+            assert_eq!(client.view().await.unwrap().newest().digest(), stage.world.view.newest().digest());
+            assert!(client.losses().is_empty());
+        }
+    }
+    *stage.acts.lock().unwrap() = vec![Act::Done];
+    assert!(client.cluster().await.unwrap().whole().is_ok());
+    assert_eq!(client.losses().len(), 1);
+}
+
+/// A consent that was there when a document was learnt is about another loss than that of this document.
+#[tokio::test]
+async fn a_consent_of_before_takes_no_document_away() {
+    let mut world = world();
+    world.remove_erin();
+    for kept in [true, false] {
+        let (stage, _, directory) = Stage::open(world.clone());
+        let folder = tempfile::tempdir().unwrap();
+        let builder = Client::builder(format!("unix:{}", directory.path().join("node.sock").display()));
+        let builder = builder.identity(Arc::new(person("alice", 1).identity)).pin(Pin::Cluster(stage.world.view.id()));
+        let state = if kept { crate::builder::State::Directory(folder.path().to_owned()) } else { Default::default() };
+        let client = builder.state(state).build().unwrap();
+        *stage.place.lock().unwrap() = (1, 1, Some(100));
+        *stage.told.lock().unwrap() = 1;
+        *stage.shown.lock().unwrap() = 2;
+        assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+        // The admins consented to a loss, and made another document afterwards, which the client only looks at.
+        stage.go_back(1, false, true);
+        *stage.instead.lock().unwrap() = None;
+        *stage.shown.lock().unwrap() = 3;
+        assert_eq!(client.cluster().await.unwrap().view.newest().number(), 2);
+        // Whoever has the old copy shows what there was before that document.
+        stage.go_back(1, false, true);
+        let ended = client.call(Call::read("/v1/x")).await;
+        assert!(matches!(ended, Err(ClientError::RolledBack(_))), "{:?}", ended.err());
+        assert_eq!(client.view().await.unwrap().newest().number(), 2);
+    }
+}
+
+/// Pages that bring nothing come to an end.
+#[tokio::test]
+async fn pages_without_documents_are_refused() {
+    let (stage, client, _directory) = Stage::open(world());
+    *stage.newest.lock().unwrap() = Some(u32::MAX);
+    assert!(client.cluster().await.is_err());
+    *stage.newest.lock().unwrap() = None;
+    assert!(client.cluster().await.is_ok());
+    *stage.newest.lock().unwrap() = Some(u32::MAX);
+    assert!(client.cluster().await.is_err());
+}
+
 /// What takes the place of documents is verified before, and is no older than the answer that told of the loss.
 #[tokio::test]
 async fn documents_are_replaced_by_whole_answers_alone() {
@@ -600,15 +673,15 @@ async fn documents_are_replaced_by_whole_answers_alone() {
     let (stage, client, _directory) = Stage::open(world);
     client.cluster().await.unwrap();
     *stage.shown.lock().unwrap() = 1;
-    assert!(client.documents_anew(1).await.is_err(), "an old answer");
+    assert!(client.documents_anew(Anew { least: 1, exactly: None }).await.is_err(), "an old answer");
     // Somebody else signs.
     let other = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(78))).unwrap();
     *stage.instead.lock().unwrap() = Some((stage.world.view.clone(), other));
     *stage.shown.lock().unwrap() = 2;
-    assert!(client.documents_anew(1).await.is_err());
+    assert!(client.documents_anew(Anew { least: 1, exactly: None }).await.is_err());
     assert_eq!(client.view().await.unwrap().newest().number(), 2);
     *stage.instead.lock().unwrap() = None;
-    client.documents_anew(1).await.unwrap();
+    client.documents_anew(Anew { least: 1, exactly: None }).await.unwrap();
     assert_eq!(client.view().await.unwrap().newest().number(), 1);
 }
 
