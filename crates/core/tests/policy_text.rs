@@ -121,6 +121,39 @@ const REFUSED: &[(&str, Fault, usize, usize, &str)] = &[
     ("forbid (principal in Bulla::Group::\"the ops\", action, resource);", Fault::Id, 1, 22, "a group's name"),
     ("forbid (principal, action, resource == Bulla::Seal::\"seal\");", Fault::Id, 1, 40, "there is only one"),
     ("forbid (principal, action, resource == Bulla::Wrap::\"1\");", Fault::Id, 1, 40, "a wrap's id"),
+    ("forbid (principal, action, resource == Bulla::Lease::\"1\");", Fault::Id, 1, 40, "a lease's id"),
+    ("forbid (principal, action, resource == Bulla::Policy::\"a b\");", Fault::Id, 1, 40, "a policy's name"),
+    ("forbid (principal, action, resource == Bulla::Transit::\"a/b\");", Fault::Id, 1, 40, "a transit key's name"),
+    ("forbid (principal, action, resource == Bulla::Database::\"a/b/c\");", Fault::Id, 1, 40, "<database>/<role>"),
+    (
+        "forbid (principal, action, resource == Bulla::PrincipalRecord::\"a b\");",
+        Fault::Id,
+        1,
+        40,
+        "a principal's name",
+    ),
+    // The second statement of two that read the same, and one behind others on its line.
+    (
+        "permit (principal, action, resource);\npermit (principal, action, resource) when { 1 < 2 }; forbid (principal, action, resource) when { principal.role == \"x\" };",
+        Fault::Schema,
+        2,
+        98,
+        "attribute `role`",
+    ),
+    (
+        "forbid (principal, action, resource) when { resource has owner };\nforbid (principal, action, resource);",
+        Fault::Schema,
+        1,
+        1,
+        "only \"principal\"",
+    ),
+    (
+        "permit (principal, action == Bulla::Action::\"kv.get\", resource);\npermit (principal, action, resource);\n  forbid (principal, action, resource) when { resource has owner };",
+        Fault::Schema,
+        3,
+        3,
+        "only \"principal\"",
+    ),
     (
         "permit (principal, action == Bulla::Action::\"kv.get\", resource == Bulla::Seal::\"\");",
         Fault::Never,
@@ -260,4 +293,44 @@ fn a_set_is_changed_one_policy_at_a_time() {
     let texts: BTreeMap<Name, String> = again.texts().map(|(name, text)| (name.clone(), text.to_owned())).collect();
     assert_eq!(texts, first_texts());
     assert_eq!(PolicySet::parse(&BTreeMap::new()).unwrap().texts().count(), 0);
+}
+
+/// Ids that a request can have, of every type, and text that only looks like something else.
+#[test]
+fn texts_that_are_taken() {
+    for resource in [
+        "Kv::\"\"",
+        "Kv::\"app/db\"",
+        "Wrap::\"\"",
+        "Wrap::\"aaaaaaaaaaaaaaaaaaaaaaaaaa\"",
+        "Lease::\"\"",
+        "Lease::\"aaaaaaaaaaaaaaaaaaaaaaaaaa\"",
+        "Policy::\"\"",
+        "Policy::\"first\"",
+        "PrincipalRecord::\"\"",
+        "PrincipalRecord::\"bob\"",
+        "Transit::\"\"",
+        "Transit::\"orders\"",
+        "Database::\"\"",
+        "Database::\"pg\"",
+        "Database::\"pg/app\"",
+        "Seal::\"\"",
+    ] {
+        let text = format!("forbid (principal, action, resource == Bulla::{resource});");
+        assert!(parse(&text).is_ok(), "{text}: {:?}", parse(&text));
+    }
+    // Brackets and ends within a comment or a literal are none, and one slash begins no comment.
+    let inside = "permit (principal, action, resource) // ) } ; if (((\nwhen { principal.name == \"; ( \\\" { if\" };";
+    assert!(parse(inside).is_ok(), "{:?}", parse(inside));
+    let slash = refusal("permit (principal, action, resource) / when { true };");
+    assert_eq!((slash.fault, slash.line), (Fault::Syntax, 1));
+    // A name may be written in the letters of several scripts.
+    let mixed = when("principal.name == \"b\u{43e}b\"");
+    assert!(parse(&mixed).is_ok(), "{:?}", parse(&mixed));
+    // The longest text is one.
+    let statement = "permit (principal, action, resource);";
+    let longest = format!("{}{statement}", " ".repeat(MAX_TEXT_BYTES - statement.len()));
+    assert_eq!(longest.len(), MAX_TEXT_BYTES);
+    assert!(parse(&longest).is_ok());
+    assert_eq!(refusal(&format!(" {longest}")).fault, Fault::Limit);
 }
