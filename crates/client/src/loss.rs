@@ -49,7 +49,7 @@ impl Client {
             Verdict::Take if dropped_from.is_none() => false,
             Verdict::Lagging(_) => true,
             _ => match &seen {
-                Some(seen) => explained(known, facts, seen, &answer.state, dropped_from.is_some())?.is_none(),
+                Some(seen) => explained(known, facts, seen, &answer.state, dropped_from.is_some()).is_none(),
                 None => true,
             },
         };
@@ -92,7 +92,7 @@ impl Client {
                     return Err(fewer.into());
                 }
                 let trust = self.trust().await?;
-                match explained(&trust, &facts, known, told, false)? {
+                match explained(&trust, &facts, known, told, false) {
                     None => return Err(error.into()),
                     Some(Explained::Grew) => {}
                     Some(Explained::Lost(loss)) => {
@@ -140,7 +140,7 @@ impl Client {
         };
         let told = answer.state;
         let Some(least) = told.doc else { return others() };
-        let Some(Explained::Lost(loss)) = explained(&known, &facts, &seen, &told, true)? else { return others() };
+        let Some(Explained::Lost(loss)) = explained(&known, &facts, &seen, &told, true) else { return others() };
         let exactly = Some((facts.view.id(), facts.view.newest().digest()));
         let facts = self.documents_anew(Anew { least, exactly }).await?;
         self.held().losses.push(loss);
@@ -164,20 +164,14 @@ enum Explained {
 /// Whether what the cluster shows explains that it stands elsewhere than it was seen, and without documents that are known
 /// if some are missing. Then who was an admin before the newest of these has no say, nor has a consent that was shown when
 /// they were learnt: it was about another loss.
-fn explained(
-    known: &Trust,
-    facts: &ClusterFacts,
-    seen: &Seen,
-    told: &State,
-    is_missing: bool,
-) -> Result<Option<Explained>, ClientError> {
+fn explained(known: &Trust, facts: &ClusterFacts, seen: &Seen, told: &State, is_missing: bool) -> Option<Explained> {
     let since = if is_missing { known.view.newest().number() } else { seen.doc };
-    let old = if is_missing { known.memory.consents()? } else { BTreeSet::new() };
+    let old = if is_missing { known.memory.consents() } else { BTreeSet::new() };
     let new = facts.consents.iter().filter(|consent| !old.contains(&payload_digest(consent)));
     let consents: Vec<_> = new.filter_map(|consent| verify_consent(&known.view, consent, since).ok()).collect();
     let way = went_on(seen, told, &facts.lineages, &consents, (now_ms(), is_missing));
-    Ok(way.map(|way| match way {
+    way.map(|way| match way {
         Way::Grew => Explained::Grew,
         Way::Lost(consent) => Explained::Lost(Loss { consent: consent.clone(), seen: *seen }),
-    }))
+    })
 }

@@ -42,6 +42,7 @@ struct Inner {
     pub claims: HashMap<WrapId, SecretBytes>,
     /// Where no directory keeps them.
     documents: Vec<Envelope>,
+    /// Digests of those that were shown when the documents were learnt.
     consents: BTreeSet<Digest>,
 }
 
@@ -98,7 +99,8 @@ impl Memory {
     pub(crate) fn of_directory(directory: Directory) -> Result<Self, ClientError> {
         let seen = read_json(&directory, STATE_FILE)?;
         let share_epoch = read_json(&directory, SHARE_FILE)?.unwrap_or_default();
-        let inner = Inner { seen, on_disk: seen, share_epoch, ..Inner::default() };
+        let consents = read_json(&directory, CONSENTS_FILE)?.unwrap_or_default();
+        let inner = Inner { seen, on_disk: seen, share_epoch, consents, ..Inner::default() };
         let names = Names::Kept(directory.clone());
         Ok(Self { directory: Some(directory), names, lasting: None, inner: Mutex::new(inner) })
     }
@@ -222,13 +224,10 @@ impl Memory {
         read_json(directory, DOCUMENTS_FILE).ok().flatten().unwrap_or_default()
     }
 
-    /// Digests of the consents that were shown beside the documents when these were learnt.
-    ///
-    /// # Errors
-    /// [`ClientError::Io`]; what cannot be read is not taken for none.
-    pub(crate) fn consents(&self) -> Result<BTreeSet<Digest>, ClientError> {
-        let Some(directory) = &self.directory else { return Ok(self.inner().consents.clone()) };
-        Ok(read_json(directory, CONSENTS_FILE)?.unwrap_or_default())
+    /// Digests of the consents that were shown beside the documents when this process learnt them, or one before it. What another
+    /// process went by meanwhile may be about the loss of just these.
+    pub(crate) fn consents(&self) -> BTreeSet<Digest> {
+        self.inner().consents.clone()
     }
 
     /// Keeps the documents if they go on from those that are kept: another process may have read further, or have taken
@@ -239,16 +238,15 @@ impl Memory {
         consents: &[Digest],
         fewer_too: bool,
     ) -> Result<(), ClientError> {
+        self.inner().consents.extend(consents);
         let Some(directory) = &self.directory else {
-            let mut inner = self.inner();
-            inner.documents = documents.iter().copied().cloned().collect();
-            inner.consents.extend(consents);
+            self.inner().documents = documents.iter().copied().cloned().collect();
             return Ok(());
         };
         let lock = directory.lock().map_err(|error| wrote(directory, DOCUMENTS_FILE, error))?;
         let kept = self.documents();
         // First, so that a document never lies there without them.
-        let mut known = self.consents()?;
+        let mut known: BTreeSet<Digest> = read_json(directory, CONSENTS_FILE)?.unwrap_or_default();
         let before = known.len();
         known.extend(consents);
         if known.len() > before {

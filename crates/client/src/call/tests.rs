@@ -624,6 +624,34 @@ async fn a_kept_answer_takes_no_document_away() {
     assert_eq!(client.losses().len(), 1);
 }
 
+/// Of two programs of one user both go on, whichever meets the loss first.
+#[tokio::test]
+async fn two_programs_with_one_memory_go_on_after_a_loss() {
+    let mut world = world();
+    world.remove_erin();
+    let (stage, _, directory) = Stage::open(world);
+    let state = tempfile::tempdir().unwrap();
+    let open = || {
+        let builder = Client::builder(format!("unix:{}", directory.path().join("node.sock").display()));
+        let builder = builder.identity(Arc::new(person("alice", 1).identity)).pin(Pin::Cluster(stage.world.view.id()));
+        builder.state(crate::builder::State::Directory(state.path().to_owned())).build().unwrap()
+    };
+    let programs = [open(), open()];
+    *stage.place.lock().unwrap() = (1, 1, Some(100));
+    for program in &programs {
+        assert!(program.call(Call::read("/v1/x")).await.is_ok());
+        program.flush().unwrap();
+    }
+    stage.go_back(1, true, true);
+    for program in &programs {
+        let ended = program.call(Call::read("/v1/x")).await;
+        assert!(ended.is_ok(), "{:?}", ended.err());
+        assert!(program.call(Call::read("/v1/x")).await.is_ok());
+        assert_eq!(program.losses().len(), 1);
+    }
+    assert!(open().call(Call::read("/v1/x")).await.is_ok());
+}
+
 /// A consent that was there when a document was learnt is about another loss than that of this document.
 #[tokio::test]
 async fn a_consent_of_before_takes_no_document_away() {
