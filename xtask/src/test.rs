@@ -317,16 +317,17 @@ impl Runner {
         }
         let begun = Instant::now();
         let output = building()
-            .args(["--message-format", "json-render-diagnostics"])
+            .args(["--message-format", "json"])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
             .map_err(|error| Stop(format!("cannot run cargo: {error}")))?;
         self.building += begun.elapsed();
+        let messages = String::from_utf8_lossy(&output.stdout);
+        diagnostics(&messages).for_each(|diagnostic| eprint!("{}", diagnostic.rendered.unwrap_or_default()));
         if !output.status.success() {
             return Ok(None);
         }
-        let messages = String::from_utf8_lossy(&output.stdout);
         self.built = Some(Built { programs: self.read(&messages), linted: linted(&messages) });
         if self.whole && self.long {
             self.release = Some(crate::release::ahead()?);
@@ -437,18 +438,28 @@ pub fn linting() -> Command {
     command
 }
 
-/// Whether cargo's messages tell of a warning: it repeats those of what is not compiled anew.
-fn linted(messages: &str) -> bool {
+/// What the compiler says of the source.
+#[derive(Deserialize)]
+struct Diagnostic {
+    level: String,
+    /// For people.
+    rendered: Option<String>,
+}
+
+/// The diagnostics among cargo's messages: it repeats those of what is not compiled anew. Cargo shows none of them itself where it
+/// gives them as JSON, and where it shows them they are not among its messages.
+fn diagnostics(messages: &str) -> impl Iterator<Item = Diagnostic> + '_ {
     #[derive(Deserialize)]
     struct Line {
         message: Option<Diagnostic>,
     }
-    #[derive(Deserialize)]
-    struct Diagnostic {
-        level: String,
-    }
     let lines = messages.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines.filter_map(|line| line.message).any(|message| message.level == "warning")
+    lines.filter_map(|line| line.message)
+}
+
+/// Whether cargo's messages tell of a warning.
+fn linted(messages: &str) -> bool {
+    diagnostics(messages).any(|message| message.level == "warning")
 }
 
 /// A named step that runs nothing shows nothing: a filter that matches no test, a target that is gone.

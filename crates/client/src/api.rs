@@ -289,7 +289,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn consent_send(&self, envelope: Envelope) -> Result<(), ClientError> {
         // By it the cluster goes on without documents that are known here, so the node is believed by those that it shows.
-        let view = Some(self.shown().await?.view);
+        let view = Some(Box::pin(self.shown()).await?.view);
         let call = Call::change("POST", "/v1/seal:consent", &Signed { envelope }).of_seal();
         self.done(Call { view, ..call }).await
     }
@@ -337,10 +337,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn document_put(&self, envelope: Envelope) -> Result<(), ClientError> {
         // It follows what the cluster has, and after a restore that may be less than is known here.
-        let view = self.shown_to_build_on().await?;
+        let view = Box::pin(self.shown_to_build_on()).await?;
         if view.newest().digest() == payload_digest(&envelope) {
             // Documents prove themselves, and that the cluster has them does not: a node says so.
-            return self.shown().await.map(drop);
+            return Box::pin(self.shown()).await.map(drop);
         }
         let mut next = ClusterView::clone(&view);
         next.push(&envelope).map_err(|error| {
@@ -353,7 +353,7 @@ impl Client {
         let call = Call::change("POST", "/v1/document", &Signed { envelope }).of_seal();
         self.done(Call { view: Some(Arc::new(next)), ..call }).await?;
         // It holds, whatever comes of looking at it.
-        drop(self.cluster().await);
+        drop(Box::pin(self.cluster()).await);
         Ok(())
     }
 

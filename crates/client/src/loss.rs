@@ -23,7 +23,7 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Untrusted`] if the answer names no place in a history.
     pub async fn standing(&self) -> Result<Standing, ClientError> {
         // Whoever answers is believed by the documents that it shows: what is known here is what it is judged by.
-        let facts = self.shown().await?;
+        let facts = Box::pin(self.shown()).await?;
         let held = self.held().trust.clone();
         let known = self.known_of(held, &facts)?;
         // Before the question: what others of this machine see meanwhile is no loss.
@@ -97,7 +97,7 @@ impl Client {
                     Some(Explained::Grew) => {}
                     Some(Explained::Lost(loss)) => {
                         // With what was lost documents may have gone whose numbers others have now.
-                        if first_missing(&trust.view, &self.shown().await?.view).is_some() {
+                        if first_missing(&trust.view, &Box::pin(self.shown()).await?.view).is_some() {
                             Box::pin(self.after_others(Some(trust), error.clone().into())).await?;
                             return Ok(Some(error));
                         }
@@ -130,7 +130,7 @@ impl Client {
         error: ClientError,
     ) -> Result<ClusterFacts, ClientError> {
         // What does not even hold from the pin on is told as it came.
-        let Ok(facts) = self.shown().await else { return Err(error) };
+        let Ok(facts) = Box::pin(self.shown()).await else { return Err(error) };
         let known = self.known_of(before, &facts)?;
         let Some(from) = first_missing(&known.view, &facts.view) else { return Err(error) };
         let others = || Err(StateError::OtherDocuments { from }.into());

@@ -75,7 +75,9 @@ impl Client {
     /// `not_admin`; [`ClientError::Input`] if genesis was not approved.
     pub async fn unseal(&self, how: &Unseal<'_>) -> Result<UnsealOutcome, ClientError> {
         // Shares are those of the cluster's own newest document, also if that was another one before.
-        let facts = if how.danger_older_epoch { self.shown().await? } else { self.cluster().await? };
+        // Boxed, as what reads documents is large.
+        let facts =
+            if how.danger_older_epoch { Box::pin(self.shown()).await? } else { Box::pin(self.cluster()).await? };
         let document = facts.whole()?.newest();
         if how.danger_older_epoch {
             let held = self.held().trust.clone();
