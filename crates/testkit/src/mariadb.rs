@@ -27,13 +27,15 @@ pub struct Mariadb {
     child: Option<Child>,
 }
 
-/// A command that runs as the server's own user, where it is started by root.
-fn as_nobody(program: &str) -> Command {
+/// A command that runs as the server's own user, where it is started by root. A server that starts
+/// takes away every temporary table in its folder of them, a neighbour's too: so each has its own.
+fn as_nobody(program: &str, folder: &Path) -> Command {
     let mut command = Command::new("setpriv");
     if rustix::process::geteuid().is_root() {
         command.args(["--reuid", "mysql", "--regid", "mysql", "--clear-groups"]);
     }
     command.args(["--pdeathsig", "KILL", "--", program, "--no-defaults"]).current_dir("/").stdin(Stdio::null());
+    command.env("TMPDIR", folder.join("tables"));
     command
 }
 
@@ -62,15 +64,17 @@ impl Mariadb {
             }
         };
         own(folder.path());
-        std::fs::create_dir(folder.path().join("logs")).expect("a folder for logs");
-        own(&folder.path().join("logs"));
+        for name in ["logs", "tables"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder of it");
+            own(&folder.path().join(name));
+        }
         for (name, content) in [("crt", &ca), ("key", &key)] {
             let path = folder.path().join(name);
             let file = std::fs::File::options().create_new(true).write(true).mode(0o600).open(&path);
             file.expect("a file").write_all(content.as_bytes()).expect("its content");
             own(&path);
         }
-        let mut install = as_nobody("mariadb-install-db");
+        let mut install = as_nobody("mariadb-install-db", folder.path());
         install.arg(format!("--datadir={}", folder.path().join("data").display()));
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
         let done = install.output().expect("mariadb-install-db runs");
@@ -119,7 +123,7 @@ impl Mariadb {
         assert!(self.child.is_none(), "it runs");
         let log = self.folder.path().join("log");
         let output = std::fs::File::options().create(true).append(true).open(&log).expect("a log");
-        let mut server = as_nobody(SERVER);
+        let mut server = as_nobody(SERVER, self.folder.path());
         server.arg(format!("--datadir={}", self.folder.path().join("data").display()));
         server.arg(format!("--socket={}", self.socket().display())).arg(format!("--port={}", self.port));
         server.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]);
