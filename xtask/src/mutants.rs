@@ -26,7 +26,7 @@ struct Area {
 
 const AREAS: &[Area] = &[
     Area { name: "wire", package: "bulla-wire", begins: &["crates/wire/src/"], nearest: &[] },
-    Area { name: "crypto", package: "bulla-crypto", begins: &["crates/crypto/src/"], nearest: &[] },
+    Area { name: "crypto", package: "bulla-crypto", begins: &["crates/crypto/src/"], nearest: &["envelopes"] },
     Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["people", "kv", "wrap"] },
     Area { name: "audit", package: "bulla-core", begins: &["crates/core/src/audit"], nearest: &["audit"] },
     Area {
@@ -110,6 +110,8 @@ impl Area {
         if folder.join("mutants.out").exists() {
             command.arg("--iterate");
         }
+        // Built once and run once, it is sooner done when it is not optimised.
+        command.arg(format!("--cargo-arg=--config=profile.dev.package.{}.opt-level=0", self.package));
         if near {
             command.arg("--cargo-arg=--lib");
             command.args(self.nearest.iter().map(|tests| format!("--cargo-arg=--test={tests}")));
