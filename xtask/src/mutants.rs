@@ -45,7 +45,7 @@ const AREAS: &[Area] = &[
         name: "seal",
         package: "bulla-core",
         begins: &["crates/core/src/seal", "crates/core/src/founding", "crates/core/src/engine/rekey"],
-        nearest: &["seal"],
+        nearest: &["seal", "rekey"],
     },
     Area { name: "wrap", package: "bulla-core", begins: &["crates/core/src/engine/wrap"], nearest: &["wrap"] },
     Area { name: "kv", package: "bulla-core", begins: &["crates/core/src/engine/kv"], nearest: &["kv"] },

@@ -4,8 +4,9 @@
 use crate::ClientError;
 use crate::builder::{Client, Trust};
 use crate::call::{Call, now_ms};
+use crate::error::demand;
 use crate::state::{Loss, Seen, Standing, StateError, Verdict, Way, fewer_documents, judge, went_on};
-use crate::trust::{Anew, ClusterFacts, may_have_others};
+use crate::trust::{ClusterFacts, may_have_others};
 use bulla_crypto::evidence::{ClusterView, payload_digest, verify_consent};
 use bulla_wire::state::State;
 use std::collections::BTreeSet;
@@ -43,6 +44,7 @@ impl Client {
         let no_place = || ClientError::contradiction("the answer does not tell where the cluster stands");
         let newest = answer.state.doc.ok_or_else(no_place)?;
         let told = Seen::of(&answer.state, newest, now_ms()).ok_or_else(no_place)?;
+        demand(facts.newest >= newest, "the cluster shows fewer documents than its answer told")?;
         let dropped_from = first_missing(&known.view, &facts.view);
         // Nothing is remembered of it: those who show these documents may be nobody.
         let lost = match judge(seen.as_ref(), known.view.newest().number(), &answer.state) {
@@ -63,8 +65,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn accept_loss(&self, standing: &Standing) -> Result<(), ClientError> {
-        let anew = Anew { least: standing.told.doc, exactly: Some(standing.shown) };
-        let facts = self.documents_anew(anew).await?;
+        let facts = self.documents_anew(standing.shown).await?;
         let told = Seen { doc: facts.view.newest().number(), ..standing.told };
         self.memory(&facts.view.id())?.accept_loss(told, standing.seen.as_ref())
     }
@@ -139,10 +140,11 @@ impl Client {
             return others();
         };
         let told = answer.state;
-        let Some(least) = told.doc else { return others() };
+        if told.doc.is_none_or(|newest| facts.newest < newest) {
+            return others();
+        }
         let Some(Explained::Lost(loss)) = explained(&known, &facts, &seen, &told, true) else { return others() };
-        let exactly = Some((facts.view.id(), facts.view.newest().digest()));
-        let facts = self.documents_anew(Anew { least, exactly }).await?;
+        let facts = self.documents_anew((facts.view.id(), facts.view.newest().digest())).await?;
         self.held().losses.push(loss);
         let stands = Seen::of(&told, facts.view.newest().number(), now_ms());
         stands.map_or(Ok(()), |stands| known.memory.accept_loss(stands, Some(&seen)))?;

@@ -88,14 +88,9 @@ fn beyond<'d>(view: &ClusterView, shown: &'d [Envelope]) -> Result<&'d [Envelope
     Ok(shown.get(known..).unwrap_or_default())
 }
 
-/// What must be shown in the place of documents that are known. An answer to an open route may be an old one.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Anew {
-    /// The number of the newest at least, by an answer to a signed request.
-    pub least: u32,
-    /// The cluster and the digest of its newest document, if somebody agreed to these.
-    pub exactly: Option<(ClusterId, Digest)>,
-}
+/// The cluster and the digest of its newest document, where somebody agreed to these in the place of what is known. They
+/// are shown by an open route, whose answer may be an old one: what was agreed to was compared with a signed one.
+pub(crate) type Agreed = (ClusterId, Digest);
 
 /// Whether the cluster may have other documents in the place of those that are known here: what it shows does not follow
 /// them, or a node answers that they do not name.
@@ -169,9 +164,9 @@ impl Client {
 
     /// Takes the documents that the cluster shows in the place of those that are known here, also if they are fewer. Only
     /// for a loss that was accepted: documents were lost with it, and others may have their numbers.
-    pub(crate) async fn documents_anew(&self, anew: Anew) -> Result<ClusterFacts, ClientError> {
+    pub(crate) async fn documents_anew(&self, agreed: Agreed) -> Result<ClusterFacts, ClientError> {
         let _loading = self.0.loading.lock().await;
-        Box::pin(self.load(None, Some(anew))).await
+        Box::pin(self.load(None, Some(agreed))).await
     }
 
     /// Reads the documents of whatever cluster answers, without a pin: to show its id to somebody who compares it.
@@ -289,15 +284,18 @@ impl Client {
         true
     }
 
-    /// Reads on from `known`, verifies, keeps. The caller holds `loading`. Without `anew` what was kept of the cluster that
+    /// Reads on from `known`, verifies, keeps. The caller holds `loading`. Without `agreed` what was kept of the cluster that
     /// answers is known, too; with it nothing is.
-    async fn load(&self, known: Option<Trust>, anew: Option<Anew>) -> Result<ClusterFacts, ClientError> {
+    async fn load(&self, known: Option<Trust>, agreed: Option<Agreed>) -> Result<ClusterFacts, ClientError> {
         let pin = self.0.pin.clone().ok_or(ClientError::NoPin)?;
         let begin = move |genesis: &Envelope, approvals: &[Envelope]| {
             let mut view = pin.begin(genesis, approvals)?;
             // A memory that cannot be read is told below.
-            let kept =
-                if anew.is_some() { Ok(Vec::new()) } else { self.memory(&view.id()).map(|memory| memory.documents()) };
+            let kept = if agreed.is_some() {
+                Ok(Vec::new())
+            } else {
+                self.memory(&view.id()).map(|memory| memory.documents())
+            };
             go_on(&mut view, &kept.unwrap_or_default());
             Ok(view)
         };
@@ -305,15 +303,11 @@ impl Client {
         let (view, page, signed) =
             self.read_documents(known.as_ref().map(|trust| ClusterView::clone(&trust.view)), begin).await?;
         // What takes the place of something else is verified before.
-        let signed = match anew {
-            Some(Anew { least, exactly }) => {
+        let signed = match agreed {
+            Some(agreed) => {
                 signed?;
-                demand(page.newest >= least, "the cluster shows fewer documents than its answer told")?;
                 let shown = (view.id(), view.newest().digest());
-                demand(
-                    exactly.is_none_or(|agreed| agreed == shown),
-                    "the cluster shows other documents than a moment ago",
-                )?;
+                demand(agreed == shown, "the cluster shows other documents than a moment ago")?;
                 Ok(())
             }
             None => signed,
@@ -326,7 +320,7 @@ impl Client {
             let envelopes: Vec<_> = view.documents().map(|document| document.envelope()).collect();
             // Whoever consented before these were known did not consent to their loss.
             let consents: Vec<Digest> = page.consents.iter().map(payload_digest).collect();
-            memory.keep_documents(&envelopes, &consents, anew.is_some())?;
+            memory.keep_documents(&envelopes, &consents, agreed.is_some())?;
         }
         let view = Arc::new(view);
         self.held().trust = Some(Trust { view: Arc::clone(&view), memory });

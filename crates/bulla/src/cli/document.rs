@@ -248,7 +248,11 @@ async fn propose(session: &Session<'_>, args: Propose) -> Result<Exit, Failure> 
 
 /// What the next document is built on. Those that are known here are not all there is after a restore, and then it is the
 /// admins' to say so.
-async fn view_to_build_on(client: &Client, adds_node: bool, danger: bool) -> Result<Arc<ClusterView>, Failure> {
+pub(super) async fn view_to_build_on(
+    client: &Client,
+    adds_node: bool,
+    danger: bool,
+) -> Result<Arc<ClusterView>, Failure> {
     if danger {
         return Ok(client.shown_to_build_on().await?);
     }
@@ -259,7 +263,7 @@ async fn view_to_build_on(client: &Client, adds_node: bool, danger: bool) -> Res
     };
     built_on.map_err(|error| match error {
         ClientError::RolledBack(_) => Failure::from(error)
-            .hint("if it was restored from before these documents, --danger-fewer-documents builds on what it shows"),
+            .hint("if it was restored from before these documents, `bulla document propose --danger-fewer-documents` builds on what it shows"),
         error => error.into(),
     })
 }

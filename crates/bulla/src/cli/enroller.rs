@@ -54,14 +54,14 @@ pub async fn run(command: Enroller, session: &Session<'_>) -> Result<Exit, Failu
     match command {
         Enroller::Add(Change { name, file }) => {
             let client = session.client()?;
-            let view = client.cluster().await?.whole()?.clone();
+            let view = document::view_to_build_on(&client, false, false).await?;
             let mut draft = DocumentDraft::of(view.newest());
             document::add(&client, &mut draft, &name).await?;
             put(session, &client, &view, &draft, &file).await
         }
         Enroller::Remove(Remove { change: Change { name, file }, readmit, readmit_all }) => {
             let client = session.client()?;
-            let view = client.cluster().await?.whole()?.clone();
+            let view = document::view_to_build_on(&client, false, false).await?;
             let mut draft = DocumentDraft::of(view.newest());
             document::remove(view.newest(), &mut draft, &name)?;
             let enroller = view.newest().enrollers().find(|record| record.name().as_str() == name).cloned();

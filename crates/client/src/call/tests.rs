@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::fixture::{World, person, world};
-use crate::trust::Anew;
 use bulla_crypto::evidence::{AdminSet, DocumentDraft, Node, sign_in_memory};
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::secret::SecretKey;
@@ -12,7 +11,7 @@ use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::{Code, ErrorBody};
 use bulla_wire::evidence::{Bytes, Consent, Document, GenesisApproval, NodeState, Position};
-use bulla_wire::id::Lineage;
+use bulla_wire::id::{ClusterId, Digest, Lineage};
 use bulla_wire::json::V1;
 use bulla_wire::signature::{Answered, JSON_MEDIA_TYPE, ResponseParts, STATE_HEADER};
 use bulla_wire::state::State;
@@ -408,10 +407,17 @@ async fn fewer_documents_than_before_are_no_news() {
             assert_eq!(open().view().await.unwrap().newest().number(), 2);
         }
         // A loss that was accepted takes them with it.
-        open().documents_anew(Anew { least: 1, exactly: None }).await.unwrap();
+        let shown = agreed(&open()).await;
+        open().documents_anew(shown).await.unwrap();
         assert_eq!(open().view().await.unwrap().newest().number(), 1);
         assert_eq!(open().cluster().await.unwrap().view.newest().number(), 1);
     }
+}
+
+/// What the cluster shows now, agreed to.
+async fn agreed(client: &Client) -> (ClusterId, Digest) {
+    let facts = client.shown().await.unwrap();
+    (facts.view.id(), facts.view.newest().digest())
 }
 
 fn lineage(byte: u8) -> Lineage {
@@ -693,23 +699,25 @@ async fn pages_without_documents_are_refused() {
     assert!(client.cluster().await.is_err());
 }
 
-/// What takes the place of documents is verified before, and is no older than the answer that told of the loss.
+/// What takes the place of documents is verified before, and is what was agreed to.
 #[tokio::test]
 async fn documents_are_replaced_by_whole_answers_alone() {
     let mut world = world();
     world.remove_erin();
     let (stage, client, _directory) = Stage::open(world);
     client.cluster().await.unwrap();
+    *stage.shown.lock().unwrap() = 2;
+    let shown = agreed(&client).await;
     *stage.shown.lock().unwrap() = 1;
-    assert!(client.documents_anew(Anew { least: 1, exactly: None }).await.is_err(), "an old answer");
+    assert!(client.documents_anew(shown).await.is_err(), "an old answer");
     // Somebody else signs.
     let other = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(78))).unwrap();
     *stage.instead.lock().unwrap() = Some((stage.world.view.clone(), other));
     *stage.shown.lock().unwrap() = 2;
-    assert!(client.documents_anew(Anew { least: 1, exactly: None }).await.is_err());
+    assert!(client.documents_anew(shown).await.is_err());
     assert_eq!(client.view().await.unwrap().newest().number(), 2);
     *stage.instead.lock().unwrap() = None;
-    client.documents_anew(Anew { least: 1, exactly: None }).await.unwrap();
+    client.documents_anew(shown).await.unwrap();
     assert_eq!(client.view().await.unwrap().newest().number(), 1);
 }
 
