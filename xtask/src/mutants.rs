@@ -24,6 +24,16 @@ struct Area {
     nearest: &'static [&'static str],
 }
 
+/// Tests that take seconds each, and whose every mutant but few another test notices first: they run with all tests.
+const SLOW: &[&str] = &[
+    "any_k_of_n_open_and_fewer_do_not",
+    "every_byte_of_a_share_counts",
+    "every_k_shares_open_and_fewer_do_not",
+    "ssh_keys_serve_as_they_are",
+    "an_older_age_with_classical_keys",
+    "a_stanza_for_another_ssh_key_is_passed_over",
+];
+
 const AREAS: &[Area] = &[
     Area { name: "wire", package: "bulla-wire", begins: &["crates/wire/src/"], nearest: &[] },
     Area { name: "crypto", package: "bulla-crypto", begins: &["crates/crypto/src/"], nearest: &["envelopes"] },
@@ -120,6 +130,9 @@ impl Area {
             command.args(["--shard", shard]);
         }
         command.args(files.iter().flat_map(|file| ["--file", file]));
+        if near {
+            command.args(["--", "--"]).args(SLOW.iter().flat_map(|test| ["--skip", test]));
+        }
         // Lines of panics are of no use here, and less is linked without them.
         command.env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_TARGET_DIR", target().join("mutants/build"));
         let status =

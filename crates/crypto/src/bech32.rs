@@ -77,6 +77,15 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_text_is_read() {
+        let bytes = [7; 1273];
+        let longest = encode("ages", &bytes).unwrap();
+        assert_eq!(longest.len(), MAX_CHARS);
+        assert_eq!(decode("ages", &longest).unwrap().expose().as_slice(), bytes);
+        assert!(encode("agess", &bytes).is_none());
+    }
+
+    #[test]
     fn padding_must_be_zero() {
         // One byte is two symbols, ten bits: with the two spare bits set the checksum still fits, since it
         // is computed here, but the spelling is a second one.
