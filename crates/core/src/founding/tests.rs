@@ -220,6 +220,12 @@ fn rows_have_a_limit() {
     let people: Vec<_> = (0..39).map(|i| person(&format!("p{i}"), 50 + i, 8)).collect();
     let these = |count: usize| world.open(&world.payload(&people.iter().take(count).collect::<Vec<_>>(), &[]));
     assert!(these(38).is_ok());
+    let with = |policies: &[(&str, &str)]| {
+        world.open(&world.payload(&people.iter().take(38).collect::<Vec<_>>(), policies)).map(drop)
+    };
+    with(&[("a", DEV), ("b", DEV), ("c", DEV), ("d", DEV)]).unwrap();
+    let many = with(&[("a", DEV), ("b", DEV), ("c", DEV), ("d", DEV), ("e", DEV)]);
+    assert_eq!(many, Err(BundleError::TooManyRows { rows: MAX_BUNDLE_ROWS + 1 }));
     assert_eq!(these(39).unwrap_err(), BundleError::TooManyRows { rows: 390 });
     let (_, batch) = world.init(2, Some(&these(38).unwrap()), NOW_MS).unwrap();
     batch.admissible().unwrap();

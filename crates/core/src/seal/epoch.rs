@@ -36,6 +36,18 @@ impl Epoch {
         keyring: &Keyring,
         rng: &mut dyn Rng,
     ) -> Result<Self, SealError> {
+        let (made, root, keys) = Self::unproved(cluster, prev, document, keyring, rng)?;
+        made.prove(&root, &keys)?;
+        Ok(made)
+    }
+
+    fn unproved(
+        cluster: ClusterId,
+        prev: Option<Digest>,
+        document: &VerifiedDocument,
+        keyring: &Keyring,
+        rng: &mut dyn Rng,
+    ) -> Result<(Self, RootKey, Vec<SecretKey>), SealError> {
         let entry = keyring.lineage().ok_or(SealError::Keyring)?;
         let (epoch, lineage) = (entry.epoch, entry.lineage);
         let root = RootKey::generate(rng);
@@ -62,9 +74,7 @@ impl Epoch {
         let (keys, shares): (Vec<_>, Vec<_>) = dealt.into_iter().map(|dealt| (dealt.key, dealt.stored)).unzip();
         let sealed = keyring.seal(&root, &cluster, epoch, rng);
         let lineages = json::to_vec(&keyring.lineages);
-        let made = Self { config, config_bytes, config_mac, keyring: sealed, lineages, shares };
-        made.prove(&root, &keys)?;
-        Ok(made)
+        Ok((Self { config, config_bytes, config_mac, keyring: sealed, lineages, shares }, root, keys))
     }
 
     /// SHA-256 of the configuration's bytes.
@@ -156,5 +166,55 @@ fn split(
             let shares = shamir::split(root.key(), k, n, rng).map_err(SealError::Split)?;
             Ok(shares.iter().map(shamir::Share::to_bytes).collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_crypto::evidence::{ClusterView, PrincipalKey, genesis_payload, record_payload, sign_in_memory};
+    use bulla_crypto::identity::{Identity, IdentityKind};
+    use bulla_crypto::random::{SeededRng, draw};
+    use bulla_wire::evidence::MinKem;
+    use bulla_wire::id::Lineage;
+
+    /// Two of three, everything that is needed to prove them, and the documents.
+    fn world(rng: &mut SeededRng) -> (ClusterView, Keyring, Epoch, RootKey, Vec<SecretKey>) {
+        let identities = [(); 3].map(|()| Identity::generate(IdentityKind::Hybrid, rng).unwrap());
+        let admins = identities.iter().zip(["alice", "bob", "carol"]).map(|(identity, name)| {
+            let key = identity.signing_key().unwrap();
+            let recipients = identity.recipients().to_vec();
+            let key = PrincipalKey { public: key.public_key().clone(), recipients, dual_use: false };
+            let payload = record_payload(name.parse().unwrap(), None, &[key]).unwrap();
+            Record::open(&sign_in_memory(&payload, &[identity.signing_key().unwrap()]).unwrap(), None).unwrap()
+        });
+        let (admins, node) = (admins.collect::<Vec<_>>(), identities[0].signing_key().unwrap().public_key());
+        let (ingress, name) = (&identities[0].recipients()[0], "test".parse().unwrap());
+        let genesis = genesis_payload(name, draw(rng), &admins, SealMode::Quorum, 2, node, 1, ingress, MinKem::Hybrid);
+        let view = ClusterView::unpinned(&sign_in_memory(&genesis, &[]).unwrap()).unwrap();
+        let keyring = Keyring::generate(Lineage::new([1; 16]), rng);
+        let (made, root, keys) = Epoch::unproved(view.id(), None, view.newest(), &keyring, rng).unwrap();
+        (view, keyring, made, root, keys)
+    }
+
+    /// A machine that computes wrongly stops before the commit.
+    #[test]
+    fn an_epoch_that_would_not_open_is_not_dealt() {
+        let mut rng = SeededRng::from_u64(1);
+        let (view, keyring, mut made, root, keys) = world(&mut rng);
+        made.prove(&root, &keys).unwrap();
+        let refused = |made: &Epoch, root: &RootKey, keys: &[SecretKey]| {
+            assert!(matches!(made.prove(root, keys), Err(SealError::SelfCheck)));
+        };
+        for index in 0..3 {
+            made.shares[index].sealed[20] ^= 1;
+            refused(&made, &root, &keys);
+            made.shares[index].sealed[20] ^= 1;
+        }
+        // Shares of another key than the one that sealed; and the right ones, beside a keyring of another's.
+        let (other, other_root, _) = Epoch::unproved(view.id(), None, view.newest(), &keyring, &mut rng).unwrap();
+        refused(&made, &other_root, &keys);
+        made.keyring = other.keyring;
+        refused(&made, &root, &keys);
     }
 }

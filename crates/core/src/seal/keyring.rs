@@ -264,6 +264,24 @@ mod tests {
         assert!(Keyring::from_json(json.expose()).is_ok());
     }
 
+    /// The same with nothing in one of its lists.
+    fn emptied(json: &str, list: &str) -> String {
+        let (before, rest) = json.split_once(&format!("\"{list}\":[")).unwrap();
+        let (_, after) = rest.split_once(']').unwrap();
+        format!("{before}\"{list}\":[]{after}")
+    }
+
+    #[test]
+    fn a_rekey_exchanges_what_former_admins_knew() {
+        let mut rng = SeededRng::from_u64(1);
+        let mut keyring = Keyring::generate(Lineage::new([1; 16]), &mut rng);
+        let before = keyring.copy();
+        keyring.rekey(SecretKey::filled(|bytes| bytes.fill(9)), &mut rng);
+        assert_eq!(keyring.ingress.expose(), &[9; 32]);
+        assert_eq!(keyring.ingress_previous.unwrap().expose(), before.ingress.expose());
+        assert_ne!(keyring.audit.expose(), before.audit.expose());
+    }
+
     #[test]
     fn a_damaged_keyring_is_refused_without_a_word() {
         let mut rng = SeededRng::from_u64(1);
@@ -275,6 +293,10 @@ mod tests {
             json.replace(&key, &key[1..]),
             json.replace("\"path\"", "\"x\""),
             json.replace("\"lineages\":[{", "\"lineages\":[],\"x\":[{"),
+            emptied(&json, "lineages"),
+            emptied(&json, "terms"),
+            emptied(&json, "ingress"),
+            json.replace("\"ingress\":[", &format!("\"ingress\":[\"{key}\",\"{key}\",")),
             format!("{json}x"),
         ] {
             assert_ne!(bad, json);

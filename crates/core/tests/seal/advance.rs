@@ -1,8 +1,11 @@
 //! The epoch advance: crashes, races, many of them, and what the audit file remembers.
 
-use crate::world::{AUDIT, Admin, World, long};
+use crate::world::{Admin, LATER, World, long};
+use bulla_core::head::Head;
 use bulla_core::record::Table;
-use bulla_core::seal::{LINEAGES_MAX, Lost, SealConfig, SealError, TERMS_MAX, lost_commits, open, row};
+use bulla_core::seal::{
+    LINEAGES_MAX, Lost, SealConfig, SealError, StoredSeal, TERMS_MAX, lost_commits, open, reopen, row,
+};
 use bulla_crypto::evidence::{DocumentDraft, sign_in_memory};
 use bulla_crypto::identity::IdentityKind;
 use bulla_crypto::random::{Rng, SeededRng, draw};
@@ -24,7 +27,8 @@ fn an_advance_replaces_everything_that_opened_the_epoch() {
     let before = world.store.clone();
     let (old, old_digest) = config(&world);
     let advance = world.advance([0, 2]);
-    assert_eq!((advance.epoch, advance.head.sequence.0, advance.head.audit), (2, 2, AUDIT));
+    assert_eq!((advance.epoch, advance.head.sequence.0), (2, 2));
+    assert_eq!((advance.head.audit, advance.head.commit_ms), (LATER, NOW_MS + 1));
     world.store.commit(&advance.batch).unwrap();
     let (new, new_digest) = config(&world);
     assert_eq!((new.epoch, new.prev, new_digest), (2, Some(old_digest), advance.config_sha256));
@@ -34,6 +38,7 @@ fn an_advance_replaces_everything_that_opened_the_epoch() {
     }
     let (_, opened) = world.open([1, 2]);
     assert_eq!(opened.head, advance.head);
+    assert!(!opened.is_restored());
     assert_eq!(opened.keyring.terms.keys().copied().collect::<Vec<_>>(), [1, 2]);
     assert_eq!(opened.keyring.challenge_epoch, 2);
     let listed: Vec<LineageEntry> =
@@ -266,6 +271,53 @@ fn a_head_of_an_older_history_is_refused() {
     world.store.put_plain("head", old_head.as_bytes().to_vec());
     let (session, root) = world.root([0, 1]);
     assert!(matches!(open(&root.unwrap(), session.stored()), Err(SealError::HeadLineage)));
+}
+
+/// A snapshot that was put back lost something, whether the log knows it or not.
+#[test]
+fn a_restored_store_waits_for_consent() {
+    let mut world = World::new(SealMode::Quorum, 2, 2);
+    let keyring = world.unseal([0, 1]);
+    let reached = world.work(&keyring, 3);
+    world.store.put_plain(row::RESTORED, row::encode(b"x", &mut world.rng).unwrap().into_bytes());
+    let (session, opened) = world.open([0, 1]);
+    assert!(opened.is_restored());
+    let lost = Lost { lost: reached, kept: reached };
+    assert_eq!(Lost::unknown(&opened), lost);
+    for quoted in [None, Some(reached)] {
+        assert_eq!(lost_commits(&opened, quoted).unwrap_err(), lost);
+    }
+    let beyond = Position { sequence: reached.sequence + 1, ..reached };
+    assert_eq!(lost_commits(&opened, Some(beyond)).unwrap_err(), Lost { lost: beyond, kept: reached });
+    let accounted = lost.accept(&world.view, vec![], &consent(&world, &lost, &[0, 1]), NOW_MS).unwrap();
+    let advance = world.advance_from(&session, opened, accounted).unwrap();
+    world.store.commit(&advance.batch).unwrap();
+    assert!(!world.store.has_plain(row::RESTORED));
+    let (_, opened) = world.open([0, 1]);
+    assert!(!opened.is_restored());
+}
+
+/// A running node has the keys, and looks whether what it dealt still stands there.
+#[test]
+fn the_seal_of_a_running_node_is_what_it_dealt() {
+    let mut world = World::new(SealMode::Quorum, 2, 2);
+    let old_head = world.store.plain("head");
+    let advance = world.advance([0, 1]);
+    world.store.commit(&advance.batch).unwrap();
+    let stored = world.store.seal().unwrap();
+    let again = |digest: &Digest, stored: &StoredSeal, mark, active_ms| {
+        reopen(advance.keyring.copy(), digest, stored, mark, active_ms)
+    };
+    let ours = &advance.config_sha256;
+    let (mark, active_ms) = (advance.head.mark + 7, advance.head.active_ms + 9);
+    let opened = again(ours, &stored, mark, active_ms).unwrap();
+    assert_eq!(opened.head, Head { mark, active_ms, ..advance.head });
+    assert_eq!(again(ours, &stored, 0, 0).unwrap().head, advance.head, "never behind");
+    let other = again(&Digest::new([9; 32]), &stored, 0, 0);
+    assert!(matches!(other.err(), Some(SealError::ConfigMac)));
+    world.store.put_plain("head", old_head.as_bytes().to_vec());
+    let other = again(ours, &world.store.seal().unwrap(), 0, 0);
+    assert!(matches!(other.err(), Some(SealError::HeadLineage)));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::world::{Admin, Map, NOW_MS, World, init_body, record, record_envelope, try_init};
 use bulla_core::record::{Precondition, Table};
 use bulla_core::seal::{InitError, StoredSeal, Transition, diagram, next};
-use bulla_crypto::identity::IdentityKind;
+use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::kem::{MlKemKey, P256Point};
 use bulla_crypto::random::SeededRng;
 use bulla_crypto::recipient::Recipient;
@@ -114,6 +114,48 @@ fn keys_in_hardware_count_as_what_they_are() {
         let result = try_init(&init_body(&one, SealMode::Any, 1, min_kem), &one[0].identity, &node, &mut rng);
         assert!(if taken { result.is_ok() } else { matches!(result, Err(InitError::KemTooWeak { .. })) });
     }
+}
+
+/// An SSH key of RSA may be shorter than what counts as strong elsewhere.
+#[test]
+fn an_rsa_admin_needs_3072_bits() {
+    let (mut one, node, mut rng) = admins(1, IdentityKind::Hybrid);
+    for (bits, taken) in [(2048, false), (3072, true), (4096, true)] {
+        let recipients = [rsa(bits)];
+        one[0].record = record("admin-0", &[(&one[0].identity, &recipients)]);
+        let result = try_init(&init_body(&one, SealMode::Any, 1, MinKem::Classical), &one[0].identity, &node, &mut rng);
+        assert_eq!(result.is_ok(), taken, "{bits}");
+    }
+}
+
+/// A line as `ssh-keygen` writes it, with some modulus of that length.
+fn rsa(bits: usize) -> Recipient {
+    let mut modulus = vec![0xff; bits / 8];
+    modulus.insert(0, 0);
+    let fields = [b"ssh-rsa".to_vec(), vec![1, 0, 1], modulus];
+    let blob: Vec<u8> =
+        fields.iter().flat_map(|field| [&(field.len() as u32).to_be_bytes()[..], field].concat()).collect();
+    format!("ssh-rsa {}", bulla_wire::encoding::base64(&blob)).parse().unwrap()
+}
+
+#[test]
+fn a_genesis_that_no_client_would_read_is_not_made() {
+    let (_, node, mut rng) = admins(0, IdentityKind::Hybrid);
+    let many: Vec<_> = (0..16)
+        .map(|i| {
+            let identity = Identity::generate(IdentityKind::Hybrid, &mut rng).unwrap();
+            let others = [(); 7].map(|()| Identity::generate(IdentityKind::Hybrid, &mut rng).unwrap());
+            let own = identity.recipients().iter();
+            let recipients: Vec<_> = own.chain(others.iter().flat_map(Identity::recipients)).cloned().collect();
+            let record = record(&format!("admin-{i}"), &[(&identity, &recipients)]);
+            Admin { identity, record }
+        })
+        .collect();
+    let of = |n: usize, rng: &mut SeededRng| {
+        try_init(&init_body(&many[..n], SealMode::Any, 1, MinKem::Hybrid), &many[0].identity, &node, rng)
+    };
+    assert!(of(4, &mut rng).is_ok());
+    assert!(matches!(of(16, &mut rng), Err(InitError::TooLarge { bytes }) if bytes > 192 * 1024));
 }
 
 #[test]

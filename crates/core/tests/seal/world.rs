@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 pub const NOW_MS: u64 = 1_800_000_000_000;
 pub const AUDIT: AuditPosition = AuditPosition { file: 1, offset: 100, n: 2, hash: Digest::new([4; 32]) };
+/// Where the log stands when it is unsealed.
+pub const LATER: AuditPosition = AuditPosition { file: 1, offset: 200, n: 3, hash: Digest::new([5; 32]) };
 
 pub struct Admin {
     pub identity: Identity,
@@ -264,7 +266,7 @@ impl World {
             documents_from: first("document/"),
             approvals: &session.approvals(),
             consents_from: first("consent/"),
-            audit: AUDIT,
+            audit: LATER,
             now_ms: NOW_MS + 1,
         };
         advance(opened, accounted, &request, &mut self.rng)
