@@ -285,6 +285,31 @@ mod tests {
             assert!(Reader(&[long, &[0; 300]].concat()).element().is_none(), "{long:?}");
         }
         assert!(Reader(&[&[SEQUENCE, 0x81, 0x80][..], &[0; 128]].concat()).element().is_some());
+        assert!(Reader(&[&[SEQUENCE, 0x81, 0xff][..], &[0; 255]].concat()).element().is_some());
+        assert!(Reader(&[&[SEQUENCE, 0x82, 0, 0xff][..], &[0; 255]].concat()).element().is_none());
+        assert!(Reader(&[&[SEQUENCE, 0x82, 1, 0][..], &[0; 256]].concat()).element().is_some());
+    }
+
+    #[test]
+    fn a_tag_is_one_byte() {
+        assert!(Reader(&[0, 0]).element().is_some());
+        assert!([0x1f, 0x3f, 0xbf].iter().all(|tag| Reader(&[*tag, 0]).element().is_none()));
+    }
+
+    /// Every month from the year 1 on, counted one by one.
+    #[test]
+    fn days_are_counted_as_the_calendar_does() {
+        let mut days = -719_162;
+        for year in 1..=2600 {
+            let february = match (year % 400, year % 100, year % 4) {
+                (0, ..) | (_, 1.., 0) => 29,
+                _ => 28,
+            };
+            for (month, length) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
+                assert_eq!((days_before(year, month), days_of(year, month)), (days, length), "{year}-{month}");
+                days += length;
+            }
+        }
     }
 
     #[test]
