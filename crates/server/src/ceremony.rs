@@ -8,7 +8,7 @@ use crate::node::{Node, Phase, Sealed};
 use crate::plain::{read_history, read_phase};
 use crate::recovery::recover_audit;
 use crate::restore;
-use crate::unsealed::{HeadKeeper, History, Opening, Unsealed, lock};
+use crate::unsealed::{HeadKeeper, History, Keys, Unsealed, lock};
 use bulla_core::audit::{AuditPosition, Body, NameKey, Names, Quote};
 use bulla_core::barrier::{Barrier, Kind, Query};
 use bulla_core::directory::{Directory, Principal, StoredPrincipal};
@@ -309,23 +309,23 @@ async fn enter_unsealed(
             "the clock is more than a day from the store's last commit: nothing is deleted until an admin confirms the time"
         );
     }
-    node.parts.store.set_head(Some(unsealed.head.clone()));
+    node.parts.store.set_head(Some(unsealed.keys.head.clone()));
     if let Some((lost, restored)) = lost {
         restore::account(node, &unsealed, &lost, restored).await?;
         if restored {
             // Whoever asks again with a nonce of before must read the state: a snapshot lacks what its row would tell of.
             let after = minute_of(before.commit_ms).saturating_add(1);
-            unsealed.head.raise_floor(after.min(minute_of(node.now_ms())));
+            unsealed.keys.head.raise_floor(after.min(minute_of(node.now_ms())));
         }
     }
-    let committed = Quote { cluster, lineage: unsealed.lineage, sequence: unsealed.head.sequence() };
+    let committed = Quote { cluster, lineage: unsealed.keys.lineage, sequence: unsealed.keys.head.sequence() };
     failpoint::hit(failpoint::UNSEAL_BEFORE_LINE);
-    let line = node.parts.sink.note(Body::Unsealed { epoch: unsealed.epoch, committed });
+    let line = node.parts.sink.note(Body::Unsealed { epoch: unsealed.keys.epoch, committed });
     line.await.map_err(|e| CeremonyError::Store(e.to_string()))?;
     failpoint::hit(failpoint::UNSEAL_AFTER_LINE);
     lock(&node.sessions).clear();
     *lock(&node.lost) = None;
-    tracing::info!(epoch = unsealed.epoch, "unsealed");
+    tracing::info!(epoch = unsealed.keys.epoch, "unsealed");
     node.enter(Phase::Unsealed(Arc::new(unsealed)));
     Ok(())
 }
@@ -404,7 +404,7 @@ pub async fn load(
         Some(stored) => read_history(store, &stored).await?,
         None => History::default(),
     };
-    let opening = Opening {
+    let keys = Keys {
         cluster,
         epoch,
         lineage: lineage.lineage,
@@ -423,7 +423,7 @@ pub async fn load(
         config_sha256,
         keyring,
     };
-    Ok(Unsealed::new(opening, directory, node.parts.sink.clone(), node.parts.metrics.clone()))
+    Ok(Unsealed::new(keys, directory, node.parts.sink.clone(), node.parts.metrics.clone()))
 }
 
 fn load_policies(records: Vec<bulla_core::barrier::Record>) -> Result<BTreeMap<Name, String>, CeremonyError> {
@@ -449,7 +449,7 @@ pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
     unsealed.close(own).await;
     node.parts.store.set_head(None);
     node.enter(read_phase(&node.parts.store).await?);
-    drop(node.parts.sink.note_sealed(unsealed.epoch));
-    tracing::info!(epoch = unsealed.epoch, "sealed");
+    drop(node.parts.sink.note_sealed(unsealed.keys.epoch));
+    tracing::info!(epoch = unsealed.keys.epoch, "sealed");
     Ok(())
 }

@@ -253,7 +253,7 @@ impl Unsealed {
                 // The nonce was not looked up yet: once it is, the same step decides again.
                 Step::Done(_) => vec![],
             };
-            let mut reads = self.barrier.reads(&queries)?;
+            let mut reads = self.keys.barrier.reads(&queries)?;
             let nonce = unread.take();
             if let Some(once) = nonce {
                 reads.push(Read::Get(Table::Seen(once.minute), seen_key(&once.key)?));
@@ -263,7 +263,7 @@ impl Unsealed {
                 && let Some(Answer::Value(Some(row))) = snapshot.answers.pop()
             {
                 let key = seen_key(&once.key)?;
-                let bytes = self.barrier.open(Table::Seen(once.minute), &key, SEEN_KIND, &row)?;
+                let bytes = self.keys.barrier.open(Table::Seen(once.minute), &key, SEEN_KIND, &row)?;
                 let seen: Seen = bulla_core::operation::parse_record("seen", &bytes)?;
                 if seen.request != once.request {
                     return Err(DriveError::NonceReused);
@@ -284,10 +284,10 @@ impl Unsealed {
             }
             // The bucket may have gone since the window was looked at. The floor rises before a bucket goes, so
             // a floor that still lets the minute pass says that the row would have been found.
-            if nonce.is_some_and(|once| once.minute < self.head.floor()) {
+            if nonce.is_some_and(|once| once.minute < self.keys.head.floor()) {
                 return Err(DriveError::NonceExpired);
             }
-            let (sequence, records) = self.barrier.records(&queries, snapshot)?;
+            let (sequence, records) = self.keys.barrier.records(&queries, snapshot)?;
             attempt.read = attempt.read.or(sequence);
             attempt.records.extend(records);
         }
@@ -310,9 +310,9 @@ impl Unsealed {
         if outcome.writes.is_empty() && !(noted && once.is_some()) {
             return Ok(None);
         }
-        let mut batch = self.barrier.batch(&outcome.writes, &mut rng).map_err(as_commit)?;
+        let mut batch = self.keys.barrier.batch(&outcome.writes, &mut rng).map_err(as_commit)?;
         if let Some(once) = once {
-            once.remember(&mut batch, &self.barrier, outcome).map_err(as_commit)?;
+            once.remember(&mut batch, &self.keys.barrier, outcome).map_err(as_commit)?;
         }
         if self.is_closed() {
             return Err(CommitError::Closed);
@@ -357,7 +357,7 @@ impl Unsealed {
         if self.is_closed() {
             return Err(DriveError::Closed);
         }
-        let batch = self.barrier.batch(writes, &mut SystemRng)?;
+        let batch = self.keys.barrier.batch(writes, &mut SystemRng)?;
         match machine.store.commit(batch).await {
             Ok(committed) => Ok(committed.sequence),
             Err(CommitError::Conflict { .. }) => Err(DriveError::Busy),
@@ -379,8 +379,8 @@ impl Unsealed {
         let mut from = 0;
         while from < upload.chunks() {
             let queries = upload.queries(from, CHUNKS_A_READ);
-            let snapshot = machine.store.read(self.barrier.reads(&queries)?).await?;
-            let (_, records) = self.barrier.records(&queries, snapshot)?;
+            let snapshot = machine.store.read(self.keys.barrier.reads(&queries)?).await?;
+            let (_, records) = self.keys.barrier.records(&queries, snapshot)?;
             for index in from..from.saturating_add(CHUNKS_A_READ).min(upload.chunks()) {
                 match records.get(&upload.chunk(index)).flatten() {
                     Some(record) => {
@@ -402,16 +402,16 @@ impl Unsealed {
     pub fn context<'a>(&self, machine: Machine<'a>, directory: &'a Directory, actor: Option<&'a Actor>) -> Context<'a> {
         Context {
             now: self.now(machine),
-            cluster: self.cluster,
-            epoch: self.epoch,
-            lineage: self.lineage,
+            cluster: self.keys.cluster,
+            epoch: self.keys.epoch,
+            lineage: self.keys.lineage,
             doc: directory.view().newest().number(),
             node: machine.node,
             directory,
             actor,
             repeated: None,
             webhook: machine.webhook,
-            losses: u32::try_from(self.history.consents.len()).unwrap_or(u32::MAX),
+            losses: u32::try_from(self.keys.history.consents.len()).unwrap_or(u32::MAX),
         }
     }
 
@@ -419,7 +419,7 @@ impl Unsealed {
     pub fn now(&self, machine: Machine<'_>) -> Now {
         let unix_ms = machine.clock.unix_ms();
         let steady_ms = machine.steady.unix_ms(unix_ms, machine.clock);
-        Now { unix_ms, steady_ms, active_ms: self.head.active_ms(machine.clock) }
+        Now { unix_ms, steady_ms, active_ms: self.keys.head.active_ms(machine.clock) }
     }
 }
 

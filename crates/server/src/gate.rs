@@ -172,7 +172,7 @@ impl Verified {
         let (epoch, lineage) = match phase {
             Phase::Uninitialised => (0, None),
             Phase::Sealed(sealed) => (sealed.stored.config().epoch, None),
-            Phase::Unsealed(unsealed) => (unsealed.epoch, Some(unsealed.lineage)),
+            Phase::Unsealed(unsealed) => (unsealed.keys.epoch, Some(unsealed.keys.lineage)),
         };
         Facts {
             id: self.id,

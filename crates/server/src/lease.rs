@@ -76,7 +76,7 @@ pub async fn run(node: Arc<Node>) {
 /// After each document: who is not heard by it keeps nothing.
 async fn unheard(node: &Node, unsealed: &Unsealed, judged: &mut Option<(Lineage, u32)>) -> Result<(), DriveError> {
     let directory = unsealed.directory();
-    let now = Some((unsealed.lineage, directory.view().newest().number()));
+    let now = Some((unsealed.keys.lineage, directory.view().newest().number()));
     if *judged == now {
         return Ok(());
     }
@@ -289,8 +289,8 @@ fn reached(error: &DatabaseError) -> bool {
 }
 
 async fn read(node: &Node, unsealed: &Unsealed, queries: &[Query]) -> Result<Records, DriveError> {
-    let snapshot = node.parts.store.read(unsealed.barrier.reads(queries)?).await?;
-    Ok(unsealed.barrier.records(queries, snapshot)?.1)
+    let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(queries)?).await?;
+    Ok(unsealed.keys.barrier.records(queries, snapshot)?.1)
 }
 
 /// As a request: sealing waits until it is committed. With an owner, whose count of leases changes.

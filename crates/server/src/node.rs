@@ -164,7 +164,7 @@ impl Node {
         let (state, epoch) = match &phase {
             Phase::Uninitialised => (SealState::Uninitialised, 0),
             Phase::Sealed(sealed) => (SealState::Sealed, sealed.stored.config().epoch),
-            Phase::Unsealed(unsealed) => (SealState::Unsealed, unsealed.epoch),
+            Phase::Unsealed(unsealed) => (SealState::Unsealed, unsealed.keys.epoch),
         };
         self.parts.metrics.set_seal(state, epoch);
         self.opened.fetch_or(state == SealState::Unsealed, Ordering::Relaxed);
@@ -282,7 +282,7 @@ impl Node {
     pub fn sweep_nonces(&self) {
         let now_ms = self.now_ms();
         let mark = match self.phase() {
-            Phase::Unsealed(unsealed) => unsealed.head.floor(),
+            Phase::Unsealed(unsealed) => unsealed.keys.head.floor(),
             Phase::Uninitialised | Phase::Sealed(_) => next_mark(now_ms),
         };
         lock(&self.nonces).retain(|_, used| now_ms < used.until_ms || in_window(mark, used.minute, now_ms));
@@ -295,7 +295,7 @@ impl Phase {
         match self {
             Self::Uninitialised => Audience::Node(node.id()),
             Self::Sealed(sealed) => Audience::Cluster(sealed.view.id()),
-            Self::Unsealed(unsealed) => Audience::Cluster(unsealed.cluster),
+            Self::Unsealed(unsealed) => Audience::Cluster(unsealed.keys.cluster),
         }
     }
 
@@ -319,7 +319,7 @@ impl Phase {
     /// Makes and checks challenges.
     pub fn challenge_key<'a>(&'a self, node: &'a Node) -> &'a ChallengeKey {
         match self {
-            Self::Unsealed(unsealed) => &unsealed.challenge,
+            Self::Unsealed(unsealed) => &unsealed.keys.challenge,
             Self::Uninitialised | Self::Sealed(_) => &node.challenge,
         }
     }
@@ -332,7 +332,7 @@ impl Phase {
     /// How names are written into the audit log.
     pub fn names<'a>(&'a self, node: &'a Node) -> &'a Names {
         match self {
-            Self::Unsealed(unsealed) => &unsealed.names,
+            Self::Unsealed(unsealed) => &unsealed.keys.names,
             Self::Uninitialised | Self::Sealed(_) => &node.names,
         }
     }
@@ -352,8 +352,8 @@ impl Phase {
                 }
             }
             Self::Unsealed(unsealed) => State {
-                epoch: unsealed.epoch,
-                lineage: Some(unsealed.lineage),
+                epoch: unsealed.keys.epoch,
+                lineage: Some(unsealed.keys.lineage),
                 sequence,
                 doc: Some(unsealed.directory().view().newest().number()),
                 alarms,

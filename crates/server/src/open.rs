@@ -83,7 +83,7 @@ fn cluster(phase: &Phase, from: u32) -> Result<Answer, Refusal> {
             Err(Refusal::new(Code::Uninitialised, "there is no cluster yet").hint("`bulla init` makes one"))
         }
         Phase::Sealed(sealed) => Ok(describe(&sealed.view, &sealed.history, from)),
-        Phase::Unsealed(unsealed) => Ok(describe(unsealed.directory().view(), &unsealed.history, from)),
+        Phase::Unsealed(unsealed) => Ok(describe(unsealed.directory().view(), &unsealed.keys.history, from)),
     }
 }
 

@@ -60,8 +60,8 @@ async fn plan(
     actor: &Actor,
 ) -> Result<Result<Planned, Refusal>, CeremonyError> {
     let queries = rekey.queries();
-    let snapshot = node.parts.store.read(unsealed.barrier.reads(&queries).map_err(DriveError::from)?).await?;
-    let (_, records) = unsealed.barrier.records(&queries, snapshot).map_err(DriveError::from)?;
+    let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&queries).map_err(DriveError::from)?).await?;
+    let (_, records) = unsealed.keys.barrier.records(&queries, snapshot).map_err(DriveError::from)?;
     let directory = unsealed.directory();
     Ok(rekey.plan(&records, &unsealed.context(node.machine(), &directory, Some(actor)))?)
 }
@@ -77,12 +77,17 @@ async fn deal(
     let mut rng = SystemRng;
     let stored = StoredSeal::parse(node.parts.store.read(StoredSeal::reads()?).await?)?;
     let stored = stored.ok_or(SealError::Row(seal::row::CONFIG))?;
-    let active_ms = unsealed.head.active_ms(node.parts.clock.as_ref());
-    let opened =
-        seal::reopen(unsealed.keyring.copy(), &unsealed.config_sha256, &stored, unsealed.head.mark(), active_ms)?;
-    let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == unsealed.cluster);
+    let active_ms = unsealed.keys.head.active_ms(node.parts.clock.as_ref());
+    let opened = seal::reopen(
+        unsealed.keys.keyring.copy(),
+        &unsealed.keys.config_sha256,
+        &stored,
+        unsealed.keys.head.mark(),
+        active_ms,
+    )?;
+    let quoted = node.parts.sink.last_quoted().filter(|quote| quote.cluster == unsealed.keys.cluster);
     let accounted = seal::lost_commits(&opened, quoted.map(|quote| quote.position()))
-        .map_err(|lost| CeremonyError::Lost(Box::new(lost.consent(unsealed.cluster, vec![]))))?;
+        .map_err(|lost| CeremonyError::Lost(Box::new(lost.consent(unsealed.keys.cluster, vec![]))))?;
     let request = AdvanceRequest {
         view: &view,
         documents_from: view.newest().number(),
@@ -92,7 +97,7 @@ async fn deal(
         now_ms: node.now_ms(),
     };
     let mut advance = seal::advance(opened.rekeyed(ingress, &mut rng), accounted, &request, &mut rng)?;
-    let barrier = advance.keyring.barrier(unsealed.cluster).ok_or(SealError::Keyring)?;
+    let barrier = advance.keyring.barrier(unsealed.keys.cluster).ok_or(SealError::Keyring)?;
     let mut batch = std::mem::take(&mut advance.batch);
     batch.append(barrier.batch(&writes, &mut rng).map_err(DriveError::from)?);
     if let Some(once) = once {
@@ -114,7 +119,7 @@ async fn deal(
             Err(error.into())
         }
         Err(error) => {
-            node.parts.store.set_head(Some(unsealed.head.clone()));
+            node.parts.store.set_head(Some(unsealed.keys.head.clone()));
             Err(error.into())
         }
     }
@@ -133,9 +138,10 @@ async fn enter(
         };
         let barrier = advance.keyring.barrier(advance.cluster).ok_or(SealError::Keyring)?;
         let next = load(node, &sealed, advance, barrier).await?;
-        let committed = Quote { cluster: next.cluster, lineage: next.lineage, sequence: next.head.sequence() };
+        let committed =
+            Quote { cluster: next.keys.cluster, lineage: next.keys.lineage, sequence: next.keys.head.sequence() };
         let document = next.directory().view().newest().number();
-        let line = Body::Rekeyed { epoch: next.epoch, document, committed };
+        let line = Body::Rekeyed { epoch: next.keys.epoch, document, committed };
         node.parts.sink.note(line).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
         Ok(next)
     };
@@ -147,8 +153,8 @@ async fn enter(
             return Err(error);
         }
     };
-    node.parts.store.set_head(Some(next.head.clone()));
-    tracing::info!(epoch = next.epoch, "rekeyed");
+    node.parts.store.set_head(Some(next.keys.head.clone()));
+    tracing::info!(epoch = next.keys.epoch, "rekeyed");
     next.tell(alarms);
     node.enter(Phase::Unsealed(Arc::new(next)));
     before.closed.store(true, Ordering::Release);

@@ -53,9 +53,10 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
     let mut after = None;
     loop {
         let query = [Query::Scan { kind: Kind::Due, dir: vec![], after: after.take(), limit: SCAN_ENTRIES_MAX }];
-        let reads = unsealed.barrier.reads(&query).map_err(crate::drive::DriveError::from)?;
+        let reads = unsealed.keys.barrier.reads(&query).map_err(crate::drive::DriveError::from)?;
         let snapshot = node.parts.store.read(reads).await?;
-        let (_, mut records) = unsealed.barrier.records(&query, snapshot).map_err(crate::drive::DriveError::from)?;
+        let (_, mut records) =
+            unsealed.keys.barrier.records(&query, snapshot).map_err(crate::drive::DriveError::from)?;
         let [query] = query;
         let Some((page, more)) = records.take_page(&query) else { return Ok(()) };
         for entry in page.iter().filter_map(|record| Entry::parse(Kind::Due, &record.cursor)) {
@@ -76,8 +77,8 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
 /// commit the store holds ended whatever was lost before it.
 async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec<RequestLine>, CeremonyError> {
     let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
-    let (lost, cluster) = (*lost, unsealed.cluster);
-    let lineages = unsealed.history.lineages.clone();
+    let (lost, cluster) = (*lost, unsealed.keys.cluster);
+    let lineages = unsealed.keys.history.lineages.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut lines = Vec::new();
         let is_lost = |quote: Quote| quote.cluster == cluster && lost.covers(&lineages, quote.position());
@@ -129,7 +130,7 @@ fn resource_of(unsealed: &Unsealed, line: &RequestLine) -> Option<Resource> {
     }
     let directory = unsealed.directory();
     let names = directory.principals_after(None).map(|principal| Resource::Principal(principal.subject.name.clone()));
-    names.into_iter().find(|resource| unsealed.names.resource(resource) == *text)
+    names.into_iter().find(|resource| unsealed.keys.names.resource(resource) == *text)
 }
 
 async fn replay(node: &Node, unsealed: &Unsealed, line: &RequestLine) -> Result<(), CeremonyError> {

@@ -169,7 +169,7 @@ impl Request<'_> {
 
     /// What the audit log is told of who gets the answer.
     fn told_wrap_to(&self) -> Option<bulla_core::audit::WrapTo> {
-        self.wrap_to.as_ref().map(|to| to.told(&self.unsealed.names))
+        self.wrap_to.as_ref().map(|to| to.told(&self.unsealed.keys.names))
     }
 
     fn machine(&self) -> Machine<'_> {
@@ -183,7 +183,7 @@ impl Request<'_> {
     /// Opens a body that is encrypted to the ingress key, and checks that this signer made it for this request.
     async fn open_ingress(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
         let decrypters: Vec<&dyn Decrypter> =
-            self.unsealed.ingress.iter().map(|identity| identity as &dyn Decrypter).collect();
+            self.unsealed.keys.ingress.iter().map(|identity| identity as &dyn Decrypter).collect();
         let opened = match envelope::open(&decrypters, body, bulla_wire::json::MAX_JSON_BYTES).await {
             Ok(opened) => opened,
             Err(envelope::OpenError::NoMatch) => {
@@ -200,7 +200,7 @@ impl Request<'_> {
         };
         let line = &self.verified.asked.line;
         let expected = ingress_line(
-            &self.unsealed.cluster,
+            &self.unsealed.keys.cluster,
             &self.verified.asked.key,
             &line.method,
             &line.path,
@@ -223,7 +223,7 @@ impl Request<'_> {
             if let Some(refusal) = refused {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
-            if !in_window(self.unsealed.head.floor(), nonce.minute(), now_ms) {
+            if !in_window(self.unsealed.keys.head.floor(), nonce.minute(), now_ms) {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &nonce_expired()).await;
             }
         }
@@ -237,7 +237,7 @@ impl Request<'_> {
                 return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
             }
         };
-        let demanded = op.demanded(&self.unsealed.names);
+        let demanded = op.demanded(&self.unsealed.keys.names);
         // The verbs that ask no policy carry their right in k admins' signatures, which the operation verifies.
         let authorized = if action.asks_policy() {
             directory.policies().authorize(&subject, action, resource, op)
@@ -253,7 +253,7 @@ impl Request<'_> {
             Ok(authorized) => authorized,
             Err(denied) => return Box::pin(self.deny(&denied, demanded, mutation.then_some((key, request)))).await,
         };
-        let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.names, authorized)
+        let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.keys.names, authorized)
             .demanding(demanded)
             .wrapping(self.told_wrap_to());
         let sealing = matches!(action, Action::SealSeal);
@@ -278,7 +278,7 @@ impl Request<'_> {
         for error in &denied.decision.errors {
             tracing::warn!(%error, "policy evaluation failed, which denies");
         }
-        let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.names, denied)
+        let line = RefusedLine::denied(self.verified.facts(self.node, &self.phase), &self.unsealed.keys.names, denied)
             .demanding(demanded)
             .wrapping(self.told_wrap_to());
         let id = line.id().to_string();
@@ -312,7 +312,7 @@ impl Request<'_> {
         let minute = self.verified.asked.nonce.minute();
         let once_value = once.map(|(key, request)| Once { id: request_id, minute, key, request, line: &line });
         // Until its line is with the log: the nonce's row is what a lost line is written again from.
-        let _under_way = once.map(|_| self.unsealed.head.under_way(minute));
+        let _under_way = once.map(|_| self.unsealed.keys.head.under_way(minute));
         let driven = self.carry_out(logged.op(), once_value.as_ref()).await;
         let (answer, outcome) = match driven {
             Ok(driven) => self.conclude(driven, once, reply, &id).await,
@@ -445,8 +445,8 @@ impl Request<'_> {
     async fn early(&self, draft: &wrap::Draft) -> Result<Option<Result<Reply, Refusal>>, DriveError> {
         let key: RecordKey = draft.head_key();
         let queries = [bulla_core::barrier::Query::Get(key.clone())];
-        let snapshot = self.node.parts.store.read(self.unsealed.barrier.reads(&queries)?).await?;
-        let (_, records): (_, Records) = self.unsealed.barrier.records(&queries, snapshot)?;
+        let snapshot = self.node.parts.store.read(self.unsealed.keys.barrier.reads(&queries)?).await?;
+        let (_, records): (_, Records) = self.unsealed.keys.barrier.records(&queries, snapshot)?;
         let directory = self.unsealed.directory();
         match draft.early(records.get(&key).flatten(), &self.context(&directory))? {
             wrap::Early::Answer(answer) => Ok(Some(answer)),
@@ -465,7 +465,7 @@ impl Request<'_> {
         });
         Seal {
             state: SealState::Unsealed,
-            epoch: self.unsealed.epoch,
+            epoch: self.unsealed.keys.epoch,
             mode: body.mode,
             k: body.k,
             admins: admins.collect(),

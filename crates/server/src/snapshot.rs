@@ -185,7 +185,7 @@ impl Work {
             let page = answers.into_iter().next().and_then(bulla_core::record::Answer::into_page);
             self.pages.take(page.unwrap_or_default()).map_err(fault)?;
         }
-        let (cluster, epoch) = (unsealed.cluster, unsealed.epoch);
+        let (cluster, epoch) = (unsealed.keys.cluster, unsealed.keys.epoch);
         let voucher = Voucher { cluster, epoch, node: node.id(), saved_ms };
         let manifest = self.pages.manifest(&voucher).map_err(fault)?;
         let envelope = sign_in_memory(&manifest, &[&node.parts.key]).map_err(fault)?;

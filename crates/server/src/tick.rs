@@ -76,8 +76,8 @@ pub async fn tell_admins(node: &Node, unsealed: &Unsealed, kind: AlarmKind, mess
 
 async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), DriveError> {
     let query: [Query; 1] = [due::scan(kind, DUE_AT_ONCE)];
-    let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
-    let (_, records) = unsealed.barrier.records(&query, snapshot)?;
+    let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&query)?).await?;
+    let (_, records) = unsealed.keys.barrier.records(&query, snapshot)?;
     let [query] = query;
     let Some((page, _)) = records.page(&query) else { return Ok(()) };
     // A step since the last look, which nobody noticed yet, must not make anything overdue.
@@ -108,15 +108,15 @@ async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), Drive
 /// the log is synced; only then the mark rises, behind which nothing is written again.
 async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError> {
     let now = unsealed.now(node.machine());
-    let (mark, next) = (unsealed.head.mark(), next_mark(now.unix_ms));
+    let (mark, next) = (unsealed.keys.head.mark(), next_mark(now.unix_ms));
     if next <= mark || now.unix_ms != now.steady_ms {
         return Ok(());
     }
-    if !unsealed.head.raise_floor(next) {
+    if !unsealed.keys.head.raise_floor(next) {
         return Ok(());
     }
     node.parts.sink.flush().await.map_err(|e| DriveError::Store(e.to_string()))?;
-    unsealed.head.raise_mark(next);
+    unsealed.keys.head.raise_mark(next);
     let mut minute = mark;
     while minute < next {
         let end = next.min(minute.saturating_add(BUCKETS_AT_ONCE));

@@ -199,28 +199,8 @@ pub struct History {
 
 /// The keys and what depends on them.
 pub struct Unsealed {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// Epoch of the seal.
-    pub epoch: u64,
-    /// History of the store.
-    pub lineage: Lineage,
-    /// Seals and opens records.
-    pub barrier: Barrier,
-    /// Makes and checks challenges.
-    pub challenge: ChallengeKey,
-    /// Open secret bytes in requests, the current one first.
-    pub ingress: Vec<Identity>,
-    /// How names are written into the audit log.
-    pub names: Names,
-    /// Writes the head of every commit.
-    pub head: Arc<HeadKeeper>,
-    /// What clients need to judge answers.
-    pub history: History,
-    /// All keys, for a rekey.
-    pub keyring: Keyring,
-    /// SHA-256 of the seal's configuration, as it was dealt.
-    pub config_sha256: Digest,
+    /// The keys.
+    pub keys: Keys,
     /// Held while a change of the directory is committed and taken over, so that they come in one order.
     pub changing: tokio::sync::Mutex<()>,
     /// Held while alarms are decided and committed, so that they come in one order.
@@ -254,12 +234,12 @@ pub struct Unsealed {
 
 impl fmt::Debug for Unsealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Unsealed({}, epoch {})", self.cluster, self.epoch)
+        write!(f, "Unsealed({}, epoch {})", self.keys.cluster, self.keys.epoch)
     }
 }
 
 /// The keys, as the seal's opening gave them.
-pub struct Opening {
+pub struct Keys {
     /// The cluster.
     pub cluster: ClusterId,
     /// Epoch of the seal.
@@ -270,7 +250,7 @@ pub struct Opening {
     pub barrier: Barrier,
     /// Makes and checks challenges.
     pub challenge: ChallengeKey,
-    /// Open secret bytes in requests.
+    /// Open secret bytes in requests, the current one first.
     pub ingress: Vec<Identity>,
     /// How names are written into the audit log.
     pub names: Names,
@@ -286,32 +266,9 @@ pub struct Opening {
 
 impl Unsealed {
     /// Puts keys and directory together.
-    pub fn new(opening: Opening, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
-        let Opening {
-            cluster,
-            epoch,
-            lineage,
-            barrier,
-            challenge,
-            ingress,
-            names,
-            head,
-            history,
-            keyring,
-            config_sha256,
-        } = opening;
+    pub fn new(keys: Keys, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
         Self {
-            cluster,
-            epoch,
-            lineage,
-            barrier,
-            challenge,
-            ingress,
-            names,
-            head,
-            history,
-            keyring,
-            config_sha256,
+            keys,
             changing: tokio::sync::Mutex::new(()),
             alarming: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
@@ -348,15 +305,15 @@ impl Unsealed {
             event,
             lease: lease.id,
             principal: lease.owner,
-            resource: self.names.resource(&resource),
-            user: self.names.user(&lease.user),
+            resource: self.keys.names.resource(&resource),
+            user: self.keys.names.user(&lease.user),
         }))
     }
 
     /// Tells the audit log that a static role's password was rotated by time.
     pub fn note_rotation(&self, role: &RoleName, user: &str) {
-        let resource = self.names.resource(&Resource::DatabaseRole(role.clone()));
-        drop(self.sink.note(Body::PasswordRotated { resource, user: self.names.user(user) }));
+        let resource = self.keys.names.resource(&Resource::DatabaseRole(role.clone()));
+        drop(self.sink.note(Body::PasswordRotated { resource, user: self.keys.names.user(user) }));
     }
 
     /// Principals, policies and documents as they are now.
@@ -414,7 +371,7 @@ impl Unsealed {
         for Raised { alarm, told } in raised {
             self.metrics.alarm_raised(alarm.kind);
             tracing::warn!(kind = alarm_name(alarm.kind), wrap = alarm.wrap.map(|id| id.to_string()), "alarm");
-            let resource = alarm.wrap.map(|id| self.names.resource(&Resource::Wrap(id)));
+            let resource = alarm.wrap.map(|id| self.keys.names.resource(&Resource::Wrap(id)));
             drop(self.sink.note(alarm_line(alarm.kind, resource, told.first().copied())));
             lock(&self.unseen).told(told);
         }

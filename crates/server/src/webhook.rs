@@ -196,8 +196,8 @@ impl Webhook {
             None => self.begin_anew(),
             Some(unsealed) => {
                 let query = alarm::waiting(self.listed, AT_ONCE);
-                let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
-                let (_, mut records) = unsealed.barrier.records(&query, snapshot)?;
+                let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&query)?).await?;
+                let (_, mut records) = unsealed.keys.barrier.records(&query, snapshot)?;
                 let counts = alarm::counts(&records)?;
                 let before = self.counts.replace(counts).map_or(counts.dropped, |before| before.dropped);
                 if counts.dropped > before {
@@ -249,8 +249,8 @@ impl Webhook {
             }
             None => {
                 let query = [Query::Get(alarm::listed_key(number))];
-                let snapshot = node.parts.store.read(unsealed.barrier.reads(&query)?).await?;
-                let (_, records) = unsealed.barrier.records(&query, snapshot)?;
+                let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&query)?).await?;
+                let (_, records) = unsealed.keys.barrier.records(&query, snapshot)?;
                 records.get(&alarm::listed_key(number)).flatten().and_then(|record| parse(record.bytes.expose()))
             }
         };
@@ -260,7 +260,7 @@ impl Webhook {
             return Ok(None);
         };
         let (kind, lineage) = (ALARM_TYPE.to_owned(), Some(lineage));
-        Ok(Some(Message { kind, cluster: unsealed.cluster, node: node.id(), lineage, number, dropped, alarm }))
+        Ok(Some(Message { kind, cluster: unsealed.keys.cluster, node: node.id(), lineage, number, dropped, alarm }))
     }
 
     /// It waits no more: an alarm in the store is deleted.

@@ -32,8 +32,8 @@ impl Request<'_> {
         let Driven { result, read, committed, receipts, repeated: _, room } = driven;
         let sequence = committed.or(read).map(|sequence| sequence.0);
         let quote = committed.map(|sequence| Quote {
-            cluster: self.unsealed.cluster,
-            lineage: self.unsealed.lineage,
+            cluster: self.unsealed.keys.cluster,
+            lineage: self.unsealed.keys.lineage,
             sequence: sequence.0,
         });
         let finish = |outcome: Outcome| {
@@ -95,7 +95,7 @@ impl Request<'_> {
     fn wrapped(&self, body: &SecretBytes, id: &str) -> Result<Answer, Refusal> {
         let Some(wrap_to) = &self.wrap_to else { return Err(internal(&"nobody is named", id)) };
         let doc = self.unsealed.directory().view().newest().number();
-        let parcel = wrap_to.seal(self.node, self.unsealed.cluster, doc, self.verified.subject.id, body, id)?;
+        let parcel = wrap_to.seal(self.node, self.unsealed.keys.cluster, doc, self.verified.subject.id, body, id)?;
         Ok(Answer::bytes(200, PARCEL_MEDIA_TYPE, parcel))
     }
 

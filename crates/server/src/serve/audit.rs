@@ -14,7 +14,7 @@ impl Request<'_> {
     pub(super) async fn read_audit(&self, query: &AuditQuery) -> Result<Reply, Refusal> {
         let mut filter = Filter::default();
         if let Some(resource) = &query.resource {
-            filter = filter.resource(resource, [&self.unsealed.names]);
+            filter = filter.resource(resource, [&self.unsealed.keys.names]);
         }
         if let Some(action) = query.action {
             filter = filter.action(action);

@@ -626,8 +626,8 @@ impl Stage {
     /// Reads below TLS, as an engine does.
     async fn records(&self, query: &Query) -> Heard {
         let (unsealed, queries) = (unsealed(&self.world), std::slice::from_ref(query));
-        let snapshot = self.store.read(unsealed.barrier.reads(queries).unwrap()).await.unwrap();
-        let (_, records) = match unsealed.barrier.records(queries, snapshot) {
+        let snapshot = self.store.read(unsealed.keys.barrier.reads(queries).unwrap()).await.unwrap();
+        let (_, records) = match unsealed.keys.barrier.records(queries, snapshot) {
             Ok(records) => records,
             Err(error) => return Heard::Alarmed(error.to_string()),
         };

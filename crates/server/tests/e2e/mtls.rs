@@ -387,7 +387,7 @@ async fn a_change_needs_its_nonce_and_happens_once() {
     // The node looks once a second what is over.
     world.clock.pass(6 * 60_000);
     let (unsealed, began) = (crate::support::unsealed(&world), std::time::Instant::now());
-    while unsealed.head.floor() <= nonce.minute() {
+    while unsealed.keys.head.floor() <= nonce.minute() {
         assert!(began.elapsed() < std::time::Duration::from_secs(30), "the nonce's minute is never over");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }

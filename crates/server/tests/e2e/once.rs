@@ -59,7 +59,7 @@ async fn a_retry_is_the_same_request_until_its_nonce_is_over() {
     assert_eq!(version(&world, "app/cache").await, 1);
     // The bucket goes; the node looks once a second.
     world.clock.pass(3 * MINUTE);
-    let mark = || crate::support::unsealed(&world).head.mark();
+    let mark = || crate::support::unsealed(&world).keys.head.mark();
     for _ in 0..100 {
         if mark() > nonce.minute() {
             break;
@@ -90,9 +90,9 @@ async fn a_bucket_waits_for_the_lines_of_its_minute() {
     let nonce = caller.nonce();
     let request = put(&world, &caller, nonce);
     caller.send(&request).await.ok();
-    let under_way = unsealed.head.under_way(nonce.minute());
+    let under_way = unsealed.keys.head.under_way(nonce.minute());
     world.clock.pass(6 * MINUTE);
-    let (head, minute) = (&unsealed.head, nonce.minute());
+    let (head, minute) = (&unsealed.keys.head, nonce.minute());
     eventually(|| head.floor() > minute).await;
     caller.call("GET", "/v1/whoami").await;
     let late = caller.sign(request, nonce);
@@ -160,7 +160,7 @@ async fn a_nonce_of_the_future_or_of_long_ago_is_not_taken() {
     let before = rows(&world).await;
     for minute in [0, now - 6, now + 2, u32::MAX] {
         let request = put(&world, &caller, Nonce::new(minute, [minute as u8; 12]));
-        if minute == now - 6 && crate::support::unsealed(&world).head.mark() <= minute {
+        if minute == now - 6 && crate::support::unsealed(&world).keys.head.mark() <= minute {
             continue;
         }
         caller.send(&request).await.refused(Code::NonceExpired);

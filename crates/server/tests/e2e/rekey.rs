@@ -97,8 +97,8 @@ async fn work_goes_on_while_the_admins_change() {
     }
     assert!(done >= 8, "every worker did something: {done}");
     let after = unsealed(&world);
-    assert_eq!((after.epoch, view(&world).newest().number()), (before.epoch + 6, 6));
-    assert_ne!(after.lineage, before.lineage);
+    assert_eq!((after.keys.epoch, view(&world).newest().number()), (before.keys.epoch + 6, 6));
+    assert_ne!(after.keys.lineage, before.keys.lineage);
     let rekeyed = lines(&world).await.iter().filter(|line| matches!(line.body, Body::Rekeyed { .. })).count();
     assert_eq!(rekeyed, 6);
     // The seal that was dealt last opens with the admins of the last document, and holds what was written.
@@ -200,7 +200,7 @@ async fn roles_and_keys_follow_the_document() {
     world.client(&dan).admit(&Person::new("frank").record, Admit::default()).await.unwrap();
     assert_eq!(*view(&world).newest().ingress(), ingress);
     let keys = unsealed(&world);
-    let known: Vec<_> = keys.ingress.iter().map(|identity| identity.recipients()[0].clone()).collect();
+    let known: Vec<_> = keys.keys.ingress.iter().map(|identity| identity.recipients()[0].clone()).collect();
     assert_eq!(known, [ingress, old]);
     finish(world).await;
 }

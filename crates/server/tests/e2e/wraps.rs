@@ -346,8 +346,8 @@ async fn pieces_are_checked_together() {
     let machine = stage.world.server().node.machine();
     let key = RecordKey::hidden(Kind::Wrap, made.slip.wrap.as_bytes(), "ct");
     let query = [Query::Get(key.clone())];
-    let snapshot = machine.store.read(unsealed.barrier.reads(&query).unwrap()).await.unwrap();
-    let (_, records) = unsealed.barrier.records(&query, snapshot).unwrap();
+    let snapshot = machine.store.read(unsealed.keys.barrier.reads(&query).unwrap()).await.unwrap();
+    let (_, records) = unsealed.keys.barrier.records(&query, snapshot).unwrap();
     let stored = records.get(&key).unwrap().unwrap().bytes.expose().split_first().unwrap().1.to_vec();
     let upload = Upload::parse(&bulla_crypto::secret::SecretBytes::new(stored)).unwrap();
     let mut bob = Caller::new(&stage.world, &stage.bob).await;

@@ -157,9 +157,9 @@ impl Sim<'_> {
         let Phase::Unsealed(unsealed) = self.machine().node.phase() else {
             return broken("it_starts_again", format!("{given:?} after {counted} of {needed} shares"));
         };
-        let epoch = std::mem::replace(&mut self.epoch, unsealed.epoch);
-        if unsealed.epoch <= epoch {
-            return broken("epoch_only_grows", format!("{} after {epoch}", unsealed.epoch));
+        let epoch = std::mem::replace(&mut self.epoch, unsealed.keys.epoch);
+        if unsealed.keys.epoch <= epoch {
+            return broken("epoch_only_grows", format!("{} after {epoch}", unsealed.keys.epoch));
         }
         self.meeting.end();
         self.is_opened_again()
