@@ -7,6 +7,7 @@ pub use file::{DecryptFile, EncryptFile, decrypt_file, encrypt_file};
 
 use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};
+use crate::input::{self, Limit};
 use crate::keys::key_source;
 use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
@@ -22,8 +23,7 @@ use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::json::MAX_JSON_BYTES;
 use bulla_wire::name::Name;
 use clap::{Args, Subcommand};
-use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Largest message in bytes: what base64url makes of it, the other fields of the request and the limit of JSON.
@@ -351,7 +351,7 @@ async fn export(session: &Session<'_>, key: &Name, body: &ExportTransitKey, outp
     Ok(Exit::Ok)
 }
 
-/// What goes to the cluster as it is.
+/// What goes to the cluster as it is. It is read into a buffer that does not grow, and leaves no copy behind.
 fn read(file: Option<&Path>) -> Result<SecretBytes, Failure> {
     read_most(file, MAX_JSON_BYTES)
 }
@@ -361,28 +361,10 @@ fn message(file: Option<&Path>) -> Result<String, Failure> {
     read_most(file, MAX_MESSAGE_BYTES).map(|bytes| base64url(bytes.expose()))
 }
 
-/// A file, or standard input without one and for `-`.
 fn read_most(file: Option<&Path>, most: usize) -> Result<SecretBytes, Failure> {
-    let bytes = match file {
-        Some(path) if path != Path::new("-") => {
-            limited(File::open(path), most).map_err(|error| Failure::file("cannot read", path, &error))?
-        }
-        _ => limited(Ok(io::stdin().lock()), most)
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?,
-    };
-    if bytes.expose().len() > most {
-        let hint = "encrypt large things with `bulla encrypt`, and sign their digest with --prehashed";
-        return Err(Failure::usage(format!("the input has more than {most} bytes")).hint(hint));
-    }
-    Ok(bytes)
-}
-
-/// All of the input, or one byte more than is taken; in a buffer that does not grow and leaves no copy behind.
-fn limited(source: io::Result<impl Read>, most: usize) -> io::Result<SecretBytes> {
-    let mut bytes = SecretBytes::new(Vec::with_capacity(most.saturating_add(1)));
-    let most = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    source?.take(most).read_to_end(bytes.expose_mut())?;
-    Ok(bytes)
+    let larger = "encrypt large things with `bulla encrypt`, and sign their digest with --prehashed";
+    let limit = Limit { bytes: most as u64, larger };
+    file.map_or_else(|| input::stdin(limit), |path| input::file(path, limit)).map(SecretBytes::new)
 }
 
 /// A new file with mode 0600, which appears once it is written whole.
