@@ -172,9 +172,12 @@ fn split(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Answer, Page, Snapshot};
+    use crate::seal::{StoredSeal, open};
     use bulla_crypto::evidence::{ClusterView, PrincipalKey, genesis_payload, record_payload, sign_in_memory};
     use bulla_crypto::identity::{Identity, IdentityKind};
     use bulla_crypto::random::{SeededRng, draw};
+    use bulla_wire::api::LineageEntry;
     use bulla_wire::evidence::MinKem;
     use bulla_wire::id::Lineage;
 
@@ -216,5 +219,36 @@ mod tests {
         refused(&made, &other_root, &keys);
         made.keyring = other.keyring;
         refused(&made, &root, &keys);
+    }
+
+    /// A keyring knows its epoch and history, beside what binds it to the epoch.
+    #[test]
+    fn a_keyring_of_another_history_does_not_open() {
+        let mut rng = SeededRng::from_u64(1);
+        let (view, keyring, made, root, _) = world(&mut rng);
+        let mut opened = |keyring: &Keyring| {
+            let keyring = keyring.seal(&root, &view.id(), 1, &mut rng);
+            let mut rows = made.rows(&mut rng).unwrap();
+            rows[1].1 = row::encode(&keyring, &mut rng).unwrap();
+            let of = |name: &str| rows.iter().find(|(key, _)| key.as_bytes() == name.as_bytes());
+            let value = |name: &str| Answer::Value(of(name).map(|(_, value)| value.clone()));
+            let page = |prefix: &str| {
+                let entries = rows.iter().filter(|(key, _)| key.as_bytes().starts_with(prefix.as_bytes()));
+                Answer::Page(Page { entries: entries.cloned().collect(), more: false })
+            };
+            // No head: that is looked at after the keyring.
+            let head = Answer::Value(Some(rows[1].1.clone()));
+            let answers =
+                vec![value(row::CONFIG), value(row::KEYRING), head, page(row::SHARES), page("-"), value(row::RESTORED)];
+            let stored = StoredSeal::parse(Snapshot { sequence: None, answers }).unwrap().unwrap();
+            open(&root, &stored).err().unwrap()
+        };
+        assert!(matches!(opened(&keyring), SealError::Head(_)));
+        let mut rng = SeededRng::from_u64(2);
+        assert!(matches!(opened(&Keyring::generate(Lineage::new([2; 16]), &mut rng)), SealError::Keyring));
+        let mut later = keyring.copy();
+        let newest = keyring.lineage().unwrap().clone();
+        later.begin_epoch(LineageEntry { epoch: 2, ..newest }, 0, &mut rng);
+        assert!(matches!(opened(&later), SealError::Keyring));
     }
 }
