@@ -1,8 +1,9 @@
 //! Sealing and opening: what holds for every envelope.
 
 use crate::support::{identity, now, open};
+use bulla_crypto::BoxFuture;
 use bulla_crypto::digest::{hmac_sha256, sha256};
-use bulla_crypto::envelope::{self, Binding, Decrypter, OpenError, SealError, Stanza};
+use bulla_crypto::envelope::{self, Binding, Decrypter, FileKey, OpenError, SealError, Stanza};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
@@ -82,6 +83,38 @@ fn every_size_and_kind_round_trips_in_one_piece_and_as_a_stream() {
                 assert_eq!(seen.kinds, [stanza, "bulla-wrap-v1"]);
             }
         }
+    }
+}
+
+/// Keeps a file key elsewhere, as a cluster does for `bulla encrypt`.
+struct Kept(FileKey);
+
+impl Decrypter for Kept {
+    fn recipients(&self) -> &[Recipient] {
+        &[]
+    }
+
+    fn unwrap_file_key<'a>(&'a self, stanzas: &'a [Stanza]) -> BoxFuture<'a, Result<Option<FileKey>, OpenError>> {
+        let own = stanzas.iter().any(|stanza| stanza.kind == "kept");
+        let key = own.then(|| FileKey::from_slice(self.0.expose()).unwrap());
+        Box::pin(std::future::ready(Ok(key)))
+    }
+}
+
+#[test]
+fn a_file_key_may_be_kept_by_somebody_else() {
+    let kept = Kept(FileKey::from_slice(&[7; 16]).unwrap());
+    let stanza = Stanza { kind: "kept".into(), args: vec!["here".into()], body: vec![1] };
+    for size in [0, 5, 70_000] {
+        let text = vec![3; size];
+        let mut file = Vec::new();
+        let total = envelope::seal_under(&kept.0, &stanza, text.as_slice(), &mut file).unwrap();
+        assert_eq!(total, size as u64);
+        let mut content = Vec::new();
+        now(envelope::open_to(&[&kept], file.as_slice(), &mut content)).unwrap();
+        assert_eq!(content, text);
+        let other = Kept(FileKey::from_slice(&[8; 16]).unwrap());
+        assert!(now(envelope::open_to(&[&other], file.as_slice(), &mut Vec::new())).is_err());
     }
 }
 
