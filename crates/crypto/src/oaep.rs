@@ -53,3 +53,46 @@ impl fmt::Debug for OaepPublicKey {
         f.write_str("OaepPublicKey(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+
+    /// Modulus and exponent of an SPKI (RFC 8017 §A.1.1).
+    fn parts(spki: &[u8]) -> (&[u8], &[u8]) {
+        // The modulus of 2,048 bits begins with a zero, and ends before the exponent 65537.
+        let (rest, exponent) = spki.split_at(spki.len() - 3);
+        let modulus = &rest[rest.len() - 2 - 256..rest.len() - 2];
+        (modulus, exponent)
+    }
+
+    #[test]
+    fn what_is_encrypted_the_private_key_decrypts() {
+        let private = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
+        let spki = private.public_key().as_der().unwrap();
+        let (modulus, exponent) = parts(spki.as_ref());
+        assert_eq!(exponent, [1, 0, 1]);
+        let key = OaepPublicKey::new(modulus, exponent).unwrap();
+        assert_eq!(key.digest(), sha256(&[spki.as_ref()]));
+        // However many zeros stand before it.
+        let longer = OaepPublicKey::new(&[&[0, 0], modulus].concat(), exponent).unwrap();
+        assert_eq!(longer.digest(), key.digest());
+        let plain = SecretKey::filled(|bytes| bytes.fill(7));
+        let sealed = key.encrypt(&plain).unwrap();
+        assert_eq!(sealed.len(), 256);
+        let private = OaepPrivateDecryptingKey::new(private).unwrap();
+        let mut room = vec![0; private.min_output_size()];
+        let opened = private.decrypt(&OAEP_SHA256_MGF1SHA256, &sealed, &mut room, None).unwrap();
+        assert_eq!(opened, plain.expose());
+    }
+
+    #[test]
+    fn a_key_is_neither_short_nor_long() {
+        let refused = |bytes: usize| OaepPublicKey::new(&vec![0xff; bytes], &[1, 0, 1]).err();
+        let limits = "is an RSA key of less than 2,048 or more than 8,192 bits";
+        assert_eq!((refused(255), refused(1025)), (Some(limits), Some(limits)));
+        assert_eq!((refused(256), refused(1024)), (None, None));
+        assert_eq!(OaepPublicKey::new(&[0; 300], &[1, 0, 1]).err(), Some(limits));
+    }
+}

@@ -278,3 +278,45 @@ fn parse_approvals(rows: &[(StoreKey, SealedValue)]) -> Result<Vec<Envelope>, Se
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_nobody_dealt_is_refused() {
+        let admin = |byte: u8| ConfigAdmin {
+            principal: PrincipalId::new([byte; 32]),
+            record_sha256: Digest::new([1; 32]),
+            share_sha256: Digest::new([2; 32]),
+        };
+        let admins = |n: u8| (0..n).map(admin).collect::<Vec<_>>();
+        let good = SealConfig {
+            v: V1,
+            cluster: ClusterId::new([1; 32]),
+            epoch: 1,
+            prev: None,
+            lineage: Lineage::new([1; 16]),
+            mode: SealMode::Quorum,
+            k: 2,
+            admins: admins(3),
+            kcv: Bytes(vec![]),
+        };
+        assert!(good.is_sound());
+        let any = SealConfig { mode: SealMode::Any, k: 1, ..good.clone() };
+        let most = SealConfig { admins: admins(16), k: 16, ..good.clone() };
+        assert!(any.is_sound() && most.is_sound());
+        for bad in [
+            SealConfig { epoch: 0, ..good.clone() },
+            SealConfig { k: 1, ..good.clone() },
+            SealConfig { k: 4, ..good.clone() },
+            SealConfig { k: 2, ..any.clone() },
+            SealConfig { k: 0, ..any },
+            SealConfig { admins: admins(17), ..good.clone() },
+            SealConfig { admins: vec![admin(1), admin(2), admin(1)], ..good.clone() },
+            SealConfig { admins: vec![], k: 0, ..good },
+        ] {
+            assert!(!bad.is_sound(), "{bad:?}");
+        }
+    }
+}

@@ -4,8 +4,11 @@ use crate::world::{NOW_MS, World, subsets};
 use bulla_core::seal::{
     FILE_BYTES_MAX, Give, GiveOutcome, SESSION_MS, SESSIONS_MAX, Session, SessionError, Sessions, ShareFault, open, row,
 };
+use bulla_crypto::envelope;
+use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::kdf;
 use bulla_crypto::random::secret_key;
+use bulla_crypto::recipient::Recipient;
 use bulla_crypto::sealed;
 use bulla_crypto::shamir::{self, Share};
 use bulla_wire::evidence::SealMode;
@@ -230,4 +233,38 @@ fn sessions_end_and_are_few() {
     assert!(sessions.open(NOW_MS + SESSION_MS, &stored, &mut world.rng).is_ok(), "their time has come");
     sessions.clear();
     assert!(sessions.newest(NOW_MS + SESSION_MS).is_none());
+}
+
+/// What is over is dropped with the shares in it, also if nobody asks again.
+#[test]
+fn what_is_over_is_swept() {
+    let mut world = World::new(SealMode::Quorum, 2, 2);
+    let mut sessions = Sessions::default();
+    sessions.open(NOW_MS, &world.store.seal().unwrap(), &mut world.rng).unwrap();
+    world.unseal([0, 1]);
+    let later = sessions.open(NOW_MS + 1, &world.store.seal().unwrap(), &mut world.rng).unwrap().id().to_owned();
+    let held = |sessions: &Sessions| format!("{sessions:?}").matches("shares").count();
+    sessions.sweep(NOW_MS + SESSION_MS - 1);
+    assert_eq!(held(&sessions), 2);
+    sessions.sweep(NOW_MS + SESSION_MS);
+    assert_eq!(held(&sessions), 1);
+    assert!(sessions.get(NOW_MS + SESSION_MS, &later).is_ok());
+}
+
+#[test]
+fn a_file_for_a_crowd_is_not_opened() {
+    let mut world = World::new(SealMode::Quorum, 2, 2);
+    let mut session = world.session();
+    let (index, key) = world.fetch(&session, 0).unwrap();
+    let message = world.context(&session, index).give_plaintext(session.id(), &key);
+    let mut to: Vec<Recipient> = vec![session.describe().recipient.parse().unwrap()];
+    let mut file = Vec::new();
+    while file.len() <= FILE_BYTES_MAX {
+        if !file.is_empty() {
+            world.give_file(&mut session, 0, index, &file).unwrap();
+        }
+        file = envelope::seal(&to, None, message.expose()).unwrap();
+        to.extend(Identity::generate(IdentityKind::Hybrid, &mut world.rng).unwrap().recipients().iter().cloned());
+    }
+    assert_eq!(fault(world.give_file(&mut session, 0, index, &file)), (world.admins[0].id(), ShareFault::File));
 }

@@ -85,6 +85,27 @@ fn another_key_or_none_is_one_refusal() {
     assert_eq!(verify_request(&REQUEST, &parameters, &signature, Some(key(1).public_key())), Err(Unauthenticated));
 }
 
+/// Whoever looks keys up by their ids never meets this; but a signature that holds is not enough by itself.
+#[test]
+fn a_key_signs_under_its_own_name_alone() {
+    let bob = key(2);
+    let own = bob.public_key();
+    let named = RequestParameters {
+        created_s: 5,
+        nonce: nonce([1; 16]),
+        key: own.key_id(),
+        algorithm: own.algorithm().name().to_owned(),
+    };
+    let check = |parameters: &RequestParameters| {
+        let signature = bob.sign(parameters.signature_base(&REQUEST).as_bytes()).unwrap();
+        verify_request(&REQUEST, parameters, &signature, Some(own))
+    };
+    assert_eq!(check(&named), Ok(()));
+    let other = RequestParameters { key: key(1).public_key().key_id(), ..named.clone() };
+    assert_eq!(check(&other), Err(Unauthenticated));
+    assert_eq!(check(&RequestParameters { algorithm: "ecdsa-p256-sha256".into(), ..named }), Err(Unauthenticated));
+}
+
 /// An unknown key costs what a known one of the same algorithm costs, so there is a stand-in for each.
 #[test]
 fn an_unknown_key_costs_the_work_of_its_algorithm() {
@@ -258,8 +279,23 @@ fn challenges() {
     }
 }
 
+/// The tag by `spec/request.md`, "Challenges".
+#[test]
+fn a_challenges_tag_is_made_by_the_key_of_its_hour() {
+    let audience = Audience::Cluster(ClusterId::new([1; 32]));
+    let secret = secret_key(&mut SeededRng::from_u64(1));
+    let derived = kdf::derive(secret.expose(), "challenge", &[&500_000_u64.to_be_bytes()]);
+    let key = ChallengeKey::of_epoch(secret, 1);
+    let issued_ms = 500_000 * 3_600_000 + 1_234_567;
+    let challenge = key.issue(&audience, issued_ms, &KeyId::new([7; 32]), &mut SeededRng::from_u64(2));
+    let (covered, tag) = challenge.parts();
+    let full = hmac_sha256(derived.expose(), &[b"bulla/v1/challenge", audience.to_string().as_bytes(), &covered]);
+    assert_eq!(tag, full[..16]);
+}
+
 #[test]
 fn derived_values() {
+    assert_eq!(digest_header(b""), REQUEST.content_digest);
     let digest = request_digest(&REQUEST);
     assert_eq!(digest, request_digest(&RequestParts { audience: "other", challenge: "other", ..REQUEST }));
     for other in [
