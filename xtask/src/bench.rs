@@ -23,8 +23,8 @@ pub struct Arguments {
     #[arg(long)]
     long: bool,
     /// Only what grows with what is stored: memory and start with 100,000 outstanding wraps (60,000 beside another); with
-    /// `--engines` 1,000,000 secrets as well, read, written and listed.
-    #[arg(long, conflicts_with_all = ["quick", "long"])]
+    /// `--engines` 1,000,000 secrets as well, read, written and listed. With `--long` 1,000,000 wraps: three quarters of an hour.
+    #[arg(long, conflicts_with = "quick")]
     scale: bool,
     /// Secrets in numbers, transit keys, databases (PostgreSQL) and leases in place of wraps: a quarter of an hour, twice
     /// that beside another. With `--long` 1,000,000 secrets.
@@ -72,6 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
     let folder = target().join("release");
     let plan = match arguments {
         Arguments { quick: true, .. } => "quick",
+        Arguments { long: true, scale: true, .. } => "long-scale",
         Arguments { long: true, .. } => "long",
         Arguments { scale: true, .. } => "scale",
         _ => "usual",
@@ -141,9 +142,15 @@ mod tests {
         let kms = taken("--kms --install --quick --json out").unwrap();
         assert!(kms.kms && kms.install && kms.quick && kms.json == Some("out".into()));
         assert!(taken("--versus openbao --install --engines").unwrap().install);
-        for bad in
-            ["--install", "--kms --versus openbao", "--kms --engines", "--kms --scale", "--quick --long", "--kms=1"]
-        {
+        for bad in [
+            "--install",
+            "--kms --versus openbao",
+            "--kms --engines",
+            "--kms --scale",
+            "--quick --long",
+            "--quick --scale",
+            "--kms=1",
+        ] {
             assert!(taken(bad).is_none(), "{bad}");
         }
     }

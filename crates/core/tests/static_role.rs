@@ -12,7 +12,7 @@ use bulla_core::engine::database::static_role::{
     Ask, Asked, DeleteStatic, Held, MAX_EVERY_S, Missed, PutStatic, ReadPassword, ReadStatic, StaticRole, Stored,
     Withdraw,
 };
-use bulla_core::engine::database::{Configure, Connection, Delete, PutRole, Release};
+use bulla_core::engine::database::{Configure, Connection, Delete, PutRole, Release, connection_key};
 use bulla_core::engine::lease::{self, Mark, PENDING_MS, Take, demands};
 use bulla_core::operation::{Operation, Replay, Reply};
 use bulla_core::record::{SealedValue, StoreKey};
@@ -179,8 +179,8 @@ impl Scene {
         let records = self.world.read(std::slice::from_ref(&query));
         let page = records.page(&query).unwrap().0;
         assert!(Take::due(&name("app"), page, self.world.now).is_empty(), "no lease is due");
-        for ask in Ask::due(&name("app"), page, self.world.now).unwrap() {
-            self.rotate(ask, None, up);
+        for ask in Ask::due(&name("app"), page, self.world.now) {
+            self.rotate(ask.unwrap(), None, up);
         }
     }
 
@@ -347,6 +347,49 @@ fn a_first_rotation_that_is_refused_is_none() {
         scene.world.repeated = Some(Replay::Again);
         let again = scene.run(PutStatic::new(role(), body("billing")).unwrap(), Some("alice"));
         assert_eq!(again.code(), certain.then_some(Code::NonceExpired));
+    }
+}
+
+/// A request that comes again is not told that what failed was done.
+#[test]
+fn a_repeated_rotation_says_what_came_of_it() {
+    let mut scene = Scene::begun(5);
+    let ask = Ask { role: role(), due: None };
+    let asked = secret::<Asked>(&scene.run(ask.clone(), Some("alice"))).unwrap().of.unwrap().0;
+    scene.world.repeated = Some(Replay::Again);
+    // Whoever asked first has not heard of it yet, or never does.
+    assert_eq!(scene.run(ask.clone(), Some("alice")).code(), Some(Code::DatabaseFailed));
+    scene.world.repeated = None;
+    scene.run(Missed { role: role(), id: asked.id, error: "no".into(), certain: true }, None).result.unwrap();
+    scene.world.repeated = Some(Replay::Again);
+    let refused = scene.run(ask.clone(), Some("alice")).result.unwrap_err();
+    assert_eq!((refused.code, refused.message.ends_with(": no")), (Code::DatabaseFailed, true), "{}", refused.message);
+    scene.world.repeated = None;
+    let asked = secret::<Asked>(&scene.run(ask.clone(), Some("alice"))).unwrap().of.unwrap().0;
+    scene.run(Held { role: role(), id: asked.id, password: asked.next.unwrap() }, None).result.unwrap();
+    scene.world.repeated = Some(Replay::Again);
+    assert!(secret::<Asked>(&scene.run(ask, Some("alice"))).unwrap().of.is_none(), "it was done");
+}
+
+/// Another database at the same server is found among however many.
+#[test]
+fn a_neighbour_is_found_behind_a_thousand_others() {
+    let mut scene = Scene::begun(6);
+    for batch in 0..5_u32 {
+        scene.world.write(|writes| {
+            for number in 0..250_u32 {
+                let mut other = connection(&format!("other-{batch}-{number}"), "root");
+                other.host = "elsewhere.example".into();
+                writes.create(connection_key(&other.name), bulla_wire::json::to_vec(&other));
+            }
+        });
+    }
+    // Wherever it stands in an order that means nothing.
+    for number in 0..8 {
+        let near = connection(&format!("near-{number}"), &format!("user-{number}"));
+        scene.world.write(|writes| writes.create(connection_key(&near.name), bulla_wire::json::to_vec(&near)));
+        let put = PutStatic::new(RoleName::new(&name("app"), &name("x")), body(&near.user)).unwrap();
+        assert_eq!(scene.run(put, Some("alice")).code(), Some(Code::Exists));
     }
 }
 

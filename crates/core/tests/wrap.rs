@@ -885,7 +885,7 @@ fn what_the_store_lost_is_retired() {
     let mut world = World::new(1);
     let retire = |world: &mut World, wrap: &Wrap, of: Option<&str>| {
         let principal = of.map(|name| world.id(name));
-        let answered = world.run(Box::new(Retire { wrap: wrap.id, principal }), None);
+        let answered = world.run(Box::new(Retire { wrap: wrap.id, principal, opened: true }), None);
         answered.result.as_ref().unwrap();
         (answered.alarm_kinds(), [0, 1].map(|slot| world.state(&wrap.id, slot)))
     };
@@ -900,7 +900,26 @@ fn what_the_store_lost_is_retired() {
     assert_eq!(retire(&mut world, &wrap, None), (lost, [SlotState::Revoked; 2]));
     invariants(&world, &wrap);
     let never = Wrap { id: bulla_wire::id::WrapId::new([9; 16]), ..wrap };
-    assert!(world.run(Box::new(Retire { wrap: never.id, principal: None }), None).alarms.is_empty());
+    assert!(world.run(Box::new(Retire { wrap: never.id, principal: None, opened: true }), None).alarms.is_empty());
+}
+
+/// A lost delivery was one of the claim that won, where that opening was kept.
+#[test]
+fn a_lost_delivery_takes_nothing_from_the_claim_that_won() {
+    let mut world = World::new(1);
+    let wrap = world.wrap(&["bob", "carol"], Mode::Each);
+    let claim = world.claim();
+    world.open(&wrap, "bob", &claim).content();
+    for (name, opened) in [("bob", false), ("carol", false), ("bob", true)] {
+        let retire = Retire { wrap: wrap.id, principal: Some(world.id(name)), opened };
+        world.run(Box::new(retire), None).result.unwrap();
+        let bob = if opened { SlotState::Revoked } else { SlotState::Opened };
+        assert_eq!(world.state(&wrap.id, 0), bob, "{name}");
+        if !opened {
+            world.open(&wrap, "bob", &claim).content();
+        }
+    }
+    assert_eq!(world.state(&wrap.id, 1), SlotState::Revoked, "what was sealed still has ended");
 }
 
 #[test]

@@ -76,6 +76,16 @@ impl From<TemplateError> for DatabaseError {
     }
 }
 
+/// Whether nobody is logged in as a user that is dropped, if dropping may go on. A role's own statements may do what the
+/// administering user has no right to do by itself; sessions that do not end would outlive the lease.
+fn nobody_is(closed: Result<bool, DatabaseError>, templates: &[String]) -> Result<bool, DatabaseError> {
+    match closed {
+        Ok(false) => Err(DatabaseError::Refused("sessions of the user do not end".to_owned())),
+        Err(DatabaseError::Refused(_)) if !templates.is_empty() => Ok(false),
+        closed => closed,
+    }
+}
+
 /// A connection that is open.
 pub enum Client {
     /// To PostgreSQL.

@@ -28,7 +28,6 @@ use bulla_crypto::BoxFuture;
 use bulla_crypto::digest::equal;
 use bulla_crypto::message::{request_digest, seen_key, verify_request};
 use bulla_crypto::random::{SystemRng, draw};
-use bulla_crypto::recipient::Recipient;
 use bulla_crypto::sign::PublicKey;
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::Code;
@@ -130,13 +129,13 @@ impl Asked {
 
     /// Now it is known who sent it.
     fn by(self, holder: Holder) -> Verified {
-        let Holder { subject, recipients, key: _ } = holder;
+        let Holder { subject, key: _ } = holder;
         let address = match self.address {
             Address::Ip(ip) => Some(ip.to_string()),
             _ => None,
         };
         let actor = Actor { principal: subject.id, key: self.key, address };
-        Verified { asked: self, subject, recipients, actor, id: RequestId::new(draw(&mut SystemRng)) }
+        Verified { asked: self, subject, actor, id: RequestId::new(draw(&mut SystemRng)) }
     }
 }
 
@@ -147,8 +146,6 @@ pub struct Verified {
     pub asked: Asked,
     /// Who sent it.
     pub subject: Subject,
-    /// Where secret replies to this key go.
-    pub recipients: Vec<Recipient>,
     /// Who and from where, for receipts.
     pub actor: Actor,
     /// The request's id.
@@ -194,8 +191,6 @@ pub struct Holder {
     pub key: PublicKey,
     /// Who it is.
     pub subject: Subject,
-    /// Where secret replies go.
-    pub recipients: Vec<Recipient>,
 }
 
 impl Handler for Gate {

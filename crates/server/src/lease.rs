@@ -179,17 +179,19 @@ async fn work(node: &Arc<Node>, unsealed: &Arc<Unsealed>, connection: &Connectio
         let Some((page, more)) = records.page(&query) else { return true };
         let now = unsealed.now(node.machine());
         let leases = Take::due(name, page, now).into_iter().map(Due::Lease);
-        let rotations = Ask::due(name, page, now).unwrap_or_else(|error| {
-            tracing::error!(%error, database = %name, "a due static role cannot be read, and the others wait");
-            vec![]
+        let rotations = Ask::due(name, page, now).into_iter().filter_map(|ask| {
+            let told = ask.inspect_err(|error| {
+                tracing::error!(%error, database = %name, "a due static role cannot be read; the others do not wait for it");
+            });
+            told.ok().map(Due::Rotation)
         });
-        let due: Vec<Due> = leases.chain(rotations.into_iter().map(Due::Rotation)).collect();
-        let whole = due.len() == page.len();
+        let due: Vec<Due> = leases.chain(rotations).collect();
         if !end_all(node, unsealed, due, connection.connections).await {
             return false;
         }
         // What failed stands further behind now, or cannot be read: either way the others do not wait for it.
-        after = page.last().filter(|_| more && whole).map(|record| record.cursor.clone());
+        let last = page.last().filter(|last| more && lease::is_due(&last.cursor, now));
+        after = last.map(|record| record.cursor.clone());
         if after.is_none() {
             return true;
         }
@@ -223,6 +225,8 @@ async fn end_all(node: &Arc<Node>, unsealed: &Arc<Unsealed>, due: Vec<Due>, at_o
         match running.join_next().await {
             None => return reached,
             Some(Ok((Ok(ended), _))) => reached &= ended,
+            // The keys are over. Whoever has the next ones goes on.
+            Some(Ok((Err(DriveError::Closed), _))) => reached = false,
             Some(Ok((Err(error), due))) => {
                 tracing::error!(%error, %due, "a lease does not end, or a password stays; it is tried again")
             }

@@ -19,7 +19,6 @@ use bulla_store::CommitError;
 use bulla_wire::api::{Done, SealState};
 use bulla_wire::evidence::Actor;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Deals the shares anew by a document that was verified. `own` requests under way are the caller's.
 ///
@@ -157,12 +156,12 @@ async fn enter(
     tracing::info!(epoch = next.keys.epoch, "rekeyed");
     next.tell(alarms);
     node.enter(Phase::Unsealed(Arc::new(next)));
-    before.closed.store(true, Ordering::Release);
+    before.forget();
     Ok(())
 }
 
 async fn seal_now(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
-    unsealed.closed.store(true, Ordering::Release);
+    unsealed.forget();
     node.parts.store.set_head(None);
     node.enter(read_phase(&node.parts.store).await?);
     Ok(())

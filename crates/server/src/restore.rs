@@ -19,9 +19,9 @@ use bulla_core::engine::{policy, principal, wrap};
 use bulla_core::operation::Operation;
 use bulla_core::record::SCAN_ENTRIES_MAX;
 use bulla_core::seal::{Lost, Opened};
-use bulla_wire::api::AlarmKind;
+use bulla_wire::api::{AlarmKind, LineageEntry};
 use bulla_wire::evidence::Position;
-use bulla_wire::id::WrapId;
+use bulla_wire::id::{Lineage, WrapId};
 
 /// Puts back what can be, parks what cannot be known, and says what was lost. `restored`: the store was filled from a
 /// snapshot. The node does not serve yet.
@@ -85,6 +85,7 @@ async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec
         crate::sink::lines(&path, 0, |found| {
             match found.line.body {
                 Body::Request(line) if line.outcome.committed.is_some_and(is_lost) => lines.push(*line),
+                Body::Request(line) if recovered_of_lost(&line, &lineages, lost.kept) => lines.push(*line),
                 Body::Unsealed { committed, .. } if committed.cluster == cluster && !is_lost(committed) => {
                     lines.clear()
                 }
@@ -97,6 +98,13 @@ async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec
     read.await
         .map_err(|e| CeremonyError::Store(e.to_string()))?
         .map_err(|e| CeremonyError::Store(format!("cannot read the audit log: {e}")))
+}
+
+/// Whether a line that was written again after a crash is of a history that the store lost, or in which it ends now. It does
+/// not know its commit, which was one of the last of its history: whoever lost any of it lost this.
+fn recovered_of_lost(line: &RequestLine, lineages: &[LineageEntry], kept: Position) -> bool {
+    let ended = |lineage: Lineage| lineage != kept.lineage && lineages.iter().any(|entry| entry.lineage == lineage);
+    line.outcome.recovered && line.outcome.committed.is_none() && line.lineage.is_some_and(|lineage| !ended(lineage))
 }
 
 /// The histories that the store lost before the one in which the audit log ends. Only a log that can be read again
@@ -141,11 +149,13 @@ async fn replay(node: &Node, unsealed: &Unsealed, line: &RequestLine) -> Result<
             Box::new(principal::SetDisabled { name, disabled: true })
         }
         (Some(Action::PolicyDelete), Some(Resource::Policy(name))) if done => Box::new(policy::Delete { name }),
-        (Some(Action::WrapOpen | Action::WrapAck | Action::WrapNack), Some(Resource::Wrap(wrap))) if done => {
-            Box::new(wrap::Retire { wrap, principal: Some(line.principal) })
+        (Some(action @ (Action::WrapOpen | Action::WrapAck | Action::WrapNack)), Some(Resource::Wrap(wrap)))
+            if done =>
+        {
+            Box::new(wrap::Retire { wrap, principal: Some(line.principal), opened: action != Action::WrapOpen })
         }
         (Some(Action::WrapRevoke), Some(Resource::Wrap(wrap))) if done => {
-            Box::new(wrap::Retire { wrap, principal: None })
+            Box::new(wrap::Retire { wrap, principal: None, opened: true })
         }
         _ => {
             let action = line.action.as_ref().map(Label::as_str).unwrap_or_default();
@@ -157,4 +167,33 @@ async fn replay(node: &Node, unsealed: &Unsealed, line: &RequestLine) -> Result<
     };
     unsealed.drive(node.machine(), operation.as_ref(), None, None).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_core::audit::RequestId;
+    use bulla_wire::id::{KeyId, PrincipalId};
+
+    /// A disable whose line a crash took is put back by a restore as any other.
+    #[test]
+    fn a_line_without_its_commit_is_of_the_end_of_its_history() {
+        let lineage = |byte: u8| Lineage::new([byte; 16]);
+        let entry = |byte: u8, first_sequence| LineageEntry { epoch: 1, lineage: lineage(byte), first_sequence };
+        let line = |byte: u8| {
+            let line = serde_json::json!({
+                "id": RequestId::new([1; 16]), "received_ms": 1, "node": KeyId::new([1; 32]), "epoch": 1,
+                "lineage": lineage(byte), "principal": PrincipalId::new([2; 32]), "name": "alice",
+                "key": KeyId::new([3; 32]), "address": "192.0.2.1", "method": "POST", "status": 200,
+            });
+            RequestLine::from_bytes(line.to_string().as_bytes()).unwrap()
+        };
+        // The store ended in the second history; the unsealing since then began the fourth.
+        let (lineages, kept) =
+            ([entry(1, 1), entry(2, 50), entry(4, 81)], Position { lineage: lineage(2), sequence: 80 });
+        let of = |line: RequestLine| recovered_of_lost(&line, &lineages, kept);
+        assert!(!of(line(1).recovered()) && !of(line(4).recovered()), "these have ended, or go on");
+        assert!(of(line(2).recovered()) && of(line(3).recovered()));
+        assert!(!of(line(2)), "it was refused, or read only");
+    }
 }

@@ -39,7 +39,7 @@ fn subject(record: &Record) -> Subject {
 
 fn holder_of(record: &Record, key: &KeyId) -> Option<Holder> {
     let found = record.key(key)?;
-    Some(Holder { key: found.public.clone(), subject: subject(record), recipients: found.recipients.clone() })
+    Some(Holder { key: found.public.clone(), subject: subject(record) })
 }
 
 /// The admin who signs with this key.

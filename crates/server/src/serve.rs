@@ -9,7 +9,8 @@ mod watch;
 mod wrapped;
 
 use crate::ceremony;
-use crate::dispatch::{Op, bad_query, parse_op};
+use crate::database::Turn;
+use crate::dispatch::{Op, Outside, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Machine, Once};
 use crate::failpoint;
 use crate::gate::{Holder, Verified};
@@ -33,6 +34,7 @@ use bulla_crypto::digest::sha256;
 use bulla_crypto::envelope::{self, Decrypter};
 use bulla_crypto::message::{after_ingress_line, ingress_line};
 use bulla_crypto::random::{SystemRng, draw};
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{Done, Seal, SealAdmin, SealState};
 use bulla_wire::error::Code;
 use bulla_wire::evidence::SealMode;
@@ -72,11 +74,7 @@ pub fn holder(unsealed: &Unsealed, key: &KeyId, action: Option<Action>) -> Optio
     if !heard(&directory, principal, action) {
         return None;
     }
-    Some(Holder {
-        key: active.public.clone(),
-        subject: principal.subject.clone(),
-        recipients: active.reply_to().iter().take(REPLY_RECIPIENTS_MAX).cloned().collect(),
-    })
+    Some(Holder { key: active.public.clone(), subject: principal.subject.clone() })
 }
 
 /// One request while it is served.
@@ -87,8 +85,10 @@ struct Request<'a> {
     /// The memory that its answer may take.
     bodies: &'a BodyBudget,
     phase: Phase,
-    /// Who gets its secret answer in place of the caller.
-    wrap_to: Option<WrapTo>,
+    /// Who gets its secret answer in place of the caller, or why nobody does: that is told to whom policy permits to ask.
+    wrap_to: Option<Result<WrapTo, Refusal>>,
+    /// Its turn at the password of a static role.
+    turn: Option<Turn>,
     /// While it is there, a sealing or a rekey waits for the request.
     under_way: Mutex<Option<SemaphorePermit<'a>>>,
 }
@@ -105,11 +105,13 @@ pub async fn answer(
     // The semaphore is never closed, so there is always a permit in the end.
     let under_way = Mutex::new(unsealed.in_flight.acquire().await.ok());
     let phase = Phase::Unsealed(unsealed.clone());
-    let mut request = Request { node, unsealed, verified, bodies, phase, wrap_to: None, under_way };
+    let mut request = Request { node, unsealed, verified, bodies, phase, wrap_to: None, turn: None, under_way };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
-            Phase::Unsealed(next) => Box::pin(self::answer(node, &next, verified, matched, body, bodies)).await,
+            Phase::Unsealed(next) if !Arc::ptr_eq(&next, unsealed) => {
+                Box::pin(self::answer(node, &next, verified, matched, body, bodies)).await
+            }
             _ => refuse(node, &request.phase, verified, matched.route.action, &sealed_meanwhile()).await,
         };
     }
@@ -119,8 +121,10 @@ pub async fn answer(
     let mut answer = match request.prepare(matched, body).await {
         Ok((op, resource)) => match action {
             Some(action) => {
-                if let Op::KvWatch(watch) = &op {
-                    request.await_change(watch, action, &resource).await;
+                match &op {
+                    Op::KvWatch(watch) => request.await_change(watch, action, &resource).await,
+                    Op::Outside(Outside::Static(of)) => request.await_turn(of.role(), action, &resource).await,
+                    _ => {}
                 }
                 Box::pin(request.decide(op, action, resource, mutation, reply)).await
             }
@@ -153,10 +157,9 @@ impl Request<'_> {
             body = self.open_ingress(&body).await?;
         }
         let directory = self.unsealed.directory();
-        self.wrap_to = WrapTo::of(&matched, &query, &directory)?;
-        if matched.route.reply == ReplyKind::Secret && self.wrap_to.is_none() && self.verified.recipients.is_empty() {
-            let refusal = Refusal::new(Code::NoReplyRecipient, "your record lists no recipient under this signing key");
-            return Err(refusal.hint("put a recipient into your record, or sign with another key"));
+        self.wrap_to = WrapTo::of(&matched, &query, &directory).transpose();
+        if matched.route.reply == ReplyKind::Secret && self.wrap_to.is_none() {
+            self.recipients(&directory)?;
         }
         parse_op(matched, &query, body, &self.context(&directory)).map_err(|mut refusal| {
             if secret {
@@ -167,9 +170,19 @@ impl Request<'_> {
         })
     }
 
+    /// Where a secret answer goes: to the recipients that the caller's record lists now.
+    fn recipients<'d>(&self, directory: &'d Directory) -> Result<&'d [Recipient], Refusal> {
+        let all = directory.by_key(&self.verified.asked.key).map(|(_, active)| active.reply_to()).unwrap_or_default();
+        if all.is_empty() {
+            let refusal = Refusal::new(Code::NoReplyRecipient, "your record lists no recipient under this signing key");
+            return Err(refusal.hint("put a recipient into your record, or sign with another key"));
+        }
+        Ok(all.get(..REPLY_RECIPIENTS_MAX).unwrap_or(all))
+    }
+
     /// What the audit log is told of who gets the answer.
     fn told_wrap_to(&self) -> Option<bulla_core::audit::WrapTo> {
-        self.wrap_to.as_ref().map(|to| to.told(&self.unsealed.keys.names))
+        self.wrap_to.as_ref()?.as_ref().ok().map(|to| to.told(&self.unsealed.keys.names))
     }
 
     fn machine(&self) -> Machine<'_> {
@@ -253,6 +266,9 @@ impl Request<'_> {
             Ok(authorized) => authorized,
             Err(denied) => return Box::pin(self.deny(&denied, demanded, mutation.then_some((key, request)))).await,
         };
+        if let Some(Err(refusal)) = &self.wrap_to {
+            return refuse(self.node, &self.phase, self.verified, Some(action), refusal).await;
+        }
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.keys.names, authorized)
             .demanding(demanded)
             .wrapping(self.told_wrap_to());

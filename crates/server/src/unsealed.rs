@@ -210,7 +210,7 @@ pub struct Unsealed {
     /// Turns of what takes long.
     long: Semaphore,
     /// The keys are being forgotten: nothing is committed any more.
-    pub closed: AtomicBool,
+    closed: AtomicBool,
     /// Refused mutations.
     pub refusals: Mutex<Refusals>,
     /// Alarms about used nonces.
@@ -338,9 +338,14 @@ impl Unsealed {
         if permits.is_none() {
             tracing::warn!("requests were still under way when the keys were forgotten");
         }
+        self.forget();
+        drop(permits);
+    }
+
+    /// The keys are of no use any more: nothing is committed with them, and who waits for a change is let go.
+    pub fn forget(&self) {
         self.closed.store(true, Ordering::Release);
         self.watchers.end();
-        drop(permits);
     }
 
     /// A turn for what takes long to compute; none if many others wait for one.

@@ -36,9 +36,32 @@ pub fn role_key(role: &RoleName) -> RecordKey {
     RecordKey::hidden(Kind::DatabaseRole, role.database().as_str(), role.role().as_str())
 }
 
+/// Databases of a page, where all are looked through.
+const OTHERS: usize = 1_000;
+
 /// Asks for databases, in no order that means anything.
 pub fn databases(after: Option<Cursor>, limit: usize) -> Query {
     Query::Scan { kind: Kind::Database, dir: vec![], after, limit }
+}
+
+/// Databases at the same server as `of`, itself among them once it is stored, or what must be read first. Of more than a
+/// few pages of them nothing is said: an operation asks no more often, and then is a fault.
+fn neighbours(of: &Connection, records: &Records) -> Result<Result<Vec<Connection>, Query>, Fault> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let query = databases(after, OTHERS);
+        let Some((page, more)) = records.page(&query) else { return Ok(Err(query)) };
+        for record in page {
+            let other: Connection = parse_record("database", &record.bytes)?;
+            if other.address() == of.address() {
+                all.push(other);
+            }
+        }
+        after = page.last().filter(|_| more).map(|record| record.cursor.clone());
+        if after.is_none() {
+            return Ok(Ok(all));
+        }
+    }
 }
 
 pub(in crate::engine) fn no_database(name: &Name) -> Refusal {

@@ -21,7 +21,7 @@ pub use end::{Ended, Failed, Revoke, Take, Taken, scan};
 pub use list::{List, ListAll, Read};
 pub use renew::{PlanRenewal, Renewal, Renewed};
 
-use crate::barrier::{Kind, RecordKey, Records, Writes};
+use crate::barrier::{Cursor, Kind, RecordKey, Records, Writes};
 use crate::engine::database::Password;
 use crate::operation::{Fault, Now, Refusal, parse_record};
 use bulla_wire::api::{self, LeaseState};
@@ -224,6 +224,11 @@ fn count(records: &Records, owner: &PrincipalId) -> Result<u64, Fault> {
 pub(in crate::engine) fn parse_place(cursor: &[u8]) -> Option<(u64, LeaseId)> {
     let (at_ms, id) = cursor.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*at_ms), LeaseId::new(id.try_into().ok()?)))
+}
+
+/// Whether what stands at this place of a queue is due, or is no place at all: then it is in nobody's way.
+pub fn is_due(place: &Cursor, now: Now) -> bool {
+    parse_place(place.as_bytes()).is_none_or(|(due_ms, _)| due_ms <= now.steady_ms)
 }
 
 /// Adds everything of a lease; the record of its count was read.

@@ -6,7 +6,7 @@
 //! Statements about users end transactions here, so half of a role's statements may have been carried out; the lease is
 //! there, and drops whatever there is.
 
-use super::{DatabaseError, STATEMENT_TIMEOUT, User, WHOLE_TIMEOUT, fill, line, tls};
+use super::{DatabaseError, STATEMENT_TIMEOUT, User, WHOLE_TIMEOUT, fill, line, nobody_is, tls};
 use bulla_core::engine::database::Connection;
 use bulla_core::engine::database::sql::{identifier, literal};
 use bulla_crypto::digest::sha1;
@@ -19,8 +19,10 @@ use zeroize::Zeroizing;
 const ENGINE: DatabaseEngine = DatabaseEngine::Mariadb;
 /// Largest packet either way in bytes: far above any statement or list of hosts, and no server fills our memory.
 const MAX_PACKET_BYTES: usize = 64 * 1024;
-/// Most rows of an answer: no user has as many hosts or sessions, and no server fills our memory.
+/// Most rows of an answer: no user has as many hosts, sessions are listed by as many, and no server fills our memory.
 const MAX_ROWS: usize = 256;
+/// How often sessions are listed: more than any server lets a user have.
+const SESSION_LISTS: u32 = 400;
 /// There is no such session any more.
 const UNKNOWN_THREAD: u16 = 1094;
 /// Nobody with this name and password.
@@ -167,9 +169,8 @@ impl Client {
     pub async fn drop_user(&mut self, templates: &[String], user: User<'_>) -> Result<(), DatabaseError> {
         let text = literal(ENGINE, user.name)?;
         let accounts = self.accounts(user.name).await?;
-        let closed = self.close(&accounts, &text).await;
+        nobody_is(self.close(&accounts, &text).await, templates)?;
         if templates.is_empty() {
-            closed?;
             for account in &accounts {
                 self.run(&format!("DROP USER IF EXISTS {account}")).await?;
             }
@@ -181,17 +182,23 @@ impl Client {
         }
     }
 
-    /// Nobody logs in as the user any more, and nobody is.
-    async fn close(&mut self, accounts: &[String], text: &str) -> Result<(), DatabaseError> {
+    /// Nobody logs in as the user any more; whether nobody is, either.
+    async fn close(&mut self, accounts: &[String], text: &str) -> Result<bool, DatabaseError> {
         for account in accounts {
             self.run(&format!("ALTER USER {account} ACCOUNT LOCK")).await?;
         }
-        let sessions: Vec<u64> =
-            self.rows(&format!("SELECT ID FROM information_schema.PROCESSLIST WHERE BINARY USER = {text}")).await?;
-        for session in sessions {
-            self.unless(UNKNOWN_THREAD, &format!("KILL CONNECTION {session}")).await?;
+        // A user may have more sessions than an answer has rows.
+        let listed = format!("FROM information_schema.PROCESSLIST WHERE BINARY USER = {text} AND COMMAND <> 'Killed'");
+        for _ in 0..SESSION_LISTS {
+            let sessions: Vec<u64> = self.rows(&format!("SELECT ID {listed} LIMIT {MAX_ROWS}")).await?;
+            if sessions.is_empty() {
+                return Ok(true);
+            }
+            for session in sessions {
+                self.unless(UNKNOWN_THREAD, &format!("KILL CONNECTION {session}")).await?;
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Gives the connection's own user another password.

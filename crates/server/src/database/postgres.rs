@@ -3,7 +3,7 @@
 //! A password is never sent in a statement: what stands there is the SCRAM verifier that the server keeps anyway
 //! (RFC 5802), so neither its log nor an error can tell the password.
 
-use super::{DatabaseError, STATEMENT_TIMEOUT, User, fill, line, tls};
+use super::{DatabaseError, STATEMENT_TIMEOUT, User, fill, line, nobody_is, tls};
 use bulla_core::engine::database::Connection;
 use bulla_core::engine::database::sql::{identifier, literal, time};
 use bulla_wire::api::{DatabaseEngine, DatabaseTls};
@@ -178,31 +178,30 @@ impl Client {
         // Nothing here means what another schema makes of it.
         self.run("SET search_path = pg_catalog").await?;
         let there = self.any(&format!("SELECT 1 FROM pg_roles WHERE rolname = {}", named.text)).await?;
-        let closed = if there { self.close(&named).await } else { Ok(()) };
+        let closed = nobody_is(if there { self.close(&named).await } else { Ok(true) }, templates)?;
         if templates.is_empty() {
-            closed?;
             return if there { self.drop_closed(&named).await } else { Ok(()) };
         }
         self.run("RESET search_path").await?;
-        let member_of = (there && closed.is_ok()).then_some(&named);
+        let member_of = (there && closed).then_some(&named);
         match self.fill_and_run(templates, user, member_of).await {
             Err(DatabaseError::Refused(_)) if !there => Ok(()),
             done => done,
         }
     }
 
-    /// Nobody logs in as the user any more, and nobody is.
-    async fn close(&self, user: &Named) -> Result<(), DatabaseError> {
+    /// Nobody logs in as the user any more; whether nobody is, either.
+    async fn close(&self, user: &Named) -> Result<bool, DatabaseError> {
         self.run(&format!("ALTER ROLE {} NOLOGIN", user.name)).await?;
         let sessions = format!("FROM pg_stat_activity WHERE usename = {} AND pid <> pg_backend_pid()", user.text);
         self.transaction_as(Some(user), &[&format!("SELECT pg_terminate_backend(pid) {sessions}")]).await?;
         for _ in 0..SESSION_LOOKS {
             if !self.any(&format!("SELECT 1 {sessions} LIMIT 1")).await? {
-                return Ok(());
+                return Ok(true);
             }
             tokio::time::sleep(SESSION_WAIT).await;
         }
-        Err(DatabaseError::Refused("sessions of the user do not end".to_owned()))
+        Ok(false)
     }
 
     /// Drops a user that has no sessions. What it owns goes to the configured owner, who has no rights: a function or a

@@ -72,7 +72,8 @@ impl Request<'_> {
             }
             (Reply::Secret(body), ReplyKind::Secret) if self.wrap_to.is_some() => self.wrapped(&body, id),
             (Reply::Secret(body), ReplyKind::Secret) => {
-                let sealed = envelope::seal(&self.verified.recipients, None, body.expose());
+                let directory = self.unsealed.directory();
+                let sealed = envelope::seal(self.recipients(&directory)?, None, body.expose());
                 sealed.map(Answer::age).map_err(|error| internal(&error, id))
             }
             (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
@@ -93,7 +94,7 @@ impl Request<'_> {
 
     /// The answer for somebody else, as the content of a wrap.
     fn wrapped(&self, body: &SecretBytes, id: &str) -> Result<Answer, Refusal> {
-        let Some(wrap_to) = &self.wrap_to else { return Err(internal(&"nobody is named", id)) };
+        let Some(Ok(wrap_to)) = &self.wrap_to else { return Err(internal(&"nobody is named", id)) };
         let doc = self.unsealed.directory().view().newest().number();
         let parcel = wrap_to.seal(self.node, self.unsealed.keys.cluster, doc, self.verified.subject.id, body, id)?;
         Ok(Answer::bytes(200, PARCEL_MEDIA_TYPE, parcel))

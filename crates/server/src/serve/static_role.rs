@@ -7,6 +7,7 @@ use crate::database::{DatabaseError, Job, Turn, User, WHOLE_TIMEOUT};
 use crate::dispatch::Static;
 use crate::drive::{DriveError, Driven, Once};
 use crate::failpoint;
+use bulla_core::action::{Action, Resource, RoleName};
 use bulla_core::engine::database::static_role::{Ask, Asked, Held, Missed, PutStatic, StaticRole, Stored, Withdraw};
 use bulla_core::engine::database::{Connection, Password};
 use bulla_core::operation::Reply;
@@ -19,19 +20,27 @@ pub fn user(role: &StaticRole) -> User<'_> {
 }
 
 impl Request<'_> {
+    /// Waits for its turn at a static role, before it is decided: who loses the right meanwhile gets nothing.
+    pub(super) async fn await_turn(&mut self, role: &RoleName, action: Action, resource: &Resource) {
+        // Who may not ask does not wait, or the time of the refusal would tell.
+        if self.may(action, resource) {
+            let waiting = tokio::time::timeout(WHOLE_TIMEOUT, self.unsealed.rotations.wait(role));
+            self.turn = self.aside(waiting).await.ok();
+        }
+    }
+
     pub(super) async fn static_role(&self, op: &Static, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
-        let waiting = tokio::time::timeout(WHOLE_TIMEOUT, self.unsealed.rotations.wait(op.role()));
-        let Ok(turn) = self.aside(waiting).await else { return Err(DriveError::Busy) };
+        let Some(turn) = &self.turn else { return Err(DriveError::Busy) };
         match op {
             Static::Put(put) => self.put_static(put, turn, once).await,
             Static::Delete(delete) => self.drive(delete, once).await,
             Static::Password(read) => self.drive(read, once).await,
-            Static::Rotate(ask) => self.rotate_static(ask, &turn, once).await.map(|(driven, _)| driven),
+            Static::Rotate(ask) => self.rotate_static(ask, turn, once).await.map(|(driven, _)| driven),
         }
     }
 
     /// Stores a role, and rotates for the first time: what the database refuses is not stored.
-    async fn put_static(&self, put: &PutStatic, turn: Turn, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
+    async fn put_static(&self, put: &PutStatic, turn: &Turn, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
         let (stored, mut driven) = match self.step::<Stored>(put, once).await? {
             Ok(stored) => stored,
             Err(said) => return Ok(*said),
@@ -41,7 +50,7 @@ impl Request<'_> {
             return Ok(driven);
         }
         let ask = Ask { role: put.role.clone(), due: None };
-        let (rotated, missed) = self.rotate_static(&ask, &turn, None).await?;
+        let (rotated, missed) = self.rotate_static(&ask, turn, None).await?;
         driven.committed = rotated.committed.or(driven.committed);
         driven.result = rotated.result;
         if let Some((role, error)) = missed

@@ -32,7 +32,8 @@ impl Request<'_> {
         }
     }
 
-    fn may(&self, action: Action, resource: &Resource) -> bool {
+    /// Whether the caller is permitted to do it now. What it asks for is decided anew once it has waited.
+    pub(super) fn may(&self, action: Action, resource: &Resource) -> bool {
         let directory = self.unsealed.directory();
         let Some((principal, _)) = directory.by_key(&self.verified.asked.key) else { return false };
         heard(&directory, principal, Some(action))

@@ -643,6 +643,41 @@ async fn mariadb_users_live_as_long_as_their_leases() {
     finish(world).await;
 }
 
+/// However many sessions a user has, and whatever statements drop it, they end with the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_sessions_of_a_user_of_mariadb_end() {
+    let Some(server) = tokio::task::spawn_blocking(Mariadb::start).await.unwrap() else {
+        skip!("database::all_sessions_of_a_user_of_mariadb_end", "needs mariadb-server");
+    };
+    server.sql("SET GLOBAL max_connections = 600");
+    let world = World::new(Shape::durable()).await;
+    let alice = world.client(&world.admit("alice").await);
+    let text = "permit (principal, action in Bulla::Action::\"database\", resource);".to_owned();
+    let put = PutPolicy { text, replaces: None };
+    world.client(&world.admins[0]).policy_put(&name("databases"), &put).await.unwrap();
+    alice.database_put(&name("app"), &maria(&server)).await.unwrap();
+    let role = PutDatabaseRole { revocation: vec!["DROP USER {{name}}@'127.0.0.1'".to_owned()], ..maria_role() };
+    alice.database_role_put(&name("app"), &name("reader"), &role).await.unwrap();
+    let made = alice.database_issue(&name("app"), &name("reader"), Some(600)).await.unwrap();
+    let mut sessions = Vec::new();
+    for _ in 0..300 {
+        let options = mysql_async::OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(server.port());
+        let options = options.user(Some(&made.user)).pass(Some(&made.password)).prefer_socket(false);
+        sessions.push(mysql_async::Conn::new(options).await.unwrap());
+    }
+    let count =
+        || server.sql("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER LIKE 'bulla@_%' ESCAPE '@'");
+    assert_eq!(count(), "300");
+    alice.lease_revoke(&made.lease).await.unwrap();
+    let began = Instant::now();
+    while !server.users().is_empty() || count() != "0" {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?} {}", server.users(), count());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(sessions);
+    finish(world).await;
+}
+
 /// Why nothing answers is said once, and alike of both servers.
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_plainly() {

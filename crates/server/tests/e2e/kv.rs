@@ -269,7 +269,12 @@ async fn a_secret_goes_to_somebody_else_unseen() {
         "{told:?}"
     );
 
-    // Who may not read may not have it read.
+    // Who may not read may not have it read, and learns nothing of whoever is named.
+    let mut caller = Caller::new(&world, &bob_person).await;
+    for named in ["bob", "eve"] {
+        let query = format!("wrap=aaaaaaaaaaaaaaaaaaaaaaaaaa&wrap_to={named}");
+        caller.call("GET", &format!("/v1/kv/app/db?{query}")).await.refused(Code::Denied);
+    }
     refused(bob.kv_get_to(&at, None, Outgoing::new(vec![bob.resolve("bob").await.unwrap()], 60)).await, Code::Denied);
     // What only its readers can read goes to nobody else.
     let (bob_found, alice_found) = (alice.resolve("bob").await.unwrap(), alice.resolve("alice").await.unwrap());

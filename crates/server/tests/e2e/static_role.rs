@@ -1,8 +1,9 @@
 //! Static roles on a real PostgreSQL and a real MariaDB: the password that is told logs in, and the one before does not.
 
 use crate::cases::{database, static_body};
-use crate::support::{finish, lines};
+use crate::support::{finish, lines, unsealed};
 use bulla_client::Client;
+use bulla_core::action::RoleName;
 use bulla_core::audit::Body;
 use bulla_testkit::mariadb::{self, Mariadb};
 use bulla_testkit::postgres::{self, Postgres};
@@ -135,6 +136,33 @@ async fn the_cluster_owns_a_password_of_postgres() {
     assert!(logs_in(&server, &fourth.password));
     let gone = scene.bob.database_static_creds(&app, &billing).await.unwrap_err();
     assert_eq!(gone.code(), Some(Code::NotFound));
+    finish(scene.world).await;
+}
+
+/// Whoever loses the right while a rotation goes on is not told the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_disabled_while_it_waits_gets_nothing() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else {
+        skip!("static_role::who_is_disabled_while_it_waits_gets_nothing", "needs postgresql");
+    };
+    let put =
+        PutDatabase { user: postgres::ADMIN.into(), password: postgres::PASSWORD.into(), ..database(server.port()) };
+    let scene = Scene::new(&put).await;
+    let (app, billing) = (name("app"), name("billing"));
+    server.sql("CREATE ROLE billing LOGIN PASSWORD 'typed'");
+    let body = PutStaticRole { user: "billing".into(), rotate_every_s: 3600 };
+    scene.alice.database_static_put(&app, &billing, &body).await.unwrap();
+    scene.creds().await;
+    let unsealed = unsealed(&scene.world);
+    let turn = unsealed.rotations.wait(&RoleName::new(&app, &billing)).await;
+    let bob = scene.bob.clone();
+    let waiting = tokio::spawn(async move { bob.database_static_creds(&name("app"), &name("billing")).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    scene.world.client(&scene.world.admins[0]).principal_disable(&name("bob")).await.unwrap();
+    drop(turn);
+    let refused = tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(refused.code(), Some(Code::Unauthenticated), "{refused}");
     finish(scene.world).await;
 }
 

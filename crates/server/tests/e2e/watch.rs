@@ -1,5 +1,6 @@
 //! Waiting for a secret to change: who hears what, and whom the waiting holds up.
 
+use crate::rekey;
 use crate::support::{finish, lines};
 use bulla_client::{Client, ClientError};
 use bulla_core::audit::Body;
@@ -118,6 +119,29 @@ async fn policy_decides_before_and_after() {
     assert_eq!(soon(task).await.unwrap_err().code(), Some(Code::Denied));
     let refused = tokio::time::timeout(SOON, client.kv_watch(&at, Some(&known.mark), LONG)).await.expect("at once");
     assert_eq!(refused.unwrap_err().code(), Some(Code::Denied));
+    finish(world).await;
+}
+
+/// The keys of before are nobody's after a rekey: who waits asks again, and hears of the next change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rekey_lets_them_go() {
+    let (mut world, alice) = world().await;
+    let (client, at) = (world.client(&alice), path("app/db"));
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    let task = waiting(&client, &at, &known.mark).await;
+    let dan = Person::new("dan");
+    let ingress = rekey::next_ingress(&world).await;
+    let signers: Vec<&Person> = world.admins.iter().collect();
+    let envelope = rekey::document(&world, &signers, |draft| {
+        draft.ingress = ingress;
+        draft.add_admin(&rekey::record(&dan));
+    })
+    .await;
+    world.client(&world.admins[0]).document_put(envelope).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    client.kv_put(&at, &PutKv::bytes(vec![1])).await.unwrap();
+    assert_eq!(soon(task).await.unwrap().version, 1);
+    world.admins.push(dan);
     finish(world).await;
 }
 

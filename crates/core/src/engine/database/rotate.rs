@@ -1,17 +1,14 @@
 //! Rotation of the administering user's password. The next one is written beside the current one before the database
 //! is asked to take it, so that one of both works whatever crashes.
 
-use super::{Connection, Password, connection_key, databases, no_database};
-use crate::barrier::{Query, Records, Writes};
+use super::{Connection, Password, connection_key, neighbours, no_database};
+use crate::barrier::{Records, Writes};
 use crate::engine::lease;
 use crate::operation::{Context, Fault, Operation, Outcome, Refusal, Replay, Reply, Step, parse_record};
 use bulla_crypto::random::Rng;
 use bulla_wire::api::Done;
 use bulla_wire::error::Code;
 use bulla_wire::name::Name;
-
-/// Databases among which another with the same user is looked for: more than anybody has, and one read.
-const OTHERS: usize = 1_000;
 
 /// Commits the password that a rotation sets next. One that was begun and did not end goes on with its own.
 #[derive(Debug, Clone)]
@@ -23,19 +20,18 @@ pub struct BeginRotation {
 impl Operation for BeginRotation {
     fn step(&self, records: &Records, context: &Context<'_>, rng: &mut dyn Rng) -> Result<Step, Fault> {
         let key = connection_key(&self.name);
-        let others = databases(None, OTHERS);
-        let (Some(current), Some((page, _))) = (records.get(&key), records.page(&others)) else {
-            return Ok(Step::Need(vec![Query::Get(key), others]));
-        };
+        let Some(current) = records.get(&key) else { return Ok(Step::need([key])) };
         let Some(record) = current else { return Ok(Outcome::refuse(no_database(&self.name))) };
         let mut connection: Connection = parse_record("database", &record.bytes)?;
         if let Some(refusal) = connection.parked(context) {
             return Ok(Outcome::refuse(refusal));
         }
-        for record in page {
-            let other: Connection = parse_record("database", &record.bytes)?;
-            let same = other.address() == connection.address() && other.user == connection.user;
-            if same && other.name != connection.name {
+        let same = match neighbours(&connection, records)? {
+            Ok(same) => same,
+            Err(need) => return Ok(Step::Need(vec![need])),
+        };
+        for other in same {
+            if other.user == connection.user && other.name != connection.name {
                 let message = format!("{} is reached by the same user, and would be locked out", other.name);
                 let refusal = Refusal::new(Code::Exists, message).field("name");
                 return Ok(Outcome::refuse(refusal.hint("give each a user of its own, or delete one of them")));

@@ -8,7 +8,7 @@ mod rotation;
 pub(in crate::engine) use rotation::mark;
 pub use rotation::{Ask, Asked, DueRotation, Held, Missed, Withdraw};
 
-use super::{Connection, Password, connection_key, databases, no_database, role_key};
+use super::{Connection, Password, connection_key, neighbours, no_database, role_key};
 use crate::action::RoleName;
 use crate::barrier::{Cursor, Expect, Kind, Query, RecordKey, Records, Writes};
 use crate::engine::lease;
@@ -30,9 +30,6 @@ pub const MAX_EVERY_S: u64 = 366 * 24 * 3600;
 const MAX_USER_BYTES: usize = 63;
 /// How names of users begin that are made for leases.
 pub(in crate::engine) const MADE: &str = "bulla_";
-/// Databases among which others at the same server are looked for: more than anybody has, and one read.
-const OTHERS: usize = 1_000;
-
 /// A static role as it is stored.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +108,16 @@ impl StaticRole {
         })
     }
 
+    /// Why the last rotation that was asked for did not give the user another password, or not for certain.
+    fn unrotated(&self) -> Option<Refusal> {
+        (self.in_doubt() || self.error.is_some()).then(|| {
+            let why = self.error.as_deref().unwrap_or("the database has not answered");
+            let message = format!("the password of {} was not rotated yet: {why}", self.user);
+            Refusal::new(Code::DatabaseFailed, message)
+                .hint("it is tried again by itself; `bulla database static get` shows it")
+        })
+    }
+
     fn view(self, role: &RoleName, context: &Context<'_>) -> api::StaticRole {
         api::StaticRole {
             database: role.database().clone(),
@@ -145,16 +152,6 @@ pub(in crate::engine) fn scan(database: &Name, after: Option<Cursor>, limit: usi
 fn no_static_role(role: &RoleName) -> Refusal {
     Refusal::new(Code::NotFound, format!("{} has no static role {}", role.database(), role.role()))
         .hint("`bulla database static list` shows all")
-}
-
-/// Databases at the same server as `of`, itself among them once it is stored, or what must be read first.
-fn neighbours(of: &Connection, records: &Records) -> Result<Result<Vec<Connection>, Query>, Fault> {
-    let others = databases(None, OTHERS);
-    let Some((page, _)) = records.page(&others) else { return Ok(Err(others)) };
-    let parsed = page.iter().map(|record| parse_record::<Connection>("database", &record.bytes));
-    let mut all = parsed.collect::<Result<Vec<_>, _>>()?;
-    all.retain(|other| other.address() == of.address());
-    Ok(Ok(all))
 }
 
 /// Why a database is not reached by this user: its password is a static role's, which would lock the database out.

@@ -56,6 +56,8 @@ pub struct Retire {
     pub wrap: WrapId,
     /// Only the slot of this principal, where each has one; all of them if it is not known.
     pub principal: Option<PrincipalId>,
+    /// Also what is open. What was lost may have been one more delivery to the claim that won, and that claim keeps it.
+    pub opened: bool,
 }
 
 impl Operation for Retire {
@@ -76,7 +78,8 @@ impl Operation for Retire {
         let mut first = None;
         for mut at in slots {
             let others = self.principal.is_some_and(|by| head.owner(at.index).is_some_and(|owner| owner != by));
-            if let (false, Ok(state)) = (others, at.slot.state.clone().revoke()) {
+            let kept = !self.opened && at.slot.state.opening().is_some();
+            if let (false, false, Ok(state)) = (others, kept, at.slot.state.clone().revoke()) {
                 at.slot.state = state;
                 let receipt = commit.end(at, ReceiptKind::Revoked, None)?;
                 first.get_or_insert(receipt);

@@ -1,7 +1,7 @@
 //! The load of `cargo xtask bench`: real clients over real TLS against the server of the release binary, which runs on
 //! a core of its own. Prints tables and JSON lines on standard output, and progress on standard error.
 //!
-//! `bulla-load BINARY CORE quick|usual|long|scale [--engines | --kms] [--openbao BAO] [--apiserver FOLDER] [JSON]`: the
+//! `bulla-load BINARY CORE quick|usual|long|scale|long-scale [--engines | --kms] [--openbao BAO] [--apiserver FOLDER] [JSON]`: the
 //! server's binary, its core, how much to measure, whether of the engines or of the plugin for Kubernetes, the binary of
 //! OpenBao if both are to be compared or it is to be behind the plugin, the programs of `tests/apiserver` for the latter,
 //! and a file for the JSON lines in the place of standard output.
@@ -76,6 +76,7 @@ impl Plan {
                 let (length, sizes) = (Duration::from_secs(5), &[1_000, 100_000, 1_000_000]);
                 Some(Self { rounds: 5, length, sizes, versus_wraps: 100_000, secrets: &[1_000, 1_000_000], ..usual })
             }
+            "long-scale" => Some(Self { operations: false, ..Self::named("long")? }),
             "scale" => Some(Self { operations: false, secrets: &[1_000, 1_000_000], ..usual }),
             _ => None,
         }
@@ -123,7 +124,7 @@ enum Subject {
 
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self, Fault> {
-        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale [--engines | --kms] [--openbao BAO] \
+        const USAGE: &str = "usage: bulla-load BINARY CORE quick|usual|long|scale|long-scale [--engines | --kms] [--openbao BAO] \
                              [--apiserver FOLDER] [JSON]";
         let [binary, core, plan, rest @ ..] = words else { return Err(USAGE.into()) };
         let (subject, rest) = match rest {

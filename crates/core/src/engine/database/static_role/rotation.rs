@@ -48,21 +48,17 @@ impl Asked {
 }
 
 impl Ask {
-    /// The entries of static roles in a scanned page of a queue whose time has come. Those of leases are empty.
-    ///
-    /// # Errors
-    /// [`Fault`] if an entry does not parse.
-    pub fn due(database: &Name, page: &[Record], now: Now) -> Result<Vec<Self>, Fault> {
-        let mut due = Vec::new();
-        for record in page.iter().filter(|record| !record.bytes.expose().is_empty()) {
-            let Some((due_ms, id)) = lease::parse_place(record.cursor.as_bytes()) else { continue };
-            if due_ms > now.steady_ms {
-                break;
-            }
+    /// The entries of static roles in a scanned page of a queue whose time has come. Those of leases are empty. One that
+    /// does not parse is a [`Fault`], and no reason for the others to wait.
+    pub fn due(database: &Name, page: &[Record], now: Now) -> Vec<Result<Self, Fault>> {
+        let roles = page.iter().filter(|record| !record.bytes.expose().is_empty());
+        let places = roles.filter_map(|record| Some((lease::parse_place(record.cursor.as_bytes())?, record)));
+        let due = places.take_while(|((due_ms, _), _)| *due_ms <= now.steady_ms);
+        due.map(|((due_ms, id), record)| {
             let name: Name = parse_record("due static role", &record.bytes)?;
-            due.push(Self { role: RoleName::new(database, &name), due: Some(DueRotation { due_ms, id }) });
-        }
-        Ok(due)
+            Ok(Self { role: RoleName::new(database, &name), due: Some(DueRotation { due_ms, id }) })
+        })
+        .collect()
     }
 
     fn entry(&self) -> Option<RecordKey> {
@@ -116,11 +112,14 @@ impl Operation for Ask {
         // Somebody else was faster, or the clock is behind what it was.
         let gone = entry.as_ref().is_some_and(|entry| records.get(entry).flatten().is_none());
         let early = self.due.as_ref().is_some_and(|due| due.due_ms > context.now.steady_ms);
-        if gone || early || context.repeated.is_some() {
+        if gone || early {
             return Ok(Outcome::read(Asked::nothing()));
         }
         let Some(current) = records.get(&key).flatten() else { return Ok(self.stray(entry)) };
         let mut role = StaticRole::parse(&current.bytes)?;
+        if context.repeated.is_some() {
+            return Ok(role.unrotated().map_or_else(|| Outcome::read(Asked::nothing()), Outcome::refuse));
+        }
         if self.due.as_ref().is_some_and(|due| due.id != role.id || due.due_ms != role.due_ms) {
             return Ok(self.stray(entry));
         }
