@@ -154,8 +154,7 @@ impl Client {
         let mut prepared = None;
         let mut tries = Tries::default();
         loop {
-            let left = self.0.timeout.saturating_sub(started.elapsed());
-            let attempt = match self.attempt(&call, &mut prepared, left.min(ATTEMPT_TIMEOUT)).await {
+            let attempt = match self.attempt(&call, &mut prepared, started).await {
                 Ok(attempt) => attempt,
                 Err(error) => return Err(tries.outcome(call.changes, error)),
             };
@@ -201,7 +200,7 @@ impl Client {
         &self,
         call: &Call,
         prepared: &mut Option<Prepared>,
-        limit: Duration,
+        started: Instant,
     ) -> Result<Attempt, ClientError> {
         let key = self.key()?;
         let (trust, audience) = match &call.view {
@@ -209,12 +208,12 @@ impl Client {
                 let trust = Trust { view: Arc::clone(view), memory: self.memory(&view.id())? };
                 (Some(trust), Audience::Cluster(view.id()))
             }
-            None => self.audience().await?,
+            None => self.within(started, Box::pin(self.audience())).await?,
         };
         let newest = trust.as_ref().map_or(0, |trust| trust.view.newest().number());
         // Whoever is believed by what it shows is looked at already.
         let looks = call.view.is_none();
-        let challenge = match self.challenge(trust.as_ref(), looks).await {
+        let challenge = match self.within(started, Box::pin(self.challenge(trust.as_ref(), looks))).await {
             Ok(challenge) => challenge,
             Err(ClientError::Unreachable { address, cause }) => {
                 let cause = ClientError::Unreachable { address, cause };
@@ -264,7 +263,7 @@ impl Client {
             body: upload.clone(),
             limit: call.limit,
         };
-        let received = match self.exchange(sent, limit).await {
+        let received = match self.exchange(sent, self.left(started)).await {
             Ok(received) => received,
             Err((error @ ClientError::Input { .. }, _)) => return Err(error),
             Err((cause, sent)) => {
@@ -370,7 +369,7 @@ impl Client {
 
     /// Sends without a signature, a few times if nothing comes back: open routes change nothing.
     pub(crate) async fn exchange_open(&self, request: &OpenRequest<'_>) -> Result<Received, ClientError> {
-        let mut tries = 0;
+        let (started, mut tries) = (Instant::now(), 0);
         loop {
             let sent = Sent {
                 method: request.method,
@@ -381,12 +380,36 @@ impl Client {
                 limit: request.limit,
             };
             tries += 1;
-            match self.exchange(sent, self.0.timeout.min(ATTEMPT_TIMEOUT)).await {
+            let cause = match self.exchange(sent, self.left(started)).await {
                 Ok(received) => return Ok(received),
-                Err((cause, _)) if tries >= FEW_TRIES => return Err(cause),
-                Err(_) => tokio::time::sleep(back_off(tries)).await,
+                Err((cause, _)) => cause,
+            };
+            let wait = back_off(tries);
+            if tries >= FEW_TRIES || wait >= self.left(started) {
+                return Err(cause);
             }
+            tokio::time::sleep(wait).await;
         }
+    }
+
+    /// How long one exchange of a call that began then may take.
+    fn left(&self, started: Instant) -> Duration {
+        self.0.timeout.saturating_sub(started.elapsed()).min(ATTEMPT_TIMEOUT)
+    }
+
+    /// What a call asks besides, within the time that it has.
+    async fn within<T>(
+        &self,
+        started: Instant,
+        asked: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let left = self.0.timeout.saturating_sub(started.elapsed());
+        tokio::time::timeout(left, asked).await.unwrap_or_else(|_| Err(self.late(self.0.timeout)))
+    }
+
+    fn late(&self, limit: Duration) -> ClientError {
+        let cause = format!("no answer within {} s", limit.as_secs());
+        ClientError::Unreachable { address: self.0.address.to_string(), cause }
     }
 
     /// One exchange within `limit`. An error says whether the request may have arrived.
@@ -399,7 +422,7 @@ impl Client {
             }
             Ok(Err(ExchangeError::TooLarge)) => Err((ClientError::contradiction(OVERSIZE), true)),
             Ok(Err(ExchangeError::Network { cause, connected })) => Err((unreachable(cause), connected)),
-            Err(_) => Err((unreachable(format!("no answer within {} s", limit.as_secs())), true)),
+            Err(_) => Err((self.late(limit), true)),
         }
     }
 

@@ -277,10 +277,6 @@ impl<Op> Authorized<Op> {
     pub fn because(&self) -> &[String] {
         &self.because
     }
-    /// The operation, and its subject. It loses its proof.
-    pub fn into_parts(self) -> (Op, Subject) {
-        (self.op, self.subject)
-    }
 }
 
 /// A refused request, for audit and answer. The operation is dropped, since it may hold secrets.

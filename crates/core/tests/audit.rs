@@ -76,7 +76,6 @@ fn an_operation_is_reached_through_its_line_only() {
     let sink = Memory::default();
     let logged = authorized_event(&Names::Clear).accepted(sink.accept());
     assert_eq!(*logged.op(), "the operation");
-    assert_eq!(logged.caller().name.as_str(), "alice");
     let quote = Quote { cluster: CLUSTER, lineage: Lineage::new([5; 16]), sequence: 9 };
     let outcome = Outcome::done(200).committed(quote).with_receipts([Digest::new([8; 32])]);
     let kept = logged.line(&outcome);

@@ -9,8 +9,7 @@ use bulla_core::engine::chunk::{CHUNK_BYTES, UPLOAD_LIFETIME_MS, Upload};
 use bulla_core::engine::due::{self, What};
 use bulla_core::engine::wrap::slot::{InvalidTransition, MAX_QUIETLY_REFUSED, MAX_REFUSED, Opening, State};
 use bulla_core::engine::wrap::{
-    Ack, Draft, Early, Inspect, List, MAX_SHOWN, MAX_STRANGERS, Nack, Open, Park, Release, Retire, Revoke,
-    TOMBSTONE_MS, check_length,
+    Ack, Draft, Early, Inspect, List, MAX_SHOWN, MAX_STRANGERS, Nack, Open, Park, Release, Retire, Revoke, TOMBSTONE_MS,
 };
 use bulla_core::operation::{Content, Replay};
 use bulla_crypto::digest::sha256;
@@ -283,10 +282,6 @@ fn the_signer_of_the_statement_is_the_signer_of_the_request() {
 #[test]
 fn what_can_be_refused_early_is() {
     let mut world = World::new(1);
-    assert!(check_length(16 * 1024 * 1024).is_ok());
-    let most = 4 + 128 * 1024 + 16 * 1024 * 1024 + 256 * 1024;
-    assert!(check_length(most).is_ok());
-    assert_eq!(check_length(most + 1).unwrap_err().code, Code::TooLarge);
     let statement = world.statement(&["gina"], Mode::First, CIPHERTEXT);
     let (envelope, alice) = (world.sign(&statement), world.actor("alice"));
     let context = world.context(Some(&alice));

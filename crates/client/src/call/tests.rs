@@ -771,3 +771,27 @@ async fn a_cluster_after_another() {
     assert_eq!(third.nonces.lock().unwrap().len(), 1, "it came once, for the cluster before");
     assert!(client.call(change()).await.is_ok());
 }
+
+/// Everything that a call asks for shares its time, also on a connection that is taken and never answered.
+#[tokio::test]
+async fn a_server_that_hangs_takes_no_longer_than_the_call_may() {
+    let world = world();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            held.push(listener.accept().await.unwrap());
+        }
+    });
+    let builder = Client::builder(format!("unix:{}", path.display())).identity(Arc::new(person("alice", 1).identity));
+    let client = builder.pin(Pin::Cluster(world.view.id())).timeout(Duration::from_secs(2)).build().unwrap();
+    let began = Instant::now();
+    let error = client.call(Call::read("/v1/whoami")).await.err().unwrap();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+    let error = client.cluster().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(8), "each has two seconds, not two for each try");
+    held.abort();
+}

@@ -437,19 +437,9 @@ impl<Op> Logged<Op> {
         self.authorized.op()
     }
 
-    /// Who does it.
-    pub fn caller(&self) -> &Subject {
-        self.authorized.subject()
-    }
-
     /// The request.
     pub fn id(&self) -> RequestId {
         self.owed.line.id
-    }
-
-    /// The key that signed it.
-    pub fn key(&self) -> KeyId {
-        self.owed.line.key
     }
 
     /// The line as it would be written with `outcome`: what the deduplication row keeps for recovery.

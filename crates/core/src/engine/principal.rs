@@ -3,7 +3,6 @@
 //! The server stores what enrollers signed and checks it as a client would. It cannot make a binding of its
 //! own: a name is bound to a key by an admission, never by the server's word.
 
-use crate::action::Action;
 use crate::barrier::{Kind, RecordKey, Records, Writes};
 use crate::directory::{Change, Principal, StoredPrincipal};
 use crate::engine::alarm::{self, About};
@@ -278,13 +277,6 @@ pub struct SetDisabled {
     pub name: Name,
     /// Refuse its keys from now on, or take them again.
     pub disabled: bool,
-}
-
-impl SetDisabled {
-    /// The verb.
-    pub fn action(&self) -> Action {
-        if self.disabled { Action::PrincipalDisable } else { Action::PrincipalEnable }
-    }
 }
 
 impl Operation for SetDisabled {

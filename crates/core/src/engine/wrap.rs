@@ -23,7 +23,7 @@ pub mod slot;
 mod sweep;
 mod view;
 
-pub use create::{Create, Draft, Early, check_length};
+pub use create::{Create, Draft, Early};
 pub(in crate::engine) use create::{bad_statement, check_recipients};
 pub use finish::{Ack, Nack, Release, Revoke};
 pub use open::Open;

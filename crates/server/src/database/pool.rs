@@ -44,7 +44,7 @@ impl fmt::Debug for Pools {
 
 impl Pools {
     /// The pool of a database as it is configured now; connections made by another configuration are closed, and count
-    /// as long as they are in use.
+    /// as long as they are in use, unless it takes another number of them.
     fn of(&self, connection: &Connection) -> Arc<Pool> {
         let mut pools = lock(&self.0);
         match pools.get(&connection.name) {

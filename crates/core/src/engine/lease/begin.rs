@@ -212,14 +212,14 @@ fn read_begun<'a>(lease: &Lease, records: &'a Records) -> Result<Option<&'a Reco
     }
 }
 
-/// What the owner of an active lease is told.
-fn credentials(lease: &Lease) -> Reply {
+/// What the owner of an active lease is told; nothing once its password is forgotten.
+fn credentials(lease: &Lease) -> Option<Reply> {
     let (user, expires_ms, max_ms) = (lease.user.clone(), lease.expires_ms, lease.max_ms);
     if let Some(certificate) = lease.certificate.clone() {
-        return Reply::json(&CertificateCredentials { lease: lease.id, user, certificate, expires_ms });
+        return Some(Reply::json(&CertificateCredentials { lease: lease.id, user, certificate, expires_ms }));
     }
-    let password = lease.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
-    Reply::secret(&Credentials { lease: lease.id, user, password, expires_ms, max_ms })
+    let password = lease.password.as_ref()?.expose().to_owned();
+    Some(Reply::secret(&Credentials { lease: lease.id, user, password, expires_ms, max_ms }))
 }
 
 impl Operation for Activate {
@@ -243,7 +243,11 @@ impl Operation for Activate {
         if lease.state == State::Pending {
             lease.certificate.clone_from(&self.lease.certificate);
         }
-        let reply = credentials(&lease);
+        let Some(reply) = credentials(&lease) else {
+            // It was told, and renewed since: only the same request, sent again, asks for it.
+            let refusal = Refusal::new(Code::NonceExpired, "the password was told, and is kept no more");
+            return Ok(Outcome::refuse(refusal.field("nonce").hint("revoke this lease and ask for another")));
+        };
         if lease.state == State::Active {
             return Ok(Outcome::read(reply));
         }

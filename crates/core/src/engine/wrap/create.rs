@@ -21,18 +21,8 @@ use bulla_crypto::recipient::Recipient;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
 use bulla_wire::id::Digest;
-use bulla_wire::wrap::{Addressee, LABEL_RULE, MAX_CIPHERTEXT_BYTES, Parcel, ReceiptKind, Statement, is_label};
+use bulla_wire::wrap::{Addressee, LABEL_RULE, ReceiptKind, Statement, is_label};
 use std::collections::HashSet;
-
-/// Refuses a body by its length alone, before any of it is read.
-pub fn check_length(content_length: u64) -> Result<(), Refusal> {
-    let most = 4 + Parcel::MAX_DOCUMENT_BYTES as u64 + MAX_CIPHERTEXT_BYTES;
-    if content_length <= most {
-        return Ok(());
-    }
-    let refusal = Refusal::new(Code::TooLarge, format!("{content_length} bytes; a wrap's request has at most {most}"));
-    Err(refusal.hint("larger things are files for a file server: wrap the key they are encrypted with"))
-}
 
 /// What is there under the id of a new wrap.
 enum Found<'h> {
