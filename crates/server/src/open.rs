@@ -60,7 +60,7 @@ fn health(node: &Node, phase: &Phase) -> Answer {
 }
 
 /// The status says how the node is, for load balancers that look at nothing else. Each may be chosen by the query, under
-/// the names that Vault gave them; a blocked audit log is 503 whatever a query says.
+/// the names that Vault gave them; of an unsealed node a blocked audit log is 503 whatever a query says.
 fn status(node: &Node, phase: &Phase, query: &Query) -> Result<u16, Refusal> {
     let chosen = |name: &'static str, usual: u16| {
         let code = query.number(name, 200..=599).map_err(|e| crate::dispatch::bad_query(&e))?;

@@ -42,8 +42,8 @@ use writer::Message;
 /// Most requests that wait for their outcome. A line has about one KiB, so they hold 16 MiB at most; a node that
 /// has more requests in flight than this is overloaded.
 pub const PLACES: usize = 16 * 1024;
-/// Largest size of a file by default, in MiB: a day of a busy node, and small enough for an editor.
-pub const MAX_SIZE_MIB: u32 = 64;
+/// Largest size of a file by default, in MiB: days of a busy node, and a minute to verify.
+pub const MAX_SIZE_MIB: u32 = 256;
 
 /// Unix milliseconds. A parameter, so that tests can turn it.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -84,7 +84,7 @@ pub struct AuditConfig {
 }
 
 impl AuditConfig {
-    /// The defaults: synced every 100 ms, files of 64 MiB, two seconds of patience.
+    /// The defaults: synced every 100 ms, files of 256 MiB, two seconds of patience.
     pub fn new(target: Target) -> Self {
         Self {
             target,

@@ -47,7 +47,7 @@ pub(super) fn no_route(error: &RouteError) -> Answer {
         }
         RouteError::BadPath(_) => {
             let refusal = Refusal::new(Code::UnknownRoute, error.to_string()).field("path");
-            anonymous(&refusal.hint("write each character that needs no escape as it is, and each other one as %XX"))
+            anonymous(&refusal.hint("names hold only A-Z a-z 0-9 . _ ~ @ + = -, and nothing is written as %XX"))
         }
     }
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// How many files of a data directory are looked at: a log has one for each 64 MiB.
+/// How many files of a data directory are looked at: a log has one for each 256 MiB.
 const FILES: usize = 10_000;
 
 pub fn checks(config: &Config) -> Vec<Check> {
