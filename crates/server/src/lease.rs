@@ -168,6 +168,10 @@ async fn work(node: &Arc<Node>, unsealed: &Arc<Unsealed>, connection: &Connectio
     let name = &connection.name;
     let mut after = None;
     loop {
+        // Keys that are over open nothing more.
+        if unsealed.is_closed() {
+            return true;
+        }
         let query = lease::scan(name, after.take(), DUE_AT_ONCE);
         let records = match read(node, unsealed, std::slice::from_ref(&query)).await {
             Ok(records) => records,
