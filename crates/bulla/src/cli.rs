@@ -155,11 +155,15 @@ impl Command {
                 | Self::Kms(_)
                 | Self::Bundle(_)
                 | Self::Snapshot(snapshot::Snapshot::Verify { .. } | snapshot::Snapshot::Restore { .. })
+                | Self::Document(document::Document::Sign(_))
+                | Self::Policy(policy::Policy::Recover(policy::Recover::Sign { .. }))
+                | Self::Receipt(receipt::Receipt::Verify { .. })
+                | Self::Audit(audit::Audit::Verify(_))
                 | Self::Openapi
                 | Self::Completions { .. }
                 | Self::Man(_)
                 | Self::Version
-        )
+        ) && !matches!(self, Self::Seal(seal) if seal.signs())
     }
 }
 

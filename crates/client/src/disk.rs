@@ -90,15 +90,15 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// Puts a whole new file in the place of the old one. With `durable` it is on the disk when this returns.
+    /// Puts a whole new file in the place of the old one, also if the power fails: then it is the old one or the new one. With
+    /// `durable` it is the new one once this has returned.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
         let temporary = self.path(&format!("{name}.{}", base32(&draw::<10>(&mut SystemRng))));
         let write = || -> io::Result<()> {
             let mut file = own(OpenOptions::new().create_new(true)).open(&temporary)?;
             file.write_all(bytes)?;
-            if durable {
-                file.sync_all()?;
-            }
+            // Before it has the name, or some file systems leave the name with nothing in it.
+            file.sync_all()?;
             fs::rename(&temporary, self.path(name))?;
             if durable { sync(&self.0) } else { Ok(()) }
         };

@@ -107,8 +107,8 @@ pub struct Inspected {
     pub created: VerifiedReceipt,
     /// Its slots.
     pub slots: Vec<InspectedSlot>,
-    /// All as it came.
-    pub(crate) view: WrapView,
+    /// All as it came, and as it was verified.
+    pub view: WrapView,
 }
 
 /// A slot of an inspected wrap.

@@ -10,15 +10,16 @@ const COLUMNS: usize = 64;
 pub fn write(label: &str, der: &[u8]) -> SecretBytes {
     let text = SecretBytes::new(BASE64.encode(der).into_bytes());
     let lines = text.expose().len().div_ceil(COLUMNS);
-    let room = text.expose().len().saturating_add(lines).saturating_add(2 * (label.len() + 18));
+    let (begin, end) = (format!("-----BEGIN {label}-----\n"), format!("-----END {label}-----\n"));
+    let room = [begin.len(), text.expose().len(), lines, end.len()].iter().sum();
     let mut out = SecretBytes::new(Vec::with_capacity(room));
     let to = out.expose_mut();
-    to.extend_from_slice(format!("-----BEGIN {label}-----\n").as_bytes());
+    to.extend_from_slice(begin.as_bytes());
     for line in text.expose().chunks(COLUMNS) {
         to.extend_from_slice(line);
         to.push(b'\n');
     }
-    to.extend_from_slice(format!("-----END {label}-----\n").as_bytes());
+    to.extend_from_slice(end.as_bytes());
     out
 }
 
@@ -41,7 +42,7 @@ mod tests {
         for length in [0, 1, 47, 48, 49, 96, 2000] {
             let der: Vec<u8> = (0..length).map(|byte: u32| byte.to_le_bytes()[0]).collect();
             let text = write("PRIVATE KEY", &der);
-            assert!(text.expose().len() <= text.expose().capacity());
+            assert_eq!(text.expose().len(), text.expose().capacity(), "it did not grow");
             let text = std::str::from_utf8(text.expose()).unwrap();
             assert!(text.lines().all(|line| line.len() <= 64), "{text}");
             assert_eq!(read("PRIVATE KEY", text).unwrap().expose(), &der);

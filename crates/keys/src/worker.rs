@@ -25,8 +25,8 @@ use std::thread;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How many jobs wait. A token that works does each in milliseconds.
-const WAITING: usize = 32;
+/// How many jobs wait: as many as a plugin has seeds under way. A token that works does each in milliseconds.
+const WAITING: usize = 64;
 /// How long the end of the thread is waited for: it only closes a session, unless the token hangs.
 const FAREWELL: Duration = Duration::from_secs(1);
 

@@ -79,7 +79,14 @@ struct Written<'a> {
 
 /// Where lines go.
 #[derive(Debug)]
-pub struct Audit(Option<Mutex<File>>);
+pub struct Audit(Option<Mutex<Place>>);
+
+#[derive(Debug)]
+struct Place {
+    file: File,
+    /// A write failed: half a line may stand at its end.
+    torn: bool,
+}
 
 impl Audit {
     /// Nowhere.
@@ -93,7 +100,7 @@ impl Audit {
     /// [`io::Error`].
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-        Ok(Self(Some(Mutex::new(file))))
+        Ok(Self(Some(Mutex::new(Place { file, torn: false }))))
     }
 
     /// Writes a line.
@@ -116,13 +123,45 @@ impl Audit {
         };
         let mut bytes = serde_json::to_vec(&written).map_err(io::Error::other)?;
         bytes.push(b'\n');
-        file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes)
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.torn {
+            bytes.insert(0, b'\n');
+        }
+        let done = file.file.write_all(&bytes);
+        file.torn = done.is_err();
+        done
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_line_takes_no_whole_one_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let audit = Audit::open(&path).unwrap();
+        let line = Line {
+            uid: "1",
+            peer: Peer { uid: 0, pid: None },
+            operation: Operation::Encrypt,
+            key_id: "",
+            members: &[],
+            outcome: "ok",
+            took: Duration::ZERO,
+        };
+        {
+            let mut place = audit.0.as_ref().unwrap().lock().unwrap();
+            place.file.write_all(b"{\"half").unwrap();
+            place.torn = true;
+        }
+        audit.write(&line).unwrap();
+        audit.write(&line).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+        assert_eq!((text.lines().count(), whole), (3, 2), "{text}");
+    }
 
     #[test]
     fn a_line_names_the_request_and_no_text_of_its_own_making() {

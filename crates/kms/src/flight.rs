@@ -35,9 +35,11 @@ impl<K: Hash + Eq + Copy, T: Clone, E: Clone> Flights<K, T, E> {
     ) -> Option<Result<T, E>> {
         loop {
             match self.enter(key) {
-                Ok(sender) => {
+                Ok((sender, own)) => {
+                    // Also if this is dropped: nobody else may ask for the same.
+                    let landing = Landing { flights: self, key, own };
                     let value = work().await;
-                    self.lock().remove(&key);
+                    drop(landing);
                     // Otherwise the sender is dropped, as by one who gave up.
                     if value.is_ok() || until.saturating_duration_since(Instant::now()) > SHORT {
                         sender.send_replace(Some(value.clone()));
@@ -57,16 +59,18 @@ impl<K: Hash + Eq + Copy, T: Clone, E: Clone> Flights<K, T, E> {
     }
 
     /// The right to do it, or what comes of it.
-    fn enter(&self, key: K) -> Result<Telling<T, E>, Underway<T, E>> {
+    fn enter(&self, key: K) -> Result<(Telling<T, E>, Underway<T, E>), Underway<T, E>> {
         let mut flights = self.lock();
         if let Some(receiver) = flights.get(&key) {
             return Err(receiver.clone());
         }
         let (sender, receiver) = watch::channel(None);
-        flights.insert(key, receiver);
-        Ok(sender)
+        flights.insert(key, receiver.clone());
+        Ok((sender, receiver))
     }
+}
 
+impl<K: Hash + Eq, T, E> Flights<K, T, E> {
     fn forget(&self, key: &K, gone: &Underway<T, E>) {
         let mut flights = self.lock();
         if flights.get(key).is_some_and(|known| known.same_channel(gone)) {
@@ -76,6 +80,19 @@ impl<K: Hash + Eq + Copy, T: Clone, E: Clone> Flights<K, T, E> {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Underway<T, E>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a flight out of the map when it ends, however it does.
+struct Landing<'f, K: Hash + Eq, T, E> {
+    flights: &'f Flights<K, T, E>,
+    key: K,
+    own: Underway<T, E>,
+}
+
+impl<K: Hash + Eq, T, E> Drop for Landing<'_, K, T, E> {
+    fn drop(&mut self) {
+        self.flights.forget(&self.key, &self.own);
     }
 }
 

@@ -189,9 +189,10 @@ impl Member {
         // Who failed of it has to prove it again: that a backend can be looked at says nothing of wrapping.
         let doubted = {
             let state = self.state();
-            state.error.is_some() || state.left_out.is_some()
+            state.error.is_some() || state.left_out.is_some() || state.breaker.is_open()
         };
-        let looked = self.looked(deep || doubted).await;
+        let proves = deep || doubted;
+        let looked = self.looked(proves).await;
         let mut state = self.state();
         state.tried = true;
         match looked {
@@ -200,8 +201,10 @@ impl Member {
                     tracing::info!(member = self.name, before = %error, "the member is well again");
                 }
                 state.well = Some(Instant::now());
-                // Whoever looks, looks past the breaker: it is the trial.
-                state.breaker.succeeded();
+                // Whoever looks, looks past the breaker: a proof is the trial.
+                if proves {
+                    state.breaker.succeeded();
+                }
                 let good = state.left_out.map(|good| good.saturating_add(1));
                 state.left_out = good.filter(|good| *good < GOOD_LOOKS);
                 if good.is_some() && state.left_out.is_none() {
@@ -367,7 +370,9 @@ impl Member {
         let mut state = self.state();
         match &done {
             Ok(_) => {
-                state.breaker.succeeded();
+                if deed != Deed::Observe {
+                    state.breaker.succeeded();
+                }
                 if deed == Deed::Unwrap {
                     let took = took.as_secs_f64();
                     state.latency = Some(state.latency.map_or(took, |before| before * 0.8 + took * 0.2));

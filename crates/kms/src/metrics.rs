@@ -223,9 +223,13 @@ impl Metrics {
         self.hedges.inc();
     }
 
+    /// Whether new seeds are wrapped by fewer members than are configured.
+    pub fn degraded(&self, fewer: bool) {
+        self.degraded.set(i64::from(fewer));
+    }
+
     /// What kube-apiserver is told.
-    pub fn published(&self, key_id_hash: String, whole: bool) {
-        self.degraded.set(i64::from(!whole));
+    pub fn published(&self, key_id_hash: String) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.as_ref() != Some(&key_id_hash) {
             self.key_id.clear();

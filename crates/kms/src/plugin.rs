@@ -422,6 +422,9 @@ impl Plugin {
         let (well, count) = (self.well(), self.parts.members.len());
         self.parts.metrics.margin(well, self.parts.combination.needed(count));
         let Ok(snapshot) = self.compute() else { return };
+        // A quorum keeps its key id, whoever of its members is away.
+        let fewer = matches!(self.parts.combination, Combination::Any(Policy::Quorum(_))) && well < count;
+        self.parts.metrics.degraded(!snapshot.whole || fewer);
         let before = self.published();
         if before.as_deref() == Some(&snapshot) {
             return;
@@ -434,7 +437,7 @@ impl Plugin {
             whole = snapshot.whole,
             "a key id comes into use"
         );
-        self.parts.metrics.published(snapshot.key_id.hash(), snapshot.whole);
+        self.parts.metrics.published(snapshot.key_id.hash());
         self.published.send_replace(Some(Arc::new(snapshot)));
     }
 

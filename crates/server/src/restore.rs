@@ -41,8 +41,15 @@ pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost, restored: bo
     tell_admins(node, unsealed, AlarmKind::StoreRolledBack, message).await;
     park(node, unsealed).await?;
     failpoint::hit(failpoint::RESTORE_PARKED);
-    for line in lost_lines(node, unsealed, lost).await? {
-        replay(node, unsealed, &line).await?;
+    for lost in lost_lines(node, unsealed, lost).await? {
+        match lost {
+            Body::Request(line) => replay(node, unsealed, &line).await?,
+            Body::Rekeyed { epoch, document, .. } => {
+                let message = "the store lost a change of the admins: those of before it are admins again";
+                tracing::warn!(epoch, document, "{message}");
+            }
+            _ => {}
+        }
         failpoint::hit(failpoint::RESTORE_REPLAYED_ONE);
     }
     Ok(())
@@ -75,7 +82,7 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
 
 /// Lines of the audit log whose commits the store lost, and that no earlier restore accounted for: an unsealing whose
 /// commit the store holds ended whatever was lost before it.
-async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec<RequestLine>, CeremonyError> {
+async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec<Body>, CeremonyError> {
     let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
     let (lost, cluster) = (*lost, unsealed.keys.cluster);
     let lineages = unsealed.keys.history.lineages.clone();
@@ -83,9 +90,16 @@ async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec
         let mut lines = Vec::new();
         let is_lost = |quote: Quote| quote.cluster == cluster && lost.covers(&lineages, quote.position());
         crate::sink::lines(&path, 0, |found| {
-            match found.line.body {
-                Body::Request(line) if line.outcome.committed.is_some_and(is_lost) => lines.push(*line),
-                Body::Request(line) if recovered_of_lost(&line, &lineages, lost.kept) => lines.push(*line),
+            let body = found.line.body;
+            let is_one = match &body {
+                Body::Request(line) => {
+                    line.outcome.committed.is_some_and(is_lost) || recovered_of_lost(line, &lineages, lost.kept)
+                }
+                Body::Rekeyed { committed, .. } => is_lost(*committed),
+                _ => false,
+            };
+            match body {
+                body if is_one => lines.push(body),
                 Body::Unsealed { committed, .. } if committed.cluster == cluster && !is_lost(committed) => {
                     lines.clear()
                 }

@@ -2,6 +2,7 @@
 
 use crate::value::Values;
 use bulla_client::{Client, ClientError};
+use bulla_wire::api::{KvState, KvWatched};
 use bulla_wire::error::Code;
 use bulla_wire::name::SecretPath;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ pub struct Changes {
     client: Client,
     /// Who is told that a look is worth while.
     tell: Arc<Notify>,
-    seen: BTreeMap<SecretPath, u64>,
+    seen: BTreeMap<SecretPath, Known>,
     watches: BTreeMap<SecretPath, Watch>,
     reliable: Reliable,
     /// The caller may read and not watch.
@@ -62,8 +63,13 @@ impl Changes {
 
     /// These are in use now.
     pub fn seen(&mut self, values: &Values) {
-        self.seen = values.newest().map(|(path, version)| (path.clone(), version)).collect();
-        for (path, version) in self.seen.iter().take(MAX_WATCHED) {
+        let mut before = std::mem::take(&mut self.seen);
+        let now = values.newest().map(|(path, version)| {
+            let mark = before.remove(path).filter(|known| known.version == version).and_then(|known| known.mark);
+            (path.clone(), Known { version, mark })
+        });
+        self.seen = now.collect();
+        for (path, Known { version, .. }) in self.seen.iter().take(MAX_WATCHED) {
             let watched = self.watches.get(path);
             if watched.is_some_and(|watch| watch.version == *version && !watch.task.is_finished()) {
                 continue;
@@ -77,9 +83,12 @@ impl Changes {
 
     /// Whether one of them is not the newest any more. Those of which the cluster would tell are not asked for.
     pub async fn any(&mut self) -> Result<bool, ClientError> {
-        for (path, seen) in &self.seen {
-            let told = self.reliable.paths().contains(path);
-            if !told && newest(&self.client, path, &mut self.by_reading).await? != *seen {
+        for (path, known) in &mut self.seen {
+            if self.reliable.paths().contains(path) {
+                continue;
+            }
+            let now = newest(&self.client, path, &mut self.by_reading).await?;
+            if known.takes(now) {
                 return Ok(true);
             }
         }
@@ -87,30 +96,64 @@ impl Changes {
     }
 }
 
+/// A version in use, and the mark of what lay there when it was looked at: numbers begin again where everything was
+/// destroyed.
+#[derive(Debug)]
+struct Known {
+    version: u64,
+    mark: Option<String>,
+}
+
+/// What lies there.
+struct Newest {
+    version: u64,
+    mark: String,
+    live: bool,
+}
+
+impl Known {
+    /// Whether something else lies there now. A version that ended is no other one. What is told so is known then, so that it
+    /// is told once.
+    fn takes(&mut self, now: Newest) -> bool {
+        let other =
+            self.version != now.version || (now.live && self.mark.as_ref().is_some_and(|mark| *mark != now.mark));
+        if now.live {
+            self.mark = Some(now.mark);
+        }
+        other
+    }
+}
+
 /// The newest version, by the secret itself where policy does not permit to ask for less.
-async fn newest(client: &Client, path: &SecretPath, by_reading: &mut bool) -> Result<u64, ClientError> {
+async fn newest(client: &Client, path: &SecretPath, by_reading: &mut bool) -> Result<Newest, ClientError> {
     if !*by_reading {
         match client.kv_watch(path, None, Duration::ZERO).await {
             Err(error) if error.code() == Some(Code::Denied) => *by_reading = true,
-            answered => return answered.map(|now| now.version),
+            answered => return answered.map(Newest::from),
         }
     }
-    client.kv_get(path).await.map(|kv| kv.version)
+    let kv = client.kv_get(path).await?;
+    Ok(Newest { version: kv.version, mark: kv.written_ms.to_string(), live: true })
+}
+
+impl From<KvWatched> for Newest {
+    fn from(now: KvWatched) -> Self {
+        Self { version: now.version, live: now.state == Some(KvState::Live), mark: now.mark }
+    }
 }
 
 /// Waits until there is another version. What prevents it, the looks will say.
 async fn watch(client: Client, path: SecretPath, version: u64, reliable: Reliable, tell: Arc<Notify>) {
-    let mut mark = None;
+    let mut known = Known { version, mark: None };
     loop {
-        match client.kv_watch(&path, mark.as_deref(), WAIT).await {
-            Ok(now) if now.version == version => {
-                mark = Some(now.mark);
+        match client.kv_watch(&path, known.mark.as_deref(), WAIT).await {
+            Ok(now) => {
+                if known.takes(now.into()) {
+                    reliable.paths().remove(&path);
+                    return tell.notify_one();
+                }
                 reliable.paths().insert(path.clone());
                 continue;
-            }
-            Ok(_) => {
-                reliable.paths().remove(&path);
-                return tell.notify_one();
             }
             Err(error) => {
                 reliable.paths().remove(&path);
@@ -119,7 +162,6 @@ async fn watch(client: Client, path: SecretPath, version: u64, reliable: Reliabl
                 }
             }
         }
-        mark = None;
         sleep(PAUSE).await;
     }
 }

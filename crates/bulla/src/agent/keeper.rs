@@ -205,8 +205,8 @@ impl Keeper {
         let task = self.roles.entry(role.clone()).or_default();
         match answer {
             Ok(Answer::Renewed { expires_ms }) => {
-                // One that somebody took away meanwhile stays due: another user is asked for.
-                let Some(held) = self.leases.get_mut(&role).filter(|held| now < held.term.ends_ms) else { return };
+                // One that somebody took away meanwhile stays due: another user is asked for. An answer may come late.
+                let Some(held) = self.leases.get_mut(&role).filter(|held| !held.term.is_lost()) else { return };
                 held.term.renewed(now, expires_ms);
                 task.done(held.term.due_ms(jitter()));
                 tracing::info!(%role, lease = %held.lease, "the lease was renewed");

@@ -87,13 +87,14 @@ pub struct Term {
     pub ends_ms: u64,
     /// When it ends whatever happens.
     last_ms: u64,
+    lost: bool,
 }
 
 impl Term {
     /// Of a lease that was asked for at `asked_ms`; the others are the cluster's words.
     pub fn new(asked_ms: u64, issued_ms: u64, expires_ms: u64, max_ms: u64) -> Self {
         let here = |cluster_ms: u64| asked_ms.saturating_add(cluster_ms.saturating_sub(issued_ms));
-        Self { asked_ms, issued_ms, from_ms: asked_ms, ends_ms: here(expires_ms), last_ms: here(max_ms) }
+        Self { asked_ms, issued_ms, from_ms: asked_ms, ends_ms: here(expires_ms), last_ms: here(max_ms), lost: false }
     }
 
     /// It was renewed at `now_ms` and ends then, by the cluster's clock.
@@ -105,6 +106,12 @@ impl Term {
     /// Somebody took it away.
     pub fn lost(&mut self, now_ms: u64) {
         self.ends_ms = self.ends_ms.min(now_ms);
+        self.lost = true;
+    }
+
+    /// Whether somebody did.
+    pub const fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// When something is to be done: after two thirds of its life, up to a tenth of it earlier by chance.

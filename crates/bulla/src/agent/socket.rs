@@ -5,6 +5,7 @@
 //! compared as it is: what is not named is not there, however it is spelled.
 
 use super::config::SocketConfig;
+use super::file;
 use super::gathered::{Gathered, Users};
 use super::health::Health;
 use super::strangers::Strangers;
@@ -113,6 +114,9 @@ fn bind(path: &Path, others: bool) -> io::Result<UnixListener> {
         let mode = fs::metadata(folder)?.permissions().mode();
         if mode & 0o022 != 0 {
             let problem = format!("others may write in {} (mode {:04o})", folder.display(), mode & 0o7777);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+        if let Some(problem) = file::exposed(path) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
     }

@@ -234,7 +234,8 @@ pub async fn alarms(args: Alarms, session: &Session<'_>) -> Result<Exit, Failure
         }
     }
     session.alarms_shown();
-    if let (true, Some(last)) = (seen, alarms.last()) {
+    // What nobody read is not seen.
+    if let (true, Some(last)) = (seen && !session.screen.is_unread(), alarms.last()) {
         client.alarms_seen(&last.id).await?;
     }
     Ok(Exit::Ok)

@@ -272,25 +272,29 @@ pub async fn run(command: Database, session: &Session<'_>) -> Result<Exit, Failu
                 return handed_on(session, &wrapped, format);
             }
             let made = session.client()?.database_issue(&database, &role, ttl_s).await?;
+            let lease = made.lease.to_string();
             if let Some(field) = field {
-                let lease = made.lease.to_string();
                 let value = match field {
                     CredsField::User => &made.user,
                     CredsField::Password => &made.password,
                     CredsField::Lease => &lease,
                 };
-                return self::field(session, value);
+                self::field(session, value)?;
+            } else if format.format == Format::Json {
+                session.screen.json(&made)?;
+            } else {
+                session.screen.pairs(&[
+                    ("user", made.user),
+                    ("password", made.password),
+                    ("lease", lease.clone()),
+                    ("expires", time(made.expires_ms)),
+                    ("at most until", time(made.max_ms)),
+                ])?;
             }
-            if format.format == Format::Json {
-                return session.screen.json(&made).map(|()| Exit::Ok);
+            if session.screen.is_unread() {
+                return Err(Failure::new(Exit::Failed, "the user was made, but nobody read who it is")
+                    .hint(format!("`bulla lease revoke {lease}` ends it")));
             }
-            session.screen.pairs(&[
-                ("user", made.user),
-                ("password", made.password),
-                ("lease", made.lease.to_string()),
-                ("expires", time(made.expires_ms)),
-                ("at most until", time(made.max_ms)),
-            ])?;
             Ok(Exit::Ok)
         }
     }

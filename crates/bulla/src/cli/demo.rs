@@ -248,7 +248,8 @@ impl Stage {
         let mut command = Command::new(&self.binary);
         command.current_dir(&self.folder).stdin(Stdio::null());
         command.env("XDG_CONFIG_HOME", self.folder.join("config")).env("XDG_STATE_HOME", self.folder.join("state"));
-        for name in ["BULLA_CONTEXT", "BULLA_ADDR", "BULLA_CLUSTER", "BULLA_IDENTITY"] {
+        // Whatever the caller's own commands and servers go by.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BULLA_")) {
             command.env_remove(name);
         }
         command.args(words.iter().map(|word| match word.strip_prefix('$') {

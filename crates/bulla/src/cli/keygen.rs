@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 use crate::keys::key_source;
 use crate::session::Session;
-use bulla_client::ClientError;
+use bulla_client::{ClientError, FileOutput, Output as _};
 use bulla_crypto::envelope;
 use bulla_crypto::evidence::{self, PrincipalKey, Record, record_payload};
 use bulla_crypto::identity::{Identity, IdentityKind};
@@ -13,9 +13,8 @@ use bulla_keys::{KeySource, Make};
 use bulla_wire::json;
 use bulla_wire::name::Name;
 use clap::Args;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// What is sealed to see whether it opens.
@@ -205,12 +204,12 @@ pub fn exists(path: &Path) -> Failure {
         .hint("choose another file with -o")
 }
 
-/// Writes a file that is not there yet, and makes it durable.
+/// Writes a file that is not there yet: whole, durable, or not at all.
 pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => exists(path),
         _ => Failure::file("cannot write", path, &error),
     };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+    let mut file = FileOutput::create(path).and_then(|file| file.mode(mode)).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.commit()).map_err(failed)
 }

@@ -217,8 +217,12 @@ pub async fn prepare(path: &Path, members: &[Arc<Member>]) -> Result<(), Failure
 /// What a configuration says. Nothing is opened.
 pub fn written(path: &Path) -> Result<Written, Failure> {
     let text = input::text(path, Limit::TEXT)?;
-    toml::from_str(&text).map_err(|error| {
-        Failure::usage(format!("{}: {error}", path.display())).hint("`bulla kms sample` prints a file with every key")
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        // The error's own text repeats the line, and with it what should not have been written there.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count().saturating_add(1);
+        Failure::usage(format!("{}: line {line}: {}", path.display(), error.message()))
+            .hint("`bulla kms sample` prints a file with every key")
     })
 }
 

@@ -204,6 +204,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
                 statement::tell_count::<PolicyRecovery>(session, &approval, &envelope, Some(&known), RECOVER)?;
                 return Ok(Exit::Ok);
             }
+            let bytes = input::file(&approval, Limit::TEXT)?;
             let mut envelope = statement::read::<PolicyRecovery>(&approval)?;
             let said: PolicyRecovery = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES).map_err(|error| {
                 Failure::new(Exit::Failed, format!("{} is no approval: {error}", approval.display()))
@@ -220,9 +221,7 @@ async fn recover(session: &Session<'_>, command: Recover) -> Result<Exit, Failur
             statement::warn_signer(session, &identity, known.as_deref());
             statement::demand_yes(&format!("Replace the whole policy set by {}?", policies.display()), yes)?;
             dsse::add_signature(&mut envelope, &*identity).await.map_err(bulla_client::ClientError::from)?;
-            let new = approval.with_extension("new");
-            statement::write(&new, &envelope)?;
-            std::fs::rename(&new, &approval).map_err(|error| Failure::file("cannot replace", &approval, &error))?;
+            statement::replace(&approval, &bytes, &envelope)?;
             statement::tell_count::<PolicyRecovery>(session, &approval, &envelope, known.as_deref(), RECOVER)?;
             Ok(Exit::Ok)
         }

@@ -38,6 +38,8 @@ pub async fn run(args: Run, session: &Session<'_>) -> Result<Exit, Failure> {
         }
         child.env(variable, OsStr::from_bytes(value));
     }
+    // Nothing of this program is left to tell it afterwards.
+    session.finish()?;
     let error = child.exec();
     let failure = Failure::new(Exit::Failed, format!("cannot run {}: {error}", program.display()));
     Err(match error.kind() {

@@ -22,6 +22,13 @@ pub struct Seal {
     verb: Option<Verb>,
 }
 
+impl Seal {
+    /// Whether it signs here, and asks no server.
+    pub fn signs(&self) -> bool {
+        matches!(self.verb, Some(Verb::Consent(Consent::Sign(_))))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show the seal and its admins

@@ -5,6 +5,7 @@ use crate::ask;
 use crate::exit::{Exit, Failure, told};
 use crate::input::{self, Limit};
 use crate::session::Session;
+use bulla_client::{FileOutput, Output as _};
 use bulla_crypto::dsse;
 use bulla_crypto::evidence::{ClusterView, Payload, VerifiedDocument};
 use bulla_crypto::identity::Identity;
@@ -12,7 +13,7 @@ use bulla_crypto::sign::Signer as _;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::json;
 use clap::Args;
-use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,10 +88,22 @@ pub async fn add<P: Payload>(
     }
     demand_yes("Sign this?", yes)?;
     dsse::add_signature(&mut envelope, &*identity).await.map_err(bulla_client::ClientError::from)?;
-    let new = file.with_extension("new");
-    super::keygen::write_new(&new, 0o644, &text(&envelope))?;
-    fs::rename(&new, file).map_err(|error| Failure::file("cannot replace", file, &error))?;
+    replace(file, &bytes, &envelope)?;
     Ok(envelope)
+}
+
+/// Puts a statement with one more signature in the place of what was read of it. Not if it is another one meanwhile: somebody
+/// else signed the same file, and that signature would be lost.
+pub fn replace(file: &Path, read: &[u8], envelope: &Envelope) -> Result<(), Failure> {
+    if input::file(file, Limit::TEXT)? != read {
+        return Err(Failure::new(Exit::Conflict, format!("somebody changed {} meanwhile", file.display()))
+            .hint("sign it again, as it is now"));
+    }
+    let replaced = FileOutput::replacing(file).and_then(|new| new.mode(0o644)).and_then(|mut new| {
+        new.write_all(&text(envelope))?;
+        new.commit()
+    });
+    replaced.map_err(|error| Failure::file("cannot replace", file, &error))
 }
 
 /// Asks unless the answer is given; without a terminal it must be.

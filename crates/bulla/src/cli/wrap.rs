@@ -268,7 +268,7 @@ async fn inspect(session: &Session<'_>, slip: &Slip, FormatArgs { format }: Form
     let client = session.client()?;
     let inspected = client.wrap_inspect(slip).await?;
     if format == Format::Json {
-        return session.screen.json(&client.wrap_view(&slip.wrap).await?).map(|()| Exit::Ok);
+        return session.screen.json(&inspected.view).map(|()| Exit::Ok);
     }
     let Inspected { statement, writer, origin, created, slots, .. } = &inspected;
     let statement = &statement.statement;

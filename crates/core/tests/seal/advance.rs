@@ -281,7 +281,7 @@ fn a_restored_store_waits_for_consent() {
     let reached = world.work(&keyring, 3);
     world.store.put_plain(row::RESTORED, row::encode(b"x", &mut world.rng).unwrap().into_bytes());
     let (session, opened) = world.open([0, 1]);
-    assert!(opened.is_restored());
+    assert!(opened.is_restored() && session.stored().is_restored());
     let lost = Lost { lost: reached, kept: reached };
     assert_eq!(Lost::unknown(&opened), lost);
     for quoted in [None, Some(reached)] {
@@ -293,8 +293,8 @@ fn a_restored_store_waits_for_consent() {
     let advance = world.advance_from(&session, opened, accounted).unwrap();
     world.store.commit(&advance.batch).unwrap();
     assert!(!world.store.has_plain(row::RESTORED));
-    let (_, opened) = world.open([0, 1]);
-    assert!(!opened.is_restored());
+    let (session, opened) = world.open([0, 1]);
+    assert!(!opened.is_restored() && !session.stored().is_restored());
 }
 
 /// A running node has the keys, and looks whether what it dealt still stands there.

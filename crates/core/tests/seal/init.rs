@@ -2,7 +2,7 @@
 
 use crate::world::{Admin, Map, NOW_MS, World, init_body, record, record_envelope, try_init};
 use bulla_core::record::{Precondition, Table};
-use bulla_core::seal::{InitError, StoredSeal, Transition, diagram, next};
+use bulla_core::seal::{InitError, SealError, StoredSeal, Transition, diagram, next};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::kem::{MlKemKey, P256Point};
 use bulla_crypto::random::SeededRng;
@@ -183,6 +183,12 @@ fn a_new_cluster_is_sealed_and_complete() {
     assert!(made.keyring.barrier(made.cluster).is_some());
     let ingress = made.keyring.ingress_identities().unwrap();
     assert_eq!(ingress[0].recipients()[0], *made.view.genesis().ingress());
+
+    // A share without all else is no empty store.
+    let mut store = Map::default();
+    store.put_plain("seal/share/0", vec![2; 40]);
+    let parsed = StoredSeal::parse(store.read(&StoredSeal::reads().unwrap()));
+    assert!(matches!(parsed, Err(SealError::Row(name)) if name == "seal/config"));
 
     // A second init finds the first.
     let mut store = Map::default();

@@ -126,6 +126,15 @@ impl Bulla {
         }
     }
 
+    /// What a failed call came to. A client whose token gave up, or went away, is made anew by the next call: it is the one way
+    /// back to a token that is there again, or whose PIN was changed. A PIN that was refused is sent to no token again.
+    fn failed(&self, error: ClientError) -> ProviderError {
+        if of_token(&error).is_some() {
+            *lock(&self.opened) = None;
+        }
+        failed(error)
+    }
+
     fn reference(&self, version: u32, created_ms: u64) -> KeyRef {
         KeyRef {
             backend: format!("bulla:{}/{}", self.cluster, self.key),
@@ -137,7 +146,7 @@ impl Bulla {
 
     async fn look(&self) -> Result<Observation, ProviderError> {
         let client = self.kept().await?;
-        let key = client.transit_read(&self.key).await.map_err(failed)?;
+        let key = client.transit_read(&self.key).await.map_err(|error| self.failed(error))?;
         if !matches!(key.kind, KeyKind::Aes256Gcm | KeyKind::ChaCha20Poly1305) {
             let text =
                 format!("the transit key {} is of kind {}; one of kind aes256-gcm is needed", self.key, key.kind);
@@ -172,7 +181,8 @@ impl Bulla {
         let item =
             EncryptItem { plaintext: base64url(plain.expose()), associated_data: Some(base64url(context.bytes())) };
         let body = Encrypt { items: vec![item], version: Some(version) };
-        let answer = self.client().await?.transit_encrypt(&self.key, &body).await.map_err(failed)?;
+        let answer =
+            self.client().await?.transit_encrypt(&self.key, &body).await.map_err(|error| self.failed(error))?;
         let item = answer.items.into_iter().next().ok_or_else(|| nothing("ciphertext"))?;
         let text = item.ciphertext.ok_or_else(|| item.error.map_or_else(|| nothing("ciphertext"), refused))?;
         let made: Versioned = text.parse().map_err(|error| ProviderError::new(Class::Protocol, error))?;
@@ -186,8 +196,8 @@ impl Bulla {
     async fn decrypt(&self, key: &KeyRef, wrapped: &[u8], context: &Context) -> Result<SecretKey, ProviderError> {
         let made = Versioned { version: number(key)?, bytes: wrapped.to_vec() };
         let item = DecryptItem { ciphertext: made.to_string(), associated_data: Some(base64url(context.bytes())) };
-        let answer =
-            self.client().await?.transit_decrypt(&self.key, &Decrypt { items: vec![item] }).await.map_err(failed)?;
+        let answer = self.client().await?.transit_decrypt(&self.key, &Decrypt { items: vec![item] }).await;
+        let answer = answer.map_err(|error| self.failed(error))?;
         let item = answer.items.into_iter().next().ok_or_else(|| nothing("plaintext"))?;
         let text = item.plaintext.ok_or_else(|| item.error.map_or_else(|| nothing("plaintext"), refused))?;
         let text = SecretBytes::new(text.into_bytes());
@@ -290,11 +300,16 @@ fn refused(error: ItemError) -> ProviderError {
     ProviderError::new(class(error.code), format!("{}: {}", error.code, error.message))
 }
 
+/// What the token of the identity said, if it was that.
+fn of_token(error: &ClientError) -> Option<&TokenError> {
+    match error {
+        ClientError::Sign(SignError::Holder(cause)) => cause.downcast_ref(),
+        _ => None,
+    }
+}
+
 fn failed(error: ClientError) -> ProviderError {
-    // The token of the identity.
-    if let ClientError::Sign(SignError::Holder(cause)) = &error
-        && let Some(token) = cause.downcast_ref::<TokenError>()
-    {
+    if let Some(token) = of_token(&error) {
         return failure(token);
     }
     let class = match &error {

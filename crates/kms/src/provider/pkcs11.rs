@@ -15,6 +15,11 @@ use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a look waits for an older key, and for all of them: the newest one must not wait for a token that hangs.
+const OLDER_KEY: Duration = Duration::from_millis(500);
+const OLDER_KEYS: Duration = Duration::from_secs(2);
 
 /// How many keys a member may have. Each is looked at every time.
 const MAX_KEYS: usize = 16;
@@ -96,10 +101,13 @@ impl Pkcs11 {
         let active = entries.next().ok_or_else(|| ProviderError::new(Class::Config, "no key is configured"))?;
         let active = active.look().await?;
         let mut readable = vec![active.clone()];
+        let end = Instant::now() + OLDER_KEYS;
         for entry in entries {
-            match entry.look().await {
+            let until = end.min(Instant::now() + OLDER_KEY);
+            let late = || ProviderError::new(Class::Unavailable, "its token does not answer in time");
+            match timeout_at(until, entry.look()).await.unwrap_or_else(|_| Err(late())) {
                 Ok(key) => readable.push(key),
-                // An older key that is missing must not stop new ones; what it wrapped fails by its name.
+                // An older key that is missing, or whose token hangs, must not stop new ones; what it wrapped fails by its name.
                 Err(error) => tracing::warn!(class = %error.class, "an older key cannot be used: {error}"),
             }
         }

@@ -120,9 +120,9 @@ struct Settings(BTreeMap<&'static str, (Setting, Source)>);
 impl Settings {
     fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.lines().count());
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             ConfigError {
-                key: format!("line {}", line.max(1)),
+                key: format!("line {}", before.matches('\n').count().saturating_add(1)),
                 source: Source::File(path.to_owned()),
                 problem: format!("this is no TOML: {}", error.message()),
                 hint: "docs/samples/server.toml shows every key".into(),
@@ -156,7 +156,8 @@ impl Settings {
                 Kind::Path | Kind::Identity | Kind::Cluster | Kind::Address | Kind::Url | Kind::Choice(_),
                 Value::String(text),
             ) => parse(key, &text, source)?,
-            (_, value) => return Err(wrong(key, source, &format!("{} of type {}", value, value.type_str()))),
+            // The value may be a secret.
+            (_, value) => return Err(wrong(key, source, &format!("something of type {}", value.type_str()))),
         };
         self.0.insert(key.name, (setting, source.clone()));
         Ok(())
@@ -601,7 +602,7 @@ mod tests {
                 "[limits]\nconnections = 0",
                 "limits.connections (in b.toml): expected a number from 1 to 1000000, found \"0\"",
             ),
-            ("[limits]\nconnections = \"5\"", "found \"5\" of type string"),
+            ("[limits]\nconnections = \"5\"", "found something of type string"),
             ("[limits]\nconnections = -1", "found \"-1\""),
             ("transient = \"true\"", "expected true or false"),
             ("listen = \"localhost:80\"", "listen (in b.toml): expected an IP address and a port"),

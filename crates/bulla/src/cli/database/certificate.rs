@@ -30,11 +30,19 @@ pub async fn creds(
         std::fs::create_dir(folder).map_err(|error| Failure::file("cannot make", folder, &error))?;
     }
     let spki = pair.subject_public_key_info();
-    let made = session.client()?.database_certify(database, role, &spki, ttl.map(|ttl| ttl.as_secs())).await?;
-    // A program that looks between the two finds a key without its certificate, and tries again.
     let (key_path, path) = (folder.join(KEY), folder.join(CERTIFICATE));
-    write(&key_path, 0o600, key.expose())?;
-    write(&path, 0o644, made.certificate.as_bytes())?;
+    // Before anybody is asked, so that no user is made whose login finds no place; a pair that is there stays until both are written.
+    let (mut key_file, mut file) = (begin(&key_path, 0o600)?, begin(&path, 0o644)?);
+    let made = session.client()?.database_certify(database, role, &spki, ttl.map(|ttl| ttl.as_secs())).await?;
+    let unwritten = |path: &Path, error| {
+        Failure::file("cannot write", path, &error)
+            .hint("the user is made: `bulla lease list` shows its lease, revoke it")
+    };
+    key_file.write_all(key.expose()).map_err(|error| unwritten(&key_path, error))?;
+    file.write_all(made.certificate.as_bytes()).map_err(|error| unwritten(&path, error))?;
+    // A program that looks between the two finds a pair that does not match, and tries again.
+    key_file.commit().map_err(|error| unwritten(&key_path, error))?;
+    file.commit().map_err(|error| unwritten(&path, error))?;
     if format == Format::Json {
         return session.screen.json(&made).map(|()| Exit::Ok);
     }
@@ -48,10 +56,7 @@ pub async fn creds(
     Ok(Exit::Ok)
 }
 
-fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
-    let written = FileOutput::replacing(path).and_then(|file| file.mode(mode)).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.commit()
-    });
-    written.map_err(|error| Failure::file("cannot write", path, &error))
+fn begin(path: &Path, mode: u32) -> Result<FileOutput, Failure> {
+    let file = FileOutput::replacing(path).and_then(|file| file.mode(mode));
+    file.map_err(|error| Failure::file("cannot write", path, &error))
 }

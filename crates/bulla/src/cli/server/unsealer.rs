@@ -10,7 +10,8 @@ use crate::exit::{Failure, told};
 use bulla_client::wire::api::{SealState, ShareGiven};
 use bulla_client::{Client, ClientError, Pin, State, Unseal};
 use bulla_crypto::identity::Identity;
-use bulla_keys::KeySource;
+use bulla_crypto::sign::SignError;
+use bulla_keys::{KeySource, Outcome, TokenError};
 use bulla_kms::config::Config as Members;
 use bulla_kms::identity::{IdentityError, unattended};
 use bulla_kms::plugin::Plugin;
@@ -95,7 +96,14 @@ impl Trouble {
     /// Of a call to the server.
     fn of_call(error: &ClientError, memory: &Path) -> Self {
         let patience = match error {
-            ClientError::Unreachable { .. } => Patience::Short,
+            ClientError::Unreachable { .. } | ClientError::Io { .. } => Patience::Short,
+            ClientError::Sign(SignError::Holder(cause)) => {
+                match cause.downcast_ref::<TokenError>().map(TokenError::outcome) {
+                    Some(Outcome::Away) => Patience::Short,
+                    Some(Outcome::Denied) => Patience::None,
+                    _ => Patience::Long,
+                }
+            }
             error if error.code().is_some_and(|code| matches!(code.status(), 429 | 503)) => Patience::Short,
             _ => Patience::Long,
         };

@@ -13,6 +13,7 @@ use bulla_wire::api::{
     SignItem, Verify, VerifyHmac, VerifyHmacItem, VerifyItem, Versioned,
 };
 use bulla_wire::encoding::{base64url, base64url_decode};
+use bulla_wire::error::Code;
 use bulla_wire::json::MAX_JSON_BYTES;
 use bulla_wire::name::Name;
 use std::io::{self, BufRead as _, IsTerminal as _};
@@ -114,13 +115,21 @@ async fn rewrap(
     let mut source: Box<dyn Iterator<Item = io::Result<String>>> =
         if named.is_empty() { Box::new(io::stdin().lock().lines()) } else { Box::new(named.into_iter().map(Ok)) };
     let (mut done, mut failed) = (0_usize, 0_usize);
+    // What stands in the request beside each ciphertext.
+    let beside = associated_data.as_ref().map_or(0, String::len).saturating_add(64);
+    let mut next: Option<String> = None;
     loop {
         let (mut items, mut bytes) = (Vec::new(), 0_usize);
-        while items.len() < MAX_RSA_ITEMS && bytes < MAX_JSON_BYTES / 2 {
-            let Some(ciphertext) = source.next() else { break };
-            let ciphertext = ciphertext
-                .map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
-            bytes = bytes.saturating_add(ciphertext.len());
+        while items.len() < MAX_RSA_ITEMS {
+            let read = next.take().map(Ok).or_else(|| source.next()).transpose();
+            let read =
+                read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
+            let Some(ciphertext) = read else { break };
+            bytes = bytes.saturating_add(ciphertext.len()).saturating_add(beside);
+            if !items.is_empty() && bytes > MAX_JSON_BYTES / 2 {
+                next = Some(ciphertext);
+                break;
+            }
             items.push(DecryptItem { ciphertext, associated_data: associated_data.clone() });
         }
         if items.is_empty() {
@@ -133,6 +142,10 @@ async fn rewrap(
             Err(ClientError::Refused { errors, .. }) if last_of_many => {
                 let told = errors.into_iter().next().ok_or_else(unreadable)?;
                 vec![Err(ItemError { code: told.code, message: told.message, hint: told.hint }).into()]
+            }
+            // So is a line that no request has room for.
+            Err(ClientError::Input { what, hint }) if last_of_many => {
+                vec![Err(ItemError { code: Code::TooLarge, message: what, hint: Some(hint) }).into()]
             }
             Err(error) => return Err(error.into()),
         };

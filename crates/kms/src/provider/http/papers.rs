@@ -28,6 +28,8 @@ pub(super) struct Known {
     pub at: Instant,
     /// What tells the failures to read some of the system's authorities from others: those that remain are known.
     faults: [u8; 32],
+    /// Other failures that were met since, and when first.
+    refused: Option<([u8; 32], Instant)>,
 }
 
 impl Papers {
@@ -48,7 +50,11 @@ impl Papers {
             // In no order that lasts.
             None if own => {
                 let read = rustls_native_certs::load_native_certs();
-                faults = judged(&read.errors, known)?;
+                let judged = judged(&read.errors, known, at);
+                faults = judged.0;
+                if let (Some(since), Some(known)) = (judged.1, known) {
+                    return Ok((Known { at, refused: Some((faults, since)), ..known }, None));
+                }
                 let mut authorities = read.certs;
                 authorities.sort_by(|one, other| one.as_ref().cmp(other.as_ref()));
                 authorities
@@ -61,7 +67,7 @@ impl Papers {
         };
         let contents = shown.iter().flat_map(|(certificate, key)| [certificate.expose().as_slice(), key.expose()]);
         let digest = digest(authorities.iter().map(|authority| authority.as_ref()).chain(contents));
-        let now = Known { digest, at, faults };
+        let now = Known { digest, at, faults, refused: None };
         if known.is_some_and(|known| known.digest == digest) {
             return Ok((now, None));
         }
@@ -109,22 +115,25 @@ impl Papers {
     }
 }
 
-/// What tells these failures from others.
-///
-/// # Errors
-/// There are some that were not there when what is known was read: half of an update, or too few open files. Then what is known
-/// is better. Those that were there remain, such as a link to nothing, and must not keep an update away for ever.
-fn judged(errors: &[impl fmt::Display], known: Option<Known>) -> Result<[u8; 32], ProviderError> {
+/// What tells these failures from others; and since when they are met, if what is known is better than what was read with them.
+/// That is so where they were not there when it was read: half of an update, or too few open files. Such that were there
+/// remain, like a link to nothing, and so do new ones after a while: they must not keep an update away for ever.
+fn judged(errors: &[impl fmt::Display], known: Option<Known>, at: Instant) -> ([u8; 32], Option<Instant>) {
     let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     texts.sort();
     let faults = digest(texts.iter().map(String::as_bytes));
-    match (texts.first(), known) {
-        (Some(first), Some(known)) if known.faults != faults => {
-            let text = format!("cannot read all of the system's authorities: {first}");
-            Err(ProviderError::new(Class::Config, text))
-        }
-        _ => Ok(faults),
+    let (Some(first), Some(known)) = (texts.first(), known) else { return (faults, None) };
+    let since = known.refused.filter(|(before, _)| *before == faults).map(|(_, since)| since);
+    if known.faults == faults || since.is_some_and(|since| at.saturating_duration_since(since) >= OWN) {
+        return (faults, None);
     }
+    if since.is_none() {
+        tracing::warn!(
+            error = first,
+            "cannot read all of the system's authorities; those that were read before are used"
+        );
+    }
+    (faults, Some(since.unwrap_or(at)))
 }
 
 fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, ProviderError> {
@@ -141,15 +150,21 @@ mod tests {
 
     #[test]
     fn authorities_that_are_read_by_half_take_the_place_of_none() {
-        let known = |faults| Some(Known { digest: [0; 32], at: Instant::now(), faults });
+        let at = Instant::now();
+        let known = |faults, refused| Some(Known { digest: [0; 32], at, faults, refused });
         let none: [&str; 0] = [];
-        let (well, link) = (judged(&none, None).unwrap(), judged(&["link"], None).unwrap());
+        let (well, link) = (judged(&none, None, at).0, judged(&["link"], None, at).0);
         assert_ne!(well, link);
-        let half = judged(&["too many open files"], known(well)).unwrap_err();
-        assert!(half.class == Class::Config && half.text.contains("open files"), "{half}");
-        assert!(judged(&["link", "other"], known(link)).is_err());
-        // What was wrong from the start goes on being so, or is mended.
-        assert_eq!(judged(&["link"], known(link)), Ok(link));
-        assert_eq!(judged(&none, known(link)), Ok(well));
+        assert_eq!(judged(&["link"], None, at), (link, None));
+        assert_eq!(judged(&["link"], known(link, None), at), (link, None), "it was there");
+        let (few, since) = judged(&["too many open files"], known(well, None), at);
+        assert_eq!(since, Some(at));
+        assert!(judged(&["link", "other"], known(link, None), at).1.is_some());
+        // It stays, and is no reason to go without an update any more.
+        let later = at + OWN - Duration::from_secs(1);
+        assert_eq!(judged(&["too many open files"], known(well, Some((few, at))), later), (few, Some(at)));
+        assert_eq!(judged(&["too many open files"], known(well, Some((few, at))), at + OWN), (few, None));
+        assert_eq!(judged(&["another"], known(well, Some((few, at))), at + OWN).1, Some(at + OWN));
+        assert_eq!(judged(&none, known(link, Some((few, at))), later), (well, None), "all is well again");
     }
 }
