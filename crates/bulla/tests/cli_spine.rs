@@ -570,5 +570,12 @@ fn a_command_tells_the_policy_that_it_needs() {
     assert!(alice.run(["unseal", "--yes", "--output-policy"]).failed(64).contains("no policy gives"));
     assert_eq!(alice.run(["status"]).code, 2);
     assert!(alice.run(["keygen", "-o", "more.key", "--output-policy"]).failed(64).contains("asks no server"));
+    for signs in [
+        &["seal", "consent", "sign", "--yes", "x.json"][..],
+        &["document", "sign", "--yes", "x.json"],
+        &["policy", "recover", "sign", "--yes", "all.json", "x.json"],
+    ] {
+        assert!(alice.run([signs, &["--output-policy"]].concat()).failed(64).contains("asks no server"), "{signs:?}");
+    }
     assert!(!alice.work().join("more.key").exists());
 }

@@ -11,8 +11,8 @@ use tokio::time::timeout_at;
 const SHORT: Duration = Duration::from_millis(100);
 
 type Underway<T, E> = watch::Receiver<Option<Result<T, E>>>;
-/// Who runs it tells what comes of it.
-type Telling<T, E> = watch::Sender<Option<Result<T, E>>>;
+/// Who runs it tells what comes of it, and knows it by what the others have.
+type Begun<T, E> = (watch::Sender<Option<Result<T, E>>>, Underway<T, E>);
 
 /// What is under way.
 pub struct Flights<K, T, E>(Mutex<HashMap<K, Underway<T, E>>>);
@@ -59,7 +59,7 @@ impl<K: Hash + Eq + Copy, T: Clone, E: Clone> Flights<K, T, E> {
     }
 
     /// The right to do it, or what comes of it.
-    fn enter(&self, key: K) -> Result<(Telling<T, E>, Underway<T, E>), Underway<T, E>> {
+    fn enter(&self, key: K) -> Result<Begun<T, E>, Underway<T, E>> {
         let mut flights = self.lock();
         if let Some(receiver) = flights.get(&key) {
             return Err(receiver.clone());

@@ -116,10 +116,11 @@ async fn drop_buckets(node: &Node, unsealed: &Unsealed) -> Result<(), DriveError
         return Ok(());
     }
     node.parts.sink.flush().await.map_err(|e| DriveError::Store(e.to_string()))?;
-    unsealed.keys.head.raise_mark(next);
     let mut minute = mark;
     while minute < next {
         let end = next.min(minute.saturating_add(BUCKETS_AT_ONCE));
+        // The head of this commit holds it: what is below is dropped with it, and the next run begins there.
+        unsealed.keys.head.raise_mark(end);
         let batch = Batch { drop_seen: (minute..end).collect(), ..Batch::default() };
         failpoint::hit(failpoint::NONCES_BEFORE_DROP);
         node.parts.store.commit(batch).await.map_err(|e| DriveError::Store(e.to_string()))?;

@@ -39,6 +39,8 @@ pub const IN_FLIGHT_MAX: u32 = 1 << 20;
 pub const SEAL_PATIENCE_MS: u64 = 5_000;
 /// How long what takes long waits for its turn, in milliseconds: far less than sealing waits for it.
 const TURN_PATIENCE_MS: u64 = 1_000;
+/// How many read the audit log at once.
+const LOG_READERS: usize = 2;
 /// Most refusals remembered of one principal; a hundred a second are more than anyone needs who does not attack.
 pub const REFUSALS_EACH: usize = 8_192;
 /// Most refusals remembered in all; at about 300 bytes each they take 40 MiB.
@@ -209,6 +211,8 @@ pub struct Unsealed {
     pub in_flight: Semaphore,
     /// Turns of what takes long.
     long: Semaphore,
+    /// Turns of who reads the whole audit log: it may be long, and takes a thread that commits and snapshots need too.
+    log: Semaphore,
     /// The keys are being forgotten: nothing is committed any more.
     closed: AtomicBool,
     /// Refused mutations.
@@ -276,6 +280,7 @@ impl Unsealed {
             long: Semaphore::new(
                 std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1)).max(1),
             ),
+            log: Semaphore::new(LOG_READERS),
             closed: AtomicBool::new(false),
             refusals: Mutex::default(),
             reuse_alarms: Mutex::default(),
@@ -351,6 +356,11 @@ impl Unsealed {
     /// A turn for what takes long to compute; none if many others wait for one.
     pub async fn long_turn(&self) -> Option<SemaphorePermit<'_>> {
         tokio::time::timeout(Duration::from_millis(TURN_PATIENCE_MS), self.long.acquire()).await.ok()?.ok()
+    }
+
+    /// A turn at reading the audit log; none if many others wait for one.
+    pub async fn log_turn(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(Duration::from_millis(TURN_PATIENCE_MS), self.log.acquire()).await.ok()?.ok()
     }
 
     /// Waits until no request but `own` of them is under way. New ones wait while the permits are held. `None` if

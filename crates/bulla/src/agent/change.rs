@@ -165,3 +165,22 @@ async fn watch(client: Client, path: SecretPath, version: u64, reliable: Reliabl
         sleep(PAUSE).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers begin again where everything was destroyed: then the mark is another.
+    #[test]
+    fn another_value_under_the_same_number_is_another() {
+        let now = |version, mark: &str, live| Newest { version, mark: mark.to_owned(), live };
+        let mut known = Known { version: 1, mark: None };
+        assert!(!known.takes(now(1, "a", true)), "the first look learns it");
+        assert!(!known.takes(now(1, "a", true)));
+        assert!(!known.takes(now(1, "a-deleted", false)), "a version that ended is no other value");
+        assert!(!known.takes(now(1, "a", true)), "nor one that was taken back");
+        assert!(known.takes(now(1, "b", true)));
+        assert!(!known.takes(now(1, "b", true)), "it is told once");
+        assert!(known.takes(now(2, "c", true)) && known.takes(now(0, "0", false)));
+    }
+}

@@ -147,6 +147,17 @@ mod tests {
     const NONE: Jitter = Jitter(0);
     const ALL: Jitter = Jitter(u16::MAX);
 
+    /// A renewal whose answer comes after the old end holds all the same; one of a lease that was taken away does not.
+    #[test]
+    fn a_late_answer_still_renews() {
+        let mut term = Term::new(0, 1_000, 61_000, 601_000);
+        assert_eq!((term.ends_ms, term.is_lost()), (60_000, false));
+        term.renewed(65_000, 101_000);
+        assert_eq!((term.ends_ms, term.todo(65_000, 0)), (100_000, Todo::Renew));
+        term.lost(70_000);
+        assert!(term.is_lost() && term.todo(70_000, 0) == Todo::Replace);
+    }
+
     /// Plays a lease with a clock by hand: `max_ms` from its beginning, renewed for `ttl_ms` each time. Returns when what
     /// was done, up to its replacement.
     fn play(ttl_ms: u64, max_ms: u64, jitter: Jitter) -> Vec<(u64, Todo)> {

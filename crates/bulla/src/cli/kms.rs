@@ -287,6 +287,22 @@ mod tests {
         Config::new(written).map_err(|error| error.to_string())
     }
 
+    /// The line at fault may hold what should not have been written there.
+    #[test]
+    fn an_error_of_the_file_repeats_none_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kms.toml");
+        for text in [
+            "cluster = 'prod'\npin = \"1234secret\"\n",
+            "cluster = 'prod'\n[members.a.pkcs11]\nuri = \"pkcs11:token=t;id=%01?pin-value=1234secret\"\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let failure = written(&path).unwrap_err();
+            assert!(!format!("{} {:?}", failure.message, failure.hints).contains("1234secret"), "{}", failure.message);
+            assert!(failure.message.contains("line "), "{}", failure.message);
+        }
+    }
+
     /// A table of the sample: its path, whether it is commented out, and its lines without what makes them comments.
     struct Section {
         path: Vec<&'static str>,

@@ -201,3 +201,27 @@ fn unfit(path: &Path, problem: &str) -> Failure {
     Failure::new(Exit::Failed, format!("{} is no such statement: {problem}", path.display()))
         .hint("check that it is the right file, whole and as it was signed")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two who sign one shared file at the same time the later one is told, and takes no signature away.
+    #[test]
+    fn a_file_that_changed_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("statement.json");
+        let of = |payload: &str| Envelope {
+            payload_type: "x".into(),
+            payload: payload.as_bytes().to_vec(),
+            signatures: Vec::new(),
+        };
+        std::fs::write(&path, "as it was read").unwrap();
+        let failure = replace(&path, b"as it was", &of("mine")).unwrap_err();
+        assert_eq!(failure.exit, Exit::Conflict);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "as it was read");
+        replace(&path, b"as it was read", &of("mine")).unwrap();
+        assert_eq!(json::parse::<Envelope>(&std::fs::read(&path).unwrap(), 4096).unwrap(), of("mine"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+}

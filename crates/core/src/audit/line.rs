@@ -107,7 +107,8 @@ pub enum Body {
         /// Requests that were turned away.
         refused: u64,
     },
-    /// Requests that failed before their key was known, and open routes: one line per second, route and reason.
+    /// Requests that failed before their key was known, and open routes: a line for each pair of route and
+    /// reason within a second of its first, then one a minute, and so many an hour in all.
     Anonymous {
         /// The route.
         route: Label,

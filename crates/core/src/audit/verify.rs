@@ -389,7 +389,9 @@ impl History {
             Some((current, _, highest)) => {
                 self.ended.insert(current);
                 self.current = Some((lineage, base, sequence));
-                if sequence <= highest && !std::mem::take(&mut self.consented) {
+                // A consent is to this beginning, also where it did not need one: it excuses no later one.
+                let consented = std::mem::take(&mut self.consented);
+                if sequence <= highest && !consented {
                     return Err(format!("lineage {lineage} begins at {sequence}, {highest} had been reached"));
                 }
             }

@@ -209,7 +209,7 @@ impl RecordChain {
     /// # Errors
     /// See [`Record::open`]; the chain stays as it was.
     pub fn push(&mut self, envelope: &Envelope) -> Result<&Record, EvidenceError> {
-        rule(self.later.len() < MAX_CHAIN, "records", "must be at most 1024 versions")?;
+        rule(self.later.len().saturating_add(1) < MAX_CHAIN, "records", "must be at most 1024 versions")?;
         let record = Record::open(envelope, Some(self.newest()))?;
         self.later.push(record);
         Ok(self.newest())

@@ -36,6 +36,7 @@ impl Request<'_> {
             return Err(refusal.hint("read it at the other end of the pipe"));
         };
         let (after, limit) = (query.after.unwrap_or_default(), query.limit);
+        let _turn = self.unsealed.log_turn().await.ok_or_else(many_read)?;
         let read = tokio::task::spawn_blocking(move || audit_page(&path, &filter, after, limit)).await;
         let page = read.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
         Ok(Reply::json(&page))
@@ -48,6 +49,7 @@ impl Request<'_> {
             let refusal = Refusal::new(Code::NotFound, "the audit log goes where it cannot be read again");
             return Err(refusal.hint("look for the id at the other end of the pipe"));
         };
+        let _turn = self.unsealed.log_turn().await.ok_or_else(many_read)?;
         let found = tokio::task::spawn_blocking(move || find(&path, id)).await;
         let found = found.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
         let line = found.ok_or_else(|| {
@@ -67,6 +69,10 @@ impl Request<'_> {
             code: line.outcome.code,
         }))
     }
+}
+
+fn many_read() -> Refusal {
+    Refusal::new(Code::Busy, "others read the audit log, and it takes them long").hint("try again")
 }
 
 /// Lines after `after` that the filter takes, read from the files.

@@ -313,14 +313,17 @@ fn move_aside(path: &Path, cursor: &Cursor) -> io::Result<Body> {
 }
 
 /// The last quoted commit of the lines before `end`, and whether lines were lost since the last unsealing, searched
-/// backwards in growing steps. Each file begins with what the ones before told, so one file is enough.
-fn told_before(file: &mut File, end: u64) -> io::Result<(Option<Quote>, bool)> {
-    let mut reach = SEARCH_BYTES;
+/// backwards block by block. Each file of a directory begins with what the ones before told, so one file is enough.
+fn told_before(file: &mut File, mut end: u64) -> io::Result<(Option<Quote>, bool)> {
+    let (mut quoted, mut loss) = (None, None);
     loop {
-        let begin = end.saturating_sub(reach);
+        let begin = end.saturating_sub(SEARCH_BYTES);
         let bytes = read_range(file, begin, end)?;
-        // The first line of a window is most likely cut; every line that tells anything holds one of the marks.
-        let lines = bytes.split(|byte| *byte == b'\n').skip(usize::from(begin > 0));
+        // The first line of a block is most likely cut, and read with the block before.
+        let first = bytes.iter().position(|byte| *byte == b'\n').filter(|_| begin > 0);
+        let whole = first.map_or(0, |at| at.saturating_add(1));
+        // Every line that tells anything holds one of the marks.
+        let lines = bytes.get(whole..).unwrap_or_default().split(|byte| *byte == b'\n');
         let told = lines
             .filter_map(|line| std::str::from_utf8(line).ok())
             .filter(|line| [MARK, LOSS_MARK].iter().any(|mark| line.contains(mark)))
@@ -328,11 +331,13 @@ fn told_before(file: &mut File, end: u64) -> io::Result<(Option<Quote>, bool)> {
             .fold((None, None), |(quoted, loss), Line { body, .. }| {
                 (Quote::after(quoted, &body), body.tells_loss().or(loss))
             });
-        match told {
-            (Some(quoted), Some(loss)) => return Ok((Some(quoted), loss)),
-            (quoted, loss) if begin == 0 => return Ok((quoted, loss.unwrap_or_default())),
-            _ => reach = reach.saturating_mul(8),
+        (quoted, loss) = (quoted.or(told.0), loss.or(told.1));
+        if begin == 0 || (quoted.is_some() && loss.is_some()) {
+            return Ok((quoted, loss.unwrap_or_default()));
         }
+        let before = begin.saturating_add(u64::try_from(whole).unwrap_or(u64::MAX));
+        // Where no line begins in a block, none is looked for.
+        end = if before < end { before } else { begin };
     }
 }
 

@@ -24,11 +24,12 @@ pub fn unfinished(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What a filling that did not come to its end may leave beside `path`: the store, and its journal.
-pub fn left_unfinished(path: &Path) -> [PathBuf; 2] {
+/// What a filling that did not come to its end may leave beside `path`: the store, its journal, and one that was begun.
+pub fn left_unfinished(path: &Path) -> [PathBuf; 3] {
     let store = unfinished(path);
     let journal = journal::path_of(&store);
-    [store, journal]
+    let begun = journal::unfinished(&journal);
+    [store, journal, begun]
 }
 
 /// A file that is being filled, at [`unfinished`]. Dropped before [`Filled::publish`] it stays there.

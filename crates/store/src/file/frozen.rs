@@ -50,7 +50,9 @@ impl Frozen {
         let slot = Arc::new(Mutex::new(None));
         // In this order: what is added before it is filled cannot be missed by a closing.
         shared.frozen.add(&slot);
-        *lock(&slot) = Some(read::begin(shared)?);
+        let mut held = lock(&slot);
+        *held = Some(read::begin(shared)?);
+        drop(held);
         Ok(Self { shared: Arc::clone(shared), slot })
     }
 

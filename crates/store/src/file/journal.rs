@@ -206,9 +206,14 @@ pub(super) fn new_file(store: StoreId, limit: u64) -> Vec<u8> {
     bytes
 }
 
+/// The other name under which a journal is begun.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("journal.new")
+}
+
 /// Makes an empty journal under another name and renames it, so that whatever bears the name has a header.
 fn create(path: &Path, store: StoreId) -> io::Result<()> {
-    let unfinished = path.with_extension("journal.new");
+    let unfinished = unfinished(path);
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
