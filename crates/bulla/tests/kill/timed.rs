@@ -290,7 +290,7 @@ async fn done(world: &World, scene: &Scene) {
     let mut caller = Caller::new(world, &scene.alice).await;
     let (old, nonce) = &scene.old;
     for _ in 0..600 {
-        let dropped = unsealed(world).head.mark() > nonce.minute();
+        let dropped = unsealed(world).keys.head.mark() > nonce.minute();
         if dropped && state(&writer, &scene.lapsing).await == SlotState::Lapsed {
             break;
         }
