@@ -178,6 +178,30 @@ fn a_file_and_a_variable_follow_their_secret_and_nothing_else_is_in_clear() {
     assert!(agent.text("log").contains("the child was started"), "{}", agent.text("log"));
 }
 
+/// A secret that ended is no other one, and its watch waits on; one that began anew under the same number is another.
+#[test]
+fn a_secret_may_end_and_begin_anew() {
+    let scene = scene();
+    scene.put("follow/anew", "text", "one");
+    let config = format!(
+        "poll_s = 3600\n[[template]]\nsource = \"app.tmpl\"\ndestination = \"app.conf\"\n
+        {CHILD}[child.env]\nPASSWORD = \"kv/follow/anew#text\"\n"
+    );
+    let folder = Agent::folder(&scene.app, "anew", &config);
+    fs::write(folder.join("app.tmpl"), "{{ kv/follow/anew#text }}").unwrap();
+    let agent = Agent::start(&scene.app, &folder, &[]);
+    agent.until("said", |said| said == "start one one\n");
+    std::thread::sleep(Duration::from_millis(500));
+    scene.alice.run(["kv", "delete", "follow/anew"]).ok();
+    std::thread::sleep(Duration::from_secs(3));
+    let watches = scene.alice.run(["audit", "show", "kv/follow/anew", "--action", "kv.watch", "-o", "json"]).ok();
+    assert!((1..=8).contains(&watches.lines().count()), "a watch that waits asks seldom:\n{watches}");
+    assert_eq!(agent.text("said"), "start one one\n");
+    scene.alice.run(["kv", "destroy", "--all", "follow/anew"]).ok();
+    scene.put("follow/anew", "text", "two");
+    agent.until("said", |said| said.ends_with("start two two\n"));
+}
+
 #[test]
 fn a_signal_tells_of_a_file_and_a_restart_of_a_variable() {
     let scene = scene();

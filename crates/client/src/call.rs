@@ -263,7 +263,11 @@ impl Client {
             body: upload.clone(),
             limit: call.limit,
         };
-        let received = match self.exchange(sent, self.left(started)).await {
+        let left = self.left(started);
+        if left.is_zero() {
+            return Ok(Attempt::Lost { cause: self.late(self.0.timeout), sent: false, few: true });
+        }
+        let received = match self.exchange(sent, left).await {
             Ok(received) => received,
             Err((error @ ClientError::Input { .. }, _)) => return Err(error),
             Err((cause, sent)) => {
@@ -272,7 +276,11 @@ impl Client {
                 return Ok(Attempt::Lost { cause, sent, few });
             }
         };
-        self.judge_answer(call, trust, known, &parts, &headers, received).await
+        // It may ask the cluster for more. What it came to then is not known.
+        let judged = Box::pin(self.judge_answer(call, trust, known, &parts, &headers, received));
+        let left = self.0.timeout.saturating_sub(started.elapsed());
+        let late = || Ok(Attempt::Lost { cause: self.late(self.0.timeout), sent: true, few: true });
+        tokio::time::timeout(left, judged).await.unwrap_or_else(|_| late())
     }
 
     /// Verifies an answer and judges where the cluster says it stands.

@@ -93,13 +93,25 @@ impl Output for FileOutput {
         if self.replaces {
             fs::rename(&self.temporary, &self.path)?;
         } else {
-            // A link fails where a rename would replace what somebody else put there meanwhile.
-            fs::hard_link(&self.temporary, &self.path)?;
-            fs::remove_file(&self.temporary)?;
+            // A plain rename would replace what somebody else put there meanwhile.
+            rename_new(&self.temporary, &self.path)?;
         }
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         self.committed = true;
         disk::sync(parent.unwrap_or(Path::new(".")))
+    }
+}
+
+/// Gives a file its name, unless there is one of that name.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems do not know this flag, others no links.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        done => Ok(done?),
     }
 }
 

@@ -17,7 +17,7 @@ use bulla_core::engine::policy as policy_engine;
 use bulla_core::founding::{self, Bundle, BundleError};
 use bulla_core::head::Head;
 use bulla_core::operation::{Fault, parse_record};
-use bulla_core::record::{SCAN_ENTRIES_MAX, Table};
+use bulla_core::record::{Revision, SCAN_ENTRIES_MAX, Table};
 use bulla_core::seal::{
     self, Accounted, AdvanceRequest, Give, GiveOutcome, InitError, InitRequest, Lost, RootKey, SealError, SessionError,
     StoredSeal, row,
@@ -31,7 +31,7 @@ use bulla_wire::dsse::Envelope;
 use bulla_wire::evidence::Consent;
 use bulla_wire::id::{Digest, KeyId, PrincipalId};
 use bulla_wire::name::Name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -281,9 +281,10 @@ async fn unseal(
     let (before, restored) = (opened.head, opened.is_restored());
     // Before the advance, which moves the head: a crash in between must find the same lines to write again.
     let barrier = opened.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
-    recover_audit(node, &barrier, before.mark).await?;
+    let held = recover_audit(node, &barrier, before.mark).await?;
     let advanced = advance(node, sealed, opened, accounted, approvals).await?;
-    let entered = enter_unsealed(node, sealed, advanced, before, accounted_loss.map(|lost| (lost, restored))).await;
+    let entered =
+        enter_unsealed(node, sealed, advanced, before, accounted_loss.map(|lost| (lost, restored, held))).await;
     if entered.is_err() {
         // The epoch has advanced, so the seal in memory is no longer the one to open.
         node.parts.store.set_head(None);
@@ -292,13 +293,14 @@ async fn unseal(
     entered
 }
 
-/// Takes the new epoch's keys into use. The caller holds the ceremony. With a loss comes whether a snapshot was put back.
+/// Takes the new epoch's keys into use. The caller holds the ceremony. With a loss comes whether a snapshot was put back, and of
+/// which requests the store holds what they did.
 async fn enter_unsealed(
     node: &Arc<Node>,
     sealed: &Sealed,
     advanced: seal::Advance,
     before: Head,
-    lost: Option<(Lost, bool)>,
+    lost: Option<(Lost, bool, HashSet<Revision>)>,
 ) -> Result<(), CeremonyError> {
     let cluster = advanced.cluster;
     let barrier = advanced.keyring.barrier(cluster).ok_or(SealError::Keyring)?;
@@ -310,8 +312,8 @@ async fn enter_unsealed(
         );
     }
     node.parts.store.set_head(Some(unsealed.keys.head.clone()));
-    if let Some((lost, restored)) = lost {
-        restore::account(node, &unsealed, &lost, restored).await?;
+    if let Some((lost, restored, held)) = lost {
+        restore::account(node, &unsealed, &lost, restored, held).await?;
         if restored {
             // Whoever asks again with a nonce of before must read the state: a snapshot lacks what its row would tell of.
             let after = minute_of(before.commit_ms).saturating_add(1);

@@ -18,8 +18,13 @@ use std::collections::HashSet;
 const SKEW_MS: u64 = 60_000;
 
 /// Writes the lines that are missing for nonces of minutes from `mark` on. Every bucket that is there counts: had the
-/// clock been set back, the last commit would be of an earlier minute than the nonces before it.
-pub(crate) async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32) -> Result<(), CeremonyError> {
+/// clock been set back, the last commit would be of an earlier minute than the nonces before it. Tells of which requests the store
+/// holds what they did, by [`bulla_core::seen::revision`].
+pub(crate) async fn recover_audit(
+    node: &Node,
+    barrier: &Barrier,
+    mark: u32,
+) -> Result<HashSet<Revision>, CeremonyError> {
     let mut minutes = node.parts.store.freeze().await?.buckets().await?;
     minutes.retain(|minute| *minute >= mark);
     let mut revisions: HashSet<Revision> = HashSet::new();
@@ -35,12 +40,12 @@ pub(crate) async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32) -> 
             first.get_or_insert(minute);
         }
     }
-    let Some(first) = first else { return Ok(()) };
+    let Some(first) = first else { return Ok(revisions) };
     let since_ms = u64::from(first).saturating_mul(60_000).saturating_sub(SKEW_MS);
     let failed = |e: crate::sink::LogError| CeremonyError::Store(e.to_string());
-    let missing = node.parts.sink.without_line(revisions, since_ms).await.map_err(failed)?;
+    let missing = node.parts.sink.without_line(revisions.clone(), since_ms).await.map_err(failed)?;
     if missing.is_empty() {
-        return Ok(());
+        return Ok(revisions);
     }
     let mut lines = Vec::new();
     for minute in minutes.into_iter().filter(|minute| *minute >= first) {
@@ -60,7 +65,7 @@ pub(crate) async fn recover_audit(node: &Node, barrier: &Barrier, mark: u32) -> 
     if count > 0 {
         tracing::warn!(count, "audit lines were lost in a crash and written again");
     }
-    Ok(())
+    Ok(revisions)
 }
 
 /// Shows every row of a table, page by page.

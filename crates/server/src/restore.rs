@@ -17,19 +17,27 @@ use bulla_core::barrier::{Kind, Query};
 use bulla_core::engine::due::{Entry, What};
 use bulla_core::engine::{policy, principal, wrap};
 use bulla_core::operation::Operation;
-use bulla_core::record::SCAN_ENTRIES_MAX;
+use bulla_core::record::{Revision, SCAN_ENTRIES_MAX};
 use bulla_core::seal::{Lost, Opened};
+use bulla_core::seen::revision;
 use bulla_wire::api::{AlarmKind, LineageEntry};
 use bulla_wire::evidence::Position;
 use bulla_wire::id::{Lineage, WrapId};
+use std::collections::HashSet;
 
 /// Puts back what can be, parks what cannot be known, and says what was lost. `restored`: the store was filled from a
-/// snapshot. The node does not serve yet.
+/// snapshot. `held`: the requests, by [`revision`], that left a row in the store, and so were not lost. The node does not serve yet.
 ///
 /// # Errors
 /// If the store does not answer: the node stays sealed, and the next unseal finds the same loss, since the audit
 /// log quotes no newer commit until all of this is done.
-pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost, restored: bool) -> Result<(), CeremonyError> {
+pub async fn account(
+    node: &Node,
+    unsealed: &Unsealed,
+    lost: &Lost,
+    restored: bool,
+    held: HashSet<Revision>,
+) -> Result<(), CeremonyError> {
     let body = Body::Consent { lost: lost.lost, kept: lost.kept };
     node.parts.sink.note(body).await.map_err(|e| CeremonyError::Store(e.to_string()))?;
     failpoint::hit(failpoint::RESTORE_AFTER_LINE);
@@ -41,7 +49,7 @@ pub async fn account(node: &Node, unsealed: &Unsealed, lost: &Lost, restored: bo
     tell_admins(node, unsealed, AlarmKind::StoreRolledBack, message).await;
     park(node, unsealed).await?;
     failpoint::hit(failpoint::RESTORE_PARKED);
-    for lost in lost_lines(node, unsealed, lost).await? {
+    for lost in lost_lines(node, unsealed, lost, held).await? {
         match lost {
             Body::Request(line) => replay(node, unsealed, &line).await?,
             Body::Rekeyed { epoch, document, .. } => {
@@ -82,7 +90,12 @@ async fn park(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
 
 /// Lines of the audit log whose commits the store lost, and that no earlier restore accounted for: an unsealing whose
 /// commit the store holds ended whatever was lost before it.
-async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec<Body>, CeremonyError> {
+async fn lost_lines(
+    node: &Node,
+    unsealed: &Unsealed,
+    lost: &Lost,
+    held: HashSet<Revision>,
+) -> Result<Vec<Body>, CeremonyError> {
     let Some(path) = node.parts.audit_path.clone() else { return Ok(vec![]) };
     let (lost, cluster) = (*lost, unsealed.keys.cluster);
     let lineages = unsealed.keys.history.lineages.clone();
@@ -93,7 +106,8 @@ async fn lost_lines(node: &Node, unsealed: &Unsealed, lost: &Lost) -> Result<Vec
             let body = found.line.body;
             let is_one = match &body {
                 Body::Request(line) => {
-                    line.outcome.committed.is_some_and(is_lost) || recovered_of_lost(line, &lineages, lost.kept)
+                    line.outcome.committed.is_some_and(is_lost)
+                        || (recovered_of_lost(line, &lineages, lost.kept) && !held.contains(&revision(&line.id)))
                 }
                 Body::Rekeyed { committed, .. } => is_lost(*committed),
                 _ => false,

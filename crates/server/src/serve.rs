@@ -266,8 +266,9 @@ impl Request<'_> {
             Ok(authorized) => authorized,
             Err(denied) => return Box::pin(self.deny(&denied, demanded, mutation.then_some((key, request)))).await,
         };
-        if let Some(Err(refusal)) = &self.wrap_to {
-            return refuse(self.node, &self.phase, self.verified, Some(action), refusal).await;
+        let wrap_to = self.wrap_to.as_ref().map_or(Ok(()), |to| to.as_ref().map_err(Refusal::clone)?.holds(&directory));
+        if let Err(refusal) = wrap_to {
+            return refuse(self.node, &self.phase, self.verified, Some(action), &refusal).await;
         }
         let event = Event::new(self.verified.facts(self.node, &self.phase), &self.unsealed.keys.names, authorized)
             .demanding(demanded)

@@ -27,19 +27,24 @@ pub struct Changes {
     tell: Arc<Notify>,
     seen: BTreeMap<SecretPath, Known>,
     watches: BTreeMap<SecretPath, Watch>,
-    reliable: Reliable,
+    told: Shared,
     /// The caller may read and not watch.
     by_reading: bool,
 }
 
-/// Secrets of which the cluster would tell, as it last said.
-#[derive(Debug, Clone, Default)]
-struct Reliable(Arc<Mutex<BTreeSet<SecretPath>>>);
+/// What watches tell the looks.
+#[derive(Debug, Default)]
+struct Told {
+    /// Secrets of which the cluster would tell, as it last said.
+    reliable: BTreeSet<SecretPath>,
+    /// Secrets that are others now, until a look has heard of it.
+    changed: BTreeSet<SecretPath>,
+}
 
-impl Reliable {
-    fn paths(&self) -> MutexGuard<'_, BTreeSet<SecretPath>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+type Shared = Arc<Mutex<Told>>;
+
+fn told(shared: &Shared) -> MutexGuard<'_, Told> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A task that waits for another version than this one. It ends with this.
@@ -57,8 +62,8 @@ impl Drop for Watch {
 impl Changes {
     /// Nothing is in use yet.
     pub fn new(client: Client, tell: Arc<Notify>) -> Self {
-        let (seen, watches, reliable) = (BTreeMap::new(), BTreeMap::new(), Reliable::default());
-        Self { client, tell, seen, watches, reliable, by_reading: false }
+        let (seen, watches, told) = (BTreeMap::new(), BTreeMap::new(), Shared::default());
+        Self { client, tell, seen, watches, told, by_reading: false }
     }
 
     /// These are in use now.
@@ -69,23 +74,29 @@ impl Changes {
             (path.clone(), Known { version, mark })
         });
         self.seen = now.collect();
-        for (path, Known { version, .. }) in self.seen.iter().take(MAX_WATCHED) {
+        for (path, known) in self.seen.iter().take(MAX_WATCHED) {
             let watched = self.watches.get(path);
-            if watched.is_some_and(|watch| watch.version == *version && !watch.task.is_finished()) {
+            if watched.is_some_and(|watch| watch.version == known.version && !watch.task.is_finished()) {
                 continue;
             }
-            let (client, tell, reliable) = (self.client.clone(), Arc::clone(&self.tell), self.reliable.clone());
-            let task = tokio::spawn(Box::pin(watch(client, path.clone(), *version, reliable, tell)));
-            self.reliable.paths().remove(path);
-            self.watches.insert(path.clone(), Watch { version: *version, task });
+            told(&self.told).reliable.remove(path);
+            let (client, tell, shared) = (self.client.clone(), Arc::clone(&self.tell), Arc::clone(&self.told));
+            let task = tokio::spawn(Box::pin(watch(client, path.clone(), known.clone(), shared, tell)));
+            self.watches.insert(path.clone(), Watch { version: known.version, task });
         }
     }
 
     /// Whether one of them is not the newest any more. Those of which the cluster would tell are not asked for.
     pub async fn any(&mut self) -> Result<bool, ClientError> {
         for (path, known) in &mut self.seen {
-            if self.reliable.paths().contains(path) {
-                continue;
+            {
+                let mut told = told(&self.told);
+                if told.changed.remove(path) {
+                    return Ok(true);
+                }
+                if told.reliable.contains(path) {
+                    continue;
+                }
             }
             let now = newest(&self.client, path, &mut self.by_reading).await?;
             if known.takes(now) {
@@ -98,7 +109,7 @@ impl Changes {
 
 /// A version in use, and the mark of what lay there when it was looked at: numbers begin again where everything was
 /// destroyed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
     version: u64,
     mark: Option<String>,
@@ -143,20 +154,24 @@ impl From<KvWatched> for Newest {
 }
 
 /// Waits until there is another version. What prevents it, the looks will say.
-async fn watch(client: Client, path: SecretPath, version: u64, reliable: Reliable, tell: Arc<Notify>) {
-    let mut known = Known { version, mark: None };
+async fn watch(client: Client, path: SecretPath, mut known: Known, shared: Shared, tell: Arc<Notify>) {
+    // What was told last, whatever it was: the cluster keeps waiting only whoever knows it.
+    let mut after: Option<String> = None;
     loop {
-        match client.kv_watch(&path, known.mark.as_deref(), WAIT).await {
+        match client.kv_watch(&path, after.as_deref(), WAIT).await {
             Ok(now) => {
+                after = Some(now.mark.clone());
+                let mut told = told(&shared);
                 if known.takes(now.into()) {
-                    reliable.paths().remove(&path);
+                    told.reliable.remove(&path);
+                    told.changed.insert(path);
                     return tell.notify_one();
                 }
-                reliable.paths().insert(path.clone());
+                told.reliable.insert(path.clone());
                 continue;
             }
             Err(error) => {
-                reliable.paths().remove(&path);
+                told(&shared).reliable.remove(&path);
                 if error.code() == Some(Code::Denied) {
                     return;
                 }

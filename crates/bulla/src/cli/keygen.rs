@@ -15,6 +15,7 @@ use bulla_wire::name::Name;
 use clap::Args;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// What is sealed to see whether it opens.
@@ -210,6 +211,11 @@ pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
         std::io::ErrorKind::AlreadyExists => exists(path),
         _ => Failure::file("cannot write", path, &error),
     };
-    let mut file = FileOutput::create(path).and_then(|file| file.mode(mode)).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.commit()).map_err(failed)
+    let mut file = FileOutput::create(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.commit()).map_err(failed)?;
+    if mode != 0o600 {
+        // A file system without modes, such as a stick's, has none to set.
+        drop(fs::set_permissions(path, fs::Permissions::from_mode(mode)));
+    }
+    Ok(())
 }

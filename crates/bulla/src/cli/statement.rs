@@ -13,6 +13,8 @@ use bulla_crypto::sign::Signer as _;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::json;
 use clap::Args;
+use rustix::fs::FlockOperation;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,6 +67,9 @@ pub async fn add<P: Payload>(
     amend: impl FnOnce(&mut P),
     shown: impl FnOnce(&Envelope, &P) -> Result<Vec<String>, Failure>,
 ) -> Result<Envelope, Failure> {
+    if file == Path::new("-") {
+        return Err(Failure::usage("a statement is signed in its file, not on the way").hint("name the file"));
+    }
     let bytes = input::file(file, Limit::TEXT)?;
     let mut envelope = json::parse::<Envelope>(&bytes, json::MAX_JSON_BYTES).or_else(|_| {
         // What nobody signed yet is the payload itself.
@@ -95,6 +100,10 @@ pub async fn add<P: Payload>(
 /// Puts a statement with one more signature in the place of what was read of it. Not if it is another one meanwhile: somebody
 /// else signed the same file, and that signature would be lost.
 pub fn replace(file: &Path, read: &[u8], envelope: &Envelope) -> Result<(), Failure> {
+    let failed = |error| Failure::file("cannot replace", file, &error);
+    // Whoever signs at the same moment waits here, and then finds another file.
+    let there = File::open(file).map_err(failed)?;
+    rustix::fs::flock(&there, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     if input::file(file, Limit::TEXT)? != read {
         return Err(Failure::new(Exit::Conflict, format!("somebody changed {} meanwhile", file.display()))
             .hint("sign it again, as it is now"));
@@ -103,7 +112,7 @@ pub fn replace(file: &Path, read: &[u8], envelope: &Envelope) -> Result<(), Fail
         new.write_all(&text(envelope))?;
         new.commit()
     });
-    replaced.map_err(|error| Failure::file("cannot replace", file, &error))
+    replaced.map_err(failed)
 }
 
 /// Asks unless the answer is given; without a terminal it must be.

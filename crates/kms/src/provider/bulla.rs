@@ -8,7 +8,7 @@ use crate::key::KeyRef;
 use bulla_client::{Client, ClientError, Pin, State};
 use bulla_crypto::secret::{SecretBytes, SecretKey};
 use bulla_crypto::sign::SignError;
-use bulla_keys::{KeySource, TokenError};
+use bulla_keys::{KeySource, Outcome, TokenError};
 use bulla_wire::api::{Decrypt, DecryptItem, Encrypt, EncryptItem, ItemError, KeyKind, Versioned};
 use bulla_wire::encoding::{base64url, base64url_decode};
 use bulla_wire::error::Code;
@@ -17,10 +17,12 @@ use bulla_wire::name::Name;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A ciphertext of 32 bytes has 112; room for other kinds of key.
 const MAX_WRAPPED_BYTES: usize = 160;
+/// How long a client stays although its token failed: many calls fail at once, and one opening is enough.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How long a call may go on with its retries: the caller gives up long before.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,6 +62,7 @@ pub struct Bulla {
 struct Opened {
     client: Client,
     ca: Option<[u8; 32]>,
+    at: Instant,
 }
 
 fn config(field: &str, error: &dyn std::fmt::Display) -> ProviderError {
@@ -129,8 +132,11 @@ impl Bulla {
     /// What a failed call came to. A client whose token gave up, or went away, is made anew by the next call: it is the one way
     /// back to a token that is there again, or whose PIN was changed. A PIN that was refused is sent to no token again.
     fn failed(&self, error: ClientError) -> ProviderError {
-        if of_token(&error).is_some() {
-            *lock(&self.opened) = None;
+        let mends = of_token(&error).is_some_and(|error| matches!(error.outcome(), Outcome::Away | Outcome::Denied));
+        if mends {
+            let gone = lock(&self.opened).take_if(|opened| opened.at.elapsed() >= AGAIN);
+            // The end of a token waits for it.
+            drop(tokio::task::spawn_blocking(move || drop(gone)));
         }
         failed(error)
     }
@@ -275,7 +281,7 @@ fn made(settings: &Settings, source: &KeySource, cluster: ClusterId) -> Result<O
     if let Some(memory) = &settings.memory {
         builder = builder.state(State::Directory(memory.clone()));
     }
-    Ok(Opened { client: builder.build().map_err(|error| config("ca", &error))?, ca })
+    Ok(Opened { client: builder.build().map_err(|error| config("ca", &error))?, ca, at: Instant::now() })
 }
 
 /// What tells a file of authorities from another.

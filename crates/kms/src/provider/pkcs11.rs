@@ -13,7 +13,7 @@ use bulla_keys::uri::TokenUri;
 use bulla_keys::{AesKey, TokenWorker};
 use serde::Deserialize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -51,6 +51,8 @@ struct Entry {
     worker: Arc<TokenWorker>,
     /// `None` if the URI names no id.
     key: Option<AesKey>,
+    /// As it was found last.
+    last: Mutex<Option<KeyRef>>,
 }
 
 impl Pkcs11 {
@@ -91,7 +93,12 @@ impl Pkcs11 {
                     Arc::new(worker.map_err(|error| failure(&error))?)
                 }
             };
-            entries.push(Entry { uri: uri.clone(), key: AesKey::new(worker.clone(), uri), worker });
+            entries.push(Entry {
+                uri: uri.clone(),
+                key: AesKey::new(worker.clone(), uri),
+                worker,
+                last: Mutex::default(),
+            });
         }
         Ok(Self { entries })
     }
@@ -104,11 +111,21 @@ impl Pkcs11 {
         let end = Instant::now() + OLDER_KEYS;
         for entry in entries {
             let until = end.min(Instant::now() + OLDER_KEY);
-            let late = || ProviderError::new(Class::Unavailable, "its token does not answer in time");
-            match timeout_at(until, entry.look()).await.unwrap_or_else(|_| Err(late())) {
-                Ok(key) => readable.push(key),
-                // An older key that is missing, or whose token hangs, must not stop new ones; what it wrapped fails by its name.
-                Err(error) => tracing::warn!(class = %error.class, "an older key cannot be used: {error}"),
+            match timeout_at(until, entry.look()).await {
+                Ok(Ok(key)) => {
+                    *lock(&entry.last) = Some(key.clone());
+                    readable.push(key);
+                }
+                // An older key that is missing must not stop new ones; what it wrapped fails by its name.
+                Ok(Err(error)) => {
+                    *lock(&entry.last) = None;
+                    tracing::warn!(class = %error.class, "an older key cannot be used: {error}");
+                }
+                // Nor one whose token is slow or hangs: that it was there is known, and whoever needs it waits for it.
+                Err(_) => {
+                    tracing::warn!("an older key's token does not answer in time");
+                    readable.extend(lock(&entry.last).clone());
+                }
             }
         }
         Ok(Observation { active, readable, older_wraps: true, credential_ends: None, credential_renewed: true })
@@ -132,6 +149,10 @@ impl Entry {
         let check = key.check().await.map_err(|error| failure(&error))?;
         Ok(KeyRef { backend: backend(key), version: VERSION.to_owned(), check, created: None })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The id alone: the same key lies in another slot of another token on every node.

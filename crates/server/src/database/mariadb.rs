@@ -21,8 +21,6 @@ const ENGINE: DatabaseEngine = DatabaseEngine::Mariadb;
 const MAX_PACKET_BYTES: usize = 64 * 1024;
 /// Most rows of an answer: no user has as many hosts, sessions are listed by as many, and no server fills our memory.
 const MAX_ROWS: usize = 256;
-/// How often sessions are listed: more than any server lets a user have.
-const SESSION_LISTS: u32 = 400;
 /// There is no such session any more.
 const UNKNOWN_THREAD: u16 = 1094;
 /// Nobody with this name and password.
@@ -187,18 +185,18 @@ impl Client {
         for account in accounts {
             self.run(&format!("ALTER USER {account} ACCOUNT LOCK")).await?;
         }
-        // A user may have more sessions than an answer has rows.
-        let listed = format!("FROM information_schema.PROCESSLIST WHERE BINARY USER = {text} AND COMMAND <> 'Killed'");
-        for _ in 0..SESSION_LISTS {
-            let sessions: Vec<u64> = self.rows(&format!("SELECT ID {listed} LIMIT {MAX_ROWS}")).await?;
-            if sessions.is_empty() {
-                return Ok(true);
-            }
+        // A user may have more sessions than an answer has rows. Numbers rise, and nobody logs in any more.
+        let listed = format!("FROM information_schema.PROCESSLIST WHERE BINARY USER = {text} AND ID >");
+        let mut last = 0;
+        loop {
+            let sessions: Vec<u64> =
+                self.rows(&format!("SELECT ID {listed} {last} ORDER BY ID LIMIT {MAX_ROWS}")).await?;
+            let Some(newest) = sessions.last() else { return Ok(true) };
+            last = *newest;
             for session in sessions {
                 self.unless(UNKNOWN_THREAD, &format!("KILL CONNECTION {session}")).await?;
             }
         }
-        Ok(false)
     }
 
     /// Gives the connection's own user another password.

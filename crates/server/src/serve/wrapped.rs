@@ -69,6 +69,19 @@ impl WrapTo {
         Ok(Some(Self { wrap, to, recipients, endpoint, action, resource }))
     }
 
+    /// Whether it is still for whom it was when the request came: the request may have waited.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn holds(&self, directory: &Directory) -> Result<(), Refusal> {
+        let same = |principal: &Principal| principal.may_sign() && principal.record_sha256 == self.to.record_sha256;
+        if directory.by_id(&self.to.principal).is_some_and(|principal| same(principal)) {
+            return Ok(());
+        }
+        let refusal = Refusal::new(Code::UnknownRecipient, "who is to read it was disabled or rotated meanwhile");
+        Err(refusal.field("wrap_to").hint("ask again"))
+    }
+
     /// As the audit log tells it.
     pub fn told(&self, names: &Names) -> bulla_core::audit::WrapTo {
         let resource = names.resource(&Resource::Wrap(self.wrap));

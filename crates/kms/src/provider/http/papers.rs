@@ -28,8 +28,8 @@ pub(super) struct Known {
     pub at: Instant,
     /// What tells the failures to read some of the system's authorities from others: those that remain are known.
     faults: [u8; 32],
-    /// Other failures that were met since, and when first.
-    refused: Option<([u8; 32], Instant)>,
+    /// Since when there are other failures.
+    refused: Option<Instant>,
 }
 
 impl Papers {
@@ -53,7 +53,7 @@ impl Papers {
                 let judged = judged(&read.errors, known, at);
                 faults = judged.0;
                 if let (Some(since), Some(known)) = (judged.1, known) {
-                    return Ok((Known { at, refused: Some((faults, since)), ..known }, None));
+                    return Ok((Known { at, refused: Some(since), ..known }, None));
                 }
                 let mut authorities = read.certs;
                 authorities.sort_by(|one, other| one.as_ref().cmp(other.as_ref()));
@@ -123,17 +123,16 @@ fn judged(errors: &[impl fmt::Display], known: Option<Known>, at: Instant) -> ([
     texts.sort();
     let faults = digest(texts.iter().map(String::as_bytes));
     let (Some(first), Some(known)) = (texts.first(), known) else { return (faults, None) };
-    let since = known.refused.filter(|(before, _)| *before == faults).map(|(_, since)| since);
-    if known.faults == faults || since.is_some_and(|since| at.saturating_duration_since(since) >= OWN) {
+    if known.faults == faults || known.refused.is_some_and(|since| at.saturating_duration_since(since) >= OWN) {
         return (faults, None);
     }
-    if since.is_none() {
+    if known.refused.is_none() {
         tracing::warn!(
             error = first,
             "cannot read all of the system's authorities; those that were read before are used"
         );
     }
-    (faults, Some(since.unwrap_or(at)))
+    (faults, Some(known.refused.unwrap_or(at)))
 }
 
 fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, ProviderError> {
@@ -162,9 +161,9 @@ mod tests {
         assert!(judged(&["link", "other"], known(link, None), at).1.is_some());
         // It stays, and is no reason to go without an update any more.
         let later = at + OWN - Duration::from_secs(1);
-        assert_eq!(judged(&["too many open files"], known(well, Some((few, at))), later), (few, Some(at)));
-        assert_eq!(judged(&["too many open files"], known(well, Some((few, at))), at + OWN), (few, None));
-        assert_eq!(judged(&["another"], known(well, Some((few, at))), at + OWN).1, Some(at + OWN));
-        assert_eq!(judged(&none, known(link, Some((few, at))), later), (well, None), "all is well again");
+        assert_eq!(judged(&["too many open files"], known(well, Some(at)), later), (few, Some(at)));
+        assert_eq!(judged(&["too many open files"], known(well, Some(at)), at + OWN), (few, None));
+        assert_eq!(judged(&["another"], known(well, Some(at)), later).1, Some(at), "however the words vary");
+        assert_eq!(judged(&none, known(link, Some(at)), later), (well, None), "all is well again");
     }
 }

@@ -112,10 +112,11 @@ impl Operation for Ask {
         // Somebody else was faster, or the clock is behind what it was.
         let gone = entry.as_ref().is_some_and(|entry| records.get(entry).flatten().is_none());
         let early = self.due.as_ref().is_some_and(|due| due.due_ms > context.now.steady_ms);
-        if gone || early {
+        let found = records.get(&key).flatten();
+        if gone || early || (context.repeated.is_some() && found.is_none()) {
             return Ok(Outcome::read(Asked::nothing()));
         }
-        let Some(current) = records.get(&key).flatten() else { return Ok(self.stray(entry)) };
+        let Some(current) = found else { return Ok(self.stray(entry)) };
         let mut role = StaticRole::parse(&current.bytes)?;
         if context.repeated.is_some() {
             return Ok(role.unrotated().map_or_else(|| Outcome::read(Asked::nothing()), Outcome::refuse));
