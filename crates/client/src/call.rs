@@ -4,8 +4,11 @@
 //! - An answer without a valid signature is no answer: the outcome is unknown, as if the connection had broken.
 //! - A change whose outcome is unknown is never sent under a new nonce, and never told as refused.
 
+mod asked;
 mod prepared;
 mod tries;
+
+pub(crate) use asked::{Call, CallBody};
 
 use crate::answer::{Answer, Frame, OpenRequest, answered, refused, verify_open};
 use crate::builder::{Client, Pin, Trust};
@@ -15,7 +18,6 @@ use crate::transport::{ExchangeError, Received, Sent, Upload};
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::message::{SignatureHeaders, sign_request};
 use bulla_crypto::random::{Rng, SystemRng};
-use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{ChallengeReply, Initialised};
 use bulla_wire::challenge::Challenge;
 use bulla_wire::error::ErrorEntry;
@@ -41,76 +43,6 @@ const OUTDATED: &str = "the answer names a newer cluster document than could be 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait before a retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
-/// What is to be asked of the cluster.
-pub(crate) struct Call {
-    pub method: &'static str,
-    pub path: String,
-    /// Without its question mark.
-    pub query: String,
-    pub body: CallBody,
-    /// Largest body of an answer.
-    pub limit: usize,
-    /// It changes something, so an unknown outcome must be told.
-    pub changes: bool,
-    /// Whether the answer's position is judged and remembered. Not while sealed: the node has not checked it then.
-    pub judged: bool,
-    /// By which documents the node is believed, if not by those that are held: a node may enter by the very one that
-    /// is handed in.
-    pub view: Option<Arc<ClusterView>>,
-}
-
-/// What a request carries.
-pub(crate) enum CallBody {
-    /// Nothing.
-    Empty,
-    /// JSON that is no secret.
-    Json(Vec<u8>),
-    /// JSON that goes to the ingress key.
-    Ingress(SecretBytes),
-    /// A statement and an age file.
-    Parcel { upload: Upload, sha256: [u8; 32] },
-}
-
-impl Call {
-    /// A reading call with a JSON answer.
-    pub(crate) fn read(path: impl Into<String>) -> Self {
-        Self {
-            method: "GET",
-            path: path.into(),
-            query: String::new(),
-            body: CallBody::Empty,
-            limit: MAX_JSON_BYTES,
-            changes: false,
-            judged: true,
-            view: None,
-        }
-    }
-
-    /// A changing call with a JSON body and answer.
-    pub(crate) fn change<T: serde::Serialize>(method: &'static str, path: impl Into<String>, body: &T) -> Self {
-        Self { method, changes: true, body: CallBody::Json(json::to_vec(body)), ..Self::read(path) }
-    }
-
-    /// A changing call without a body.
-    pub(crate) fn action(path: impl Into<String>) -> Self {
-        Self { method: "POST", changes: true, ..Self::read(path) }
-    }
-
-    /// Adds `name=value` to the query, if there is a value.
-    pub(crate) fn with(mut self, name: &str, value: Option<impl std::fmt::Display>) -> Self {
-        if let Some(value) = value {
-            let joint = if self.query.is_empty() { "" } else { "&" };
-            self.query = format!("{}{joint}{name}={value}", self.query);
-        }
-        self
-    }
-
-    /// A call to a route of the seal.
-    pub(crate) fn of_seal(self) -> Self {
-        Self { judged: false, ..self }
-    }
-}
 
 /// What was known when a request was sent.
 struct Known {
@@ -213,16 +145,9 @@ impl Client {
         let newest = trust.as_ref().map_or(0, |trust| trust.view.newest().number());
         // Whoever is believed by what it shows is looked at already.
         let looks = call.view.is_none();
-        let challenge = match self.within(started, Box::pin(self.challenge(trust.as_ref(), looks))).await {
+        let challenge = match self.challenge_or_end(trust.as_ref(), looks, started).await? {
             Ok(challenge) => challenge,
-            Err(ClientError::Unreachable { address, cause }) => {
-                let cause = ClientError::Unreachable { address, cause };
-                return Ok(Attempt::Lost { cause, sent: false, few: true });
-            }
-            Err(cause) if looks && (self.moved_on(&cause) || self.has_others(&cause).await) => {
-                return Ok(Attempt::Lost { cause, sent: false, few: true });
-            }
-            Err(error) => return Err(error),
+            Err(ended) => return Ok(ended),
         };
         // Of the pinned admins another cluster may have come meanwhile. A change was made for the one before.
         let cluster = trust.as_ref().map(|trust| trust.view.id());
@@ -281,6 +206,22 @@ impl Client {
         let left = self.0.timeout.saturating_sub(started.elapsed());
         let late = || Ok(Attempt::Lost { cause: self.late(self.0.timeout), sent: true, few: true });
         tokio::time::timeout(left, judged).await.unwrap_or_else(|_| late())
+    }
+
+    /// What is to be signed, or how the attempt ended without it.
+    async fn challenge_or_end(
+        &self,
+        trust: Option<&Trust>,
+        looks: bool,
+        started: Instant,
+    ) -> Result<Result<Challenge, Attempt>, ClientError> {
+        let lost = |cause| Ok(Err(Attempt::Lost { cause, sent: false, few: true }));
+        match self.within(started, Box::pin(self.challenge(trust, looks))).await {
+            Ok(challenge) => Ok(Ok(challenge)),
+            Err(cause @ ClientError::Unreachable { .. }) => lost(cause),
+            Err(cause) if looks && (self.moved_on(&cause) || self.has_others(&cause).await) => lost(cause),
+            Err(error) => Err(error),
+        }
     }
 
     /// Verifies an answer and judges where the cluster says it stands.
