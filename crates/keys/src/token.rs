@@ -8,7 +8,7 @@ use crate::error::{TokenError, refused_login, tried};
 use crate::module::{Module, TokenId, Waiting};
 use crate::pin::PinError;
 use crate::refused::{self, Print};
-use crate::wait::beside;
+use crate::wait::{Thread, beside};
 use bulla_crypto::secret::SecretBytes;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::session::{Session, SessionState, UserType};
@@ -73,7 +73,8 @@ pub(crate) struct Token {
     id: TokenId,
     limit: Duration,
     way: Way,
-    ended: Mutex<mpsc::Receiver<()>>,
+    /// `None` when it ended.
+    thread: Option<Thread>,
 }
 
 impl Token {
@@ -90,19 +91,16 @@ impl Token {
         let keeps = Arc::default();
         let kept = Arc::downgrade(&keeps);
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let (end, ended) = mpsc::channel();
-        let thread = thread::Builder::new().name("token".to_owned());
-        let spawned = thread.spawn(move || {
+        let thread = Thread::start(thread::Builder::new().name("token".to_owned()), move || {
             for job in inbox {
                 job(&mut connection);
             }
             drop(connection);
             drop(keeps);
-            drop(end);
         });
-        spawned.map_err(|_| TokenError::Gone)?;
+        let thread = Some(thread.ok_or(TokenError::Gone)?);
         let way = Way { jobs: Arc::new(Mutex::new(Some(jobs))), module, kept };
-        let mut token = Self { id, limit: limits.answer, way, ended: Mutex::new(ended) };
+        let mut token = Self { id, limit: limits.answer, way, thread };
         let done =
             wait(&token.way, token.label(), "say how to log in", token.limit, |connection| connection.login_needed());
         let login = match done? {
@@ -181,8 +179,8 @@ fn wait<T: Send + 'static>(
 
 impl Drop for Token {
     fn drop(&mut self) {
-        // A process that ends while a module works may crash in it. What still works when nobody waits for it any more has as
-        // long as it takes to close a session; what hangs is left behind at once.
+        // What still works when nobody waits for it any more has as long as it takes to close a session; what hangs is left
+        // behind at once.
         let start = Instant::now();
         let hangs = loop {
             match self.way.jobs.try_lock() {
@@ -194,10 +192,8 @@ impl Drop for Token {
                 Err(TryLockError::WouldBlock) => break true,
             }
         };
-        if !hangs {
-            let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-            // The thread tells its end by dropping the other side.
-            let _: Result<(), mpsc::RecvTimeoutError> = ended.recv_timeout(FAREWELL);
+        if let Some(thread) = self.thread.take().filter(|_| !hangs) {
+            thread.farewell();
         }
     }
 }

@@ -16,19 +16,18 @@ use crate::refused::Print;
 use crate::token::{Connection, Login, LoginNeeded};
 use crate::tokens::opener_of;
 use crate::uri::TokenUri;
+use crate::wait::Thread;
 use bulla_crypto::envelope::Decrypter;
 use cryptoki::session::Session;
 use cryptoki::types::RawAuthPin;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How many jobs wait: as many as a plugin has seeds under way. A token that works does each in milliseconds.
 const WAITING: usize = 64;
-/// How long the end of the thread is waited for: it only closes a session, unless the token hangs.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(&mut Post) + Send>;
 
@@ -36,7 +35,8 @@ type Job = Box<dyn FnOnce(&mut Post) + Send>;
 pub struct TokenWorker {
     /// `None` when it ends.
     jobs: Option<mpsc::SyncSender<Job>>,
-    ended: Mutex<mpsc::Receiver<()>>,
+    /// `None` when it ended.
+    thread: Option<Thread>,
     shown: String,
     limit: Duration,
 }
@@ -57,16 +57,13 @@ impl TokenWorker {
         };
         let shown = post.shown.clone();
         let (jobs, inbox) = mpsc::sync_channel::<Job>(WAITING);
-        let (end, ended) = mpsc::channel();
-        let spawned = thread::Builder::new().name("token".to_owned()).spawn(move || {
+        let thread = Thread::start(thread::Builder::new().name("token".to_owned()), move || {
             for job in inbox {
                 job(&mut post);
             }
-            drop(post);
-            drop(end);
         });
-        spawned.map_err(|_| TokenError::Gone)?;
-        Ok(Self { jobs: Some(jobs), ended: Mutex::new(ended), shown, limit })
+        let thread = Some(thread.ok_or(TokenError::Gone)?);
+        Ok(Self { jobs: Some(jobs), thread, shown, limit })
     }
 
     /// The part of a URI that names the token, without a key on it: two keys with the same are on one token.
@@ -141,11 +138,10 @@ impl TokenWorker {
 
 impl Drop for TokenWorker {
     fn drop(&mut self) {
-        // A process that ends while a module works may crash in it.
         self.jobs = None;
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The thread tells its end by dropping the other side.
-        let _: Result<(), mpsc::RecvTimeoutError> = ended.recv_timeout(FAREWELL);
+        if let Some(thread) = self.thread.take() {
+            thread.farewell();
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl SoftHsm {
         let ran = again.args(["--exact", test, "--nocapture"]).env(CONFIGURATION, &own.configuration).output();
         let ran = ran.expect("the test runs again");
         let text = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-        assert!(ran.status.success() && text.contains("1 passed"), "{text}");
+        assert!(ran.status.success() && text.contains("1 passed"), "{}\n{text}", ran.status);
         None
     }
 

@@ -103,7 +103,7 @@ impl Tpm {
         let ran = again.args(["--exact", test, "--nocapture"]).envs(own.environment.clone()).output();
         let ran = ran.expect("the test runs again");
         let text = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-        assert!(ran.status.success() && text.contains("1 passed"), "{text}");
+        assert!(ran.status.success() && text.contains("1 passed"), "{}\n{text}", ran.status);
         None
     }
 
