@@ -533,4 +533,29 @@ mod tests {
         assert_eq!(names.len(), 27 - 2, "the three indexes of what is due have one: {names:?}");
         assert!(!names.contains(&"unknown") && kind_name(0) == "unknown" && kind_name(27) == "unknown");
     }
+
+    #[test]
+    fn a_listing_holds_what_lies_in_its_directory_alone() {
+        let (barrier, mut rng) = barrier(1);
+        let query = Query::Scan { kind: Kind::Kv, dir: b"app".to_vec(), after: None, limit: 10 };
+        let row = |dir: &str, rng: &mut SeededRng| {
+            let key = barrier.store_key(&RecordKey::hidden(Kind::Kv, dir, "db")).expect("a key");
+            let value = barrier.seal(Table::Data, &key, Kind::Kv as u8, b"x", rng).expect("seals");
+            (key, value)
+        };
+        let told = |answers: Vec<Answer>| {
+            barrier.records(std::slice::from_ref(&query), Snapshot { sequence: None, answers }).map(drop)
+        };
+        let page = |entries| Answer::Page(Page { entries, more: false });
+        let (own, other) = (row("app", &mut rng), row("ap", &mut rng));
+        assert_eq!(told(vec![page(vec![own.clone()])]), Ok(()));
+        // It opens where it lies, and is no row of this listing.
+        assert_eq!(told(vec![page(vec![own, other])]), Err(BarrierError::WrongAnswer));
+        assert_eq!(told(vec![Answer::Value(None)]), Err(BarrierError::WrongAnswer));
+        assert_eq!(told(vec![]), Err(BarrierError::WrongAnswer));
+        let encode = bulla_wire::encoding::base64url;
+        for (text, is_cursor) in [(String::new(), false), (encode(&[1; 128]), true), (encode(&[1; 129]), false)] {
+            assert_eq!(Cursor::parse(&text).is_some(), is_cursor);
+        }
+    }
 }

@@ -298,4 +298,34 @@ mod tests {
     fn voucher() -> Voucher {
         Voucher { cluster: ClusterId::new([1; 32]), epoch: 1, node: KeyId::new([2; 32]), saved_ms: 3 }
     }
+
+    #[test]
+    fn a_manifest_tells_the_newest_document_and_one_head() {
+        use crate::record::Sequence;
+        use bulla_wire::id::Lineage;
+        let audit = crate::head::AuditPosition { file: 3, offset: 4, n: 5, hash: Digest::new([6; 32]) };
+        let (sequence, lineage) = (Sequence(7), Lineage::new([8; 16]));
+        let head = Head { sequence, lineage, mark: 0, active_ms: 0, commit_ms: 0, audit };
+        let mut pages = Pages::new([]);
+        // A scan gives 10 before 2.
+        let value = SealedValue::new(vec![2; 13]).unwrap();
+        let entries = [10, 2].map(|number| (row::document_key(number).unwrap(), value.clone())).to_vec();
+        pages.take(Page { entries, more: false }).unwrap();
+        pages.head = Some(head);
+        let manifest = pages.manifest(&voucher()).unwrap();
+        assert_eq!((manifest.doc, manifest.rows, manifest.sequence), (10, 2, 7));
+        assert!(agrees(&manifest, &head));
+        assert!(agrees(&manifest, &Head { mark: 1, active_ms: 1, commit_ms: 1, ..head }), "these are not told");
+        let other = |audit| Head { audit, ..head };
+        for head in [
+            Head { sequence: Sequence(6), ..head },
+            Head { lineage: Lineage::new([9; 16]), ..head },
+            other(crate::head::AuditPosition { file: 2, ..audit }),
+            other(crate::head::AuditPosition { offset: 3, ..audit }),
+            other(crate::head::AuditPosition { n: 4, ..audit }),
+            other(crate::head::AuditPosition { hash: Digest::new([7; 32]), ..audit }),
+        ] {
+            assert!(!agrees(&manifest, &head), "{head:?}");
+        }
+    }
 }

@@ -420,6 +420,17 @@ fn a_store_that_went_back_is_seen() {
     log.add(unsealed(5, 2)).add(request(1, Some(9)));
     log.add(Body::Consent { lost: position(5, 9), kept: position(5, 3) }).add(unsealed(6, 4));
     log.check(&[]);
+    // That beginning was excused, and no later one; also where the consent was not needed, or nothing that was read stands
+    // before it.
+    log.add(unsealed(7, 4));
+    log.check(&[Class::StoreWentBack]);
+    let consent = || Body::Consent { lost: position(5, 9), kept: position(5, 3) };
+    let mut log = Log::new();
+    log.add(unsealed(5, 2)).add(consent()).add(unsealed(6, 10)).add(unsealed(7, 3));
+    log.check(&[Class::StoreWentBack]);
+    let mut log = Log::new();
+    log.add(consent()).add(unsealed(5, 2)).add(request(1, Some(9))).add(unsealed(6, 3));
+    log.check(&[Class::StoreWentBack]);
 
     // A lineage that ended does not come back, but a recovered line may be of it.
     let mut log = Log::new();

@@ -5,13 +5,14 @@
 mod wrap_world;
 
 use bulla_core::barrier::Kind;
-use bulla_core::engine::kv::{Delete, Destroy, Get, Inspect, List, Patch, Put, SetSettings, Undelete};
-use bulla_core::operation::{Operation, Refusal, Reply};
+use bulla_core::engine::kv::{Delete, Destroy, Get, Inspect, List, Patch, Put, SetSettings, Undelete, Watch};
+use bulla_core::operation::{Operation, Refusal, Replay, Reply};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::sign_in_memory;
 use bulla_crypto::random::{Rng, SeededRng, draw};
 use bulla_wire::api::{
-    DestroyKv, Kv, KvMetadata, KvNames, KvState, KvVersions, KvWritten, MAX_VALUE_BYTES, PatchKv, PutKv, SetKvSettings,
+    DestroyKv, Kv, KvMetadata, KvNames, KvState, KvVersions, KvWatched, KvWritten, MAX_CUSTOM_KEY_BYTES,
+    MAX_CUSTOM_VALUE_BYTES, MAX_TTL_S, MAX_VALUE_BYTES, PatchKv, PutKv, SetKvSettings,
 };
 use bulla_wire::encoding::Base64;
 use bulla_wire::error::Code;
@@ -21,6 +22,7 @@ use bulla_wire::kv::{SealedKv, SealedStatement};
 use bulla_wire::name::SecretPath;
 use bulla_wire::wrap::{Addressee, Ciphertext};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use wrap_world::World;
 
 fn path(text: &str) -> SecretPath {
@@ -181,6 +183,11 @@ fn deleted_versions_come_back_and_destroyed_ones_do_not() {
     }
     let neither = DestroyKv::default();
     assert_eq!(code(ask::<KvMetadata>(&mut world, Destroy { path: path("a"), body: neither })), Code::Malformed);
+    delete(&mut world, "a", Some(vec![2; 100])).unwrap();
+    assert_eq!(code(delete(&mut world, "a", Some(vec![2; 101]))), Code::Malformed);
+    assert_eq!(code(delete(&mut world, "a", Some(vec![]))), Code::Malformed);
+    let both = DestroyKv { versions: Some(vec![2]), all: true };
+    assert_eq!(code(ask::<KvMetadata>(&mut world, Destroy { path: path("a"), body: both })), Code::Malformed);
 }
 
 #[test]
@@ -201,6 +208,9 @@ fn everything_of_a_secret_goes_and_its_empty_directories_with_it() {
     assert!(list(&mut world, None).is_empty());
     assert_eq!((world.count(Kind::Kv), world.count(Kind::KvVersion)), (0, 0));
     assert_eq!(code(destroy(&mut world, "a/b", None)), Code::NotFound);
+    world.repeated = Some(Replay::Again);
+    assert_eq!(destroy(&mut world, "a/b", None).unwrap().version, 0, "it did so before");
+    world.repeated = None;
     assert_eq!(put(&mut world, "a/b", value("anew")).unwrap().version, 1);
 }
 
@@ -461,5 +471,103 @@ fn compare(world: &mut World, model: &Model, paths: &[&str], what: &str) {
             .map(|rest| rest.split_once('/').map_or_else(|| rest.to_owned(), |(first, _)| format!("{first}/")))
             .collect();
         assert_eq!(list(world, dir), names.into_iter().collect::<Vec<_>>(), "{what}: in {dir:?}");
+    }
+}
+
+/// What one of two possible times calls expired is neither read nor taken back.
+#[test]
+fn a_version_is_not_read_while_the_clock_is_in_doubt() {
+    for wall in [true, false] {
+        let mut world = World::new(1);
+        put(&mut world, "a", PutKv { ttl_s: Some(60), ..value("1") }).unwrap();
+        put(&mut world, "b", PutKv { ttl_s: Some(60), ..value("1") }).unwrap();
+        delete(&mut world, "b", None).unwrap();
+        let step = |world: &mut World, wall: bool, ms: u64| match wall {
+            true => world.now.unix_ms += ms,
+            false => world.now.steady_ms += ms,
+        };
+        step(&mut world, wall, 59_999);
+        assert!(get(&mut world, "a", None).is_ok());
+        step(&mut world, wall, 1);
+        assert_eq!(code(get(&mut world, "a", None)), Code::ClockStepped);
+        assert_eq!(code(patch(&mut world, "a", &[("b", Some("1"))], None)), Code::ClockStepped);
+        assert_eq!(code(undelete(&mut world, "b", None)), Code::ClockStepped);
+        let known: KvMetadata = ask(&mut world, Inspect { path: path("b") }).unwrap();
+        assert_eq!(known.versions[0].state, KvState::Deleted, "nothing was written");
+        step(&mut world, !wall, 60_000);
+        assert_eq!(code(get(&mut world, "a", None)), Code::Expired);
+    }
+}
+
+fn watch(world: &mut World, at: &str) -> KvWatched {
+    ask(world, Watch { path: path(at), after: None, patience: Duration::ZERO }).unwrap()
+}
+
+#[test]
+fn a_mark_changes_with_what_can_be_read() {
+    let mut world = World::new(1);
+    let none = watch(&mut world, "a");
+    assert_eq!((none.version, none.state, none.mark.as_str()), (0, None, "0"));
+    set(&mut world, "a", SetKvSettings::default()).unwrap();
+    assert_eq!(watch(&mut world, "a"), none, "settings are no version");
+    let ends = put(&mut world, "a", PutKv { ttl_s: Some(60), ..value("1") }).unwrap().expires_ms;
+    let live = watch(&mut world, "a");
+    assert_eq!((live.version, live.state, live.expires_ms), (1, Some(KvState::Live), ends));
+    assert_eq!(watch(&mut world, "a"), live);
+    delete(&mut world, "a", None).unwrap();
+    let deleted = watch(&mut world, "a");
+    assert_eq!(deleted.state, Some(KvState::Deleted));
+    undelete(&mut world, "a", None).unwrap();
+    assert_eq!(watch(&mut world, "a"), live);
+    world.pass(59_999);
+    assert_eq!(watch(&mut world, "a"), live);
+    world.pass(1);
+    let expired = watch(&mut world, "a");
+    assert_eq!(expired.state, Some(KvState::Expired));
+    world.sweep();
+    assert_eq!(watch(&mut world, "a").mark, expired.mark, "whether or not the sweep has come by");
+    put(&mut world, "a", value("2")).unwrap();
+    let second = watch(&mut world, "a");
+    destroy(&mut world, "a", Some(vec![2])).unwrap();
+    let destroyed = watch(&mut world, "a");
+    assert_eq!(destroyed.state, Some(KvState::Destroyed));
+    let all = [&none, &live, &deleted, &expired, &second, &destroyed];
+    assert_eq!(all.iter().map(|one| one.mark.as_str()).collect::<BTreeSet<_>>().len(), all.len());
+    assert!(all.iter().all(|one| one.mark.len() <= 64));
+    let asked =
+        |after: Option<&str>| Watch { path: path("a"), after: after.map(str::to_owned), patience: Duration::ZERO };
+    assert!(asked(Some(&live.mark)).is_known(&live));
+    assert!(!asked(Some(&live.mark)).is_known(&deleted) && !asked(None).is_known(&live));
+}
+
+#[test]
+fn the_largest_of_everything_is_taken() {
+    let mut world = World::new(1);
+    let frame = r#"{"data":{"value":""}}"#.len();
+    put(&mut world, "a", value(&"x".repeat(MAX_VALUE_BYTES - frame))).unwrap();
+    let long = put(&mut world, "a", value(&"x".repeat(MAX_VALUE_BYTES - frame + 1))).unwrap_err();
+    assert_eq!((long.code, long.field.as_deref()), (Code::TooLarge, Some("data")));
+    let long = put(&mut world, "a", PutKv::bytes(vec![0; MAX_VALUE_BYTES])).unwrap_err();
+    assert_eq!((long.code, long.field.as_deref()), (Code::TooLarge, Some("bytes")));
+    let (now_ms, most_ms) = (world.now.unix_ms, MAX_TTL_S * 1000);
+    let lives = |ttl_s| PutKv { ttl_s: Some(ttl_s), ..value("1") };
+    assert_eq!(put(&mut world, "b", lives(MAX_TTL_S)).unwrap().expires_ms, Some(now_ms + most_ms));
+    assert_eq!(code(put(&mut world, "b", lives(MAX_TTL_S + 1))), Code::Malformed);
+    let ends = |at_ms| PutKv { expires_ms: Some(at_ms), ..value("1") };
+    put(&mut world, "b", ends(now_ms + 1)).unwrap();
+    put(&mut world, "b", ends(now_ms + most_ms)).unwrap();
+    let late = put(&mut world, "b", ends(now_ms + most_ms + 1)).unwrap_err();
+    assert_eq!((late.code, late.field.as_deref()), (Code::Malformed, Some("expires_ms")));
+    let ttl = |ttl_s| SetKvSettings { ttl_s: Some(ttl_s), ..SetKvSettings::default() };
+    set(&mut world, "b", ttl(MAX_TTL_S)).unwrap();
+    assert_eq!(code(set(&mut world, "b", ttl(MAX_TTL_S + 1))), Code::Malformed);
+    let entry = ("k".repeat(MAX_CUSTOM_KEY_BYTES), Some("v".repeat(MAX_CUSTOM_VALUE_BYTES)));
+    let custom = SetKvSettings { custom: Some(StrictMap([entry].into())), ..SetKvSettings::default() };
+    set(&mut world, "c", custom).unwrap();
+    let before = world.count(Kind::KvVersion);
+    set(&mut world, "d", SetKvSettings { max_versions: Some(1), ..SetKvSettings::default() }).unwrap();
+    for _ in 0..2 {
+        put(&mut world, "d", value("x")).unwrap();
+        assert_eq!(world.count(Kind::KvVersion), before + 1, "1 keeps the newest alone");
     }
 }

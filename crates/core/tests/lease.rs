@@ -7,16 +7,17 @@
 mod wrap_world;
 
 use bulla_core::action::RoleName;
-use bulla_core::barrier::{Kind, Query, RecordKey, Records, Writes};
+use bulla_core::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
 use bulla_core::directory::{Change, Principal};
 use bulla_core::engine::database::{
-    Authority, BeginRotation, Configure, Connection, DeleteRole, EndRotation, Password, PutRole, Read as ReadDatabase,
-    ReadAuthority, Release,
+    Authority, BeginRotation, Configure, Connection, Delete, DeleteRole, EndRotation, Password, PutRole,
+    Read as ReadDatabase, ReadAuthority, Release, Role,
 };
 use bulla_core::engine::lease::{
     self, Activate, Begin, Begun, Demand, Doubt, Ended, Failed, Lease, ListAll, Mark, OVERDUE_MS, PENDING_MS,
     PlanRenewal, Renewal, Renewed, Revoke, State, Take, Taken, Unheard, Which, demands,
 };
+use bulla_core::engine::principal;
 use bulla_core::operation::{Operation, Replay, Reply};
 use bulla_crypto::random::{SeededRng, draw};
 use bulla_wire::api::{
@@ -292,6 +293,8 @@ fn in_the_end_no_user_is_left() {
             scene.world.pass(1000);
         }
         assert!(scene.users.is_empty() && scene.leases().is_empty(), "seed {seed}: {:?}", scene.leases());
+        let left = (scene.world.count(Kind::LeaseOwner), scene.world.count(Kind::LeaseDue));
+        assert_eq!(left, (0, 0), "seed {seed}: neither entries nor counts are left");
     }
 }
 
@@ -505,7 +508,9 @@ fn a_restore_parks_databases() {
     assert!(view.parked);
     let stuck = ListAll { resource: None, principal: None, stuck: true, after: None, limit: 10 };
     assert!(scene.run(stuck.clone(), Some("alice")).json::<Leases>().leases.is_empty());
-    scene.world.pass(OVERDUE_MS + 1);
+    scene.world.pass(OVERDUE_MS);
+    assert!(scene.run(stuck.clone(), Some("alice")).json::<Leases>().leases.is_empty(), "not more than a minute");
+    scene.world.pass(1);
     assert_eq!(scene.run(stuck, Some("alice")).json::<Leases>().leases.len(), 1, "it is overdue");
     scene.run(Release { name: app() }, Some("alice")).result.unwrap();
     for _ in 0..20 {
@@ -526,6 +531,8 @@ fn waits_grow_to_a_limit() {
         scene.run(Failed { id, error: "away".into() }, None).result.unwrap();
         let lease = scene.leases().remove(0);
         waits.push((lease.due_ms - scene.world.now.steady_ms) / 1000);
+        let stuck = lease.view(scene.world.now).state == bulla_wire::api::LeaseState::Stuck;
+        assert_eq!(stuck, waits.len() >= 6, "from six failures on");
         scene.world.now.steady_ms = lease.due_ms;
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
@@ -667,4 +674,439 @@ fn a_certificate_ends_with_its_lease() {
     };
     let refused = scene.run(PutRole { role: "twin/x".parse().unwrap(), body, authority: None }, Some("alice"));
     assert_eq!(refused.code(), Some(Code::Malformed));
+}
+
+fn plain_role() -> PutDatabaseRole {
+    PutDatabaseRole {
+        creation: vec!["CREATE ROLE {{name}} PASSWORD {{password}}".into()],
+        revocation: vec![],
+        renewal: vec![],
+        ttl_s: TTL_S,
+        max_ttl_s: MAX_TTL_S,
+        certificate: false,
+    }
+}
+
+/// As one that was revoked before.
+#[test]
+fn what_ends_by_time_elsewhere_is_put_off() {
+    let mut scene = Scene::new(12);
+    active(&mut scene, "bob");
+    // One former address more than are remembered.
+    for number in 0..9 {
+        let connection = configured(|put| put.host = format!("db{number}.example"));
+        scene.run(Configure { connection, moved: true }, Some("alice")).result.unwrap();
+    }
+    scene.world.pass(TTL_S * 1000);
+    assert!(taken(&mut scene).lease.is_none(), "nothing is dropped");
+    let lease = scene.leases().remove(0);
+    assert!(matches!(lease.state, State::Revoking { attempts: 1, .. }), "{lease:?}");
+    assert_eq!(lease.due_ms, scene.world.now.steady_ms + 1000);
+    scene.check(12);
+}
+
+/// Whoever deletes a database looks again if a role comes meanwhile.
+#[test]
+fn no_role_outlives_its_database() {
+    let mut scene = Scene::new(13);
+    scene.run(DeleteRole { role: role() }, Some("alice")).result.unwrap();
+    let alice = scene.world.actor("alice");
+    let mut task = Task::new(Box::new(Delete { name: app() }), Some(alice));
+    while task.decided.is_none() {
+        assert!(task.tick(&mut scene.world).is_none());
+    }
+    let put = PutRole { role: role(), body: plain_role(), authority: None };
+    scene.run(put, Some("alice")).result.unwrap();
+    let answered = loop {
+        if let Some(answered) = task.tick(&mut scene.world) {
+            break answered;
+        }
+    };
+    assert_eq!(answered.code(), Some(Code::Exists));
+}
+
+#[test]
+fn a_lease_lasts_as_its_role_allows_and_has_a_user_of_its_own() {
+    let mut scene = Scene::new(14);
+    let begin = |scene: &mut Scene, ttl_s, certificate| {
+        let id = LeaseId::new(draw(&mut scene.rng));
+        scene.run(Begin { id, role: role(), ttl_s, certificate, leases_each: EACH }, Some("bob"))
+    };
+    for bad in [0, MAX_TTL_S + 1, u64::MAX] {
+        let refusal = begin(&mut scene, Some(bad), false).result.unwrap_err();
+        assert_eq!((refusal.code, refusal.field.as_deref()), (Code::Malformed, Some("ttl_s")), "{bad}");
+    }
+    let refusal = begin(&mut scene, None, true).result.unwrap_err();
+    assert_eq!((refusal.code, refusal.field.as_deref()), (Code::Malformed, Some("role")), "by a password alone");
+    assert!(scene.leases().is_empty());
+    let now_ms = scene.world.now.steady_ms;
+    for (ttl_s, lasts_s) in [(None, TTL_S), (Some(1), 1), (Some(MAX_TTL_S), MAX_TTL_S)] {
+        let lease = secret::<Begun>(&begin(&mut scene, ttl_s, false)).unwrap().lease;
+        let times = (lease.issued_ms, lease.ttl_ms, lease.expires_ms);
+        assert_eq!(times, (now_ms, lasts_s * 1000, now_ms + lasts_s * 1000));
+        assert_eq!((lease.max_ms, lease.due_ms), (now_ms + MAX_TTL_S * 1000, now_ms + PENDING_MS));
+    }
+    let users: BTreeSet<String> = scene.leases().into_iter().map(|lease| lease.user).collect();
+    assert_eq!(users.len(), 3, "no two have one name");
+    assert!(users.iter().all(|user| user.starts_with("bulla_reader_") && user.len() == 29), "{users:?}");
+    // The longest name that MySQL takes whole.
+    let long: RoleName = "app/Billing-Reports".parse().unwrap();
+    let put = PutRole { role: long.clone(), body: plain_role(), authority: None };
+    scene.run(put, Some("alice")).result.unwrap();
+    let id = LeaseId::new([7; 16]);
+    let begin = Begin { id, role: long, ttl_s: None, certificate: false, leases_each: EACH };
+    let user = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease.user;
+    assert!(user.starts_with("bulla_billingr_") && user.len() <= 32, "{user}");
+}
+
+/// A request whose lease has ended makes no second user when it comes again.
+#[test]
+fn a_repeated_request_begins_nothing_anew() {
+    let mut scene = Scene::new(15);
+    let id = LeaseId::new([7; 16]);
+    let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
+    scene.run(begin.clone(), Some("bob")).result.unwrap();
+    scene.run(Ended { id }, Some("bob")).result.unwrap();
+    scene.world.repeated = Some(Replay::Again);
+    assert_eq!(scene.run(begin, Some("bob")).code(), Some(Code::NonceExpired));
+    assert!(scene.leases().is_empty());
+}
+
+/// Whoever is refused, or whose lease is revoked, while its user is made, is told nothing.
+#[test]
+fn what_is_made_meanwhile_is_not_told() {
+    for unheard in [true, false] {
+        let mut scene = Scene::new(16);
+        let id = LeaseId::new([7; 16]);
+        let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
+        let lease = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease;
+        if unheard {
+            let mut stored = Principal::founder(&scene.world.people["bob"].record, vec![]);
+            stored.disabled = true;
+            scene.world.directory = scene.world.directory.with(Change::Principal(Box::new(stored))).unwrap();
+        } else {
+            scene.run(Revoke { id }, Some("bob")).result.unwrap();
+        }
+        assert_eq!(scene.run(Activate { lease }, Some("bob")).code(), Some(Code::Revoked));
+        let lease = scene.leases().remove(0);
+        assert_eq!((lease.state == State::Pending, lease.password.is_some()), (unheard, unheard));
+        assert_eq!(lease.due_ms, scene.world.now.steady_ms + PENDING_MS, "its user may still come into being");
+    }
+}
+
+#[test]
+fn doubt_waits_unless_the_database_answered() {
+    for (lost, answered) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut scene = Scene::new(17);
+        let id = LeaseId::new([7; 16]);
+        let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
+        let lease = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease;
+        scene.world.pass(1000);
+        if lost {
+            scene.run(Ended { id }, Some("bob")).result.unwrap();
+        }
+        let begun_ms = lease.issued_ms;
+        scene.run(Doubt { lease, error: "no".into(), answered }, Some("bob")).result.unwrap();
+        let lease = scene.leases().remove(0);
+        let now_ms = scene.world.now.steady_ms;
+        let due_ms = match (lost, answered) {
+            (_, true) => now_ms,
+            (false, false) => begun_ms + PENDING_MS,
+            (true, false) => now_ms + PENDING_MS,
+        };
+        assert_eq!(lease.due_ms, due_ms, "{lost} {answered}");
+        assert_eq!(lease.state, State::Revoking { attempts: 0, error: Some("no".into()) });
+        assert!(lease.password.is_none());
+        scene.check(17);
+    }
+}
+
+/// Whoever is disabled keeps nothing, not what begins at that moment either.
+#[test]
+fn leases_of_the_disabled_end() {
+    let disable = || principal::SetDisabled { name: "bob".parse().unwrap(), disabled: true };
+    let with_bob = |seed| {
+        let mut scene = Scene::new(seed);
+        let record = scene.world.people["bob"].record.clone();
+        let stored = Principal::founder(&record, vec![]);
+        scene.world.write(|writes| principal::found(writes, &stored, [&record]));
+        scene
+    };
+    let mut scene = with_bob(18);
+    active(&mut scene, "bob");
+    let alices = active(&mut scene, "alice");
+    scene.run(disable(), Some("alice")).result.unwrap();
+    assert_eq!(mark_all(&mut scene), 1);
+    assert_eq!(running(&scene), [alices.id]);
+    let enable = principal::SetDisabled { disabled: false, ..disable() };
+    scene.run(enable, Some("alice")).result.unwrap();
+    assert_eq!(mark_all(&mut scene), 0);
+
+    let mut scene = with_bob(19);
+    let alice = scene.world.actor("alice");
+    let mut task = Task::new(Box::new(disable()), Some(alice));
+    while task.decided.is_none() {
+        assert!(task.tick(&mut scene.world).is_none());
+    }
+    active(&mut scene, "bob");
+    while task.tick(&mut scene.world).is_none() {}
+    assert_eq!(mark_all(&mut scene), 1);
+    assert_eq!(running(&scene), []);
+}
+
+#[test]
+fn a_resource_is_that_and_what_lies_below_it() {
+    let mut scene = Scene::new(20);
+    let (bobs, alices) = (active(&mut scene, "bob"), active(&mut scene, "alice"));
+    let listed = |scene: &mut Scene, resource: Option<&str>, principal| {
+        let resource = resource.map(str::to_owned);
+        let all = ListAll { resource, principal, stuck: false, after: None, limit: 10 };
+        let leases = scene.run(all, Some("alice")).json::<Leases>().leases;
+        leases.into_iter().map(|lease| lease.id).collect::<BTreeSet<_>>()
+    };
+    let both = BTreeSet::from([bobs.id, alices.id]);
+    for whole in ["database", "database/app", "database/app/reader"] {
+        assert_eq!(listed(&mut scene, Some(whole), None), both, "{whole}");
+    }
+    for part in ["database/ap", "database/app/read", "database/twin"] {
+        assert!(listed(&mut scene, Some(part), None).is_empty(), "{part}");
+        scene.run(Demand::Many(Which::Resource(part.into())), Some("alice")).result.unwrap();
+    }
+    mark_all(&mut scene);
+    assert_eq!(running(&scene).len(), 2);
+    let bob = scene.world.id("bob");
+    assert_eq!(listed(&mut scene, None, Some(bob)), BTreeSet::from([bobs.id]));
+    assert_eq!(Demand::new(RevokeLeases::lease(bobs.id)), Ok(Demand::One(bobs.id)));
+    assert_eq!(Demand::new(RevokeLeases::principal(bob)), Ok(Demand::Many(Which::Principal(bob))));
+    assert_eq!(Demand::new(RevokeLeases::all()), Ok(Demand::Many(Which::All)));
+    scene.run(Demand::Many(Which::Resource("database/app".into())), Some("alice")).result.unwrap();
+    mark_all(&mut scene);
+    assert_eq!(running(&scene), []);
+}
+
+#[test]
+fn leases_are_shown_to_their_owner() {
+    let mut scene = Scene::new(21);
+    let mine: BTreeSet<LeaseId> = (0..3).map(|_| active(&mut scene, "bob").id).collect();
+    let alices = active(&mut scene, "alice").id;
+    assert_eq!(scene.run(lease::Read { id: alices }, Some("bob")).code(), Some(Code::NotFound));
+    let shown: bulla_wire::api::Lease = scene.run(lease::Read { id: alices }, Some("alice")).json();
+    assert_eq!((shown.id, shown.owner), (alices, scene.world.id("alice")));
+    let (mut after, mut seen, mut pages) = (None, BTreeSet::new(), 0);
+    loop {
+        let page: Leases = scene.run(lease::List { after, limit: 2 }, Some("bob")).json();
+        seen.extend(page.leases.iter().map(|lease| lease.id));
+        pages += 1;
+        let Some(next) = page.next else { break };
+        after = Cursor::parse(&next);
+    }
+    assert_eq!((seen, pages), (mine, 2));
+}
+
+#[test]
+fn a_place_is_due_from_its_time_on() {
+    let now = Scene::new(22).world.now;
+    let place = |ms: u64| Cursor::after_clear([&ms.to_be_bytes()[..], &[7_u8; 16][..]].concat());
+    assert!(lease::is_due(&place(now.steady_ms), now) && !lease::is_due(&place(now.steady_ms + 1), now));
+    assert!(lease::is_due(&Cursor::after_clear([1]), now), "what is no place is in nobody's way");
+}
+
+#[test]
+fn a_renewal_goes_from_now_and_not_beyond_the_last_end() {
+    let mut scene = Scene::new(23);
+    let lease = active(&mut scene, "bob");
+    let (id, max_ms) = (lease.id, lease.max_ms);
+    let plan = |scene: &mut Scene, ttl_s| scene.run(PlanRenewal { id, ttl_s }, Some("bob"));
+    let ends = |scene: &mut Scene, ttl_s| secret::<Renewal>(&plan(scene, ttl_s)).unwrap().expires_ms;
+    scene.world.pass(1000);
+    let now_ms = scene.world.now.steady_ms;
+    assert_eq!(ends(&mut scene, None), now_ms + TTL_S * 1000);
+    assert_eq!(ends(&mut scene, Some(5)), now_ms + 5000);
+    assert_eq!(ends(&mut scene, Some(u64::MAX)), max_ms);
+    let none = plan(&mut scene, Some(0)).result.unwrap_err();
+    assert_eq!((none.code, none.field.as_deref()), (Code::Malformed, Some("ttl_s")));
+    // At its end it is over, whether or not anybody has come by.
+    scene.world.pass(TTL_S * 1000 - 1001);
+    assert!(plan(&mut scene, None).result.is_ok());
+    scene.world.pass(1);
+    assert_eq!(plan(&mut scene, None).code(), Some(Code::Expired));
+    let late = scene.run(Renewed { id, expires_ms: max_ms }, Some("bob"));
+    assert_eq!(late.code(), Some(Code::Expired));
+
+    let mut scene = Scene::new(24);
+    let lease = active(&mut scene, "bob");
+    let id = lease.id;
+    let renewed: bulla_wire::api::Lease = scene.run(Renewed { id, expires_ms: u64::MAX }, Some("bob")).json();
+    assert_eq!((renewed.expires_ms, renewed.due_ms), (lease.max_ms, lease.max_ms));
+    scene.check(24);
+    assert!(scene.leases()[0].password.is_none(), "it goes with the first renewal");
+    assert_eq!(scene.run(Activate { lease: lease.clone() }, Some("bob")).code(), Some(Code::NonceExpired));
+    let commits = scene.world.commits;
+    scene.world.repeated = Some(Replay::Again);
+    let again: bulla_wire::api::Lease = scene.run(Renewed { id, expires_ms: lease.expires_ms }, Some("bob")).json();
+    assert_eq!((again.expires_ms, scene.world.commits), (lease.max_ms, commits));
+}
+
+#[test]
+fn what_is_taken_is_due_and_stored_as_revoked() {
+    let mut scene = Scene::new(25);
+    let lease = active(&mut scene, "bob");
+    let id = lease.id;
+    let take = Take { database: app(), due_ms: lease.expires_ms, id };
+    scene.world.pass(TTL_S * 1000 - 1);
+    let early: Taken = secret(&scene.run(take.clone(), None)).unwrap();
+    assert!(early.lease.is_none());
+    assert_eq!(running(&scene), [id], "nothing before its time");
+    scene.world.pass(1);
+    let now: Taken = secret(&scene.run(take, None)).unwrap();
+    assert!(now.lease.is_some());
+    assert!(matches!(scene.leases()[0].state, State::Revoking { attempts: 0, .. }));
+    scene.run(Failed { id, error: "away".into() }, None).result.unwrap();
+    let lease = scene.leases().remove(0);
+    assert!(matches!(lease.state, State::Revoking { attempts: 1, .. }));
+    assert_eq!(lease.due_ms, scene.world.now.steady_ms + 1000);
+}
+
+/// Three checks stand behind each other: that it succeeds in the end holds each of them.
+#[test]
+fn a_database_goes_once_nothing_is_left_of_it() {
+    let mut scene = Scene::new(26);
+    let delete = |scene: &mut Scene| scene.run(Delete { name: app() }, Some("alice")).result.map(drop);
+    let says = |refused: Result<(), bulla_core::operation::Refusal>, what: &str| {
+        let refusal = refused.unwrap_err();
+        assert!(refusal.code == Code::Exists && refusal.message.ends_with(what), "{}", refusal.message);
+    };
+    let id = active(&mut scene, "bob").id;
+    says(delete(&mut scene), "still has roles");
+    scene.run(DeleteRole { role: role() }, Some("alice")).result.unwrap();
+    says(delete(&mut scene), "still has leases");
+    scene.run(Ended { id }, Some("bob")).result.unwrap();
+    delete(&mut scene).unwrap();
+    assert_eq!(scene.run(ReadDatabase { name: app() }, Some("alice")).code(), Some(Code::NotFound));
+    assert_eq!(delete(&mut scene).unwrap_err().code, Code::NotFound);
+}
+
+#[test]
+fn a_database_stays_the_server_that_it_is() {
+    let mut scene = Scene::new(27);
+    let id = active(&mut scene, "bob").id;
+    let configure = |scene: &mut Scene, connection| {
+        scene.run(Configure { connection, moved: false }, Some("alice")).result.map(drop)
+    };
+    configure(&mut scene, configured(|put| put.password = "typed".into())).unwrap();
+    let other = configure(&mut scene, configured(|put| put.engine = DatabaseEngine::Mariadb)).unwrap_err();
+    assert_eq!((other.code, other.field.as_deref()), (Code::Exists, Some("engine")));
+    scene.run(Ended { id }, Some("bob")).result.unwrap();
+    configure(&mut scene, configured(|put| put.host = "db2.example".into())).unwrap();
+    // Whoever configures it after a restore has looked at it.
+    scene.world.losses = 1;
+    let parked = |scene: &mut Scene| {
+        let view: bulla_wire::api::Database = scene.run(ReadDatabase { name: app() }, Some("alice")).json();
+        view.parked
+    };
+    assert!(parked(&mut scene));
+    configure(&mut scene, configured(|put| put.host = "db2.example".into())).unwrap();
+    assert!(!parked(&mut scene));
+}
+
+#[test]
+fn what_a_database_is_reached_by_is_checked() {
+    type Change = fn(&mut PutDatabase);
+    let told = |change: Change| {
+        let mut put = reached();
+        change(&mut put);
+        Connection::new(app(), put, START_MS).map(drop).map_err(|refusal| refusal.field.unwrap())
+    };
+    let good: [Change; 11] = [
+        |put| put.host = "h".repeat(253),
+        |put| put.host = "::1".into(),
+        |put| put.user = "u".repeat(253),
+        |put| put.password = "p".repeat(1024),
+        |put| put.port = 1,
+        |put| put.connections = 1,
+        |put| put.connections = 32,
+        |put| put.owner = Some("nobody".into()),
+        |put| (put.tls, put.host) = (DatabaseTls::Off, "localhost".into()),
+        |put| (put.tls, put.host) = (DatabaseTls::Off, "127.0.0.1".into()),
+        |put| put.ca = Some("-----BEGIN CERTIFICATE-----".to_owned() + &"x".repeat(64 * 1024 - 27)),
+    ];
+    for (index, change) in good.into_iter().enumerate() {
+        assert_eq!(told(change), Ok(()), "{index}");
+    }
+    let bad: [(Change, &str); 21] = [
+        (|put| put.host.clear(), "host"),
+        (|put| put.host = "h".repeat(254), "host"),
+        (|put| put.host = "a\nb".into(), "host"),
+        (|put| put.host = "a b".into(), "host"),
+        (|put| put.host = "/run/postgresql".into(), "host"),
+        (|put| put.user.clear(), "user"),
+        (|put| put.user = "u".repeat(254), "user"),
+        (|put| put.database = Some(String::new()), "database"),
+        (|put| put.owner = Some("a\0".into()), "owner"),
+        (|put| put.port = 0, "port"),
+        (|put| put.password.clear(), "password"),
+        (|put| put.password = "p".repeat(1025), "password"),
+        (|put| put.password = "a\0b".into(), "password"),
+        (|put| put.connections = 0, "connections"),
+        (|put| put.connections = 33, "connections"),
+        (|put| (put.engine, put.owner) = (DatabaseEngine::Mariadb, Some("x".into())), "owner"),
+        (|put| put.tls = DatabaseTls::Off, "tls"),
+        (|put| (put.tls, put.host) = (DatabaseTls::Off, "10.1.2.3".into()), "tls"),
+        (|put| (put.tls, put.host) = (DatabaseTls::Off, "localhost.example".into()), "tls"),
+        (|put| put.ca = Some("no certificate".into()), "ca"),
+        (|put| put.ca = Some("-----BEGIN CERTIFICATE-----".to_owned() + &"x".repeat(64 * 1024 - 26)), "ca"),
+    ];
+    for (index, (change, field)) in bad.into_iter().enumerate() {
+        assert_eq!(told(change), Err(field.to_owned()), "{index}");
+    }
+}
+
+#[test]
+fn what_a_role_may_say_is_checked() {
+    type Change = fn(&mut PutDatabaseRole);
+    const YEAR_S: u64 = 366 * 24 * 3600;
+    let told = |change: &dyn Fn(&mut PutDatabaseRole)| {
+        let mut body = plain_role();
+        change(&mut body);
+        let made = Role::new(DatabaseEngine::Postgres, "reader".parse().unwrap(), body);
+        made.map(drop).map_err(|refusal| (refusal.code, refusal.field.unwrap()))
+    };
+    let good: [Change; 5] = [
+        |role| (role.ttl_s, role.max_ttl_s) = (YEAR_S, YEAR_S),
+        |role| role.ttl_s = 1,
+        |role| role.creation = vec!["SELECT {{name}}".into(); 16],
+        |role| role.creation = vec!["{{name}} ".to_owned() + &"x".repeat(4096 - 9)],
+        |role| role.renewal = vec!["SELECT 1".into()],
+    ];
+    for (index, change) in good.into_iter().enumerate() {
+        assert_eq!(told(&change), Ok(()), "{index}");
+    }
+    let certified = |change: Change| {
+        told(&|role| {
+            (role.certificate, role.creation) = (true, vec!["CREATE ROLE {{name}}".into()]);
+            change(role);
+        })
+    };
+    assert_eq!(certified(|_| ()), Ok(()));
+    let refused = certified(|role| role.revocation = vec!["DROP {{name}} {{expiration}}".into()]);
+    assert_eq!(refused.map_err(|(_, field)| field), Err("revocation[0]".into()));
+    let refused = certified(|role| role.renewal = vec!["ALTER {{name}}".into()]);
+    assert_eq!(refused, Err((Code::Malformed, "renewal".into())));
+    let bad: [(Change, Code, &str); 12] = [
+        (|role| role.ttl_s = 0, Code::Malformed, "ttl_s"),
+        (|role| role.ttl_s = MAX_TTL_S + 1, Code::Malformed, "ttl_s"),
+        (|role| role.max_ttl_s = YEAR_S + 1, Code::Malformed, "ttl_s"),
+        (|role| role.creation = vec!["SELECT {{name}}".into(); 17], Code::BadTemplate, "creation"),
+        (|role| role.creation = vec!["SELECT {{name}}".into(), "x".repeat(4096 - 14)], Code::BadTemplate, "creation"),
+        (|role| role.creation.clear(), Code::BadTemplate, "creation"),
+        (|role| role.creation = vec!["SELECT 1".into()], Code::BadTemplate, "creation"),
+        (|role| role.revocation = vec!["DROP ROLE x".into()], Code::BadTemplate, "revocation"),
+        (|role| role.revocation = vec!["DROP {{name}} {{password}}".into()], Code::BadTemplate, "revocation[0]"),
+        (|role| role.revocation = vec!["DROP {{name}} {{expiration}}".into()], Code::BadTemplate, "revocation[0]"),
+        (|role| role.renewal = vec!["ALTER {{name}} {{password}}".into()], Code::BadTemplate, "renewal[0]"),
+        (|role| role.certificate = true, Code::BadTemplate, "creation[0]"),
+    ];
+    for (index, (change, code, field)) in bad.into_iter().enumerate() {
+        assert_eq!(told(&change), Err((code, field.to_owned())), "{index}");
+    }
 }

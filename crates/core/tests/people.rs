@@ -598,3 +598,19 @@ fn a_document_judges_whom_its_enrollers_admitted() {
 fn put_of(world: &World, person: &Person) -> principal::Put {
     put(world, "frank", person, 1)
 }
+
+/// A name that a document gives to somebody is nobody else's, whoever admitted them.
+#[test]
+fn whoever_stands_in_the_document_has_the_name() {
+    let mut world = World::new(1);
+    let frank = admit(&mut world, "frank", 1);
+    let other = record(&mut world, "frank", None);
+    let with_other = next(&world, |draft| {
+        draft.records.push(other.record.clone());
+        draft.enrollers.push(other.record.principal());
+    });
+    let put = document::Put { envelope: with_other };
+    let _: bulla_wire::api::Done = ask(&mut world, "alice", put).unwrap();
+    let displaced = world.directory.by_id(&frank.record.principal()).unwrap();
+    assert!(displaced.void && !displaced.may_sign());
+}

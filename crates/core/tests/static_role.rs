@@ -412,3 +412,53 @@ fn a_period_is_changed_without_a_rotation() {
     }
     assert_eq!(scene.told(), told);
 }
+
+/// The first password is asked for and held; it is told from now on.
+fn hold(scene: &mut Scene) {
+    let ask = Ask { role: role(), due: None };
+    let asked = secret::<Asked>(&scene.run(ask, Some("alice"))).unwrap().of.unwrap().0;
+    let (id, password) = (asked.id, asked.next.unwrap());
+    scene.run(Held { role: role(), id, password }, None).result.unwrap();
+}
+
+/// Whoever configures a database after a restore accepts it as a release does.
+#[test]
+fn a_configuration_after_a_restore_rotates_once() {
+    let mut scene = Scene::begun(7);
+    hold(&mut scene);
+    let configure = || Configure { connection: connection("app", "root"), moved: false };
+    scene.run(configure(), Some("alice")).result.unwrap();
+    assert_eq!(scene.world.count(Kind::LeaseDemand), 0, "nothing was lost");
+    scene.world.losses += 1;
+    scene.run(configure(), Some("alice")).result.unwrap();
+    assert_eq!(scene.told(), None, "it may be an old one");
+    let query = demands(16);
+    let records = scene.world.read(std::slice::from_ref(&query));
+    let page = records.page(&query).unwrap().0;
+    let marks: Vec<Mark> = page.iter().map(|record| Mark::parse(&record.bytes).unwrap()).collect();
+    assert_eq!(marks.len(), 1);
+    for mark in marks {
+        scene.run(mark, None).result.unwrap();
+    }
+    let view: api::StaticRole = scene.run(ReadStatic { role: role() }, Some("bob")).json();
+    assert_eq!((view.outdated, view.rotates_ms), (true, scene.world.now.steady_ms), "it is due now");
+    assert_eq!(scene.world.count(Kind::LeaseDemand), 0);
+    // The longest that there may be.
+    let put = PutStaticRole { rotate_every_s: MAX_EVERY_S, ..body(&"u".repeat(63)) };
+    assert!(PutStatic::new(role(), put).is_ok());
+}
+
+#[test]
+fn another_period_does_not_put_off_what_is_tried_again() {
+    let mut scene = Scene::begun(8);
+    hold(&mut scene);
+    scene.pass(60_000);
+    let ask = Ask { role: role(), due: None };
+    let id = secret::<Asked>(&scene.run(ask, Some("alice"))).unwrap().of.unwrap().0.id;
+    scene.run(Missed { role: role(), id, error: "away".into(), certain: true }, None).result.unwrap();
+    let again_ms = scene.world.now.steady_ms + 1000;
+    let put = PutStatic::new(role(), PutStaticRole { rotate_every_s: 2 * EVERY_S, ..body("billing") }).unwrap();
+    scene.run(put, Some("alice")).result.unwrap();
+    let view: api::StaticRole = scene.run(ReadStatic { role: role() }, Some("bob")).json();
+    assert_eq!((view.attempts, view.rotates_ms), (1, again_ms));
+}

@@ -473,3 +473,124 @@ fn a_backup_of_another_form_is_none() {
     let newer = text.replacen("\"v\":1", "\"v\":2", 1);
     assert!(bulla_wire::json::parse::<api::TransitBackup>(newer.as_bytes(), 1 << 20).is_err());
 }
+
+#[test]
+fn associated_data_stays_with_what_it_was_given_for() {
+    let mut keys = Keys::new();
+    let with = |ciphertext: &str, data: Option<&[u8]>| api::Decrypt {
+        items: vec![api::DecryptItem { ciphertext: ciphertext.to_owned(), associated_data: data.map(base64url) }],
+    };
+    for kind in [KeyKind::Aes256Gcm, KeyKind::Rsa2048] {
+        let key = format!("key-{kind}");
+        keys.create(&key, kind);
+        let one = api::EncryptItem { plaintext: base64url(b"x"), associated_data: Some(base64url(b"row")) };
+        let body = api::Encrypt { items: vec![one], version: None };
+        let made: api::Ciphertexts = keys.told(Encrypt { name: name(&key), body });
+        let first = made.items[0].ciphertext.clone().unwrap();
+        keys.rotate(&key);
+        let made: api::Ciphertexts = keys.told(Rewrap { name: name(&key), body: with(&first, Some(b"row")) });
+        let anew = made.items[0].ciphertext.clone().unwrap();
+        assert!(anew.starts_with("bulla:v2:"));
+        let body = api::NewDatakey { bytes: 32, associated_data: Some(base64url(b"row")) };
+        let datakey: api::WrappedDatakey = keys.told(Datakey { name: name(&key), body, wrapped: true });
+        for ciphertext in [&first, &anew, &datakey.ciphertext] {
+            assert!(keys.run(Decrypt { name: name(&key), body: with(ciphertext, Some(b"row")) }).is_ok());
+            for other in [None, Some(&b"raw"[..])] {
+                let refused = keys.refused(Decrypt { name: name(&key), body: with(ciphertext, other) });
+                assert_eq!(refused, Code::CiphertextDamaged);
+            }
+        }
+        let refused = keys.refused(Rewrap { name: name(&key), body: with(&first, None) });
+        assert_eq!(refused, Code::CiphertextDamaged);
+    }
+}
+
+#[test]
+fn a_private_key_of_rsa_works_on_a_hundred_items() {
+    let mut keys = Keys::new();
+    keys.create("rsa", KeyKind::Rsa2048);
+    let mut signing = sign("rsa", b"x");
+    let one = signing.body.items[0].clone();
+    signing.body.items.resize(100, one);
+    let made: api::Signatures = keys.told(signing);
+    assert_eq!(made.items.len(), 100);
+    let ciphertext = keys.encrypt("rsa", b"x");
+    let many = |count| api::Decrypt { items: vec![item(&ciphertext); count] };
+    let made: api::Plaintexts = keys.told(Decrypt { name: name("rsa"), body: many(100) });
+    assert_eq!(made.items.len(), 100);
+    assert_eq!(keys.refused(Decrypt { name: name("rsa"), body: many(101) }), Code::TooLarge);
+    assert_eq!(keys.refused(Rewrap { name: name("rsa"), body: many(101) }), Code::TooLarge);
+}
+
+#[test]
+fn a_key_of_all_versions_comes_back() {
+    let mut keys = Keys::new();
+    let body = api::CreateTransitKey { kind: KeyKind::Aes256Gcm, exportable: true, deletion_allowed: true };
+    let _: api::TransitKey = keys.told(Create { name: name("full"), body });
+    (2..=MAX_TRANSIT_VERSIONS).for_each(|_| drop(keys.rotate("full")));
+    let before = keys.read("full");
+    let backup: api::TransitBackup = keys.told(Backup { name: name("full") });
+    let _: api::Done = keys.told(Delete { name: name("full") });
+    let _: api::TransitKey = keys.told(Restore { name: name("full"), body: backup });
+    assert_eq!(keys.read("full"), before);
+}
+
+/// What takes long takes turns; what does not goes without.
+#[test]
+fn what_may_take_long_says_so() {
+    let batch = |count| {
+        let one = api::EncryptItem { plaintext: base64url(b"x"), associated_data: None };
+        Encrypt { name: name("k"), body: api::Encrypt { items: vec![one; count], version: None } }
+    };
+    let undo = |count| api::Decrypt { items: vec![item("x"); count] };
+    let signed = |count| {
+        let mut op = sign("k", b"x");
+        op.body.items = vec![op.body.items[0].clone(); count];
+        op
+    };
+    let verified = |count| {
+        let mut op = verify("k", b"x", "s");
+        op.body.items = vec![op.body.items[0].clone(); count];
+        op
+    };
+    let hmac = |count| Hmac {
+        name: name("k"),
+        body: api::Hmac { items: vec![api::HmacItem { message: base64url(b"x") }; count], version: None },
+    };
+    let macs = |count| {
+        let one = api::VerifyHmacItem { message: base64url(b"x"), mac: "m".into() };
+        VerifyHmac { name: name("k"), body: api::VerifyHmac { items: vec![one; count] } }
+    };
+    assert!(!batch(16).may_take_long() && batch(17).may_take_long());
+    assert!(!verified(16).may_take_long() && verified(17).may_take_long());
+    assert!(!hmac(16).may_take_long() && hmac(17).may_take_long());
+    assert!(!macs(16).may_take_long() && macs(17).may_take_long());
+    assert!(!signed(1).may_take_long() && signed(2).may_take_long());
+    let decrypt = |count| Decrypt { name: name("k"), body: undo(count) };
+    let rewrap = |count| Rewrap { name: name("k"), body: undo(count) };
+    assert!(!decrypt(1).may_take_long() && decrypt(2).may_take_long());
+    assert!(!rewrap(1).may_take_long() && rewrap(2).may_take_long());
+    for (kind, long) in [(KeyKind::Aes256Gcm, false), (KeyKind::Rsa2048, true)] {
+        let body = api::CreateTransitKey { kind, exportable: false, deletion_allowed: false };
+        assert_eq!(Create { name: name("k"), body }.may_take_long(), long);
+        let body = api::ImportTransitKey { kind, key: String::new(), exportable: false, deletion_allowed: false };
+        assert_eq!(Import { name: name("k"), body }.may_take_long(), long);
+    }
+    assert!(Rotate { name: name("k") }.may_take_long() && !Read { name: name("k") }.may_take_long());
+}
+
+#[test]
+fn what_is_not_said_stays_and_a_single_item_is_named() {
+    let mut keys = Keys::new();
+    keys.create("orders", KeyKind::Aes256Gcm);
+    let allow = api::ConfigureTransitKey { deletion_allowed: Some(true), ..Default::default() };
+    keys.configure("orders", allow).unwrap();
+    keys.rotate("orders");
+    let min = api::ConfigureTransitKey { min_decryption_version: Some(2), ..Default::default() };
+    keys.configure("orders", min).unwrap();
+    keys.configure("orders", api::ConfigureTransitKey::default()).unwrap();
+    let read = keys.read("orders");
+    assert_eq!((read.deletion_allowed, read.min_decryption_version), (true, 2));
+    let refusal = keys.run(decrypt("orders", "nonsense")).unwrap_err();
+    assert_eq!(refusal.field.as_deref(), Some("items[0]"));
+}

@@ -395,7 +395,11 @@ impl History {
                     return Err(format!("lineage {lineage} begins at {sequence}, {highest} had been reached"));
                 }
             }
-            None => self.current = Some((lineage, base, sequence)),
+            None => {
+                self.current = Some((lineage, base, sequence));
+                // Nor does it where what it was given for stands in files that were put away. Recovered lines come before it.
+                self.consented &= recovered;
+            }
         }
         Ok(())
     }

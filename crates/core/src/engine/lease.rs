@@ -166,9 +166,14 @@ impl Lease {
     /// From now on its user is being dropped. One that may still come into being is dropped once it cannot any more.
     fn revoke(&mut self, now_ms: u64, writes: &mut Writes) {
         let due_ms = if self.state == State::Pending { self.due_ms } else { now_ms.min(self.due_ms) };
+        self.over();
+        self.move_to(due_ms, writes);
+    }
+
+    /// It is being revoked, and its entry stays where it is.
+    fn over(&mut self) {
         self.state = State::Revoking { attempts: 0, error: None };
         self.password = None;
-        self.move_to(due_ms, writes);
     }
 
     /// Somebody wants it to end: it is revoked, or what failed is tried again at once; whether that changes anything. One

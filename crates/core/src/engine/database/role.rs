@@ -131,7 +131,8 @@ impl Operation for PutRole {
             return Ok(Outcome::refuse(refusal.hint("choose another name, or delete the static role first")));
         }
         let mut writes = Writes::default();
-        writes.expect.push((of, Expect::Present));
+        // Whoever deletes the database at the same time looks for its roles again.
+        writes.replace(of, Some(found), bulla_wire::json::to_vec(&connection));
         writes.expect.push((other, Expect::Absent));
         if role.certificate && authority.is_none() {
             let made = self.authority.as_ref().ok_or(Fault::Key("authority of a database"))?;

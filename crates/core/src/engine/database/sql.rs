@@ -133,4 +133,11 @@ mod tests {
             assert_eq!(time(Postgres, seconds * 1000), format!("{text}+00"));
         }
     }
+
+    #[test]
+    fn the_longest_names_are_taken() {
+        assert!(identifier(Postgres, &"a".repeat(63)).is_ok());
+        assert_eq!(identifier(Postgres, &"a".repeat(64)), Err(QuoteError::TooLong));
+        assert!(identifier(Mariadb, &"ä".repeat(32)).is_ok());
+    }
 }

@@ -259,7 +259,8 @@ impl PutStatic {
             return Err(refusal.hint("choose another name for another user, or delete the static role first"));
         }
         role.rotate_every_s = self.body.rotate_every_s;
-        let waits = role.in_doubt() || role.losses < context.losses;
+        // What is tried again keeps its wait.
+        let waits = role.in_doubt() || role.next.is_some() || role.losses < context.losses;
         if let (Some(rotated_ms), false) = (role.rotated_ms, waits) {
             let due_ms = rotated_ms.saturating_add(role.rotate_every_s.saturating_mul(1000));
             role.move_to(self.role.database(), due_ms.max(context.now.steady_ms), writes);
@@ -332,8 +333,8 @@ impl Operation for PutStatic {
             return Ok(Outcome::refuse(refusal));
         }
         let role = self.begin(context, rng);
-        // Neither is the database configured anew at the same time, nor the name another role's.
-        writes.expect.push((of, Expect::At(found.revision)));
+        // Neither is the database configured anew at the same time, nor deleted by who saw no role, nor the name another's.
+        writes.replace(of, Some(found), bulla_wire::json::to_vec(&connection));
         writes.expect.push((other, Expect::Absent));
         writes.create(key, role.to_bytes());
         let held = user_key(self.role.database(), &role.user);

@@ -522,4 +522,16 @@ mod tests {
         let statement = parse(Postgres, "SELECT {{password}}").unwrap().fill(VALUES).unwrap();
         assert!(!format!("{statement:?} {VALUES:?}").contains("--x"));
     }
+
+    #[test]
+    fn the_longest_statement_and_quotes_of_dollars() {
+        assert!(parse(Postgres, &"x".repeat(MAX_TEMPLATE_BYTES)).is_ok());
+        let long = parse(Postgres, &"x".repeat(MAX_TEMPLATE_BYTES + 1));
+        assert_eq!(long.map(drop).map_err(|error| error.rule), Err(Rule::TooLong));
+        assert!(parse(Postgres, "SELECT\r\n\t1").is_ok());
+        // In names `$` is a letter, and a tag neither begins with a digit nor holds anything but letters and digits.
+        for text in ["SELECT x$a$;$a$", "SELECT $$x$$$a$;$a$", "SELECT $1$;$1$", "SELECT $a-b$;$a-b$"] {
+            assert_eq!(parse(Postgres, text).map(drop).map_err(|error| error.rule), Err(Rule::Prefix), "{text}");
+        }
+    }
 }

@@ -118,7 +118,8 @@ impl Operation for Take {
         };
         let begun = matches!(lease.state, State::Revoking { .. });
         if !begun {
-            lease.revoke(now_ms, &mut writes);
+            // Its time has come, so its entry is where it belongs; or it is put off below.
+            lease.over();
         }
         // Where another server answers now, its user is not there, and would count as dropped.
         let elsewhere = connection.as_ref().filter(|connection| !connection.was_at(&lease.address));
