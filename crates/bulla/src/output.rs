@@ -6,7 +6,7 @@
 //! - `error:` says what was tried and why it failed, in one line, lower case, no full stop. Each `hint:` after it is
 //!   one thing to do next and names the command or flag. `warning:` is for what went well and still needs a look.
 //! - Ids have one spelling, `sha256:` and 43 characters, and are never cut: half a fingerprint compares as equal.
-//! - Times are RFC 3339 in UTC. JSON is the answer of the API, unchanged.
+//! - Times are RFC 3339 in UTC. JSON is the answer of the API, with escapes where a terminal would obey a character.
 //! - Values of secrets are printed only by the commands that were asked for them.
 //! - Colour, progress, questions and hidden input only on a terminal. What a server sent is printed without control
 //!   characters, so it cannot move the cursor; in a table or a field also without ends of lines, so it cannot feign
@@ -129,7 +129,7 @@ impl Screen {
     pub fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value);
         let text = text.map_err(|error| Failure::new(Exit::Failed, format!("cannot print the answer: {error}")))?;
-        self.bytes(format!("{text}\n").as_bytes())
+        self.bytes(format!("{}\n", plain_json(&text)).as_bytes())
     }
 
     /// Prints names and values, one a line, the values under each other.
@@ -168,6 +168,20 @@ fn clean(text: &str) -> String {
 /// Text of others for one place in one line: with a line's end in it, it could feign the next row or field.
 pub fn cell(text: &str) -> String {
     text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same JSON in other words, without what a terminal would obey: in strings such characters have an escape, and between
+/// values stand spaces and ends of lines.
+pub fn plain_json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\r' => plain.push(' '),
+            c if is_obeyed(c) && c != '\n' && c != '\t' => plain.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => plain.push(c),
+        }
+    }
+    plain
 }
 
 fn pairs_of(pairs: &[(&str, String)]) -> Vec<String> {
@@ -225,6 +239,17 @@ mod tests {
     #[test]
     fn others_cannot_move_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\u{9b}c\rd\te\n"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\te\n");
+    }
+
+    #[test]
+    fn json_is_the_same_in_plain_words() {
+        let value = serde_json::json!({"a\u{9b}2J": ["\u{1b}[2J", "\u{7f}\u{202e}ä\n", 1.0]});
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        assert!(text.contains('\u{9b}') && text.contains('\u{202e}'));
+        let plain = plain_json(&text);
+        assert!(plain.chars().all(|c| c == '\n' || !is_obeyed(c)), "{plain:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&plain).unwrap(), value);
+        assert_eq!(plain_json("{\r\n\t}"), "{ \n\t}");
     }
 
     /// A label is the writer's text; old ones and those of other servers may hold anything.

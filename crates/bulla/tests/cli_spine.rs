@@ -328,7 +328,9 @@ fn a_removed_enroller_takes_its_admissions_along() {
     assert!(dave.run(["whoami"]).ok().contains("dev"));
     alice.run(["wrap", "create", "--to", "bob", "enrol.cedar"]).failed(4);
     // Void is not for ever, and does not stand in the way of the next removal.
-    alice.run(["principal", "add", bob_record.to_str().unwrap()]).ok();
+    let added = alice.run(["principal", "add", bob_record.to_str().unwrap()]);
+    added.ok();
+    assert!(added.errors().contains("warning: bob is void, so its groups"), "{}", added.errors());
     bob.run(["whoami"]).ok();
     alice.run(["enroller", "add", "erin"]).ok();
     frank.run(["whoami"]).ok();

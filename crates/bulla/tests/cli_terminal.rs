@@ -69,6 +69,9 @@ fn progress_is_shown_to_whoever_looks() {
     let shown = at_terminal(&alice, &format!("bulla open {slip} -o opened.bin"));
     assert!(shown.contains("\rreceiving ") && shown.contains(" of 5.7 MiB, "), "{shown:?}");
     assert_eq!(std::fs::read(alice.work().join("opened.bin")).unwrap(), large);
+
+    let shown = at_terminal(&alice, "bulla curl GET /v1/whoami");
+    assert!(shown.starts_with("{\"") && shown.ends_with("}\r\n"), "{shown:?}");
 }
 
 /// Whoever asks and is no longer waited for leaves the terminal as it was: a question of ours, and a plugin that asks by itself.

@@ -49,9 +49,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         match self.json(call(CallBody::Ingress(body.copy()))).await {
             // Refused before any effect, so it may be sent anew to the key of the newest document.
-            Err(ClientError::Refused { errors, .. })
-                if errors.first().is_some_and(|entry| entry.code == Code::IngressChanged) =>
-            {
+            Err(error) if error.proven() == Some(Code::IngressChanged) => {
                 self.cluster().await?;
                 self.json(call(CallBody::Ingress(body.copy()))).await
             }

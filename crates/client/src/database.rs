@@ -2,18 +2,17 @@
 //! the cluster's ingress key, those of made users to the caller's.
 
 use crate::builder::Client;
-use crate::call::{Call, CallBody};
+use crate::call::Call;
 use crate::error::{ClientError, demand};
 use crate::open::open_secret;
 use crate::wrap::{Outgoing, Wrapped};
 use bulla_crypto::secret::SecretBytes;
 use bulla_wire::api::{
     CertificateCredentials, CertifyCredentials, Credentials, Database, DatabaseAuthority, DatabaseNames, DatabaseRole,
-    IssueCredentials, Lease, Leases, PutDatabase, PutDatabaseRole, PutStaticRole, RenewLease, RevokeLeases,
+    Done, IssueCredentials, Lease, Leases, PutDatabase, PutDatabaseRole, PutStaticRole, RenewLease, RevokeLeases,
     StaticCredentials, StaticRole,
 };
 use bulla_wire::encoding::base64url;
-use bulla_wire::error::Code;
 use bulla_wire::id::{LeaseId, PrincipalId};
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::Name;
@@ -50,20 +49,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with `database_failed` if it was not reached.
     pub async fn database_put(&self, name: &Name, body: &PutDatabase) -> Result<(), ClientError> {
-        let call = || Call {
-            method: "PUT",
-            changes: true,
-            body: CallBody::Ingress(SecretBytes::new(json::to_vec(body))),
-            ..Call::read(format!("/v1/database/{name}"))
-        };
-        match self.call(call()).await {
-            // Refused before any effect, so it may be sent anew to the key of the newest document.
-            Err(error) if error.code() == Some(Code::IngressChanged) => {
-                self.cluster().await?;
-                self.call(call()).await.map(drop)
-            }
-            other => other.map(drop),
-        }
+        let call = |body| Call { method: "PUT", changes: true, body, ..Call::read(format!("/v1/database/{name}")) };
+        let Done {} = self.to_ingress(&SecretBytes::new(json::to_vec(body)), call).await?;
+        Ok(())
     }
 
     /// How a database is reached, without its password.

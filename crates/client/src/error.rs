@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 /// How the first document is called in [`Untrusted::Statement`].
 pub(crate) const GENESIS: &str = "genesis";
+/// How an admission is called there.
+pub(crate) const ADMISSION: &str = "the principal's admission";
 
 /// What about an answer is not to be believed.
 #[derive(Debug)]
@@ -140,7 +142,21 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The public code, if the cluster refused.
+    /// The public code of a refusal that a node of the pinned cluster signed. Whoever does something because of a refusal goes
+    /// by this.
+    pub fn proven(&self) -> Option<Code> {
+        match self {
+            Self::Refused { errors, verified: true, .. } => errors.first().map(|entry| entry.code),
+            _ => None,
+        }
+    }
+
+    /// Whether what binds a principal to its name does not hold.
+    pub fn is_void(&self) -> bool {
+        matches!(self, Self::Untrusted(Untrusted::Statement { what: ADMISSION, .. }))
+    }
+
+    /// The public code of a refusal, to be shown: it may be anybody's word ([`Self::proven`]).
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Refused { errors, .. } => errors.first().map(|entry| entry.code),

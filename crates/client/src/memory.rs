@@ -218,6 +218,20 @@ impl Memory {
         self.names.judge(name, |known| known::judge(name, known, chain, serial).map(Some))
     }
 
+    /// Whether [`Self::know`] would take it, without remembering it.
+    pub(crate) fn would_know(
+        &self,
+        name: &Name,
+        chain: &RecordChain,
+        admission: &Admission,
+    ) -> Result<(), ClientError> {
+        if let Some(lasting) = &self.lasting {
+            let serial = matches!(admission.scope, Scope::Admins(_)).then_some(admission.serial);
+            lasting.judge(name, |known| known::judge_lasting(name, known, chain, serial).map(|_| None))?;
+        }
+        self.names.judge(name, |known| known::judge(name, known, chain, admission.serial).map(|_| None))
+    }
+
     /// The documents that were kept. They are verified again, so a damaged file costs a look-up and nothing else.
     pub(crate) fn documents(&self) -> Vec<Envelope> {
         let Some(directory) = &self.directory else { return self.inner().documents.clone() };

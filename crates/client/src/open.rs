@@ -297,11 +297,10 @@ pub(crate) fn unopened(error: OpenError) -> ClientError {
     }
 }
 
-/// After this answer the claim will never be delivered to.
+/// After this answer the claim will never be delivered to. Anybody's word would take away what was opened and not yet delivered.
 fn ends_claim(error: &ClientError) -> bool {
     use Code::{Acked, AlreadyOpened, Expired, Lapsed, Nacked, Revoked};
-    let over = matches!(error.code(), Some(Acked | AlreadyOpened | Expired | Lapsed | Nacked | Revoked));
-    over && !matches!(error, ClientError::UnknownOutcome { .. })
+    matches!(error.proven(), Some(Acked | AlreadyOpened | Expired | Lapsed | Nacked | Revoked))
 }
 
 /// What an age file to the caller holds.
@@ -381,6 +380,22 @@ mod tests {
         assert!(matches!(unopened(OpenError::Io(io::Error::other("x"))), ClientError::Open(_)));
         for error in [OpenError::NoMatch, OpenError::Mac, OpenError::Payload, OpenError::Binding("x")] {
             assert!(matches!(unopened(error), ClientError::Tampered { .. }));
+        }
+    }
+
+    #[test]
+    fn a_claim_ends_by_what_the_cluster_said_alone() {
+        use bulla_wire::error::ErrorEntry;
+        for code in Code::ALL.iter().copied() {
+            let refused = |verified| {
+                let entry = ErrorEntry { code, message: "no".into(), field: None, hint: None, id: None, receipt: None };
+                ClientError::Refused { status: 409, errors: vec![entry], verified, may_have_happened: !verified }
+            };
+            let final_ones =
+                [Code::Acked, Code::AlreadyOpened, Code::Expired, Code::Lapsed, Code::Nacked, Code::Revoked];
+            assert_eq!(ends_claim(&refused(true)), final_ones.contains(&code), "{code}");
+            assert!(!ends_claim(&refused(false)), "{code}");
+            assert!(!ends_claim(&ClientError::UnknownOutcome { cause: Box::new(refused(true)) }), "{code}");
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use crate::builder::Client;
 use crate::call::{Call, now_ms};
-use crate::error::ClientError;
+use crate::error::{ClientError, demand};
+use crate::known::KnownError;
 use crate::resolve::Resolved;
 use bulla_crypto::evidence::{
-    self, AdmissionDraft, PrincipalKey, Record, RecordChain, record_payload, verify_admission,
+    self, AdmissionDraft, ClusterView, PrincipalKey, Record, RecordChain, record_payload, verify_admission,
 };
 use bulla_crypto::sign::Signer;
 use bulla_wire::api::{Principal, PutPrincipal};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::evidence::PrincipalRecord;
+use bulla_wire::evidence::{Admission, MAX_SERIAL_AHEAD_MS, PrincipalRecord};
 use bulla_wire::json;
 use bulla_wire::name::Name;
 use std::collections::BTreeMap;
@@ -40,16 +41,27 @@ impl Client {
             .map_err(|error| ClientError::input(format!("this is no record: {error}"), RECORD_HINT))?;
         let there = match self.principal(&name).await {
             Ok(there) => Some(there),
-            Err(error) if error.code() == Some(Code::NotFound) => None,
+            Err(error) if error.proven() == Some(Code::NotFound) => None,
             Err(error) => return Err(error),
         };
         let opened = open_next(record, version, there.as_ref())?;
-        let last = there.and_then(|principal| principal.admission);
-        let last: Option<bulla_wire::evidence::Admission> =
-            last.and_then(|admission| json::parse(&admission.payload, json::MAX_STATEMENT_BYTES).ok());
-        let serial = now_ms().max(last.map_or(0, |admission| admission.serial.saturating_add(1)));
+        let serial = next_serial(&view, there.as_ref(), now_ms())?;
         let Admit { groups, attributes } = admit;
         let payload = AdmissionDraft { groups, attributes, serial }.payload(&view, &opened);
+        // Nobody else is given a name that this client knows: the server alone says who has it, and what was signed stays signed.
+        let before = there.iter().flat_map(|there| &there.records).cloned();
+        let digest = opened.digest();
+        let before: Vec<Envelope> =
+            before.take_while(|envelope| evidence::payload_digest(envelope) != digest).collect();
+        let chain: Vec<Envelope> = before.into_iter().chain([record.clone()]).collect();
+        let chain = RecordChain::open(&chain).map_err(ClientError::statement("the principal's record"))?;
+        if let Some(standing) =
+            view.standing_by_name(&name).filter(|standing| standing.principal() != chain.principal())
+        {
+            let (known, told) = (standing.principal(), chain.principal());
+            return Err(KnownError::OtherPrincipal { name, known, told }.into());
+        }
+        self.trust().await?.memory.would_know(&name, &chain, &payload)?;
         let admission = evidence::sign(&payload, &[&**self.key()?]).await?;
         verify_admission(&view, &admission, &opened).map_err(|error| {
             ClientError::input(
@@ -84,6 +96,19 @@ impl Client {
     }
 }
 
+/// The serial of the next admission: this clock's time, or one more than the last. What the server shows as the last is signed by
+/// an enroller, or is no further ahead than clocks are: else the name could be brought to where no serial comes after.
+fn next_serial(view: &ClusterView, there: Option<&Principal>, now_ms: u64) -> Result<u64, ClientError> {
+    let Some(last) = there.and_then(|there| there.admission.as_ref()) else { return Ok(now_ms) };
+    let Ok(Admission { serial, .. }) = json::parse(&last.payload, json::MAX_STATEMENT_BYTES) else { return Ok(now_ms) };
+    let signed = || {
+        let chain = there.and_then(|there| RecordChain::open(&there.records).ok());
+        chain.is_some_and(|chain| verify_admission(view, last, chain.newest()).is_ok())
+    };
+    demand(serial <= now_ms.saturating_add(MAX_SERIAL_AHEAD_MS) || signed(), "the last admission is of a later time")?;
+    Ok(now_ms.max(serial.saturating_add(1)))
+}
+
 /// Verifies a record by what is there already: the same again, or the version after.
 fn open_next(record: &Envelope, version: u32, there: Option<&Principal>) -> Result<Record, ClientError> {
     let mistaken = |error| ClientError::input(format!("this record does not hold: {error}"), RECORD_HINT);
@@ -104,4 +129,40 @@ fn open_next(record: &Envelope, version: u32, there: Option<&Principal>) -> Resu
         ));
     }
     Record::open(record, Some(chain.newest())).map_err(mistaken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{person, world};
+
+    #[test]
+    fn no_server_brings_a_name_to_its_last_serial() {
+        const NOW_MS: u64 = 1_800_000_000_000;
+        let world = world();
+        let bob = &world.bob.record;
+        let told = |serial, by| {
+            let payload = AdmissionDraft { serial, ..AdmissionDraft::default() }.payload(&world.view, bob);
+            let by: &crate::fixture::Person = by;
+            let admission = evidence::sign_in_memory(&payload, &[by.identity.signing_key().unwrap()]).unwrap();
+            Principal {
+                id: bob.principal(),
+                name: bob.name().clone(),
+                disabled: false,
+                void: false,
+                records: vec![bob.envelope().clone()],
+                admission: Some(admission),
+            }
+        };
+        let next = |told: Option<&Principal>| next_serial(&world.view, told, NOW_MS).ok();
+        let (stranger, day_ms) = (person("mallory", 13), MAX_SERIAL_AHEAD_MS);
+        assert_eq!(next(None), Some(NOW_MS));
+        assert_eq!(next(Some(&told(NOW_MS - 5, &world.erin))), Some(NOW_MS));
+        // The clock of whoever admitted it was ahead, by however much.
+        assert_eq!(next(Some(&told(NOW_MS + day_ms + 5, &world.erin))), Some(NOW_MS + day_ms + 6));
+        assert_eq!(next(Some(&told(NOW_MS + day_ms, &stranger))), Some(NOW_MS + day_ms + 1));
+        for serial in [NOW_MS + day_ms + 1, u64::MAX] {
+            assert_eq!(next(Some(&told(serial, &stranger))), None);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! From a name to keys: record ← admission ← document ← pin. The server's word is not asked.
 
 use crate::builder::Client;
-use crate::error::{ClientError, demand};
+use crate::error::{ADMISSION, ClientError, demand};
 use bulla_crypto::evidence::{ClusterView, EvidenceError, Record, RecordChain, VerifiedAdmission, verify_admission};
 use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{Principal, PrincipalSummary};
@@ -123,7 +123,7 @@ impl Client {
             trust = self.trust().await?;
             admission = self::admission(&trust.view, told, &chain);
         }
-        let admission = admission.map_err(ClientError::statement("the principal's admission"))?;
+        let admission = admission.map_err(ClientError::statement(ADMISSION))?;
         let said = admission.as_ref().map(|verified| &verified.admission);
         trust.memory.know(chain.newest().name(), &chain, said)?;
         Ok(Resolved { chain, admission, disabled: told.disabled })

@@ -23,7 +23,7 @@ use bulla_wire::evidence::PolicyRecovery;
 use bulla_wire::id::{Digest, PrincipalId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::name::Name;
-use wrap_world::{Person, World};
+use wrap_world::{Person, START_MS, World};
 
 const PERMIT: &str = "permit (principal, action, resource);";
 const FORBID: &str = "forbid (principal, action, resource);";
@@ -613,4 +613,25 @@ fn whoever_stands_in_the_document_has_the_name() {
     let _: bulla_wire::api::Done = ask(&mut world, "alice", put).unwrap();
     let displaced = world.directory.by_id(&frank.record.principal()).unwrap();
     assert!(displaced.void && !displaced.may_sign());
+}
+
+/// One that is far ahead would keep every later one from its name.
+#[test]
+fn a_serial_is_of_no_later_time() {
+    let mut world = World::new(1);
+    let frank = record(&mut world, "frank", None);
+    let admitted = |world: &mut World, serial| {
+        let put = put(world, "frank", &frank, serial);
+        ask::<bulla_wire::api::Done>(world, "alice", put).map(drop)
+    };
+    let most = START_MS + 24 * 3600 * 1000;
+    for serial in [most + 1, u64::MAX] {
+        let refusal = admitted(&mut world, serial).unwrap_err();
+        assert_eq!((refusal.code, refusal.field.as_deref()), (Code::BadStatement, Some("admission.serial")));
+    }
+    admitted(&mut world, most).unwrap();
+    // A clock that was wrong is put right, and the name counts up by one.
+    admitted(&mut world, most + 1).unwrap();
+    assert!(admitted(&mut world, most + 3).is_err());
+    admitted(&mut world, most + 2).unwrap();
 }

@@ -35,6 +35,8 @@ pub const MAX_ADMINS: usize = 16;
 pub const MAX_ENROLLERS: usize = 32;
 /// Most groups of a principal, and most attributes.
 pub const MAX_GROUPS: usize = 32;
+/// How far ahead of whoever takes it the serial of an admission may be in milliseconds, a day: clocks are wrong by that much.
+pub const MAX_SERIAL_AHEAD_MS: u64 = 24 * 3600 * 1000;
 /// Most principals of a bundle. Some forty with post-quantum keys fill its payload; and their ids, with the names of
 /// the policies, fit into one audit line.
 pub const MAX_BUNDLE_PRINCIPALS: usize = 64;

@@ -162,5 +162,5 @@ fn explained(error: ClientError) -> Failure {
 
 /// Whether a lease is over.
 pub fn is_gone(error: &ClientError) -> bool {
-    matches!(error.code(), Some(Code::NotFound | Code::Expired | Code::Revoked))
+    matches!(error.proven(), Some(Code::NotFound | Code::Expired | Code::Revoked))
 }

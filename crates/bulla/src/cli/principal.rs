@@ -152,7 +152,7 @@ async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
     let envelope = super::init::read_record(&record)?;
     let client = session.client()?;
     let mut admit = Admit { groups, attributes: attributes.into_iter().collect() };
-    let before = there(&client, &envelope).await?;
+    let before = there(session, &client, &envelope).await?;
     if let Some(admission) = before.as_ref().and_then(admission_of) {
         if admit.groups.is_empty() {
             admit.groups.clone_from(&admission.groups);
@@ -167,15 +167,21 @@ async fn add(session: &Session<'_>, args: Add) -> Result<Exit, Failure> {
 }
 
 /// The principal that has the record's name already.
-async fn there(client: &Client, envelope: &Envelope) -> Result<Option<Resolved>, Failure> {
+async fn there(session: &Session<'_>, client: &Client, envelope: &Envelope) -> Result<Option<Resolved>, Failure> {
     let record: PrincipalRecord = json::parse(&envelope.payload, json::MAX_STATEMENT_BYTES)
         .map_err(|error| Failure::new(Exit::Failed, format!("this is no {}: {error}", PrincipalRecord::TYPE)))
         .map_err(|failure| failure.hint("`bulla keygen` writes one"))?;
     match client.resolve_name(&record.name).await {
         Ok(resolved) => Ok(Some(resolved)),
-        Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
-        // An admission that no longer holds is what a new one is for.
-        Err(ClientError::Untrusted(_)) => Ok(None),
+        Err(error) if error.proven() == Some(Code::NotFound) => Ok(None),
+        // An admission that no longer holds is what a new one is for. What it said may not be what an enroller said.
+        Err(error) if error.is_void() => {
+            let name = &record.name;
+            session.screen.warn(&format!(
+                "{name} is void, so its groups and attributes before do not count: compare those below"
+            ));
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

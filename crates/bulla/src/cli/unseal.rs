@@ -53,7 +53,7 @@ pub async fn run(args: Unseal, session: &Session<'_>) -> Result<Exit, Failure> {
         return Err(failure);
     }
     let outcome = match outcome {
-        Err(error) if error.code() == Some(Code::NotSealed) => {
+        Err(error) if error.proven() == Some(Code::NotSealed) => {
             session.screen.say("the cluster is unsealed already");
             return Ok(Exit::Ok);
         }

@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::fixture::{World, person, world};
-use bulla_crypto::evidence::{AdminSet, DocumentDraft, Node, sign_in_memory};
+use crate::known::KnownError;
+use crate::principal::Admit;
+use bulla_crypto::evidence::{AdminSet, DocumentDraft, Node, Record, RecordChain, sign_in_memory};
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::sign::SigningKey;
@@ -53,6 +55,8 @@ struct Stage {
     newest: Mutex<Option<u32>>,
     /// Documents that are shown in the place of the world's, and the node that answers.
     instead: Mutex<Option<(ClusterView, SigningKey)>>,
+    /// What somebody between answers, unsigned, to whoever wants a challenge.
+    between: Mutex<Option<Code>>,
 }
 
 struct Request {
@@ -151,6 +155,11 @@ impl Stage {
         let instead = self.instead.lock().unwrap();
         let (view, node) = instead.as_ref().map_or((&self.world.view, &self.world.node), |(view, node)| (view, node));
         if request.path == "/v1/challenge" {
+            if let Some(code) = *self.between.lock().unwrap() {
+                let (status, body) = refused(code);
+                let head = format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
+                return Some([format!("{head}content-type: {JSON_MEDIA_TYPE}\r\n\r\n").as_bytes(), &body].concat());
+            }
             let body = json::to_vec(&ChallengeReply { challenge: challenge(), lifetime_ms: 60_000 });
             return Some(answer(node, &request.open(), told, (200, body)));
         }
@@ -196,6 +205,7 @@ impl Stage {
             histories: Mutex::default(),
             newest: Mutex::default(),
             instead: Mutex::default(),
+            between: Mutex::default(),
         });
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node.sock");
@@ -794,4 +804,43 @@ async fn a_server_that_hangs_takes_no_longer_than_the_call_may() {
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
     assert!(began.elapsed() < Duration::from_secs(8), "each has two seconds, not two for each try");
     held.abort();
+}
+
+/// Whoever stands between may refuse the challenge with any code, and nothing goes by it.
+#[tokio::test]
+async fn a_refusal_that_nobody_signed_proves_nothing() {
+    let (stage, client, _directory) = Stage::open(world());
+    for code in [Code::NotFound, Code::AlreadyOpened, Code::Expired, Code::NotSealed, Code::IngressChanged] {
+        client.held().challenge = None;
+        *stage.between.lock().unwrap() = Some(code);
+        let error = client.call(change()).await.err().unwrap();
+        assert_eq!((error.code(), error.proven()), (Some(code), None));
+        assert!(error.to_string().ends_with("(this answer could not be verified)"), "{error}");
+        *stage.between.lock().unwrap() = None;
+        let (ended, _) = stage.run(&client, change(), &[Act::Refuse(code)]).await;
+        assert_eq!(ended.err().unwrap().proven(), Some(code));
+    }
+}
+
+/// The server says that nobody has the name; this client knows better, and signs nothing for somebody else.
+#[tokio::test]
+async fn a_name_that_is_known_is_admitted_for_nobody_else() {
+    let (stage, client, _directory) = Stage::open(world());
+    let [known, other] = [11, 12].map(|seed| person("frank", seed).record);
+    let chain = RecordChain::open(&[known.envelope().clone()]).unwrap();
+    client.trust().await.unwrap().memory.know(known.name(), &chain, None).unwrap();
+    let came = async |record: &Record| {
+        *stage.acts.lock().unwrap() = vec![Act::Refuse(Code::NotFound), Act::Done];
+        stage.nonces.lock().unwrap().clear();
+        let ended = client.admit(record.envelope(), Admit::default()).await;
+        (ended, stage.nonces.lock().unwrap().len())
+    };
+    let (ended, asked) = came(&other).await;
+    assert!(matches!(ended, Err(ClientError::Known(KnownError::OtherPrincipal { .. }))), "{ended:?}");
+    assert_eq!(asked, 1, "nothing was sent");
+    // Nor a name that stands in the newest document.
+    let (ended, asked) = came(&person("erin", 12).record).await;
+    assert!(matches!(ended, Err(ClientError::Known(KnownError::OtherPrincipal { .. }))), "{ended:?}");
+    assert_eq!(asked, 1, "nothing was sent");
+    assert_eq!(came(&known).await.1, 3, "it is asked for, admitted, and asked for again");
 }

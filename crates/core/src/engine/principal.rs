@@ -14,7 +14,7 @@ use bulla_crypto::random::Rng;
 use bulla_wire::api::{self, AlarmKind, Done, PrincipalSummary, Principals, Whoami};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::evidence::Admission;
+use bulla_wire::evidence::{Admission, MAX_SERIAL_AHEAD_MS};
 use bulla_wire::id::{Digest, PrincipalId};
 use bulla_wire::json::StrictMap;
 use bulla_wire::name::Name;
@@ -184,6 +184,12 @@ impl Put {
         let same = stored.is_some_and(|stored| stored.admission.as_ref() == Some(&self.admission));
         if admission.serial <= serial && !same {
             let refusal = Refusal::new(Code::VersionMismatch, format!("an admission with serial {serial} is stored"));
+            return Err(refusal.field("admission.serial").hint("sign a new admission; check the enroller's clock"));
+        }
+        // A serial after which none comes would be the name's last.
+        let most = context.now.latest_ms().saturating_add(MAX_SERIAL_AHEAD_MS).max(serial.saturating_add(1));
+        if admission.serial > most {
+            let refusal = bad("admission", "its serial is of a later time");
             return Err(refusal.field("admission.serial").hint("sign a new admission; check the enroller's clock"));
         }
         Ok(Admitted { record, admission, newest })

@@ -233,7 +233,7 @@ enum Attempt {
 async fn attempt(client: &Client, to: &SecretPath, theirs: &Theirs, dry_run: bool) -> Result<Attempt, ClientError> {
     let here = match client.kv_metadata(to).await {
         Ok(here) => Some(here),
-        Err(error) if error.code() == Some(Code::NotFound) => None,
+        Err(error) if error.proven() == Some(Code::NotFound) => None,
         Err(error) => return Err(error),
     };
     let todo = match todo(here.as_ref(), &theirs.plan) {

@@ -127,8 +127,8 @@ async fn put(
     dry_run: bool,
 ) -> Result<Result<Outcome, String>, ClientError> {
     match client.transit_read(name).await {
-        Err(error) if error.code() == Some(Code::NotFound) && dry_run => return Ok(Ok(Outcome::Ready)),
-        Err(error) if error.code() == Some(Code::NotFound) => {
+        Err(error) if error.proven() == Some(Code::NotFound) && dry_run => return Ok(Ok(Outcome::Ready)),
+        Err(error) if error.proven() == Some(Code::NotFound) => {
             client.transit_restore(name, backup).await?;
             return Ok(Ok(Outcome::Imported));
         }

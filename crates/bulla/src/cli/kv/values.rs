@@ -73,7 +73,7 @@ pub async fn put(
 async fn newest(client: &Client, path: &SecretPath) -> Result<u64, Failure> {
     match client.kv_metadata(path).await {
         Ok(metadata) => Ok(metadata.version),
-        Err(error) if error.code() == Some(Code::NotFound) => Ok(0),
+        Err(error) if error.proven() == Some(Code::NotFound) => Ok(0),
         Err(error) if error.code() == Some(Code::Denied) => {
             Err(Failure::from(error).hint("or give the version that it replaces yourself: --cas, 0 for a new secret"))
         }

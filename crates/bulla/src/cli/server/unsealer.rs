@@ -248,7 +248,7 @@ impl Unsealer {
         // Whoever wrote the id into the configuration compared it: nothing else is approved by that.
         let how = Unseal { approve: &|_| true, danger_older_epoch: false };
         let outcome = match client.unseal(&how).await {
-            Err(error) if error.code() == Some(Code::NotSealed) => return Ok(None),
+            Err(error) if error.proven() == Some(Code::NotSealed) => return Ok(None),
             outcome => outcome.map_err(|error| self.trouble(&error))?,
         };
         client.flush().map_err(|error| self.trouble(&error))?;
