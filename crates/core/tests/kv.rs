@@ -23,7 +23,7 @@ use bulla_wire::name::SecretPath;
 use bulla_wire::wrap::{Addressee, Ciphertext};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use wrap_world::World;
+use wrap_world::{Task, World};
 
 fn path(text: &str) -> SecretPath {
     text.parse().unwrap()
@@ -569,5 +569,71 @@ fn the_largest_of_everything_is_taken() {
     for _ in 0..2 {
         put(&mut world, "d", value("x")).unwrap();
         assert_eq!(world.count(Kind::KvVersion), before + 1, "1 keeps the newest alone");
+    }
+}
+
+/// What changes nothing is kept with its nonce too: played again, it does not undo what somebody else did since.
+#[test]
+fn what_had_nothing_to_do_is_not_done_later() {
+    let mut world = World::new(1);
+    put(&mut world, "a", value("1")).unwrap();
+    let body = KvVersions { versions: None };
+    let undelete = Undelete { path: path("a"), body: body.clone() };
+    for op in [Box::new(undelete) as Box<dyn Operation>, Box::new(Delete { path: path("a"), body })] {
+        let mut task = Task::new(op, Some(world.actor("alice")));
+        while task.decided.is_none() {
+            assert!(task.tick(&mut world).is_none());
+        }
+        let decided = task.decided.take().unwrap();
+        assert!(decided.result.is_ok() && decided.writes.is_empty() && decided.replay == Replay::Kept);
+        delete(&mut world, "a", None).unwrap();
+    }
+}
+
+/// What is known of a secret and its content are of one moment, whatever is written between two readings.
+#[test]
+fn whoever_reads_beside_a_write_finds_one_of_both() {
+    let mut world = World::new(1);
+    set(&mut world, "a", SetKvSettings { max_versions: Some(1), ..SetKvSettings::default() }).unwrap();
+    put(&mut world, "a", value("1")).unwrap();
+    let alice = world.actor("alice");
+    let get = Get { path: path("a"), version: None };
+    let patch = Patch {
+        path: path("a"),
+        body: PatchKv { data: StrictMap([("b".into(), None)].into()), cas: None, ttl_s: None },
+    };
+    for op in [Box::new(get) as Box<dyn Operation>, Box::new(patch)] {
+        let mut task = Task::new(op, Some(alice.clone()));
+        assert!(task.tick(&mut world).is_none());
+        put(&mut world, "a", value("2")).unwrap();
+        let answered = loop {
+            if let Some(answered) = task.tick(&mut world) {
+                break answered;
+            }
+        };
+        assert!(answered.result.is_ok(), "{:?}", answered.result);
+    }
+}
+
+#[test]
+fn what_is_not_there_says_why() {
+    let mut world = World::new(1);
+    set(&mut world, "a", SetKvSettings { max_versions: Some(1), ..SetKvSettings::default() }).unwrap();
+    let says = |world: &mut World, version, what: &str| {
+        let refusal = get(world, "a", version).unwrap_err();
+        assert!(refusal.code == Code::NotFound && refusal.message.contains(what), "{version:?}: {}", refusal.message);
+    };
+    says(&mut world, None, "has no version yet");
+    says(&mut world, Some(3), "has no version yet");
+    put(&mut world, "a", value("1")).unwrap();
+    put(&mut world, "a", value("2")).unwrap();
+    says(&mut world, Some(3), "the newest version of kv/a is 2");
+    for gone in [0, 1] {
+        says(&mut world, Some(gone), "is not kept any more");
+    }
+    for (count, hint) in [(0, "1 keeps the newest alone"), (101, "a path of its own")] {
+        let wrong = SetKvSettings { max_versions: Some(count), ..SetKvSettings::default() };
+        let refusal = set(&mut world, "a", wrong).unwrap_err();
+        assert!(refusal.hint.as_ref().is_some_and(|told| told.contains(hint)), "{refusal:?}");
     }
 }

@@ -35,6 +35,8 @@ const DEMANDS_AT_ONCE: usize = 16;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait: one that is back is cleaned within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long a rotation that is due waits for its turn; then the next look has it.
+const TURN_WAIT: Duration = Duration::from_secs(1);
 
 /// What is known of a database between two looks.
 #[derive(Default)]
@@ -268,9 +270,11 @@ async fn end(node: &Node, unsealed: &Unsealed, take: &Take) -> Result<bool, Driv
     }
 }
 
-/// Rotates the password of a static role, unless somebody does so now. False if the database was not reached.
+/// Rotates the password of a static role, unless somebody does so for longer than a moment. False if the database was not
+/// reached.
 async fn rotate(node: &Node, unsealed: &Unsealed, ask: &Ask) -> Result<bool, DriveError> {
-    let Some(_turn) = unsealed.rotations.now(&ask.role) else { return Ok(true) };
+    // Readers have turns too, and there may always be one.
+    let Ok(_turn) = tokio::time::timeout(TURN_WAIT, unsealed.rotations.wait(&ask.role)).await else { return Ok(true) };
     let driven = drive(node, unsealed, ask, None).await?;
     let Ok(Reply::Secret(bytes)) = &driven.result else { return Err(Fault::Key("due rotation").into()) };
     let Asked { of: Some((role, connection)) } = parse_record("due rotation", bytes)? else { return Ok(true) };

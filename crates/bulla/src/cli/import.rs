@@ -285,7 +285,7 @@ enum Refused {
 }
 
 fn refused_here(error: ClientError) -> Refused {
-    let outcome = match (&error, error.code()) {
+    let outcome = match (&error, error.proven()) {
         // Whether it happened is not known: the next run finds out.
         (ClientError::UnknownOutcome { .. }, _) => None,
         (ClientError::Input { .. }, _) => Some(Outcome::Refused),

@@ -75,7 +75,8 @@ impl Content {
         if bytes.len() <= MAX_VALUE_BYTES {
             return Ok(bytes);
         }
-        let message = format!("a value has at most {MAX_VALUE_BYTES} bytes as JSON, this one has {}", bytes.len());
+        // How many it has would tell whoever may patch and not read how long the other fields are.
+        let message = format!("a value has at most {MAX_VALUE_BYTES} bytes as JSON");
         let field = match self {
             Self { data: Some(_), .. } => "data",
             Self { sealed: Some(_), .. } => "sealed",

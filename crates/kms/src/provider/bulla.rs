@@ -319,11 +319,12 @@ fn failed(error: ClientError) -> ProviderError {
         return failure(token);
     }
     let class = match &error {
-        ClientError::Refused { errors, status, .. } => match errors.first() {
-            Some(first) => class(first.code),
-            None if *status == 429 => Class::Throttled,
-            None => Class::Unavailable,
-        },
+        ClientError::Refused { errors, verified: true, .. } => {
+            errors.first().map_or(Class::Unavailable, |first| class(first.code))
+        }
+        // Whoever stands between may have said it, and it may be no word about keys.
+        ClientError::Refused { status: 429, .. } => Class::Throttled,
+        ClientError::Refused { .. } => Class::Unavailable,
         ClientError::Unreachable { .. } | ClientError::UnknownOutcome { .. } => Class::Unavailable,
         ClientError::Untrusted(_) | ClientError::RolledBack(_) | ClientError::Tampered { .. } => Class::Protocol,
         _ => Class::Config,
@@ -348,6 +349,20 @@ fn class(code: Code) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_signed_says_nothing_of_keys() {
+        use bulla_wire::error::ErrorEntry;
+        let of = |code: Code, verified| {
+            let entry = ErrorEntry { code, message: "no".into(), field: None, hint: None, id: None, receipt: None };
+            let status = code.status();
+            failed(ClientError::Refused { status, errors: vec![entry], verified, may_have_happened: false }).class
+        };
+        for code in [Code::NotFound, Code::VersionArchived, Code::CiphertextDamaged, Code::Denied, Code::Sealed] {
+            assert_eq!((of(code, true), of(code, false)), (class(code), Class::Unavailable), "{code}");
+        }
+        assert_eq!(of(Code::Overloaded, false), class(Code::Overloaded));
+    }
 
     #[test]
     fn a_token_that_does_not_sign_is_away() {

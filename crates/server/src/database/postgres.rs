@@ -192,9 +192,16 @@ impl Client {
 
     /// Nobody logs in as the user any more; whether nobody is, either.
     async fn close(&self, user: &Named) -> Result<bool, DatabaseError> {
-        self.run(&format!("ALTER ROLE {} NOLOGIN", user.name)).await?;
         let sessions = format!("FROM pg_stat_activity WHERE usename = {} AND pid <> pg_backend_pid()", user.text);
-        self.transaction_as(Some(user), &[&format!("SELECT pg_terminate_backend(pid) {sessions}")]).await?;
+        let end = format!("SELECT pg_terminate_backend(pid) {sessions}");
+        // A session that has begun to change its own password holds the user's row, and would keep the next statement waiting
+        // for as long as it likes.
+        match self.transaction_as(Some(user), &[&end]).await {
+            Ok(()) | Err(DatabaseError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.run(&format!("ALTER ROLE {} NOLOGIN", user.name)).await?;
+        self.transaction_as(Some(user), &[&end]).await?;
         for _ in 0..SESSION_LOOKS {
             if !self.any(&format!("SELECT 1 {sessions} LIMIT 1")).await? {
                 return Ok(true);

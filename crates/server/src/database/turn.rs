@@ -20,13 +20,8 @@ impl Turns {
         turns.entry(role.clone()).or_default().clone()
     }
 
-    /// Waits for a turn.
+    /// Waits for a turn. They come in order, so whoever waits is not kept out by those who come after.
     pub async fn wait(&self, role: &RoleName) -> Turn {
         self.of(role).lock_owned().await
-    }
-
-    /// A turn, if nobody has it.
-    pub fn now(&self, role: &RoleName) -> Option<Turn> {
-        self.of(role).try_lock_owned().ok()
     }
 }

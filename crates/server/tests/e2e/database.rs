@@ -440,7 +440,9 @@ async fn what_a_role_sets_is_its_own(scene: &Scene) {
     scene.alice.database_role_put(&name("app"), &name("plain"), &role).await.unwrap();
     let second = scene.bob.database_issue(&name("app"), &name("plain"), None).await.unwrap();
     std::thread::scope(|scope| {
-        let sleeping = scope.spawn(|| scene.server.try_sql(&first.user, &first.password, "SELECT pg_sleep(100)"));
+        // It holds its own row, which everybody may change the password of.
+        let holds = "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'mine'; SELECT pg_sleep(100)";
+        let sleeping = scope.spawn(|| scene.server.try_sql(&first.user, &first.password, holds));
         std::thread::sleep(Duration::from_millis(500));
         let runtime = tokio::runtime::Handle::current();
         tokio::task::block_in_place(|| runtime.block_on(scene.bob.lease_revoke(&first.lease))).unwrap();

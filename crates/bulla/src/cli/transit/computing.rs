@@ -139,7 +139,7 @@ async fn rewrap(
         let made = match client.transit_rewrap(key, &Decrypt { items }).await {
             Ok(made) => made.items,
             // A request of one item is refused with it.
-            Err(ClientError::Refused { errors, .. }) if last_of_many => {
+            Err(ClientError::Refused { errors, verified: true, .. }) if last_of_many => {
                 let told = errors.into_iter().next().ok_or_else(unreadable)?;
                 vec![Err(ItemError { code: told.code, message: told.message, hint: told.hint }).into()]
             }

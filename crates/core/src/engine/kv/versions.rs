@@ -106,7 +106,8 @@ impl Operation for Get {
             Err(refusal) => return Ok(Outcome::refuse(refusal)),
         };
         let key = content_key(path, version);
-        let Some(content) = records.get(&key) else { return Ok(Step::need([key])) };
+        // Together with what is known of it: by a write in between the content may be gone, or another's.
+        let Some(content) = records.get(&key) else { return Ok(Step::need([entry_key(path), key])) };
         let content = content.ok_or_else(|| missing(version))?;
         let Content { data, bytes, sealed } = Content::parse(&content.bytes)?;
         let path = path.clone();
@@ -114,8 +115,7 @@ impl Operation for Get {
     }
 }
 
-/// What is known of a secret says that there is content, and there is none: the store lost or hid it, or another round
-/// read it after it was destroyed, which the next try finds.
+/// What is known of a secret says that there is content, and there is none: the store lost or hid it.
 fn missing(version: u64) -> Fault {
     Fault::Record { kind: "kv version", reason: format!("the content of version {version} is not there") }
 }
@@ -157,7 +157,8 @@ fn change(
     }
     let reply = secret.reply(path);
     if secret.versions == before {
-        return Ok(Outcome::read(reply));
+        // Said again after somebody else's change, it must not undo that.
+        return Ok(Outcome::wrote(writes, reply, Replay::Kept));
     }
     put_secret(&mut writes, path, Some(record), secret);
     Ok(Outcome::wrote(writes, reply, Replay::Again))

@@ -107,7 +107,7 @@ impl Operation for Patch {
             (None, None) => End::Settings,
         };
         let key = content_key(path, newest.version);
-        let Some(content) = records.get(&key) else { return Ok(Step::need([key])) };
+        let Some(content) = records.get(&key) else { return Ok(Step::need([super::entry_key(path), key])) };
         let Some(content) = content else { return Ok(Outcome::refuse(nothing_at(path))) };
         let mut content = Content::parse(&content.bytes)?;
         let Some(data) = &mut content.data else {
