@@ -577,6 +577,10 @@ fn the_largest_of_everything_is_taken() {
 fn what_had_nothing_to_do_is_not_done_later() {
     let mut world = World::new(1);
     put(&mut world, "a", value("1")).unwrap();
+    delete(&mut world, "a", None).unwrap();
+    let hint = get(&mut world, "a", None).unwrap_err().hint;
+    assert!(hint.is_some_and(|told| told.contains("bulla kv undelete a --version 1")));
+    undelete(&mut world, "a", None).unwrap();
     let body = KvVersions { versions: None };
     let undelete = Undelete { path: path("a"), body: body.clone() };
     for op in [Box::new(undelete) as Box<dyn Operation>, Box::new(Delete { path: path("a"), body })] {
