@@ -209,13 +209,7 @@ impl Memory {
         chain: &RecordChain,
         admission: Option<&Admission>,
     ) -> Result<(), ClientError> {
-        if let Some(lasting) = &self.lasting {
-            let serial = admission.filter(|admission| matches!(admission.scope, Scope::Admins(_)));
-            let serial = serial.map(|admission| admission.serial);
-            lasting.judge(name, |known| known::judge_lasting(name, known, chain, serial))?;
-        }
-        let serial = admission.map_or(0, |admission| admission.serial);
-        self.names.judge(name, |known| known::judge(name, known, chain, serial).map(Some))
+        self.judge(name, chain, admission, true)
     }
 
     /// Whether [`Self::know`] would take it, without remembering it.
@@ -225,11 +219,24 @@ impl Memory {
         chain: &RecordChain,
         admission: &Admission,
     ) -> Result<(), ClientError> {
+        self.judge(name, chain, Some(admission), false)
+    }
+
+    fn judge(
+        &self,
+        name: &Name,
+        chain: &RecordChain,
+        admission: Option<&Admission>,
+        keep: bool,
+    ) -> Result<(), ClientError> {
         if let Some(lasting) = &self.lasting {
-            let serial = matches!(admission.scope, Scope::Admins(_)).then_some(admission.serial);
-            lasting.judge(name, |known| known::judge_lasting(name, known, chain, serial).map(|_| None))?;
+            let serial = admission.filter(|admission| matches!(admission.scope, Scope::Admins(_)));
+            let serial = serial.map(|admission| admission.serial);
+            let judged = |known: Option<&Known>| known::judge_lasting(name, known, chain, serial);
+            lasting.judge(name, |known| judged(known).map(|told| told.filter(|_| keep)))?;
         }
-        self.names.judge(name, |known| known::judge(name, known, chain, admission.serial).map(|_| None))
+        let serial = admission.map_or(0, |admission| admission.serial);
+        self.names.judge(name, |known| known::judge(name, known, chain, serial).map(|told| keep.then_some(told)))
     }
 
     /// The documents that were kept. They are verified again, so a damaged file costs a look-up and nothing else.

@@ -44,17 +44,12 @@ impl Client {
             Err(error) if error.proven() == Some(Code::NotFound) => None,
             Err(error) => return Err(error),
         };
-        let opened = open_next(record, version, there.as_ref())?;
+        let chain = open_next(record, version, there.as_ref())?;
+        let opened = chain.newest();
         let serial = next_serial(&view, there.as_ref(), now_ms())?;
         let Admit { groups, attributes } = admit;
-        let payload = AdmissionDraft { groups, attributes, serial }.payload(&view, &opened);
+        let payload = AdmissionDraft { groups, attributes, serial }.payload(&view, opened);
         // Nobody else is given a name that this client knows: the server alone says who has it, and what was signed stays signed.
-        let before = there.iter().flat_map(|there| &there.records).cloned();
-        let digest = opened.digest();
-        let before: Vec<Envelope> =
-            before.take_while(|envelope| evidence::payload_digest(envelope) != digest).collect();
-        let chain: Vec<Envelope> = before.into_iter().chain([record.clone()]).collect();
-        let chain = RecordChain::open(&chain).map_err(ClientError::statement("the principal's record"))?;
         if let Some(standing) =
             view.standing_by_name(&name).filter(|standing| standing.principal() != chain.principal())
         {
@@ -63,7 +58,7 @@ impl Client {
         }
         self.trust().await?.memory.would_know(&name, &chain, &payload)?;
         let admission = evidence::sign(&payload, &[&**self.key()?]).await?;
-        verify_admission(&view, &admission, &opened).map_err(|error| {
+        verify_admission(&view, &admission, opened).map_err(|error| {
             ClientError::input(
                 format!("this admission would not hold: {error}"),
                 "only admins and enrollers admit; ask one of them",
@@ -109,15 +104,15 @@ fn next_serial(view: &ClusterView, there: Option<&Principal>, now_ms: u64) -> Re
     Ok(now_ms.max(serial.saturating_add(1)))
 }
 
-/// Verifies a record by what is there already: the same again, or the version after.
-fn open_next(record: &Envelope, version: u32, there: Option<&Principal>) -> Result<Record, ClientError> {
+/// Verifies a record by what is there already: the same again, or the version after. Gives the records up to it.
+fn open_next(record: &Envelope, version: u32, there: Option<&Principal>) -> Result<RecordChain, ClientError> {
     let mistaken = |error| ClientError::input(format!("this record does not hold: {error}"), RECORD_HINT);
-    let Some(there) = there else { return Record::open(record, None).map_err(mistaken) };
-    let chain = RecordChain::open(&there.records).map_err(ClientError::statement("the principal's record"))?;
+    let Some(there) = there else { return RecordChain::open(std::slice::from_ref(record)).map_err(mistaken) };
+    let mut chain = RecordChain::open(&there.records).map_err(ClientError::statement("the principal's record"))?;
     if let Some(same) = chain.find(&evidence::payload_digest(record)) {
         let newest = same.version() == chain.newest().version();
         return if newest {
-            Ok(same.clone())
+            Ok(chain)
         } else {
             Err(ClientError::input("this record was replaced already", RECORD_HINT))
         };
@@ -128,7 +123,8 @@ fn open_next(record: &Envelope, version: u32, there: Option<&Principal>) -> Resu
             "choose another name, or have its holder sign the next record",
         ));
     }
-    Record::open(record, Some(chain.newest())).map_err(mistaken)
+    chain.push(record).map_err(mistaken)?;
+    Ok(chain)
 }
 
 #[cfg(test)]

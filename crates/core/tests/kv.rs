@@ -585,10 +585,7 @@ fn what_had_nothing_to_do_is_not_done_later() {
     let undelete = Undelete { path: path("a"), body: body.clone() };
     for op in [Box::new(undelete) as Box<dyn Operation>, Box::new(Delete { path: path("a"), body })] {
         let mut task = Task::new(op, Some(world.actor("alice")));
-        while task.decided.is_none() {
-            assert!(task.tick(&mut world).is_none());
-        }
-        let decided = task.decided.take().unwrap();
+        let decided = task.decide(&mut world);
         assert!(decided.result.is_ok() && decided.writes.is_empty() && decided.replay == Replay::Kept);
         delete(&mut world, "a", None).unwrap();
     }
@@ -610,11 +607,7 @@ fn whoever_reads_beside_a_write_finds_one_of_both() {
         let mut task = Task::new(op, Some(alice.clone()));
         assert!(task.tick(&mut world).is_none());
         put(&mut world, "a", value("2")).unwrap();
-        let answered = loop {
-            if let Some(answered) = task.tick(&mut world) {
-                break answered;
-            }
-        };
+        let answered = task.finish(&mut world);
         assert!(answered.result.is_ok(), "{:?}", answered.result);
     }
 }

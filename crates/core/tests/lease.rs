@@ -85,15 +85,10 @@ impl Scene {
         let mut world = World::new(seed);
         let connection = Connection::new(app(), reached(), START_MS).unwrap();
         world.run(Box::new(Configure { connection, moved: false }), Some("alice")).result.unwrap();
-        let body = PutDatabaseRole {
-            creation: vec!["CREATE ROLE {{name}} PASSWORD {{password}}".into()],
-            revocation: vec![],
-            renewal: vec![],
-            ttl_s: TTL_S,
-            max_ttl_s: MAX_TTL_S,
-            certificate: false,
-        };
-        world.run(Box::new(PutRole { role: role(), body, authority: None }), Some("alice")).result.unwrap();
+        world
+            .run(Box::new(PutRole { role: role(), body: plain_role(), authority: None }), Some("alice"))
+            .result
+            .unwrap();
         Self { world, users: BTreeSet::new(), rng: SeededRng::from_u64(seed ^ 0xdb) }
     }
 
@@ -373,6 +368,13 @@ fn a_page_of_a_demand_ends_by_bytes() {
     assert_eq!(running(&scene), []);
 }
 
+/// As the directory has it, and no operation did it.
+fn bob_is_disabled(scene: &mut Scene) {
+    let mut stored = Principal::founder(&scene.world.people["bob"].record, vec![]);
+    stored.disabled = true;
+    scene.world.directory = scene.world.directory.with(Change::Principal(Box::new(stored))).unwrap();
+}
+
 /// Whoever is not heard any more keeps nothing.
 #[test]
 fn leases_of_the_unheard_end() {
@@ -381,9 +383,7 @@ fn leases_of_the_unheard_end() {
     let bob = scene.world.id("bob");
     scene.run(Unheard { principal: bob }, None).result.unwrap();
     assert_eq!(mark_all(&mut scene), 0, "he is heard");
-    let mut stored = Principal::founder(&scene.world.people["bob"].record, vec![]);
-    stored.disabled = true;
-    scene.world.directory = scene.world.directory.with(Change::Principal(Box::new(stored))).unwrap();
+    bob_is_disabled(&mut scene);
     scene.run(Unheard { principal: bob }, None).result.unwrap();
     assert_eq!(mark_all(&mut scene), 1);
     assert_eq!(running(&scene), [alices.id]);
@@ -550,14 +550,8 @@ fn taken(scene: &mut Scene) -> Taken {
 }
 
 fn put_role(scene: &mut Scene, revocation: &[&str]) {
-    let body = PutDatabaseRole {
-        creation: vec!["CREATE ROLE {{name}} PASSWORD {{password}}".into()],
-        revocation: revocation.iter().map(|text| (*text).to_owned()).collect(),
-        renewal: vec![],
-        ttl_s: TTL_S,
-        max_ttl_s: MAX_TTL_S,
-        certificate: false,
-    };
+    let revocation = revocation.iter().map(|text| (*text).to_owned()).collect();
+    let body = PutDatabaseRole { revocation, ..plain_role() };
     scene.run(PutRole { role: role(), body, authority: None }, Some("alice")).result.unwrap();
 }
 
@@ -712,17 +706,10 @@ fn no_role_outlives_its_database() {
     scene.run(DeleteRole { role: role() }, Some("alice")).result.unwrap();
     let alice = scene.world.actor("alice");
     let mut task = Task::new(Box::new(Delete { name: app() }), Some(alice));
-    while task.decided.is_none() {
-        assert!(task.tick(&mut scene.world).is_none());
-    }
+    task.decide(&mut scene.world);
     let put = PutRole { role: role(), body: plain_role(), authority: None };
     scene.run(put, Some("alice")).result.unwrap();
-    let answered = loop {
-        if let Some(answered) = task.tick(&mut scene.world) {
-            break answered;
-        }
-    };
-    assert_eq!(answered.code(), Some(Code::Exists));
+    assert_eq!(task.finish(&mut scene.world).code(), Some(Code::Exists));
 }
 
 #[test]
@@ -781,9 +768,7 @@ fn what_is_made_meanwhile_is_not_told() {
         let begin = Begin { id, role: role(), ttl_s: None, certificate: false, leases_each: EACH };
         let lease = secret::<Begun>(&scene.run(begin, Some("bob"))).unwrap().lease;
         if unheard {
-            let mut stored = Principal::founder(&scene.world.people["bob"].record, vec![]);
-            stored.disabled = true;
-            scene.world.directory = scene.world.directory.with(Change::Principal(Box::new(stored))).unwrap();
+            bob_is_disabled(&mut scene);
         } else {
             scene.run(Revoke { id }, Some("bob")).result.unwrap();
         }
@@ -845,11 +830,9 @@ fn leases_of_the_disabled_end() {
     let mut scene = with_bob(19);
     let alice = scene.world.actor("alice");
     let mut task = Task::new(Box::new(disable()), Some(alice));
-    while task.decided.is_none() {
-        assert!(task.tick(&mut scene.world).is_none());
-    }
+    task.decide(&mut scene.world);
     active(&mut scene, "bob");
-    while task.tick(&mut scene.world).is_none() {}
+    task.finish(&mut scene.world);
     assert_eq!(mark_all(&mut scene), 1);
     assert_eq!(running(&scene), []);
 }

@@ -279,12 +279,7 @@ impl World {
 
     /// Runs an operation alone.
     pub fn run(&mut self, op: Box<dyn Operation>, name: Option<&str>) -> Answered {
-        let mut task = Task::new(op, name.map(|name| self.actor(name)));
-        loop {
-            if let Some(answered) = task.tick(self) {
-                return answered;
-            }
-        }
+        Task::new(op, name.map(|name| self.actor(name))).finish(self)
     }
 
     /// What is due now, in both indexes.
@@ -459,6 +454,23 @@ pub struct Task {
 impl Task {
     pub fn new(op: Box<dyn Operation>, actor: Option<Actor>) -> Self {
         Self { op, actor, records: Records::default(), rounds: 0, attempts: 0, decided: None }
+    }
+
+    /// Reads until it is decided what to write.
+    pub fn decide(&mut self, world: &mut World) -> &mut Outcome {
+        while self.decided.is_none() {
+            assert!(self.tick(world).is_none());
+        }
+        self.decided.as_mut().unwrap()
+    }
+
+    /// Goes on to the answer.
+    pub fn finish(&mut self, world: &mut World) -> Answered {
+        loop {
+            if let Some(answered) = self.tick(world) {
+                return answered;
+            }
+        }
     }
 
     pub fn tick(&mut self, world: &mut World) -> Option<Answered> {
