@@ -345,8 +345,8 @@ fn fill(source: &mut impl Read, buffer: &mut Vec<u8>, size: usize) -> io::Result
 pub async fn open(decrypters: &[&dyn Decrypter], file: &[u8], limit: usize) -> Result<Opened, OpenError> {
     let (header, payload) = Header::parse(file)?;
     let binding = check(&header)?;
-    let file_key = find_file_key(decrypters, &header).await?;
     let (nonce, mut rest) = payload.split_first_chunk().ok_or(NO_NONCE)?;
+    let file_key = find_file_key(decrypters, &header).await?;
     let size = plaintext_bytes(rest.len()).ok_or(OpenError::Payload)?;
     if size > limit {
         return Err(OpenError::TooLarge { limit });
@@ -390,12 +390,12 @@ impl<R: BufRead> Reader<R> {
         let header = read_header(&mut envelope)?;
         let (header, _) = Header::parse(&header)?;
         let binding = check(&header)?;
-        let file_key = find_file_key(decrypters, &header).await?;
         let mut nonce = [0; PAYLOAD_NONCE_BYTES];
         envelope.read_exact(&mut nonce).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => NO_NONCE,
             _ => OpenError::Io(error),
         })?;
+        let file_key = find_file_key(decrypters, &header).await?;
         let stream = Stream::new(&file_key.payload_key(&nonce))?;
         Ok(Self { envelope, stream, binding })
     }

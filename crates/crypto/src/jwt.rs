@@ -125,4 +125,23 @@ mod tests {
             assert_eq!(JwtKey::from_pem(text).map(|_| ()), Err(SigningKeyError::Malformed));
         }
     }
+
+    /// RFC 7518 §3.1: whoever verifies chooses how by these names.
+    #[test]
+    fn algorithms_have_the_names_of_the_registry() {
+        assert_eq!([Algorithm::Rs256, Algorithm::Ps256].map(Algorithm::as_str), ["RS256", "PS256"]);
+    }
+
+    /// Clouds hand keys out in both forms.
+    #[test]
+    fn the_older_form_of_a_key_is_the_same_key() {
+        let der = transit::generate(KeyKind::Rsa2048, &mut SystemRng).unwrap();
+        // Before the octets of the key: two heads of four bytes, version and algorithm (RFC 5958 §2).
+        let older = &der.expose()[4 + 3 + 15 + 4..];
+        let [new, old] = [("PRIVATE KEY", der.expose().as_slice()), ("RSA PRIVATE KEY", older)].map(|(label, der)| {
+            let text = String::from_utf8(pem::write(label, der).expose().clone()).unwrap();
+            JwtKey::from_pem(&text).unwrap()
+        });
+        assert_eq!(new.public_key(), old.public_key());
+    }
 }

@@ -352,4 +352,22 @@ mod tests {
         assert_eq!(integer(&[0x80]), [2, 2, 0, 0x80]);
         assert_eq!(integer(&[]), [2, 1, 0]);
     }
+
+    /// 8,192 bits are the most (`spec/envelope.md`), and no number is zero.
+    #[test]
+    fn numbers_of_an_rsa_key_have_1_to_1024_bytes() {
+        use ssh_key::Mpint;
+        use ssh_key::private::RsaPrivateKey;
+        use ssh_key::public::RsaPublicKey;
+        let number = |bytes: usize| Mpint::from_positive_bytes(&vec![0x11; bytes]).unwrap();
+        let taken = |modulus: usize, q_inverse: usize| {
+            let public = RsaPublicKey { e: number(3), n: number(modulus) };
+            let private = RsaPrivateKey { d: number(3), iqmp: number(q_inverse), p: number(3), q: number(3) };
+            rsa_pkcs8(&RsaKeypair { public, private }).is_some()
+        };
+        assert!(taken(1024, 3) && taken(3, 1024));
+        for (modulus, q_inverse) in [(1025, 3), (3, 1025), (0, 3), (3, 0)] {
+            assert!(!taken(modulus, q_inverse), "{modulus} {q_inverse}");
+        }
+    }
 }

@@ -6,7 +6,6 @@
 
 use crate::digest::sha256;
 use crate::secret::{Secret, SecretKey};
-use zeroize::Zeroize;
 
 /// A source of random bytes.
 pub trait Rng: Send {
@@ -88,13 +87,6 @@ impl Rng for SeededRng {
 impl std::fmt::Debug for SeededRng {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SeededRng(..)")
-    }
-}
-
-impl Drop for SeededRng {
-    fn drop(&mut self) {
-        self.seed.zeroize();
-        self.block.zeroize();
     }
 }
 

@@ -26,7 +26,7 @@ use bulla_wire::id::Digest;
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use data_encoding::BASE64_NOPAD;
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::Hash;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -388,9 +388,3 @@ impl PartialEq for Recipient {
 }
 
 impl Eq for Recipient {}
-
-impl Hash for Recipient {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}

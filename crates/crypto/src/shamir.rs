@@ -130,13 +130,13 @@ pub fn split(secret: &SecretKey, k: u8, n: u8, rng: &mut dyn Rng) -> Result<Vec<
             }),
         })
         .collect();
-    for subset in shares.windows(usize::from(k)) {
-        match combine(subset) {
-            Ok(again) if equal(again.expose(), secret.expose()) => {}
-            _ => return Err(SplitError::SelfCheck),
-        }
-    }
-    Ok(shares)
+    if give_back(&shares, k, secret) { Ok(shares) } else { Err(SplitError::SelfCheck) }
+}
+
+/// Whether every run of k neighbours gives the secret back.
+fn give_back(shares: &[Share], k: u8, secret: &SecretKey) -> bool {
+    let right = |subset: &[Share]| combine(subset).is_ok_and(|again| equal(again.expose(), secret.expose()));
+    shares.windows(usize::from(k)).all(right)
 }
 
 /// Interpolates all shares given at 0. Fewer than k shares, or a wrong one, give a wrong key.
@@ -337,6 +337,27 @@ mod tests {
         for (x, first, second) in [(1, 0x03, 0x06), (2, 0x0a, 0x17), (3, 0x09, 0x10)] {
             let share = shares.get(usize::from(x) - 1).unwrap().to_bytes();
             assert_eq!(share.expose().first_chunk(), Some(&[x, first, second]));
+        }
+    }
+
+    #[test]
+    fn shares_are_numbered_from_one() {
+        let shares = split(&SecretKey::new([1; 32]), 2, 3, &mut SeededRng::from_u64(16)).unwrap();
+        assert_eq!(shares.iter().map(Share::number).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    /// What a machine that computes wrongly would hand out: each share counts, the last too.
+    #[test]
+    fn a_bent_share_is_noticed_before_shares_are_handed_out() {
+        let mut rng = SeededRng::from_u64(17);
+        let secret = secret_key(&mut rng);
+        let mut shares = split(&secret, 2, 3, &mut rng).unwrap();
+        assert!(give_back(&shares, 2, &secret));
+        assert!(!give_back(&shares, 2, &SecretKey::new([0; 32])));
+        for place in 0..3 {
+            *shares[place].y.expose_mut().last_mut().unwrap() ^= 1;
+            assert!(!give_back(&shares, 2, &secret), "{place}");
+            *shares[place].y.expose_mut().last_mut().unwrap() ^= 1;
         }
     }
 }

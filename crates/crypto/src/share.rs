@@ -202,4 +202,16 @@ mod tests {
         let stranger = Identity::generate(IdentityKind::Hybrid, &mut SystemRng).unwrap();
         assert!(matches!(open_in_memory(&stranger, &file, 64), Err(OpenError::NoMatch)));
     }
+
+    /// `spec/seal.md`, "Shares" and "Unseal".
+    #[test]
+    fn hash_and_message_of_a_share_are_the_documented_ones() {
+        let ctx = context(&share());
+        let hash = sha256(&[b"bulla/v1/seal/share-hash", ctx.as_bytes(), b"share"]);
+        assert_eq!(ctx.share_hash(b"share").as_bytes(), &hash);
+        let key = SecretKey::new([9; 32]);
+        assert_eq!(ctx.key_plaintext(&key).expose().as_slice(), [[9; 32], *ctx.as_bytes()].concat());
+        let bound = sha256(&[b"bulla/v1/seal/give", &[0, 0, 0, 7], b"session", ctx.as_bytes()]);
+        assert_eq!(ctx.give_plaintext("session", &key).expose().as_slice(), [[9; 32], bound].concat());
+    }
 }

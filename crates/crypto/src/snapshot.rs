@@ -220,6 +220,10 @@ impl Reader {
         let Self { hash, bytes, rows, documents, approvals, end, .. } = self;
         let envelope = end.ok_or(SnapshotError::Truncated)?;
         let manifest: Manifest = parse(&envelope).map_err(|error| SnapshotError::Malformed(error.to_string()))?;
+        // The frame that holds it is in no digest.
+        if envelope.signatures.len() != 1 {
+            return Err(SnapshotError::Malformed("its manifest must have one signature".into()));
+        }
         let same = |holds: bool, what| if holds { Ok(()) } else { Err(SnapshotError::Altered(what)) };
         same(manifest.rows == rows, "it has another number of rows than its manifest says")?;
         same(manifest.bytes == bytes, "it has another length than its manifest says")?;
@@ -273,9 +277,6 @@ impl Whole {
         vouched: Option<Digest>,
     ) -> Result<Verified, SnapshotError> {
         let Self { manifest, envelope, documents, approvals } = self;
-        if vouched.is_some_and(|digest| digest != manifest.sha256) {
-            return Err(SnapshotError::OtherDigest(manifest.sha256));
-        }
         let mut documents = documents.iter();
         let genesis = documents.next().ok_or(SnapshotError::Altered("a document is missing in it"))?;
         let mut view = begin(genesis, &approvals).map_err(|error| match error {
@@ -302,6 +303,9 @@ impl Whole {
             .any(|document| document.node(&manifest.node).is_some_and(|node| node.state == NodeState::Compromised));
         if spoilt && vouched.is_none() {
             return Err(SnapshotError::Compromised(manifest.node));
+        }
+        if vouched.is_some_and(|digest| digest != manifest.sha256) {
+            return Err(SnapshotError::OtherDigest(manifest.sha256));
         }
         Ok(Verified { manifest, view })
     }

@@ -59,7 +59,7 @@ impl Stream {
             }
             // The counter goes with the chunk, not with the attempt.
             self.done = self.done.wrapping_sub(1);
-        } else if chunk.len() > SEALED_CHUNK_BYTES || chunk.len() == TAG_BYTES && self.done > 0 {
+        } else if chunk.len() == TAG_BYTES && self.done > 0 {
             return Err(OpenError::Payload);
         }
         self.open_as(chunk, true, out).map(|()| true)

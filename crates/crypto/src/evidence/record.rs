@@ -106,7 +106,7 @@ impl Record {
     /// Each recipient once, in the record's order.
     pub fn recipients(&self) -> Vec<&Recipient> {
         let mut seen = HashSet::new();
-        self.keys.iter().flat_map(|key| &key.recipients).filter(|recipient| seen.insert(*recipient)).collect()
+        self.keys.iter().flat_map(|key| &key.recipients).filter(|recipient| seen.insert(recipient.as_str())).collect()
     }
     /// What only one principal may hold: ids of its signing keys and digests of its recipients.
     pub fn holdings(&self) -> impl Iterator<Item = [u8; 32]> {
@@ -128,7 +128,7 @@ fn check_keys(entries: &[KeyEntry]) -> Result<Vec<PrincipalKey>, EvidenceError> 
         rule(ids.insert(public.key_id()), "keys.spki", "must not stand there twice")?;
         rule((1..=MAX_KEYS).contains(&recipients.len()), "keys.recipients", "must be 1 to 8")?;
         let recipients = recipients.iter().map(|text| canonical(text)).collect::<Result<Vec<_>, _>>()?;
-        let distinct = recipients.iter().collect::<HashSet<_>>().len() == recipients.len();
+        let distinct = recipients.iter().map(Recipient::as_str).collect::<HashSet<_>>().len() == recipients.len();
         rule(distinct, "keys.recipients", "must not stand there twice")?;
         keys.push(PrincipalKey { public, recipients, dual_use: *dual_use });
     }
@@ -230,5 +230,65 @@ impl RecordChain {
     /// All records, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Record> {
         std::iter::once(&self.first).chain(&self.later)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::sign_in_memory;
+    use crate::identity::{Identity, IdentityKind};
+    use crate::secret::SecretKey;
+
+    fn identity(seed: u8, kind: IdentityKind) -> Identity {
+        Identity::from_seed(kind, SecretKey::new([seed; 32])).unwrap()
+    }
+
+    fn entry(identity: &Identity) -> PrincipalKey {
+        PrincipalKey {
+            public: identity.signing_key().unwrap().public_key().clone(),
+            recipients: identity.recipients().to_vec(),
+            dual_use: false,
+        }
+    }
+
+    /// A record of these keys, which all sign.
+    fn record(entries: &[PrincipalKey], by: &[&Identity], previous: Option<&Record>) -> Record {
+        let payload = record_payload("alice".parse().unwrap(), previous, entries).unwrap();
+        let keys: Vec<_> = by.iter().map(|identity| identity.signing_key().unwrap()).collect();
+        Record::open(&sign_in_memory(&payload, &keys).unwrap(), previous).unwrap()
+    }
+
+    #[test]
+    fn a_record_tells_what_it_holds() {
+        let (alice, second_key) = (identity(1, IdentityKind::Classical), identity(2, IdentityKind::Classical));
+        let first = record(&[entry(&alice)], &[&alice], None);
+        // One recipient under two keys is named once.
+        let other = PrincipalKey { recipients: alice.recipients().to_vec(), ..entry(&second_key) };
+        let second = record(&[entry(&alice), other], &[&alice, &second_key], Some(&first));
+        assert_eq!((first.prev(), second.prev()), (None, Some(first.digest())));
+        assert_eq!((first.keys().len(), second.keys().len()), (1, 2));
+        assert_eq!(second.recipients(), [&alice.recipients()[0]]);
+        let chain = RecordChain::open(&[first.envelope().clone(), second.envelope().clone()]).unwrap();
+        for own in [&first, &second] {
+            assert_eq!(chain.find(&own.digest()).map(Record::version), Some(own.version()));
+        }
+        assert!(chain.find(&Digest::new([0; 32])).is_none());
+        let hybrid = identity(3, IdentityKind::Hybrid);
+        assert!(record(&[entry(&hybrid)], &[&hybrid], None).is_hybrid() && !first.is_hybrid());
+    }
+
+    /// Whoever shows a chain must not choose for how long others verify.
+    #[test]
+    fn a_chain_has_at_most_1024_records() {
+        let alice = identity(1, IdentityKind::Classical);
+        let first = record(&[entry(&alice)], &[&alice], None);
+        let second = record(&[entry(&alice)], &[&alice], Some(&first));
+        let mut chain = RecordChain { later: vec![first.clone(); MAX_CHAIN - 2], first };
+        chain.push(second.envelope()).unwrap();
+        assert_eq!(chain.iter().count(), MAX_CHAIN);
+        let third = record(&[entry(&alice)], &[&alice], Some(&second));
+        let refused = EvidenceError::Rule { field: "records", rule: "must be at most 1024 versions" };
+        assert_eq!(chain.push(third.envelope()).unwrap_err(), refused);
     }
 }

@@ -371,3 +371,157 @@ fn the_digest_of_an_admin_set_is_the_documented_one() {
     let expected = crate::digest::sha256(&[format!("admins:{a}\n{b}\n2").as_bytes()]);
     assert_eq!(AdminSet::new([b, a], 2).unwrap().digest(), Digest::new(expected));
 }
+
+/// By their texts, whose order is not that of their bytes (`spec/evidence.md`, "Admission").
+#[test]
+fn keys_of_an_admin_set_are_sorted_as_texts() {
+    let (a, b) = (KeyId::new([0; 32]), KeyId::new([0xd0; 32]));
+    assert!(a < b && a.to_string() > b.to_string());
+    let expected = crate::digest::sha256(&[format!("admins:{b}\n{a}\n2").as_bytes()]);
+    assert_eq!(AdminSet::new([a, b], 2).unwrap().digest(), Digest::new(expected));
+}
+
+/// Whose answers are believed, whose signature admits, and who has a name without an admission.
+#[test]
+fn the_newest_document_tells_who_is_active_and_who_stands() {
+    let World { mut view, alice, bob, erin, dave, node, .. } = world();
+    let node = node.public_key();
+    assert_eq!(view.active_node(&node.key_id()), Some(node));
+    assert!(view.active_node(&KeyId::new([0; 32])).is_none());
+    assert_eq!(view.newest().nodes().iter().map(|node| node.key.clone()).collect::<Vec<_>>(), vec![node.clone()]);
+    for (name, person, enrolls) in [("alice", &alice, true), ("erin", &erin, true), ("dave", &dave, false)] {
+        let own = enrolls.then(|| person.record.principal());
+        assert_eq!(view.standing_by_name(&name.parse().unwrap()).map(Record::principal), own, "{name}");
+        let key = person.identity.signing_key().unwrap().public_key().key_id();
+        assert_eq!(view.newest().enroller_by_key(&key).map(Record::principal), own, "{name}");
+    }
+    let mut draft = DocumentDraft::of(view.newest());
+    let spare = identity(92, IdentityKind::Classical).signing_key().unwrap().public_key().clone();
+    draft.nodes.push(Node { key: spare, ..draft.nodes[0].clone() });
+    draft.nodes[0].state = bulla_wire::evidence::NodeState::Retired;
+    let next = view.next_document(&draft).unwrap();
+    let signers = [alice.identity.signing_key().unwrap(), bob.identity.signing_key().unwrap()];
+    view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap();
+    assert!(view.active_node(&node.key_id()).is_none());
+}
+
+/// A record that follows another stays, document after document; with other signatures it is not the one that was
+/// judged.
+#[test]
+fn a_later_record_stands_in_the_documents_that_follow() {
+    let World { mut view, alice, bob, erin, .. } = world();
+    let second = renewed(&erin);
+    let signers = [alice.identity.signing_key().unwrap(), bob.identity.signing_key().unwrap()];
+    let mut draft = DocumentDraft::of(view.newest());
+    assert!(draft.replace_record(&second));
+    for number in [2, 3] {
+        let next = view.next_document(&draft).unwrap();
+        view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap();
+        assert_eq!(view.newest().number(), number);
+    }
+    let mut next = view.next_document(&draft).unwrap();
+    let place = next.records.iter().position(|record| record == alice.record.envelope()).unwrap();
+    next.records[place].signatures.clear();
+    assert_eq!(class(&view.push(&sign_in_memory(&next, &signers).unwrap()).unwrap_err()), "no_known_key");
+}
+
+/// The next record of a person, with another key.
+fn renewed(person: &Person) -> Record {
+    let new = identity(41, IdentityKind::Classical);
+    let payload = record_payload(person.record.name().clone(), Some(&person.record), &[principal_key(&new)]).unwrap();
+    let keys = [person.identity.signing_key().unwrap(), new.signing_key().unwrap()];
+    Record::open(&sign_in_memory(&payload, &keys).unwrap(), Some(&person.record)).unwrap()
+}
+
+/// Shares are dealt to the admins' keys, in their order, by mode and k; whatever else changes leaves them alone.
+#[test]
+fn a_document_changes_the_seal_by_admins_keys_order_mode_or_k() {
+    let World { view, alice, erin, dave, .. } = world();
+    let (new_alice, new_erin) = (renewed(&alice), renewed(&erin));
+    let changes = |change: &dyn Fn(&mut DocumentDraft)| {
+        let mut draft = DocumentDraft::of(view.newest());
+        change(&mut draft);
+        draft.changes_seal(view.newest())
+    };
+    assert!(!changes(&|_| {}));
+    assert!(!changes(&|draft| draft.remove_enroller(&erin.record.principal())));
+    assert!(!changes(&|draft| assert!(draft.replace_record(&new_erin))));
+    assert!(changes(&|draft| assert!(draft.replace_record(&new_alice))));
+    assert!(changes(&|draft| draft.add_admin(&dave.record)));
+    assert!(changes(&|draft| draft.admins.swap(0, 1)));
+    assert!(changes(&|draft| draft.mode = SealMode::Any));
+    assert!(changes(&|draft| draft.k = 3));
+}
+
+/// What becomes of the good genesis when `change` was done to it.
+fn changed_genesis(w: &World, change: &dyn Fn(&mut wire::Document)) -> String {
+    let mut payload: wire::Document = parse(&w.genesis).unwrap();
+    change(&mut payload);
+    let judged = ClusterView::unpinned(&sign_in_memory(&payload, &[]).unwrap());
+    judged.as_ref().map_or_else(class, |_| "ok".to_owned())
+}
+
+/// Dave's record of version 1, in which these are his recipients.
+fn dave_with(w: &World, recipients: Vec<Recipient>) -> Record {
+    let entry = PrincipalKey { recipients, ..principal_key(&w.dave.identity) };
+    let payload = record_payload("dave".parse().unwrap(), None, &[entry]).unwrap();
+    Record::open(&sign_in_memory(&payload, &[w.dave.identity.signing_key().unwrap()]).unwrap(), None).unwrap()
+}
+
+/// An admin's share opens everything, so its RSA recipients are as long as signing keys.
+#[test]
+fn rsa_recipients_of_admins_have_3072_bits() {
+    let w = world();
+    for (bytes, expect) in [(256, "rule min_kem"), (383, "rule min_kem"), (384, "ok"), (385, "ok")] {
+        let modulus = [&[0x91][..], &vec![7; bytes - 1]].concat();
+        let key = crate::openssh::SshPublicKey::Rsa { modulus, exponent: vec![1, 0, 1] };
+        let record = dave_with(&w, vec![Recipient::from_ssh(&key).unwrap()]);
+        let told = changed_genesis(&w, &|p| {
+            p.records.push(record.envelope().clone());
+            p.admins.push(record.principal());
+        });
+        assert_eq!(told, expect, "{bytes} bytes");
+    }
+}
+
+/// Rules that no vector breaks: who else opens what is sealed to an admin, how many there are, how a node signs.
+#[test]
+fn recipients_are_not_shared_and_roles_are_limited() {
+    let w = world();
+    let twin = dave_with(&w, w.bob.identity.recipients().to_vec());
+    let joined = changed_genesis(&w, &|p| {
+        p.records.push(twin.envelope().clone());
+        p.enrollers.push(twin.principal());
+    });
+    assert_eq!(joined, "rule records", "bob's recipient in dave's record");
+    let ids = |count: u8| (0..count).map(|i| bulla_wire::id::PrincipalId::new([i; 32])).collect::<Vec<_>>();
+    // Nobody has these records: what is refused first is the number.
+    for (count, expect) in [(16, "rule records"), (17, "rule admins")] {
+        assert_eq!(changed_genesis(&w, &|p| p.admins = ids(count)), expect);
+    }
+    for (count, expect) in [(32, "rule records"), (33, "rule enrollers")] {
+        assert_eq!(changed_genesis(&w, &|p| p.enrollers = ids(count)), expect);
+    }
+    let pkcs8 = crate::transit::generate(bulla_wire::api::KeyKind::EcdsaP256, &mut crate::random::SystemRng).unwrap();
+    let p256 = SigningKey::from_pkcs8(pkcs8.expose(), crate::sign::RsaMinimum::Bits3072).unwrap();
+    let spki = wire::Bytes(p256.public_key().spki().to_vec());
+    assert_eq!(changed_genesis(&w, &|p| p.nodes[0].spki = spki.clone()), "rule nodes.spki");
+}
+
+/// A node that was compromised is so for ever: as a retired one, what it signed would be believed again.
+#[test]
+fn a_compromised_node_does_not_become_a_retired_one() {
+    use bulla_wire::evidence::NodeState;
+    let World { mut view, alice, bob, .. } = world();
+    let signers = [alice.identity.signing_key().unwrap(), bob.identity.signing_key().unwrap()];
+    let spare = identity(92, IdentityKind::Classical).signing_key().unwrap().public_key().clone();
+    let mut draft = DocumentDraft::of(view.newest());
+    draft.nodes.push(Node { key: spare, ..draft.nodes[0].clone() });
+    let steps = [(NodeState::Retired, "ok"), (NodeState::Compromised, "ok"), (NodeState::Retired, "rule nodes.state")];
+    for (state, expect) in steps {
+        draft.nodes[0].state = state;
+        let next = view.next_document(&draft).unwrap();
+        let told = view.push(&sign_in_memory(&next, &signers).unwrap());
+        assert_eq!(told.as_ref().map_or_else(class, |_| "ok".to_owned()), expect, "{state:?}");
+    }
+}

@@ -90,6 +90,8 @@ fn recipient(line: &str) -> Option<Recipient> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kem::{ML_KEM_SEED_BYTES, MlKemKey, P256Point};
+    use crate::secret::Secret;
 
     const TAG: &str = "age1tag1qwe0kafsjrar4txm6heqnhpfuggzr0gvznz7fvygxrlq90u5mq2pysxtw6h";
     const LINE: &str = "AGE-PLUGIN-TAGTEST-1CXM4UC";
@@ -157,5 +159,38 @@ mod tests {
                 None => assert!(!taken, "{name}"),
             }
         }
+    }
+
+    /// Another point than the one of [`TAG`].
+    fn point() -> P256Point {
+        P256Point::from_compressed(&[[2].as_slice(), &[0; 32]].concat()).unwrap()
+    }
+
+    /// As an identity file of our own (`spec/identity-file.md`).
+    #[test]
+    fn a_file_of_exactly_64_kib_is_read() {
+        let own = format!("# recipient: {TAG}\n{LINE}\n");
+        let filled = |size: usize| format!("{}\n{own}", "#".repeat(size - 1 - own.len()));
+        assert!(parse(&filled(MAX_IDENTITY_BYTES)).unwrap().is_some());
+        assert_eq!(parse(&filled(MAX_IDENTITY_BYTES + 1)).unwrap_err(), IdentityError::TooLarge);
+    }
+
+    /// Twice the same is one; of two nobody knows which the plugin opens.
+    #[test]
+    fn a_file_names_exactly_one_recipient() {
+        let file = |second: &str| format!("# recipient: {TAG}\n# public key: {second}\n{LINE}\n");
+        assert_eq!(parse(&file(TAG)).unwrap().unwrap().recipients(), [TAG.parse().unwrap()]);
+        let other = Recipient::from_p256(&point()).unwrap();
+        assert_eq!(parse(&file(other.as_str())).unwrap_err(), IdentityError::PluginRecipient);
+    }
+
+    /// A plugin is told the stanzas of its recipient's kind, and no others.
+    #[test]
+    fn a_hybrid_recipient_has_its_own_kind_of_stanza() {
+        let ml_kem = MlKemKey::from_seed(&Secret::new([7; ML_KEM_SEED_BYTES])).unwrap();
+        let hybrid = Recipient::from_ml_kem_p256(&ml_kem, &point()).unwrap();
+        let identity = parse(&format!("# recipient: {hybrid}\n{LINE}\n")).unwrap().unwrap();
+        assert_eq!(identity.stanza_kind(), "mlkem768p256tag");
+        assert_eq!(identity.recipients(), [hybrid]);
     }
 }

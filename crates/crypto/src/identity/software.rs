@@ -108,6 +108,9 @@ impl SoftwareKey {
                 if decode(tag)? != ssh_tag(blob) {
                     return Err(StanzaError::NotMine);
                 }
+                if stanza.body.len() != key.key_size_bytes() {
+                    return Err(StanzaError::Malformed);
+                }
                 let mut plaintext = SecretBytes::new(vec![0; key.min_output_size()]);
                 let length = key
                     .decrypt(&OAEP_SHA256_MGF1SHA256, &stanza.body, plaintext.expose_mut(), Some(SSH_RSA_LABEL))

@@ -468,3 +468,41 @@ proptest! {
         }
     }
 }
+
+/// The work is done, not only promised: a refusal that costs nothing would tell who is not registered. Half of it is
+/// enough to be seen, and of many calls the quickest is not disturbed by the machine's other work.
+#[test]
+fn a_refusal_of_an_unknown_key_takes_time() {
+    use std::time::{Duration, Instant};
+    let alice = key(1);
+    let quickest = |call: &dyn Fn()| -> Duration {
+        let time = |_| {
+            let began = Instant::now();
+            call();
+            began.elapsed()
+        };
+        (0..64).map(time).min().unwrap()
+    };
+    for algorithm in [Algorithm::Ed25519, Algorithm::EcdsaP256, Algorithm::EcdsaP384, Algorithm::RsaPssSha512] {
+        let own = stand_in(algorithm).unwrap_or(alice.public_key());
+        let parameters = RequestParameters {
+            created_s: 5,
+            nonce: nonce([1; 16]),
+            key: own.key_id(),
+            algorithm: algorithm.name().to_owned(),
+        };
+        // In range for each algorithm, so that no library ends early.
+        let signature = vec![1; algorithm.signature_len().unwrap_or(384)];
+        let refused = |known: Option<&PublicKey>| {
+            assert_eq!(verify_request(&REQUEST, &parameters, &signature, known), Err(Unauthenticated));
+        };
+        let (known, unknown) = (quickest(&|| refused(Some(own))), quickest(&|| refused(None)));
+        assert!(unknown > known / 2, "{algorithm}: {unknown:?}, and {known:?} for a known key");
+    }
+}
+
+#[test]
+fn a_refusal_says_nothing_of_keys() {
+    assert_eq!(Unauthenticated.to_string(), "the key is not known, or the signature is not its own");
+    assert_eq!(IngressMismatch.to_string(), "the encrypted body was made for another signer or request");
+}

@@ -342,4 +342,87 @@ mod tests {
         }
         assert!(key.sign_request(&vec![0; MAX_MESSAGE_BYTES]).is_none());
     }
+
+    /// The messages as agents read them: length, number, content.
+    #[test]
+    fn requests_have_the_form_of_the_protocol() {
+        assert_eq!(list_request(), [0, 0, 0, 1, 11]);
+        let key = AgentKey::new(&ed25519());
+        let body = [&[13_u8][..], &string(&ed25519()), &string(b"message"), &[0; 4]].concat();
+        assert_eq!(key.sign_request(b"message").unwrap(), string(&body));
+        // What is not the message: number, key, the message's length, flags.
+        let most = MAX_MESSAGE_BYTES - 1 - string(&ed25519()).len() - 4 - 4;
+        assert_eq!(key.sign_request(&vec![0; most]).unwrap().len(), 4 + MAX_MESSAGE_BYTES);
+        assert!(key.sign_request(&vec![0; most + 1]).is_none());
+    }
+
+    #[test]
+    fn an_agent_has_at_most_1024_keys() {
+        let read = |count: usize| keys(&listed(&vec![b"x".to_vec(); count])).map(|keys| keys.len());
+        assert_eq!(read(1024), Ok(1024));
+        assert_eq!(read(1025), Err(AnswerError::Malformed("too many keys")));
+    }
+
+    /// RFC 4251 §5, of a number without leading zeros.
+    fn mpint(number: &[u8]) -> Vec<u8> {
+        let zeros = number.iter().take_while(|byte| **byte == 0).count();
+        let mut out = Vec::new();
+        crate::openssh::put_mpint(&mut out, &number[zeros..]);
+        out
+    }
+
+    /// A key of each kind that signs here, as agents list it and sign with it (RFC 5656 §3.1, RFC 8709 §4).
+    #[test]
+    fn what_an_agent_signs_holds_under_the_key_that_it_lists() {
+        use crate::random::SystemRng;
+        use crate::sign::{RsaMinimum, SigningKey};
+        use bulla_wire::api::KeyKind;
+        for (kind, name, curve) in [
+            (KeyKind::Ed25519, ED25519, None),
+            (KeyKind::EcdsaP256, P256.0, Some(P256.1)),
+            (KeyKind::EcdsaP384, P384.0, Some(P384.1)),
+        ] {
+            let pkcs8 = crate::transit::generate(kind, &mut SystemRng).unwrap();
+            let own = SigningKey::from_pkcs8(pkcs8.expose(), RsaMinimum::Bits3072).unwrap();
+            let public = own.public_key();
+            let signature = own.sign(b"message").unwrap();
+            let (rest, inner) = if let Some(curve) = curve {
+                let (r, s) = signature.split_at(signature.len() / 2);
+                ([string(curve.as_bytes()), string(public.ec_point().unwrap())].concat(), [r, s].map(mpint).concat())
+            } else {
+                (string(public.ed25519().unwrap()), signature.clone())
+            };
+            let blob = [string(name.as_bytes()), rest].concat();
+            let key = AgentKey::new(&blob);
+            assert_eq!(key.public_key(), Ok(public), "{kind}");
+            assert_eq!(key.fingerprint(), Fingerprint::of(&blob));
+            let answer = |name: &str| {
+                [vec![SIGN_RESPONSE], string(&[string(name.as_bytes()), string(&inner)].concat())].concat()
+            };
+            assert_eq!(key.signature(&answer(name)), Ok(signature.clone()), "{kind}");
+            assert_eq!(public.verify(b"message", &signature), Ok(()));
+            // The name of another algorithm is that of another signature.
+            for other in [ED25519, P256.0, P384.0, "rsa-sha2-512"].into_iter().filter(|other| *other != name) {
+                let told = key.signature(&answer(other));
+                assert_eq!(told, Err(AnswerError::Malformed("a malformed signature")), "{kind} as {other}");
+            }
+        }
+    }
+
+    /// RFC 5656 §3.1 names the curve twice, and nothing follows the point.
+    #[test]
+    fn a_key_that_contradicts_itself_is_malformed() {
+        // The generator of P-256.
+        let point = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                     4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+        let point = data_encoding::HEXLOWER.decode(point.as_bytes()).unwrap();
+        let of = |kind: &str, curve: &str, more: &[u8]| {
+            AgentKey::new(&[string(kind.as_bytes()), string(curve.as_bytes()), string(&point), more.to_vec()].concat())
+        };
+        assert!(of(P256.0, P256.1, &[]).public_key().is_ok());
+        let longer = AgentKey::new(&[ed25519(), vec![0]].concat());
+        for bad in [of(P256.0, P384.1, &[]), of(P384.0, P256.1, &[]), of(P256.0, P256.1, &[0]), longer] {
+            assert_eq!(bad.public_key(), Err(&AgentKeyError::Malformed), "{bad:?}");
+        }
+    }
 }

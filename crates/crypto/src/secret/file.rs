@@ -139,4 +139,10 @@ mod tests {
             assert!(hint.contains(says) && hint.contains("/etc/x"), "{hint}");
         }
     }
+
+    #[test]
+    fn an_error_says_who_gets_at_the_file() {
+        let all = [Exposed::Others, Exposed::Group, Exposed::GroupBesideRoot];
+        assert_eq!(all.map(Exposed::who), ["others", "its group", "its group"]);
+    }
 }

@@ -352,3 +352,64 @@ fn a_software_key_is_a_signer() {
         Poll::Pending => panic!("software waits for nothing"),
     }
 }
+
+#[test]
+fn signatures_are_as_long_as_their_algorithm_says() {
+    for key in one_of_each() {
+        let algorithm = key.public_key().algorithm();
+        let expected = match algorithm {
+            Algorithm::Ed25519 | Algorithm::EcdsaP256 => Some(64),
+            Algorithm::EcdsaP384 => Some(96),
+            Algorithm::RsaPssSha512 => None,
+        };
+        assert_eq!(algorithm.signature_len(), expected, "{algorithm}");
+        assert_eq!(key.sign(MESSAGE).unwrap().len(), expected.unwrap_or(384), "{algorithm}");
+    }
+}
+
+/// What is given to a holder that does not hash: the digests of "abc" in FIPS 180-4.
+#[test]
+fn a_message_is_hashed_as_its_algorithm_does() {
+    let of = |algorithm: Algorithm| HEXLOWER.encode(&algorithm.prehashed(b"abc"));
+    assert_eq!(Algorithm::Ed25519.prehashed(b"abc"), b"abc");
+    assert_eq!(of(Algorithm::EcdsaP256), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(
+        of(Algorithm::EcdsaP384),
+        "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7"
+    );
+    assert_eq!(
+        of(Algorithm::RsaPssSha512),
+        "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+    );
+}
+
+#[test]
+fn an_algorithm_prints_as_its_name() {
+    assert_eq!(Algorithm::EcdsaP384.to_string(), "ecdsa-p384-sha384");
+}
+
+/// Of what is no RSA key nobody says that it is too long a one; both halves of what RSA begins with count.
+#[test]
+fn long_bytes_that_are_no_rsa_key_are_malformed() {
+    let rsa = PublicKey::from_rsa(&[0xff; 1024], &[1, 0, 1], RsaMinimum::Bits3072).unwrap();
+    let mut other_tag = [rsa.spki(), &[0]].concat();
+    other_tag[0] = 0x31;
+    let mut other_algorithm = [rsa.spki(), &[0]].concat();
+    other_algorithm[16] ^= 1;
+    for bytes in [other_tag, other_algorithm, vec![0; MAX_SPKI_BYTES + 1]] {
+        assert_eq!(PublicKey::from_spki(&bytes, RsaMinimum::Bits3072).unwrap_err(), PublicKeyError::Malformed);
+    }
+}
+
+/// SEC 1 §2.3.3 has a third form, 06 or 07 ‖ x ‖ y. It is as long as the uncompressed one, and the library takes it.
+#[test]
+fn a_point_in_hybrid_form_is_refused() {
+    for key in one_of_each() {
+        let public = key.public_key();
+        let Some(point) = public.ec_point() else { continue };
+        let mut spki = public.spki().to_vec();
+        let place = spki.len() - point.len();
+        spki[place] = 6 | (point[point.len() - 1] & 1);
+        assert_eq!(PublicKey::from_spki(&spki, RsaMinimum::Bits3072).unwrap_err(), PublicKeyError::Malformed);
+    }
+}

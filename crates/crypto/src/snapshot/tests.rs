@@ -340,3 +340,69 @@ fn rows_are_handed_on() {
     let kept = |_: Row<'_>| Err(io::Error::other("full"));
     assert_eq!(Reader::new().take(&here.good(), &mut { kept }).unwrap_err().name(), "io");
 }
+
+/// Whoever saves asks for the next page until then.
+#[test]
+fn the_end_is_known_when_it_was_read() {
+    let good = world(1).good();
+    let (most, last) = good.split_at(good.len() - 1);
+    let mut reader = Reader::new();
+    assert!(!reader.at_end());
+    reader.take(most, &mut |_| Ok(())).unwrap();
+    assert!(!reader.at_end());
+    reader.take(last, &mut |_| Ok(())).unwrap();
+    assert!(reader.at_end());
+}
+
+/// What is kept until somebody is believed has a limit, since until then it is anybody's.
+#[test]
+fn documents_of_more_than_64_mib_are_refused() {
+    let (table, key, value) = rows(&world(1).view).remove(0);
+    let read_before = |bytes: usize| {
+        let mut reader = Reader { statements_bytes: bytes, ..Reader::new() };
+        reader.row(&Row { table, key: &key, value: &value })
+    };
+    assert!(read_before(MAX_STATEMENTS_BYTES - value.len()).is_ok());
+    assert_eq!(read_before(MAX_STATEMENTS_BYTES - value.len() + 1).unwrap_err().name(), "malformed");
+}
+
+/// Whoever pins admins needs the approvals of genesis, which lie in the file too.
+#[test]
+fn approvals_in_the_file_are_handed_on() {
+    let here = world(1);
+    let payload = bulla_wire::evidence::GenesisApproval { v: V1, cluster: here.view.id() };
+    let approval = sign_in_memory(&payload, &[here.admin.signing_key().unwrap()]).unwrap();
+    let mut approved = rows(&here.view);
+    let value = [&[2; 1][..], &[0; 4], &[7; 8], &json::to_vec(&approval)].concat();
+    approved.insert(0, (Table::Plain, b"approval/0".to_vec(), value));
+    let set = crate::evidence::AdminSet::of(here.view.genesis()).unwrap();
+    let judged = |file: &[u8]| {
+        let mut reader = Reader::new();
+        reader.take(file, &mut |_| Ok(())).unwrap();
+        let begin = |genesis: &Envelope, approvals: &[Envelope]| ClusterView::pinned_admins(&set, genesis, approvals);
+        reader.finish().unwrap().verify(begin, None, None).map_or_else(|error| error.name(), |_| "ok")
+    };
+    assert_eq!(judged(&file(&approved, here.manifest(&here.view), &here.node)), "ok");
+    assert_eq!(judged(&here.good()), "other_cluster");
+}
+
+/// One signature (`spec/snapshot.md`, "The manifest"): nobody adds to a file without the node's key.
+#[test]
+fn a_manifest_has_one_signature() {
+    let here = world(1);
+    let bytes = frames(&rows(&here.view));
+    let manifest = Manifest {
+        rows: u64::try_from(rows(&here.view).len()).unwrap(),
+        bytes: u64::try_from(bytes.len()).unwrap(),
+        sha256: Digest::new(crate::digest::sha256(&[&bytes])),
+        ..here.manifest(&here.view)
+    };
+    let stranger = key(50);
+    let signed = [(vec![&here.node], "ok"), (vec![&here.node, &stranger], "malformed"), (vec![], "malformed")];
+    for (keys, expect) in signed {
+        let mut file = bytes.clone();
+        write_end(&json::to_vec(&sign_in_memory(&manifest, &keys).unwrap()), &mut file).unwrap();
+        let told = read(&file, usize::MAX, here.view.id(), None, None).map_or_else(|error| error.name(), |_| "ok");
+        assert_eq!(told, expect, "{} signatures", keys.len());
+    }
+}

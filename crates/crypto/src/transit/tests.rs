@@ -428,3 +428,34 @@ fn the_vectors_of_signatures() {
         assert_eq!(holds, case["valid"].as_bool().unwrap(), "{}", text(&case, "what"));
     }
 }
+
+/// PKCS#8 has at most 4,096 bytes (`spec/transit.md`), with the attributes that the library passes over.
+#[test]
+fn attributes_make_no_key_of_more_than_4096_bytes() {
+    use crate::pkcs8::put_der;
+    let key = bytes(KeyKind::Rsa2048);
+    let with_attributes = |length: usize| {
+        // RFC 5958 §2: [0] after the key. Both heads have four bytes.
+        let mut content = key[4..].to_vec();
+        let attributes = vec![0; length - content.len() - 4 - 4];
+        put_der(&mut content, 0xa0, &attributes);
+        let mut whole = Vec::new();
+        put_der(&mut whole, 0x30, &content);
+        assert_eq!(whole.len(), length);
+        whole
+    };
+    let take = |length: usize| TransitKey::parse(KeyKind::Rsa2048, &with_attributes(length)).map(|_| ());
+    assert_eq!(take(MAX_KEY_BYTES), Ok(()));
+    assert_eq!(take(MAX_KEY_BYTES + 1), Err(TransitError::NoKey));
+}
+
+/// A buffer that grows leaves a copy of the plaintext behind.
+#[test]
+fn a_ciphertext_has_its_room_from_the_start() {
+    for kind in [KeyKind::Aes256Gcm, KeyKind::ChaCha20Poly1305] {
+        for length in [0, 1, 1000] {
+            let made = key(kind).encrypt(ORDERS, b"", &vec![7; length], &mut SystemRng).unwrap();
+            assert_eq!(made.len(), made.capacity(), "{kind} {length}");
+        }
+    }
+}

@@ -261,3 +261,121 @@ fn nothing_is_sealed_twice_alike() {
     digests.dedup();
     assert_eq!(digests.len(), 4);
 }
+
+/// Who reads as a stream learns what a file was made for before any of its content.
+#[test]
+fn a_stream_tells_its_binding_before_its_content() {
+    let own = identity(IdentityKind::Classical, 1);
+    for bound in [Some(binding()), None] {
+        let file = envelope::seal(own.recipients(), bound.as_ref(), b"text").unwrap();
+        let reader = now(envelope::Reader::begin(&[&own], file.as_slice())).unwrap();
+        assert_eq!(reader.binding(), bound.as_ref());
+        let mut content = Vec::new();
+        assert_eq!(reader.copy_to(&mut content).unwrap(), bound);
+        assert_eq!(content, b"text");
+    }
+}
+
+/// 256 KiB are a header still; a longer one is told from one that is cut short.
+#[test]
+fn the_largest_header_is_read_and_no_larger_one() {
+    let own = identity(IdentityKind::Hybrid, 1);
+    // Nonce, content and tag follow it.
+    let header = |file: &[u8]| file.len() - 16 - b"text".len() - 16;
+    let bare = header(&forge(&own, &[]));
+    let padded = |size: usize| forge(&own, &[&format!("-> x {}\n\n", "y".repeat(size - bare - 7))]);
+    let most = padded(envelope::MAX_HEADER_BYTES);
+    assert_eq!(header(&most), envelope::MAX_HEADER_BYTES);
+    assert_eq!(open(&own, &most).unwrap().plaintext.expose(), b"text");
+    assert!(now(envelope::open_to(&[&own], most.as_slice(), io::sink())).is_ok());
+    let more = padded(envelope::MAX_HEADER_BYTES + 1);
+    for error in [
+        open(&own, &more).map(|_| ()).unwrap_err(),
+        now(envelope::open_to(&[&own], more.as_slice(), io::sink())).map(|_| ()).unwrap_err(),
+        envelope::inspect(&more).map(|_| ()).unwrap_err(),
+    ] {
+        assert!(matches!(error, OpenError::Header("the header is larger than any real one")), "{error}");
+    }
+    let cut = envelope::inspect(b"age-encryption.org/v1\n-> X25519").unwrap_err();
+    assert!(matches!(cut, OpenError::Header("the header is cut short")), "{cut}");
+}
+
+/// As the words of a plugin come: one stanza after the other, each read to its end and no further.
+#[test]
+fn stanzas_of_a_conversation_are_read_one_by_one() {
+    // Around whole lines of 48 bytes, after which an empty one is the last.
+    for size in [0, 1, 47, 48, 49, 96, 100] {
+        let stanza = Stanza { kind: "kind".into(), args: vec!["a".into(), "b".into()], body: vec![7; size] };
+        let text = stanza.to_text();
+        let length = text.expose().len();
+        let twice = [text.expose().as_slice(), text.expose(), b"rest"].concat();
+        let mut input = twice.as_slice();
+        for _ in 0..2 {
+            // Exactly as long as is allowed.
+            assert_eq!(Stanza::read(&mut input, length).unwrap(), stanza, "{size}");
+        }
+        assert_eq!(input, b"rest");
+        let long = Stanza::read(&mut twice.as_slice(), length - 1).unwrap_err();
+        assert!(matches!(long, OpenError::Header("a stanza is too long")), "{size}: {long}");
+        for end in 0..length {
+            let cut = Stanza::read(&mut &text.expose()[..end], 1000).unwrap_err();
+            let ended = matches!(&cut, OpenError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof);
+            assert!(ended, "{size} cut to {end}: {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_word_of_bytes_has_one_spelling() {
+    assert_eq!(envelope::decode_word("AQI"), Some(vec![1, 2]));
+    assert_eq!(envelope::decode_word(""), Some(vec![]));
+    for other in ["AQI=", "AQJ", "AQ I", "A"] {
+        assert_eq!(envelope::decode_word(other), None, "{other}");
+    }
+}
+
+/// By these four bytes other age programs find the stanza for their key (`spec/envelope.md`, "Stanzas").
+#[test]
+fn an_ssh_stanza_names_its_key_by_four_bytes() {
+    let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
+    let file = envelope::seal(&[line.parse::<Recipient>().unwrap()], None, b"text").unwrap();
+    let blob = data_encoding::BASE64.decode(line.split_once(' ').unwrap().1.as_bytes()).unwrap();
+    let stanzas = stanzas_of(&file);
+    assert_eq!(stanzas[0].kind, "ssh-ed25519");
+    assert_eq!(stanzas[0].args[0], data_encoding::BASE64_NOPAD.encode(&sha256(&[&blob])[..4]));
+}
+
+/// Whoever has a key of a kind takes no header with a malformed stanza of this kind. SSH's kinds are in no published
+/// vector.
+#[test]
+fn malformed_stanzas_of_ssh_kinds_spoil_the_header() {
+    use crate::support::{on_path, parse, skip, ssh_key};
+    let folder = tempfile::tempdir().unwrap();
+    if on_path("ssh-keygen").is_none() {
+        return skip("malformed_stanzas_of_ssh_kinds_spoil_the_header", "ssh-keygen");
+    }
+    for args in [&["-t", "ed25519"][..], &["-t", "rsa", "-b", "3072"]] {
+        let own = parse(&std::fs::read(ssh_key(folder.path(), args, "").unwrap()).unwrap()).unwrap();
+        let good = stanzas_of(&envelope::seal(own.recipients(), None, b"text").unwrap()).remove(0);
+        let found = |change: &dyn Fn(&mut Stanza)| {
+            let mut stanza = good.clone();
+            change(&mut stanza);
+            now(own.unwrap_file_key(&[stanza])).map(|key| key.is_some())
+        };
+        assert!(matches!(found(&|_| {}), Ok(true)));
+        // For somebody else, by its tag or since it does not open.
+        assert!(matches!(found(&|stanza| stanza.args[0] = "AAAAAA".into()), Ok(false)));
+        assert!(matches!(found(&|stanza| stanza.body[0] ^= 1), Ok(false)));
+        let spoilt = |change: &dyn Fn(&mut Stanza)| assert!(matches!(found(change), Err(OpenError::Header(_))));
+        spoilt(&|stanza| stanza.args.push("x".into()));
+        spoilt(&|stanza| drop(stanza.args.pop()));
+        spoilt(&|stanza| stanza.args[0].push('A'));
+        spoilt(&|stanza| stanza.args[0].truncate(4));
+        if good.kind == "ssh-ed25519" {
+            spoilt(&|stanza| stanza.body.push(0));
+            spoilt(&|stanza| stanza.args[1].truncate(40));
+            // A share of small order, with which everybody agrees on zero.
+            spoilt(&|stanza| stanza.args[1] = data_encoding::BASE64_NOPAD.encode(&[0; 32]));
+        }
+    }
+}

@@ -6,6 +6,7 @@ use bulla_crypto::identity::{Identity, IdentityError, IdentityKind, MAX_IDENTITY
 use bulla_crypto::openssh::SshPrivateKeyError;
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::sign::{RsaMinimum, Signer, SigningKey};
+use data_encoding::BASE64;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -228,4 +229,49 @@ fn a_stanza_for_another_ssh_key_is_passed_over() {
     for person in [&people[1], &people[3]] {
         assert!(matches!(open(person, &file), Err(envelope::OpenError::NoMatch)));
     }
+}
+
+/// The largest file is read, and one with a byte more is not (`spec/identity-file.md`).
+#[test]
+fn a_file_of_exactly_64_kib_is_read() {
+    let text = identity(IdentityKind::Classical, 1).to_file_text(None, None).unwrap();
+    let filled = |size: usize| [vec![b'#'; size - 1 - text.expose().len()].as_slice(), b"\n", text.expose()].concat();
+    assert!(parse(&filled(MAX_IDENTITY_BYTES)).is_ok());
+    assert_eq!(parse(&filled(MAX_IDENTITY_BYTES + 1)).map(|_| ()).unwrap_err(), IdentityError::TooLarge);
+}
+
+/// A key file in which something is changed, in PEM as ssh-keygen writes it.
+fn repacked(file: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut lines: Vec<&str> = std::str::from_utf8(file).unwrap().lines().collect();
+    let (begin, end) = (lines.remove(0), lines.pop().unwrap());
+    let mut bytes = BASE64.decode(lines.concat().as_bytes()).unwrap();
+    change(&mut bytes);
+    let encoded = BASE64.encode(&bytes);
+    let body: Vec<&str> = encoded.as_bytes().chunks(70).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("{begin}\n{}\n{end}\n", body.join("\n")).into_bytes()
+}
+
+/// Who made a key file must not choose for how long others compute: 10,000 rounds are some minutes.
+#[test]
+fn bcrypt_rounds_are_judged_before_a_passphrase_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    if on_path("ssh-keygen").is_none() {
+        return skip("bcrypt_rounds_are_judged_before_a_passphrase_is_asked_for", "ssh-keygen");
+    }
+    let path = ssh_key(folder.path(), &["-t", "ed25519", "-a", "1"], "correct horse").unwrap();
+    let file = std::fs::read(path).unwrap();
+    let with = |rounds: u32| {
+        repacked(&file, |bytes| {
+            // PROTOCOL.key: the KDF's name, length of its options, length of the salt, 16 bytes of salt, rounds.
+            let start = bytes.windows(6).position(|six| six == b"bcrypt").unwrap() + 6 + 4 + 4 + 16;
+            bytes[start..start + 4].copy_from_slice(&rounds.to_be_bytes());
+        })
+    };
+    for rounds in [10_001, u32::MAX] {
+        // `parse` panics when it is asked for a passphrase.
+        let error = parse(&with(rounds)).map(|_| ()).unwrap_err();
+        assert_eq!(error, IdentityError::Ssh(SshPrivateKeyError::TooManyRounds(rounds)));
+    }
+    let most = Identity::parse(&with(10_000), RsaMinimum::Bits3072, &|| None).map(|_| ()).unwrap_err();
+    assert_eq!(most, IdentityError::Ssh(SshPrivateKeyError::PassphraseNeeded));
 }

@@ -263,3 +263,11 @@ fn other_things_are_named() {
     assert!(!error(secret).to_string().contains("QQQ") && !format!("{:?}", error(secret)).contains("QQQ"));
     assert_eq!(error("-----BEGIN OPENSSH PRIVATE KEY-----"), RecipientError::SecretKey);
 }
+
+/// "This recipient is taken" is asked by comparing.
+#[test]
+fn recipients_are_equal_by_their_texts() {
+    let [x25519, ssh] = [X25519, SSH_ED25519].map(|text| text.parse::<Recipient>().unwrap());
+    assert_ne!(x25519, ssh);
+    assert_eq!(x25519, X25519.parse().unwrap());
+}

@@ -223,3 +223,51 @@ fn a_bundle_ends_for_a_genesis_too() {
     assert_eq!(verified.fits(w.view.genesis(), NOW_MS + 999), Ok(()));
     assert_eq!(class(&verified.fits(w.view.genesis(), NOW_MS + 1000).unwrap_err()), "expired");
 }
+
+/// What an admin is shown who is about to sign.
+#[test]
+fn a_draft_tells_what_it_holds() {
+    let w = world();
+    let (bundle, set) = good(&w);
+    let draft = BundleDraft::open(&signed(&bundle, &[&w.alice.identity])).unwrap();
+    assert_eq!((draft.made_ms(), draft.exp_ms(), draft.set()), (NOW_MS, NOW_MS + 1000, &set));
+    let admins = [&w.alice, &w.bob, &w.carol].map(|admin| admin.record.principal());
+    assert_eq!(draft.admins().iter().map(Record::principal).collect::<Vec<_>>(), admins);
+    let principals: Vec<_> = draft.principals().iter().map(|principal| principal.chain.principal()).collect();
+    assert_eq!(principals, [w.dave.record.principal()]);
+    assert_eq!(draft.policies().keys().map(ToString::to_string).collect::<Vec<_>>(), ["dev"]);
+    assert_eq!(draft.signers().iter().copied().collect::<Vec<_>>(), [w.alice.record.principal()]);
+}
+
+/// Rule 3 of the page where no vector breaks it: names and recipients of admins, and an admin's recipient with somebody
+/// else.
+#[test]
+fn names_and_recipients_have_one_holder() {
+    let w = world();
+    let (good, set) = good(&w);
+    let frank = identity(44, IdentityKind::Classical);
+    let record = |name: &str, recipients: &[Recipient]| {
+        let entry = PrincipalKey { recipients: recipients.to_vec(), ..principal_key(&frank) };
+        signed(&record_payload(name.parse().unwrap(), None, &[entry]).unwrap(), &[&frank])
+    };
+    let judged = |change: &dyn Fn(&mut Bundle)| {
+        let mut payload = good.clone();
+        change(&mut payload);
+        let opened = BundleDraft::open(&signed(&payload, &[&w.alice.identity]));
+        opened.as_ref().map_or_else(class, |_| "ok".to_owned())
+    };
+    let (own, bobs) = (frank.recipients(), w.bob.identity.recipients());
+    let admins = [("frank", own, "ok"), ("bob", own, "rule admins"), ("frank", bobs, "rule admins")];
+    for (name, recipients, expect) in admins {
+        // Of other admins, so without those who were admitted by these.
+        let told = judged(&|p| {
+            p.principals.clear();
+            p.admins.push(record(name, recipients));
+        });
+        assert_eq!(told, expect, "admin {name}");
+    }
+    for (recipients, expect) in [(own, "ok"), (bobs, "rule principals")] {
+        let opened = Record::open(&record("frank", recipients), None).unwrap();
+        assert_eq!(judged(&|p| p.principals.push(bundled(&set, &opened, &w.alice.identity))), expect);
+    }
+}

@@ -278,3 +278,17 @@ fn origins() {
     assert_eq!(told, [Value::Null, from("Valid"), from("NotProof")]);
     check_vectors("origin", cases);
 }
+
+/// Eight keys with eight recipients each: the most that a record has.
+#[test]
+fn an_addressee_has_at_most_64_recipients() {
+    let w = world();
+    let judged = |count: u8| {
+        let mut payload = statement(&w);
+        payload.to[0].recipients = (0..count).map(|i| Digest::new([i; 32])).collect();
+        let envelope = sign_in_memory(&payload, &[w.alice.identity.signing_key().unwrap()]).unwrap();
+        let verified = verify_statement(&envelope, &w.view.id(), &w.alice.record);
+        verified.as_ref().map_or_else(class, |_| "ok".to_owned())
+    };
+    assert_eq!((judged(64).as_str(), judged(65).as_str()), ("ok", "rule to.recipients"));
+}
