@@ -12,14 +12,15 @@ use bulla_server::sink::{
 };
 use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, KeyId, Lineage, PrincipalId};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -800,4 +801,224 @@ async fn many_at_once_make_one_chain() {
     }
     sink.flush_and_close().await.unwrap();
     assert_eq!(sound(directory.path(), sink.position()).requests, 3_200);
+}
+
+/// A real file, and what its next write is answered.
+#[derive(Clone, Default)]
+struct Odd(Arc<Mutex<Option<Result<usize, Errno>>>>);
+
+impl Odd {
+    fn say(&self, next: Result<usize, Errno>) {
+        *self.0.lock().unwrap() = Some(next);
+    }
+}
+
+impl Disk for Odd {
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        let said = self.0.lock().unwrap().take();
+        said.map_or_else(|| file.write(bytes), |said| said.map_err(io::Error::from))
+    }
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+/// Somebody can make room for a user above a quota too; a disk that breaks, or takes no byte of a line, is not asked again.
+#[tokio::test]
+async fn a_quota_is_a_full_disk_and_any_other_error_is_final() {
+    for full in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Odd::default());
+        let sink = Sink::open(config(directory.path()), opening(None, disk.clone())).unwrap();
+        disk.say(Err(full));
+        assert!(matches!(write(&sink).await, Err(AuditBlocked::Disk(_))), "{full}");
+        healthy_again(&sink).await;
+        write(&sink).await.unwrap();
+        sink.flush_and_close().await.unwrap();
+        assert_eq!(sound(directory.path(), sink.position()).requests, 2, "{full}");
+    }
+    for broken in [Err(Errno::IO), Ok(0)] {
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Odd::default());
+        let sink = Sink::open(config(directory.path()), opening(None, disk.clone())).unwrap();
+        disk.say(Err(Errno::INTR));
+        write(&sink).await.unwrap();
+        disk.say(broken);
+        assert!(matches!(write(&sink).await, Err(AuditBlocked::Failed(_))), "{broken:?}");
+        let reason = tokio::time::timeout(Duration::from_secs(2), sink.failed()).await.unwrap();
+        assert!(reason.starts_with("write: "), "{reason}");
+        assert!(matches!(sink.reserve(), Err(AuditBlocked::Failed(_))));
+        assert_eq!(sound(directory.path(), None).requests, 1, "nothing was written behind it");
+    }
+}
+
+/// Of a pipe nothing can be taken back, so nothing may follow half a line there, whoever makes room.
+#[tokio::test]
+async fn half_a_line_in_a_pipe_is_final() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let _reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let disk = Broken::new(directory.path());
+    let sink = Sink::open(AuditConfig::new(Target::File(pipe)), opening(None, disk.clone())).unwrap();
+    write(&sink).await.unwrap();
+    // There is no reserve, which this disk counts as room.
+    disk.room.store(10 - 64 * 1024, Ordering::SeqCst);
+    assert!(matches!(write(&sink).await, Err(AuditBlocked::Failed(_))));
+    disk.room.store(PLENTY, Ordering::SeqCst);
+    assert!(matches!(sink.reserve(), Err(AuditBlocked::Failed(_))));
+    assert!(sink.reserve_for_seal().is_ok(), "sealing goes on");
+}
+
+/// Beside one file no space is put aside: sealing has its place, is told that its line waits, and has it once there is room.
+#[tokio::test]
+async fn beside_one_file_the_line_of_a_sealing_waits_for_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let disk = Broken::new(directory.path());
+    let single = AuditConfig { patience: Duration::from_millis(500), ..AuditConfig::new(Target::File(path.clone())) };
+    let sink = Sink::open(single, opening(None, disk.clone())).unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is kept beside it");
+    disk.room.store(-64 * 1024, Ordering::SeqCst);
+    assert!(matches!(write(&sink).await, Err(AuditBlocked::Disk(_))));
+    let accepted = sink.reserve_for_seal().unwrap();
+    let sealing = refusal().accepted(accepted).finish(Outcome::done(200)).await;
+    assert!(matches!(sealing, Err(AuditBlocked::Disk(_))), "{sealing:?}");
+    assert!(matches!(sink.note_sealed(1).await, Err(AuditBlocked::Disk(_))));
+    disk.room.store(PLENTY, Ordering::SeqCst);
+    healthy_again(&sink).await;
+    sink.flush_and_close().await.unwrap();
+    assert_eq!(sound(&path, sink.position()).requests, 2);
+    assert!(kinds(&path).contains(&"sealed".to_owned()));
+}
+
+/// One file that was renamed: the next one goes on with the chain, and a start finds in it the line that the store remembers.
+#[tokio::test]
+async fn one_file_that_was_renamed_is_followed_by_another_of_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, moved, all] = ["audit.jsonl", "moved", "all"].map(|name| directory.path().join(name));
+    let config = AuditConfig::new(Target::File(path.clone()));
+    let sink = Sink::open(config.clone(), opening(None, SystemDisk)).unwrap();
+    write_commit(&sink, 1).await.unwrap();
+    fs::rename(&path, &moved).unwrap();
+    // Until somebody says so it writes on where it was.
+    write(&sink).await.unwrap();
+    assert!(!path.exists());
+    sink.reopen().await.unwrap();
+    write_commit(&sink, 2).await.unwrap();
+    sink.flush().await.unwrap();
+    let head = sink.position();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(kinds(&moved), ["start", "request", "request"]);
+    assert_eq!(kinds(&path), ["request"]);
+    fs::write(&all, [fs::read(&moved).unwrap(), fs::read(&path).unwrap()].concat()).unwrap();
+    assert_eq!(sound(&all, None).requests, 3, "one chain");
+    sink.flush_and_close().await.unwrap();
+    let sink = Sink::open(config, opening(head, SystemDisk)).unwrap();
+    assert_eq!(sink.last_quoted(), Some(quote(2)));
+}
+
+/// Names stand in clear in each of these, also in an end that was moved aside.
+#[tokio::test]
+async fn whatever_the_log_makes_is_its_owners_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = AuditConfig { max_size_bytes: 600, ..config(directory.path()) };
+    let sink = Sink::open(small.clone(), opening(None, SystemDisk)).unwrap();
+    for _ in 0..3 {
+        write(&sink).await.unwrap();
+    }
+    crash(sink, directory.path());
+    let made = || fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let logs = made().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    let last = logs.max().unwrap();
+    fs::OpenOptions::new().append(true).open(last).unwrap().write_all(b"{\"v\":1,\"na").unwrap();
+    crash(Sink::open(small, opening(None, SystemDisk)).unwrap(), directory.path());
+    assert_eq!(torn(directory.path()).len(), 1);
+    assert!(directory.path().join("reserve").exists() && directory.path().join("000002.jsonl").exists());
+    for path in made() {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+}
+
+/// Whoever came before the server leads its lines nowhere else.
+#[test]
+fn a_link_in_the_place_of_a_numbered_file_is_not_followed() {
+    let base = tempfile::tempdir().unwrap();
+    let (directory, elsewhere) = (base.path().join("audit"), base.path().join("elsewhere"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(&elsewhere, b"").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, directory.join("000001.jsonl")).unwrap();
+    let error = open_at(&directory, None).unwrap_err();
+    assert!(matches!(error, OpenError::Io { action: "open", .. }), "{error}");
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"");
+}
+
+/// The times of the lines of each file, in the order of the files.
+fn times(directory: &Path) -> Vec<Vec<u64>> {
+    let mut files: Vec<(u32, Vec<u64>)> = Vec::new();
+    lines(directory, 0, |found| {
+        match files.last_mut() {
+            Some((number, times)) if *number == found.file => times.push(found.line.at_ms),
+            _ => files.push((found.file, vec![found.line.at_ms])),
+        }
+        true
+    })
+    .unwrap();
+    files.into_iter().map(|(_, times)| times).collect()
+}
+
+/// A start passes files over by the time of their last line, so within a file time does not fall, whatever came between.
+#[tokio::test]
+async fn a_clock_that_was_set_back_on_a_full_disk_begins_the_next_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Broken::new(directory.path());
+    let clock = Arc::new(AtomicU64::new(10_000_000));
+    let ticking = clock.clone();
+    let opening =
+        Opening { clock: Arc::new(move || ticking.fetch_add(1, Ordering::Relaxed)), ..opening(None, disk.clone()) };
+    let sink = Sink::open(config(directory.path()), opening).unwrap();
+    write(&sink).await.unwrap();
+    disk.room.store(0, Ordering::SeqCst);
+    assert!(matches!(write(&sink).await, Err(AuditBlocked::Disk(_))));
+    clock.store(1_000_000, Ordering::Relaxed);
+    disk.room.store(PLENTY, Ordering::SeqCst);
+    healthy_again(&sink).await;
+    write(&sink).await.unwrap();
+    sink.flush_and_close().await.unwrap();
+    let times = times(directory.path());
+    assert!(times.len() == 2 && times.iter().all(|times| times.is_sorted()), "{times:?}");
+    assert_eq!(bodies(directory.path()).iter().filter(|body| matches!(body, Body::Request(_))).count(), 3);
+}
+
+/// The next file was made when there was no room for a line in it. What is written there first is still what the files before
+/// told, since a start reads no other file for it.
+#[tokio::test]
+async fn a_file_that_was_begun_on_a_full_disk_begins_with_its_first_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Broken::new(directory.path());
+    let small = AuditConfig { max_size_bytes: 2_400, ..config(directory.path()) };
+    let sink = Sink::open(small.clone(), opening(None, disk.clone())).unwrap();
+    let first = directory.path().join("000001.jsonl");
+    let length = || fs::metadata(&first).unwrap().len();
+    let start = length();
+    write(&sink).await.unwrap();
+    // Each of these lines has the same length.
+    let line = length() - start;
+    while length() + line < small.max_size_bytes {
+        write(&sink).await.unwrap();
+    }
+    disk.room.store(i64::try_from(line).unwrap(), Ordering::SeqCst);
+    write(&sink).await.unwrap();
+    let begun = Instant::now();
+    while sink.healthy().is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "there is no room for the next file's first line");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sink.note_sealed(1).await.unwrap();
+    disk.room.store(PLENTY, Ordering::SeqCst);
+    healthy_again(&sink).await;
+    sink.flush_and_close().await.unwrap();
+    sound(directory.path(), sink.position());
+    let second = fs::read_to_string(directory.path().join("000002.jsonl")).unwrap();
+    let told = Line::parse(second.lines().next().unwrap().as_bytes()).unwrap();
+    assert!(matches!(told.body, Body::Rotate { previous: 1, .. }), "{told:?}");
 }

@@ -1,8 +1,10 @@
 //! The thread that chains, writes and syncs the lines.
 
+mod next;
+
 use super::anonymous::Counters;
-use super::disk::{Disk, Reserve, is_full, open_append, sync_directory};
-use super::files::{Found, Layout, Search, length_of, lock_out, open_output, same_file};
+use super::disk::{Disk, Reserve, is_full};
+use super::files::{Found, Layout, Search, length_of, lock_out, open_output};
 use super::{AuditConfig, Clock, OpenError, Opening, Place, Shared, SyncMode, label, lock, stdout};
 use crate::failpoint;
 use bulla_core::audit::{AuditBlocked, AuditPosition, Body, Chain, Label, Quote};
@@ -275,12 +277,9 @@ impl Writer {
     fn flush(&mut self) {
         while !self.waiting.is_empty() && !self.failed && self.blocked.is_none() {
             let now_ms = (self.clock)();
-            // Within a file time does not fall, so its last line is its latest.
-            if now_ms < self.chain.at_ms && self.length > 0 {
-                self.rotate();
-                if self.failed || self.blocked.is_some() {
-                    break;
-                }
+            self.keep_order(now_ms);
+            if self.failed || self.blocked.is_some() {
+                break;
             }
             let batch = self.waiting.drain(..self.waiting.len().min(BATCH_LINES)).collect();
             self.write(batch, now_ms);
@@ -302,14 +301,21 @@ impl Writer {
 
     /// On a full disk: lines about the sealing are written in front of all that wait, at the cost of the reserve.
     fn flush_urgent(&mut self) {
-        let (urgent, rest) = std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.urgent);
-        self.waiting = rest;
-        let urgent: VecDeque<Waiting> = urgent;
-        if urgent.is_empty() {
+        if !self.waiting.iter().any(|waiting| waiting.urgent) {
             return;
         }
         self.reserve.spend();
-        self.write(urgent, (self.clock)());
+        let now_ms = (self.clock)();
+        self.keep_order(now_ms);
+        if self.failed {
+            return;
+        }
+        let (urgent, rest): (VecDeque<Waiting>, _) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.urgent);
+        self.waiting = rest;
+        let mut batch = self.first_line();
+        batch.extend(urgent);
+        self.write(batch, now_ms);
     }
 
     /// Writes one batch as the next lines of the chain, or puts it back in front.
@@ -369,7 +375,8 @@ impl Writer {
                 if !self.regular {
                     return Err(io::Error::other(format!("{error}, within a line")));
                 }
-                self.file.set_len(self.length)?;
+                let taken_back = self.file.set_len(self.length);
+                taken_back.map_err(|cause| io::Error::other(format!("{error}, within a line: {cause}")))?;
             }
             return Err(error);
         }
@@ -395,21 +402,27 @@ impl Writer {
             Err(error) if is_full(&error) => return,
             Err(error) => return self.fail(format!("reserve: {error}")),
         }
+        let now_ms = (self.clock)();
+        self.keep_order(now_ms);
+        if self.failed || self.is_late(now_ms) {
+            return;
+        }
         let refused = self.shared.refused.load(Ordering::Relaxed);
         let body = Body::Blocked { from_ms, reason, refused };
-        let waiting = self.waiting.len();
-        let line = Waiting { body, urgent: false, done: None, _place: None };
-        self.write(VecDeque::from([line]), (self.clock)());
+        let mut batch = self.first_line();
+        let (place, waiting) = (batch.len(), self.waiting.len());
+        batch.push_back(Waiting { body, urgent: false, done: None, _place: None });
+        self.write(batch, now_ms);
         if self.failed {
             return;
         }
         if self.waiting.len() > waiting {
             // It was put back in front. It is made anew at the next try, with the count of that time.
-            self.waiting.pop_front();
+            self.waiting.remove(place);
             return;
         }
         self.blocked = None;
-        self.shared.refused.store(0, Ordering::Relaxed);
+        self.shared.refused.fetch_sub(refused, Ordering::Relaxed);
         self.shared.set_trouble(None);
         tracing::info!("the audit log takes lines again");
     }
@@ -442,51 +455,6 @@ impl Writer {
             *lock(&self.shared.position) = position;
         }
         self.dirty = false;
-    }
-
-    /// Goes on in the next file, which begins with where this one ended.
-    fn rotate(&mut self) {
-        let Some(layout) = self.layout.clone() else { return };
-        let Layout::Directory(directory) = &layout else { return };
-        self.sync();
-        if self.failed {
-            return;
-        }
-        failpoint::hit(failpoint::AUDIT_BEFORE_ROTATE);
-        let number = self.number.saturating_add(1);
-        let opened = open_append(&layout.path(number), false, true).and_then(|file| {
-            sync_directory(directory)?;
-            Ok(file)
-        });
-        match opened {
-            Ok(file) => {
-                failpoint::hit(failpoint::AUDIT_EMPTY_FILE);
-                let body = Body::Rotate { previous: self.number, quoted: self.quoted, loss: self.loss };
-                (self.file, self.number, self.length) = (file, number, 0);
-                self.waiting.push_front(Waiting { body, urgent: false, done: None, _place: None });
-            }
-            // The old file is as good until there is room for another.
-            Err(error) if is_full(&error) => self.trouble(&error, (self.clock)()),
-            Err(error) => self.fail(format!("next file: {error}")),
-        }
-    }
-
-    /// After somebody moved the file away.
-    fn reopen(&mut self) {
-        let Some(layout) = self.layout.clone() else { return };
-        let path = layout.path(self.number);
-        if !self.regular || self.failed || same_file(&path, &self.file) {
-            return;
-        }
-        if matches!(layout, Layout::Directory(_)) {
-            self.rotate();
-            return self.flush();
-        }
-        self.sync();
-        match open_output(&layout, self.number).and_then(|(file, _)| Ok((file.metadata()?.len(), file))) {
-            Ok((length, file)) => (self.file, self.length) = (file, length),
-            Err(error) => self.fail(format!("reopen: {error}")),
-        }
     }
 }
 

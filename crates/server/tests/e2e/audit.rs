@@ -273,13 +273,17 @@ async fn a_log_that_blocks_answers_within_two_seconds_and_changes_nothing() {
     let body = api::PutPolicy { text: "permit (principal, action, resource);".into(), replaces: None };
     for _ in 0..3 {
         let began = Instant::now();
-        admin.call_json("PUT", "/v1/policy/open", &body).await.refused(Code::AuditBlocked);
+        let reply = admin.call_json("PUT", "/v1/policy/open", &body).await.refused(Code::AuditBlocked);
+        assert!(reply.headers.contains_key("retry-after"));
         assert!(began.elapsed() < Duration::from_secs(5));
     }
     assert_eq!(rows(&world).await, before, "no effect");
     let health = admin.send(&open("GET", "/v1/health")).await;
     assert_eq!(health.status, 503);
     assert!(!health.json::<api::Health>().audit_ok);
+    // No query makes a blocked log look well.
+    let chosen = open("GET", "/v1/health?activecode=200&sealedcode=200&uninitcode=200");
+    assert_eq!(admin.send(&chosen).await.status, 503);
     // The keys can be forgotten even now.
     admin.send(&open("POST", "/v1/challenge")).await.ok();
     let seal = admin.request("POST", "/v1/seal:seal", EMPTY_MEDIA_TYPE, vec![], admin.nonce());
