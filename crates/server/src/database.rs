@@ -89,7 +89,7 @@ fn nobody_is(closed: Result<bool, DatabaseError>, templates: &[String]) -> Resul
 /// A connection that is open.
 pub enum Client {
     /// To PostgreSQL.
-    Postgres(postgres::Client),
+    Postgres(Box<postgres::Client>),
     /// To MariaDB or MySQL.
     Mariadb(mariadb::Client),
 }
@@ -161,7 +161,9 @@ impl Client {
     async fn login(connection: &Connection, password: &str) -> Result<Self, DatabaseError> {
         let connecting = async {
             match connection.engine {
-                DatabaseEngine::Postgres => postgres::Client::connect(connection, password).await.map(Self::Postgres),
+                DatabaseEngine::Postgres => {
+                    postgres::Client::connect(connection, password).await.map(|client| Self::Postgres(Box::new(client)))
+                }
                 DatabaseEngine::Mariadb => mariadb::Client::connect(connection, password).await.map(Self::Mariadb),
             }
         };

@@ -12,10 +12,12 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, NoTls, TlsConnect, TlsStream};
@@ -32,9 +34,18 @@ const SESSION_WAIT: Duration = Duration::from_millis(50);
 /// How often a transaction is tried that loses races with others.
 const TRIES: u32 = 5;
 
+/// How long a session has to say goodbye. One whose server hangs would stay for ever.
+const FAREWELL: Duration = Duration::from_millis(250);
+/// Most bytes that a server may send to one statement, or until it has let us in: each answer has a line or none.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
 /// A session.
 pub struct Client {
     client: tokio_postgres::Client,
+    /// Bytes that came since the last statement.
+    received: Arc<AtomicUsize>,
+    /// Its end is the end of the session.
+    _gone: oneshot::Sender<()>,
     own_user: String,
     owner: Option<String>,
 }
@@ -45,6 +56,9 @@ impl Client {
         let unreachable = |error: io::Error| DatabaseError::Unreachable(line(&error.to_string()));
         let stream = TcpStream::connect((connection.host.as_str(), connection.port)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
+        let received = Arc::new(AtomicUsize::new(0));
+        let stream = Bounded { stream, received: received.clone() };
+        let (_gone, gone) = oneshot::channel();
         let mut config = Config::new();
         config
             .user(&connection.user)
@@ -55,18 +69,19 @@ impl Client {
             DatabaseTls::Off => {
                 config.ssl_mode(SslMode::Disable);
                 let (client, session) = config.connect_raw(stream, NoTls).await.map_err(|error| login(&error))?;
-                tokio::spawn(session);
+                tokio::spawn(until_gone(session, gone));
                 client
             }
             DatabaseTls::Verify => {
                 config.ssl_mode(SslMode::Require);
                 let tls = Encrypting(tls::client(connection)?);
                 let (client, session) = config.connect_raw(stream, tls).await.map_err(|error| login(&error))?;
-                tokio::spawn(session);
+                tokio::spawn(until_gone(session, gone));
                 client
             }
         };
-        let client = Self { client, own_user: connection.user.clone(), owner: connection.owner.clone() };
+        let (own_user, owner) = (connection.user.clone(), connection.owner.clone());
+        let client = Self { client, received, _gone, own_user, owner };
         client.settle().await.map_err(|error| DatabaseError::Unreachable(error.to_string()))?;
         Ok(client)
     }
@@ -91,6 +106,7 @@ impl Client {
     }
 
     async fn ask(&self, text: &str) -> Result<(), Failed> {
+        self.received.store(0, Ordering::Relaxed);
         match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.batch_execute(text)).await {
             Ok(done) => done.map_err(Failed::Sql),
             Err(_) => Err(Failed::Slow),
@@ -239,6 +255,7 @@ impl Client {
     }
 
     async fn finds(&self, text: &str) -> Result<bool, Failed> {
+        self.received.store(0, Ordering::Relaxed);
         match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.simple_query(text)).await {
             Ok(Ok(answer)) => Ok(answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_)))),
             Ok(Err(error)) => Err(Failed::Sql(error)),
@@ -255,6 +272,48 @@ impl Client {
     pub async fn set_password(&self, name: &str, password: &str) -> Result<(), DatabaseError> {
         let (name, verifier) = (identifier(ENGINE, name)?, literal(ENGINE, &scram_sha_256(password.as_bytes()))?);
         self.transaction(&[&format!("ALTER ROLE {name} PASSWORD {verifier}")]).await
+    }
+}
+
+/// Serves a session until its client is gone. By itself it would wait for whatever was asked last, client or no client.
+async fn until_gone(session: impl Future<Output = Result<(), Error>>, gone: oneshot::Receiver<()>) {
+    let left = async {
+        drop(gone.await);
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        _ = session => {}
+        () = left => {}
+    }
+}
+
+/// A connection over which no more comes than a statement may be answered, since an answer is collected in memory.
+struct Bounded {
+    stream: TcpStream,
+    received: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buf);
+        let more = buf.filled().len().saturating_sub(before);
+        if self.received.fetch_add(more, Ordering::Relaxed) > ANSWER_BYTES_MAX {
+            return Poll::Ready(Err(io::Error::other("the database sends more than an answer may have")));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -338,19 +397,19 @@ fn causes(error: &dyn std::error::Error) -> String {
 /// Begins TLS where the protocol says so.
 struct Encrypting((Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>));
 
-impl TlsConnect<TcpStream> for Encrypting {
+impl TlsConnect<Bounded> for Encrypting {
     type Stream = Encrypted;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
 
-    fn connect(self, stream: TcpStream) -> Self::Future {
+    fn connect(self, stream: Bounded) -> Self::Future {
         let Self((config, name)) = self;
         Box::pin(async move { TlsConnector::from(config).connect(name, stream).await.map(Encrypted) })
     }
 }
 
 /// A stream inside TLS.
-struct Encrypted(tokio_rustls::client::TlsStream<TcpStream>);
+struct Encrypted(tokio_rustls::client::TlsStream<Bounded>);
 
 impl TlsStream for Encrypted {
     fn channel_binding(&self) -> ChannelBinding {
@@ -374,5 +433,171 @@ impl AsyncWrite for Encrypted {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Job, Pools};
+    use bulla_wire::api::PutDatabase;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::Notify;
+
+    const SOON: Duration = Duration::from_secs(10);
+    /// What [`Says`] is asked where somebody logs in.
+    const LOGIN: &str = "login";
+
+    /// What a server answers to a statement; nothing if it hangs.
+    type Says = fn(&str) -> Option<Vec<u8>>;
+
+    /// A server of somebody else, as far as its protocol goes that is spoken here (PostgreSQL's manual, 53.7).
+    #[derive(Default)]
+    struct Fake {
+        /// Sessions that were begun, that are there, and that were there at most.
+        made: AtomicUsize,
+        open: AtomicUsize,
+        most: AtomicUsize,
+        hangs: Notify,
+        ended: Notify,
+    }
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&[tag][..], &length.to_be_bytes(), body].concat()
+    }
+
+    fn welcome() -> Vec<u8> {
+        [message(b'R', &[0; 4]), message(b'Z', b"I")].concat()
+    }
+
+    fn done() -> Vec<u8> {
+        [message(b'C', b"SET\0"), message(b'Z', b"I")].concat()
+    }
+
+    fn refuses(code: &str, text: &str) -> Vec<u8> {
+        let error = message(b'E', format!("SERROR\0VERROR\0C{code}\0M{text}\0\0").as_bytes());
+        [error, message(b'Z', b"I")].concat()
+    }
+
+    impl Fake {
+        async fn start(says: Says) -> (Arc<Self>, Connection) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let fake = Arc::new(Self::default());
+            let serving = fake.clone();
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let fake = serving.clone();
+                    tokio::spawn(async move {
+                        fake.made.fetch_add(1, Ordering::SeqCst);
+                        let open = fake.open.fetch_add(1, Ordering::SeqCst) + 1;
+                        fake.most.fetch_max(open, Ordering::SeqCst);
+                        // Whoever hangs up ends it.
+                        let _ = fake.session(stream, says).await;
+                        fake.open.fetch_sub(1, Ordering::SeqCst);
+                        fake.ended.notify_one();
+                    });
+                }
+            });
+            let body = PutDatabase {
+                engine: ENGINE,
+                host: "127.0.0.1".into(),
+                port,
+                database: None,
+                user: "bulla".into(),
+                password: "anything".into(),
+                owner: None,
+                moved: false,
+                tls: DatabaseTls::Off,
+                ca: None,
+                connections: 2,
+                check: true,
+            };
+            (fake, Connection::new("app".parse().unwrap(), body, 0).unwrap())
+        }
+
+        async fn session(&self, mut stream: TcpStream, says: Says) -> io::Result<()> {
+            let mut tag = None;
+            loop {
+                let length = stream.read_u32().await?;
+                let mut body = vec![0; usize::try_from(length).unwrap() - 4];
+                stream.read_exact(&mut body).await?;
+                let text = match tag {
+                    None => LOGIN.to_owned(),
+                    Some(b'X') => return Ok(()),
+                    Some(_) => String::from_utf8_lossy(&body).trim_end_matches('\0').to_owned(),
+                };
+                match says(&text) {
+                    Some(answer) => stream.write_all(&answer).await?,
+                    None => self.hangs.notify_one(),
+                }
+                tag = Some(stream.read_u8().await?);
+            }
+        }
+    }
+
+    fn willing(text: &str) -> Option<Vec<u8>> {
+        Some(if text == LOGIN { welcome() } else { done() })
+    }
+
+    /// Whoever waits gives up after a while, and each try would leave a socket and a task behind, above all that
+    /// `connections` allows, until the server has no file descriptor left for anybody.
+    #[tokio::test]
+    async fn a_session_that_never_answers_ends_with_its_client() {
+        let (fake, to) = Fake::start(|text| if text.starts_with("ALTER") { None } else { willing(text) }).await;
+        let client = Client::connect(&to, "x").await.unwrap();
+        tokio::select! {
+            set = client.set_password("app", "secret") => panic!("{set:?}"),
+            () = fake.hangs.notified() => {}
+        }
+        drop(client);
+        tokio::time::timeout(SOON, fake.ended.notified()).await.expect("the session ends");
+        assert_eq!(fake.open.load(Ordering::SeqCst), 0);
+    }
+
+    /// So many as are configured, used again as long as they are fresh.
+    #[tokio::test]
+    async fn no_more_connections_are_made_than_are_configured() {
+        let (fake, to) = Fake::start(willing).await;
+        let pools = Pools::default();
+        let user = User { name: "app", password: "secret", expires_ms: 0 };
+        let set = || Box::pin(pools.run(&to, Job::Password, &[], user));
+        let (one, two, three, four, five) = tokio::join!(set(), set(), set(), set(), set());
+        [one, two, three, four, five].into_iter().collect::<Result<(), _>>().unwrap();
+        assert_eq!((fake.made.load(Ordering::SeqCst), fake.most.load(Ordering::SeqCst)), (2, 2));
+    }
+
+    /// What a server says is told in one short line, but for what quotes a verifier, by which a password can be tried.
+    #[tokio::test]
+    async fn what_a_server_quotes_of_a_verifier_is_not_told() {
+        let (_fake, to) = Fake::start(|text| match text {
+            text if text.contains("quoted") => {
+                Some(refuses("42601", "syntax error at or near \"SCRAM-SHA-256$4096:s3cret\""))
+            }
+            text if text.contains("absent") => Some(refuses("42704", "no such\nrole")),
+            text => willing(text),
+        })
+        .await;
+        let client = Client::connect(&to, "x").await.unwrap();
+        let told = |result: Result<(), DatabaseError>| result.unwrap_err();
+        let quoted = told(client.set_password("quoted", "secret").await);
+        assert_eq!(quoted, DatabaseError::Refused("SQLSTATE 42601".to_owned()));
+        let absent = told(client.set_password("absent", "secret").await);
+        assert_eq!(absent, DatabaseError::Refused("no such role (SQLSTATE 42704)".to_owned()));
+        client.set_password("there", "secret").await.unwrap();
+    }
+
+    /// A user who is refused is somebody's mistake; a server that is not ready is waited for. Neither was asked for anything.
+    #[tokio::test]
+    async fn a_login_that_is_refused_is_told_from_a_server_that_is_not_ready() {
+        let (_fake, to) = Fake::start(|_| Some(refuses("28P01", "password authentication failed"))).await;
+        let refused = Client::connect(&to, "x").await.err().unwrap();
+        assert!(matches!(&refused, DatabaseError::Login(_)) && refused.before_anything(), "{refused}");
+        let (_fake, to) = Fake::start(|_| Some(refuses("57P03", "the database system is starting up"))).await;
+        let starts = Client::connect(&to, "x").await.err().unwrap();
+        assert!(matches!(&starts, DatabaseError::Unreachable(_)) && starts.before_anything(), "{starts}");
     }
 }
