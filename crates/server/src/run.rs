@@ -35,7 +35,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
@@ -451,5 +450,94 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
     std::fs::rename(&temporary, path).map_err(io("make", path))
 }
 
-/// How long a server that stops waits at most: draining, and the audit log's patience.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flag, layer};
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    /// What the manual says of the data directory: its owner's alone, one server, a layout that is known.
+    #[test]
+    fn a_data_directory_has_one_owner_one_server_and_one_layout() {
+        let base = tempfile::tempdir().unwrap();
+        let data = base.path().join("new/data");
+        let lock = prepare_directory(&data).unwrap();
+        assert_eq!((mode(&data), mode(&data.join("VERSION")), mode(&data.join("lock"))), (0o700, 0o600, 0o600));
+        let error = prepare_directory(&data).unwrap_err();
+        assert!(error.to_string().ends_with("another server uses this directory"), "{error}");
+        drop(lock);
+        drop(prepare_directory(&data).unwrap());
+        for wide in [0o750, 0o701] {
+            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(wide)).unwrap();
+            let error = prepare_directory(&data).unwrap_err();
+            assert!(error.to_string().ends_with("so others may read it"), "{error}");
+            assert_eq!(mode(&data), wide, "a refused start changes nothing");
+        }
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(data.join("VERSION"), "2\n").unwrap();
+        let error = prepare_directory(&data).unwrap_err();
+        assert!(error.to_string().contains("is of layout \"2\""), "{error}");
+        assert_eq!(std::fs::read_to_string(data.join("VERSION")).unwrap(), "2\n");
+    }
+
+    /// Clients take no answer from another key, so a key that cannot be read is never replaced by a new one.
+    #[test]
+    fn a_node_key_is_made_once_and_kept_from_others() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("node.key");
+        let own = node_key(Some(data.path())).unwrap().public_key().key_id();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(node_key(Some(data.path())).unwrap().public_key().key_id(), own);
+        assert_ne!(node_key(None).unwrap().public_key().key_id(), own);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = node_key(Some(data.path())).err().unwrap();
+        assert!(error.to_string().ends_with("has mode 0640, so others may read it"), "{error}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for broken in ["", "AAAA", "BULLA-NODE-KEY-1 AAAA\n", "BULLA-NODE-KEY-2 AAAA\n"] {
+            std::fs::write(&path, broken).unwrap();
+            let error = node_key(Some(data.path())).err().unwrap();
+            assert!(error.to_string().ends_with("is no node key"), "{broken}: {error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), broken);
+        }
+    }
+
+    /// A store in memory beside that of a cluster would write the cluster's log; the other way round is a new cluster.
+    #[test]
+    fn no_store_in_memory_begins_beside_a_file() {
+        let data = tempfile::tempdir().unwrap();
+        let set = |store: &str| {
+            let place = Flag { key: "data", value: data.path().display().to_string() };
+            layer(None, [], &[place, Flag { key: "store", value: store.to_owned() }]).unwrap()
+        };
+        refuse_beside_a_store(&set("memory")).unwrap();
+        std::fs::write(data.path().join(STORE_FILE), b"").unwrap();
+        assert!(refuse_beside_a_store(&set("memory")).is_err());
+        refuse_beside_a_store(&set("file")).unwrap();
+    }
+
+    /// Whoever waits for a server must not be sent to the one before; nobody reads half of what is written.
+    #[test]
+    fn a_ready_file_of_before_is_gone_before_anything_begins() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("ready.json");
+        forget_ready(&path).unwrap();
+        std::fs::write(&path, b"{}").unwrap();
+        forget_ready(&path).unwrap();
+        assert!(!path.exists());
+        let key = node_key(None).unwrap();
+        let ready = Ready {
+            address: "127.0.0.1:1".parse().unwrap(),
+            metrics: None,
+            node: key.public_key().key_id(),
+            spki: Bytes(key.public_key().spki().to_vec()),
+            pid: 7,
+        };
+        write_ready(&path, &ready).unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!((told["address"].as_str(), told["pid"].as_u64()), (Some("127.0.0.1:1"), Some(7)));
+        assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 1, "nothing else stays");
+    }
+}

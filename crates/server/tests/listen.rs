@@ -6,11 +6,15 @@ use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::SigningKey;
 use bulla_server::config;
 use bulla_server::listen::{
-    Arrived, BODY_TIMEOUT, BodyBudget, Handler, Limits, Listeners, Peer, bind_local, read_body, serve,
+    Arrived, BODY_TIMEOUT, BodyBudget, CONNECTION_GRACE, DEFAULT_BODY_BUDGET_BYTES, HANDSHAKE_TIMEOUT, Handler, Limits,
+    Listeners, MAX_H2_PENDING_RESETS, MAX_H2_STREAMS, MAX_HEADERS, MAX_LOCAL_CONNECTIONS, Peer, bind_local, read_body,
+    serve,
 };
 use bulla_server::metrics::{Metrics, serve_metrics};
 use bulla_server::tls::Tls;
+use bulla_server::unsealed::REFUSALS_EACH;
 use bulla_testkit::tls::{certificate, client as shown, offer};
+use bulla_wire::signature::MAX_HEADER_BYTES;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -18,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -514,4 +519,80 @@ async fn metrics_have_one_page() {
         assert_eq!(expected == 200, head.contains("application/openmetrics-text"));
     }
     serving.abort();
+}
+
+/// A number as the manual writes it.
+fn thousands(number: usize) -> String {
+    if number < 1_000 { number.to_string() } else { format!("{},{:03}", number / 1_000, number % 1_000) }
+}
+
+/// Operators go by that page, so whoever changes a limit changes it there too.
+#[test]
+fn the_manual_tells_the_limits_that_hold() {
+    let page = include_str!("../../../docs/manual/operations.md");
+    let limits = Limits::default();
+    assert_eq!(limits.first_head, HANDSHAKE_TIMEOUT, "the manual has one number for both");
+    let (idle, age, grace) = (limits.idle.as_secs(), limits.age.as_secs() / 60, CONNECTION_GRACE.as_secs());
+    assert_eq!(grace, 60, "the manual says a minute");
+    for told in [
+        format!(
+            "| connections over the network | {} (`limits.connections`), {MAX_LOCAL_CONNECTIONS} over the local socket |",
+            thousands(limits.connections)
+        ),
+        format!("| TLS handshake, first request | {} s each |", HANDSHAKE_TIMEOUT.as_secs()),
+        format!("any connection | {idle} s; {age} min | it ends, after {age} min with a minute for what is read |"),
+        format!("| HTTP/2 | {MAX_H2_STREAMS} streams at once; {MAX_H2_PENDING_RESETS} resets before an answer |"),
+        format!("| headers | {MAX_HEADERS}, {} KiB |", MAX_HEADER_BYTES / 1024),
+        format!("JSON 1 MiB, wraps 16 MiB; {} s to arrive", BODY_TIMEOUT.as_secs()),
+        format!("| {} MiB (`limits.body_mib`);", DEFAULT_BODY_BUDGET_BYTES / (1024 * 1024)),
+        format!("| refused requests of one principal | {} a minute |", thousands(REFUSALS_EACH)),
+    ] {
+        assert!(page.contains(&told), "{told}");
+    }
+}
+
+/// What the server tells of its limits in its first frame (RFC 9113 §6.5.2): streams, the window of each, headers. Left to
+/// the library's defaults, a connection could hold many times as much.
+#[tokio::test]
+async fn http2_tells_its_limits() {
+    let server = Server::plain().await;
+    let mut stream = server.connect_with(client(&[aws_lc_rs::kx_group::X25519], &["h2"])).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    timeout(LONG, stream.read_exact(&mut head)).await.unwrap().unwrap();
+    let [high, middle, low, kind, ..] = head;
+    assert_eq!(kind, 4, "SETTINGS come first");
+    let length = u32::from_be_bytes([0, high, middle, low]);
+    let mut body = vec![0; usize::try_from(length).unwrap()];
+    timeout(LONG, stream.read_exact(&mut body)).await.unwrap().unwrap();
+    let told = body.chunks_exact(6).filter_map(|pair| {
+        let (id, value) = pair.split_first_chunk::<2>()?;
+        Some((u16::from_be_bytes(*id), u32::from_be_bytes(value.try_into().ok()?)))
+    });
+    let told: BTreeMap<u16, u32> = told.collect();
+    assert_eq!(told.get(&3), Some(&MAX_H2_STREAMS), "{told:?}");
+    assert_eq!(told.get(&4), Some(&(1024 * 1024)), "{told:?}");
+    let headers = usize::try_from(told.get(&6).copied().expect("a limit of headers")).unwrap();
+    assert!((MAX_HEADER_BYTES..2 * MAX_HEADER_BYTES).contains(&headers), "{told:?}");
+}
+
+/// Whoever sits on the machine has places of their own, so many, and the next one waits for one of them.
+#[tokio::test]
+async fn the_local_socket_has_places_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bulla.sock");
+    let server = Server::start(Limits { connections: 1, ..Limits::default() }, false, Some(&path)).await;
+    let mut network = server.connect().await;
+    let mut held = Vec::new();
+    for _ in 0..MAX_LOCAL_CONNECTIONS {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(ask(&mut stream, &get("/")).await.0, 200);
+        held.push(stream);
+    }
+    let mut next = UnixStream::connect(&path).await.unwrap();
+    next.write_all(get("/").as_bytes()).await.unwrap();
+    assert!(timeout(Duration::from_millis(200), next.read_u8()).await.is_err(), "it waits");
+    drop(held.pop());
+    assert_eq!(answer(&mut next).await.unwrap().0, 200);
+    assert_eq!(ask(&mut network, &get("/")).await.0, 200, "nobody took the place over the network");
 }

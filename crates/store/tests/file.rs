@@ -334,3 +334,17 @@ async fn refuses_a_truncated_file() {
         assert!((1..10).contains(&opened), "{state}: {opened} lengths opened");
     }
 }
+
+/// The lock of the database goes with its file. Whoever puts another file in its place, beside a process that runs, gets no
+/// second writer to the journal all the same.
+#[tokio::test]
+async fn refuses_a_journal_that_is_open() {
+    let directory = TempDir::new().unwrap();
+    let (path, other) = (directory.path().join("bulla.redb"), directory.path().join("other"));
+    let store = open(&path).unwrap();
+    fs::copy(&path, &other).unwrap();
+    fs::rename(&other, &path).unwrap();
+    let refused = open(&path).err();
+    assert!(matches!(&refused, Some(OpenError::Locked { path }) if path.ends_with("bulla.journal")), "{refused:?}");
+    store.close().await;
+}

@@ -102,6 +102,11 @@ pub fn layer(
     settings.into_config()
 }
 
+/// Whether keys stand in a section of this name.
+fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name.split_once('.').is_some_and(|(section, _)| section == name))
+}
+
 /// A value whose form was checked against its key's kind.
 #[derive(Debug, Clone)]
 enum Setting {
@@ -131,7 +136,7 @@ impl Settings {
         let source = Source::File(path.to_owned());
         for (name, value) in table {
             match value {
-                Value::Table(section) => {
+                Value::Table(section) if is_section(&name) => {
                     for (inner, value) in section {
                         self.toml(&format!("{name}.{inner}"), value, &source)?;
                     }
@@ -651,5 +656,52 @@ mod tests {
         let flags = [flag("transient", "true"), flag("init.admins", "a.pub"), flag("audit.file", "-")];
         let config = layer(None, [], &flags).expect("a configuration");
         assert_eq!((config.data, config.store, config.audit.target), (None, StoreKind::Memory, AuditTarget::Stdout));
+    }
+
+    /// The address may hold a secret, and whoever reads a log of failed starts need not know it.
+    #[test]
+    fn a_webhook_that_is_refused_is_not_repeated() {
+        let silent = |result: Result<Config, ConfigError>| {
+            let error = result.expect_err("a fault");
+            let told = format!("{error:?} {error} {}", error.hint);
+            assert!(!told.contains("s3cret"), "{told}");
+        };
+        for value in [
+            "\"http://alerts.example/s3cret\"",
+            "\"https://me:s3cret@alerts.example/\"",
+            "[\"https://alerts.example/s3cret\"]",
+            "\"https://alerts.example/s3cret",
+        ] {
+            silent(file(&format!("data = \"/d\"\n[alarms]\nwebhook = {value}\n")));
+        }
+        for value in ["s3cret", "http://alerts.example/s3cret", "https://me:s3cret@alerts.example/"] {
+            silent(layer(None, environment(&[("BULLA_SERVER_ALARMS__WEBHOOK", value)]), &[flag("data", "/d")]));
+        }
+    }
+
+    /// Each number is taken to its ends and not beyond; memory for bodies is enough for one largest wrap, which takes three times
+    /// its size.
+    #[test]
+    fn numbers_have_their_ends() {
+        for key in KEYS {
+            let Kind::Number(least, most) = key.kind else { continue };
+            let set = |value: u64| layer(None, [], &[flag("data", "/d"), flag(key.name, &value.to_string())]).is_ok();
+            assert!(set(least) && set(most) && !set(most + 1), "{}", key.name);
+            assert!(least.checked_sub(1).is_none_or(|below| !set(below)), "{}", key.name);
+        }
+        let Some(Kind::Number(least, most)) = find("limits.body_mib").map(|key| key.kind) else { panic!("a number") };
+        assert!(least * 1024 * 1024 >= 3 * bulla_wire::wrap::MAX_CIPHERTEXT_BYTES);
+        assert!(most * 1024 * 1024 <= u64::from(u32::MAX), "permits are counted so");
+    }
+
+    /// A section that is misspelt is refused also where it is empty, and a key that is written as a section is not left at its default.
+    #[test]
+    fn a_section_that_is_none_is_refused_though_it_is_empty() {
+        for (text, key) in
+            [("[limts]", "limts"), ("data = {}", "data"), ("[listen]", "listen"), ("[tls.more]", "tls.more")]
+        {
+            assert_eq!(layer(Some((Path::new("b.toml"), text)), [], &[flag("data", "/d")]).expect_err(text).key, key);
+        }
+        file("data = \"/d\"\n[limits]\n[tls]\n").expect("sections whose keys are all comments, as in the sample");
     }
 }

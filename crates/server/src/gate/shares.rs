@@ -200,4 +200,23 @@ mod tests {
         assert!(answer(4).is_some());
         assert_eq!(whole.free_bytes(), 400 - 40);
     }
+
+    /// What is remembered has an end; whoever is still busy is not forgotten for it, or many names would buy one of them a rate.
+    #[test]
+    fn a_rate_is_remembered_of_the_busy_alone() {
+        let shares = Shares::new(&BodyBudget::new(BODIES_MIN), 1);
+        let begin = Instant::now();
+        let enter = |n: usize, s: u64| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            shares.enter(PrincipalId::new(id), begin + Duration::from_secs(s)).map(drop)
+        };
+        let remembered = || shares.busy_until.lock().unwrap().len();
+        assert!((0..REMEMBERED_MAX).all(|n| enter(n, 0) == Ok(())));
+        assert_eq!(enter(0, 10), Ok(()));
+        assert_eq!(remembered(), 1, "the others have rested");
+        assert!((1..=REMEMBERED_MAX).all(|n| enter(n, 10) == Ok(())));
+        assert_eq!(enter(0, 10), Err(TooMany::InASecond(1)), "it is busy");
+        assert_eq!(remembered(), REMEMBERED_MAX + 1);
+    }
 }

@@ -14,7 +14,7 @@ use bulla_wire::error::Code;
 use bulla_wire::evidence::GenesisApproval;
 use bulla_wire::json::{self, V1};
 use bulla_wire::signature::{AGE_MEDIA_TYPE, Audience, EMPTY_MEDIA_TYPE, JSON_MEDIA_TYPE};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -353,5 +353,21 @@ async fn no_answer_is_without_a_signature() {
     assert!(reply.refused(Code::Internal).error().unwrap().hint.is_some());
     let told = world.server().node.parts.metrics.text();
     assert!(told.contains("signature_template"), "{told}");
+    finish(world).await;
+}
+
+/// Another method than a path takes is refused with those that it takes, as HTTP has it (RFC 9110 §15.5.6).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let world = World::new(Shape::default()).await;
+    let mut caller = Caller::new(&world, &world.admins[0]).await;
+    for path in ["/v1/health", "/v1/kv/app/db", "/v1/seal"] {
+        let reply = caller.send(&open("POST", path)).await.refused(Code::MethodNotAllowed);
+        let told: BTreeSet<_> = reply.header("allow").split(", ").collect();
+        let methods = ["GET", "PUT", "PATCH", "POST", "DELETE"].into_iter();
+        let taken: BTreeSet<_> = methods.filter(|method| bulla_server::route::find(method, path).is_ok()).collect();
+        assert!(!taken.is_empty(), "{path}");
+        assert_eq!(told, taken, "{path}");
+    }
     finish(world).await;
 }
