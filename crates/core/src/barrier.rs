@@ -558,4 +558,20 @@ mod tests {
             assert_eq!(Cursor::parse(&text).is_some(), is_cursor);
         }
     }
+
+    #[test]
+    fn a_page_is_taken_once_and_a_clear_child_is_told() {
+        let (barrier, mut rng) = barrier(1);
+        let query = Query::Scan { kind: Kind::Kv, dir: b"app".to_vec(), after: None, limit: 1 };
+        let key = barrier.store_key(&RecordKey::hidden(Kind::Kv, "app", "db")).expect("a key");
+        let value = barrier.seal(Table::Data, &key, Kind::Kv as u8, b"x", &mut rng).expect("seals");
+        let answers = vec![Answer::Page(Page { entries: vec![(key, value)], more: true })];
+        let snapshot = Snapshot { sequence: None, answers };
+        let (_, mut records) = barrier.records(std::slice::from_ref(&query), snapshot).expect("opens");
+        let (page, more) = records.take_page(&query).expect("a page");
+        assert_eq!((page[0].bytes.expose().as_slice(), more), (&b"x"[..], true));
+        assert!(records.take_page(&query).is_none());
+        assert_eq!(RecordKey::clear(Kind::Due, "", [1, 2]).clear_child(), Some(&[1, 2][..]));
+        assert_eq!(RecordKey::hidden(Kind::Kv, "app", "db").clear_child(), None);
+    }
 }

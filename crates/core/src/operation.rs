@@ -331,6 +331,8 @@ pub fn parse_record<T: serde::de::DeserializeOwned>(kind: &'static str, bytes: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::barrier::Kind;
+    use crate::engine::chunk::Upload;
     use crate::engine::wrap::slot::Slot;
 
     #[test]
@@ -360,6 +362,38 @@ mod tests {
                 "{error}"
             );
             assert!(!error.contains(&by.to_string()), "{error}");
+        }
+    }
+
+    /// Whoever asks again gets the answer, and nothing happens a second time.
+    #[test]
+    fn of_a_repeat_the_answer_alone_is_left() {
+        let mut writes = Writes::default();
+        writes.create(RecordKey::hidden(Kind::Kv, "", "a"), vec![1]);
+        let Step::Done(mut outcome) = Outcome::wrote(writes, Reply::json(&7), Replay::Kept) else {
+            panic!("it is decided")
+        };
+        let (id, kind, message) = (String::new(), bulla_wire::api::AlarmKind::Rekeyed, String::new());
+        let alarm = Alarm { id, kind, at_ms: 1, wrap: None, actor: None, receipt: None, message };
+        outcome.receipts.push(Digest::new([1; 32]));
+        outcome.alarms.push(Raised { alarm, told: vec![] });
+        outcome.change = Some(Change::Policy("team".parse().unwrap(), None));
+        let Outcome { writes, result, replay, receipts, alarms, change } = outcome.without_effect();
+        let Writes { expect, puts, deletes, plain } = writes;
+        assert!(expect.is_empty() && puts.is_empty() && deletes.is_empty() && plain.is_empty());
+        assert!(receipts.is_empty() && alarms.is_empty() && change.is_none());
+        assert!(matches!(result, Ok(Reply::Json(bytes)) if bytes == b"7"));
+        assert_eq!(replay, Replay::Kept);
+    }
+
+    /// The server keeps room by it before a parcel is read.
+    #[test]
+    fn content_in_pieces_is_as_long_as_it_says() {
+        let (owner, sha256) = (PrincipalId::new([4; 32]), Digest::new([3; 32]));
+        let pieces = |len: u64| Content::Chunked(Upload::new([1; 16], owner, len, sha256, 0));
+        let inline = |len: usize| Content::Inline(vec![7; len]);
+        for (content, len) in [(inline(0), 0), (inline(3), 3), (pieces(0), 0), (pieces(1 << 20), 1 << 20)] {
+            assert_eq!((content.len(), content.is_empty()), (len, len == 0));
         }
     }
 }

@@ -328,4 +328,40 @@ mod tests {
             assert!(!agrees(&manifest, &head), "{head:?}");
         }
     }
+
+    /// The head is the row of that name and no other; the digest is that of the bytes, and the manifest comes last.
+    #[test]
+    fn a_file_tells_its_head_and_ends_with_its_manifest() {
+        use crate::record::{Revision, Sequence};
+        use bulla_crypto::digest::sha256;
+        use bulla_crypto::secret::SecretKey;
+        use bulla_wire::id::Lineage;
+        let audit = crate::head::AuditPosition { file: 3, offset: 4, n: 5, hash: Digest::new([6; 32]) };
+        let (sequence, lineage) = (Sequence(7), Lineage::new([8; 16]));
+        let head = Head { sequence, lineage, mark: 0, active_ms: 0, commit_ms: 0, audit };
+        let head_row = head.encode(&SecretKey::new([1; 32]), &ClusterId::new([1; 32]), Revision(9)).unwrap();
+        let other = SealedValue::new(vec![2; 13]).unwrap();
+        let entries = vec![
+            (row::document_key(0).unwrap(), other.clone()),
+            (StoreKey::head(), head_row),
+            (row::key(row::LINEAGES).unwrap(), other),
+        ];
+        let mut pages = Pages::new([]);
+        pages.take(Page { entries, more: false }).unwrap();
+        let manifest = pages.manifest(&voucher()).unwrap();
+        assert!(agrees(&manifest, &head));
+        let page = pages.page();
+        assert_eq!((manifest.rows, manifest.bytes), (3, u64::try_from(page.len()).unwrap()));
+        assert_eq!(manifest.sha256, Digest::new(sha256(&[page.as_slice()])));
+
+        let signed = Envelope { payload_type: String::new(), payload: vec![], signatures: vec![] };
+        pages.end(&signed).unwrap();
+        let end = pages.page();
+        let json = bulla_wire::json::to_vec(&signed);
+        assert_eq!(wire::Frame::parse(&end), Ok(Some((wire::Frame::End(&json), end.len()))));
+        let long = Envelope { payload: vec![0; wire::MAX_MANIFEST_BYTES], ..signed };
+        let fault = pages.end(&long).unwrap_err();
+        assert!(fault.to_string().starts_with("a row of the store: "), "{fault}");
+        assert_eq!(SnapshotFault::Head.to_string(), "the store has no head row");
+    }
 }

@@ -843,3 +843,32 @@ fn the_head_is_compared_where_it_stands() {
         }
     }
 }
+
+/// Lines of one millisecond are no step of the clock, and a step back is told with its length.
+#[test]
+fn a_step_of_the_clock_is_told_with_its_length() {
+    let mut log = Log::new();
+    log.add_at(9, request(1, None)).add_at(9, request(2, None)).add_at(7, request(3, None));
+    log.check(&[Class::ClockWentBack]);
+    let report = log.verify(log.all());
+    assert_eq!(report.findings[0].detail, "line 3 was written 2 ms before");
+}
+
+/// What no route has stands in no line as it came.
+#[test]
+fn methods_stand_in_lines_as_they_were_asked_for() {
+    for (text, method) in [
+        ("GET", Method::Get),
+        ("PUT", Method::Put),
+        ("PATCH", Method::Patch),
+        ("POST", Method::Post),
+        ("DELETE", Method::Delete),
+        ("HEAD", Method::Other),
+        ("get", Method::Other),
+        ("", Method::Other),
+    ] {
+        assert_eq!(Method::new(text), method, "{text}");
+        let told = if method == Method::Other { "OTHER" } else { text };
+        assert_eq!(serde_json::to_value(method).unwrap(), told);
+    }
+}

@@ -7,6 +7,7 @@
 mod wrap_world;
 
 use bulla_core::action::RoleName;
+use bulla_core::audit::{Demanded, Names};
 use bulla_core::barrier::{Cursor, Kind, Query, RecordKey, Records, Writes};
 use bulla_core::directory::{Change, Principal};
 use bulla_core::engine::database::{
@@ -1091,5 +1092,35 @@ fn what_a_role_may_say_is_checked() {
     ];
     for (index, (change, code, field)) in bad.into_iter().enumerate() {
         assert_eq!(told(&change), Err((code, field.to_owned())), "{index}");
+    }
+}
+
+/// What was not restored, or is released already, stays as it is.
+#[test]
+fn a_release_without_a_loss_writes_nothing() {
+    let mut scene = Scene::new(28);
+    let commits = scene.world.commits;
+    scene.run(Release { name: app() }, Some("alice")).result.unwrap();
+    assert_eq!(scene.world.commits, commits);
+    scene.world.losses = 1;
+    for _ in 0..2 {
+        scene.run(Release { name: app() }, Some("alice")).result.unwrap();
+        assert_eq!(scene.world.commits, commits + 1, "once");
+    }
+}
+
+#[test]
+fn the_audit_log_is_told_what_was_demanded() {
+    let bob = Scene::new(29).world.id("bob");
+    let id = LeaseId::new([7; 16]);
+    let resource = Names::Clear.resource(&"database/app/reader".parse().unwrap());
+    for (demand, told) in [
+        (Demand::One(id), Some(Demanded::Lease(id))),
+        (Demand::Many(Which::Resource("database/app/reader".into())), Some(Demanded::Resource(resource))),
+        (Demand::Many(Which::Principal(bob)), Some(Demanded::Principal(bob))),
+        (Demand::Many(Which::All), Some(Demanded::All)),
+        (Demand::Many(Which::Static(app())), None),
+    ] {
+        assert_eq!(demand.told(&Names::Clear), told);
     }
 }

@@ -7,6 +7,7 @@ mod wrap_world;
 
 use bulla_core::action::Action;
 use bulla_core::barrier::{Cursor, Kind, RecordKey};
+use bulla_core::directory::Change;
 use bulla_core::engine::alarm::{self, Delivered, KEPT_MS, Listed, Raise, Seen, WAITING_MAX, WEBHOOK};
 use bulla_core::engine::document::{Next, next_view};
 use bulla_core::engine::{document, policy, principal};
@@ -14,6 +15,7 @@ use bulla_core::operation::{Operation, Refusal, Reply};
 use bulla_crypto::digest::sha256;
 use bulla_crypto::evidence::{AdmissionDraft, DocumentDraft, PrincipalKey, Record, record_payload, sign_in_memory};
 use bulla_crypto::identity::{Identity, IdentityKind};
+use bulla_crypto::recipient::Recipient;
 use bulla_wire::api::{
     AlarmKind, Alarms, Policies, Policy, PolicyDecision, Principal, Principals, PutPolicy, ReplacedPolicies, Whoami,
 };
@@ -303,7 +305,12 @@ fn as_many_policies_as_one_commit_replaces() {
     }
     assert_eq!(refused(&mut world, put(policy::MAX_NAMES)).0, Code::TooLarge);
     let _: Policy = ask(&mut world, "alice", put(0)).unwrap();
-    // A recovery replaces them all.
+    // A recovery replaces them all, by as many others too.
+    let others: Vec<_> = (0..policy::MAX_NAMES).map(|number| format!(r#""q{number}":"{PERMIT}""#)).collect();
+    let recover = recovery(&world, &format!("{{{}}}", others.join(",")));
+    let _: bulla_wire::api::Done = ask(&mut world, "alice", recover).unwrap();
+    assert_eq!(world.count(Kind::Policy), policy::MAX_NAMES);
+    assert!(world.directory.policies().texts().all(|(name, _)| name.as_str().starts_with('q')));
     let one = r#"{"team":"permit (principal, action, resource);"}"#;
     let recover = recovery(&world, one);
     let _: bulla_wire::api::Done = ask(&mut world, "alice", recover).unwrap();
@@ -634,4 +641,54 @@ fn a_serial_is_of_no_later_time() {
     admitted(&mut world, most + 1).unwrap();
     assert!(admitted(&mut world, most + 3).is_err());
     admitted(&mut world, most + 2).unwrap();
+}
+
+/// Nothing else about somebody changes by a document that makes it an admin, or none any more.
+#[test]
+fn the_group_of_admins_goes_by_the_newest_document() {
+    let mut world = World::new(1);
+    let frank = admit(&mut world, "frank", 1).record;
+    let bob = world.people["bob"].record.clone();
+    let enter = |world: &mut World, envelope: &Envelope| {
+        let mut view = world.directory.view().clone();
+        view.push(envelope).unwrap();
+        world.directory = world.directory.with(Change::Document(Box::new(view))).unwrap();
+    };
+    let groups = |world: &World| world.directory.by_name(&name("frank")).unwrap().subject.groups.clone();
+    assert_eq!(groups(&world), [name("dev")]);
+    let with_frank = next(&world, |draft| draft.add_admin(&frank));
+    enter(&mut world, &with_frank);
+    assert_eq!(groups(&world), [name("dev"), name("admins")]);
+    let with_bob = next(&world, |draft| {
+        draft.records.push(bob.clone());
+        draft.enrollers.push(bob.principal());
+    });
+    enter(&mut world, &with_bob);
+    assert_eq!(groups(&world), [name("dev"), name("admins")], "once");
+    let without_frank = next(&world, |draft| draft.remove_admin(&frank.principal()));
+    enter(&mut world, &without_frank);
+    assert_eq!(groups(&world), [name("dev")]);
+    assert!(world.directory.by_id(&frank.principal()).unwrap().may_sign(), "it was admitted");
+}
+
+#[test]
+fn secret_replies_go_to_the_recipients_of_the_key() {
+    let world = World::new(1);
+    let (_, key) = world.directory.by_key(&world.actor("bob").key).unwrap();
+    let texts = |recipients: &[Recipient]| recipients.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(key.reply_to()), texts(world.people["bob"].identity.recipients()));
+    assert!(!key.reply_to().is_empty());
+}
+
+#[test]
+fn alarms_tell_what_happened() {
+    let mut world = World::new(1);
+    let frank = admit(&mut world, "frank", 1);
+    let renewed = record(&mut world, "frank", Some(&frank));
+    let rotate = put(&world, "frank", &renewed, 2);
+    let alarms = world.run(Box::new(rotate), Some("alice")).alarms;
+    assert_eq!(alarms[0].alarm.message, "the keys of this principal were rotated");
+    let recover = recovery(&world, r#"{"team":"permit (principal, action, resource);"}"#);
+    let alarms = world.run(Box::new(recover), Some("bob")).alarms;
+    assert_eq!(alarms[0].alarm.message, "the admins replaced the policy set");
 }

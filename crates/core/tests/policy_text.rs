@@ -334,3 +334,47 @@ fn texts_that_are_taken() {
     assert!(parse(&longest).is_ok());
     assert_eq!(refusal(&format!(" {longest}")).fault, Fault::Limit);
 }
+
+/// Comments count as nothing and a literal as one word, whatever they hold; neither hides what stands behind it.
+#[test]
+fn comments_and_literals_count_as_what_they_are() {
+    let (brackets, words) = ("(".repeat(MAX_NESTING + 1), "word ".repeat(MAX_STATEMENT_TOKENS + 1));
+    for text in [
+        format!("permit (principal, action, resource) // {words}{brackets}\n;"),
+        when(&format!("principal.name == \"{words}\"")),
+        when(&format!("principal.name == \"\\\"{brackets}\"")),
+    ] {
+        assert!(parse(&text).is_ok(), "{text:.100}: {:?}", parse(&text));
+    }
+    let nested = format!("{}true{}", "(".repeat(MAX_NESTING), ")".repeat(MAX_NESTING));
+    let ends = vec!["principal.name == \";\""; MAX_STATEMENT_TOKENS / 6 + 1];
+    for text in [
+        // No literal reaches beyond its end, and none ends the statement.
+        when(&format!("principal.name == \"x\" && {nested}")),
+        when(&ends.join(" || ")),
+        // One slash begins no comment.
+        format!("permit (principal, action, resource) / {brackets};"),
+    ] {
+        assert_eq!(refusal(&text).fault, Fault::Limit, "{text:.100}");
+    }
+}
+
+/// Exactly as many words and signs as are allowed are taken, and each is counted once, however long it is.
+#[test]
+fn the_longest_statement_is_one() {
+    let chained = |count: usize, item: &str| when(&vec![item; count].join(" || "));
+    // Ten words and signs stand around the chain, whose items have one operator less.
+    let most = (MAX_STATEMENT_TOKENS - 10) / 2;
+    for text in [chained(most, "true"), chained((MAX_STATEMENT_TOKENS - 10) / 4, "1 < 99999999999")] {
+        assert!(parse(&text).is_ok(), "{text:.100}: {:?}", parse(&text));
+    }
+    for text in [
+        chained(most + 1, "true"),
+        // A point counts, and so does the name behind it.
+        when(&format!("principal{}", ".name".repeat(most + 1))),
+        // Each `if` nests without a bracket.
+        when(&format!("{}true{}", "if true then ".repeat(MAX_NESTING), " else false".repeat(MAX_NESTING))),
+    ] {
+        assert_eq!(refusal(&text).fault, Fault::Limit, "{text:.100}");
+    }
+}

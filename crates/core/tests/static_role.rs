@@ -7,10 +7,10 @@
 mod wrap_world;
 
 use bulla_core::action::RoleName;
-use bulla_core::barrier::{Kind, Query};
+use bulla_core::barrier::{Kind, Query, RecordKey};
 use bulla_core::engine::database::static_role::{
-    Ask, Asked, DeleteStatic, Held, MAX_EVERY_S, Missed, PutStatic, ReadPassword, ReadStatic, StaticRole, Stored,
-    Withdraw,
+    Ask, Asked, DeleteStatic, DueRotation, Held, MAX_EVERY_S, Missed, PutStatic, ReadPassword, ReadStatic, StaticRole,
+    Stored, Withdraw,
 };
 use bulla_core::engine::database::{Configure, Connection, Delete, PutRole, Release, connection_key};
 use bulla_core::engine::lease::{self, Mark, PENDING_MS, Take, demands};
@@ -21,6 +21,7 @@ use bulla_wire::api::{
     self, DatabaseEngine, DatabaseTls, PutDatabase, PutDatabaseRole, PutStaticRole, StaticCredentials,
 };
 use bulla_wire::error::Code;
+use bulla_wire::id::LeaseId;
 use bulla_wire::name::Name;
 use std::collections::BTreeMap;
 use wrap_world::*;
@@ -461,4 +462,173 @@ fn another_period_does_not_put_off_what_is_tried_again() {
     scene.run(put, Some("alice")).result.unwrap();
     let view: api::StaticRole = scene.run(ReadStatic { role: role() }, Some("bob")).json();
     assert_eq!((view.attempts, view.rotates_ms), (1, again_ms));
+}
+
+/// Works off all demands, as the server does.
+fn mark_all(scene: &mut Scene) {
+    let query = demands(16);
+    let records = scene.world.read(std::slice::from_ref(&query));
+    let page = records.page(&query).unwrap().0;
+    let marks: Vec<Mark> = page.iter().map(|record| Mark::parse(&record.bytes).unwrap()).collect();
+    for mark in marks {
+        scene.run(mark, None).result.unwrap();
+    }
+}
+
+fn view(scene: &mut Scene) -> api::StaticRole {
+    scene.run(ReadStatic { role: role() }, Some("bob")).json()
+}
+
+/// Whether somebody said that there was no answer, or whoever asked died of it.
+#[test]
+fn a_role_is_deleted_once_nothing_can_have_its_effect_any_more() {
+    for told in [true, false] {
+        let mut scene = Scene::begun(9);
+        let ask = Ask { role: role(), due: None };
+        let id = secret::<Asked>(&scene.run(ask, Some("alice"))).unwrap().of.unwrap().0.id;
+        if told {
+            let missed = Missed { role: role(), id, error: "silent".into(), certain: false };
+            scene.run(missed, None).result.unwrap();
+        }
+        scene.pass(PENDING_MS - 1);
+        let early = scene.run(DeleteStatic { role: role() }, Some("alice")).result.unwrap_err();
+        assert_eq!((early.code, early.hint.as_deref()), (Code::DatabaseFailed, Some("try again in 1 s")), "{told}");
+        scene.pass(1);
+        scene.run(DeleteStatic { role: role() }, Some("alice")).result.unwrap();
+        assert_eq!((scene.entries(), scene.rows_of_static_roles()), (0, 0), "{told}");
+    }
+}
+
+#[test]
+fn another_period_does_not_put_off_what_a_restore_demands() {
+    let mut scene = Scene::begun(10);
+    hold(&mut scene);
+    assert!(!view(&mut scene).outdated, "nothing was lost");
+    scene.world.losses += 1;
+    scene.run(Release { name: name("app") }, Some("alice")).result.unwrap();
+    mark_all(&mut scene);
+    let now_ms = scene.world.now.steady_ms;
+    let put = PutStatic::new(role(), PutStaticRole { rotate_every_s: 2 * EVERY_S, ..body("billing") }).unwrap();
+    scene.run(put, Some("alice")).result.unwrap();
+    let view = view(&mut scene);
+    assert_eq!((view.outdated, view.rotates_ms, view.rotate_every_s), (true, now_ms, 2 * EVERY_S));
+}
+
+/// Somebody was faster than the demand of the release.
+#[test]
+fn what_was_rotated_since_a_restore_is_not_rotated_again() {
+    let mut scene = Scene::begun(11);
+    hold(&mut scene);
+    scene.world.losses += 1;
+    scene.run(Release { name: name("app") }, Some("alice")).result.unwrap();
+    hold(&mut scene);
+    mark_all(&mut scene);
+    let rotates_ms = scene.world.now.steady_ms + EVERY_S * 1000;
+    let view = view(&mut scene);
+    assert_eq!((view.outdated, view.rotates_ms), (false, rotates_ms));
+}
+
+/// What is due of static roles now.
+fn due(scene: &Scene) -> Vec<Ask> {
+    let query = lease::scan(&name("app"), None, 64);
+    let records = scene.world.read(std::slice::from_ref(&query));
+    let page = records.page(&query).unwrap().0;
+    Ask::due(&name("app"), page, scene.world.now).into_iter().map(|ask| ask.unwrap()).collect()
+}
+
+/// What an entry of the queue has the database asked for.
+fn asked(scene: &mut Scene, ask: &Ask) -> Option<(StaticRole, Connection)> {
+    secret::<Asked>(&scene.run(ask.clone(), None)).unwrap().of
+}
+
+#[test]
+fn an_entry_asks_at_its_time_and_once() {
+    let mut scene = Scene::begun(12);
+    hold(&mut scene);
+    scene.pass(EVERY_S * 1000);
+    let ask = due(&scene).remove(0);
+    // The clock is behind what it was.
+    scene.world.now.steady_ms -= 1;
+    let commits = scene.world.commits;
+    assert!(asked(&mut scene, &ask).is_none());
+    assert_eq!(scene.world.commits, commits);
+    scene.world.now.steady_ms += 1;
+    let (StaticRole { id, next, .. }, _) = asked(&mut scene, &ask).unwrap();
+    scene.run(Held { role: role(), id, password: next.unwrap() }, None).result.unwrap();
+    // Somebody else was faster.
+    let commits = scene.world.commits;
+    assert!(asked(&mut scene, &ask).is_none());
+    assert_eq!(scene.world.commits, commits);
+}
+
+/// No role knows of these: one of the name was deleted and put anew, or something was left over.
+#[test]
+fn an_entry_of_no_use_goes_and_asks_for_nothing() {
+    let mut scene = Scene::begun(13);
+    hold(&mut scene);
+    scene.pass(EVERY_S * 1000);
+    let now_ms = scene.world.now.steady_ms;
+    let own = due(&scene).remove(0).due.unwrap().id;
+    let leave = |scene: &mut Scene, due_ms: u64, id: LeaseId| {
+        let place = [&due_ms.to_be_bytes()[..], id.as_bytes()].concat();
+        let key = RecordKey::clear(Kind::LeaseDue, "app", place);
+        scene.world.write(|writes| writes.put(key, bulla_wire::json::to_vec(&name("billing"))));
+        Ask { role: role(), due: Some(DueRotation { due_ms, id }) }
+    };
+    for (due_ms, id) in [(now_ms, LeaseId::new([9; 16])), (now_ms - 1, own)] {
+        let ask = leave(&mut scene, due_ms, id);
+        assert_eq!(scene.entries(), 2);
+        assert!(asked(&mut scene, &ask).is_none());
+        assert_eq!((scene.entries(), due(&scene).remove(0).due.unwrap().id), (1, own));
+    }
+    scene.run(DeleteStatic { role: role() }, Some("alice")).result.unwrap();
+    let ask = leave(&mut scene, now_ms, own);
+    assert!(asked(&mut scene, &ask).is_none());
+    assert_eq!(scene.entries(), 0);
+    assert_eq!(scene.run(Ask { role: role(), due: None }, Some("alice")).code(), Some(Code::NotFound));
+}
+
+/// Whoever puts a static role looks again if the user or the name is somebody else's meanwhile.
+#[test]
+fn a_static_role_has_its_name_and_its_user_alone() {
+    let made = PutDatabaseRole {
+        creation: vec!["CREATE ROLE {{name}} PASSWORD {{password}}".into()],
+        revocation: vec![],
+        renewal: vec![],
+        ttl_s: 60,
+        max_ttl_s: 60,
+        certificate: false,
+    };
+    let named: Box<dyn Operation> = Box::new(PutRole { role: role(), body: made, authority: None });
+    let reached = Box::new(Configure { connection: connection("app", "billing"), moved: false });
+    let held = Box::new(PutStatic::new("twin/x".parse().unwrap(), body("billing")).unwrap());
+    for other in [named, reached, held] {
+        let mut scene = Scene::new(14);
+        let twin = Configure { connection: connection("twin", "keeper"), moved: false };
+        scene.run(twin, Some("alice")).result.unwrap();
+        let put = PutStatic::new(role(), body("billing")).unwrap();
+        let alice = scene.world.actor("alice");
+        let mut task = Task::new(Box::new(put), Some(alice));
+        task.decide(&mut scene.world);
+        scene.world.run(other, Some("alice")).result.unwrap();
+        assert_eq!(task.finish(&mut scene.world).code(), Some(Code::Exists));
+    }
+}
+
+/// At another address the users of its static roles may be somebody else's.
+#[test]
+fn a_database_with_static_roles_moves_to_nobody_elses_address() {
+    let mut scene = Scene::begun(15);
+    let at = |of: &str, user: &str| {
+        let mut connection = connection(of, user);
+        connection.host = "db2.example".into();
+        connection
+    };
+    let twin = Configure { connection: at("twin", "billing"), moved: false };
+    scene.run(twin, Some("alice")).result.unwrap();
+    let moved = || Configure { connection: at("app", "root"), moved: true };
+    let refused = scene.run(moved(), Some("alice")).result.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::Exists, Some("host")));
+    scene.run(Delete { name: name("twin") }, Some("alice")).result.unwrap();
+    scene.run(moved(), Some("alice")).result.unwrap();
 }

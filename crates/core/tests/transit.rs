@@ -594,3 +594,29 @@ fn what_is_not_said_stays_and_a_single_item_is_named() {
     let refusal = keys.run(decrypt("orders", "nonsense")).unwrap_err();
     assert_eq!(refusal.field.as_deref(), Some("items[0]"));
 }
+
+#[test]
+fn a_restore_may_take_long() {
+    let backup = api::TransitBackup {
+        v: V1,
+        name: name("k"),
+        kind: KeyKind::Aes256Gcm,
+        min_decryption_version: 1,
+        min_encryption_version: 0,
+        deletion_allowed: false,
+        versions: vec![],
+    };
+    assert!(Restore { name: name("k"), body: backup }.may_take_long());
+}
+
+/// The versions are asked for together with the settings.
+#[test]
+fn what_a_key_made_is_undone_after_one_reading() {
+    let mut keys = Keys::new();
+    keys.create("orders", KeyKind::Aes256Gcm);
+    let ciphertext = keys.encrypt("orders", b"x");
+    let alice = keys.0.actor("alice");
+    let mut task = wrap_world::Task::new(Box::new(decrypt("orders", &ciphertext)), Some(alice));
+    assert!(task.tick(&mut keys.0).is_none() && task.decided.is_none());
+    assert!(task.tick(&mut keys.0).is_none() && task.decided.is_some());
+}

@@ -82,12 +82,23 @@ pub struct Configure {
     pub moved: bool,
 }
 
+impl Configure {
+    /// Whether another database is reached at this address. All were read to tell who is administered.
+    fn has_neighbour(&self, records: &Records) -> Result<bool, Fault> {
+        let there = neighbours(&self.connection, records)?;
+        Ok(there.is_ok_and(|all| all.iter().any(|other| other.name != self.connection.name)))
+    }
+}
+
 impl Operation for Configure {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let key = connection_key(&self.connection.name);
         let leases = lease::scan(&self.connection.name, None, 1);
-        let (Some(current), Some((leases_left, _))) = (records.get(&key), records.page(&leases)) else {
-            return Ok(Step::Need(vec![Query::Get(key), leases]));
+        let roles = static_role::scan(&self.connection.name, None, 1);
+        let (Some(current), Some((leases_left, _)), Some((roles_left, _))) =
+            (records.get(&key), records.page(&leases), records.page(&roles))
+        else {
+            return Ok(Step::Need(vec![Query::Get(key), leases, roles]));
         };
         let mut writes = Writes::default();
         match static_role::administered(&self.connection, records, &mut writes)? {
@@ -111,6 +122,13 @@ impl Operation for Configure {
                 let refusal = Refusal::new(Code::Exists, message).field("host");
                 let hint =
                     "end and delete them first, or say that it is the same server under another address (--moved)";
+                return Ok(Outcome::refuse(refusal.hint(hint)));
+            }
+            if !same && !roles_left.is_empty() && self.has_neighbour(records)? {
+                let message =
+                    format!("{} has static roles, and another database is reached at that address", before.name);
+                let refusal = Refusal::new(Code::Exists, message).field("host");
+                let hint = "their users may be the other one's: delete the static roles, or the other database, first";
                 return Ok(Outcome::refuse(refusal.hint(hint)));
             }
             if before.losses < context.losses {

@@ -268,3 +268,19 @@ fn a_file_for_a_crowd_is_not_opened() {
     }
     assert_eq!(fault(world.give_file(&mut session, 0, index, &file)), (world.admins[0].id(), ShareFault::File));
 }
+
+/// An approval is stored at its admin's place in genesis, whoever else has come.
+#[test]
+fn an_approval_has_its_admins_place() {
+    let mut world = World::new(SealMode::Quorum, 2, 3);
+    let mut session = world.session();
+    for admin in [2, 1] {
+        world.give(&mut session, admin).unwrap();
+    }
+    let approvals = session.approvals();
+    assert_eq!(approvals.len(), 2);
+    for (place, approval) in approvals {
+        let founder = world.view.genesis().admins().nth(usize::from(place)).unwrap();
+        assert!(founder.key(&approval.signatures[0].key).is_some(), "{place}");
+    }
+}

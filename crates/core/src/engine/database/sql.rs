@@ -140,4 +140,10 @@ mod tests {
         assert_eq!(identifier(Postgres, &"a".repeat(64)), Err(QuoteError::TooLong));
         assert!(identifier(Mariadb, &"ä".repeat(32)).is_ok());
     }
+
+    #[test]
+    fn names_of_mariadb_end_with_the_basic_plane() {
+        assert_eq!(identifier(Mariadb, "\u{ffff}").unwrap(), "`\u{ffff}`");
+        assert_eq!(identifier(Mariadb, "\u{10000}"), Err(QuoteError::Character));
+    }
 }

@@ -534,4 +534,58 @@ mod tests {
             assert_eq!(parse(Postgres, text).map(drop).map_err(|error| error.rule), Err(Rule::Prefix), "{text}");
         }
     }
+
+    /// What is a quote for one server is a sign like any other for the other one.
+    #[test]
+    fn each_server_has_its_own_quotes() {
+        // An operator of PostgreSQL, and a letter of MariaDB.
+        for (engine, text) in [(Postgres, "SELECT ` {{password}}"), (Mariadb, "SELECT $a$ , {{password}}")] {
+            assert_eq!(parse(engine, text).map(drop), Ok(()), "{text}");
+        }
+        let error = parse(Mariadb, "SELECT `x").map(drop).map_err(|error| error.rule);
+        assert_eq!(error, Err(Rule::Unclosed));
+        // PostgreSQL knows no hosts of users.
+        let error = parse(Postgres, "DROP ROLE {{name}}@x").map(drop).map_err(|error| error.rule);
+        assert_eq!(error, Err(Rule::Glued));
+    }
+
+    #[test]
+    fn a_statement_has_the_places_that_stand_in_it() {
+        let has = |engine: DatabaseEngine, text: &str| {
+            let template = parse(engine, text).unwrap();
+            Place::ALL.map(|place| template.has(place))
+        };
+        assert_eq!(has(Postgres, "DROP ROLE {{name}}"), [true, false, false]);
+        assert_eq!(has(Postgres, "SELECT {{password}}, {{expiration}}"), [false, true, true]);
+        assert_eq!(has(Mariadb, "ALTER USER x IDENTIFIED BY {{password}}"), [false, true, false]);
+    }
+
+    #[test]
+    fn the_part_at_fault_is_told_out_of_quotes_of_dollars() {
+        let error = parse(Postgres, "DO $a$ BEGIN PERFORM {{name}}; END $a$").unwrap_err();
+        assert_eq!((error.rule, error.part.as_str()), (Rule::InQuotes, "GIN PERFORM {{name}}; END $a$"));
+    }
+
+    #[test]
+    fn each_rule_has_words_of_its_own() {
+        let rules = [
+            Rule::Empty,
+            Rule::TooLong,
+            Rule::Braces,
+            Rule::NotHere,
+            Rule::InQuotes,
+            Rule::Glued,
+            Rule::BesideString,
+            Rule::Comment,
+            Rule::Semicolon,
+            Rule::Backslash,
+            Rule::Prefix,
+            Rule::Unclosed,
+            Rule::Character,
+            Rule::Nameless,
+        ];
+        let told: std::collections::BTreeSet<String> = rules.iter().map(ToString::to_string).collect();
+        assert!(told.len() == rules.len() && !told.contains(""), "{told:?}");
+        assert!(Rule::TooLong.to_string().contains(&MAX_TEMPLATE_BYTES.to_string()));
+    }
 }
