@@ -87,6 +87,7 @@ fn the_drawn_machine() {
     let last = State::Opened(Opening { deliveries: MAX_DELIVERIES, ..opening.clone() });
     assert!(last.deliver().is_err());
     assert!(State::Nacked { opening, kept: false }.lapse().is_err());
+    assert_eq!(State::Sealed.ack().unwrap_err().to_string(), "a slot that is Sealed cannot ack");
 }
 
 trait IntoId {
@@ -1162,4 +1163,37 @@ fn the_receipt_that_tells_how_a_slot_stands() {
     assert_eq!(world.slot(&wrap.id, 0).telling(), Some(0));
     ack(&mut world, &wrap, "bob", &claim).receipts();
     assert_eq!(world.slot(&wrap.id, 0).telling(), Some(1));
+}
+
+#[test]
+fn pieces_are_read_back_as_they_were_written() {
+    let mut world = World::new(1);
+    let bytes: Vec<u8> = [vec![1; CHUNK_BYTES], vec![2; CHUNK_BYTES], vec![3; 5]].concat();
+    let pieces = upload(&mut world, &bytes);
+    let read = |from: u32, count: u32| -> Vec<u8> {
+        let records = world.read(&pieces.queries(from, count));
+        let found = (0..4).filter_map(|index| records.get(&pieces.chunk(index)));
+        found.flat_map(|record| record.unwrap().bytes.expose().clone()).collect()
+    };
+    assert!(read(0, 2) == bytes[..2 * CHUNK_BYTES]);
+    assert!(read(1, 1) == bytes[CHUNK_BYTES..2 * CHUNK_BYTES]);
+    assert!(read(2, 2) == bytes[2 * CHUNK_BYTES..], "behind the last there is none");
+    assert!(read(3, 1).is_empty());
+}
+
+/// By it the sweep knows that nothing behind a page is due either.
+#[test]
+fn an_entry_is_early_until_its_time() {
+    let mut world = World::new(1);
+    world.wrap(&["bob"], Mode::First);
+    world.write(|writes| writes.put(RecordKey::clear(Kind::Due, "", [0]), vec![]));
+    let query = due::scan(Kind::Due, None, 2);
+    let records = world.read(std::slice::from_ref(&query));
+    let [damaged, expiry] = records.page(&query).unwrap().0 else { panic!("two entries") };
+    let mut now = world.now;
+    assert!(!due::is_early(Kind::Due, damaged, now), "what is damaged is in nobody's way");
+    now.unix_ms += LIFE_MS - 1;
+    assert!(due::is_early(Kind::Due, expiry, now));
+    now.unix_ms += 1;
+    assert!(!due::is_early(Kind::Due, expiry, now));
 }

@@ -5,10 +5,11 @@
 
 use crate::clock::{Clock, Steady};
 use crate::failpoint;
+use crate::fair::{PATIENCE, Turn};
 use crate::listen::{BodyBudget, Held};
 use crate::unsealed::Unsealed;
 use bulla_core::audit::RequestId;
-use bulla_core::barrier::{Barrier, BarrierError, Records, SEEN_KIND, Writes};
+use bulla_core::barrier::{Barrier, BarrierError, Query, Records, SEEN_KIND, Writes};
 use bulla_core::directory::Directory;
 use bulla_core::engine::chunk::Upload;
 use bulla_core::operation::{
@@ -25,6 +26,16 @@ use bulla_wire::evidence::Actor;
 use bulla_wire::id::Digest;
 use serde_json::value::RawValue;
 use std::fmt;
+use tokio::time::Instant;
+
+/// Answers up to so many bytes take no room of their own: of those of a principal there are
+/// [`REQUESTS_EACH`](crate::gate::shares::REQUESTS_EACH), and a challenge is smaller, so that nobody keeps a stranger from
+/// signing.
+pub const ROOMLESS_BYTES: usize = 4 * 1024;
+/// Most that the head of an age file to the readers of one answer takes.
+const HEAD_BYTES: usize = 8 * 1024;
+/// A scan for so many records is not counted as a page: it takes no more than their single reads would.
+const FEW: usize = 2;
 
 /// What every operation needs of the node.
 #[derive(Clone, Copy)]
@@ -44,12 +55,25 @@ pub struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The memory that an outcome's answer will take: the parcel, and its age file in a buffer that may have room for
-    /// twice as much.
-    fn room(&self, outcome: &Outcome) -> Result<Option<Held>, DriveError> {
-        let Ok(Reply::Claim { content, .. }) = &outcome.result else { return Ok(None) };
-        let bytes = content.len().saturating_mul(3);
+    /// The memory that an answer will take; for what is sealed to its readers the text, and the age file with its head in a
+    /// buffer that may have room for twice as much.
+    fn room(&self, result: &Result<Reply, Refusal>) -> Result<Option<Held>, DriveError> {
+        let bytes = match result {
+            Ok(Reply::Claim { content, .. }) => content.len().saturating_mul(3),
+            Ok(Reply::Secret(text)) => text.expose().len().saturating_mul(3).saturating_add(HEAD_BYTES),
+            Ok(Reply::Json(text)) if text.len() > ROOMLESS_BYTES => text.len(),
+            _ => return Ok(None),
+        };
         self.bodies.hold(bytes).map(Some).map_err(|_| DriveError::Overloaded)
+    }
+
+    /// What can be said without a commit.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn said(&self, result: Result<Reply, Refusal>) -> Result<Driven, DriveError> {
+        let room = self.room(&result)?;
+        Ok(Driven { room, ..Driven::said(result) })
     }
 }
 
@@ -117,7 +141,7 @@ pub struct Driven {
 }
 
 impl Driven {
-    /// What can be said without a look at the store.
+    /// What can be said without a look at the store, in few bytes.
     pub fn said(result: Result<Reply, Refusal>) -> Self {
         Self { result, read: None, committed: None, receipts: vec![], repeated: false, room: None }
     }
@@ -128,6 +152,8 @@ impl Driven {
 pub enum DriveError {
     /// Others were faster, every time. Nothing was done.
     Busy,
+    /// Too many wait for a turn at what few may do at once. Nothing was done.
+    Crowded,
     /// The nonce was used for another request.
     NonceReused,
     /// The nonce's minute ended while the request waited. Nothing was done.
@@ -150,6 +176,7 @@ impl fmt::Display for DriveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy => f.write_str("too many conflicting commits"),
+            Self::Crowded => f.write_str("too many wait for a turn"),
             Self::NonceReused => f.write_str("the nonce was used for another request"),
             Self::NonceExpired => f.write_str("the nonce's minute ended while the request waited"),
             Self::Overloaded => f.write_str("there is no memory for the answer"),
@@ -180,10 +207,17 @@ impl From<StoreError> for DriveError {
 }
 
 /// What one attempt has read.
-struct Attempt {
+struct Attempt<'a> {
     records: Records,
     read: Option<Sequence>,
     seen: Option<Seen>,
+    /// Among the records is a page.
+    page: Option<Turn<'a>>,
+}
+
+/// Whether a query asks for more than single records.
+fn is_page(query: &Query) -> bool {
+    matches!(query, Query::Scan { limit, .. } if *limit > FEW)
 }
 
 impl Unsealed {
@@ -198,12 +232,12 @@ impl Unsealed {
         actor: Option<&Actor>,
         once: Option<&Once<'_>>,
     ) -> Result<Driven, DriveError> {
-        let mut turn = None;
+        let (mut turn, until) = (None, Instant::now() + PATIENCE);
         for _ in 0..MAX_ATTEMPTS {
             if self.is_closed() {
                 return Err(DriveError::Closed);
             }
-            let (outcome, attempt) = match self.decide(machine, operation, actor, once).await? {
+            let (outcome, attempt) = match self.decide(machine, operation, actor, once, until).await? {
                 Decision::Repeated(driven) => return Ok(driven),
                 Decision::Fresh(outcome, attempt) if attempt.seen.is_some() => (outcome.without_effect(), attempt),
                 Decision::Fresh(outcome, attempt) => (*outcome, attempt),
@@ -211,12 +245,13 @@ impl Unsealed {
             if !outcome.alarms.is_empty() && turn.is_none() {
                 // Alarms are numbered in each party's list. Decided side by side they would conflict until some of
                 // them give up, so they are decided one after another.
+                drop((outcome, attempt));
                 turn = Some(self.alarming.lock().await);
                 continue;
             }
             let once = once.filter(|_| attempt.seen.is_none());
             // Before the commit: a delivery that nobody receives would be counted all the same.
-            let room = machine.room(&outcome)?;
+            let room = machine.room(&outcome.result)?;
             match self.commit(machine, &outcome, once).await {
                 Ok(committed) => return self.conclude(outcome, &attempt, committed, room),
                 Err(CommitError::Conflict { .. }) => self.metrics().commit_conflicted(),
@@ -235,16 +270,19 @@ impl Unsealed {
         operation: &(dyn Operation + Sync),
         actor: Option<&Actor>,
         once: Option<&Once<'_>>,
-    ) -> Result<Decision, DriveError> {
+        until: Instant,
+    ) -> Result<Decision<'_>, DriveError> {
         let directory = self.directory();
         let mut context = self.context(machine, &directory, actor);
-        let mut attempt = Attempt { records: Records::default(), read: None, seen: None };
+        let mut attempt = Attempt { records: Records::default(), read: None, seen: None, page: None };
         let mut unread = once;
         let mut rng = SystemRng;
         for _ in 0..=MAX_ROUNDS {
             // What takes long takes turns, so that no flood of it keeps the processors from everything else.
-            let turn =
-                if operation.may_take_long() { Some(self.long_turn().await.ok_or(DriveError::Busy)?) } else { None };
+            let turn = match actor.filter(|_| operation.may_take_long()) {
+                Some(actor) => Some(self.long.turn(actor.principal, until).await.ok_or(DriveError::Crowded)?),
+                None => None,
+            };
             let decided = aside(operation, || step(operation, &attempt.records, &context, &mut rng))?;
             drop(turn);
             let queries = match decided {
@@ -253,6 +291,10 @@ impl Unsealed {
                 // The nonce was not looked up yet: once it is, the same step decides again.
                 Step::Done(_) => vec![],
             };
+            // So do pages: nobody has counted their memory before the answer is made.
+            if let Some(actor) = actor.filter(|_| attempt.page.is_none() && queries.iter().any(is_page)) {
+                attempt.page = Some(self.pages.turn(actor.principal, until).await.ok_or(DriveError::Crowded)?);
+            }
             let mut reads = self.keys.barrier.reads(&queries)?;
             let nonce = unread.take();
             if let Some(once) = nonce {
@@ -269,14 +311,8 @@ impl Unsealed {
                     return Err(DriveError::NonceReused);
                 }
                 if let Some(reply) = seen.reply {
-                    return Ok(Decision::Repeated(Driven {
-                        result: Ok(Reply::Json(reply.into_bytes())),
-                        read: snapshot.sequence,
-                        committed: None,
-                        receipts: vec![],
-                        repeated: true,
-                        room: None,
-                    }));
+                    let said = machine.said(Ok(Reply::Json(reply.into_bytes())))?;
+                    return Ok(Decision::Repeated(Driven { read: snapshot.sequence, repeated: true, ..said }));
                 }
                 // The row says that the effect is committed, so this time there is none.
                 context.repeated = Some(if seen.refused { Replay::Noted } else { Replay::Again });
@@ -301,8 +337,9 @@ impl Unsealed {
         once: Option<&Once<'_>>,
     ) -> Result<Option<Sequence>, CommitError> {
         let mut rng = SystemRng;
-        let kept = outcome.replay == Replay::Kept && outcome.result.is_ok();
-        let noted = kept || outcome.replay == Replay::Noted;
+        // What was accepted and changed nothing has had its effect too: played again later, it must not undo what others
+        // have done since.
+        let noted = outcome.result.is_ok() || outcome.replay == Replay::Noted;
         // A read answers nothing either once the keys are to be forgotten.
         if self.is_closed() {
             return Err(CommitError::Closed);
@@ -327,7 +364,7 @@ impl Unsealed {
     fn conclude(
         &self,
         outcome: Outcome,
-        attempt: &Attempt,
+        attempt: &Attempt<'_>,
         committed: Option<Sequence>,
         room: Option<Held>,
     ) -> Result<Driven, DriveError> {
@@ -347,6 +384,15 @@ impl Unsealed {
             repeated: attempt.seen.is_some(),
             room,
         })
+    }
+
+    /// Reads and opens records for what no operation decides.
+    ///
+    /// # Errors
+    /// If the store does not answer, or a record was altered.
+    pub async fn read(&self, store: &Store, queries: &[Query]) -> Result<Records, DriveError> {
+        let snapshot = store.read(self.keys.barrier.reads(queries)?).await?;
+        Ok(self.keys.barrier.records(queries, snapshot)?.1)
     }
 
     /// Commits writes that no operation decided: an upload's pieces.
@@ -379,8 +425,7 @@ impl Unsealed {
         let mut from = 0;
         while from < upload.chunks() {
             let queries = upload.queries(from, CHUNKS_A_READ);
-            let snapshot = machine.store.read(self.keys.barrier.reads(&queries)?).await?;
-            let (_, records) = self.keys.barrier.records(&queries, snapshot)?;
+            let records = self.read(machine.store, &queries).await?;
             for index in from..from.saturating_add(CHUNKS_A_READ).min(upload.chunks()) {
                 match records.get(&upload.chunk(index)).flatten() {
                     Some(record) => {
@@ -431,9 +476,9 @@ fn aside<T>(operation: &(dyn Operation + Sync), compute: impl FnOnce() -> T) -> 
     if many && operation.may_take_long() { tokio::task::block_in_place(compute) } else { compute() }
 }
 
-enum Decision {
+enum Decision<'a> {
     Repeated(Driven),
-    Fresh(Box<Outcome>, Attempt),
+    Fresh(Box<Outcome>, Attempt<'a>),
 }
 
 /// The key of a nonce's row.

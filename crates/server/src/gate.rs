@@ -13,8 +13,9 @@ pub use headers::{Headers, body_refusal};
 pub use shares::Share;
 
 use crate::dispatch::bad_query;
+use crate::drive::ROOMLESS_BYTES;
 use crate::listen::body::BODY_TIMEOUT;
-use crate::listen::{Arrived, BodyBudget, Failed, Handler, Peer, ReadBody, Unread, read_body};
+use crate::listen::{Arrived, BodyBudget, Failed, Handler, Peer, ReadBody, Standing, Unread, read_body};
 use crate::node::{Node, Phase};
 use crate::open;
 use crate::reply::{Answer, RequestLine, internal, sign};
@@ -52,10 +53,6 @@ pub struct Gate {
     node: Arc<Node>,
     shares: Arc<Shares>,
 }
-
-/// Answers up to so many bytes take no room of their own: of those of a principal there are [`REQUESTS_EACH`], and a challenge
-/// is smaller, so that nobody keeps a stranger from signing.
-const ROOMLESS_BYTES: usize = 4 * 1024;
 
 /// What proves that a request comes from its key.
 #[derive(Debug)]
@@ -215,6 +212,9 @@ struct Routed<'a> {
     line: &'a RequestLine,
     headers: &'a HeaderMap,
     peer: Peer,
+    /// Of the connection. It is proven as soon as it is known whose the request is: to read the body and to answer may take
+    /// a minute, in which nobody else may have its place.
+    standing: &'a Standing,
 }
 
 /// An answer, and the request if it is known whose it is.
@@ -239,7 +239,8 @@ impl Gate {
         let outcome = match sizes.and_then(|()| found.map_err(|e| no_route(&e))) {
             Err(answer) => Err(answer),
             Ok(matched) => {
-                let routed = Routed { phase: &phase, matched, line: &line, headers: &head.headers, peer };
+                let (headers, standing) = (&head.headers, standing.as_ref());
+                let routed = Routed { phase: &phase, matched, line: &line, headers, peer, standing };
                 match certificate {
                     _ if routed.matched.route.auth == Auth::Open => self.open(&routed),
                     // Whoever signs is known by the signature, whatever it comes over.
@@ -253,10 +254,7 @@ impl Gate {
         // Unsealing and sealing change the phase under way: challenge and state are those of now.
         let phase_now = self.node.phase();
         let (status, response) = match outcome {
-            Ok((answer, Some(verified))) => {
-                standing.prove(verified.subject.id);
-                (answer.status, sign(&self.node, &phase_now, &verified.answered(), answer))
-            }
+            Ok((answer, Some(verified))) => (answer.status, sign(&self.node, &phase_now, &verified.answered(), answer)),
             Ok((answer, None)) => (answer.status, sign(&self.node, &phase_now, &open_profile(&line), answer)),
             Err(answer) => {
                 let address = address_of(peer);
@@ -286,7 +284,7 @@ impl Gate {
     }
 
     async fn signed(&self, routed: Routed<'_>, body: Unread) -> Outcome {
-        let Routed { phase, matched, line, headers, peer } = routed;
+        let Routed { phase, matched, line, headers, peer, standing } = routed;
         let headers = signed_headers(headers).map_err(|e| anonymous(&e))?;
         media_type(&headers.content_type, matched.route.request).map_err(|e| anonymous(&e))?;
         // Whoever makes a cluster speaks to the node, also again when its answer was lost.
@@ -299,20 +297,22 @@ impl Gate {
             if self.node.init_again(&nonce, &request).is_none() {
                 sealed::may_init(&self.node, phase, &checked.asked.key, peer).map_err(|e| anonymous(&e))?;
             }
-            return self.init(phase, matched, checked, body).await;
+            return self.init(phase, matched, checked, body, standing).await;
         }
         let holder = holder(phase, matched.route, &checked.asked.key).map_err(|e| anonymous(&e))?;
         let verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
+        standing.prove(verified.subject.id);
         self.serve(phase, matched, verified, body).await
     }
 
     /// The caller is known by the certificate of its connection, and the request is not signed.
     async fn by_certificate(&self, routed: Routed<'_>, key: KeyId, body: Unread) -> Outcome {
         let asked = mtls::check(&self.node, &routed, key).map_err(|e| anonymous(&e))?;
-        let Routed { phase, matched, .. } = routed;
+        let Routed { phase, matched, standing, .. } = routed;
         let holder = holder(phase, matched.route, &key).map_err(|e| anonymous(&e))?;
         let verified = asked.by(holder.ok_or_else(|| anonymous(&unauthenticated()))?);
         self.node.parts.metrics.known_by_certificate();
+        standing.prove(verified.subject.id);
         self.serve(phase, matched, verified, body).await
     }
 
@@ -339,11 +339,19 @@ impl Gate {
     }
 
     /// Init is signed by a key that only its own body tells, so the body is read before the signature is checked.
-    async fn init(&self, phase: &Phase, matched: Matched<'_>, checked: Checked, body: Unread) -> Outcome {
+    async fn init(
+        &self,
+        phase: &Phase,
+        matched: Matched<'_>,
+        checked: Checked,
+        body: Unread,
+        standing: &Standing,
+    ) -> Outcome {
         let read = read_body(body, matched.route.request.max_bytes(), &self.node.parts.bodies, BODY_TIMEOUT).await;
         let read = read.map_err(|e| anonymous(&body_refusal(&e)))?;
         let (init, holder) = sealed::init_holder(&read.bytes, &checked.asked.key).map_err(|e| anonymous(&e))?;
         let mut verified = checked.verify(holder).map_err(|e| anonymous(&e))?;
+        standing.prove(verified.subject.id);
         let answer = match digest_fits(&mut verified.asked, read) {
             Ok(_) => sealed::init(&self.node, phase, &verified, &init).await,
             Err(refusal) => sealed::refuse(&self.node, phase, &verified, matched.route.action, &refusal).await,
@@ -486,9 +494,4 @@ pub fn address_of(peer: Peer) -> Address {
 
 fn open_profile(line: &RequestLine) -> Answered<'_> {
     Answered::Open { method: &line.method, path: &line.path, query: &line.query }
-}
-
-/// The key ids of records, for a configured list of admins.
-pub fn key_ids<'a>(keys: impl IntoIterator<Item = &'a PublicKey>) -> Vec<KeyId> {
-    keys.into_iter().map(PublicKey::key_id).collect()
 }

@@ -301,8 +301,7 @@ fn reached(error: &DatabaseError) -> bool {
 }
 
 async fn read(node: &Node, unsealed: &Unsealed, queries: &[Query]) -> Result<Records, DriveError> {
-    let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(queries)?).await?;
-    Ok(unsealed.keys.barrier.records(queries, snapshot)?.1)
+    unsealed.read(&node.parts.store, queries).await
 }
 
 /// As a request: sealing waits until it is committed. With an owner, whose count of leases changes.

@@ -9,6 +9,7 @@ pub mod database;
 pub mod dispatch;
 pub mod drive;
 pub mod failpoint;
+pub mod fair;
 pub mod gate;
 pub mod lease;
 pub mod listen;

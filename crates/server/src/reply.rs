@@ -7,8 +7,8 @@ use bulla_core::operation::Refusal;
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_wire::error::{Code, ErrorBody, ErrorEntry};
 use bulla_wire::signature::{
-    AGE_MEDIA_TYPE, Answered, CALLER_HEADER, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts,
-    SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, STATE_HEADER,
+    Answered, CALLER_HEADER, CHALLENGE_HEADER, CONTENT_DIGEST_HEADER, JSON_MEDIA_TYPE, ResponseParts, SIGNATURE_HEADER,
+    SIGNATURE_INPUT_HEADER, STATE_HEADER,
 };
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -58,11 +58,6 @@ impl Answer {
     /// A JSON document.
     pub fn json<T: Serialize>(value: &T) -> Self {
         Self::bytes(200, JSON_MEDIA_TYPE, bulla_wire::json::to_vec(value))
-    }
-
-    /// An age file.
-    pub fn age(body: Vec<u8>) -> Self {
-        Self::bytes(200, AGE_MEDIA_TYPE, body)
     }
 
     /// Bytes of any kind.

@@ -7,7 +7,7 @@ use crate::gate::{Holder, Verified};
 use crate::listen::Peer;
 use crate::node::{Node, NonceReused, Phase, Sealed};
 use crate::reply::{Answer, internal};
-use crate::route::{Endpoint, Matched, Param};
+use crate::route::{Effect, Endpoint, Matched, Param};
 use crate::unsealed::lock;
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{AuditBlocked, Event, Logged, Outcome, Refusal as RefusedLine};
@@ -89,6 +89,13 @@ pub fn audit_blocked(blocked: &AuditBlocked) -> Answer {
     Answer::refusal(&refusal.hint("free space for the audit log, or look at the server's log"), None)
 }
 
+/// What is said of a change that had its place in the audit log and whose line is not written.
+pub fn done_unlogged(blocked: &AuditBlocked, id: String) -> Answer {
+    tracing::error!(reason = %blocked, "audit log blocked after a change");
+    let refusal = Refusal::new(Code::Unknown, "it is done or not: the audit log blocked under way");
+    Answer::refusal(&refusal.hint("ask again with the same nonce: the client does so by itself"), Some(id))
+}
+
 /// Whether a key may make the cluster from where it comes: a listed admin over the network, or the same user on the
 /// local socket. Looked at before the body is read.
 ///
@@ -134,7 +141,7 @@ pub async fn init(node: &Arc<Node>, phase: &Phase, verified: &Verified, init: &I
         Err(error @ CeremonyError::Phase(_)) => node.init_again(&nonce, &request).map(Answer::json).ok_or(error),
         Err(error) => Err(error),
     };
-    let answer = finish(node, logged, result).await;
+    let answer = finish(node, logged, Effect::Mutation, result).await;
     failpoint::hit(failpoint::INIT_BEFORE_ANSWER);
     answer
 }
@@ -158,17 +165,19 @@ fn log(
     Ok(event.accepted(accepted))
 }
 
-async fn finish(node: &Node, logged: Logged<()>, result: Result<Answer, CeremonyError>) -> Answer {
+async fn finish(node: &Node, logged: Logged<()>, effect: Effect, result: Result<Answer, CeremonyError>) -> Answer {
     let id = logged.id().to_string();
     let (answer, outcome) = match result {
         Ok(answer) => (answer, Outcome::done(200)),
         Err(error) => {
             let refusal = ceremony_refusal(node, &error, &id);
-            (Answer::refusal(&refusal, Some(id)), Outcome::failed(refusal.code))
+            (Answer::refusal(&refusal, Some(id.clone())), Outcome::failed(refusal.code))
         }
     };
     match logged.finish(outcome).await {
         Ok(()) => answer,
+        // It may be done, whatever was to be answered.
+        Err(blocked) if effect == Effect::Mutation => done_unlogged(&blocked, id),
         Err(blocked) => audit_blocked(&blocked),
     }
 }
@@ -290,7 +299,7 @@ pub async fn answer(
         Err(answer) => return answer,
     };
     let result = perform(node, sealed, verified, parsed).await;
-    finish(node, logged, result).await
+    finish(node, logged, matched.route.effect, result).await
 }
 
 /// Whether a sealed node takes this route too, from its admins, although an unsealed one asks policy: a document, by

@@ -18,11 +18,11 @@ use crate::listen::BodyBudget;
 use crate::node::{Node, NonceReused, Phase};
 use crate::reply::{Answer, internal};
 use crate::route::{Auth, Effect, Endpoint, Matched, Query, ReplyKind, RequestBody};
-use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, refuse};
+use crate::sealed::{ANY_WARNING, audit_blocked, ceremony_refusal, done_unlogged, refuse};
 use crate::unsealed::{Unsealed, lock};
 use bulla_core::action::{Action, Resource};
 use bulla_core::audit::{Demanded, Event, Logged, Outcome, Refusal as RefusedLine};
-use bulla_core::barrier::{RecordKey, Records};
+use bulla_core::barrier::{self, RecordKey};
 use bulla_core::directory::{Directory, Principal};
 use bulla_core::engine::chunk::{CHUNK_BYTES, Upload};
 use bulla_core::engine::rekey::Rekey;
@@ -336,6 +336,8 @@ impl Request<'_> {
             Err(error) => self.fail(&error, once, &id).await,
         };
         let committed = outcome.committed.is_some();
+        // A change that had its place may be done, whatever was to be answered. Who sealed can see it.
+        let unknown = committed || (once.is_some() && !matches!(logged.op(), Op::SealSeal));
         if committed {
             failpoint::hit(failpoint::SERVE_BEFORE_LINE);
         }
@@ -346,11 +348,7 @@ impl Request<'_> {
                 }
                 answer
             }
-            Err(blocked) if committed => {
-                tracing::error!(reason = %blocked, "audit log blocked after a commit");
-                let refusal = Refusal::new(Code::Unknown, "it is done or not: the audit log blocked under way");
-                Answer::refusal(&refusal.hint("ask again with the same nonce: the client does so by itself"), Some(id))
-            }
+            Err(blocked) if unknown => done_unlogged(&blocked, id),
             Err(blocked) => audit_blocked(&blocked),
         }
     }
@@ -368,7 +366,7 @@ impl Request<'_> {
         let plain = Driven::said;
         match op {
             Op::WrapCreate(draft, file) => self.create_wrap(draft, file, once).await,
-            Op::AuditRead(query) => Ok(plain(self.read_audit(query).await)),
+            Op::AuditRead(query) => self.machine().said(self.read_audit(query).await),
             Op::PolicyExplain(id) => Ok(plain(self.explain(*id).await)),
             Op::SealStatus => Ok(plain(Ok(Reply::json(&self.seal_status())))),
             // A retry must not seal what somebody has unsealed since.
@@ -461,9 +459,7 @@ impl Request<'_> {
     /// What can be said of a wrap before its pieces are written.
     async fn early(&self, draft: &wrap::Draft) -> Result<Option<Result<Reply, Refusal>>, DriveError> {
         let key: RecordKey = draft.head_key();
-        let queries = [bulla_core::barrier::Query::Get(key.clone())];
-        let snapshot = self.node.parts.store.read(self.unsealed.keys.barrier.reads(&queries)?).await?;
-        let (_, records): (_, Records) = self.unsealed.keys.barrier.records(&queries, snapshot)?;
+        let records = self.unsealed.read(&self.node.parts.store, &[barrier::Query::Get(key.clone())]).await?;
         let directory = self.unsealed.directory();
         match draft.early(records.get(&key).flatten(), &self.context(&directory))? {
             wrap::Early::Answer(answer) => Ok(Some(answer)),

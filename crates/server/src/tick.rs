@@ -5,18 +5,24 @@ use crate::drive::DriveError;
 use crate::failpoint;
 use crate::node::{Node, Phase};
 use crate::unsealed::{Unsealed, lock};
-use bulla_core::barrier::{Kind, Query};
+use bulla_core::barrier::Kind;
 use bulla_core::engine::{alarm, due};
 use bulla_core::record::Batch;
 use bulla_core::seen::next_mark;
 use bulla_wire::api::AlarmKind;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// How often the sweep looks.
 pub const PERIOD: Duration = Duration::from_secs(1);
-/// Due entries in one round.
+/// Due entries in one page.
 const DUE_AT_ONCE: usize = 256;
+/// How long one look at a kind goes on with further pages, in milliseconds: what is left waits until the other kinds have
+/// had their turn.
+const LOOK_MS: u64 = 1_000;
+/// Entries that are ended side by side.
+const SIDE_BY_SIDE: usize = 16;
 /// Rounds of driving one entry again: a burial of the largest wrap takes a few.
 const ROUNDS_MAX: usize = 16;
 /// Buckets dropped in one commit.
@@ -32,7 +38,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// One look at the clock and at what is due.
-pub async fn once(node: &Node, watch: &mut Watch) {
+pub async fn once(node: &Arc<Node>, watch: &mut Watch) {
     node.sweep_nonces();
     node.parts.metrics.set_audit_blocked(node.parts.sink.healthy().is_err());
     lock(&node.sessions).sweep(node.now_ms());
@@ -50,15 +56,18 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     let Phase::Unsealed(unsealed) = node.phase() else { return };
     lock(&unsealed.refusals).sweep(node.now_ms());
     lock(&unsealed.snapshots).sweep(node.parts.clock.monotonic_ms());
-    // As a request: sealing waits for the sweep too.
-    let Ok(_under_way) = unsealed.in_flight.try_acquire() else { return };
-    if !node.clock_is_even() || unsealed.is_closed() {
+    if !node.clock_is_even() {
         return;
     }
     for kind in Kind::DUE {
         if let Err(error) = sweep(node, &unsealed, kind).await {
             tracing::warn!(%error, "a sweep was cut off; the next one goes on");
         }
+    }
+    // As a request: sealing waits for it too.
+    let Ok(_under_way) = unsealed.in_flight.try_acquire() else { return };
+    if unsealed.is_closed() {
+        return;
     }
     if let Err(error) = drop_buckets(node, &unsealed).await {
         tracing::warn!(%error, "old nonces were not dropped; the next sweep tries again");
@@ -74,31 +83,69 @@ pub async fn tell_admins(node: &Node, unsealed: &Unsealed, kind: AlarmKind, mess
     }
 }
 
-async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), DriveError> {
-    let query: [Query; 1] = [due::scan(kind, DUE_AT_ONCE)];
-    let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&query)?).await?;
-    let (_, records) = unsealed.keys.barrier.records(&query, snapshot)?;
-    let [query] = query;
-    let Some((page, _)) = records.page(&query) else { return Ok(()) };
-    // A step since the last look, which nobody noticed yet, must not make anything overdue.
-    let now = unsealed.now(node.machine());
-    if now.unix_ms != now.steady_ms {
-        return Ok(());
-    }
-    for entry in due::overdue(kind, page, now) {
-        for _ in 0..ROUNDS_MAX {
-            failpoint::hit(failpoint::SWEEP_BEFORE_END);
-            match unsealed.drive(node.machine(), &entry, None, None).await {
-                Ok(driven) if driven.committed.is_some() => failpoint::hit(failpoint::SWEEP_AFTER_END),
-                Ok(_) => break,
-                // One bad record must not keep the others from their end.
-                Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))) => {
-                    tracing::error!(%error, what = ?entry.what, "something due cannot be done");
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
+async fn sweep(node: &Arc<Node>, unsealed: &Arc<Unsealed>, kind: Kind) -> Result<(), DriveError> {
+    let (mut after, clock) = (None, node.parts.clock.as_ref());
+    let until_ms = clock.monotonic_ms().saturating_add(LOOK_MS);
+    loop {
+        // As a request: sealing waits for a page, and has its turn before the next one.
+        let Ok(_under_way) = unsealed.in_flight.try_acquire() else { return Ok(()) };
+        if unsealed.is_closed() {
+            return Ok(());
         }
+        let query = due::scan(kind, after.take(), DUE_AT_ONCE);
+        let records = unsealed.read(&node.parts.store, std::slice::from_ref(&query)).await?;
+        let Some((page, more)) = records.page(&query) else { return Ok(()) };
+        // A step since the last look, which nobody noticed yet, must not make anything overdue.
+        let now = unsealed.now(node.machine());
+        if now.unix_ms != now.steady_ms {
+            return Ok(());
+        }
+        let due = due::overdue(kind, page, now);
+        // Behind what is not due yet nothing is.
+        after = page.last().filter(|last| more && !due::is_early(kind, last, now)).map(|last| last.cursor.clone());
+        end_all(node, unsealed, due).await?;
+        if after.is_none() || clock.monotonic_ms() >= until_ms {
+            return Ok(());
+        }
+    }
+}
+
+/// Ends what is due, some of it side by side, so that one sync of the store serves many. What cannot be ended now does not
+/// keep the others from their end: the next look finds it again.
+async fn end_all(node: &Arc<Node>, unsealed: &Arc<Unsealed>, due: Vec<due::Entry>) -> Result<(), DriveError> {
+    let mut due = due.into_iter();
+    let mut running = JoinSet::new();
+    let mut failed = None;
+    loop {
+        while failed.is_none() && running.len() < SIDE_BY_SIDE {
+            let Some(entry) = due.next() else { break };
+            let (node, unsealed) = (node.clone(), unsealed.clone());
+            running.spawn(async move { (end(&node, &unsealed, &entry).await, entry) });
+        }
+        match running.join_next().await {
+            None => return failed.map_or(Ok(()), Err),
+            Some(Ok((Ok(()), _))) => {}
+            // Others changed the same thing at once, those beside it among them.
+            Some(Ok((Err(DriveError::Busy), entry))) => {
+                tracing::debug!(what = ?entry.what, "something due has to wait")
+            }
+            Some(Ok((Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))), entry))) => {
+                tracing::error!(%error, what = ?entry.what, "something due cannot be done");
+            }
+            Some(Ok((Err(error), _))) => failed = Some(error),
+            Some(Err(error)) => tracing::error!(%error, "something due cannot be done"),
+        }
+    }
+}
+
+/// Ends what one entry says is due.
+async fn end(node: &Node, unsealed: &Unsealed, entry: &due::Entry) -> Result<(), DriveError> {
+    for _ in 0..ROUNDS_MAX {
+        failpoint::hit(failpoint::SWEEP_BEFORE_END);
+        if unsealed.drive(node.machine(), entry, None, None).await?.committed.is_none() {
+            break;
+        }
+        failpoint::hit(failpoint::SWEEP_AFTER_END);
     }
     Ok(())
 }

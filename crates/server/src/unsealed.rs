@@ -7,6 +7,7 @@ pub use head::{HeadKeeper, UnderWay};
 pub use watchers::Watchers;
 
 use crate::database::{Pools, Turns};
+use crate::fair::FairQueue;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::snapshot::Sessions;
@@ -37,10 +38,10 @@ pub const REFUSAL_MS: u64 = 65_000;
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
 /// How long sealing waits for requests under way, in milliseconds. What takes longer is not committed any more.
 pub const SEAL_PATIENCE_MS: u64 = 5_000;
-/// How long what takes long waits for its turn, in milliseconds: far less than sealing waits for it.
-const TURN_PATIENCE_MS: u64 = 1_000;
 /// How many read the audit log at once.
 const LOG_READERS: usize = 2;
+/// How many pages are read and worked on at once: each takes up to three times the largest one, so they take 96 MiB.
+const PAGES: usize = 8;
 /// Most refusals remembered of one principal; a hundred a second are more than anyone needs who does not attack.
 pub const REFUSALS_EACH: usize = 8_192;
 /// Most refusals remembered in all; at about 300 bytes each they take 40 MiB.
@@ -209,10 +210,12 @@ pub struct Unsealed {
     pub alarming: tokio::sync::Mutex<()>,
     /// A permit for each request under way, so that sealing can wait for them.
     pub in_flight: Semaphore,
-    /// Turns of what takes long.
-    long: Semaphore,
+    /// Turns of what takes long to compute.
+    pub long: FairQueue,
     /// Turns of who reads the whole audit log: it may be long, and takes a thread that commits and snapshots need too.
-    log: Semaphore,
+    pub log: FairQueue,
+    /// Turns of who has pages of records read, which are large.
+    pub pages: FairQueue,
     /// The keys are being forgotten: nothing is committed any more.
     closed: AtomicBool,
     /// Refused mutations.
@@ -271,16 +274,16 @@ pub struct Keys {
 impl Unsealed {
     /// Puts keys and directory together.
     pub fn new(keys: Keys, directory: Directory, sink: Arc<Sink>, metrics: Arc<Metrics>) -> Self {
+        // One of them stays for everything else, where there are two.
+        let processors = std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1)).max(1);
         Self {
             keys,
             changing: tokio::sync::Mutex::new(()),
             alarming: tokio::sync::Mutex::new(()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX as usize),
-            // One processor stays for everything else, where there are two.
-            long: Semaphore::new(
-                std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1)).max(1),
-            ),
-            log: Semaphore::new(LOG_READERS),
+            long: FairQueue::new(processors, processors.saturating_sub(1).max(1)),
+            log: FairQueue::new(LOG_READERS, 1),
+            pages: FairQueue::new(PAGES, PAGES - 1),
             closed: AtomicBool::new(false),
             refusals: Mutex::default(),
             reuse_alarms: Mutex::default(),
@@ -351,16 +354,6 @@ impl Unsealed {
     pub fn forget(&self) {
         self.closed.store(true, Ordering::Release);
         self.watchers.end();
-    }
-
-    /// A turn for what takes long to compute; none if many others wait for one.
-    pub async fn long_turn(&self) -> Option<SemaphorePermit<'_>> {
-        tokio::time::timeout(Duration::from_millis(TURN_PATIENCE_MS), self.long.acquire()).await.ok()?.ok()
-    }
-
-    /// A turn at reading the audit log; none if many others wait for one.
-    pub async fn log_turn(&self) -> Option<SemaphorePermit<'_>> {
-        tokio::time::timeout(Duration::from_millis(TURN_PATIENCE_MS), self.log.acquire()).await.ok()?.ok()
     }
 
     /// Waits until no request but `own` of them is under way. New ones wait while the permits are held. `None` if

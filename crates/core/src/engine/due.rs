@@ -96,7 +96,12 @@ pub fn overdue(kind: Kind, page: &[Record], now: Now) -> Vec<Entry> {
     entries.take_while(|entry| entry.is_due(now)).collect()
 }
 
+/// Whether a record of a scanned page is of later, as all behind it are then.
+pub fn is_early(kind: Kind, record: &Record, now: Now) -> bool {
+    Entry::parse(kind, &record.cursor).is_some_and(|entry| !entry.is_due(now))
+}
+
 /// Asks for the next entries, earliest first.
-pub fn scan(kind: Kind, limit: usize) -> Query {
-    Query::Scan { kind, dir: vec![], after: None, limit }
+pub fn scan(kind: Kind, after: Option<Cursor>, limit: usize) -> Query {
+    Query::Scan { kind, dir: vec![], after, limit }
 }

@@ -287,7 +287,7 @@ impl World {
         Kind::DUE
             .into_iter()
             .flat_map(|kind| {
-                let query = due::scan(kind, 100);
+                let query = due::scan(kind, None, 100);
                 let records = self.read(std::slice::from_ref(&query));
                 due::overdue(kind, records.page(&query).unwrap().0, self.now)
             })

@@ -32,7 +32,7 @@ pub(super) fn is_signed(headers: &HeaderMap) -> bool {
 
 /// Everything but the key.
 pub(super) fn check(node: &Node, routed: &Routed<'_>, key: KeyId) -> Result<Asked, Refusal> {
-    let Routed { phase, matched, line, headers, peer } = routed;
+    let Routed { phase, matched, line, headers, peer, .. } = routed;
     from_no_page(headers)?;
     if matched.route.proof != route::Proof::Mtls {
         let message = "a client certificate does not do here: this needs a signature, which stays as evidence";

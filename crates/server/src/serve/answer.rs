@@ -10,15 +10,16 @@ use crate::reply::{Answer, internal};
 use crate::route::ReplyKind;
 use crate::unsealed::lock;
 use bulla_core::audit::{Outcome, Quote};
+use bulla_core::barrier::{Cursor, Query};
 use bulla_core::engine::alarm;
 use bulla_core::operation::{Content, Refusal, Reply};
 use bulla_crypto::envelope;
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretBytes;
-use bulla_wire::api::{AlarmKind, Alarms};
+use bulla_wire::api::AlarmKind;
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::id::Digest;
+use bulla_wire::id::{Digest, PrincipalId};
 use bulla_wire::wrap::{PARCEL_MEDIA_TYPE, Parcel};
 
 impl Request<'_> {
@@ -66,38 +67,35 @@ impl Request<'_> {
         kind: ReplyKind,
         id: &str,
     ) -> Result<Answer, Refusal> {
-        match (reply, kind) {
-            (Reply::Json(body), ReplyKind::Json) => {
-                Ok(Answer::bytes(200, bulla_wire::signature::JSON_MEDIA_TYPE, body))
-            }
-            (Reply::Secret(body), ReplyKind::Secret) if self.wrap_to.is_some() => self.wrapped(&body, id),
+        let body = match (reply, kind) {
+            (Reply::Json(body), ReplyKind::Json) | (Reply::Snapshot(body), ReplyKind::Snapshot) => body,
+            (Reply::Secret(body), ReplyKind::Secret) if self.wrap_to.is_some() => self.wrapped(&body, id)?,
             (Reply::Secret(body), ReplyKind::Secret) => {
                 let directory = self.unsealed.directory();
                 let sealed = envelope::seal(self.recipients(&directory)?, None, body.expose());
-                sealed.map(Answer::age).map_err(|error| internal(&error, id))
+                sealed.map_err(|error| internal(&error, id))?
             }
             (Reply::Claim { claim, receipt, content }, ReplyKind::Claim) => {
-                let sealed = self.claim_reply(claim, receipt, content, id).await?;
-                let room = room.map(|mut room| {
-                    room.shrink(sealed.capacity());
-                    Box::new(room)
-                });
-                Ok(Answer { room, ..Answer::age(sealed) })
+                self.claim_reply(claim, receipt, content, id).await?
             }
-            (Reply::Snapshot(page), ReplyKind::Snapshot) => {
-                let answer = Answer::bytes(200, kind.media_type(), page);
-                Ok(Answer { room: room.map(Box::new), ..answer })
-            }
-            _ => Err(internal(&"a reply of another kind than the route's", id)),
-        }
+            _ => return Err(internal(&"a reply of another kind than the route's", id)),
+        };
+        let room = room.map(|mut room| {
+            room.shrink(body.capacity());
+            Box::new(room)
+        });
+        let media_type = match kind {
+            ReplyKind::Secret if self.wrap_to.is_some() => PARCEL_MEDIA_TYPE,
+            kind => kind.media_type(),
+        };
+        Ok(Answer { room, ..Answer::bytes(200, media_type, body) })
     }
 
     /// The answer for somebody else, as the content of a wrap.
-    fn wrapped(&self, body: &SecretBytes, id: &str) -> Result<Answer, Refusal> {
+    fn wrapped(&self, body: &SecretBytes, id: &str) -> Result<Vec<u8>, Refusal> {
         let Some(Ok(wrap_to)) = &self.wrap_to else { return Err(internal(&"nobody is named", id)) };
         let doc = self.unsealed.directory().view().newest().number();
-        let parcel = wrap_to.seal(self.node, self.unsealed.keys.cluster, doc, self.verified.subject.id, body, id)?;
-        Ok(Answer::bytes(200, PARCEL_MEDIA_TYPE, parcel))
+        wrap_to.seal(self.node, self.unsealed.keys.cluster, doc, self.verified.subject.id, body, id)
     }
 
     async fn claim_reply(
@@ -146,6 +144,9 @@ impl Request<'_> {
     pub(super) fn drive_refusal(&self, error: &DriveError, id: &str) -> Refusal {
         match error {
             DriveError::Busy => Refusal::new(Code::Busy, "too many others change the same thing").hint("try again"),
+            DriveError::Crowded => {
+                Refusal::new(Code::Overloaded, "too many requests that take long wait for their turn").hint("try again")
+            }
             DriveError::Overloaded => {
                 Refusal::new(Code::Overloaded, "too many large answers at once").hint("try again")
             }
@@ -181,6 +182,18 @@ impl Request<'_> {
     }
 
     /// How many alarms the caller has not seen; counted once, then kept up to date.
+    /// Behind the mark of those that were seen. It is a small page, and counted once: it waits for no turn, or an answer that
+    /// is made would wait.
+    async fn count_unseen(&self, principal: &PrincipalId) -> Result<u32, DriveError> {
+        let (store, mark) = (&self.node.parts.store, alarm::cursor_key(principal));
+        let records = self.unsealed.read(store, &[Query::Get(mark.clone())]).await?;
+        let seen = records.get(&mark).flatten().map(|record| Cursor::after_clear(record.bytes.expose().clone()));
+        let query = alarm::scan(principal, seen, UNSEEN_MAX);
+        let records = self.unsealed.read(store, std::slice::from_ref(&query)).await?;
+        let count = records.page(&query).map_or(0, |(page, _)| page.len());
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
     pub(super) async fn unseen(&self) -> u32 {
         let principal = self.verified.subject.id;
         let changes = {
@@ -190,10 +203,7 @@ impl Request<'_> {
             }
             unseen.changes()
         };
-        let list = alarm::List { after: None, limit: UNSEEN_MAX, all: false };
-        let Ok(Driven { result: Ok(Reply::Json(body)), .. }) = self.drive(&list, None).await else { return 0 };
-        let Ok(Alarms { alarms, .. }) = serde_json::from_slice(&body) else { return 0 };
-        let count = u32::try_from(alarms.len()).unwrap_or(u32::MAX);
+        let Ok(count) = self.count_unseen(&principal).await else { return 0 };
         lock(&self.unsealed.unseen).learn(principal, count, changes);
         count
     }

@@ -2,12 +2,14 @@
 
 use super::Request;
 use crate::dispatch::{AuditQuery, ByNameOrId};
+use crate::fair::PATIENCE;
 use crate::reply::internal;
 use bulla_core::audit::{Body, Filter, RequestId, RequestLine};
 use bulla_core::operation::{Refusal, Reply};
 use bulla_wire::api::{AuditPage, PolicyExplanation};
 use bulla_wire::error::Code;
 use std::path::Path;
+use tokio::time::Instant;
 
 impl Request<'_> {
     /// Gives the lines that somebody asked for.
@@ -36,7 +38,8 @@ impl Request<'_> {
             return Err(refusal.hint("read it at the other end of the pipe"));
         };
         let (after, limit) = (query.after.unwrap_or_default(), query.limit);
-        let _turn = self.unsealed.log_turn().await.ok_or_else(many_read)?;
+        let _turn =
+            self.unsealed.log.turn(self.verified.subject.id, Instant::now() + PATIENCE).await.ok_or_else(many_read)?;
         let read = tokio::task::spawn_blocking(move || audit_page(&path, &filter, after, limit)).await;
         let page = read.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
         Ok(Reply::json(&page))
@@ -49,7 +52,8 @@ impl Request<'_> {
             let refusal = Refusal::new(Code::NotFound, "the audit log goes where it cannot be read again");
             return Err(refusal.hint("look for the id at the other end of the pipe"));
         };
-        let _turn = self.unsealed.log_turn().await.ok_or_else(many_read)?;
+        let _turn =
+            self.unsealed.log.turn(self.verified.subject.id, Instant::now() + PATIENCE).await.ok_or_else(many_read)?;
         let found = tokio::task::spawn_blocking(move || find(&path, id)).await;
         let found = found.map_err(|e| internal(&e, "audit"))?.map_err(|e| internal(&e, "audit"))?;
         let line = found.ok_or_else(|| {
@@ -72,7 +76,7 @@ impl Request<'_> {
 }
 
 fn many_read() -> Refusal {
-    Refusal::new(Code::Busy, "others read the audit log, and it takes them long").hint("try again")
+    Refusal::new(Code::Overloaded, "others read the audit log, and it takes them long").hint("try again")
 }
 
 /// Lines after `after` that the filter takes, read from the files.

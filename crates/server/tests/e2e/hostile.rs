@@ -645,7 +645,7 @@ impl Stage {
         tick::once(&self.world.server().node, &mut watch).await;
         let after = snapshot(&self.store, Table::Data).await;
         assert_eq!(back(&before, &after), [], "the sweep did something");
-        self.records(&due::scan(kind, SCAN_ENTRIES_MAX)).await
+        self.records(&due::scan(kind, None, SCAN_ENTRIES_MAX)).await
     }
 }
 

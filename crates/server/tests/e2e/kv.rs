@@ -10,6 +10,7 @@ use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{DestroyKv, Kv, KvState, KvVersions, PatchKv, PutKv, PutPolicy, SetKvSettings};
 use bulla_wire::encoding::Base64;
 use bulla_wire::error::Code;
+use bulla_wire::id::PrincipalId;
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::kv::KvContent;
 use bulla_wire::name::SecretPath;
@@ -299,5 +300,60 @@ async fn a_secret_goes_to_somebody_else_unseen() {
     let request = caller.request("POST", "/v1/wrap", PARCEL_MEDIA_TYPE, body, caller.nonce());
     let error = caller.send(&request).await.refused(Code::BadStatement).error().unwrap();
     assert_eq!(error.field.as_deref(), Some("origin.wrap"));
+    finish(world).await;
+}
+
+/// A listing waits for its turn, and nobody who comes with many keeps the others from single secrets.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_read_a_few_at_once() {
+    let world = World::new(Shape::default()).await;
+    permit(&world, "kv", "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let person = world.admit("alice").await;
+    let alice = world.client(&person);
+    alice.kv_put(&path("app/db"), &PutKv::fields(fields(&[("user", "app")]))).await.unwrap();
+    let mut caller = Caller::new(&world, &person).await;
+    let unsealed = crate::support::unsealed(&world);
+    let other = PrincipalId::new([7; 32]);
+    let mut turns = vec![];
+    let third = PrincipalId::new([8; 32]);
+    for who in [other, third] {
+        while let Some(turn) = unsealed.pages.turn(who, tokio::time::Instant::now()).await {
+            turns.push(turn);
+        }
+    }
+    assert_eq!(turns.len(), 8, "so few that the largest pages fit");
+    let told = caller.call("GET", "/v1/kv/app:list").await.refused(Code::Overloaded).error().unwrap();
+    assert!(told.message.contains("wait for their turn"), "{}", told.message);
+    caller.call("GET", "/v1/kv/app/db").await.ok();
+    turns.pop();
+    for _ in 0..3 {
+        caller.call("GET", "/v1/kv/app:list").await.ok();
+    }
+    drop(turns);
+    finish(world).await;
+}
+
+/// An answer that finds no memory is refused before anything is said to be done.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_secrets_have_their_share_of_memory() {
+    let world = World::new(Shape::durable()).await;
+    permit(&world, "kv", "permit (principal, action in Bulla::Action::\"kv\", resource);").await;
+    let person = world.admit("alice").await;
+    let len = 40_000;
+    world.client(&person).kv_put(&path("app/db"), &PutKv::bytes(vec![7; len])).await.unwrap();
+    let mut caller = Caller::new(&world, &person).await;
+    let node = world.server().node.clone();
+    let bodies = &node.parts.bodies;
+    let all = bodies.free_bytes();
+    let others = bodies.hold(all - 2 * len).unwrap();
+    let before = lines(&world).await.len();
+    caller.call("GET", "/v1/kv/app/db").await.refused(Code::Overloaded);
+    let told = lines(&world).await.split_off(before).into_iter().find_map(|line| match line.body {
+        Body::Request(line) => line.outcome.code,
+        _ => None,
+    });
+    assert_eq!(told, Some(Code::Overloaded), "it was not read");
+    drop(others);
+    assert!(caller.call("GET", "/v1/kv/app/db").await.ok().body.len() > len);
     finish(world).await;
 }

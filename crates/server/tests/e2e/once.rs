@@ -82,6 +82,26 @@ async fn a_retry_is_the_same_request_until_its_nonce_is_over() {
     finish_after_steps(world).await;
 }
 
+/// What had nothing to do leaves its nonce too: played again, it does not undo what somebody else did since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_had_nothing_to_do_is_not_done_later() {
+    let (world, mut caller) = world().await;
+    let nonce = caller.nonce();
+    let written = put(&world, &caller, nonce);
+    caller.send(&written).await.ok();
+    let nonce = caller.nonce();
+    let versions = json::to_vec(&api::KvVersions::default());
+    let request = caller.request("POST", "/v1/kv/app/cache:undelete", JSON_MEDIA_TYPE, versions.clone(), nonce);
+    caller.send(&request).await.ok();
+    let delete = caller.request("POST", "/v1/kv/app/cache:delete", JSON_MEDIA_TYPE, versions, caller.nonce());
+    caller.send(&delete).await.ok();
+    let retry = caller.sign(request, nonce);
+    let told: api::KvMetadata = caller.send(&retry).await.ok().json();
+    assert_eq!(told.versions[0].state, api::KvState::Deleted, "what is so now");
+    caller.call("GET", "/v1/kv/app/cache").await.refused(Code::Deleted);
+    finish(world).await;
+}
+
 /// A bucket stays while a request of its minute is under way: its line could be lost, and is written again from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_waits_for_the_lines_of_its_minute() {

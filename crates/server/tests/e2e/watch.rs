@@ -1,14 +1,16 @@
 //! Waiting for a secret to change: who hears what, and whom the waiting holds up.
 
 use crate::rekey;
-use crate::support::{finish, lines};
+use crate::support::{Caller, finish, lines, tls};
 use bulla_client::{Client, ClientError};
 use bulla_core::audit::Body;
+use bulla_server::unsealed::IN_FLIGHT_MAX;
 use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{DestroyKv, KvState, KvVersions, KvWatched, PutKv, PutPolicy};
 use bulla_wire::error::Code;
 use bulla_wire::name::SecretPath;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
 
 /// Far longer than anything here takes: an answer that comes earlier came by a change.
@@ -173,5 +175,48 @@ async fn it_holds_up_nobody() {
     task.abort();
     world.start().await;
     world.unseal().await;
+    finish(world).await;
+}
+
+/// A valid signature came over this connection, whose request is under way. A flood of strangers takes the places of strangers,
+/// not this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_keeps_the_place_in_a_flood() {
+    let (mut world, alice) = world().await;
+    world.stop().await;
+    world.config.limits.connections = 3;
+    world.start().await;
+    world.unseal().await;
+    let (client, at) = (world.client(&alice), path("app/db"));
+    let known = client.kv_watch(&at, None, LONG).await.unwrap();
+    drop(client);
+    let begun = Instant::now();
+    while !world.server().node.parts.metrics.text().contains("bulla_connections 0\n") {
+        assert!(begun.elapsed() < SOON, "clients that are dropped hang up");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Its connection has brought nothing but a request for a challenge, which strangers make too.
+    let mut waiter = Caller::new(&world, &alice).await;
+    let target = format!("/v1/kv/app/db:watch?after={}&wait_s=40", known.mark);
+    let waiting = tokio::spawn(async move { waiter.call("GET", &target).await });
+    // Its signature is verified, and it waits.
+    let unsealed = crate::support::unsealed(&world);
+    while unsealed.in_flight.available_permits() == usize::try_from(IN_FLIGHT_MAX).unwrap() {
+        assert!(begun.elapsed() < LONG, "it waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let to = world.server().ready.address;
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        strangers.push(tls(to, "http/1.1").await);
+    }
+    let mut first = strangers.remove(0);
+    // The third took a place: that of the first, which ends at once. Were it left, it would end by itself after ten seconds, and the
+    // one that waits two seconds after it was sent away.
+    let _ended = tokio::time::timeout(Duration::from_secs(20), first.read_u8()).await.expect("an end");
+    world.client(&alice).kv_put(&at, &PutKv::bytes(vec![1])).await.unwrap();
+    let reply = tokio::time::timeout(SOON, waiting).await.expect("woken").unwrap();
+    assert_eq!(reply.ok().json::<KvWatched>().version, 1);
+    drop((first, strangers));
     finish(world).await;
 }

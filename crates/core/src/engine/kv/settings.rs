@@ -37,10 +37,13 @@ impl Operation for Inspect {
 }
 
 impl Operation for SetSettings {
-    fn step(&self, records: &Records, _: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
+    fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
         let Self { path, body } = self;
         let Some(found) = Found::read(records, path)? else { return Ok(Step::need([entry_key(path)])) };
         let mut secret = found.secret.unwrap_or_else(Secret::new);
+        if context.repeated.is_some() {
+            return Ok(Outcome::read(secret.reply(path)));
+        }
         if let Err(refusal) = set(&mut secret.settings, body) {
             return Ok(Outcome::refuse(refusal));
         }

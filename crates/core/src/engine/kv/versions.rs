@@ -136,6 +136,7 @@ fn chosen(path: &SecretPath, secret: &Secret, versions: Option<&[u64]>) -> Resul
 fn change(
     path: &SecretPath,
     records: &Records,
+    context: &Context<'_>,
     versions: Option<&[u64]>,
     mut alter: impl FnMut(&mut KvVersion, &mut Writes) -> Result<(), Refusal>,
 ) -> Result<Step, Fault> {
@@ -144,6 +145,10 @@ fn change(
         Ok(found) => found,
         Err(refusal) => return Ok(Outcome::refuse(refusal)),
     };
+    if context.repeated.is_some() {
+        // Others may have changed it since: what is so now is told, not what this would make of it.
+        return Ok(Outcome::read(secret.reply(path)));
+    }
     let before = secret.versions.clone();
     let numbers = match chosen(path, &secret, versions) {
         Ok(numbers) => numbers,
@@ -156,17 +161,15 @@ fn change(
         }
     }
     let reply = secret.reply(path);
-    if secret.versions == before {
-        // Said again after somebody else's change, it must not undo that.
-        return Ok(Outcome::wrote(writes, reply, Replay::Kept));
+    if secret.versions != before {
+        put_secret(&mut writes, path, Some(record), secret);
     }
-    put_secret(&mut writes, path, Some(record), secret);
     Ok(Outcome::wrote(writes, reply, Replay::Again))
 }
 
 impl Operation for Delete {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        change(&self.path, records, self.body.versions.as_deref(), |version, _| {
+        change(&self.path, records, context, self.body.versions.as_deref(), |version, _| {
             if version.state == KvState::Live {
                 (version.state, version.since_ms) = (KvState::Deleted, Some(context.now.unix_ms));
             }
@@ -177,7 +180,7 @@ impl Operation for Delete {
 
 impl Operation for Undelete {
     fn step(&self, records: &Records, context: &Context<'_>, _: &mut dyn Rng) -> Result<Step, Fault> {
-        change(&self.path, records, self.body.versions.as_deref(), |version, _| {
+        change(&self.path, records, context, self.body.versions.as_deref(), |version, _| {
             if version.state == KvState::Deleted {
                 (version.state, version.since_ms) = (KvState::Live, None);
             }
@@ -196,7 +199,7 @@ impl Operation for Destroy {
         if body.all {
             return destroy_all(path, records, context);
         }
-        change(path, records, body.versions.as_deref(), |version, writes| {
+        change(path, records, context, body.versions.as_deref(), |version, writes| {
             if has_content(version) {
                 writes.delete(content_key(path, version.version));
                 (version.state, version.since_ms) = (KvState::Destroyed, Some(context.now.unix_ms));
@@ -215,6 +218,9 @@ fn destroy_all(path: &SecretPath, records: &Records, context: &Context<'_>) -> R
         Err(_) if context.repeated.is_some() => return Ok(Outcome::read(Secret::new().reply(path))),
         Err(refusal) => return Ok(Outcome::refuse(refusal)),
     };
+    if context.repeated.is_some() {
+        return Ok(Outcome::read(secret.reply(path)));
+    }
     let scan = |dir: &str| Query::Scan { kind: Kind::Kv, dir: dir.into(), after: None, limit: 2 };
     let queries = path.ancestors().flat_map(|dir| [scan(dir), Query::Get(mark_key(dir))]);
     let unread = |query: &Query| match query {
