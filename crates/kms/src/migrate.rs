@@ -83,10 +83,14 @@ impl Fields {
 
     /// What nobody took, by name: what stands there may be secret.
     fn rest(self, left: &mut Vec<String>) {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         for (name, value) in self.fields {
-            if value != Value::Null && value != "" && name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                left.push(format!("{name}: not known here"));
+            if value == Value::Null || value == "" {
+                continue;
             }
+            let shown =
+                if !name.is_empty() && name.bytes().all(word) { name.as_str() } else { "a name that is no word" };
+            left.push(format!("{shown}: not known here"));
         }
     }
 }
@@ -99,6 +103,16 @@ fn quoted(text: &str) -> String {
 /// An address for us: Vault is not asked in clear.
 fn address(given: &str, left: &mut Vec<String>) -> String {
     let given = given.trim_end_matches('/');
+    // Who is shown there may have a password.
+    let whole = given.split_once("://").and_then(|(scheme, rest)| {
+        let end = rest.find('/').unwrap_or(rest.len());
+        let (authority, path) = rest.split_at_checked(end)?;
+        Some(format!("{scheme}://{}{path}", authority.rsplit_once('@')?.1))
+    });
+    if whole.is_some() {
+        left.push("address: the user before @ is not copied, nor a password there; change it".to_owned());
+    }
+    let given = whole.as_deref().unwrap_or(given);
     match given.strip_prefix("http://") {
         Some(rest) => {
             left.push(format!(

@@ -243,8 +243,9 @@ impl Plugin {
         let mut holders = self.looked_at(envelope, needed, until).await;
         if holders.len() < needed && self.ask_again() {
             // Another node may be ahead of this one.
-            // Whoever is not done in time is left.
-            let _ = timeout_at(until.into(), self.look_at_all(false)).await;
+            // Whoever is not done in time, or when the others have the key, is left.
+            let enough = || self.holders(envelope).len() >= needed;
+            let _ = timeout_at(until.into(), self.look_at_all(false, enough)).await;
             self.publish();
             holders = self.holders(envelope);
         }

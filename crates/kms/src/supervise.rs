@@ -51,17 +51,18 @@ impl Plugin {
 
     /// Looks at every member once, and proves the key that each uses.
     pub async fn look_once(&self) {
-        self.look_at_all(true).await;
+        self.look_at_all(true, || false).await;
         self.publish();
     }
 
-    /// Looks at every member at the same time. If this is dropped, so are the looks that are not done.
-    pub(crate) async fn look_at_all(&self, deep: bool) {
+    /// Looks at every member at the same time, until all were looked at or those that were are `enough`. The looks that are
+    /// not done then are dropped, as they are if this is.
+    pub(crate) async fn look_at_all(&self, deep: bool, enough: impl Fn() -> bool) {
         let mut tasks = JoinSet::new();
         for member in self.members() {
             let member = Arc::clone(member);
             tasks.spawn(async move { member.look(deep).await });
         }
-        while tasks.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() && !enough() {}
     }
 }

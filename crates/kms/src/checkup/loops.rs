@@ -110,10 +110,10 @@ pub fn judge(config: &Value, network: &Network, resolved: &BTreeMap<String, Vec<
 
 fn address(field: &str, host: &str, resolved: &[IpAddr], network: &Network) -> Option<Finding> {
     const HINT: &str = "use an address outside the cluster, or a member on the node beside it in policy degraded";
-    let domain = network.domain.trim_matches('.');
+    let domain = network.domain.trim_matches('.').to_ascii_lowercase();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let ends = |suffix: &str| name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
-    if ITSELF.contains(&name.as_str()) || ends("svc") || (!domain.is_empty() && ends(domain)) {
+    if ITSELF.contains(&name.as_str()) || ends("svc") || (!domain.is_empty() && ends(&domain)) {
         let found = format!("{field}: {host} is a name of the cluster's DNS, which is not there before kube-apiserver");
         return Some(Finding::fail("loop", found, HINT));
     }
@@ -186,6 +186,10 @@ mod tests {
             ("https://vault.vault.svc.cluster.local.:8200", &[], Fail),
             ("https://Vault.VAULT.SVC", &[], Fail),
             ("https://kubernetes.default", &[], Fail),
+            ("https://kubernetes", &[], Fail),
+            ("https://vault.Cluster.Local", &[], Fail),
+            ("https://user@vault.vault.svc:8200", &[], Fail),
+            ("https://notcluster.local", &[], Ok),
             ("https://notsvc", &[], Ok),
             ("https://10.96.0.10:8200", &[], Warn),
             ("https://10.43.1.1", &[], Warn),
@@ -200,12 +204,25 @@ mod tests {
         for path in [
             "/var/run/secrets/kubernetes.io/serviceaccount/token",
             "/run/secrets/eks.amazonaws.com/serviceaccount/token",
+            "/var/run/secrets/pods.eks.amazonaws.com/serviceaccount/eks-pod-identity-token",
+            "/var/run/secrets/azure/tokens/azure-identity-token",
         ] {
             assert_eq!(judged("token_file", &path.into(), &[]), [Fail], "{path}");
         }
         let uri = "pkcs11:token=t?pin-source=file:/var/run/secrets/kubernetes.io/pin";
         assert_eq!(judged("also", &json!([uri]), &[]), [Fail]);
         assert_eq!(judged("auth", &json!({"kubernetes": {"file": "/etc/token", "role": "r"}}), &[]), [Warn]);
+    }
+
+    /// A name of the DNS is the same in any case, and what was given for `--cluster-domain` with it.
+    #[test]
+    fn a_domain_is_compared_without_case() {
+        let config = json!({"members": {"m": {"bulla": {"address": "bulla.bulla.K8s.Example:8250"}}}});
+        for domain in ["K8s.example", ".k8s.EXAMPLE."] {
+            let network = Network { services: Vec::new(), domain: domain.into() };
+            let findings = judge(&config, &network, &BTreeMap::new());
+            assert_eq!(findings.iter().map(|one| one.verdict).collect::<Vec<_>>(), [Verdict::Fail], "{domain}");
+        }
     }
 
     #[test]

@@ -186,6 +186,7 @@ mod tests {
         for good in [
             group("secrets", OURS),
             group("'*.*'", OURS),
+            group("'*.'", OURS),
             group("secrets", &format!("{OURS}, {OLD}")),
             group("secrets", &OURS.replace("/run/bulla", "/var/run/bulla")),
             group("secrets", &OURS.replace(", timeout: 3s", "")),

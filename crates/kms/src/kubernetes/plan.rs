@@ -227,6 +227,35 @@ mod tests {
         }
     }
 
+    /// What is typed is pasted by whoever holds every key: it names the right one, and nothing of a file becomes a command.
+    #[test]
+    fn what_is_typed_fits_the_member() {
+        let of = |kind: &str, settings: Value| {
+            let steps = steps(&json!({"members": {"m": {kind: settings}}}), "/etc/my kms.toml");
+            let own = steps.iter().filter(|step| step.what.starts_with("member m: "));
+            let own: Vec<_> = own.map(|step| format!("{}\n{}", step.what, step.commands.join("\n"))).collect();
+            assert!(
+                steps.iter().flat_map(|step| &step.commands).any(|line| line.contains("--config '/etc/my kms.toml'"))
+            );
+            own.join("\n")
+        };
+        let age =
+            of("age", json!({"file": "/f", "identity": "/i", "bound_to": "pkcs11:token=t;object=o", "pin_file": "/p"}));
+        let opens = "--identity /i --bound-to 'pkcs11:token=t;object=o' --pin-file /p";
+        assert_eq!(age.matches(opens).count(), 2, "{age}");
+        let azure = |key: &str| of("azure", json!({ "key": key }));
+        assert!(azure("https://v.vault.azure.net/keys/k/1").contains("put it into key on every node"));
+        assert!(!azure("https://v.vault.azure.net/keys/k").contains("put it into key"));
+        let vault =
+            of("vault", json!({"key": "k", "mount": "team/t", "address": "https://v:8200", "namespace": "a;b"}));
+        assert!(
+            vault.contains("VAULT_ADDR=https://v:8200 VAULT_NAMESPACE='a;b' vault write -f team/t/keys/k/rotate"),
+            "{vault}"
+        );
+        let gcp = of("gcp", json!({"key": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}));
+        assert_eq!(gcp.matches("--key k --keyring r --location l --project p").count(), 2, "{gcp}");
+    }
+
     #[test]
     fn words_are_words_of_a_shell() {
         assert_eq!(word("a/b"), "a/b");

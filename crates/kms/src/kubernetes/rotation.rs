@@ -139,6 +139,12 @@ impl Rotation<'_> {
         if anywhere(|of| &of.read) {
             return fail("it read an object under the old key since it began".to_owned());
         }
+        if of.told.keys().chain(of.written.keys()).any(|hash| hash != self.own) {
+            return fail(
+                "since it began it was told a third key id, or wrote under one, which may be of the old key too"
+                    .to_owned(),
+            );
+        }
         if of.read.keys().any(|hash| hash != self.own) {
             return fail("it read objects under a third key id, which may be of the old key too".to_owned());
         }
@@ -228,7 +234,10 @@ mod tests {
             (with(|_, of| put(&mut of.written, OLD, START + 1.0)), "wrote under the old key"),
             (with(|_, of| put(&mut of.told, OLD, START + 1.0)), "was told the old key id"),
             (with(|_, of| put(&mut of.told, OLD, START + 9e3)), "this plugin names"),
-            (with(|_, of| put(&mut of.read, "sha256:third", START)), "third key id"),
+            (with(|_, of| put(&mut of.read, "sha256:third", START)), "read objects under a third key id"),
+            // As while a member was away: the id of those that were there has the old key too.
+            (with(|_, of| put(&mut of.told, "sha256:third", START + 1.0)), "told a third key id"),
+            (with(|_, of| put(&mut of.written, "sha256:third", START + 1.0)), "wrote under one"),
             (with(|_, of| of.read.clear()), "read nothing"),
             (with(|one, _| one.started = None), "when it began"),
             (with(|one, _| one.started = Some(START + 500.0)), "three minutes"),

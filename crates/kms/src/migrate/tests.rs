@@ -112,6 +112,66 @@ fn trousseau_with_each_of_its_providers() {
     assert_eq!(members["azure"]["azure"]["key"], "https://v.managedhsm.azure.net/keys/k");
 }
 
+/// All else is named: whoever moves has to know what did not come.
+#[test]
+fn what_nobody_took_is_named() {
+    let text = r#"{"transitkey": "k", "address": "https://v.example", "vault_role": "hunter2-canary", "max-ttl": 3, "ca.file":
+        true, "hunter2-canary!": "x", "": "x", "empty": "", "none": null}"#;
+    let (_, left) = held(&kleidi(text).unwrap());
+    for name in ["vault_role: not known", "max-ttl: not known", "ca.file: not known", "no word: not known"] {
+        assert!(left.contains(name), "{name}: {left}");
+    }
+    assert!(!left.contains("empty:") && !left.contains("none:"), "{left}");
+}
+
+#[test]
+fn who_is_named_in_an_address_stays_behind() {
+    for (given, wanted) in [
+        ("http://root:hunter2-canary@v.example:8200/", "https://v.example:8200"),
+        ("https://hunter2-canary@v.example", "https://v.example"),
+        ("https://v.example/a@b", "https://v.example/a@b"),
+    ] {
+        let migration = kleidi(&format!(r#"{{"transitkey": "k", "address": "{given}"}}"#)).unwrap();
+        let (members, left) = held(&migration);
+        assert_eq!(members["vault"]["vault"]["address"], wanted);
+        assert_eq!(left.contains("before @"), given.contains("canary"), "{left}");
+    }
+}
+
+#[test]
+fn trousseau_logs_in_by_a_certificate_or_below_another_path() {
+    let text = "keyNames: [a]\naddress: https://v.example\nclientCert: /c.pem\nclientKey: /k.pem\nvaultCACert: /ca.pem\n\
+                transitPath: /team/transit/\ntlsServerName: v\ntoken: hunter2-canary\n";
+    let migration = trousseau(&[text]).unwrap();
+    let (members, left) = held(&migration);
+    let vault = &members["vault"]["vault"];
+    assert_eq!((&vault["ca"], &vault["mount"]), (&"/ca.pem".into(), &"team/transit".into()));
+    assert_eq!(vault["auth"], serde_json::json!({"certificate": {"certificate": "/c.pem", "key": "/k.pem"}}));
+    assert!(left.contains("tlsServerName") && left.contains("token: not copied"), "{left}");
+    opens(&migration);
+    for (path, mount, told) in [
+        ("auth", None, false),
+        ("/auth/", None, false),
+        ("auth/team", Some("team/cert"), false),
+        // A word that only begins so is another path.
+        ("authority/team", None, true),
+        ("team", None, true),
+    ] {
+        let (members, left) = held(&trousseau(&[&format!("{text}authPath: {path}\n")]).unwrap());
+        assert_eq!(members["vault"]["vault"]["auth"]["certificate"]["mount"].as_str(), mount, "{path}");
+        assert_eq!(left.contains("not below auth"), told, "{path}: {left}");
+    }
+}
+
+#[test]
+fn kleidi_with_a_token_that_has_no_label() {
+    let text = r#"{"tokenSerial": "hunter2-canary", "slotNumber": 3, "pin": "", "path": "/m.so"}"#;
+    let (members, left) = held(&kleidi(text).unwrap());
+    assert!(members["hsm"]["pkcs11"]["uri"].as_str().unwrap().contains("token=LABEL;"));
+    assert!(left.contains("named by its label") && !left.contains("pin:"), "{left}");
+    assert!(!left.contains("not known"), "{left}");
+}
+
 #[test]
 fn what_is_not_theirs_is_refused_by_name() {
     for (error, named) in [

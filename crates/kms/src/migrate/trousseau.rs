@@ -91,8 +91,8 @@ fn vault(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> 
 /// In Trousseau's order: a token, then a certificate, then AppRole.
 fn auth(fields: &mut Fields, left: &mut Vec<String>) -> Result<String, String> {
     let base = fields.text("authpath")?.map_or_else(|| "auth".to_owned(), |path| mount(&path));
-    let below = match base.strip_prefix("auth").map(|rest| rest.trim_start_matches('/')) {
-        Some("") => None,
+    let below = match base.strip_prefix("auth/").map(|rest| rest.trim_start_matches('/')) {
+        _ if base == "auth" => None,
         Some(rest) => Some(rest.to_owned()),
         None => {
             left.push("authPath: it is not below auth; put the path of the method into mount".to_owned());

@@ -242,11 +242,13 @@ impl Aws {
         let Some(current) = seen.current_key_material_id.as_deref() else {
             return Ok((unnamed.clone(), vec![unnamed]));
         };
+        let current = self.material(current)?;
         let mut readable = vec![unnamed];
         for Rotation { key_material_id, rotation_date, .. } in self.materials().await? {
             // The first material has no date of its own.
             let since = rotation_date.map_or(created, seconds);
-            readable.extend(key_material_id.map(|id| only(&id, id.clone(), since)));
+            let Some(id) = key_material_id else { continue };
+            readable.push(only(self.material(&id)?, id.clone(), since));
         }
         let known = readable.iter().find(|key| key.version == current).cloned();
         let active = known.unwrap_or_else(|| {
@@ -255,6 +257,17 @@ impl Aws {
             key
         });
         Ok((active, readable))
+    }
+
+    /// The id of a key material, which goes into logs, the state and what people are shown. That of a key without any is
+    /// none: what is wrapped under it is not looked at again.
+    fn material<'a>(&self, id: &'a str) -> Result<&'a str, ProviderError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if (1..=64).contains(&id.len()) && id.bytes().all(plain) && id != ONLY {
+            return Ok(id);
+        }
+        let text = format!("{} names a key material by what is no id", self.http.origin());
+        Err(ProviderError::new(Class::Protocol, text))
     }
 
     /// Whether the key is the one that is meant, and may be used.

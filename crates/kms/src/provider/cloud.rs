@@ -215,6 +215,10 @@ pub async fn file(path: &Path) -> Result<SecretBytes, ProviderError> {
     let failed = |error: &dyn fmt::Display| {
         ProviderError::new(Class::Config, format!("cannot read {}: {error}", path.display()))
     };
+    // To open a pipe waits for whoever writes into it, and takes a thread from everybody for as long.
+    if !tokio::fs::metadata(path).await.map_err(|error| failed(&error))?.is_file() {
+        return Err(failed(&"it is not a file"));
+    }
     let opened = tokio::fs::File::open(path).await.map_err(|error| failed(&error))?;
     // Room for all of it from the start: a growing buffer would leave copies behind.
     let mut bytes = SecretBytes::new(Vec::with_capacity(2 * MAX_FILE_BYTES));
@@ -296,5 +300,12 @@ mod tests {
         }
         std::fs::write(&path, "canary two").unwrap();
         assert!(!text_file(&path).await.unwrap_err().text.contains("canary"));
+        // One that nobody writes into would be waited for.
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for other in [pipe.as_path(), folder.path()] {
+            let error = file(other).await.unwrap_err();
+            assert!(error.class == Class::Config && error.text.contains("not a file"), "{error}");
+        }
     }
 }

@@ -184,7 +184,14 @@ mod tests {
             assert!(error.class == Class::Config && error.text.contains("token"), "{error}");
             assert!(!error.text.contains("canary"), "{error}");
         }
-        assert!(line(&folder.path().join("none")).is_err() && line(folder.path()).is_err());
+        assert!(line(&folder.path().join("none")).is_err());
+        // One that nobody writes into would be waited for.
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for other in [pipe.as_path(), folder.path()] {
+            let error = line(other).unwrap_err();
+            assert!(error.class == Class::Config && error.text.contains("not a file"), "{error}");
+        }
     }
 
     #[test]

@@ -178,6 +178,11 @@ async fn an_answer_that_is_none_is_refused() {
         (metadata(&[("Arn", "canary".into())]), Class::Protocol, "answers for another key"),
         (metadata(&[("KeySpec", "RSA_2048".into())]), Class::Config, "no symmetric key"),
         (metadata(&[("KeyUsage", "SIGN_VERIFY".into())]), Class::Config, "no symmetric key"),
+        (metadata(&[("CurrentKeyMaterialId", "canary\n\u{9b}2J".into())]), Class::Protocol, "what is no id"),
+        (metadata(&[("CurrentKeyMaterialId", "".into())]), Class::Protocol, "what is no id"),
+        (metadata(&[("CurrentKeyMaterialId", "a".repeat(65).into())]), Class::Protocol, "what is no id"),
+        // That of a key which tells none, and whose wrapping is not looked at again.
+        (metadata(&[("CurrentKeyMaterialId", "1".into())]), Class::Protocol, "what is no id"),
         ("a".repeat(300 * 1024), Class::Protocol, "more than 262144 bytes"),
     ] {
         peer.lies("DescribeKey", 200, body);
@@ -186,6 +191,9 @@ async fn an_answer_that_is_none_is_refused() {
     }
     peer.lies("ListKeyRotations", 200, json!({"Rotations": [], "Truncated": true, "NextMarker": "1"}).to_string());
     assert!(failed(aws.observe().await, Class::Protocol).contains("more than"), "a list without an end");
+    let rotation = json!({"KeyMaterialId": "canary b", "KeyMaterialState": "CURRENT"});
+    peer.lies("ListKeyRotations", 200, json!({"Rotations": [rotation], "Truncated": false}).to_string());
+    assert!(!failed(aws.observe().await, Class::Protocol).contains("canary"), "a material that is none");
     let blob = |blob: &[u8]| json!({"KeyId": KEY, "CiphertextBlob": base64(blob)}).to_string();
     for body in [blob(b""), blob(&[1; 257]), blob(&[1; 64]).replace("key/", "key/2")] {
         peer.lies("Encrypt", 200, body);
@@ -238,6 +246,19 @@ async fn what_ended_is_not_shown() {
     account.lock().unwrap().lasting = Duration::from_secs(3600);
     round_trip(&aws, &key, true).await;
     assert_eq!(account.lock().unwrap().roles, 2);
+}
+
+/// Of a metadata service that gives an old one again, or where the clock stands ahead.
+#[tokio::test]
+async fn what_has_ended_when_it_is_given_is_not_shown() {
+    let (peer, account) = start::<Account>().await;
+    account.lock().unwrap().lasting = Duration::ZERO;
+    let metadata = metadata(&account).await;
+    let aws = open(&peer, &format!("instance = {{ endpoint = '{}' }}", metadata.origin));
+    for _ in 0..3 {
+        assert!(failed(aws.observe().await, Class::Unavailable).contains("clock"));
+    }
+    assert_eq!((metadata.count(), peer.count()), (3, 0), "it is asked for once, and nothing is signed by it");
 }
 
 #[tokio::test]
@@ -309,4 +330,37 @@ async fn an_instance_and_a_container_have_roles() {
     metadata.lies("/security-credentials/", 404, "");
     let aws = open(&peer, &format!("instance = {{ endpoint = '{origin}' }}"));
     assert!(failed(aws.observe().await, Class::Config).contains("attach an instance profile"));
+}
+
+/// The credential that is shown to it would go to whoever it names, and what that answers would be believed.
+#[tokio::test]
+async fn a_metadata_service_leads_nowhere_else() {
+    let (peer, account) = start::<Account>().await;
+    let away = Peer::plain(|origin| -> Model {
+        let there = format!("{origin}/elsewhere");
+        Box::new(move |_| {
+            let mut answer = text(302, "");
+            answer.headers_mut().insert("location", there.parse().unwrap());
+            answer
+        })
+    })
+    .await;
+    let token = peer.file("pod-token", "pod.token");
+    let (token, origin) = (token.display(), &away.origin);
+    for (source, asked) in [
+        (format!("instance = {{ endpoint = '{origin}' }}"), "/latest/api/token"),
+        (format!("container = {{ uri = '{origin}/v1/credentials', token_file = '{token}' }}"), "/v1/credentials"),
+    ] {
+        failed(open(&peer, &source).observe().await, Class::Unavailable);
+        assert_eq!(away.calls(|call| Some(call.path.clone())), [asked]);
+    }
+    // The name of a role is one segment of a path.
+    let metadata = metadata(&account).await;
+    for role in ["../../user-data", "kms-role/x", "kms-role?x", "a b", "", &"a".repeat(65)] {
+        metadata.lies("/security-credentials/", 200, role);
+        let aws = open(&peer, &format!("instance = {{ endpoint = '{}' }}", metadata.origin));
+        let error = aws.observe().await.map(|_| ()).unwrap_err();
+        assert!(error.text.contains("names no role"), "{role}: {error}");
+        assert_eq!(metadata.count(), 2, "{role}");
+    }
 }

@@ -153,6 +153,17 @@ async fn an_answer_that_is_none_is_refused() {
         let text = failed(azure.observe().await, class);
         assert!(!text.contains("canary"), "{text}");
     }
+    // A list that goes on elsewhere on the same host, or on one whose name begins so, or for ever.
+    for next in ["/secrets/canary", ".example/keys/canary", "keys/canary", "@canary.example/keys/k8s"] {
+        peer.lies(at, 200, json!({"value": [], "nextLink": format!("{}{next}", peer.origin)}).to_string());
+        peer.count();
+        let text = failed(azure.observe().await, Class::Protocol);
+        assert!(text.contains("elsewhere") && !text.contains("canary"), "{text}");
+        assert_eq!(peer.count(), 1, "{next}");
+    }
+    peer.lies(at, 200, json!({"value": [], "nextLink": format!("{}{at}", peer.origin)}).to_string());
+    assert!(failed(azure.observe().await, Class::Protocol).contains("more than 20 pages"));
+    assert_eq!(peer.count(), 20);
     let (kid, wraps) = (format!("{}/keys/k8s/{}", peer.origin, key.version), "wrapkey?api-version=7.4");
     for value in [String::new(), "=".to_owned(), base64url(&[1; 255]), base64url(&[1; 385])] {
         peer.lies(wraps, 200, json!({"kid": kid, "value": value}).to_string());
@@ -289,6 +300,8 @@ async fn an_answer_that_is_no_token_is_refused() {
         (200, json!({"access_token": salt}).to_string(), Class::Protocol),
         (200, json!({"access_token": format!("{salt} x"), "expires_in": 1}).to_string(), Class::Protocol),
         (200, json!({"access_token": salt, "expires_in": "soon"}).to_string(), Class::Protocol),
+        // One that has ended already is none.
+        (200, json!({"access_token": salt, "expires_in": 0}).to_string(), Class::Unavailable),
         (400, json!({"error": "invalid_grant", "error_description": salt}).to_string(), Class::Denied),
         (400, salt.clone(), Class::Denied),
         (404, String::new(), Class::Config),
@@ -299,4 +312,40 @@ async fn an_answer_that_is_no_token_is_refused() {
         let text = failed(by_secret(&peer, "").observe().await, class);
         assert!(!text.contains(&salt), "{text}");
     }
+}
+
+/// Else it would be renewed never, and a time that no clock has would count as none.
+#[tokio::test]
+async fn no_token_is_believed_for_longer_than_a_day() {
+    let (peer, vault) = start::<Vault>().await;
+    let token = vault.lock().unwrap().issue();
+    for lasts in [json!(u64::MAX), json!(u64::MAX.to_string()), json!(400 * 24 * 3600)] {
+        peer.lies("/oauth2/v2.0/token", 200, json!({"access_token": token, "expires_in": lasts}).to_string());
+        let ends = observed(&by_secret(&peer, "")).await.credential_ends;
+        assert!(ends.is_some_and(|ends| ends <= SystemTime::now() + Duration::from_secs(24 * 3600)), "{lasts}");
+    }
+}
+
+/// One that begins later does not wrap yet, and one that does not fit is left out; neither takes the others away.
+#[tokio::test]
+async fn a_version_that_begins_later_or_does_not_fit_leaves_the_others() {
+    let (peer, vault) = start::<Vault>().await;
+    let azure = by_secret(&peer, "");
+    let first = observed(&azure).await.active;
+    vault.lock().unwrap().rotate();
+    let second = observed(&azure).await.active;
+    let item = |key: &KeyRef, created: u64, from: Option<u64>| {
+        let attributes = json!({"enabled": true, "created": created, "nbf": from});
+        json!({"kid": format!("{}/{}", key.backend, key.version), "attributes": attributes})
+    };
+    for (from, active) in [(None, &second), (Some(now() - 1), &second), (Some(now() + 3600), &first)] {
+        let list = json!({"value": [item(&first, 1, None), item(&second, 2, from)]});
+        peer.lies("/keys/k8s/versions?api-version=7.4&maxresults=25", 200, list.to_string());
+        let seen = azure.observe().await.unwrap();
+        assert_eq!((&seen.active.version, seen.readable.len()), (&active.version, 2), "{from:?}");
+    }
+    let key = json!({"kid": format!("{}/{}", first.backend, first.version), "kty": "oct-HSM"});
+    peer.lies("00000000000000000000000000000000?api-version=7.4", 200, json!({ "key": key }).to_string());
+    let seen = by_secret(&peer, "").observe().await.unwrap();
+    assert_eq!((&seen.active, &seen.readable), (&second, &vec![second.clone()]));
 }

@@ -169,6 +169,11 @@ async fn an_answer_that_is_none_is_refused() {
         let text = failed(gcp.observe().await, class);
         assert!(!text.contains("canary"), "{text}");
     }
+    // A list without an end: each page names the next, and its path ends as the first one's.
+    peer.lies("100", 200, json!({"cryptoKeyVersions": [], "nextPageToken": "100"}).to_string());
+    peer.count();
+    assert!(failed(gcp.observe().await, Class::Config).contains("more than"));
+    assert_eq!(peer.count(), 21);
     let name = Project::name(1);
     for (blob, crc) in [(vec![], crc32c(b"")), (vec![1; 257], crc32c(&[1; 257])), (vec![1; 64], "canary".to_owned())] {
         let body = json!({"name": name, "ciphertext": base64(&blob), "ciphertextCrc32c": crc,

@@ -135,10 +135,20 @@ impl Provider for Backend {
 
 /// A node of the Kubernetes cluster, with these backends. Times are those of a test.
 pub fn node(combination: Combination, backends: &[&Backend], state: Option<&Path>) -> Arc<Plugin> {
+    node_that_looks(combination, backends, state, Duration::from_millis(300))
+}
+
+/// The same, which looks at a backend for so long.
+pub fn node_that_looks(
+    combination: Combination,
+    backends: &[&Backend],
+    state: Option<&Path>,
+    look: Duration,
+) -> Arc<Plugin> {
     let rules = Rules { observations: 2, delay: Duration::ZERO };
     let timing = Timing {
         attempt: Duration::from_millis(100),
-        look: Duration::from_millis(300),
+        look,
         period: Duration::from_secs(3600),
         stale: Duration::from_millis(500),
     };

@@ -1,6 +1,6 @@
 //! The plugin over backends that fail in every way.
 
-use crate::fake::{Backend, Mood, node, soon};
+use crate::fake::{Backend, Mood, node, node_that_looks, soon};
 use bulla_crypto::secret::SecretBytes;
 use bulla_kms::combine::{Combination, Policy};
 use bulla_kms::plugin::{Encrypted, Plugin, Refusal};
@@ -346,4 +346,89 @@ async fn seeds_have_a_size() {
     let made = plugin.encrypt(SecretBytes::new(vec![1; 64]), soon()).await.unwrap();
     let back = plugin.decrypt(made.key_id.as_str(), &made.ciphertext, soon()).await.unwrap();
     assert_eq!(back.seed.expose(), &[1; 64]);
+}
+
+/// Another node is ahead by a key of one member while another member hangs: who has the key is asked as soon as it is known, and
+/// not when the time is over.
+#[tokio::test]
+async fn a_member_that_hangs_keeps_nobody_from_a_new_key_of_another() {
+    let (a, b) = (Backend::new("a"), Backend::new("b"));
+    let behind = node_that_looks(DEGRADED, &[&a, &b], None, Duration::from_secs(3600));
+    behind.look_once().await;
+    let ahead = ready(DEGRADED, &[&a]).await;
+    a.rotate();
+    ahead.look_once().await;
+    ahead.look_once().await;
+    let made = encrypted(&ahead).await;
+    b.is(Mood::Hung);
+    assert_eq!(decrypted(&behind, &made).await.unwrap(), ["a"]);
+}
+
+/// A thousand ask at once while one member hangs: who has a place is answered by the other, everybody else is told so, and no
+/// place is kept.
+#[tokio::test]
+async fn a_thousand_who_ask_at_once_are_answered_or_told_though_a_member_hangs() {
+    let (a, b) = (Backend::new("a"), Backend::new("b"));
+    let plugin = ready(ALL, &[&a, &b]).await;
+    let made = Arc::new(encrypted(&plugin).await);
+    for hung in [&a, &b] {
+        hung.is(Mood::Hung);
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let (plugin, made) = (Arc::clone(&plugin), Arc::clone(&made));
+            tasks.spawn(async move { decrypted(&plugin, &made).await.map(|_| ()) });
+        }
+        let (mut answered, mut told) = (0, 0);
+        while let Some(done) = tasks.join_next().await {
+            match done.unwrap() {
+                Ok(()) => answered += 1,
+                Err(refused) => {
+                    assert_eq!(refused.class, Class::Throttled, "{refused}");
+                    told += 1;
+                }
+            }
+        }
+        assert!(answered >= 64 && answered + told == 1000, "{answered} answered, {told} told");
+        hung.is(Mood::Well);
+        decrypted(&plugin, &made).await.unwrap();
+        // It was left alone meanwhile.
+        plugin.look_once().await;
+    }
+}
+
+/// What passes is tried once more and what does not is not; a member that failed again and again is not asked for a while, until a
+/// look proves it.
+#[tokio::test]
+async fn a_member_is_tried_twice_at_most_and_then_left_alone() {
+    let backend = Backend::new("a");
+    let plugin = ready(ALL, &[&backend]).await;
+    let made = encrypted(&plugin).await;
+    let asked = async |mood: Mood| {
+        backend.is(mood);
+        let before = backend.state().unwraps;
+        let class = decrypted(&plugin, &made).await.unwrap_err().class;
+        let asked = backend.state().unwraps - before;
+        (class, asked)
+    };
+    assert_eq!(asked(Mood::Disabled).await, (Class::KeyDisabled, 1));
+    assert_eq!(asked(Mood::Down).await, (Class::Unavailable, 2));
+    assert_eq!(asked(Mood::Down).await, (Class::Unavailable, 2));
+    assert_eq!(asked(Mood::Well).await, (Class::Unavailable, 0), "it is left alone");
+    plugin.look_once().await;
+    assert_eq!(decrypted(&plugin, &made).await.unwrap(), ["a"]);
+}
+
+/// A disk that is full or read-only takes no seed away from the cluster; it is counted.
+#[tokio::test]
+async fn a_state_that_cannot_be_written_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("none/state.json");
+    let backend = Backend::new("a");
+    let plugin = node(ALL, &[&backend], Some(&state));
+    plugin.look_once().await;
+    let made = encrypted(&plugin).await;
+    assert_eq!(plugin.ready().unwrap(), made.key_id);
+    decrypted(&plugin, &made).await.unwrap();
+    let counted = plugin.metrics().text();
+    assert!(counted.contains("bulla_kms_state_failures_total 1"), "{counted}");
 }

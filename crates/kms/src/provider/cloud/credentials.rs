@@ -4,7 +4,7 @@
 //! is none, or where the backend refused the one that was kept. However often it is refused, a new one is asked for at most
 //! every [`PAUSE`], so that a plugin whose rights were taken away does not lock itself out by asking.
 
-use crate::provider::{Answer, ProviderError};
+use crate::provider::{Answer, Class, ProviderError};
 use bulla_crypto::random::{SystemRng, draw};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -146,7 +146,15 @@ impl<I: Issuer> Credentials<I> {
         {
             return Err(error.clone());
         }
-        match self.issuer.issue().await {
+        // One that has ended when it comes would be shown, and asked for again by each call.
+        let issued = self.issuer.issue().await.and_then(|issued| match issued.ends {
+            Some(ends) if ends <= SystemTime::now() => Err(ProviderError::new(
+                Class::Unavailable,
+                "a credential was given that has ended already: is this machine's clock right?",
+            )),
+            _ => Ok(issued),
+        });
+        match issued {
             Ok(issued) => {
                 let held = Arc::new(Held::new(issued));
                 *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&held));
@@ -164,7 +172,6 @@ impl<I: Issuer> Credentials<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::Class;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     /// Gives numbers, and counts.
@@ -238,6 +245,24 @@ mod tests {
         assert_eq!(numbers.get().await.unwrap().credential, 1);
         tokio::time::sleep(Duration::from_millis(60)).await;
         assert_eq!(numbers.get().await.unwrap().credential, 2);
+    }
+
+    /// A metadata service that gives an old one again, or a clock that stands ahead.
+    #[tokio::test]
+    async fn what_has_ended_when_it_comes_is_none() {
+        let numbers = numbers(Duration::ZERO);
+        for _ in 0..3 {
+            let error = numbers.get().await.map(|_| ()).unwrap_err();
+            assert!(error.class == Class::Unavailable && error.text.contains("clock"), "{error}");
+            assert!(numbers.renewed().await.is_err());
+        }
+        assert_eq!(numbers.issuer.asked.load(Ordering::SeqCst), 1, "nor is it asked for by each call");
+        // It takes the place of none that lasts.
+        let held = Held { credential: 7, ends: None, obtained: Instant::now(), renewed_after: Some(Duration::ZERO) };
+        *numbers.held.lock().unwrap() = Some(Arc::new(held));
+        *numbers.asking.lock().await = None;
+        assert_eq!(numbers.renewed().await.unwrap().credential, 7);
+        assert_eq!(numbers.issuer.asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
