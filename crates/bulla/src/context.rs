@@ -9,7 +9,7 @@ use bulla_keys::KeySource;
 use bulla_wire::id::{ClusterId, KeyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -155,12 +155,17 @@ impl Contexts {
         })
     }
 
-    /// Writes the file in the place of the old one.
-    pub fn store(&self, path: &Path) -> Result<(), Failure> {
-        let text = toml::to_string(self)
+    /// Changes the file: reads it, and writes a new one in its place. Nobody else changes it meanwhile, so of two who add a
+    /// context at once neither is lost. If the change fails, the file stays as it is.
+    pub fn change<T>(path: &Path, change: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        let failed = |error: io::Error| Failure::file("cannot write", path, &error);
+        let _held = lock(path).map_err(failed)?;
+        let mut contexts = Self::load(path)?;
+        let done = change(&mut contexts)?;
+        let text = toml::to_string(&contexts)
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the contexts: {error}")))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        replace(folder, path, text.as_bytes()).map_err(|error| Failure::file("cannot write", path, &error))
+        replace(path, text.as_bytes()).map_err(failed)?;
+        Ok(done)
     }
 
     /// The context with this name.
@@ -193,9 +198,20 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Waits for the lock of the file of contexts, which is held until this is dropped, or its process ends. It is a file beside
+/// it, since the file itself is replaced.
+fn lock(path: &Path) -> io::Result<File> {
+    let folder = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let beside = path.with_extension("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside)?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// Puts a whole new file in the place of the old one. Whoever does holds the lock, so the name is nobody else's.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("toml.new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes).and_then(|()| file.sync_all())?;
     fs::rename(&temporary, path)
@@ -239,12 +255,50 @@ mod tests {
         let token = KeySource::Token(Box::new("pkcs11:token=ops;object=alice?pin-source=/pin".parse().unwrap()));
         let decrypt_with = Some(KeySource::File("/a.key".into()));
         contexts.add("ops", Context { identity: Some(token), decrypt_with, ..context() }).unwrap();
-        contexts.store(&path).unwrap();
+        let put = |there: &mut Contexts| {
+            *there = contexts.clone();
+            Ok(())
+        };
+        Contexts::change(&path, put).unwrap();
         assert_eq!(Contexts::load(&path).unwrap(), contexts);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(&path, "[context.prod]\naddress = \"x\"\nclutser = \"y\"\n").unwrap();
         assert!(Contexts::load(&path).unwrap_err().message.contains("clutser"));
+    }
+
+    /// Two shells, or two steps of one script, add a context at once.
+    #[test]
+    fn of_those_who_change_it_at_once_none_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bulla/config.toml");
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let path = &path;
+                let add = move |contexts: &mut Contexts| {
+                    // Nobody else has it for as long as it is read, changed and written.
+                    let other = File::open(path.with_extension("lock")).unwrap();
+                    assert!(other.try_lock().is_err());
+                    contexts.add(&format!("c{number}"), context())
+                };
+                scope.spawn(move || Contexts::change(path, add).unwrap());
+            }
+        });
+        assert_eq!(Contexts::load(&path).unwrap().context.len(), 8);
+        // Who fails changes nothing, and leaves the way to others.
+        let before = fs::read(&path).unwrap();
+        let failed = Contexts::change(&path, |contexts| {
+            contexts.context.clear();
+            contexts.find("c1").map(drop)
+        });
+        assert_eq!(failed.unwrap_err().exit, Exit::NotFound);
+        assert_eq!(fs::read(&path).unwrap(), before);
+        Contexts::change(&path, |contexts| contexts.add("last", context())).unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(path.parent().unwrap()).unwrap().map(|one| one.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["config.lock", "config.toml"]);
+        assert_eq!(fs::metadata(path.with_extension("lock")).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

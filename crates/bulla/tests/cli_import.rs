@@ -342,6 +342,26 @@ fn a_vault_that_lies_reaches_nothing_else() {
     told.failed(1);
     assert!(told.text().contains("16 segments"), "{}", told.text());
 
+    // What is gone when it is read, by either engine, makes nothing here.
+    let gone = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let told = import(&liar(move |path| match path {
+        "/v1/sys/internal/ui/mounts/secret" => ok(MOUNT),
+        "/v1/secret/?list=true" => ok(r#"{"data":{"keys":["gone"]}}"#),
+        _ => gone.to_owned(),
+    }));
+    assert_eq!(told.code, 0, "{}", told.errors());
+    assert!(told.text().contains("secret empty: 1") && !told.text().contains("imported"), "{}", told.text());
+    let told = import(&liar(move |path| match path {
+        "/v1/sys/internal/ui/mounts/secret" => ok(&MOUNT.replace(r#""1""#, r#""2""#)),
+        "/v1/secret/metadata/?list=true" => ok(r#"{"data":{"keys":["gone"]}}"#),
+        "/v1/secret/metadata/gone" => ok(r#"{"data":{"current_version":2,"versions":{"1":{},"2":{}}}}"#),
+        "/v1/secret/data/gone?version=1" => ok(r#"{"data":{"data":null}}"#),
+        _ => gone.to_owned(),
+    }));
+    assert_eq!(told.code, 0, "{}", told.errors());
+    assert!(told.text().contains("secret empty: 1") && !told.text().contains("imported"), "{}", told.text());
+    assert_eq!(alice.run(["kv", "list", "--recursive"]).ok(), "inside/good");
+
     // A mount that is another, a way elsewhere, no end, no JSON.
     let other = import(&liar(|_| ok(r#"{"data":{"path":"sec/","type":"kv"}}"#)));
     assert!(other.failed(1).contains("the path is not in"), "{}", other.errors());

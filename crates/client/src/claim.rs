@@ -184,4 +184,38 @@ mod tests {
         claims.replace(&name, b"damaged", true).unwrap();
         assert!(Claim::begin(&memory, &slip(3)).is_err());
     }
+
+    /// Where a claim cannot be kept there is none, so nothing is opened: what came would be lost with the process.
+    #[test]
+    fn a_claim_that_cannot_be_kept_is_none() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::of_cluster(base.path(), &slip(3).cluster).unwrap();
+        let memory = Memory::of_directory(directory.clone()).unwrap();
+        let (claims, _) = place(&directory, &slip(3)).unwrap();
+        // As with a full disk: no file can be made.
+        std::fs::create_dir(claims.path("lock")).unwrap();
+        assert!(matches!(Claim::begin(&memory, &slip(3)), Err(ClientError::Io { .. })));
+        assert!(Claim::find(&memory, &slip(3)).unwrap().is_none());
+        std::fs::remove_dir(claims.path("lock")).unwrap();
+        let begun = Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap();
+        assert_eq!(Claim::find(&memory, &slip(3)).unwrap().unwrap().digest().unwrap(), begun);
+    }
+
+    /// Two programs that open one wrap begin with one claim: a second would be an alarm about oneself.
+    #[test]
+    fn of_many_that_begin_at_once_all_have_one_claim() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || Memory::of_directory(Directory::of_cluster(base.path(), &slip(3).cluster).unwrap()).unwrap();
+        let start = std::sync::Barrier::new(8);
+        let begin = || {
+            let memory = open();
+            start.wait();
+            Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap()
+        };
+        let digests: Vec<Digest> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(begin)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+    }
 }

@@ -151,6 +151,10 @@ impl Memory {
             return Ok(());
         }
         self.write_state(told, lost)?;
+        // Another process saw more than what was lost: its position stays, and so does its epoch.
+        if self.seen() != Some(told) {
+            return Ok(());
+        }
         self.write_share_epoch(told.epoch, true)
     }
 
@@ -327,6 +331,8 @@ fn wrote(directory: &Directory, name: &str, error: io::Error) -> ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{person, world};
+    use bulla_crypto::evidence::AdmissionDraft;
     use bulla_wire::id::{ClusterId, Lineage};
 
     fn seen(epoch: u64, sequence: u64) -> Seen {
@@ -361,5 +367,94 @@ mod tests {
         let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
         directory.replace(STATE_FILE, b"{}", false).unwrap();
         assert!(Memory::of_directory(directory).is_err());
+    }
+
+    /// Whoever accepts a loss speaks for what he had seen. What another process saw beyond stays, and with it the epoch below
+    /// which no share is given.
+    #[test]
+    fn a_loss_that_others_saw_beyond_brings_no_share_to_an_older_epoch() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || {
+            let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
+            Memory::of_directory(directory).unwrap()
+        };
+        let (first, second) = (open(), open());
+        first.remember(seen(5, 50)).unwrap();
+        second.remember(seen(5, 50)).unwrap();
+        first.remember_share(6).unwrap();
+        first.remember(seen(6, 60)).unwrap();
+        second.accept_loss(seen(3, 9), Some(&seen(5, 50))).unwrap();
+        assert_eq!((open().seen(), open().share_epoch()), (Some(seen(6, 60)), 6));
+        assert_eq!(second.seen(), Some(seen(6, 60)));
+        open().accept_loss(seen(3, 9), Some(&seen(6, 60))).unwrap();
+        assert_eq!((open().seen(), open().share_epoch()), (Some(seen(3, 9)), 3));
+    }
+
+    /// A full disk, as it looks here: it is told, this process forgets nothing, and writes it once it can.
+    #[test]
+    fn what_cannot_be_written_is_told_and_known_all_the_same() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
+        std::fs::create_dir(directory.path("lock")).unwrap();
+        let memory = Memory::of_directory(directory.clone()).unwrap();
+        assert!(matches!(memory.remember(seen(2, 50)), Err(ClientError::Io { .. })));
+        assert_eq!(memory.seen(), Some(seen(2, 50)));
+        assert!(memory.flush().is_err());
+        // What is not on the disk was given to nobody.
+        assert!(memory.remember_share(2).is_err());
+        assert_eq!(memory.share_epoch(), 0);
+        std::fs::remove_dir(directory.path("lock")).unwrap();
+        memory.flush().unwrap();
+        assert_eq!(Memory::of_directory(directory).unwrap().seen(), Some(seen(2, 50)));
+    }
+
+    /// What an enroller only asks about is not known afterwards: else a server took a name from its holder by one wrong answer.
+    #[test]
+    fn what_would_be_known_is_not_known() {
+        let (world, base) = (world(), tempfile::tempdir().unwrap());
+        let below = |byte| Directory::of_cluster(base.path(), &ClusterId::new([byte; 32])).unwrap();
+        let [one, other] = [11, 12].map(|seed| person("frank", seed).record);
+        let chain = |record: &bulla_crypto::evidence::Record| RecordChain::open(&[record.envelope().clone()]).unwrap();
+        let (one, other) = (chain(&one), chain(&other));
+        let admission = |chain: &RecordChain| {
+            let draft = AdmissionDraft { serial: 5, ..AdmissionDraft::default() };
+            Admission { scope: Scope::Admins(Digest::new([7; 32])), ..draft.payload(&world.view, chain.newest()) }
+        };
+        let kept = Memory::of_directory(below(1)).unwrap();
+        for (memory, lasting) in [(Memory::volatile(), Names::volatile()), (kept, Names::Kept(below(2)))] {
+            let memory = memory.with_lasting(Arc::new(lasting));
+            let name = one.newest().name();
+            memory.would_know(name, &other, &admission(&other)).unwrap();
+            memory.know(name, &one, Some(&admission(&one))).unwrap();
+            let refused = memory.would_know(name, &other, &admission(&other)).unwrap_err();
+            assert!(matches!(refused, ClientError::Known(KnownError::OtherPrincipal { .. })), "{refused}");
+        }
+    }
+
+    /// Of several processes none takes away the documents that another has read, but for a loss that was accepted.
+    #[test]
+    fn documents_are_kept_where_they_go_on_from_those_that_are_kept() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || {
+            let directory = Directory::of_cluster(base.path(), &ClusterId::new([1; 32])).unwrap();
+            Memory::of_directory(directory).unwrap()
+        };
+        let [genesis, one, two, other] = ["0", "1", "2", "x"].map(|text| Envelope {
+            payload_type: "x".into(),
+            payload: text.as_bytes().to_vec(),
+            signatures: Vec::new(),
+        });
+        let (first, second) = (open(), open());
+        first.keep_documents(&[&genesis, &one], &[], false).unwrap();
+        for shown in [&[&genesis][..], &[&genesis, &other], &[&genesis, &other, &two]] {
+            second.keep_documents(shown, &[], false).unwrap();
+            assert_eq!(open().documents(), [genesis.clone(), one.clone()]);
+        }
+        let consent = Digest::new([3; 32]);
+        second.keep_documents(&[&genesis, &one, &two], &[consent], false).unwrap();
+        assert_eq!(first.documents().len(), 3);
+        assert!(open().consents().contains(&consent), "what was shown beside them is known to the next run");
+        first.keep_documents(&[&genesis, &other], &[], true).unwrap();
+        assert_eq!(open().documents(), [genesis, other]);
     }
 }

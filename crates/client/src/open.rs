@@ -311,10 +311,21 @@ pub(crate) async fn open_secret(key: &dyn Decrypter, file: &[u8], limit: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::{Pin, Trust};
     use crate::fixture;
+    use crate::fixture::World;
+    use crate::output::MemoryOutput;
+    use crate::resolve::Me;
+    use bulla_crypto::evidence::{DocumentDraft, Node, RecordChain, sign_in_memory};
+    use bulla_crypto::secret::SecretKey;
+    use bulla_crypto::sign::SigningKey;
+    use bulla_wire::evidence::{Actor, NodeState};
+    use bulla_wire::id::Lineage;
     use bulla_wire::id::{ClusterId, Digest, PrincipalId, WrapId};
     use bulla_wire::json::V1;
+    use bulla_wire::wrap::Receipt;
     use bulla_wire::wrap::{Ciphertext, Mode};
+    use std::sync::Arc;
 
     fn statement(file: &[u8]) -> Statement {
         Statement {
@@ -396,6 +407,188 @@ mod tests {
             assert_eq!(ends_claim(&refused(true)), final_ones.contains(&code), "{code}");
             assert!(!ends_claim(&refused(false)), "{code}");
             assert!(!ends_claim(&ClientError::UnknownOutcome { cause: Box::new(refused(true)) }), "{code}");
+        }
+    }
+
+    /// Bob's client, who knows the cluster and himself already, so that nobody is asked.
+    fn bob(world: &World) -> Client {
+        let identity = Arc::new(fixture::person("bob", 3).identity);
+        let builder = Client::builder("https://localhost:1").identity(identity);
+        let client = builder.pin(Pin::Cluster(world.view.id())).build().unwrap();
+        let chain = RecordChain::open(&[world.bob.record.envelope().clone()]).unwrap();
+        let mut held = client.held();
+        held.trust = Some(Trust { view: Arc::new(world.view.clone()), memory: Arc::new(Memory::volatile()) });
+        held.me = Some(Arc::new(Me { resolved: Resolved { chain, admission: None, disabled: false } }));
+        drop(held);
+        client
+    }
+
+    fn slip(world: &World) -> Slip {
+        Slip { cluster: world.view.id(), wrap: WrapId::new([2; 16]), statement_sha256: Digest::new([4; 32]) }
+    }
+
+    /// What the node says to Bob's claim.
+    fn opened(world: &World, claim: &Claim) -> Receipt {
+        let bob = &world.bob;
+        let key = bob.identity.signing_key().unwrap().public_key().key_id();
+        Receipt {
+            v: V1,
+            cluster: world.view.id(),
+            node: world.node.public_key().key_id(),
+            kind: ReceiptKind::Opened,
+            wrap: slip(world).wrap,
+            slot: 0,
+            statement_sha256: slip(world).statement_sha256,
+            actor: Some(Actor { principal: bob.record.principal(), key, address: None }),
+            claim_sha256: Some(claim.digest().unwrap()),
+            at_ms: 7,
+            doc: 1,
+            epoch: 1,
+            lineage: Lineage::new([1; 16]),
+            prev: Some(Digest::new([5; 32])),
+        }
+    }
+
+    /// Whether Bob takes a delivery with this receipt.
+    async fn takes(world: &World, claim: &Claim, receipt: &Receipt, node: &SigningKey) -> bool {
+        let envelope = sign_in_memory(receipt, &[node]).unwrap();
+        bob(world).delivery_receipt(&slip(world), claim, &json::to_vec(&envelope)).await.is_ok()
+    }
+
+    /// Of all that a node signs only one thing says that this claim got this wrap; nothing is decrypted by another.
+    #[tokio::test]
+    async fn a_delivery_is_of_this_wrap_to_this_claim_of_this_caller() {
+        let world = fixture::world();
+        let claim = Claim::of_nothing(&slip(&world)).unwrap();
+        let good = opened(&world, &claim);
+        for kind in [ReceiptKind::Opened, ReceiptKind::Redelivered] {
+            assert!(takes(&world, &claim, &Receipt { kind, ..good.clone() }, &world.node).await, "{kind:?}");
+        }
+        let (digest, mut other) = (Some(Digest::new([9; 32])), good.actor.clone().unwrap());
+        other.principal = world.alice.record.principal();
+        for (what, bad) in [
+            ("created", Receipt { kind: ReceiptKind::Created, prev: None, ..good.clone() }),
+            ("acked", Receipt { kind: ReceiptKind::Acked, ..good.clone() }),
+            ("refused", Receipt { kind: ReceiptKind::Refused, ..good.clone() }),
+            ("another claim", Receipt { claim_sha256: digest, ..good.clone() }),
+            ("no claim", Receipt { claim_sha256: None, ..good.clone() }),
+            ("somebody else", Receipt { actor: Some(other), ..good.clone() }),
+            ("nobody", Receipt { actor: None, ..good.clone() }),
+            ("another wrap", Receipt { wrap: WrapId::new([3; 16]), ..good.clone() }),
+            ("another statement", Receipt { statement_sha256: Digest::new([9; 32]), ..good.clone() }),
+            ("another cluster", Receipt { cluster: ClusterId::new([9; 32]), ..good.clone() }),
+        ] {
+            assert!(!takes(&world, &claim, &bad, &world.node).await, "{what}");
+        }
+        let stranger = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(77))).unwrap();
+        assert!(!takes(&world, &claim, &good, &stranger).await, "in the node's name");
+        let own = Receipt { node: stranger.public_key().key_id(), ..good };
+        assert!(!takes(&world, &claim, &own, &stranger).await, "in its own name");
+    }
+
+    /// A node whose key was stolen can sign everything, and nothing of it is proof from then on.
+    #[tokio::test]
+    async fn a_delivery_by_a_node_that_was_compromised_is_none() {
+        let mut world = fixture::world();
+        let next = SigningKey::from_seed(&SecretKey::filled(|bytes| bytes.fill(77))).unwrap();
+        let mut draft = DocumentDraft::of(world.view.newest());
+        (draft.nodes[0].state, draft.nodes[0].since_ms) = (NodeState::Compromised, 5);
+        draft.nodes.push(Node { key: next.public_key().clone(), state: NodeState::Active, since_ms: 5 });
+        let payload = world.view.next_document(&draft).unwrap();
+        let document = sign_in_memory(&payload, &[world.alice.identity.signing_key().unwrap()]).unwrap();
+        world.view.push(&document).unwrap();
+        let claim = Claim::of_nothing(&slip(&world)).unwrap();
+        let good = opened(&world, &claim);
+        assert!(!takes(&world, &claim, &good, &world.node).await);
+        assert!(takes(&world, &claim, &Receipt { at_ms: 4, ..good.clone() }, &world.node).await, "before it was");
+        let node = next.public_key().key_id();
+        assert!(takes(&world, &claim, &Receipt { node, doc: 2, ..good }, &next).await, "by the next one");
+    }
+
+    /// Whoever claims what is not for him loses it for whom it is, or is alarmed about.
+    #[tokio::test]
+    async fn nothing_is_claimed_that_is_for_somebody_else() {
+        let world = fixture::world();
+        let client = bob(&world);
+        let of = |person: &fixture::Person| Addressee {
+            principal: person.record.principal(),
+            record_sha256: person.record.digest(),
+            recipients: person.identity.recipients().iter().map(|recipient| recipient.digest()).collect(),
+        };
+        let to = |to: Vec<Addressee>| Statement { to, ..statement(b"file") };
+        let both = to(vec![of(&world.alice), of(&world.bob)]);
+        let mine = client.check_addressed(&both).await.unwrap();
+        assert_eq!(mine.principal, world.bob.record.principal());
+        let refused = to(vec![of(&world.alice)]);
+        let refused = client.check_addressed(&refused).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Input { .. }), "{refused}");
+        // For Bob by name, and by the keys of somebody else.
+        let keys = Addressee { record_sha256: world.alice.record.digest(), ..of(&world.bob) };
+        let refused = to(vec![keys]);
+        let refused = client.check_addressed(&refused).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Untrusted(_)), "{refused}");
+    }
+
+    /// What is not as its writer signed it is told as that, and nothing of it reaches the output, opened or not.
+    #[tokio::test]
+    async fn content_that_is_another_is_not_written() {
+        let world = fixture::world();
+        let client = bob(&world);
+        let (own, others) = (world.bob.identity.recipients(), world.alice.identity.recipients());
+        let bound = binding_of(&statement(b""));
+        let elsewhere = Binding { wrap: WrapId::new([9; 16]), ..bound.clone() };
+        let sealed = |to, binding: Option<&Binding>| envelope::seal(to, binding, b"content").unwrap();
+        let good = sealed(own, Some(&bound));
+        let (mut altered, both) = (good.clone(), [OpenedAs::Content, OpenedAs::AgeFile]);
+        *altered.last_mut().unwrap() ^= 1;
+        for opened_as in both {
+            let mut output = MemoryOutput::new();
+            client.receive(&statement(&good), opened_as, &good, &mut output).await.unwrap();
+            assert_eq!(output.content() == b"content", opened_as == OpenedAs::Content);
+        }
+        let (moved, unbound, other) = (sealed(own, Some(&elsewhere)), sealed(own, None), sealed(others, Some(&bound)));
+        let (content, as_it_is) = (&both[..1], &both[..]);
+        for (what, stated, file, how) in [
+            ("another file", &good, &altered, as_it_is),
+            ("another wrap's", &moved, &moved, as_it_is),
+            ("nobody's", &unbound, &unbound, as_it_is),
+            ("altered before it was signed", &altered, &altered, content),
+            ("to somebody else", &other, &other, content),
+        ] {
+            for opened_as in how {
+                let mut output = MemoryOutput::new();
+                let error = client.receive(&statement(stated), *opened_as, file, &mut output).await.unwrap_err();
+                assert!(matches!(error, ClientError::Tampered { .. }), "{what}: {error}");
+                assert!(output.content().is_empty(), "{what}");
+            }
+        }
+    }
+
+    /// A full disk is not the writer's fault: a report would be final, and nobody would get the content any more.
+    #[tokio::test]
+    async fn an_output_that_fails_is_not_reported_as_bad_content() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        impl Output for Full {
+            fn commit(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let world = fixture::world();
+        let client = bob(&world);
+        let bound = binding_of(&statement(b""));
+        let file = envelope::seal(world.bob.identity.recipients(), Some(&bound), b"content").unwrap();
+        for opened_as in [OpenedAs::Content, OpenedAs::AgeFile] {
+            let error = client.receive(&statement(&file), opened_as, &file, &mut Full).await.unwrap_err();
+            let full = matches!(&error, ClientError::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull);
+            assert!(full, "{error:?}");
         }
     }
 }

@@ -6,6 +6,7 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_wire::encoding::base32;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ pub trait Output: Write + Send {
 pub struct FileOutput {
     file: File,
     temporary: PathBuf,
+    /// It lies at the temporary name. Else it has none yet, and of whoever is ended by a signal nothing stays.
+    named: bool,
     path: PathBuf,
     replaces: bool,
     committed: bool,
@@ -73,8 +76,11 @@ impl FileOutput {
         let name = path.file_name().ok_or_else(|| io::Error::other("this is no name of a file"))?;
         let random = base32(&draw::<10>(&mut SystemRng));
         let temporary = path.with_file_name(format!(".{}.{random}", name.to_string_lossy()));
-        let file = disk::own(OpenOptions::new().create_new(true)).open(&temporary)?;
-        Ok(Self { file, temporary, path: path.to_path_buf(), replaces, committed: false })
+        let (file, named) = match unnamed(folder_of(path))? {
+            Some(file) => (file, false),
+            None => (disk::own(OpenOptions::new().create_new(true)).open(&temporary)?, true),
+        };
+        Ok(Self { file, temporary, named, path: path.to_path_buf(), replaces, committed: false })
     }
 }
 
@@ -91,15 +97,46 @@ impl Output for FileOutput {
     fn commit(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
         if self.replaces {
+            if !self.named {
+                // To replace a file takes two steps.
+                give_name(&self.file, &self.temporary)?;
+                self.named = true;
+            }
             fs::rename(&self.temporary, &self.path)?;
-        } else {
+        } else if self.named {
             // A plain rename would replace what somebody else put there meanwhile.
             rename_new(&self.temporary, &self.path)?;
+        } else {
+            give_name(&self.file, &self.path)?;
         }
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         self.committed = true;
-        disk::sync(parent.unwrap_or(Path::new(".")))
+        disk::sync(folder_of(&self.path))
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file without a name that can be given one, where the file system has such.
+fn unnamed(folder: &Path) -> io::Result<Option<File>> {
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::io::Errno;
+    if !Path::new("/proc/self/fd").exists() {
+        return Ok(None);
+    }
+    match open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(Some(File::from(file))),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives it a name, unless there is one of that name (open(2), "O_TMPFILE").
+fn give_name(file: &File, to: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, linkat};
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, own, CWD, to, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 /// Gives a file its name, unless there is one of that name.
@@ -117,7 +154,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 impl Drop for FileOutput {
     fn drop(&mut self) {
-        if !self.committed {
+        if self.named && !self.committed {
             // Nobody is left to be told; the file has mode 0600.
             drop(fs::remove_file(&self.temporary));
         }
@@ -221,5 +258,27 @@ mod tests {
             output.write_all(b"0123456789").unwrap();
         }
         assert_eq!(output.content(), b"0123456789".repeat(100));
+    }
+
+    /// Whoever presses Ctrl-C while something is decrypted leaves nothing of it behind.
+    #[test]
+    fn a_file_that_is_begun_has_no_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        let count = || fs::read_dir(directory.path()).unwrap().count();
+        for replaces in [false, true] {
+            let made = if replaces { FileOutput::replacing(&path) } else { FileOutput::create(&path) };
+            let mut output = made.unwrap();
+            if output.named {
+                // This file system knows no files without a name.
+                return;
+            }
+            output.write_all(b"half").unwrap();
+            assert_eq!(count(), usize::from(replaces), "it ends here, by whatever signal");
+            output.write_all(b" and half").unwrap();
+            output.commit().unwrap();
+            drop(output);
+            assert_eq!((fs::read(&path).unwrap(), count()), (b"half and half".to_vec(), 1));
+        }
     }
 }

@@ -25,6 +25,8 @@ use bulla_wire::state::State;
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -153,19 +155,12 @@ impl Client {
         let uri: http::Uri = format!("https://{authority}/").parse().map_err(|_| failed("no such address".into()))?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
-        let connected = async {
-            let addresses = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(HTTPS_PORT))).await;
-            let mut refused = Vec::new();
-            for address in addresses.map_err(|error| failed(format!("cannot find {host}: {error}")))? {
-                match TcpStream::connect(address).await {
-                    Ok(stream) => return Ok((address, stream)),
-                    Err(error) => refused.push(format!("{address}: {error}")),
-                }
-            }
-            Err(failed(format!("cannot connect to {}", refused.join("; "))))
-        };
         let late = |what: &str| failed(format!("{what} took more than {} s", PATIENCE.as_secs()));
-        let (peer, stream) = tokio::time::timeout(PATIENCE, connected).await.map_err(|_| late("the connection"))??;
+        let found = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(HTTPS_PORT)));
+        let found = tokio::time::timeout(PATIENCE, found).await.map_err(|_| late("finding the host's addresses"))?;
+        let addresses: Vec<_> = found.map_err(|error| failed(format!("cannot find {host}: {error}")))?.collect();
+        let tried = reached(&addresses, PATIENCE, TcpStream::connect).await;
+        let (peer, stream) = tried.map_err(|refused| failed(format!("cannot connect to {}", refused.join("; "))))?;
         let agreed = TlsConnector::from(tls).connect(name, stream);
         let agreed = tokio::time::timeout(PATIENCE, agreed).await.map_err(|_| late("the TLS handshake"))?;
         let agreed =
@@ -270,6 +265,25 @@ impl Client {
         let judged = view.map_or(Judged::Unjudged, |view| judge(&received, parts, signed, view));
         Ok(look(parts, &received, judged, sent_ms, answered_ms))
     }
+}
+
+/// The first of these addresses that takes a connection, or what each of them said. One that says nothing takes its part of
+/// the time from no other.
+async fn reached<C, F: Future<Output = io::Result<C>>>(
+    addresses: &[SocketAddr],
+    patience: Duration,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<(SocketAddr, C), Vec<String>> {
+    let part = patience.checked_div(u32::try_from(addresses.len()).unwrap_or(u32::MAX)).unwrap_or(patience);
+    let mut refused = Vec::new();
+    for address in addresses {
+        match tokio::time::timeout(part, connect(*address)).await {
+            Ok(Ok(connection)) => return Ok((*address, connection)),
+            Ok(Err(error)) => refused.push(format!("{address}: {error}")),
+            Err(_) => refused.push(format!("{address}: no answer")),
+        }
+    }
+    Err(refused)
 }
 
 /// What an open request has of a signed one.
@@ -466,6 +480,24 @@ mod tests {
         }
         let elsewhere = answer(&world.node, "/other", "");
         assert_eq!(judged(&world, &elsewhere, "/v1/whoami", "a=1"), Judged::Unexplained);
+    }
+
+    /// The first address leads into nothing, as where IPv6 is half set up.
+    #[tokio::test]
+    async fn an_address_that_says_nothing_hides_no_other() {
+        let [silent, closed, open] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let connect = move |address: SocketAddr| async move {
+            match address {
+                _ if address == silent => std::future::pending().await,
+                _ if address == closed => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                _ => Ok(()),
+            }
+        };
+        // How long is no matter: it is over at once, or never.
+        let patience = Duration::from_millis(30);
+        assert_eq!(reached(&[silent, closed, open], patience, connect).await, Ok((open, ())));
+        let refused = reached(&[silent, closed], patience, connect).await.unwrap_err();
+        assert_eq!(refused, ["127.0.0.1:1: no answer", "127.0.0.1:2: connection refused"]);
     }
 
     #[test]

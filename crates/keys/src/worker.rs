@@ -209,3 +209,67 @@ impl Holder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::time::timeout;
+
+    fn worker(limit: Duration) -> TokenWorker {
+        let uri: TokenUri = "pkcs11:token=ops;object=k8s?module-path=/nonexistent/module.so".parse().unwrap();
+        TokenWorker::start(&uri, None, limit).unwrap()
+    }
+
+    /// A token that hangs and comes back works off nothing for those who have gone: a PIN among it, or a key that nobody
+    /// would learn of.
+    #[tokio::test]
+    async fn what_was_given_up_is_not_done_when_the_token_is_back() {
+        let worker = worker(Duration::from_millis(20));
+        let (release, hangs) = mpsc::channel::<()>();
+        let hung = worker.job("hang", move |_| {
+            // Until the other end is gone.
+            hangs.recv().ok();
+            Ok(())
+        });
+        assert!(matches!(hung.await, Err(TokenError::TimedOut { .. })));
+        let done = Arc::new(AtomicU32::new(0));
+        for _ in 0..8 {
+            let done = Arc::clone(&done);
+            let late = worker.job("count", move |_| {
+                done.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            });
+            assert!(matches!(late.await, Err(TokenError::TimedOut { .. })));
+        }
+        drop(release);
+        let mut answers = false;
+        for _ in 0..500 {
+            answers = answers || worker.job("answer", |_| Ok(())).await.is_ok();
+        }
+        assert!(answers, "it is in use again");
+        assert_eq!(done.load(Ordering::Relaxed), 0);
+    }
+
+    /// However many ask while it hangs, only so many wait, and the others are told at once and not when their time is over.
+    #[tokio::test]
+    async fn only_so_many_wait_for_a_token_that_hangs() {
+        let worker = worker(Duration::from_secs(3600));
+        let (release, hangs) = mpsc::channel::<()>();
+        let (begin, began) = mpsc::channel::<()>();
+        let mut hung = Box::pin(worker.job("hang", move |_| {
+            begin.send(()).ok();
+            hangs.recv().ok();
+            Ok(())
+        }));
+        assert!(timeout(Duration::ZERO, &mut hung).await.is_err());
+        began.recv().unwrap();
+        for _ in 0..WAITING {
+            assert!(timeout(Duration::ZERO, worker.job("wait", |_| Ok(()))).await.is_err(), "it waits");
+        }
+        let told = worker.job("wait", |_| Ok(())).await;
+        assert!(matches!(told, Err(TokenError::TimedOut { .. })));
+        drop(release);
+        hung.await.unwrap();
+    }
+}

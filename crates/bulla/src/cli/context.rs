@@ -2,7 +2,7 @@
 
 use super::{absolute, init};
 use crate::ask;
-use crate::context::{Context as Entry, Trust, check_name};
+use crate::context::{Context as Entry, Contexts, Trust, check_name};
 use crate::exit::{Exit, Failure};
 use crate::output::FormatArgs;
 use crate::session::{Global, Session, Settled};
@@ -74,21 +74,19 @@ pub async fn run(command: Context, session: &Session<'_>) -> Result<Exit, Failur
     match command {
         Context::Add(args) => add(session, args).await,
         Context::List(format) => list(session, format),
-        Context::Use { name } => {
-            let mut contexts = session.contexts()?;
+        Context::Use { name } => Contexts::change(session.config_path()?, |contexts| {
             contexts.find(&name)?;
             contexts.current = Some(name);
-            contexts.store(session.config_path()?).map(|()| Exit::Ok)
-        }
+            Ok(Exit::Ok)
+        }),
         Context::Show { name, format } => show(session, name, format),
         Context::AcceptLoss { lineage } => accept_loss(session, lineage).await,
-        Context::Remove { name } => {
-            let mut contexts = session.contexts()?;
+        Context::Remove { name } => Contexts::change(session.config_path()?, |contexts| {
             contexts.find(&name)?;
             contexts.context.remove(&name);
-            contexts.current = contexts.current.filter(|current| *current != name);
-            contexts.store(session.config_path()?).map(|()| Exit::Ok)
-        }
+            contexts.current.take_if(|current| *current == name);
+            Ok(Exit::Ok)
+        }),
     }
 }
 
@@ -130,17 +128,18 @@ pub fn kept_keys(session: &Session<'_>) -> Result<(Option<KeySource>, Option<Key
 
 /// Adds a context to the file, and says so.
 pub fn keep(session: &Session<'_>, name: &str, entry: Entry) -> Result<(), Failure> {
-    let mut contexts = session.contexts()?;
     let said = match &entry.trust {
         Trust::Cluster(cluster) => format!("context {name} is the cluster {cluster}"),
         Trust::Admins(admins) => {
             format!("context {name} trusts any cluster that {} of {} admins approved", admins.k(), admins.keys().len())
         }
     };
-    contexts.add(name, entry)?;
-    contexts.store(session.config_path()?)?;
+    let is_current = Contexts::change(session.config_path()?, |contexts| {
+        contexts.add(name, entry)?;
+        Ok(contexts.current.as_deref() == Some(name))
+    })?;
     session.screen.say(&said);
-    if contexts.current.as_deref() != Some(name) {
+    if !is_current {
         session.screen.hint(&format!("`bulla context use {name}` makes it the current one"));
     }
     Ok(())

@@ -236,9 +236,26 @@ mod tests {
         let target = Box::new(FileOutput::create(&path).unwrap());
         let mut held = Held { content: MemoryOutput::new(), field: None, target };
         held.write_all(b"half").unwrap();
-        assert_eq!(folder.path().read_dir().unwrap().count(), 1, "a temporary file, still empty");
+        assert!(!path.exists());
         held.write_all(b" and half").unwrap();
         held.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"half and half");
+    }
+
+    /// A field that is not there leaves no file, and nothing is told as received: the wrap can be opened again.
+    #[test]
+    fn a_field_that_is_not_there_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let held = |field: &str| {
+            let target = Box::new(FileOutput::create(&path).unwrap());
+            let mut held = Held { content: MemoryOutput::new(), field: Some(field.to_owned()), target };
+            held.write_all(br#"{"a":"1","b":"2"}"#).unwrap();
+            held.commit()
+        };
+        assert!(held("c").unwrap_err().to_string().contains("there are a, b"));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        held("b").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"2");
     }
 }

@@ -5,17 +5,22 @@ use super::*;
 use crate::fixture::{World, person, world};
 use crate::known::KnownError;
 use crate::principal::Admit;
+use bulla_crypto::envelope;
 use bulla_crypto::evidence::{AdminSet, DocumentDraft, Node, Record, RecordChain, sign_in_memory};
 use bulla_crypto::message::{digest_header, sign_response};
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::sign::SigningKey;
+use bulla_wire::api::Kv;
 use bulla_wire::api::{Cluster, LineageEntry};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::encoding::Base64;
 use bulla_wire::error::{Code, ErrorBody};
 use bulla_wire::evidence::{Bytes, Consent, Document, GenesisApproval, NodeState, Position};
 use bulla_wire::id::{ClusterId, Digest, Lineage};
+use bulla_wire::json::StrictMap;
 use bulla_wire::json::V1;
-use bulla_wire::signature::{Answered, JSON_MEDIA_TYPE, ResponseParts, STATE_HEADER};
+use bulla_wire::name::SecretPath;
+use bulla_wire::signature::{AGE_MEDIA_TYPE, Answered, JSON_MEDIA_TYPE, ResponseParts, STATE_HEADER};
 use bulla_wire::state::State;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -33,6 +38,10 @@ enum Act {
     Refuse(Code),
     /// Success.
     Done,
+    /// Success, of the open profile.
+    OpenDone,
+    /// Success, from a node that stands at sequence 1.
+    Behind,
 }
 
 /// A node and its script. The last act is repeated.
@@ -57,6 +66,8 @@ struct Stage {
     instead: Mutex<Option<(ClusterView, SigningKey)>>,
     /// What somebody between answers, unsigned, to whoever wants a challenge.
     between: Mutex<Option<Code>>,
+    /// Media type and body of success, if it is no empty object.
+    body: Mutex<Option<(&'static str, Vec<u8>)>>,
 }
 
 struct Request {
@@ -123,18 +134,23 @@ fn refused(code: Code) -> (u16, Vec<u8>) {
 }
 
 /// The bytes of an answer as `node` signs it.
-fn answer(node: &SigningKey, answered: &Answered<'_>, state: &State, (status, body): (u16, Vec<u8>)) -> Vec<u8> {
+fn answer(node: &SigningKey, answered: &Answered<'_>, state: &State, told: (u16, Vec<u8>)) -> Vec<u8> {
+    answer_of(JSON_MEDIA_TYPE, node, answered, state, told)
+}
+
+fn answer_of(
+    media: &str,
+    node: &SigningKey,
+    answered: &Answered<'_>,
+    state: &State,
+    (status, body): (u16, Vec<u8>),
+) -> Vec<u8> {
     let (digest, challenge, state) = (digest_header(&body), challenge(), state.to_string());
-    let parts = ResponseParts {
-        status,
-        content_type: JSON_MEDIA_TYPE,
-        content_digest: &digest,
-        challenge: &challenge,
-        state: &state,
-    };
+    let parts =
+        ResponseParts { status, content_type: media, content_digest: &digest, challenge: &challenge, state: &state };
     let signed = sign_response(&parts, answered, 1, node).unwrap();
     let headers = [
-        ("content-type", JSON_MEDIA_TYPE),
+        ("content-type", media),
         (CONTENT_DIGEST_HEADER, &digest),
         (CHALLENGE_HEADER, &challenge),
         (STATE_HEADER, &state),
@@ -187,7 +203,16 @@ impl Stage {
             Act::Lose => None,
             Act::Open(code) => Some(answer(node, &request.open(), told, refused(code))),
             Act::Refuse(code) => Some(answer(node, &request.signed(), told, refused(code))),
-            Act::Done => Some(answer(node, &request.signed(), told, (200, b"{}".to_vec()))),
+            Act::Done => {
+                let held = self.body.lock().unwrap().clone();
+                let (media, body) = held.unwrap_or_else(|| (JSON_MEDIA_TYPE, b"{}".to_vec()));
+                Some(answer_of(media, node, &request.signed(), told, (200, body)))
+            }
+            Act::OpenDone => Some(answer(node, &request.open(), told, (200, b"{}".to_vec()))),
+            Act::Behind => {
+                let behind = State { sequence: Some(1), ..told.clone() };
+                Some(answer(node, &request.signed(), &behind, (200, b"{}".to_vec())))
+            }
         }
     }
 
@@ -206,6 +231,7 @@ impl Stage {
             newest: Mutex::default(),
             instead: Mutex::default(),
             between: Mutex::default(),
+            body: Mutex::default(),
         });
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node.sock");
@@ -843,4 +869,91 @@ async fn a_name_that_is_known_is_admitted_for_nobody_else() {
     assert!(matches!(ended, Err(ClientError::Known(KnownError::OtherPrincipal { .. }))), "{ended:?}");
     assert_eq!(asked, 1, "nothing was sent");
     assert_eq!(came(&known).await.1, 3, "it is asked for, admitted, and asked for again");
+}
+
+/// A node may lag behind for once; twice in a row the cluster has lost what was seen. A change that it answered is never told as
+/// one that failed.
+#[tokio::test]
+async fn a_node_that_lags_behind_is_asked_once_more() {
+    let (stage, client, _directory) = Stage::open(world());
+    *stage.place.lock().unwrap() = (1, 1, Some(100));
+    let read = || Call::read("/v1/x");
+    assert!(stage.run(&client, read(), &[Act::Done]).await.0.is_ok());
+    for call in [read(), change()] {
+        let (ended, came) = stage.run(&client, call, &[Act::Behind, Act::Done]).await;
+        assert!(ended.is_ok() && came == 2, "{came}");
+    }
+    let behind = StateError::Sequence { seen: 100, told: 1 };
+    let (ended, came) = stage.run(&client, read(), &[Act::Behind]).await;
+    let refused = ended.err().unwrap();
+    assert!(matches!(&refused, ClientError::RolledBack(error) if *error == behind) && came == 2, "{refused:?}");
+    let (ended, came) = stage.run(&client, change(), &[Act::Behind]).await;
+    let refused = ended.err().unwrap();
+    let ClientError::UnknownOutcome { cause } = refused else { panic!("{refused:?}") };
+    assert!(matches!(&*cause, ClientError::RolledBack(error) if *error == behind) && came == 2, "{cause:?}");
+    assert_eq!(client.trust().await.unwrap().memory.seen().unwrap().sequence, 100, "nothing was forgotten");
+}
+
+/// A node that does not serve has not checked its store: what it says of its place counts for nothing, either way.
+#[tokio::test]
+async fn a_node_that_does_not_serve_tells_no_place() {
+    let (stage, client, _directory) = Stage::open(world());
+    *stage.place.lock().unwrap() = (1, 1, Some(100));
+    assert!(stage.run(&client, Call::read("/v1/x"), &[Act::Done]).await.0.is_ok());
+    let seen = client.trust().await.unwrap().memory.seen();
+    for place in [(1, 1, Some(5)), (9, 9, Some(500)), (0, 2, None)] {
+        *stage.place.lock().unwrap() = place;
+        let (ended, came) = stage.run(&client, Call::read("/v1/x"), &[Act::Refuse(Code::Sealed)]).await;
+        let refused = ended.err().unwrap();
+        assert!(matches!(refused, ClientError::Refused { verified: true, .. }) && came == 1, "{refused:?}");
+        assert_eq!(client.trust().await.unwrap().memory.seen(), seen, "{place:?}");
+    }
+}
+
+/// The open profile covers method, path and query alone: whoever stands between could show a success of before.
+#[tokio::test]
+async fn a_success_of_the_open_profile_belongs_to_no_request() {
+    let (stage, client, _directory) = Stage::open(world());
+    let (ended, came) = stage.run(&client, Call::read("/v1/x"), &[Act::OpenDone]).await;
+    let refused = ended.err().unwrap();
+    assert!(matches!(refused, ClientError::Untrusted(Untrusted::OpenProfile)) && came == 3, "{refused:?}");
+    let (ended, came) = stage.run(&client, change(), &[Act::OpenDone]).await;
+    let refused = ended.err().unwrap();
+    assert!(matches!(refused, ClientError::UnknownOutcome { .. }) && came == 3, "{refused:?}");
+    let (ended, came) = stage.run(&client, change(), &[Act::OpenDone, Act::Done]).await;
+    assert!(ended.is_ok() && came == 2, "the retry found the answer");
+}
+
+/// A node may sign whatever it likes: a secret is taken as the one that was asked for alone, and encrypted alone.
+#[tokio::test]
+async fn a_secret_is_the_one_that_was_asked_for() {
+    let (stage, client, _directory) = Stage::open(world());
+    let [path, other] = ["app/db", "app/other"].map(|path| path.parse::<SecretPath>().unwrap());
+    let by = stage.world.alice.record.principal();
+    let (bytes, data) = (Some(Base64(b"content".to_vec())), Some(StrictMap([("a".to_owned(), "1".to_owned())].into())));
+    let (expires_ms, sealed) = (None, None);
+    let none = Kv { path: path.clone(), version: 2, written_ms: 1, by, expires_ms, data: None, bytes: None, sealed };
+    let good = Kv { bytes, ..none.clone() };
+    let tell = |kv: &Kv, encrypted: bool| {
+        let json = json::to_vec(kv);
+        let file = envelope::seal(stage.world.alice.identity.recipients(), None, &json).unwrap();
+        let told = if encrypted { (AGE_MEDIA_TYPE, file) } else { (JSON_MEDIA_TYPE, json) };
+        *stage.body.lock().unwrap() = Some(told);
+    };
+    tell(&good, true);
+    assert!(client.kv_get(&path).await.is_ok() && client.kv_get_version(&path, 2).await.is_ok());
+    for version in [1, 3] {
+        let refused = client.kv_get_version(&path, version).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Untrusted(_)), "{refused}");
+    }
+    for (what, kv, encrypted) in [
+        ("another path", Kv { path: other, ..good.clone() }, true),
+        ("nothing in it", none, true),
+        ("two contents", Kv { data, ..good.clone() }, true),
+        ("in clear", good, false),
+    ] {
+        tell(&kv, encrypted);
+        let refused = client.kv_get(&path).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Untrusted(_)), "{what}: {refused}");
+    }
 }

@@ -15,6 +15,7 @@ use bulla_wire::error::Code;
 use bulla_wire::json::{self, MAX_JSON_BYTES};
 use bulla_wire::name::Name;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Principals whose keys are looked at, with a request for each: so many take seconds.
@@ -46,9 +47,11 @@ pub async fn checks(session: &Session<'_>) -> Vec<Check> {
 }
 
 fn context(session: &Session<'_>, settled: Result<&Settled, &Failure>) -> Check {
-    let path = session.config_path().ok();
-    let mode = path.and_then(|path| std::fs::metadata(path).ok()).map(|found| found.permissions().mode() & 0o777);
-    judge::context(settled, path.zip(mode))
+    // Who may write into the folder puts another file in the place of this one.
+    let file = session.config_path().ok();
+    let folder = file.and_then(Path::parent);
+    let seen = |path: &Path| Some((path.to_owned(), std::fs::metadata(path).ok()?.permissions().mode() & 0o1777));
+    judge::context(settled, &[file, folder].into_iter().flatten().filter_map(seen).collect::<Vec<_>>())
 }
 
 fn keys(identity: &Identity) -> Check {

@@ -12,7 +12,7 @@ use bulla_wire::api::{Health, SealState, Whoami};
 use bulla_wire::error::Code;
 use bulla_wire::id::{ClusterId, KeyId};
 use bulla_wire::signature::{CHALLENGE_HEADER, SIGNATURE_HEADER};
-use std::path::Path;
+use std::path::PathBuf;
 
 /// A certificate that ends so soon needs somebody's attention.
 const CERTIFICATE_DAYS: u64 = 14;
@@ -30,12 +30,14 @@ const SHOWN_OF_A_RECIPIENT: usize = 24;
 const SHOWN_NAMES: usize = 8;
 const UNCHANGED: &str = "have it forward requests and answers as they are, or pass TLS through to the node";
 
-pub fn context(settled: Result<&Settled, &Failure>, file: Option<(&Path, u32)>) -> Check {
+/// `places` are the file of contexts and its folder, each with its mode.
+pub fn context(settled: Result<&Settled, &Failure>, places: &[(PathBuf, u32)]) -> Check {
     let name = "context";
-    if let Some((path, mode)) = file.filter(|(_, mode)| mode & 0o022 != 0) {
+    // In a folder with the sticky bit nobody replaces another's file.
+    if let Some((path, mode)) = places.iter().find(|(_, mode)| mode & 0o022 != 0 && mode & 0o1000 == 0) {
         let path = path.display();
         let found = format!("{path} has mode {mode:04o}, so others can choose whom you believe");
-        return Check::fail(name, found, format!("chmod 600 {path}, and look at it with `bulla context show`"));
+        return Check::fail(name, found, format!("chmod go-w {path}, and look at it with `bulla context show`"));
     }
     match settled {
         Err(failure) => Check::failed(name, failure),
@@ -576,12 +578,23 @@ mod tests {
     fn files_and_places() {
         let settled = |trust| Settled { address: "x:1".into(), trust, ca: None };
         let cluster = Some(crate::context::Trust::Cluster(ClusterId::new([1; 32])));
-        let path = Path::new("/c");
-        assert_eq!(verdict(&context(Ok(&settled(cluster.clone())), Some((path, 0o644)))), Fine);
-        assert_eq!(verdict(&context(Ok(&settled(cluster)), Some((path, 0o620)))), Fail);
-        assert_eq!(verdict(&context(Ok(&settled(None)), None)), Warn);
+        for (file, folder, wanted, named) in [
+            (0o644, 0o755, Fine, ""),
+            (0o620, 0o700, Fail, "/b/c has mode 0620"),
+            (0o602, 0o700, Fail, "/b/c has mode 0602"),
+            // Another file can be put in its place, unless only one's own may be.
+            (0o600, 0o775, Fail, "/b has mode 0775"),
+            (0o600, 0o707, Fail, "/b has mode 0707"),
+            (0o600, 0o1777, Fine, ""),
+        ] {
+            let places = [(PathBuf::from("/b/c"), file), (PathBuf::from("/b"), folder)];
+            let check = context(Ok(&settled(cluster.clone())), &places);
+            assert_eq!(verdict(&check), wanted, "{check:?}");
+            assert!(check.found.starts_with(named), "{check:?}");
+        }
+        assert_eq!(verdict(&context(Ok(&settled(None)), &[])), Warn);
         let failure = Failure::new(Exit::Failed, "no");
-        assert_eq!(verdict(&context(Err(&failure), None)), Fail);
+        assert_eq!(verdict(&context(Err(&failure), &[])), Fail);
         assert_eq!(verdict(&signs_only(&KeyId::new([1; 32]))), Warn);
         let id = ClusterId::new([1; 32]);
         assert_eq!(verdict(&documents(Some((id, 3)), None, false)), Fine);

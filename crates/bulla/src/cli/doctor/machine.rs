@@ -68,6 +68,11 @@ pub fn left(data: &Path, left: Left) -> Check {
         Left { store: true, key: true, audit: true } => {
             Check::ok(name, format!("{path} has a store, a node key and a log"))
         }
+        Left { store: true, key: false, audit: false } => Check::warn(
+            name,
+            format!("{path} has a store, and neither node.key nor an audit log beside it"),
+            "put both back: without the log a start needs --accept-audit-loss, and clients refuse the new key that it makes",
+        ),
         Left { store: true, audit: false, .. } => Check::warn(
             name,
             format!("{path} has a store and no audit log beside it: a start refuses if the store knows of one"),
@@ -170,6 +175,11 @@ mod tests {
         ];
         for (check, expected) in verdicts {
             assert_eq!(verdict(&check), expected, "{check:?}");
+        }
+        // Whatever is missing is named.
+        for (key, audit) in [(true, false), (false, true), (false, false)] {
+            let found = check(true, key, audit).found;
+            assert_eq!((found.contains("node.key"), found.contains("audit log")), (!key, !audit), "{found}");
         }
     }
 

@@ -135,6 +135,10 @@ impl Tree {
                 Read::Unfit(why) => return Ok(Err(Unfit::Refused(format!("version {}: {why}", planned.theirs)))),
             }
         }
+        // Or numbers without any content would take its place here.
+        if contents.is_empty() {
+            return Ok(Err(Unfit::Empty("it was deleted while it was looked at".to_owned())));
+        }
         Ok(Ok(Theirs { plan, contents }))
     }
 

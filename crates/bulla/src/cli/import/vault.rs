@@ -163,11 +163,13 @@ impl Vault {
             StatusCode::NOT_FOUND => Ok(Answer::Absent),
             StatusCode::FORBIDDEN => Ok(Answer::Refused("the token may not read it".to_owned())),
             // About this path alone, such as a key that is deleted for the time being.
-            StatusCode::BAD_REQUEST => Ok(Answer::Refused(format!("Vault says: {}", said(&body)))),
+            StatusCode::BAD_REQUEST => {
+                Ok(Answer::Refused(format!("Vault says: {}", said(&body, self.token.as_bytes()))))
+            }
             status if status.is_redirection() => {
                 Err(self.failed(path, "it points to another address").hint("give the address of the active node"))
             }
-            status => Err(self.failed(path, &format!("{status} {}", said(&body)))),
+            status => Err(self.failed(path, &format!("{status} {}", said(&body, self.token.as_bytes())))),
         }
     }
 
@@ -228,14 +230,18 @@ fn unreachable(text: String) -> Failure {
     Failure::new(Exit::Unreachable, text).hint("run the command again: it goes on where it stopped")
 }
 
-/// The errors that an answer names.
-fn said(body: &SecretBytes) -> String {
+/// The errors that an answer names; nothing if it repeats the token, which would stand in a report then.
+fn said(body: &SecretBytes, token: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<String>,
     }
     let said = serde_json::from_slice::<Errors>(body.expose()).map(|said| said.errors.join("; "));
-    said.unwrap_or_default().chars().take(QUOTED_CHARS).collect()
+    let said = said.unwrap_or_default();
+    if said.as_bytes().windows(token.len().max(1)).any(|part| part == token) {
+        return String::new();
+    }
+    said.chars().take(QUOTED_CHARS).collect()
 }
 
 /// Parses an answer. The error repeats nothing of it: secrets may stand there.
@@ -271,9 +277,13 @@ mod tests {
 
     #[test]
     fn errors_are_repeated_in_short() {
-        let body = |text: String| SecretBytes::new(text.into_bytes());
-        assert_eq!(said(&body(r#"{"errors":["a","b"]}"#.to_owned())), "a; b");
-        assert_eq!(said(&body("<html>".to_owned())), "");
-        assert_eq!(said(&body(format!(r#"{{"errors":["{}"]}}"#, "x".repeat(5000)))).len(), QUOTED_CHARS);
+        let said = |text: &str| said(&SecretBytes::new(text.as_bytes().to_vec()), b"hvs.canary");
+        assert_eq!(said(r#"{"errors":["a","b"]}"#), "a; b");
+        assert_eq!(said("<html>"), "");
+        assert_eq!(said(&format!(r#"{{"errors":["{}"]}}"#, "x".repeat(5000))).len(), QUOTED_CHARS);
+        // A token that comes back stays here, wherever it stands.
+        assert_eq!(said(r#"{"errors":["bad token hvs.canary, sorry"]}"#), "");
+        assert_eq!(said(r#"{"errors":["a","\u0068vs.canary"]}"#), "");
+        assert_eq!(said(&format!(r#"{{"errors":["{}hvs.canary"]}}"#, "x".repeat(QUOTED_CHARS - 5))), "");
     }
 }

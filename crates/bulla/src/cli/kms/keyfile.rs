@@ -16,6 +16,7 @@ use bulla_crypto::random::SystemRng;
 use bulla_kms::keyfile::{Kek, KeyFile, KeyFileError, MAX_FILE_BYTES, NodeName};
 use bulla_wire::encoding::base32;
 use clap::Subcommand;
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -210,16 +211,26 @@ async fn change(
         return Err(Failure::new(Exit::Failed, "what was encrypted opens as something else, so it was not written")
             .hint("the file is as it was; report this"));
     }
-    if read(&path)? != before {
+    put(file, &path, &before, &sealed)?;
+    Ok(again)
+}
+
+/// Puts a changed file in the place of what was read of it. Not if it is another one meanwhile: a key that somebody else added
+/// would be lost. `file` is what people call it.
+fn put(file: &Path, path: &Path, before: &[u8], sealed: &[u8]) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::file("cannot write", file, &error);
+    // Whoever changes it at the same moment waits here, and then finds another file.
+    let there = File::open(path).map_err(failed)?;
+    rustix::fs::flock(&there, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    if read(path)? != before {
         return Err(Failure::new(Exit::Conflict, format!("somebody changed {} meanwhile", file.display()))
             .hint("run it again: it begins with what lies there now"));
     }
-    let written = FileOutput::replacing(&path).and_then(|output| output.mode(MODE)).and_then(|mut output| {
-        output.write_all(&sealed)?;
+    let written = FileOutput::replacing(path).and_then(|output| output.mode(MODE)).and_then(|mut output| {
+        output.write_all(sealed)?;
         output.commit()
     });
-    written.map_err(|error| Failure::file("cannot write", file, &error))?;
-    Ok(again)
+    written.map_err(failed)
 }
 
 /// A key file as it lies there.
@@ -317,4 +328,34 @@ async fn show(file: &Path, opens: &Opens, format: FormatArgs, session: &Session<
     let rows: Vec<_> = shown.iter().map(row).collect();
     session.screen.table(&["KEY", "CREATED", "BEGINS", "STATE", "CHECK"], &rows)?;
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// Of two who change one file at once the later one waits, is told, and takes no key away.
+    #[test]
+    fn of_two_who_change_a_file_at_once_the_later_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.age");
+        fs::write(&path, "as it was read").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(MODE)).unwrap();
+        let first = File::open(&path).unwrap();
+        rustix::fs::flock(&first, FlockOperation::LockExclusive).unwrap();
+        let own = path.clone();
+        let second = std::thread::spawn(move || put(&own, &own, b"as it was read", b"mine").map_err(|told| told.exit));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!second.is_finished(), "it waits for whoever was first");
+        let mut theirs = FileOutput::replacing(&path).and_then(|output| output.mode(MODE)).unwrap();
+        theirs.write_all(b"theirs").and_then(|()| theirs.commit()).unwrap();
+        drop(first);
+        assert_eq!(second.join().unwrap(), Err(Exit::Conflict));
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+        put(&path, &path, b"theirs", b"mine").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
 }

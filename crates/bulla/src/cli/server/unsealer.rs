@@ -9,6 +9,7 @@ use crate::cli::kms::written;
 use crate::exit::{Failure, told};
 use bulla_client::wire::api::{SealState, ShareGiven};
 use bulla_client::{Client, ClientError, Pin, State, Unseal};
+use bulla_crypto::envelope::OpenError;
 use bulla_crypto::identity::Identity;
 use bulla_crypto::sign::SignError;
 use bulla_keys::{KeySource, Outcome, TokenError};
@@ -97,6 +98,8 @@ impl Trouble {
     fn of_call(error: &ClientError, memory: &Path) -> Self {
         let patience = match error {
             ClientError::Unreachable { .. } | ClientError::Io { .. } => Patience::Short,
+            // The key's holder, before anything was given. A PIN that was refused is known, and not sent with the next attempt.
+            ClientError::Open(OpenError::Key(_)) => Patience::Short,
             ClientError::Sign(SignError::Holder(cause)) => {
                 match cause.downcast_ref::<TokenError>().map(TokenError::outcome) {
                     Some(Outcome::Away) => Patience::Short,
@@ -348,6 +351,28 @@ mod tests {
             (SealState::Sealed, true, late, Next::End),
         ] {
             assert_eq!(next(state, was_unsealed, given), then, "{state:?} {was_unsealed} {given:?}");
+        }
+    }
+
+    /// What passes is tried again soon, so that a token that hung once does not keep a server sealed for an hour; a PIN that was
+    /// refused is not sent by another attempt.
+    #[test]
+    fn what_passes_is_tried_again_soon_and_a_refused_pin_never() {
+        let of = |error: ClientError| Trouble::of_call(&error, Path::new("/var/lib/bulla/memory")).patience;
+        let holder = |error: TokenError| ClientError::Sign(SignError::Holder(Box::new(error)));
+        let late = || TokenError::TimedOut { who: "ops".into(), what: "sign", limit: Duration::from_secs(60) };
+        let key = OpenError::Key("token \"ops\" gave no answer within 60 s".into());
+        let unreachable = ClientError::Unreachable { address: String::new(), cause: String::new() };
+        for (what, error, patience) in [
+            ("the token does not decrypt in time", ClientError::Open(key), Patience::Short),
+            ("nor sign", holder(late()), Patience::Short),
+            ("nobody is there", unreachable, Patience::Short),
+            ("it refused the PIN", holder(TokenError::RefusedBefore { token: "ops".into() }), Patience::None),
+            ("it is another key", holder(TokenError::NoLabel), Patience::Long),
+            ("it is for somebody else", ClientError::Open(OpenError::NoMatch), Patience::Long),
+            ("there is no identity", ClientError::NoIdentity, Patience::Long),
+        ] {
+            assert_eq!(of(error), patience, "{what}");
         }
     }
 }
