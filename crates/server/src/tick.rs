@@ -10,9 +10,9 @@ use bulla_core::engine::{alarm, due};
 use bulla_core::record::Batch;
 use bulla_core::seen::next_mark;
 use bulla_wire::api::AlarmKind;
+use futures_util::stream::{self, StreamExt as _};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 /// How often the sweep looks.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// One look at the clock and at what is due.
-pub async fn once(node: &Arc<Node>, watch: &mut Watch) {
+pub async fn once(node: &Node, watch: &mut Watch) {
     node.sweep_nonces();
     node.parts.metrics.set_audit_blocked(node.parts.sink.healthy().is_err());
     lock(&node.sessions).sweep(node.now_ms());
@@ -83,7 +83,7 @@ pub async fn tell_admins(node: &Node, unsealed: &Unsealed, kind: AlarmKind, mess
     }
 }
 
-async fn sweep(node: &Arc<Node>, unsealed: &Arc<Unsealed>, kind: Kind) -> Result<(), DriveError> {
+async fn sweep(node: &Node, unsealed: &Unsealed, kind: Kind) -> Result<(), DriveError> {
     let (mut after, clock) = (None, node.parts.clock.as_ref());
     let until_ms = clock.monotonic_ms().saturating_add(LOOK_MS);
     loop {
@@ -112,30 +112,24 @@ async fn sweep(node: &Arc<Node>, unsealed: &Arc<Unsealed>, kind: Kind) -> Result
 
 /// Ends what is due, some of it side by side, so that one sync of the store serves many. What cannot be ended now does not
 /// keep the others from their end: the next look finds it again.
-async fn end_all(node: &Arc<Node>, unsealed: &Arc<Unsealed>, due: Vec<due::Entry>) -> Result<(), DriveError> {
-    let mut due = due.into_iter();
-    let mut running = JoinSet::new();
+async fn end_all(node: &Node, unsealed: &Unsealed, due: Vec<due::Entry>) -> Result<(), DriveError> {
+    // Within this task: whoever plays the node by hand plays all of it.
+    let ending = due.into_iter().map(|entry| async move { (end(node, unsealed, &entry).await, entry) });
     let mut failed = None;
-    loop {
-        while failed.is_none() && running.len() < SIDE_BY_SIDE {
-            let Some(entry) = due.next() else { break };
-            let (node, unsealed) = (node.clone(), unsealed.clone());
-            running.spawn(async move { (end(&node, &unsealed, &entry).await, entry) });
-        }
-        match running.join_next().await {
-            None => return failed.map_or(Ok(()), Err),
-            Some(Ok((Ok(()), _))) => {}
+    let mut running = stream::iter(ending).buffer_unordered(SIDE_BY_SIDE);
+    while let Some((ended, entry)) = running.next().await {
+        match ended {
+            Ok(()) => {}
             // Others changed the same thing at once, those beside it among them.
-            Some(Ok((Err(DriveError::Busy), entry))) => {
-                tracing::debug!(what = ?entry.what, "something due has to wait")
-            }
-            Some(Ok((Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))), entry))) => {
+            Err(DriveError::Busy) => tracing::debug!(what = ?entry.what, "something due has to wait"),
+            Err(error @ (DriveError::Barrier(_) | DriveError::Fault(_))) => {
                 tracing::error!(%error, what = ?entry.what, "something due cannot be done");
             }
-            Some(Ok((Err(error), _))) => failed = Some(error),
-            Some(Err(error)) => tracing::error!(%error, "something due cannot be done"),
+            // Those under way come to their end all the same: what they have committed is told.
+            Err(error) => failed = Some(error),
         }
     }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Ends what one entry says is due.
