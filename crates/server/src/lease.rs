@@ -11,7 +11,6 @@ use crate::node::{Node, Phase};
 use crate::serve::static_role;
 use crate::unsealed::Unsealed;
 use bulla_core::audit::LeaseEvent;
-use bulla_core::barrier::{Query, Records};
 use bulla_core::engine::database::static_role::{Ask, Asked, Held};
 use bulla_core::engine::database::{self, Connection};
 use bulla_core::engine::lease::{self, Ended, Failed, Mark, Take, Taken, Unheard};
@@ -98,7 +97,7 @@ async fn look(
     let (mut after, mut seen) = (None, HashSet::new());
     loop {
         let query = database::databases(after.take(), DATABASES_AT_ONCE);
-        let records = read(node, unsealed, std::slice::from_ref(&query)).await?;
+        let records = unsealed.read(&node.parts.store, std::slice::from_ref(&query)).await?;
         let Some((page, more)) = records.page(&query) else { return Ok(()) };
         for record in page {
             match parse_record::<Connection>("database", &record.bytes) {
@@ -122,7 +121,7 @@ async fn look(
 async fn mark(node: &Arc<Node>, unsealed: &Arc<Unsealed>) -> Result<(), DriveError> {
     loop {
         let query = lease::demands(DEMANDS_AT_ONCE);
-        let records = read(node, unsealed, std::slice::from_ref(&query)).await?;
+        let records = unsealed.read(&node.parts.store, std::slice::from_ref(&query)).await?;
         let Some((page, _)) = records.page(&query) else { return Ok(()) };
         if page.is_empty() {
             return Ok(());
@@ -175,7 +174,7 @@ async fn work(node: &Arc<Node>, unsealed: &Arc<Unsealed>, connection: &Connectio
             return true;
         }
         let query = lease::scan(name, after.take(), DUE_AT_ONCE);
-        let records = match read(node, unsealed, std::slice::from_ref(&query)).await {
+        let records = match unsealed.read(&node.parts.store, std::slice::from_ref(&query)).await {
             Ok(records) => records,
             Err(error) => {
                 tracing::warn!(%error, database = %name, "leases wait; the next look goes on");
@@ -298,10 +297,6 @@ async fn rotate(node: &Node, unsealed: &Unsealed, ask: &Ask) -> Result<bool, Dri
 /// Whether it was reached, whatever it said.
 fn reached(error: &DatabaseError) -> bool {
     !matches!(error, DatabaseError::Unreachable(_) | DatabaseError::Login(_))
-}
-
-async fn read(node: &Node, unsealed: &Unsealed, queries: &[Query]) -> Result<Records, DriveError> {
-    unsealed.read(&node.parts.store, queries).await
 }
 
 /// As a request: sealing waits until it is committed. With an owner, whose count of leases changes.

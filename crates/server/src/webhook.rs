@@ -196,8 +196,7 @@ impl Webhook {
             None => self.begin_anew(),
             Some(unsealed) => {
                 let query = alarm::waiting(self.listed, AT_ONCE);
-                let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&query)?).await?;
-                let (_, mut records) = unsealed.keys.barrier.records(&query, snapshot)?;
+                let mut records = unsealed.read(&node.parts.store, &query).await?;
                 let counts = alarm::counts(&records)?;
                 let before = self.counts.replace(counts).map_or(counts.dropped, |before| before.dropped);
                 if counts.dropped > before {
@@ -249,8 +248,7 @@ impl Webhook {
             }
             None => {
                 let query = [Query::Get(alarm::listed_key(number))];
-                let snapshot = node.parts.store.read(unsealed.keys.barrier.reads(&query)?).await?;
-                let (_, records) = unsealed.keys.barrier.records(&query, snapshot)?;
+                let records = unsealed.read(&node.parts.store, &query).await?;
                 records.get(&alarm::listed_key(number)).flatten().and_then(|record| parse(record.bytes.expose()))
             }
         };
