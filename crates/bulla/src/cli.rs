@@ -34,8 +34,6 @@ mod transit;
 mod unseal;
 mod wrap;
 
-pub use kv::{Version, version_of};
-
 use crate::exit::{Exit, Failure};
 use crate::session::{Global, Session};
 use clap::error::{ContextKind, ContextValue, ErrorKind};

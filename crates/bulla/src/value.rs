@@ -1,16 +1,42 @@
-//! Values of secrets by name, as `bulla run` and `bulla template` take them: `kv/app/db#password`.
+//! Versions of secrets, and values in them by name, as `bulla run` and `bulla template` take them: `kv/app/db#password`.
 //!
 //! A secret is read once, however many of its values are named, so all of them are of one version.
 
-use crate::cli::{Version, version_of};
 use crate::exit::{Exit, Failure};
-use bulla_client::Client;
+use bulla_client::{Client, OpenedKv, Resolved};
+use bulla_wire::api::Kv;
 use bulla_wire::encoding::Base64;
+use bulla_wire::id::PrincipalId;
 use bulla_wire::kv::KvContent;
 use bulla_wire::name::SecretPath;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+
+/// A version with its content, opened if it is sealed.
+pub struct Version {
+    /// What was answered, without its content.
+    pub kv: Kv,
+    /// The fields or bytes.
+    pub content: KvContent,
+    /// By whom it is sealed, and to whom; none if the server can read it.
+    pub sealed: Option<(Resolved, Vec<PrincipalId>)>,
+}
+
+/// Reads a version, or the newest, and opens it if it is sealed to the caller.
+pub async fn version_of(client: &Client, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
+    let mut kv = match version {
+        Some(version) => client.kv_get_version(path, version).await?,
+        None => client.kv_get(path).await?,
+    };
+    Ok(match client.kv_open(&kv).await? {
+        Some(OpenedKv { content, writer, readers }) => Version { kv, content, sealed: Some((writer, readers)) },
+        None => {
+            let content = KvContent { data: kv.data.take(), bytes: kv.bytes.take() };
+            Version { kv, content, sealed: None }
+        }
+    })
+}
 
 /// Where a value lies: `kv/<path>[?version=<number>][#<field>]`, without a field if the secret holds bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,6 @@ mod history;
 mod values;
 
 use values::Seal;
-pub use values::{Version, version_of};
 
 use super::wrap::{WrapTo, made};
 use crate::exit::{Exit, Failure};

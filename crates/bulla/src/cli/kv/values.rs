@@ -8,7 +8,8 @@ use crate::input::{self, Limit};
 use crate::names::Names;
 use crate::output::{Format, FormatArgs, time};
 use crate::session::Session;
-use bulla_client::{Client, OpenedKv, Resolved, SealTerms};
+use crate::value::{Version, version_of};
+use bulla_client::{Client, Resolved, SealTerms};
 use bulla_wire::api::{Kv, KvMetadata, KvWritten, PatchKv, PutKv};
 use bulla_wire::encoding::Base64;
 use bulla_wire::error::Code;
@@ -141,31 +142,6 @@ fn told(
     let until = written.expires_ms.map_or_else(String::new, |at_ms| format!(", until {}", time(at_ms)));
     session.screen.say(&format!("{path} has version {} now{until}", written.version));
     Ok(Exit::Ok)
-}
-
-/// A version with its content, opened if it is sealed.
-pub struct Version {
-    /// What was answered, without its content.
-    pub kv: Kv,
-    /// The fields or bytes.
-    pub content: KvContent,
-    /// By whom it is sealed, and to whom; none if the server can read it.
-    sealed: Option<(Resolved, Vec<PrincipalId>)>,
-}
-
-/// Reads a version, or the newest, and opens it if it is sealed to the caller.
-pub async fn version_of(client: &Client, path: &SecretPath, version: Option<u64>) -> Result<Version, Failure> {
-    let mut kv = match version {
-        Some(version) => client.kv_get_version(path, version).await?,
-        None => client.kv_get(path).await?,
-    };
-    Ok(match client.kv_open(&kv).await? {
-        Some(OpenedKv { content, writer, readers }) => Version { kv, content, sealed: Some((writer, readers)) },
-        None => {
-            let content = KvContent { data: kv.data.take(), bytes: kv.bytes.take() };
-            Version { kv, content, sealed: None }
-        }
-    })
 }
 
 pub async fn get(
