@@ -288,7 +288,7 @@ async fn unseal(
     if entered.is_err() {
         // The epoch has advanced, so the seal in memory is no longer the one to open.
         node.parts.store.set_head(None);
-        node.enter(read_phase(&node.parts.store).await?);
+        enter_without_keys(node).await;
     }
     entered
 }
@@ -437,20 +437,32 @@ fn load_policies(records: Vec<bulla_core::barrier::Record>) -> Result<BTreeMap<N
     Ok(policies)
 }
 
+/// Enters the phase of a node without keys: what the store says or, if that cannot be read, what it said last. Whoever
+/// owns the storage must not keep keys from being forgotten.
+pub async fn enter_without_keys(node: &Node) {
+    let found = match read_phase(&node.parts.store).await {
+        Ok(phase @ Phase::Sealed(_)) => return node.enter(phase),
+        Ok(_) => "it holds no cluster any more".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(found, "sealed, but nothing unseals what the store says now; mend the store and start again");
+    node.enter(node.last_sealed());
+}
+
 /// Forgets the keys, once the requests under way have ended; `own` of them are the caller's.
 ///
 /// # Errors
-/// If the node is not unsealed, or the store does not answer.
+/// If the node is not unsealed.
 pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
     let _guard = node.ceremony.lock().await;
     let Phase::Unsealed(unsealed) = node.phase() else {
         return Err(CeremonyError::Phase(SealState::Sealed));
     };
     // New requests meet a sealed node from here on; those under way may end.
-    node.enter(read_phase(&node.parts.store).await?);
+    enter_without_keys(node).await;
     unsealed.close(own).await;
     node.parts.store.set_head(None);
-    node.enter(read_phase(&node.parts.store).await?);
+    enter_without_keys(node).await;
     drop(node.parts.sink.note_sealed(unsealed.keys.epoch));
     tracing::info!(epoch = unsealed.keys.epoch, "sealed");
     Ok(())

@@ -100,6 +100,8 @@ pub struct Node {
     /// Nonces whose effects no store remembers: of sealed routes, of sealing, of confirming the clock.
     nonces: Mutex<HashMap<Digest, Used>>,
     phase: RwLock<Phase>,
+    /// As it was sealed last, in this process.
+    last_sealed: Mutex<Option<Arc<Sealed>>>,
     challenge: ChallengeKey,
     names: Names,
     clock_even: AtomicBool,
@@ -138,6 +140,7 @@ impl Node {
             made: OnceLock::new(),
             nonces: Mutex::default(),
             phase: RwLock::new(Phase::Uninitialised),
+            last_sealed: Mutex::default(),
             challenge: ChallengeKey::of_process(secret_key(&mut rng)),
             names,
             clock_even: AtomicBool::new(true),
@@ -166,9 +169,17 @@ impl Node {
             Phase::Sealed(sealed) => (SealState::Sealed, sealed.stored.config().epoch),
             Phase::Unsealed(unsealed) => (SealState::Unsealed, unsealed.keys.epoch),
         };
+        if let Phase::Sealed(sealed) = &phase {
+            *lock(&self.last_sealed) = Some(Arc::clone(sealed));
+        }
         self.parts.metrics.set_seal(state, epoch);
         self.opened.fetch_or(state == SealState::Unsealed, Ordering::Relaxed);
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// The phase in which it had no keys, the last time.
+    pub fn last_sealed(&self) -> Phase {
+        lock(&self.last_sealed).clone().map_or(Phase::Uninitialised, Phase::Sealed)
     }
 
     /// Whether it was unsealed at some time since the process began.

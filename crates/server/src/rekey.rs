@@ -4,7 +4,7 @@
 //! Requests under way end first, and new ones wait, for milliseconds: between the reading of the seal and the new
 //! keys nothing else may commit. All of it is one commit; a crash leaves the seal of before or the seal of after.
 
-use crate::ceremony::{CeremonyError, NO_POSITION, load};
+use crate::ceremony::{CeremonyError, NO_POSITION, enter_without_keys, load};
 use crate::drive::{DriveError, Once};
 use crate::failpoint;
 use crate::node::{Node, Phase};
@@ -114,7 +114,7 @@ async fn deal(
         Ok(_) => Ok((advance, alarms)),
         Err(error @ CommitError::Unknown { .. }) => {
             // Either seal may stand in the store; only its admins can tell, by opening it.
-            seal_now(node, unsealed).await?;
+            seal_now(node, unsealed).await;
             Err(error.into())
         }
         Err(error) => {
@@ -148,7 +148,7 @@ async fn enter(
         Ok(next) => next,
         Err(error) => {
             // The epoch has advanced, and its keys are not in use: the admins of the document open it.
-            seal_now(node, before).await?;
+            seal_now(node, before).await;
             return Err(error);
         }
     };
@@ -160,9 +160,8 @@ async fn enter(
     Ok(())
 }
 
-async fn seal_now(node: &Node, unsealed: &Unsealed) -> Result<(), CeremonyError> {
+async fn seal_now(node: &Node, unsealed: &Unsealed) {
     unsealed.forget();
     node.parts.store.set_head(None);
-    node.enter(read_phase(&node.parts.store).await?);
-    Ok(())
+    enter_without_keys(node).await;
 }

@@ -36,8 +36,8 @@ use bulla_wire::wrap::{Mode, Slip};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::panic;
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -1142,4 +1142,23 @@ async fn altered_plain_rows_open_nothing_else() {
     }
     println!("{refused} refused, {served} served what was right");
     assert!(refused > rows.len() && refused + served == 3 * rows.len());
+}
+
+/// Whoever owns the storage keeps no keys from being forgotten: what cannot be read at sealing is not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seal_that_cannot_be_read_keeps_no_keys() {
+    for (name, value) in [("document/0", Some(SealedValue::new(&[1; 64]).unwrap())), ("seal/config", None)] {
+        let world = World::new(Shape::default()).await;
+        let (admin, node) = (world.client(&world.admins[0]), Arc::clone(&world.server().node));
+        let keys = Arc::downgrade(&unsealed(&world));
+        let place = (Table::Plain, StoreKey::new(name).unwrap());
+        put(&node.parts.store, vec![(place, value)]).await;
+        admin.seal().await.unwrap();
+        assert_eq!(admin.health().await.unwrap().0.state, api::SealState::Sealed, "{name}");
+        assert_eq!(admin.seal_status().await.unwrap().state, api::SealState::Sealed, "{name}");
+        let refused = admin.kv_get(&path("app/db")).await.unwrap_err();
+        assert_eq!(refused.code(), Some(Code::Sealed), "{name}: {refused}");
+        assert_eq!(keys.strong_count(), 0, "{name}: the keys are kept");
+        finish(world).await;
+    }
 }
