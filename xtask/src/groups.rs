@@ -129,17 +129,18 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "simulation",
         about: "a node by seed, on disks that lose power and a network that loses letters; beside it what mostly waits: deaths at every \
-                failpoint, Kubernetes' client library and whole kube-apiservers, keys elsewhere",
+                failpoint, the real server and client, Kubernetes' client library and whole kube-apiservers, keys elsewhere",
         steps: &[Beside {
             busy: ("bulla-server", "simulation"),
             lanes: &[
-                &[(("bulla", "kubernetes"), &["--skip", "kube_apiserver"])],
+                &[(("bulla", "kubernetes"), &["--skip", "kube_apiserver"]), (("bulla-server", "e2e"), &[])],
                 // Apiservers start by the handful, which the other lane's measurements would feel.
                 &[(("bulla", "kill"), &[]), (("bulla", "kubernetes"), &["kube_apiserver"])],
                 &[
                     (("bulla-kms", "cloud"), &[]),
                     (("bulla-kms", "pkcs11"), &[]),
                     (("bulla-kms", "kms"), &[]),
+                    (("bulla-kms", "vault"), &[]),
                     (("bulla", "agent_process"), &[]),
                     (("bulla", "cli_database"), &[]),
                 ],

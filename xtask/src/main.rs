@@ -39,6 +39,9 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Change the source to see whether a test notices.
     Mutants(mutants::Arguments),
+    /// Run a test program until its first failure.
+    #[command(hide = true)]
+    UntilFailure(mutants::Program),
     /// Hold the policy on the source: sizes, names, dependencies, links, coverage.
     Tidy,
     /// Write the generated files anew, or check that they are up to date.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Deb => deb::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
+        Task::UntilFailure(program) => mutants::until_failure(&program),
         Task::Tidy => tidy::run().map(|tally| tally.failed == 0),
         Task::Docs { check } => docs::run(check),
     };

@@ -1,15 +1,19 @@
 //! `cargo xtask mutants`: changes the source of the crates that decide, one place at a time, and sees whether a test of the
 //! same crate notices. What survives is a rule that no test holds.
 //!
-//! All of it takes hours, so it goes by areas, each with the files of tests that are most likely to notice; what survives
-//! those is tried with all tests of the crate. What was noticed before is not tried again, so a run that was ended goes on
-//! where it was. What may survive stands in `.cargo/mutants.toml`, each with its reason; anything else fails the task.
+//! All of it takes hours, so it goes by areas, and what is most likely to notice is asked first: the tests beside the code
+//! of the same module, then the files of tests nearest to the area, then all tests of the crate. A run ends with its first
+//! test that fails. What was noticed before is not tried again, so a run that was ended goes on where it was. What may
+//! survive stands in `.cargo/mutants.toml`, each with its reason; anything else fails the task.
 
 use crate::setup::{Tools, done};
 use crate::tally::Tally;
 use crate::workspace::{Stop, root, target};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Seconds for one run of tests: many times what they take. A mutant that loops is noticed by that.
 const TIMEOUT: &str = "120";
@@ -20,30 +24,49 @@ struct Area {
     package: &'static str,
     /// Whatever begins so, and no longer beginning of another area fits.
     begins: &'static [&'static str],
-    /// The files of tests that notice most, beside the tests within the source.
+    /// The files of tests that notice most, beside the tests of the same module.
     nearest: &'static [&'static str],
 }
 
-/// Tests that take seconds each, and whose every mutant but few another test notices first: they run with all tests.
+/// Tests that take half a second or more without optimisation, and whose every mutant but few another test notices first:
+/// they run with all tests.
 const SLOW: &[&str] = &[
+    "a_flood_of_alarms_does_not_outgrow_the_webhooks_list",
+    "a_private_key_is_written_as_it_is_read",
+    "a_rotation_keeps_the_chain_and_tells_the_holder",
+    "a_stanza_for_another_ssh_key_is_passed_over",
+    "an_older_age_with_classical_keys",
     "any_k_of_n_open_and_fewer_do_not",
     "every_byte_of_a_share_counts",
+    "every_byte_of_the_configuration_counts",
+    "every_byte_of_the_keyring_counts",
+    "every_flipped_bit_is_seen",
     "every_k_shares_open_and_fewer_do_not",
+    "in_the_end_no_user_is_left",
+    "keys_from_raw_parts_equal_those_from_der",
+    "limits",
+    "malformed_stanzas_of_ssh_kinds_spoil_the_header",
+    "many_epochs",
+    "private_keys_do_not_print",
     "ssh_keys_serve_as_they_are",
-    "an_older_age_with_classical_keys",
-    "a_stanza_for_another_ssh_key_is_passed_over",
+    "ssh_keys_that_cannot_serve_are_named",
+    "statements_about_others_are_not_looked_at",
+    "what_is_remembered_is_what_would_be_decided",
+    "what_is_shown_and_listed_at_once_has_an_end",
+    "what_is_told_is_what_the_database_has",
+    "whatever_is_done_a_model_does_the_same",
 ];
 
 const AREAS: &[Area] = &[
     Area { name: "wire", package: "bulla-wire", begins: &["crates/wire/src/"], nearest: &[] },
     Area { name: "crypto", package: "bulla-crypto", begins: &["crates/crypto/src/"], nearest: &["envelopes"] },
-    Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["people", "kv", "wrap"] },
+    Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["people"] },
     Area { name: "audit", package: "bulla-core", begins: &["crates/core/src/audit"], nearest: &["audit"] },
     Area {
         name: "barrier",
         package: "bulla-core",
         begins: &["crates/core/src/barrier", "crates/core/src/record", "crates/core/src/head"],
-        nearest: &["barrier", "kv", "wrap"],
+        nearest: &["barrier", "kv"],
     },
     Area {
         name: "policy",
@@ -54,17 +77,19 @@ const AREAS: &[Area] = &[
     Area {
         name: "seal",
         package: "bulla-core",
-        begins: &["crates/core/src/seal", "crates/core/src/founding", "crates/core/src/engine/rekey"],
-        nearest: &["seal", "rekey"],
+        begins: &["crates/core/src/seal", "crates/core/src/founding"],
+        nearest: &["seal"],
     },
+    Area { name: "rekey", package: "bulla-core", begins: &["crates/core/src/engine/rekey"], nearest: &["rekey"] },
     Area { name: "wrap", package: "bulla-core", begins: &["crates/core/src/engine/wrap"], nearest: &["wrap"] },
     Area { name: "kv", package: "bulla-core", begins: &["crates/core/src/engine/kv"], nearest: &["kv"] },
     Area { name: "transit", package: "bulla-core", begins: &["crates/core/src/engine/transit"], nearest: &["transit"] },
+    Area { name: "lease", package: "bulla-core", begins: &["crates/core/src/engine/lease"], nearest: &["lease"] },
     Area {
-        name: "lease",
+        name: "database",
         package: "bulla-core",
-        begins: &["crates/core/src/engine/lease", "crates/core/src/engine/database"],
-        nearest: &["lease", "static_role"],
+        begins: &["crates/core/src/engine/database"],
+        nearest: &["static_role", "lease"],
     },
 ];
 
@@ -95,8 +120,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Stop> {
             std::fs::remove_dir_all(&folder)
                 .map_err(|error| Stop(format!("cannot remove {}: {error}", folder.display())))?;
         }
-        let noticed = area.run(&tree, &folder, &files, arguments.shard.as_deref(), true)?
-            || area.run(&tree, &folder, &files, arguments.shard.as_deref(), false)?;
+        let noticed = area.check(&tree, &folder, &files, arguments.shard.as_deref())?;
         println!("{}: {}", area.name, if noticed { "none survived" } else { "see missed.txt" });
         println!("  all of it in {}", folder.join("mutants.out").display());
         all &= noticed;
@@ -110,9 +134,36 @@ pub fn check() -> Result<Tally, Stop> {
     Ok(Tally::check("no mutant survives without a reason", all))
 }
 
+/// Which tests are asked.
+enum Asked<'a> {
+    /// Those within the source, of this module and what is below it.
+    Beside(&'a str),
+    /// Some files of tests.
+    Files(&'a [&'a str]),
+    /// All of the package.
+    All,
+}
+
 impl Area {
-    /// Changes these files; whether tests notice each change, by the nearest ones or by all of the crate.
-    fn run(&self, tree: &Path, folder: &Path, files: &[&str], shard: Option<&str>, near: bool) -> Result<bool, Stop> {
+    /// Changes these files; whether tests notice each change.
+    fn check(&self, tree: &Path, folder: &Path, files: &[&str], shard: Option<&str>) -> Result<bool, Stop> {
+        for (module, files) in by_tested_module(tree, files) {
+            self.run(tree, folder, &files, shard, &Asked::Beside(&module))?;
+        }
+        if !self.nearest.is_empty() && self.run(tree, folder, files, shard, &Asked::Files(self.nearest))? {
+            return Ok(true);
+        }
+        self.run(tree, folder, files, shard, &Asked::All)
+    }
+
+    fn run(
+        &self,
+        tree: &Path,
+        folder: &Path,
+        files: &[&str],
+        shard: Option<&str>,
+        asked: &Asked<'_>,
+    ) -> Result<bool, Stop> {
         std::fs::create_dir_all(folder).map_err(|error| Stop(format!("cannot make {}: {error}", folder.display())))?;
         let mut command = Tools::new().mutants()?;
         command.args(["--in-place", "--baseline", "skip", "--timeout", TIMEOUT, "--colors", "never", "--no-times"]);
@@ -122,16 +173,25 @@ impl Area {
         }
         // Built once and run once, it is sooner done when it is not optimised.
         command.arg(format!("--cargo-arg=--config=profile.dev.package.{}.opt-level=0", self.package));
-        if near {
-            command.arg("--cargo-arg=--lib");
-            command.args(self.nearest.iter().map(|tests| format!("--cargo-arg=--test={tests}")));
+        command.arg(format!("--cargo-arg=--config=target.'cfg(all())'.runner={}", runner()?));
+        match asked {
+            Asked::Beside(_) => {
+                command.arg("--cargo-arg=--lib");
+            }
+            Asked::Files(tests) => {
+                command.args(tests.iter().map(|tests| format!("--cargo-arg=--test={tests}")));
+            }
+            Asked::All => {}
         }
         if let Some(shard) = shard {
             command.args(["--shard", shard]);
         }
         command.args(files.iter().flat_map(|file| ["--file", file]));
-        if near {
+        if !matches!(asked, Asked::All) {
             command.args(["--", "--"]).args(SLOW.iter().flat_map(|test| ["--skip", test]));
+        }
+        if let Asked::Beside(module) = asked {
+            command.arg(format!("{module}::"));
         }
         // Lines of panics are of no use here, and less is linked without them.
         command.env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_TARGET_DIR", target().join("mutants/build"));
@@ -144,6 +204,67 @@ impl Area {
             _ => Err(Stop(format!("cargo mutants of {} ended with {status}", self.name))),
         }
     }
+}
+
+/// Tests of a module, below which asking them first costs more than it spares.
+const WORTH_ASKING: usize = 3;
+
+/// The files by the outermost module around each that has tests beside its code; those with few or none are left out.
+fn by_tested_module<'a>(tree: &Path, files: &[&'a str]) -> BTreeMap<String, Vec<&'a str>> {
+    let tested: BTreeSet<String> = files
+        .iter()
+        .filter(|file| {
+            std::fs::read_to_string(tree.join(file)).is_ok_and(|text| text.contains("#[cfg(test)]\nmod tests"))
+        })
+        .filter_map(|file| module_of(file))
+        .collect();
+    let mut groups: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for &file in files {
+        let Some(module) = module_of(file) else { continue };
+        let mut around = module.match_indices("::").map(|(at, _)| &module[..at]).chain([module.as_str()]);
+        if let Some(module) = around.find(|module| tested.contains(*module)) {
+            groups.entry(module.to_owned()).or_default().push(file);
+        }
+    }
+    let tests =
+        |file: &&str| std::fs::read_to_string(tree.join(file)).map_or(0, |text| text.matches("#[test]").count());
+    groups.retain(|_, files| files.iter().map(tests).sum::<usize>() >= WORTH_ASKING);
+    groups
+}
+
+/// The module that a source is, as tests are named by it.
+fn module_of(file: &str) -> Option<String> {
+    let (_, path) = file.split_once("/src/")?;
+    Some(path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::"))
+}
+
+/// What cargo runs test programs by: this program, as TOML.
+fn runner() -> Result<String, Stop> {
+    let own = std::env::current_exe().map_err(|error| Stop(format!("cannot find this program: {error}")))?;
+    Ok(format!("[{:?}, \"until-failure\"]", own.display().to_string()))
+}
+
+/// A test program and what it is given.
+#[derive(clap::Args)]
+pub struct Program {
+    #[arg(value_name = "PROGRAM", allow_hyphen_values = true, trailing_var_arg = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Runs a test program until its end or the first test that fails; whether none did.
+pub fn until_failure(program: &Program) -> Result<bool, Stop> {
+    let (first, arguments) = program.command.split_first().ok_or_else(|| Stop("no program".to_owned()))?;
+    let failed = |error: std::io::Error| Stop(format!("cannot run {}: {error}", first.display()));
+    let mut child = Command::new(first).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let said = child.stdout.take().map(BufReader::new);
+    for line in said.into_iter().flat_map(BufRead::lines) {
+        let line = line.map_err(failed)?;
+        writeln!(std::io::stdout(), "{line}").map_err(failed)?;
+        if line.starts_with("test ") && line.ends_with("FAILED") {
+            child.kill().map_err(failed)?;
+        }
+    }
+    child.wait().map(|status| status.success()).map_err(failed)
 }
 
 /// The area of a file is the one with the longest beginning that fits.
@@ -181,6 +302,28 @@ fn sources(tree: &Path) -> Result<Vec<String>, Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_is_asked_by_the_outermost_module_with_tests() {
+        let files = sources(&root()).unwrap();
+        let files: Vec<&str> =
+            files.iter().map(String::as_str).filter(|file| file.starts_with("crates/crypto/")).collect();
+        let groups = by_tested_module(&root(), &files);
+        assert!(groups["evidence"].contains(&"crates/crypto/src/evidence/record.rs"), "{groups:?}");
+        assert!(!groups.contains_key("evidence::record") && !groups.contains_key("envelope::transit"), "{groups:?}");
+    }
+
+    #[test]
+    fn a_program_ends_with_its_first_failure() {
+        let run = |script: &str| {
+            let begun = std::time::Instant::now();
+            let command = ["sh", "-c", script].map(OsString::from).to_vec();
+            (until_failure(&Program { command }).unwrap(), begun.elapsed().as_secs() < 30)
+        };
+        assert_eq!(run("echo 'test a ... ok'"), (true, true));
+        assert_eq!(run("exit 1"), (false, true));
+        assert_eq!(run("echo 'test a ... FAILED'; exec sleep 60"), (false, true));
+    }
 
     #[test]
     fn each_source_is_in_one_area_and_each_area_has_some() {

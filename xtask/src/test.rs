@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long one test program may take. Far more than any does, so that a hang ends and says where it was.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// The same with `--long`, for a night.
 const PATIENCE_LONG: Duration = Duration::from_secs(6 * 3600);
 
