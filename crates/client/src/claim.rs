@@ -67,8 +67,13 @@ impl Claim {
     }
 
     fn kept(directory: &Directory, name: &str, slip: &Slip) -> io::Result<Option<Self>> {
-        let bytes = directory.read(name)?;
-        bytes.map(|bytes| Self::read(SecretBytes::new(bytes).expose(), slip)).transpose()
+        let Some(bytes) = directory.read(name)?.map(SecretBytes::new) else { return Ok(None) };
+        // Whoever destroyed it ended before its name was gone.
+        if !bytes.expose().is_empty() && bytes.expose().iter().all(|byte| *byte == 0) {
+            directory.destroy(name)?;
+            return Ok(None);
+        }
+        Self::read(bytes.expose(), slip).map(Some)
     }
 
     fn in_memory(memory: &Memory, slip: &Slip) -> Result<Self, ClientError> {
@@ -183,6 +188,21 @@ mod tests {
         let (claims, name) = place(&directory, &slip(3)).unwrap();
         claims.replace(&name, b"damaged", true).unwrap();
         assert!(Claim::begin(&memory, &slip(3)).is_err());
+    }
+
+    /// Of one that was overwritten and whose name stayed, since the process or the power ended, nothing stays in the way.
+    #[test]
+    fn a_claim_whose_destruction_was_interrupted_is_destroyed() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::of_cluster(base.path(), &slip(3).cluster).unwrap();
+        let memory = Memory::of_directory(directory.clone()).unwrap();
+        let first = Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap();
+        let (claims, name) = place(&directory, &slip(3)).unwrap();
+        let length = claims.read(&name).unwrap().unwrap().len();
+        std::fs::write(claims.path(&name), vec![0; length]).unwrap();
+        assert!(Claim::find(&memory, &slip(3)).unwrap().is_none());
+        assert!(!claims.path(&name).exists());
+        assert_ne!(Claim::begin(&memory, &slip(3)).unwrap().digest().unwrap(), first);
     }
 
     /// Where a claim cannot be kept there is none, so nothing is opened: what came would be lost with the process.
