@@ -11,7 +11,7 @@ mod tls;
 mod turn;
 
 pub use pool::Pools;
-pub use turn::{Turn, Turns};
+pub use turn::{Look, Turn, Turns};
 
 use bulla_core::engine::database::sql::QuoteError;
 use bulla_core::engine::database::template::{Statement, Template, TemplateError};

@@ -272,7 +272,7 @@ async fn end(node: &Node, unsealed: &Unsealed, take: &Take) -> Result<bool, Driv
 /// Rotates the password of a static role, unless somebody does so for longer than a moment. False if the database was not
 /// reached.
 async fn rotate(node: &Node, unsealed: &Unsealed, ask: &Ask) -> Result<bool, DriveError> {
-    // Readers have turns too, and there may always be one.
+    // Those who are told the password are at it for a moment; somebody may rotate it for longer.
     let Ok(_turn) = tokio::time::timeout(TURN_WAIT, unsealed.rotations.wait(&ask.role)).await else { return Ok(true) };
     let driven = drive(node, unsealed, ask, None).await?;
     let Ok(Reply::Secret(bytes)) = &driven.result else { return Err(Fault::Key("due rotation").into()) };

@@ -9,7 +9,7 @@ mod watch;
 mod wrapped;
 
 use crate::ceremony;
-use crate::database::Turn;
+use crate::database::{Look, Turn};
 use crate::dispatch::{Op, Outside, bad_query, parse_op};
 use crate::drive::{DriveError, Driven, Machine, Once};
 use crate::failpoint;
@@ -87,8 +87,10 @@ struct Request<'a> {
     phase: Phase,
     /// Who gets its secret answer in place of the caller, or why nobody does: that is told to whom policy permits to ask.
     wrap_to: Option<Result<WrapTo, Refusal>>,
-    /// Its turn at the password of a static role.
+    /// Its turn at the password of a static role, which it changes.
     turn: Option<Turn>,
+    /// The same for one that is told it.
+    look: Option<Look>,
     /// While it is there, a sealing or a rekey waits for the request.
     under_way: Mutex<Option<SemaphorePermit<'a>>>,
 }
@@ -105,7 +107,8 @@ pub async fn answer(
     // The semaphore is never closed, so there is always a permit in the end.
     let under_way = Mutex::new(unsealed.in_flight.acquire().await.ok());
     let phase = Phase::Unsealed(unsealed.clone());
-    let mut request = Request { node, unsealed, verified, bodies, phase, wrap_to: None, turn: None, under_way };
+    let mut request =
+        Request { node, unsealed, verified, bodies, phase, wrap_to: None, turn: None, look: None, under_way };
     if unsealed.is_closed() {
         // The body came while the keys were forgotten, or exchanged: then what was verified holds as before.
         return match node.phase() {
@@ -123,7 +126,7 @@ pub async fn answer(
             Some(action) => {
                 match &op {
                     Op::KvWatch(watch) => request.await_change(watch, action, &resource).await,
-                    Op::Outside(Outside::Static(of)) => request.await_turn(of.role(), action, &resource).await,
+                    Op::Outside(Outside::Static(of)) => request.await_turn(of, action, &resource).await,
                     _ => {}
                 }
                 Box::pin(request.decide(op, action, resource, mutation, reply)).await

@@ -7,7 +7,7 @@ use crate::database::{DatabaseError, Job, Turn, User, WHOLE_TIMEOUT};
 use crate::dispatch::Static;
 use crate::drive::{DriveError, Driven, Once};
 use crate::failpoint;
-use bulla_core::action::{Action, Resource, RoleName};
+use bulla_core::action::{Action, Resource};
 use bulla_core::engine::database::static_role::{Ask, Asked, Held, Missed, PutStatic, StaticRole, Stored, Withdraw};
 use bulla_core::engine::database::{Connection, Password};
 use bulla_core::operation::Reply;
@@ -21,21 +21,28 @@ pub fn user(role: &StaticRole) -> User<'_> {
 
 impl Request<'_> {
     /// Waits for its turn at a static role, before it is decided: who loses the right meanwhile gets nothing.
-    pub(super) async fn await_turn(&mut self, role: &RoleName, action: Action, resource: &Resource) {
+    pub(super) async fn await_turn(&mut self, op: &Static, action: Action, resource: &Resource) {
         // Who may not ask does not wait, or the time of the refusal would tell.
-        if self.may(action, resource) {
-            let waiting = tokio::time::timeout(WHOLE_TIMEOUT, self.unsealed.rotations.wait(role));
+        if !self.may(action, resource) {
+            return;
+        }
+        let rotations = &self.unsealed.rotations;
+        if let Static::Password(read) = op {
+            let waiting = tokio::time::timeout(WHOLE_TIMEOUT, rotations.look(&read.role));
+            self.look = self.aside(waiting).await.ok();
+        } else {
+            let waiting = tokio::time::timeout(WHOLE_TIMEOUT, rotations.wait(op.role()));
             self.turn = self.aside(waiting).await.ok();
         }
     }
 
     pub(super) async fn static_role(&self, op: &Static, once: Option<&Once<'_>>) -> Result<Driven, DriveError> {
-        let Some(turn) = &self.turn else { return Err(DriveError::Busy) };
-        match op {
-            Static::Put(put) => self.put_static(put, turn, once).await,
-            Static::Delete(delete) => self.drive(delete, once).await,
-            Static::Password(read) => self.drive(read, once).await,
-            Static::Rotate(ask) => self.rotate_static(ask, turn, once).await.map(|(driven, _)| driven),
+        match (op, &self.turn, &self.look) {
+            (Static::Put(put), Some(turn), _) => self.put_static(put, turn, once).await,
+            (Static::Delete(delete), Some(_), _) => self.drive(delete, once).await,
+            (Static::Password(read), _, Some(_)) => self.drive(read, once).await,
+            (Static::Rotate(ask), Some(turn), _) => self.rotate_static(ask, turn, once).await.map(|(driven, _)| driven),
+            _ => Err(DriveError::Busy),
         }
     }
 
