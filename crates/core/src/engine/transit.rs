@@ -324,12 +324,8 @@ fn answer<T, I: From<Result<T, ItemError>>>(results: Vec<Result<T, Stop>>) -> Re
     for result in results {
         items.push(match result {
             Ok(made) => Ok(made).into(),
-            Err(Stop::Refused(refusal)) if alone && refusal.field.is_none() => {
-                return Err(refusal.field("items[0]").into());
-            }
-            Err(Stop::Refused(Refusal { code, message, hint, .. })) if !alone => {
-                Err(ItemError { code, message, hint }).into()
-            }
+            Err(Stop::Refused(refusal)) if alone => return Err(refusal.field("items[0]").into()),
+            Err(Stop::Refused(Refusal { code, message, hint, .. })) => Err(ItemError { code, message, hint }).into(),
             Err(stop) => return Err(stop),
         });
     }

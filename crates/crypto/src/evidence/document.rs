@@ -155,6 +155,9 @@ impl VerifiedDocument {
     }
 }
 
+/// One for each admin and each enroller.
+const MAX_RECORDS: usize = MAX_ADMINS + MAX_ENROLLERS;
+
 /// Finds out whose record each is, and that each name, key and recipient has one holder.
 fn open_records(
     body: &Document,
@@ -162,8 +165,7 @@ fn open_records(
 ) -> Result<BTreeMap<PrincipalId, Record>, EvidenceError> {
     let mut records = BTreeMap::new();
     let (mut names, mut keys, mut recipients) = (HashSet::new(), HashSet::new(), HashSet::new());
-    let most = MAX_ADMINS + MAX_ENROLLERS;
-    rule(body.records.len() <= most, "records", "must be those of the admins and enrollers only")?;
+    rule(body.records.len() <= MAX_RECORDS, "records", "must be those of the admins and enrollers only")?;
     for envelope in &body.records {
         let record = open_record(envelope, before)?;
         rule(names.insert(record.name().clone()), "records", "must have a name of their own each")?;
