@@ -74,12 +74,14 @@ pub async fn once(node: &Node, watch: &mut Watch) {
     }
 }
 
-/// Puts an alarm into the store for every admin.
+/// Puts an alarm into the store for every admin. One that cannot be stored is told in every other way: keys that are over
+/// store nothing, and whoever owns the storage must not hide it by the list of one admin.
 pub async fn tell_admins(node: &Node, unsealed: &Unsealed, kind: AlarmKind, message: &'static str) {
     let told = unsealed.directory().view().newest().body().admins.clone();
     let raise = alarm::Raise { kind, message, told };
     if let Err(error) = unsealed.drive(node.machine(), &raise, None, None).await {
-        tracing::error!(%error, "the admins were not told");
+        tracing::error!(%error, "an alarm of the admins was not stored");
+        node.notice(kind, None, message);
     }
 }
 

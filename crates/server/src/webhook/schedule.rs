@@ -22,7 +22,7 @@ const IN_A_ROW: u32 = 4;
 /// Where an alarm waits, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
-    /// In memory: a sealed node noticed it.
+    /// In memory: it could not be stored.
     Noticed(u64),
     /// In the store.
     Listed(u64),

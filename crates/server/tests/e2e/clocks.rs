@@ -1,7 +1,7 @@
 //! Clocks that step: nothing opens early or late, nothing is deleted, until somebody says which time is right.
 
 use crate::cases::{claim, open_body};
-use crate::support::{Caller, finish, finish_after_steps, lines};
+use crate::support::{Caller, finish, finish_after_steps, lines, unsealed};
 use bulla_client::{Client, ClientError, MemoryOutput, Outgoing, content};
 use bulla_core::audit::Body;
 use bulla_testkit::world::{Person, Shape, World};
@@ -153,6 +153,21 @@ async fn a_step_back_hides_no_alarm() {
     let told = writer.alarms(None, None, false).await.unwrap().alarms;
     let kinds: Vec<_> = told.iter().map(|alarm| alarm.kind).collect();
     assert_eq!(kinds, [AlarmKind::SecondClaim]);
+    finish_after_steps(world).await;
+}
+
+/// A step is noticed once: an alarm that cannot be stored just then, as while a rekey ends, is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_alarm_is_not_stored_is_told() {
+    let world = World::new(Shape::default()).await;
+    unsealed(&world).forget();
+    world.clock.step(HOUR);
+    sweep().await;
+    let told = lines(&world).await.into_iter().filter(|line| match &line.body {
+        Body::Alarm { alarm, .. } => alarm.as_str() == "clock_stepped",
+        _ => false,
+    });
+    assert_eq!(told.count(), 1);
     finish_after_steps(world).await;
 }
 
