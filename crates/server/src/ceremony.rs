@@ -34,6 +34,7 @@ use bulla_wire::name::Name;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a ceremony did not come to its end.
 #[derive(Debug)]
@@ -122,6 +123,9 @@ impl From<CommitError> for CeremonyError {
 /// The position that stands in a head when the log is no file.
 pub const NO_POSITION: AuditPosition = AuditPosition { file: 0, offset: 0, n: 0, hash: Digest::new([0; 32]) };
 
+/// How long a node without keys waits for what the store says: one that hangs must not keep whoever holds the ceremony.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Makes the cluster. The node stays sealed.
 ///
 /// # Errors
@@ -155,7 +159,7 @@ pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised
     Ok(Initialised { cluster: made.cluster, genesis: made.genesis })
 }
 
-fn sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
+fn as_sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
     match node.phase() {
         Phase::Sealed(sealed) => Ok(sealed),
         Phase::Uninitialised => Err(CeremonyError::Phase(SealState::Uninitialised)),
@@ -163,12 +167,33 @@ fn sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
     }
 }
 
+/// What the node is without keys; read anew if that could not be read when it was sealed, since an older head looks like
+/// lost commits. The caller holds the ceremony.
+async fn sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
+    if node.is_behind() {
+        match read_phase(&node.parts.store).await? {
+            phase @ Phase::Sealed(_) => node.enter(phase),
+            _ => return Err(SealError::Row(row::CONFIG).into()),
+        }
+    }
+    as_sealed(node)
+}
+
+/// The same for whoever does not hold the ceremony.
+async fn sealed_beside(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
+    if !node.is_behind() {
+        return as_sealed(node);
+    }
+    let _guard = node.ceremony.lock().await;
+    sealed(node).await
+}
+
 /// Opens an unseal session, or joins the running one.
 ///
 /// # Errors
 /// See [`CeremonyError`].
-pub fn session(node: &Node) -> Result<UnsealSession, CeremonyError> {
-    let sealed = sealed(node)?;
+pub async fn session(node: &Node) -> Result<UnsealSession, CeremonyError> {
+    let sealed = sealed_beside(node).await?;
     let mut sessions = lock(&node.sessions);
     Ok(sessions.open(node.now_ms(), &sealed.stored, &mut SystemRng)?.describe())
 }
@@ -177,8 +202,12 @@ pub fn session(node: &Node) -> Result<UnsealSession, CeremonyError> {
 ///
 /// # Errors
 /// See [`CeremonyError`].
-pub fn key(node: &Node, id: &str, admin: &PrincipalId) -> Result<bulla_wire::api::EncryptedShareKey, CeremonyError> {
-    sealed(node)?;
+pub async fn key(
+    node: &Node,
+    id: &str,
+    admin: &PrincipalId,
+) -> Result<bulla_wire::api::EncryptedShareKey, CeremonyError> {
+    sealed_beside(node).await?;
     Ok(lock(&node.sessions).get(node.now_ms(), id)?.key_for(admin)?)
 }
 
@@ -188,7 +217,7 @@ pub fn key(node: &Node, id: &str, admin: &PrincipalId) -> Result<bulla_wire::api
 /// See [`CeremonyError`].
 pub async fn give(node: &Arc<Node>, id: &str, give: &Give<'_>) -> Result<ShareGiven, CeremonyError> {
     let _guard = node.ceremony.lock().await;
-    let sealed = sealed(node)?;
+    let sealed = sealed(node).await?;
     let (outcome, progress, approvals) = {
         let mut sessions = lock(&node.sessions);
         let session = sessions.get(node.now_ms(), id)?;
@@ -213,7 +242,7 @@ pub async fn give(node: &Arc<Node>, id: &str, give: &Give<'_>) -> Result<ShareGi
 /// See [`CeremonyError`].
 pub async fn document(node: &Arc<Node>, envelope: &Envelope) -> Result<(), CeremonyError> {
     let _guard = node.ceremony.lock().await;
-    let sealed = sealed(node)?;
+    let sealed = sealed(node).await?;
     let view = match next_view(&sealed.view, envelope).map_err(CeremonyError::Document)? {
         Next::Same => return Ok(()),
         Next::Plain(view) => view,
@@ -237,7 +266,7 @@ pub async fn document(node: &Arc<Node>, envelope: &Envelope) -> Result<(), Cerem
 /// See [`CeremonyError`].
 pub async fn consent(node: &Arc<Node>, envelope: &Envelope) -> Result<ShareGiven, CeremonyError> {
     let _guard = node.ceremony.lock().await;
-    let sealed = sealed(node)?;
+    let sealed = sealed(node).await?;
     if lock(&node.lost).is_none() {
         return Err(CeremonyError::NothingLost);
     }
@@ -327,8 +356,9 @@ async fn enter_unsealed(
     failpoint::hit(failpoint::UNSEAL_AFTER_LINE);
     lock(&node.sessions).clear();
     *lock(&node.lost) = None;
-    tracing::info!(epoch = unsealed.keys.epoch, "unsealed");
+    let epoch = unsealed.keys.epoch;
     node.enter(Phase::Unsealed(Arc::new(unsealed)));
+    tracing::info!(epoch, "unsealed");
     Ok(())
 }
 
@@ -403,7 +433,13 @@ pub async fn load(
     // The advance has just written approvals and consents.
     let store = &node.parts.store;
     let now = match StoredSeal::parse(store.read(StoredSeal::reads()?).await?)? {
-        Some(stored) => read_history(store, &stored).await?,
+        Some(stored) => {
+            let history = read_history(store, &stored).await?;
+            // Whoever was an admin before these is none once the node is sealed, be the store readable then or not.
+            let (stored, view) = (Arc::new(stored), sealed.view.clone());
+            node.remember_sealed(Arc::new(Sealed { stored, view, history: history.clone() }));
+            history
+        }
         None => History::default(),
     };
     let keys = Keys {
@@ -440,13 +476,14 @@ fn load_policies(records: Vec<bulla_core::barrier::Record>) -> Result<BTreeMap<N
 /// Enters the phase of a node without keys: what the store says or, if that cannot be read, what it said last. Whoever
 /// owns the storage must not keep keys from being forgotten.
 pub async fn enter_without_keys(node: &Node) {
-    let found = match read_phase(&node.parts.store).await {
-        Ok(phase @ Phase::Sealed(_)) => return node.enter(phase),
-        Ok(_) => "it holds no cluster any more".to_owned(),
-        Err(error) => error.to_string(),
+    let found = match tokio::time::timeout(STORE_PATIENCE, read_phase(&node.parts.store)).await {
+        Ok(Ok(phase @ Phase::Sealed(_))) => return node.enter(phase),
+        Ok(Ok(_)) => "it holds no cluster any more".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("it does not answer within {} s", STORE_PATIENCE.as_secs()),
     };
-    tracing::error!(found, "sealed, but nothing unseals what the store says now; mend the store and start again");
-    node.enter(node.last_sealed());
+    tracing::error!(found, "sealed, but nothing unseals what the store says now; mend the store, then unseal");
+    node.enter_last_sealed();
 }
 
 /// Forgets the keys, once the requests under way have ended; `own` of them are the caller's.
@@ -458,12 +495,15 @@ pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
     let Phase::Unsealed(unsealed) = node.phase() else {
         return Err(CeremonyError::Phase(SealState::Sealed));
     };
-    // New requests meet a sealed node from here on; those under way may end.
-    enter_without_keys(node).await;
+    // New requests meet a sealed node from here on; those under way may end. The store is asked for nothing before the
+    // keys are forgotten: it may never answer.
+    node.enter_last_sealed();
     unsealed.close(own).await;
+    let epoch = unsealed.keys.epoch;
+    drop(node.parts.sink.note_sealed(epoch));
+    drop(unsealed);
     node.parts.store.set_head(None);
     enter_without_keys(node).await;
-    drop(node.parts.sink.note_sealed(unsealed.keys.epoch));
-    tracing::info!(epoch = unsealed.keys.epoch, "sealed");
+    tracing::info!(epoch, "sealed");
     Ok(())
 }

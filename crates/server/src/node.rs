@@ -100,8 +100,10 @@ pub struct Node {
     /// Nonces whose effects no store remembers: of sealed routes, of sealing, of confirming the clock.
     nonces: Mutex<HashMap<Digest, Used>>,
     phase: RwLock<Phase>,
-    /// As it was sealed last, in this process.
+    /// What it is without keys, as the store said last in this process.
     last_sealed: Mutex<Option<Arc<Sealed>>>,
+    /// It is that, and the store was not asked or could not be read.
+    behind: AtomicBool,
     challenge: ChallengeKey,
     names: Names,
     clock_even: AtomicBool,
@@ -141,6 +143,7 @@ impl Node {
             nonces: Mutex::default(),
             phase: RwLock::new(Phase::Uninitialised),
             last_sealed: Mutex::default(),
+            behind: AtomicBool::new(false),
             challenge: ChallengeKey::of_process(secret_key(&mut rng)),
             names,
             clock_even: AtomicBool::new(true),
@@ -164,6 +167,19 @@ impl Node {
 
     /// Enters a phase. The caller holds [`Node::ceremony`].
     pub fn enter(&self, phase: Phase) {
+        self.set_phase(phase);
+        self.behind.store(false, Ordering::Release);
+    }
+
+    /// Enters the phase in which it has no keys, as the store said last, whatever it says now. The caller holds
+    /// [`Node::ceremony`].
+    pub fn enter_last_sealed(&self) {
+        self.behind.store(true, Ordering::Release);
+        let last = lock(&self.last_sealed).clone();
+        self.set_phase(last.map_or(Phase::Uninitialised, Phase::Sealed));
+    }
+
+    fn set_phase(&self, phase: Phase) {
         let (state, epoch) = match &phase {
             Phase::Uninitialised => (SealState::Uninitialised, 0),
             Phase::Sealed(sealed) => (SealState::Sealed, sealed.stored.config().epoch),
@@ -177,9 +193,14 @@ impl Node {
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    /// The phase in which it had no keys, the last time.
-    pub fn last_sealed(&self) -> Phase {
-        lock(&self.last_sealed).clone().map_or(Phase::Uninitialised, Phase::Sealed)
+    /// What it will be without the keys that it takes into use.
+    pub fn remember_sealed(&self, sealed: Arc<Sealed>) {
+        *lock(&self.last_sealed) = Some(sealed);
+    }
+
+    /// Whether the store has to be read before anybody gives shares to what it is.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
     }
 
     /// Whether it was unsealed at some time since the process began.
@@ -187,19 +208,23 @@ impl Node {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Tells of an alarm that a node without keys cannot store: metric, log, audit log, and the webhook if there is a
-    /// cluster to tell it of.
+    /// Tells of an alarm that is not stored, for lack of keys or of a store that takes it: metric, log, audit log, and the
+    /// webhook if there is a cluster to tell it of.
     pub fn notice(&self, kind: AlarmKind, actor: Option<Actor>, message: &str) {
         let principal = actor.as_ref().map(|actor| actor.principal);
         tracing::warn!(kind = alarm_name(kind), admin = principal.map(|id| id.to_string()), message, "alarm");
         self.parts.metrics.alarm_raised(kind);
         let alarm = Label::lossy(alarm_name(kind));
         drop(self.parts.sink.note(Body::Alarm { alarm, principal, resource: None }));
-        let Phase::Sealed(sealed) = self.phase() else { return };
+        let cluster = match self.phase() {
+            Phase::Uninitialised => return,
+            Phase::Sealed(sealed) => sealed.view.id(),
+            Phase::Unsealed(unsealed) => unsealed.keys.cluster,
+        };
         if self.parts.webhook {
             let (id, at_ms, message) = (String::new(), self.now_ms(), message.to_owned());
             let alarm = Alarm { id, kind, at_ms, wrap: None, actor, receipt: None, message };
-            if !lock(&self.noticed).add(sealed.view.id(), alarm) {
+            if !lock(&self.noticed).add(cluster, alarm) {
                 tracing::error!("too many alarms wait for the webhook, so this one is not told");
             }
         }

@@ -162,6 +162,7 @@ async fn enter(
 
 async fn seal_now(node: &Node, unsealed: &Unsealed) {
     unsealed.forget();
+    node.enter_last_sealed();
     node.parts.store.set_head(None);
     enter_without_keys(node).await;
 }

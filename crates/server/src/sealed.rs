@@ -352,8 +352,8 @@ async fn perform(
 ) -> Result<Answer, CeremonyError> {
     match asked {
         Asked::Status => Ok(Answer::json(&status(node, sealed))),
-        Asked::Session => ceremony::session(node).map(|session| Answer::json(&session)),
-        Asked::Key(id) => ceremony::key(node, &id, &verified.subject.id).map(|key| Answer::json(&key)),
+        Asked::Session => ceremony::session(node).await.map(|session| Answer::json(&session)),
+        Asked::Key(id) => ceremony::key(node, &id, &verified.subject.id).await.map(|key| Answer::json(&key)),
         Asked::Share(id, give) => {
             let GiveShare { index, file, approval } = *give;
             let give = Give { admin: verified.subject.id, index, file: &file.0, approval: approval.as_ref() };

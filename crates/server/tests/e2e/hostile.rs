@@ -17,11 +17,13 @@ use bulla_core::barrier::{Kind, Query};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::engine::due;
 use bulla_core::record::{
-    Answer, BATCH_BYTES_MAX, Batch, Read, SCAN_ENTRIES_MAX, SEALED_VALUE_BYTES_MIN, SealedValue, StoreKey, Table,
+    Answer, BATCH_BYTES_MAX, Batch, HeadSource, Read, SCAN_ENTRIES_MAX, SEALED_VALUE_BYTES_MIN, SealedValue, Sequence,
+    StoreKey, Table,
 };
 use bulla_crypto::evidence::{PrincipalKey, record_payload, sign_in_memory};
 use bulla_crypto::random::{Rng as _, SeededRng, draw};
 use bulla_crypto::sign::Signer as _;
+use bulla_server::node::Phase;
 use bulla_server::route::{Endpoint, ROUTES};
 use bulla_server::tick;
 use bulla_store::Store;
@@ -36,9 +38,9 @@ use bulla_wire::wrap::{Mode, Slip};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::panic;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Once};
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// Cases in CI, and in a night.
@@ -1144,21 +1146,77 @@ async fn altered_plain_rows_open_nothing_else() {
     assert!(refused > rows.len() && refused + served == 3 * rows.len());
 }
 
-/// Whoever owns the storage keeps no keys from being forgotten: what cannot be read at sealing is not waited for.
+/// Whoever owns the storage keeps no keys from being forgotten: what cannot be read at sealing is not waited for. What the
+/// node says then is of the epoch that it was in, and once the store is mended it is unsealed as ever: nothing was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seal_that_cannot_be_read_keeps_no_keys() {
     for (name, value) in [("document/0", Some(SealedValue::new(&[1; 64]).unwrap())), ("seal/config", None)] {
         let world = World::new(Shape::default()).await;
         let (admin, node) = (world.client(&world.admins[0]), Arc::clone(&world.server().node));
         let keys = Arc::downgrade(&unsealed(&world));
+        let epoch = admin.seal_status().await.unwrap().epoch;
         let place = (Table::Plain, StoreKey::new(name).unwrap());
-        put(&node.parts.store, vec![(place, value)]).await;
+        let row = vec![Read::Get(place.0, place.1.clone())];
+        let before = node.parts.store.read(row).await.unwrap().answers.pop().and_then(Answer::into_value);
+        put(&node.parts.store, vec![(place.clone(), value)]).await;
         admin.seal().await.unwrap();
         assert_eq!(admin.health().await.unwrap().0.state, api::SealState::Sealed, "{name}");
         assert_eq!(admin.seal_status().await.unwrap().state, api::SealState::Sealed, "{name}");
         let refused = admin.kv_get(&path("app/db")).await.unwrap_err();
         assert_eq!(refused.code(), Some(Code::Sealed), "{name}: {refused}");
         assert_eq!(keys.strong_count(), 0, "{name}: the keys are kept");
+        assert_eq!(admin.seal_status().await.unwrap().epoch, epoch, "{name}: an older seal");
+        put(&node.parts.store, vec![(place, before)]).await;
+        world.unseal().await;
+        assert_eq!(admin.health().await.unwrap().0.state, api::SealState::Unsealed, "{name}");
         finish(world).await;
     }
+}
+
+/// Holds the store's lock until it is let go: whoever reads waits.
+struct Hangs {
+    gate: Arc<Barrier>,
+    hung: AtomicBool,
+}
+
+impl HeadSource for Hangs {
+    fn advance(&self) -> (Sequence, SealedValue) {
+        if !self.hung.swap(true, Ordering::AcqRel) {
+            self.gate.wait();
+            self.gate.wait();
+        }
+        // No such head: the commit is refused.
+        (Sequence(0), SealedValue::new(&[1; 64]).unwrap())
+    }
+}
+
+/// Nor is a store waited for that does not answer at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
+async fn a_store_that_hangs_keeps_no_keys() {
+    let world = World::new(Shape::default()).await;
+    let (admin, node) = (world.client(&world.admins[0]), Arc::clone(&world.server().node));
+    admin.seal_status().await.unwrap();
+    let gate = Arc::new(Barrier::new(2));
+    node.parts.store.set_head(Some(Arc::new(Hangs { gate: Arc::clone(&gate), hung: AtomicBool::new(false) })));
+    let (store, mut batch) = (node.parts.store.clone(), Batch::default());
+    batch.put(Table::Plain, StoreKey::new("x").unwrap(), SealedValue::new(&[1; 64]).unwrap());
+    let hanging = tokio::spawn(async move { store.commit(batch).await });
+    let pass = || {
+        let gate = Arc::clone(&gate);
+        tokio::task::spawn_blocking(move || gate.wait())
+    };
+    pass().await.unwrap();
+    let sealing = tokio::spawn(async move { admin.seal().await });
+    let began = Instant::now();
+    let is_sealed = || matches!(node.phase(), Phase::Sealed(_));
+    while !is_sealed() && began.elapsed() < Duration::from_secs(15) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let sealed = is_sealed();
+    // Before it is judged, or nothing here would ever end.
+    pass().await.unwrap();
+    drop(hanging.await.unwrap());
+    sealing.await.unwrap().unwrap();
+    assert!(sealed, "it waits for the store");
+    finish(world).await;
 }
