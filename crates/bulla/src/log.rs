@@ -39,7 +39,10 @@ impl LogArgs {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.filter).map_err(|error| {
             Failure::usage(format!("cannot log: {error}")).hint("give --log info, or another filter")
         })?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // What the log cannot take is lost, and nothing else. As it is without this, it would be told on standard error, which
+        // is a panic in the middle of whatever was logged: on a full disk, or behind a terminal or a pipe that was closed.
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
         let begun = match self.format {
             LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
             LogFormat::Json => builder.json().try_init(),

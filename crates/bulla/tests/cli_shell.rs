@@ -53,6 +53,26 @@ fn the_first_steps_of_operations_work_as_written() {
     assert!(told.contains("data            data"), "{told}");
 }
 
+/// What the log cannot take is lost, and nothing else: a full disk, as a terminal that was closed, ends no ceremony.
+#[test]
+fn a_log_that_nobody_takes_ends_no_ceremony() {
+    let mut cli = Cli::new(bulla!());
+    cli.env("BULLA", bulla!()).env("PATH", std::env::var_os("PATH").unwrap());
+    let script = r#"
+        set -e
+        "$BULLA" keygen -q -o a.key > keys
+        "$BULLA" server --data data --listen 127.0.0.1:0 --admin a.pub --ready-file ready.json 2> /dev/full &
+        trap 'kill $!; wait $!' EXIT
+        "$BULLA" --identity a.key init --name full --any --admin a.pub --ready-file ready.json --save-context full
+        timeout 60 "$BULLA" unseal --yes
+        timeout 60 "$BULLA" seal
+        timeout 60 "$BULLA" unseal
+        "$BULLA" status
+    "#;
+    let told = cli.run_program(Path::new("/bin/sh"), ["-c", script], b"").ok();
+    assert!(told.contains("state     unsealed"), "{told}");
+}
+
 /// A certificate and its key in PEM, made by openssl, and the certificate's bytes.
 struct Pair {
     certificate: PathBuf,

@@ -30,6 +30,7 @@ use bulla_core::record::{Batch, HeadSource, Read, Snapshot};
 use journal::Journal;
 use redb::{Database, TableDefinition};
 use std::fmt;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::{mpsc, oneshot};
@@ -77,7 +78,11 @@ impl OnFatal {
 impl Default for OnFatal {
     fn default() -> Self {
         Self::call(|what| {
-            eprintln!("bulla: {what}; stopping at once, since what is on the disk is known only after a new start");
+            // Not `eprintln!`: where nobody takes the line it would panic, and the process would go on.
+            drop(writeln!(
+                std::io::stderr(),
+                "bulla: {what}; stopping at once, since what is on the disk is known only after a new start"
+            ));
             std::process::abort();
         })
     }
