@@ -2,8 +2,8 @@
 //! same crate notices. What survives is a rule that no test holds.
 //!
 //! All of it takes hours, so it goes by areas, and what is most likely to notice is asked first: the tests beside the code
-//! of the same module, then the files of tests nearest to the area, then all tests of the crate. A run ends with its first
-//! test that fails. What was noticed before is not tried again, so a run that was ended goes on where it was. What may
+//! of the same module, then the files of tests nearest to the area, at first without those that take long, then all tests of
+//! the crate. A run ends with its first test that fails. What was noticed before is not tried again, so a run that was ended goes on where it was. What may
 //! survive stands in `.cargo/mutants.toml`, each with its reason; anything else fails the task.
 
 use crate::setup::{Tools, done};
@@ -17,6 +17,8 @@ use std::process::{Command, Stdio};
 
 /// Seconds for one run of tests: many times what they take. A mutant that loops is noticed by that.
 const TIMEOUT: &str = "120";
+/// The same for runs that leave out none of those that take long.
+const TIMEOUT_WHOLE: &str = "900";
 
 /// A part of the crates whose every line decides something: formats, cryptography, decisions.
 struct Area {
@@ -29,7 +31,7 @@ struct Area {
 }
 
 /// Tests that take half a second or more without optimisation, and whose every mutant but few another test notices first:
-/// they run with all tests.
+/// they run later.
 const SLOW: &[&str] = &[
     "a_flood_of_alarms_does_not_outgrow_the_webhooks_list",
     "a_private_key_is_written_as_it_is_read",
@@ -136,8 +138,10 @@ pub fn check() -> Result<Tally, Stop> {
 
 /// Which tests are asked.
 enum Asked<'a> {
-    /// Those within the source, of this module and what is below it.
+    /// Those within the source, of this module and what is below it, but the slow ones.
     Beside(&'a str),
+    /// Some files of tests, but the slow ones of them.
+    Quick(&'a [&'a str]),
     /// Some files of tests.
     Files(&'a [&'a str]),
     /// All of the package.
@@ -150,8 +154,10 @@ impl Area {
         for (module, files) in by_tested_module(tree, files) {
             self.run(tree, folder, &files, shard, &Asked::Beside(&module))?;
         }
-        if !self.nearest.is_empty() && self.run(tree, folder, files, shard, &Asked::Files(self.nearest))? {
-            return Ok(true);
+        for asked in [Asked::Quick(self.nearest), Asked::Files(self.nearest)] {
+            if !self.nearest.is_empty() && self.run(tree, folder, files, shard, &asked)? {
+                return Ok(true);
+            }
         }
         self.run(tree, folder, files, shard, &Asked::All)
     }
@@ -166,7 +172,9 @@ impl Area {
     ) -> Result<bool, Stop> {
         std::fs::create_dir_all(folder).map_err(|error| Stop(format!("cannot make {}: {error}", folder.display())))?;
         let mut command = Tools::new().mutants()?;
-        command.args(["--in-place", "--baseline", "skip", "--timeout", TIMEOUT, "--colors", "never", "--no-times"]);
+        let quick = matches!(asked, Asked::Beside(_) | Asked::Quick(_));
+        let timeout = if quick { TIMEOUT } else { TIMEOUT_WHOLE };
+        command.args(["--in-place", "--baseline", "skip", "--timeout", timeout, "--colors", "never", "--no-times"]);
         command.args(["--package", self.package, "--output"]).arg(folder);
         if folder.join("mutants.out").exists() {
             command.arg("--iterate");
@@ -178,7 +186,7 @@ impl Area {
             Asked::Beside(_) => {
                 command.arg("--cargo-arg=--lib");
             }
-            Asked::Files(tests) => {
+            Asked::Quick(tests) | Asked::Files(tests) => {
                 command.args(tests.iter().map(|tests| format!("--cargo-arg=--test={tests}")));
             }
             Asked::All => {}
@@ -187,7 +195,7 @@ impl Area {
             command.args(["--shard", shard]);
         }
         command.args(files.iter().flat_map(|file| ["--file", file]));
-        if !matches!(asked, Asked::All) {
+        if quick {
             command.args(["--", "--"]).args(SLOW.iter().flat_map(|test| ["--skip", test]));
         }
         if let Asked::Beside(module) = asked {
