@@ -112,7 +112,7 @@ impl Tree {
                 Answer::Absent => return Ok(Err(Unfit::Empty("it is gone".to_owned()))),
                 Answer::Refused(why) => return Ok(Err(Unfit::Refused(why))),
             };
-            plan = Plan::of(&parse::<Said<Metadata>>(&body, &asked)?.data, now_ms());
+            plan = Plan::of(&parse::<Metadata>(&body, &asked)?, now_ms());
         }
         if plan.versions.is_empty() {
             return Ok(Err(Unfit::Empty(
@@ -153,8 +153,8 @@ impl Tree {
             Answer::Refused(why) => return Ok(Read::Unfit(why)),
         };
         let data = match self.mount.engine {
-            Engine::Kv2 => parse::<Said<Version<'_>>>(&body, &asked)?.data.data,
-            _ => Some(parse::<Said<StrictMap<&RawValue>>>(&body, &asked)?.data),
+            Engine::Kv2 => parse::<Version<'_>>(&body, &asked)?.data,
+            _ => Some(parse::<StrictMap<&RawValue>>(&body, &asked)?),
         };
         Ok(data.map_or(Read::Absent, |data| read(&data)))
     }
@@ -181,11 +181,6 @@ impl Tree {
             },
         }
     }
-}
-
-#[derive(Deserialize)]
-struct Said<T> {
-    data: T,
 }
 
 #[derive(Deserialize)]
@@ -441,6 +436,6 @@ mod tests {
     #[test]
     fn a_deleted_version_has_no_content() {
         let body = SecretBytes::new(br#"{"data":{"data":null,"metadata":{"destroyed":true}}}"#.to_vec());
-        assert!(parse::<Said<Version<'_>>>(&body, "x").unwrap().data.data.is_none());
+        assert!(parse::<Version<'_>>(&body, "x").unwrap().data.is_none());
     }
 }

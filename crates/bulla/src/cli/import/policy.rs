@@ -24,11 +24,6 @@ pub const POLICIES: &str = "sys/policies/acl";
 const ROOT: &str = "root";
 
 #[derive(Deserialize)]
-struct Said {
-    data: Text,
-}
-
-#[derive(Deserialize)]
 struct Text {
     policy: String,
 }
@@ -64,7 +59,7 @@ async fn one(folder: &Path, name: &Name, moved: &[Moved], vault: &Vault, dry_run
         Answer::Absent => return Ok(Item::new(Kind::Policy, from, None, Outcome::Empty).note("it is gone")),
         Answer::Refused(why) => return Ok(Item::refused(Kind::Policy, from, why)),
     };
-    let text = parse::<Said>(&body, &from)?.data.policy;
+    let text = parse::<Text>(&body, &from)?.policy;
     let draft = match draft(name, &text, moved) {
         Ok(draft) => draft,
         Err(why) => return Ok(Item::refused(Kind::Policy, from, why)),

@@ -54,11 +54,6 @@ struct Exported {
 /// The versions that Vault let out.
 type Keys = BTreeMap<u32, Secret<String>>;
 
-#[derive(Deserialize)]
-struct Said<T> {
-    data: T,
-}
-
 /// Imports the keys of a mount, or says what would be imported.
 pub async fn import(mount: &SecretPath, vault: &Vault, client: &Client, report: &mut Report) -> Result<(), Failure> {
     let names = match vault.list(&format!("{mount}/keys")).await? {
@@ -88,7 +83,7 @@ async fn one(mount: &SecretPath, name: &Name, vault: &Vault, client: &Client, dr
         Answer::Absent => return refused("it is gone".to_owned()),
         Answer::Refused(why) => return refused(why),
     };
-    let described = parse::<Said<Described>>(&body, &asked)?.data;
+    let described: Described = parse(&body, &asked)?;
     let (kind, which) = match described.fit(mount, name) {
         Ok(fit) => fit,
         Err(why) => return refused(why),
@@ -99,7 +94,7 @@ async fn one(mount: &SecretPath, name: &Name, vault: &Vault, client: &Client, dr
         Answer::Absent => return refused("it is gone".to_owned()),
         Answer::Refused(why) => return refused(format!("{asked}: {why}")),
     };
-    let exported = parse::<Said<Exported>>(&body, &asked)?.data.keys;
+    let exported = parse::<Exported>(&body, &asked)?.keys;
     let keys: Keys = exported.into_iter().map(|(number, key)| (number, Secret::new(key))).collect();
     let backup = match described.backup(mount, name, kind, &keys) {
         Ok(backup) => backup,

@@ -69,11 +69,6 @@ pub enum Engine {
 }
 
 #[derive(Deserialize)]
-struct Data<T> {
-    data: T,
-}
-
-#[derive(Deserialize)]
 struct Listing {
     keys: Vec<String>,
 }
@@ -188,7 +183,7 @@ impl Vault {
     /// The names below a path; none if there is nothing. The inner error is why it is not listed.
     pub async fn list(&self, path: &str) -> Result<Result<Vec<String>, String>, Failure> {
         match self.get(&format!("{path}?list=true"), MAX_LIST_BYTES).await? {
-            Answer::Found(body) => Ok(Ok(parse::<Data<Listing>>(&body, path)?.data.keys)),
+            Answer::Found(body) => Ok(Ok(parse::<Listing>(&body, path)?.keys)),
             Answer::Absent => Ok(Ok(Vec::new())),
             Answer::Refused(why) => Ok(Err(why)),
         }
@@ -202,8 +197,8 @@ impl Vault {
         }
         let path = "sys/internal/ui/mounts";
         let body = self.demand(path, MAX_ANSWER_BYTES).await?;
-        let seen: Data<Seen> = parse(&body, path)?;
-        Ok(seen.data.secret.into_iter().map(|(path, mount)| mount.mount(&path)).collect())
+        let seen: Seen = parse(&body, path)?;
+        Ok(seen.secret.into_iter().map(|(path, mount)| mount.mount(&path)).collect())
     }
 
     /// The mount that a path lies in.
@@ -212,7 +207,7 @@ impl Vault {
         let body = self.demand(&asked, MAX_ANSWER_BYTES).await.map_err(|failure| {
             failure.hint(format!("`bulla import vault {}` lists the mounts that the token sees", self.address))
         })?;
-        let seen: SeenMount = parse::<Data<SeenMount>>(&body, &asked)?.data;
+        let seen: SeenMount = parse(&body, &asked)?;
         let found = seen.path.clone().unwrap_or_default();
         let inside = found.trim_end_matches('/');
         if inside.is_empty() || !format!("{path}/").starts_with(&format!("{inside}/")) {
@@ -244,9 +239,13 @@ fn said(body: &SecretBytes, token: &[u8]) -> String {
     said.chars().take(QUOTED_CHARS).collect()
 }
 
-/// Parses an answer. The error repeats nothing of it: secrets may stand there.
+/// The `data` of an answer. The error repeats nothing of it: secrets may stand there.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a SecretBytes, path: &str) -> Result<T, Failure> {
-    serde_json::from_slice(body.expose()).map_err(|error| {
+    #[derive(Deserialize)]
+    struct Said<T> {
+        data: T,
+    }
+    serde_json::from_slice::<Said<T>>(body.expose()).map(|said| said.data).map_err(|error| {
         let place = format!("line {} column {}", error.line(), error.column());
         Failure::new(Exit::Failed, format!("the answer to {path} is not what Vault answers, at {place}"))
             .hint("compare the address with that of the Vault")
@@ -271,7 +270,7 @@ mod tests {
     #[test]
     fn a_malformed_answer_is_not_repeated() {
         let body = SecretBytes::new(br#"{"data":{"keys":"canary"}}"#.to_vec());
-        let failure = parse::<Data<Listing>>(&body, "secret/x").err().unwrap();
+        let failure = parse::<Listing>(&body, "secret/x").err().unwrap();
         assert!(failure.message.contains("line 1") && !failure.message.contains("canary"), "{failure:?}");
     }
 
