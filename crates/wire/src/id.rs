@@ -108,17 +108,13 @@ digest_id!(
     ClusterId
 );
 
-macro_rules! random_id {
-    ($(#[$doc:meta])* $type:ident) => {
+macro_rules! sixteen_bytes {
+    ($(#[$doc:meta])* $type:ident, $encode:ident, $decode:ident, $expected:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $type([u8; 16]);
 
         impl $type {
-            /// Takes 16 random bytes.
-            pub const fn new(bytes: [u8; 16]) -> Self {
-                Self(bytes)
-            }
             /// The 16 bytes.
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
@@ -126,7 +122,7 @@ macro_rules! random_id {
         }
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&base32(&self.0))
+                f.write_str(&$encode(&self.0))
             }
         }
         impl fmt::Debug for $type {
@@ -137,30 +133,47 @@ macro_rules! random_id {
         impl FromStr for $type {
             type Err = ParseIdError;
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                base32_decode(text)
+                $decode(text)
                     .and_then(|bytes| bytes.try_into().ok())
                     .map(Self)
-                    .ok_or(ParseIdError { expected: "26 characters of lower-case base32" })
+                    .ok_or(ParseIdError { expected: $expected })
             }
         }
-        text_serde!($type, "^[a-z2-7]{26}$");
+    };
+}
+
+macro_rules! random_id {
+    ($(#[$doc:meta])* $type:ident, $encode:ident, $decode:ident, $expected:literal, $pattern:literal) => {
+        sixteen_bytes!($(#[$doc])* $type, $encode, $decode, $expected);
+        impl $type {
+            /// Takes 16 random bytes.
+            pub const fn new(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+        }
+        text_serde!($type, $pattern);
     };
 }
 
 random_id!(
     /// A wrap's id: 128 random bits chosen by the writer, written as 26 characters of lower-case base32.
-    WrapId
+    WrapId, base32, base32_decode, "26 characters of lower-case base32", "^[a-z2-7]{26}$"
 );
 random_id!(
     /// A lease's id: 128 bits, which the server makes of the request's nonce, written as 26 characters of lower-case
     /// base32. It names the lease and gives no right to it.
-    LeaseId
+    LeaseId, base32, base32_decode, "26 characters of lower-case base32", "^[a-z2-7]{26}$"
+);
+random_id!(
+    /// A random id of one history of the store: every unseal begins a new one. 16 bytes, base64url.
+    Lineage, base64url, base64url_decode, "22 characters of unpadded base64url", "^[A-Za-z0-9_-]{22}$"
 );
 
-/// The client's 16-byte request nonce: u32 big-endian minute of the first attempt's challenge, then
-/// 12 random bytes. It is also the idempotency key (`spec/request.md`).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Nonce([u8; 16]);
+sixteen_bytes!(
+    /// The client's 16-byte request nonce: u32 big-endian minute of the first attempt's challenge, then
+    /// 12 random bytes. It is also the idempotency key (`spec/request.md`).
+    Nonce, base64url, base64url_decode, "22 characters of unpadded base64url"
+);
 
 impl Nonce {
     /// Puts `minute` (Unix minutes) in front of 12 random bytes.
@@ -171,70 +184,12 @@ impl Nonce {
         tail.copy_from_slice(&random);
         Self(bytes)
     }
-    /// The 16 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
     /// The Unix minute in which the first attempt's challenge was issued.
     pub fn minute(&self) -> u32 {
         let [a, b, c, d, ..] = self.0;
         u32::from_be_bytes([a, b, c, d])
     }
 }
-impl fmt::Display for Nonce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base64url(&self.0))
-    }
-}
-impl fmt::Debug for Nonce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Nonce({self})")
-    }
-}
-impl FromStr for Nonce {
-    type Err = ParseIdError;
-    fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        base64url_decode(text)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or(ParseIdError { expected: "22 characters of unpadded base64url" })
-    }
-}
-
-/// A random id of one history of the store: every unseal begins a new one. 16 bytes, base64url.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Lineage([u8; 16]);
-
-impl Lineage {
-    /// Takes 16 random bytes.
-    pub const fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-    /// The 16 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-impl fmt::Display for Lineage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base64url(&self.0))
-    }
-}
-impl fmt::Debug for Lineage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lineage({self})")
-    }
-}
-impl FromStr for Lineage {
-    type Err = ParseIdError;
-    fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        base64url_decode(text)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or(ParseIdError { expected: "22 characters of unpadded base64url" })
-    }
-}
-text_serde!(Lineage, "^[A-Za-z0-9_-]{22}$");
 
 #[cfg(test)]
 mod tests {
