@@ -18,12 +18,6 @@ pub fn derive(key: &[u8], purpose: &'static str, context: &[&[u8]]) -> SecretKey
     hkdf_sha256(key, &[], &label(purpose, context))
 }
 
-/// As [`derive()`], with 64 bytes, for two keys at once. Its first 32 bytes are those of [`derive()`]: give the
-/// two uses different purposes.
-pub fn derive_64(key: &[u8], purpose: &'static str, context: &[&[u8]]) -> Secret<[u8; 64]> {
-    hkdf_sha256(key, &[], &label(purpose, context))
-}
-
 /// HKDF-SHA-256 as other specifications use it, with their own `info`. For Bulla's own keys take [`derive()`].
 ///
 /// An empty salt stands for 32 zero bytes (RFC 5869 §2.2).
@@ -96,8 +90,5 @@ mod tests {
                 assert_ne!(first.expose(), second.expose());
             }
         }
-        let long = derive_64(&[1; 32], "a", &[]);
-        assert_eq!(long.expose().first_chunk(), keys.first().map(|key| key.expose()));
-        assert_ne!(long.expose().first_chunk::<32>(), long.expose().last_chunk::<32>());
     }
 }

@@ -27,8 +27,6 @@ use zeroize::Zeroize;
 
 /// Length of an X25519 public key, private key and shared secret (RFC 7748 §6.1).
 pub const X25519_BYTES: usize = 32;
-/// Length of an X-Wing public key: ML-KEM-768 encapsulation key, then X25519 public key.
-pub const HYBRID_PUBLIC_BYTES: usize = ML_KEM_PUBLIC_BYTES + X25519_BYTES;
 /// Length of an X-Wing encapsulation: ML-KEM-768 ciphertext, then the ephemeral X25519 public key.
 pub const HYBRID_ENCAPSULATION_BYTES: usize = ML_KEM_CIPHERTEXT_BYTES + X25519_BYTES;
 /// Length of the tag of ChaCha20-Poly1305 (RFC 8439 §2.8).
@@ -142,7 +140,7 @@ pub struct HybridPublicKey {
 }
 
 impl HybridPublicKey {
-    /// Parses `ML-KEM-768 encapsulation key ‖ X25519 public key`, [`HYBRID_PUBLIC_BYTES`] long.
+    /// Parses `ML-KEM-768 encapsulation key ‖ X25519 public key`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KemError> {
         let (ml_kem, x25519) = bytes.split_at_checked(ML_KEM_PUBLIC_BYTES).ok_or(KemError::Key)?;
         let x25519: [u8; X25519_BYTES] = x25519.try_into().map_err(|_| KemError::Key)?;

@@ -3,14 +3,14 @@
 //! aws-lc wipes its own memory when it frees it, so a key is gone when its `SigningKey` is dropped. The bytes
 //! it was made from are the caller's to wipe.
 
-use super::{Algorithm, PublicKey, PublicKeyError, RsaMinimum, SignError};
+use super::{PublicKey, PublicKeyError, RsaMinimum, SignError};
 use crate::random::{Rng, secret_key};
 use crate::secret::{SecretBytes, SecretKey};
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-    Ed25519KeyPair, KeyPair as _, RSA_PSS_SHA512, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    RSA_PSS_SHA512, RsaKeyPair,
 };
 use std::fmt;
 
@@ -89,22 +89,6 @@ impl SigningKey {
         let spki = pair.public_key().as_der().map_err(|_| SigningKeyError::Malformed)?;
         let public = PublicKey::from_spki(spki.as_ref(), rsa_minimum).map_err(SigningKeyError::Public)?;
         Ok(Self { pair: Pair::Rsa(pair), public })
-    }
-
-    /// A P-256 or P-384 key from its scalar (big-endian, as long as the field) and uncompressed point, as
-    /// OpenSSH stores it.
-    ///
-    /// # Errors
-    /// [`SigningKeyError::Malformed`] if they do not belong together or `algorithm` is not ECDSA.
-    pub fn from_ec_scalar(algorithm: Algorithm, scalar: &[u8], point: &[u8]) -> Result<Self, SigningKeyError> {
-        let algorithm: &'static EcdsaSigningAlgorithm = match algorithm {
-            Algorithm::EcdsaP256 => &ECDSA_P256_SHA256_FIXED_SIGNING,
-            Algorithm::EcdsaP384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
-            Algorithm::Ed25519 | Algorithm::RsaPssSha512 => return Err(SigningKeyError::Malformed),
-        };
-        let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, point)
-            .map_err(|_| SigningKeyError::Malformed)?;
-        Self::ecdsa(pair)
     }
 
     fn ed25519(pair: Ed25519KeyPair) -> Result<Self, SigningKeyError> {

@@ -292,23 +292,6 @@ fn keys_from_raw_parts_equal_those_from_der() {
     assert!(PublicKey::from_rsa(modulus, &[1], RsaMinimum::Bits3072).is_err());
 }
 
-#[test]
-fn ec_keys_from_scalars_check_that_the_halves_belong_together() {
-    use aws_lc_rs::encoding::{AsBigEndian as _, EcPrivateKeyBin};
-    for (name, algorithm) in [
-        (Algorithm::EcdsaP256, &ECDSA_P256_SHA256_FIXED_SIGNING),
-        (Algorithm::EcdsaP384, &ECDSA_P384_SHA384_FIXED_SIGNING),
-    ] {
-        let pair = EcdsaKeyPair::generate(algorithm).unwrap();
-        let other = EcdsaKeyPair::generate(algorithm).unwrap();
-        let scalar: EcPrivateKeyBin = pair.private_key().as_be_bytes().unwrap();
-        let key = SigningKey::from_ec_scalar(name, scalar.as_ref(), pair.public_key().as_ref()).unwrap();
-        assert_eq!(key.public_key().verify(MESSAGE, &key.sign(MESSAGE).unwrap()), Ok(()));
-        assert!(SigningKey::from_ec_scalar(name, scalar.as_ref(), other.public_key().as_ref()).is_err());
-        assert!(SigningKey::from_ec_scalar(Algorithm::Ed25519, scalar.as_ref(), pair.public_key().as_ref()).is_err());
-    }
-}
-
 /// RUSTSEC-2022-0093: whoever signs with another public key than the seed's gives the seed away.
 #[test]
 fn an_ed25519_pkcs8_with_a_foreign_public_key_is_refused() {
