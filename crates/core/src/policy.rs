@@ -13,8 +13,8 @@ mod parse;
 
 pub use model::permit;
 pub use parse::{
-    Fault, MAX_NESTING, MAX_POLICIES, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_STATEMENTS_IN_SET, MAX_TEXT_BYTES,
-    PolicyError, Refusal,
+    Fault, MAX_NESTING, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_STATEMENTS_IN_SET, MAX_TEXT_BYTES, PolicyError,
+    Refusal,
 };
 
 use crate::action::{Action, Resource};
@@ -123,9 +123,6 @@ impl PolicySet {
     }
 
     fn assemble(language: &'static Language, policies: BTreeMap<Name, Arc<Parsed>>) -> Result<Self, PolicyError> {
-        if policies.len() > MAX_POLICIES {
-            return Err(PolicyError::TooManyPolicies(policies.len()));
-        }
         let count = policies.values().map(|policy| policy.statements.len()).sum();
         if count > MAX_STATEMENTS_IN_SET {
             return Err(PolicyError::TooManyStatements(count));

@@ -4,8 +4,8 @@
 
 use bulla_core::action::{Action, Resource};
 use bulla_core::policy::{
-    Fault, MAX_NESTING, MAX_POLICIES, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_TEXT_BYTES, PolicyError, PolicySet,
-    Refusal, Subject, first_texts, permit,
+    Fault, MAX_NESTING, MAX_STATEMENT_TOKENS, MAX_STATEMENTS, MAX_TEXT_BYTES, PolicyError, PolicySet, Refusal, Subject,
+    first_texts, permit,
 };
 use bulla_wire::id::PrincipalId;
 use bulla_wire::name::Name;
@@ -204,16 +204,7 @@ fn limits() {
     assert_eq!(full.with(&name("more"), statement).unwrap_err(), PolicyError::TooManyStatements(10_001));
     texts.insert(name("more"), statement.to_owned());
     assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyStatements(10_001));
-
-    let mut texts: BTreeMap<Name, String> =
-        (0..MAX_POLICIES).map(|n| (name(&format!("p{n}")), statement.to_owned())).collect();
-    let full = PolicySet::parse(&texts).unwrap();
-    assert!(full.with(&name("p0"), statement).is_ok(), "in the place of one that is there");
-    for more in 1..=2 {
-        texts.insert(name(&format!("more{more}")), statement.to_owned());
-        assert_eq!(PolicySet::parse(&texts).unwrap_err(), PolicyError::TooManyPolicies(MAX_POLICIES + more));
-    }
-    assert_eq!(full.with(&name("more"), statement).unwrap_err(), PolicyError::TooManyPolicies(MAX_POLICIES + 1));
+    assert!(full.with(&name("p0"), &thousand).is_ok(), "in the place of one that is there");
 }
 
 /// What `--output-policy` prints grants what it says to whom it says, and nothing else.

@@ -14,8 +14,6 @@ use std::fmt;
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Most statements in one policy, so that a number in an audit line finds its statement by eye.
 pub const MAX_STATEMENTS: usize = 1000;
-/// Most policies. They lie parsed in memory, some 10 KiB each.
-pub const MAX_POLICIES: usize = 10_000;
 /// Most statements in the whole set: if all are about everybody and everything, a decision takes some 17 ms.
 pub const MAX_STATEMENTS_IN_SET: usize = 10_000;
 /// Most tokens (words, strings, signs) in one statement. Cedar recurses over chains of operators too: on a stack
@@ -28,8 +26,6 @@ pub const MAX_NESTING: usize = 32;
 /// Why a policy set was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyError {
-    /// More than [`MAX_POLICIES`].
-    TooManyPolicies(usize),
     /// More than [`MAX_STATEMENTS_IN_SET`] statements in all policies together.
     TooManyStatements(usize),
     /// One policy was refused.
@@ -79,9 +75,6 @@ pub enum Fault {
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooManyPolicies(count) => {
-                write!(f, "{count} policies, but at most {MAX_POLICIES} are kept; join some of them")
-            }
             Self::TooManyStatements(count) => write!(
                 f,
                 "{count} statements in all policies, but at most {MAX_STATEMENTS_IN_SET} are kept; grant to groups"
@@ -267,7 +260,7 @@ impl Source<'_> {
     }
 }
 
-const SYNTAX_HINT: &str = "write permit or forbid (principal, action, resource) when { … };";
+const SYNTAX_HINT: &str = "write permit or forbid (principal, action, resource) when { ... };";
 const SCHEMA_HINT: &str = "spec/policy.md lists the types, actions and attributes";
 const NEVER_HINT: &str = "the statement would never apply: compare it with the schema in spec/policy.md";
 
