@@ -445,7 +445,7 @@ impl FromStr for Resource {
 
 /// Serialises by `Display` and parses by `FromStr`, so that audit lines and the terminal share one spelling.
 macro_rules! text_serde {
-    ($type:ty) => {
+    ($($type:ty),*) => {$(
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -456,10 +456,11 @@ macro_rules! text_serde {
                 Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
             }
         }
-    };
+    )*};
 }
-text_serde!(Action);
-text_serde!(Resource);
+pub(crate) use text_serde;
+
+text_serde!(Action, Resource);
 
 #[cfg(test)]
 mod tests {

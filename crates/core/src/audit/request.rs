@@ -2,8 +2,8 @@
 
 use super::about::{Demanded, WrapTo};
 use super::line::{Body, Quote};
-use super::text::{Address, Label, Names, ResourceText, text_serde};
-use crate::action::{Action, Resource};
+use super::text::{Address, Label, Names, ResourceText};
+use crate::action::{Action, Resource, text_serde};
 use crate::policy::{Authorized, Denied, Subject};
 use bulla_crypto::BoxFuture;
 use bulla_wire::encoding::{base32, base32_decode};

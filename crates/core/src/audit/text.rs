@@ -1,6 +1,6 @@
 //! Texts of audit lines: short, printable, and names in clear or hidden behind a keyed hash.
 
-use crate::action::Resource;
+use crate::action::{Resource, text_serde};
 use bulla_crypto::digest::{framed, hmac_sha256};
 use bulla_crypto::secret::SecretKey;
 use bulla_wire::encoding::base64url;
@@ -39,23 +39,6 @@ fn plain(text: &str, limit: usize) -> bool {
         && text.len() <= limit
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\' || byte == b' ')
 }
-
-/// Serialises by `Display` and parses by `FromStr`.
-macro_rules! text_serde {
-    ($($type:ty),*) => {$(
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-            }
-        }
-    )*};
-}
-pub(super) use text_serde;
 
 /// A short text of printable ASCII without quotation marks and backslashes: an action, a route, the id of a policy.
 ///
