@@ -15,7 +15,7 @@ use bulla_wire::api::{
 };
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::evidence::{Consent, Document, PolicyRecovery};
+use bulla_wire::evidence::{Document, PolicyRecovery};
 use bulla_wire::id::{Digest, PrincipalId, WrapId};
 use bulla_wire::json::{self, MAX_JSON_BYTES, V1};
 use bulla_wire::name::Name;
@@ -264,21 +264,6 @@ impl Client {
     /// [`ClientError`].
     pub async fn seal_confirm_clock(&self) -> Result<(), ClientError> {
         self.done(Call::action("/v1/seal:confirm-clock")).await
-    }
-
-    /// The consent to lost commits, signed by the caller. Other admins add their signatures with
-    /// [`bulla_crypto::dsse::add_signature`].
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn consent_sign(&self, consent: &Consent) -> Result<Envelope, ClientError> {
-        if consent.cluster != self.view().await?.id() {
-            return Err(ClientError::input(
-                "this consent is for another cluster",
-                "choose the context of that cluster",
-            ));
-        }
-        Ok(evidence::sign(consent, &[&**self.key()?]).await?)
     }
 
     /// Hands in a consent.

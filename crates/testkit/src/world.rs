@@ -3,7 +3,7 @@
 
 use bulla_client::{Admit, Client, Key, Pin, Unseal};
 use bulla_client::{Outgoing, Wrapped, content};
-use bulla_crypto::evidence::{self, PrincipalKey, record_payload};
+use bulla_crypto::evidence::{self, Payload, PrincipalKey, record_payload};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SystemRng;
 use bulla_crypto::sign::Signer;
@@ -105,6 +105,11 @@ impl Person {
     pub fn client(&self, address: &str, pin: Pin) -> Client {
         let key: Arc<dyn Key> = self.identity.clone();
         Client::builder(address).identity(key).pin(pin).build().expect("a client")
+    }
+
+    /// Something that they sign.
+    pub fn sign(&self, payload: &impl Payload) -> Envelope {
+        evidence::sign_in_memory(payload, &[self.identity.signing_key().expect("in memory")]).expect("signs")
     }
 }
 

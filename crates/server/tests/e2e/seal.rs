@@ -310,7 +310,7 @@ async fn a_store_that_lost_commits_waits_for_consent() {
     }
     assert_eq!(health(&world).await.state, SealState::Sealed);
     // Through the client: one signs, the other adds a signature.
-    let mut envelope = world.client(&world.admins[1]).consent_sign(&consent).await.unwrap();
+    let mut envelope = world.admins[1].sign(&consent);
     dsse::add_signature(&mut envelope, world.admins[2].identity.signing_key().unwrap()).await.unwrap();
     world.client(&world.admins[1]).consent_send(envelope).await.unwrap();
     assert_eq!(health(&world).await.state, SealState::Unsealed);
@@ -403,8 +403,7 @@ async fn a_parked_wrap_opens_after_its_release() {
     let how = Unseal { approve, danger_older_epoch: true };
     let admin = world.client(&world.admins[0]);
     let consent = admin.unseal(&how).await.unwrap().given.consent_needed.unwrap();
-    let envelope = admin.consent_sign(&consent).await.unwrap();
-    admin.consent_send(envelope).await.unwrap();
+    admin.consent_send(world.admins[0].sign(&consent)).await.unwrap();
 
     // New clients: the old ones remember the history that was lost, and say so.
     let (writer, reader) = (world.client(&alice), world.client(&bob));
@@ -431,7 +430,7 @@ async fn restored(world: &mut World, copy: &str) {
     let admin = world.client(&world.admins[0]);
     let given = admin.unseal(&Unseal { approve, danger_older_epoch: true }).await.unwrap().given;
     let consent = given.consent_needed.expect("commits were lost");
-    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+    admin.consent_send(world.admins[0].sign(&consent)).await.unwrap();
 }
 
 /// Copies the store, and goes on.
@@ -554,7 +553,7 @@ async fn a_client_notices_a_store_that_was_set_back() {
     let given = admin.unseal(&Unseal { approve, danger_older_epoch: true }).await.unwrap().given;
     let consent = given.consent_needed.expect("it asks for consent");
     assert!(consent.is_of_unknown_loss());
-    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+    admin.consent_send(world.admins[0].sign(&consent)).await.unwrap();
     let error = client(&world).whoami().await.expect_err("the history that it knew is gone");
     assert!(matches!(error, bulla_client::ClientError::RolledBack(_)), "{error:?}");
     world.stop().await;
@@ -640,7 +639,7 @@ async fn a_consent_speaks_to_clients_of_every_lost_history() {
     let given = admin.unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given;
     let unknown = given.consent_needed.unwrap();
     assert!(unknown.is_of_unknown_loss() && unknown.earlier.is_empty(), "{unknown:?}");
-    admin.consent_send(admin.consent_sign(&unknown).await.unwrap()).await.unwrap();
+    admin.consent_send(world.admins[0].sign(&unknown)).await.unwrap();
     for at in [1, 2] {
         let error = client(&world, at).wraps(None, None).await.expect_err("its history is gone");
         assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
@@ -658,10 +657,8 @@ async fn a_consent_speaks_to_clients_of_every_lost_history() {
     assert!(earlier.lineage != consent.lost.lineage && earlier.lineage != consent.kept.lineage);
     assert!(consent.kept.sequence < earlier.sequence && earlier.sequence < consent.lost.sequence, "{consent:?}");
     let less = Consent { earlier: vec![], ..consent.clone() };
-    let envelope = admin.consent_sign(&less).await.unwrap();
-    assert_eq!(admin.consent_send(envelope).await.unwrap_err().code(), Some(Code::BadStatement));
-    let envelope = admin.consent_sign(&consent).await.unwrap();
-    admin.consent_send(envelope).await.unwrap();
+    assert_eq!(admin.consent_send(world.admins[0].sign(&less)).await.unwrap_err().code(), Some(Code::BadStatement));
+    admin.consent_send(world.admins[0].sign(&consent)).await.unwrap();
 
     for at in [1, 2] {
         let after = client(&world, at);
@@ -687,11 +684,8 @@ async fn lose(world: &mut World, copy: &Path, admin: usize) -> Consent {
     world.stop().await;
     std::fs::copy(copy, world.data().join("bulla.redb")).unwrap();
     world.start().await;
-    let admin = world.client(&world.admins[admin]);
-    let approve: &(dyn Fn(&ClusterView) -> bool + Send + Sync) = &|_| true;
-    let given = admin.unseal(&Unseal { approve, danger_older_epoch: false }).await.unwrap().given;
-    let consent = given.consent_needed.expect("it asks for consent");
-    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+    let consent = give(world, &world.admins[admin]).await.consent_needed.expect("it asks for consent");
+    world.client(&world.admins[admin]).consent_send(world.admins[admin].sign(&consent)).await.unwrap();
     consent
 }
 

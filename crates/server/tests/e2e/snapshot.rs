@@ -75,8 +75,8 @@ async fn consented(world: &World) -> Consent {
     let given = give(world).await;
     assert_eq!(given.state, SealState::Sealed);
     let consent = given.consent_needed.expect("a restored store asks for consent");
-    let admin = world.client(&world.admins[0]);
-    admin.consent_send(admin.consent_sign(&consent).await.unwrap()).await.unwrap();
+    let admin = &world.admins[0];
+    world.client(admin).consent_send(admin.sign(&consent)).await.unwrap();
     consent
 }
 
@@ -301,11 +301,10 @@ async fn put_back(ended: &mut Ended, name: &str) -> Consent {
 }
 
 /// The admin signs that whatever clients saw until now is lost.
-async fn excuse(ended: &Ended, consent: &Consent) -> Envelope {
+fn excuse(ended: &Ended, consent: &Consent) -> Envelope {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let excused_until_ms = Some(u64::try_from(now.as_millis()).unwrap());
-    let admin = ended.world.client(&ended.world.admins[0]);
-    admin.consent_sign(&Consent { excused_until_ms, ..consent.clone() }).await.unwrap()
+    ended.world.admins[0].sign(&Consent { excused_until_ms, ..consent.clone() })
 }
 
 /// Admins who know that a snapshot was put back say so in their consent: whoever saw more goes on by itself. For what is
@@ -317,7 +316,7 @@ async fn the_admins_word_excuses_what_was_seen_before_it() {
         ended.world.client(&ended.world.admins[0]).consent_send(envelope.clone()).await.unwrap();
     };
     let consent = put_back(&mut ended, "first").await;
-    let signed = excuse(&ended, &consent).await;
+    let signed = excuse(&ended, &consent);
     send(&ended, &signed).await;
     let alice = ended.remembering();
     assert_eq!(value(&alice, "app/db").await.as_deref(), Some("kept"));
@@ -341,7 +340,7 @@ async fn the_admins_word_excuses_what_was_seen_before_it() {
     let error = ended.remembering().whoami().await.expect_err("nobody said that this is lost");
     assert!(matches!(error, ClientError::RolledBack(_)), "{error:?}");
     put_back(&mut ended, "third").await;
-    let anew = excuse(&ended, &consent).await;
+    let anew = excuse(&ended, &consent);
     send(&ended, &anew).await;
     assert_eq!(value(&ended.remembering(), "app/db").await.as_deref(), Some("kept"));
     ended.world.stop().await;
