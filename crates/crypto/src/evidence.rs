@@ -21,8 +21,8 @@ mod record;
 mod wrap;
 
 pub use admission::{
-    AdmissionDraft, VerifiedAdmission, VerifiedRecovery, verify_admission, verify_approval, verify_approvals,
-    verify_consent, verify_policy_recovery,
+    AdmissionDraft, VerifiedAdmission, VerifiedRecovery, verify_admission, verify_approvals, verify_consent,
+    verify_policy_recovery,
 };
 pub use bundle::{BundleDraft, BundledPrincipal, VerifiedBundle};
 pub use cluster::{AdminSet, ClusterView, genesis_payload};

@@ -161,19 +161,6 @@ impl AdmissionDraft {
     }
 }
 
-/// Verifies one admin's approval of genesis, given with its first share. Unlike [`verify_approvals`] it also serves
-/// for admins who came with a later document.
-///
-/// # Errors
-/// See [`EvidenceError`].
-pub fn verify_approval(view: &ClusterView, envelope: &Envelope, admin: &Record) -> Result<(), EvidenceError> {
-    let GenesisApproval { v: V1, cluster } = parse(envelope)?;
-    rule(cluster == view.id(), "cluster", "must be this cluster")?;
-    let keys: Vec<_> = admin.public_keys().collect();
-    dsse::verify(envelope, GENESIS_TYPE, &keys)?;
-    Ok(())
-}
-
 /// Which admins of *genesis* approved it. Envelopes that do not verify are left out: anyone can add them to the
 /// list, so they must not spoil it.
 pub fn verify_approvals(view: &ClusterView, approvals: &[Envelope]) -> BTreeSet<PrincipalId> {
