@@ -51,13 +51,6 @@ impl RecordKey {
     pub fn kind(&self) -> Kind {
         self.kind
     }
-    /// The child's bytes if they stand in clear.
-    pub fn clear_child(&self) -> Option<&[u8]> {
-        match &self.child {
-            Child::Clear(bytes) => Some(bytes),
-            Child::Hidden(_) => None,
-        }
-    }
 }
 
 /// Where a listing goes on: opaque to everyone but the barrier that made it.
@@ -560,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_taken_once_and_a_clear_child_is_told() {
+    fn a_page_is_taken_once() {
         let (barrier, mut rng) = barrier(1);
         let query = Query::Scan { kind: Kind::Kv, dir: b"app".to_vec(), after: None, limit: 1 };
         let key = barrier.store_key(&RecordKey::hidden(Kind::Kv, "app", "db")).expect("a key");
@@ -571,7 +564,5 @@ mod tests {
         let (page, more) = records.take_page(&query).expect("a page");
         assert_eq!((page[0].bytes.expose().as_slice(), more), (&b"x"[..], true));
         assert!(records.take_page(&query).is_none());
-        assert_eq!(RecordKey::clear(Kind::Due, "", [1, 2]).clear_child(), Some(&[1, 2][..]));
-        assert_eq!(RecordKey::hidden(Kind::Kv, "app", "db").clear_child(), None);
     }
 }

@@ -45,9 +45,6 @@ pub const HEAD_KEY: &[u8] = b"head";
 /// First byte of the head row, as of every row in [`Table::Plain`].
 pub const HEAD_TAG: u8 = 0x02;
 
-/// Shortest head row, in bytes: tag (1), term (4), revision (8), sequence (8).
-pub const HEAD_BYTES_MIN: usize = 21;
-
 /// Where a record lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
