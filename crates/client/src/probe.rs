@@ -71,9 +71,7 @@ pub struct Handshake {
 /// What came to one request.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// The method that was sent.
-    pub method: &'static str,
-    /// The path that was sent.
+    /// The path that was sent, with GET.
     pub path: String,
     /// The query that was sent, without its question mark.
     pub query: String,
@@ -303,7 +301,6 @@ fn look(parts: &RequestParts<'_>, received: &Received, judged: Judged, sent_ms: 
     let refusal = json::parse::<ErrorBody>(&received.body, MAX_JSON_BYTES).ok();
     let state: Option<State> = received.header(STATE_HEADER).and_then(|text| text.parse().ok());
     Look {
-        method: "GET",
         path: parts.path.to_owned(),
         query: parts.query.to_owned(),
         status: received.status,

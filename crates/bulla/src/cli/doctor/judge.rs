@@ -450,7 +450,6 @@ mod tests {
         let (path, query) = ("/v1/health".to_owned(), String::new());
         let (sent_ms, answered_ms) = (SENT_MS, SENT_MS + 100);
         Look {
-            method: "GET",
             path,
             query,
             status,
