@@ -345,9 +345,8 @@ fn rsa_algorithm(spki: &[u8]) -> bool {
 }
 
 fn check_rsa(spki: &[u8], minimum: RsaMinimum) -> Result<(), PublicKeyError> {
+    // The library takes 2048 to 8192 bits.
     let bits = PublicEncryptingKey::from_der(spki).map_err(|_| PublicKeyError::Malformed)?.key_size_bits();
-    if bits < minimum.bits() {
-        return Err(PublicKeyError::RsaTooShort { bits, minimum: minimum.bits() });
-    }
-    if bits > 8 * MAX_MODULUS_BYTES { Err(PublicKeyError::RsaTooLong) } else { Ok(()) }
+    let minimum = minimum.bits();
+    if bits < minimum { Err(PublicKeyError::RsaTooShort { bits, minimum }) } else { Ok(()) }
 }
