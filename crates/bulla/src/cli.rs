@@ -210,7 +210,23 @@ fn discreet(mut error: clap::Error) -> clap::Error {
         // The tips repeat the argument whole.
         error.remove(ContextKind::Suggested);
     }
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && let Some(tip) = from_vault(&said)
+    {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
     error
+}
+
+/// What a verb of Vault is here, which by its letters alone is taken for something else.
+fn from_vault(verb: &str) -> Option<&'static str> {
+    match verb {
+        "unwrap" => Some("`bulla open SLIP` opens a wrap"),
+        "operator" => Some("`init`, `unseal` and `seal` stand by themselves: `bulla unseal`"),
+        "login" => Some("nothing is logged in to: name your key with --identity, or keep it with `bulla context add`"),
+        "read" | "write" => Some("secrets are under `bulla kv`: `bulla kv get app/db`"),
+        _ => None,
+    }
 }
 
 /// The program and every command of it, each with its whole name, in the order of the help. Options that a command

@@ -338,7 +338,9 @@ fn advice(code: Code) -> Advice {
         Code::NonceReused => {
             Otherwise("try again; if it comes back, somebody plays with your requests: tell the admins")
         }
-        Code::Denied => Otherwise("`bulla policy explain` tells why to whoever may ask; an admin can change policy"),
+        Code::Denied => Otherwise(
+            "`bulla policy explain` tells why to whoever may ask; `--output-policy` after a command prints what policy lacks",
+        ),
         Code::NotFound => {
             Otherwise("check the name; `bulla principal`, `policy`, `kv`, `transit` and `wrap` list what there is")
         }

@@ -73,6 +73,12 @@ impl Field {
             return Ok(ask::hidden(&format!("{}: ", self.name.as_str())).map_err(failed)?.expose().clone());
         }
         let mut bytes = input::stdin(limit)?;
+        // What should have written it failed, or there is no input: an empty password is seldom meant.
+        if bytes.is_empty() {
+            let name = self.name.as_str();
+            return Err(Failure::new(Exit::Failed, format!("standard input is empty, and so would {name:?} be"))
+                .hint("look at what should have written there; `KEY=` makes an empty value"));
+        }
         // Whoever pipes a password from echo does not mean the end of the line; a file is taken as it is.
         if bytes.last() == Some(&b'\n') {
             bytes.pop();

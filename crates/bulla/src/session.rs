@@ -160,8 +160,12 @@ impl<'a> Session<'a> {
         let context = self.context()?;
         let address = addr.clone().or_else(|| context.as_ref().map(|context| context.address.clone()));
         let address = address.ok_or_else(|| {
-            Failure::usage("no server is named")
-                .hint("give --addr ADDR and --cluster ID, or add a context with `bulla context add NAME ADDR`")
+            let failure = Failure::usage("no server is named");
+            let failure = match self.places.config {
+                Some(_) => failure,
+                None => failure.hint("no contexts were looked at: set HOME or XDG_CONFIG_HOME"),
+            };
+            failure.hint("give --addr ADDR and --cluster ID, or add a context with `bulla context add NAME ADDR`")
         })?;
         // Another address is not vouched for by the authorities of the context's own.
         let ca = if addr.is_none() { context.as_ref().and_then(|context| context.ca.clone()) } else { None };
@@ -333,7 +337,7 @@ impl<'a> Session<'a> {
         match client.alarms_waiting() {
             _ if self.alarms_shown.load(Ordering::Relaxed) => {}
             0 => {}
-            1 => self.screen.warn("an alarm waits for you; read it with `bulla alarms`"),
+            1 => self.screen.warn("an alarm waits for you; `bulla alarms --seen` shows and marks it"),
             count => {
                 self.screen.warn(&format!("{count} alarms wait for you; `bulla alarms --seen` shows and marks them"))
             }

@@ -263,7 +263,7 @@ impl Client {
         self.check_cluster(slip).await?;
         let view = self.wrap_view(&slip.wrap).await?;
         let same = evidence::payload_digest(&view.statement) == slip.statement_sha256;
-        demand(same, "the cluster's wrap is not the one that the slip names")?;
+        demand(same, "the cluster's wrap is not the one that the slip names: compare it with what its writer sent")?;
         let stated: Statement = json::parse(&view.statement.payload, json::MAX_STATEMENT_BYTES)
             .map_err(|_| ClientError::contradiction("the writer's statement is malformed"))?;
         let verify = |cluster: &ClusterId, chain: &RecordChain| statement_of(&view.statement, cluster, chain);

@@ -304,7 +304,8 @@ impl Request<'_> {
         let id = line.id().to_string();
         let message = format!("{} may not {} on {}", denied.subject.name, denied.action, denied.resource);
         let refusal = Refusal::new(Code::Denied, message).hint(format!(
-            "whoever has policy.explain sees why with `bulla policy explain {id}`; an admin can change policy"
+            "whoever has policy.explain sees why with `bulla policy explain {id}`; an admin can change policy, and \
+             `--output-policy` after the command prints what to add"
         ));
         if let Some((key, request)) = once {
             let principal = self.verified.subject.id;

@@ -245,7 +245,7 @@ pub struct ParseSlipError;
 
 impl fmt::Display for ParseSlipError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected a slip: bulla:wrap:<cluster>:<wrap>:<digest>")
+        f.write_str("expected a slip, copied whole: bulla:wrap:<cluster>:<wrap>:<digest>")
     }
 }
 impl std::error::Error for ParseSlipError {}

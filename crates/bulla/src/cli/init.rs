@@ -220,7 +220,7 @@ pub fn read_record(path: &Path) -> Result<Envelope, Failure> {
     let bytes = input::file(path, Limit::TEXT)?;
     let unfit = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{} is no record: {error}", path.display()))
-            .hint("`bulla keygen` writes it beside the identity, with the ending .pub")
+            .hint("`bulla keygen` writes it beside the identity, with the ending .pub; the identity itself is private")
     };
     let envelope: Envelope = json::parse(&bytes, json::MAX_JSON_BYTES).map_err(|error| unfit(&error))?;
     match Record::open(&envelope, None) {

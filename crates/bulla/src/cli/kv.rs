@@ -231,6 +231,16 @@ pub enum Metadata {
 }
 
 pub async fn run(command: Kv, session: &Session<'_>) -> Result<Exit, Failure> {
+    carried_out(command, session).await.map_err(|failure| {
+        // So `run`, `policy check` and these messages themselves write it, but not these commands.
+        match failure.message.contains("kv/kv/") {
+            true => failure.hint("paths of `bulla kv` are below kv/ already: leave out the first kv/"),
+            false => failure,
+        }
+    })
+}
+
+async fn carried_out(command: Kv, session: &Session<'_>) -> Result<Exit, Failure> {
     match command {
         Kv::Put { path, fields, file, to, unseal, terms, format } => {
             let content = values::typed(&fields, file)?;

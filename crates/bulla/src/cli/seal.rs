@@ -10,8 +10,9 @@ use bulla_crypto::envelope;
 use bulla_crypto::identity::Identity;
 use bulla_crypto::random::{SystemRng, draw};
 use bulla_crypto::sign::Signer as _;
-use bulla_wire::api::{Seal as State, SealAdmin, SealState};
+use bulla_wire::api::{Health, Seal as State, SealAdmin, SealState};
 use bulla_wire::dsse::Envelope;
+use bulla_wire::error::Code;
 use bulla_wire::evidence::{Consent as Loss, EXCUSE_SKEW_MS, Position};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -66,8 +67,17 @@ struct SignConsent {
 pub async fn run(args: Seal, session: &Session<'_>) -> Result<Exit, Failure> {
     match args.verb {
         None => {
-            session.client()?.seal().await?;
-            session.screen.say("sealed; k admins run `bulla unseal` to open it again");
+            let client = session.client()?;
+            match client.seal().await {
+                Ok(()) => session.screen.say("sealed; k admins run `bulla unseal` to open it again"),
+                Err(error) if error.code() == Some(Code::Sealed) => match client.health().await? {
+                    (Health { state: SealState::Sealed, .. }, true) => {
+                        session.screen.say("the cluster is sealed already")
+                    }
+                    _ => return Err(error.into()),
+                },
+                Err(error) => return Err(error.into()),
+            }
             Ok(Exit::Ok)
         }
         Some(Verb::Status(format)) => status(session, format).await,

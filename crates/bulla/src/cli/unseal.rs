@@ -144,9 +144,11 @@ fn approved(session: &Session<'_>, view: &ClusterView, yes: bool) -> Result<bool
         return Ok(true);
     }
     if !ask::possible() {
-        return Err(Failure::usage("nobody can approve the cluster here, and this is your first share for it")
+        return Err(Failure::usage("nobody can approve the cluster here, and it was not unsealed with your share yet")
             .hint("compare its id with the other admins, then give --yes"));
     }
-    ask::yes("Do the other admins see the same?")
-        .map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --yes"))
+    let alone = view.newest().admins().count() == 1;
+    let same =
+        if alone { "Is this the cluster that `bulla init` showed?" } else { "Do the other admins see the same?" };
+    ask::yes(same).map_err(|error| Failure::new(Exit::Failed, format!("cannot ask: {error}")).hint("give --yes"))
 }

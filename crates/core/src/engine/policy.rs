@@ -52,7 +52,7 @@ fn answer(name: &Name, text: &str) -> Policy {
 fn refused(error: &PolicyError) -> Refusal {
     Refusal::new(Code::BadPolicy, error.to_string())
         .field("text")
-        .hint("`bulla policy check` tries a question against the stored set")
+        .hint("correct that place and put it again; `--output-policy` after a command prints a statement to begin with")
 }
 
 fn changed(writes: Writes, reply: Reply, change: Change, replay: Replay) -> Box<Outcome> {
@@ -116,9 +116,16 @@ impl Operation for Put {
         if let Some(expected) = self.body.replaces
             && expected != there
         {
-            let found = there.map_or_else(|| "there is none".to_owned(), |digest| format!("it is {digest}"));
-            let refusal = Refusal::new(Code::VersionMismatch, format!("the stored policy is another: {found}"));
-            return Ok(Outcome::refuse(refusal.field("replaces").hint("read it again and put your change on top")));
+            let (message, hint) = match (expected, there) {
+                (None, Some(there)) => {
+                    (format!("there is a policy of this name already: {there}"), "to replace it, leave out --create")
+                }
+                (_, Some(there)) => {
+                    (format!("the stored policy is another: {there}"), "read it again and put your change on top")
+                }
+                (_, None) => ("there is no policy of this name".to_owned(), "`bulla policy list` shows the names"),
+            };
+            return Ok(Outcome::refuse(Refusal::new(Code::VersionMismatch, message).field("replaces").hint(hint)));
         }
         let policies = context.directory.policies();
         if current.is_none() && policies.texts().count() >= MAX_NAMES {

@@ -79,7 +79,7 @@ pub fn load(
                 key: "--config".into(),
                 source: Source::File(path.to_owned()),
                 problem: format!("cannot read the file: {error}"),
-                hint: "give the path of a TOML file; docs/samples/server.toml shows every key".into(),
+                hint: "give the path of a TOML file; `bulla server sample` prints one with every key".into(),
             })?,
         )),
         None => None,
@@ -130,7 +130,7 @@ impl Settings {
                 key: format!("line {}", before.matches('\n').count().saturating_add(1)),
                 source: Source::File(path.to_owned()),
                 problem: format!("this is no TOML: {}", error.message()),
-                hint: "docs/samples/server.toml shows every key".into(),
+                hint: "`bulla server sample` prints a file with every key".into(),
             }
         })?;
         let source = Source::File(path.to_owned());
@@ -419,7 +419,7 @@ fn unknown(name: &str, source: &Source) -> ConfigError {
     let nearest = KEYS.iter().map(spelled).min_by_key(|known| distance(known, name));
     let hint = match nearest.filter(|known| distance(known, name) <= 3) {
         Some(known) => format!("did you mean {known}?"),
-        None => "docs/samples/server.toml shows every key".into(),
+        None => "`bulla server sample` prints a file with every key".into(),
     };
     // A name without letters is written as TOML writes it, or nothing would be named.
     let key = if name.is_empty() { "\"\"".to_owned() } else { name.to_owned() };

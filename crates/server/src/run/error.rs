@@ -4,6 +4,8 @@ use crate::ceremony::CeremonyError;
 use crate::sink;
 use crate::tls::TlsError;
 use std::fmt;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 
 /// Why a server did not start.
 #[derive(Debug)]
@@ -58,7 +60,10 @@ impl RunError {
     /// What to do about it; none where the store's message says so itself.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Io { action: "listen on", .. } => Some("give --listen another address, or end what listens there"),
+            // The local socket is a path, as files are.
+            Self::Io { action: "listen on", what, source } if what.parse::<SocketAddr>().is_ok() => {
+                Some(listen_hint(source.kind()))
+            }
             Self::Io { action: "listen for metrics on", .. } => Some("give --metrics-listen another address"),
             Self::Io { .. } => Some("check the path, and that the server's user may use it"),
             Self::Unfit { hint, .. } => Some(hint),
@@ -70,6 +75,14 @@ impl RunError {
             Self::Audit(error) => Some(error.hint()),
             Self::Phase(_) => Some("put back the newest copy of the store, or restore a snapshot"),
         }
+    }
+}
+
+fn listen_hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::PermissionDenied => "ports below 1024 are root's: give --listen a higher one, such as 8250",
+        ErrorKind::AddrNotAvailable => "give --listen an address of this machine; 0.0.0.0 means all of them",
+        _ => "give --listen another address, or end what listens there",
     }
 }
 

@@ -1150,7 +1150,7 @@ async fn altered_plain_rows_open_nothing_else() {
 /// node says then is of the epoch that it was in, and once the store is mended it is unsealed as ever: nothing was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seal_that_cannot_be_read_keeps_no_keys() {
-    for (name, value) in [("document/0", Some(SealedValue::new(&[1; 64]).unwrap())), ("seal/config", None)] {
+    for (name, value) in [("document/0", Some(SealedValue::new([1; 64]).unwrap())), ("seal/config", None)] {
         let world = World::new(Shape::default()).await;
         let (admin, node) = (world.client(&world.admins[0]), Arc::clone(&world.server().node));
         let keys = Arc::downgrade(&unsealed(&world));
@@ -1186,7 +1186,7 @@ impl HeadSource for Hangs {
             self.gate.wait();
         }
         // No such head: the commit is refused.
-        (Sequence(0), SealedValue::new(&[1; 64]).unwrap())
+        (Sequence(0), SealedValue::new([1; 64]).unwrap())
     }
 }
 
@@ -1199,7 +1199,7 @@ async fn a_store_that_hangs_keeps_no_keys() {
     let gate = Arc::new(Barrier::new(2));
     node.parts.store.set_head(Some(Arc::new(Hangs { gate: Arc::clone(&gate), hung: AtomicBool::new(false) })));
     let (store, mut batch) = (node.parts.store.clone(), Batch::default());
-    batch.put(Table::Plain, StoreKey::new("x").unwrap(), SealedValue::new(&[1; 64]).unwrap());
+    batch.put(Table::Plain, StoreKey::new("x").unwrap(), SealedValue::new([1; 64]).unwrap());
     let hanging = tokio::spawn(async move { store.commit(batch).await });
     let pass = || {
         let gate = Arc::clone(&gate);
