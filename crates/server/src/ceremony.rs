@@ -1,6 +1,12 @@
 //! Ceremonies: making a cluster, opening its seal, closing it. Each holds [`Node::ceremony`] from reading the store
 //! to the change of phase, so two of them cannot cross.
 
+mod sealing;
+
+pub use sealing::{enter_without_keys, seal};
+
+use sealing::{sealed, sealed_beside};
+
 use crate::clock::MAX_START_GAP_MS;
 use crate::drive::DriveError;
 use crate::failpoint;
@@ -34,7 +40,6 @@ use bulla_wire::name::Name;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Why a ceremony did not come to its end.
 #[derive(Debug)]
@@ -123,9 +128,6 @@ impl From<CommitError> for CeremonyError {
 /// The position that stands in a head when the log is no file.
 pub const NO_POSITION: AuditPosition = AuditPosition { file: 0, offset: 0, n: 0, hash: Digest::new([0; 32]) };
 
-/// How long a node without keys waits for what the store says: one that hangs must not keep whoever holds the ceremony.
-const STORE_PATIENCE: Duration = Duration::from_secs(5);
-
 /// Makes the cluster. The node stays sealed.
 ///
 /// # Errors
@@ -157,35 +159,6 @@ pub async fn init(node: &Node, body: &Init, signer: KeyId) -> Result<Initialised
     drop(node.parts.sink.note(Body::Initialised { committed, bundle: bundle.map(Bundle::line) }));
     node.enter(read_phase(&node.parts.store).await?);
     Ok(Initialised { cluster: made.cluster, genesis: made.genesis })
-}
-
-fn as_sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
-    match node.phase() {
-        Phase::Sealed(sealed) => Ok(sealed),
-        Phase::Uninitialised => Err(CeremonyError::Phase(SealState::Uninitialised)),
-        Phase::Unsealed(_) => Err(CeremonyError::Phase(SealState::Unsealed)),
-    }
-}
-
-/// What the node is without keys; read anew if that could not be read when it was sealed, since an older head looks like
-/// lost commits. The caller holds the ceremony.
-async fn sealed(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
-    if node.is_behind() {
-        match read_phase(&node.parts.store).await? {
-            phase @ Phase::Sealed(_) => node.enter(phase),
-            _ => return Err(SealError::Row(row::CONFIG).into()),
-        }
-    }
-    as_sealed(node)
-}
-
-/// The same for whoever does not hold the ceremony.
-async fn sealed_beside(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
-    if !node.is_behind() {
-        return as_sealed(node);
-    }
-    let _guard = node.ceremony.lock().await;
-    sealed(node).await
 }
 
 /// Opens an unseal session, or joins the running one.
@@ -471,39 +444,4 @@ fn load_policies(records: Vec<bulla_core::barrier::Record>) -> Result<BTreeMap<N
         policies.insert(stored.name, stored.text);
     }
     Ok(policies)
-}
-
-/// Enters the phase of a node without keys: what the store says or, if that cannot be read, what it said last. Whoever
-/// owns the storage must not keep keys from being forgotten.
-pub async fn enter_without_keys(node: &Node) {
-    let found = match tokio::time::timeout(STORE_PATIENCE, read_phase(&node.parts.store)).await {
-        Ok(Ok(phase @ Phase::Sealed(_))) => return node.enter(phase),
-        Ok(Ok(_)) => "it holds no cluster any more".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("it does not answer within {} s", STORE_PATIENCE.as_secs()),
-    };
-    tracing::error!(found, "sealed, but nothing unseals what the store says now; mend the store, then unseal");
-    node.enter_last_sealed();
-}
-
-/// Forgets the keys, once the requests under way have ended; `own` of them are the caller's.
-///
-/// # Errors
-/// If the node is not unsealed.
-pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
-    let _guard = node.ceremony.lock().await;
-    let Phase::Unsealed(unsealed) = node.phase() else {
-        return Err(CeremonyError::Phase(SealState::Sealed));
-    };
-    // New requests meet a sealed node from here on; those under way may end. The store is asked for nothing before the
-    // keys are forgotten: it may never answer.
-    node.enter_last_sealed();
-    unsealed.close(own).await;
-    let epoch = unsealed.keys.epoch;
-    drop(node.parts.sink.note_sealed(epoch));
-    drop(unsealed);
-    node.parts.store.set_head(None);
-    enter_without_keys(node).await;
-    tracing::info!(epoch, "sealed");
-    Ok(())
 }
