@@ -132,8 +132,10 @@ tpm_node() {
     tpm "$1"
     "$bulla" --quiet kms bind -o "$dir/node-$1.bound" --to "$(tpm_uri)"
 }
-# The second node is enrolled when it starts, by the identity that is in a safe.
+# The second node is enrolled when it starts, by the identity that is in a safe. Its start is measured, so its TPM has
+# been made before: an RSA key takes one in software a time that varies widely.
 setup_tpm() {
+    until [ -e "$dir/tpm-2.runs" ]; do sleep 0.05; done
     (umask 077 && echo 1234 > "$dir/pin")
     "$bulla" --quiet keygen -o "$dir/box.key" --name safe
     recipient=$(tpm_node 1)

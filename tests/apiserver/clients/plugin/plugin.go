@@ -51,7 +51,7 @@ func NewFleet(t *check.T, description *Description) *Fleet {
 		fleet.backend = backend
 	}
 	if len(description.Setup) > 0 {
-		t.Must(process.Run(fleet.command("setup", description.Setup, nil), time.Minute), "set up the plugin")
+		t.Must(process.Run(fleet.command("setup", description.Setup, nil), 3*time.Minute), "set up the plugin")
 	}
 	return fleet
 }
