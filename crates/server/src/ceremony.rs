@@ -289,7 +289,6 @@ async fn unseal(
         enter_unsealed(node, sealed, advanced, before, accounted_loss.map(|lost| (lost, restored, held))).await;
     if entered.is_err() {
         // The epoch has advanced, so the seal in memory is no longer the one to open.
-        node.parts.store.set_head(None);
         enter_without_keys(node).await;
     }
     entered

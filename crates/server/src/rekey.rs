@@ -163,6 +163,5 @@ async fn enter(
 async fn seal_now(node: &Node, unsealed: &Unsealed) {
     unsealed.forget();
     node.enter_last_sealed();
-    node.parts.store.set_head(None);
     enter_without_keys(node).await;
 }

@@ -43,6 +43,7 @@ pub async fn sealed_beside(node: &Node) -> Result<Arc<Sealed>, CeremonyError> {
 /// Enters the phase of a node without keys: what the store says or, if that cannot be read, what it said last. Whoever
 /// owns the storage must not keep keys from being forgotten.
 pub async fn enter_without_keys(node: &Node) {
+    node.parts.store.set_head(None);
     let found = match tokio::time::timeout(STORE_PATIENCE, read_phase(&node.parts.store)).await {
         Ok(Ok(phase @ Phase::Sealed(_))) => return node.enter(phase),
         Ok(Ok(_)) => "it holds no cluster any more".to_owned(),
@@ -69,7 +70,6 @@ pub async fn seal(node: &Node, own: u32) -> Result<(), CeremonyError> {
     let epoch = unsealed.keys.epoch;
     drop(node.parts.sink.note_sealed(epoch));
     drop(unsealed);
-    node.parts.store.set_head(None);
     enter_without_keys(node).await;
     tracing::info!(epoch, "sealed");
     Ok(())
