@@ -22,7 +22,11 @@ pub fn possible() -> bool {
 
 /// Asks for yes or no. Anything but "yes" is no: a habit of pressing return must not approve a cluster.
 pub fn yes(question: &str) -> io::Result<bool> {
-    shown(&format!("{question} Type yes to go on:")).map(|answer| answer == "yes")
+    let answer = shown(&format!("{question} Type yes to go on:"))?;
+    if answer.starts_with(['y', 'Y']) && answer != "yes" {
+        writeln!(io::stderr(), "Only yes in full is yes.")?;
+    }
+    Ok(answer == "yes")
 }
 
 /// Asks for a line.

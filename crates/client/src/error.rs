@@ -169,6 +169,10 @@ impl ClientError {
     pub fn hint(&self) -> String {
         match self {
             Self::Refused { errors, .. } => errors.iter().find_map(|entry| entry.hint.clone()).unwrap_or_default(),
+            Self::Unreachable { address, .. } if !names_port(address) => {
+                "check the address and that the server runs; without a port it is 443, and a server listens on 8250 unless \
+                 it was told another".into()
+            }
             Self::Unreachable { .. } => "check the address and that the server runs".into(),
             Self::Untrusted(Untrusted::Signature(ResponseError::UnknownNode(_))) => {
                 "the answer is from another cluster, or from a node that no document names, which was removed or has a new \
@@ -236,6 +240,11 @@ impl ClientError {
     pub(crate) fn input(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Input { what: what.into(), hint: hint.into() }
     }
+}
+
+/// Whether an address says where on its host; a socket's path does.
+fn names_port(address: &str) -> bool {
+    address.starts_with("unix:") || address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 /// What to do about a local file that cannot be used.
@@ -366,5 +375,21 @@ impl From<StateError> for ClientError {
 impl From<KnownError> for ClientError {
     fn from(error: KnownError) -> Self {
         Self::Known(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_port_is_told_which_one_was_tried() {
+        let hint = |address: &str| ClientError::Unreachable { address: address.into(), cause: String::new() }.hint();
+        for address in ["https://bulla.example", "https://[::1]"] {
+            assert!(hint(address).contains("443"), "{address}");
+        }
+        for address in ["https://bulla.example:8250", "https://[::1]:8250", "unix:/run/bulla.sock"] {
+            assert!(!hint(address).contains("443"), "{address}");
+        }
     }
 }

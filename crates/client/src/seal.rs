@@ -126,7 +126,7 @@ impl Client {
             if !(how.approve)(&facts.view) {
                 return Err(ClientError::input(
                     "the cluster was not approved, so no share was given",
-                    "compare the cluster's id with the other admins, then approve it by typing yes in full",
+                    "compare the cluster's id with the other admins, then approve it",
                 ));
             }
             let payload = GenesisApproval { v: V1, cluster: facts.view.id() };

@@ -256,6 +256,18 @@ fn parsed<T: std::str::FromStr>(query: &Query, name: &'static str, expected: &st
     query.parsed(name, expected).map_err(|e| bad_query(&e))
 }
 
+/// An action or a resource.
+fn named<T: std::str::FromStr<Err: fmt::Display>>(field: &str, text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|error: T::Err| {
+        let refusal = Refusal::new(Code::Malformed, error.to_string()).field(field);
+        refusal.hint("spec/policy.md lists actions and resources, such as kv.get and kv/app/db")
+    })
+}
+
+fn resource(query: &Query) -> Result<Option<Resource>, Refusal> {
+    query.get("resource").map(|text| named("resource", text)).transpose()
+}
+
 fn cursor(query: &Query, name: &'static str) -> Result<Option<Cursor>, Refusal> {
     query
         .get(name)
@@ -373,9 +385,9 @@ fn op(endpoint: Endpoint, given: Given, query: &Query, body: Vec<u8>, context: &
         Endpoint::AuditRead => Op::AuditRead(AuditQuery {
             after: query.number("after", 0..=u64::MAX).map_err(|e| bad_query(&e))?,
             limit,
-            resource: parsed(query, "resource", "a resource such as kv/app/db")?,
+            resource: resource(query)?,
             principal: parsed(query, "principal", "a principal's name or id")?,
-            action: parsed(query, "action", "an action such as kv.get")?,
+            action: query.get("action").map(|text| named("action", text)).transpose()?,
         }),
         Endpoint::SealStatus => Op::SealStatus,
         Endpoint::SealSeal => Op::SealSeal,
@@ -422,12 +434,8 @@ fn names_op(endpoint: Endpoint, given: Given, query: &Query, limit: usize, body:
         Endpoint::PolicyDelete => Op::PolicyDelete(policy::Delete { name: given.name()? }),
         Endpoint::PolicyCheck => {
             let api::CheckPolicy { principal, action, resource } = parse(body)?;
-            let bad = |field: &str, e: &dyn fmt::Display| {
-                let refusal = Refusal::new(Code::Malformed, e.to_string()).field(field);
-                refusal.hint("spec/policy.md lists actions and resources, such as kv.get and kv/app/db")
-            };
-            let action = action.parse().map_err(|e| bad("action", &e))?;
-            let resource = resource.parse().map_err(|e| bad("resource", &e))?;
+            let action = named("action", &action)?;
+            let resource = named("resource", &resource)?;
             Op::PolicyCheck(policy::Check { principal, action, resource })
         }
         Endpoint::PolicyExplain => {

@@ -1,10 +1,10 @@
 //! Databases and leases: what is asked for, and what of it is done outside of the store.
 
-use super::{Given, Op, bad_query, cursor, malformed, parse, parsed};
+use super::{Given, Op, bad_query, cursor, malformed, parse, parsed, resource};
 use crate::database::authority::{self, ClientKey};
 use crate::reply::internal;
 use crate::route::{Endpoint, Param, Query};
-use bulla_core::action::{Resource, RoleName};
+use bulla_core::action::RoleName;
 use bulla_core::engine::database::{self, Connection, Listed, static_role};
 use bulla_core::engine::lease;
 use bulla_core::operation::{Context, Refusal};
@@ -149,16 +149,13 @@ pub(super) fn lease_op(endpoint: Endpoint, given: Given, query: &Query, body: &[
     let limit = query.limit().map_err(|e| bad_query(&e))?;
     Ok(match endpoint {
         Endpoint::LeaseList => Op::LeaseList(lease::List { after: cursor(query, "after")?, limit }),
-        Endpoint::LeaseListAll => {
-            let resource = parsed::<Resource>(query, "resource", "a resource such as database/app")?;
-            Op::LeaseListAll(lease::ListAll {
-                resource: resource.map(|resource| resource.to_string()),
-                principal: parsed::<PrincipalId>(query, "principal", "a principal's id")?,
-                stuck: parsed::<bool>(query, "stuck", "true or false")?.unwrap_or(false),
-                after: cursor(query, "after")?,
-                limit,
-            })
-        }
+        Endpoint::LeaseListAll => Op::LeaseListAll(lease::ListAll {
+            resource: resource(query)?.map(|resource| resource.to_string()),
+            principal: parsed::<PrincipalId>(query, "principal", "a principal's id")?,
+            stuck: parsed::<bool>(query, "stuck", "true or false")?.unwrap_or(false),
+            after: cursor(query, "after")?,
+            limit,
+        }),
         Endpoint::LeaseRevokeMany => Op::LeaseDemand(lease::Demand::new(parse::<RevokeLeases>(body)?)?),
         Endpoint::LeaseRead => Op::LeaseRead(lease::Read { id: given.lease()? }),
         Endpoint::LeaseRevoke => Op::LeaseRevoke(lease::Revoke { id: given.lease()? }),
