@@ -3,15 +3,15 @@
 //!
 //! All of it takes hours, so it goes by areas, and what is most likely to notice is asked first: the tests beside the code
 //! of the same module, then the files of tests nearest to the area, at first without those that take long, then all tests of
-//! the crate. A run ends with its first test that fails. What was noticed before is not tried again, so a run that was ended goes on where it was. What may
-//! survive stands in `.cargo/mutants.toml`, each with its reason; anything else fails the task.
+//! the crate. A run ends with its first test that fails. What was noticed before is not tried again, so a run that was ended
+//! goes on where it was. What may survive stands in `.cargo/mutants.toml`, each with its reason; anything else fails the task.
 
 use crate::setup::{Tools, done};
 use crate::tally::Tally;
 use crate::workspace::{Stop, root, target};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -228,25 +228,23 @@ fn missed(folder: &Path) -> Result<usize, Stop> {
 
 /// The files by the outermost module around each that has tests beside its code; those with few or none are left out.
 fn by_tested_module<'a>(tree: &Path, files: &[&'a str]) -> BTreeMap<String, Vec<&'a str>> {
-    let tested: BTreeSet<String> = files
-        .iter()
-        .filter(|file| {
-            std::fs::read_to_string(tree.join(file)).is_ok_and(|text| text.contains("#[cfg(test)]\nmod tests"))
-        })
-        .filter_map(|file| module_of(file))
-        .collect();
-    let mut groups: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for &file in files {
-        let Some(module) = module_of(file) else { continue };
+    let text = |file: &str| std::fs::read_to_string(tree.join(file)).unwrap_or_default();
+    let read: Vec<(&str, String, String)> =
+        files.iter().filter_map(|&file| Some((file, module_of(file)?, text(file)))).collect();
+    let is_tested = |wanted: &str| {
+        read.iter().any(|(_, module, text)| module == wanted && text.contains("#[cfg(test)]\nmod tests"))
+    };
+    let mut groups: BTreeMap<&str, (Vec<&str>, usize)> = BTreeMap::new();
+    for (file, module, text) in &read {
         let mut around = module.match_indices("::").map(|(at, _)| &module[..at]).chain([module.as_str()]);
-        if let Some(module) = around.find(|module| tested.contains(*module)) {
-            groups.entry(module.to_owned()).or_default().push(file);
+        if let Some(module) = around.find(|module| is_tested(module)) {
+            let (files, tests) = groups.entry(module).or_default();
+            files.push(file);
+            *tests += text.matches("#[test]").count();
         }
     }
-    let tests =
-        |file: &&str| std::fs::read_to_string(tree.join(file)).map_or(0, |text| text.matches("#[test]").count());
-    groups.retain(|_, files| files.iter().map(tests).sum::<usize>() >= WORTH_ASKING);
-    groups
+    let worth = groups.into_iter().filter(|(_, (_, tests))| *tests >= WORTH_ASKING);
+    worth.map(|(module, (files, _))| (module.to_owned(), files)).collect()
 }
 
 /// The module that a source is, as tests are named by it.
@@ -270,13 +268,17 @@ pub struct Program {
 
 /// Runs a test program until its end or the first test that fails; whether none did.
 pub fn until_failure(program: &Program) -> Result<bool, Stop> {
+    run_until_failure(program, &mut std::io::stdout())
+}
+
+fn run_until_failure(program: &Program, shown: &mut impl Write) -> Result<bool, Stop> {
     let (first, arguments) = program.command.split_first().ok_or_else(|| Stop("no program".to_owned()))?;
     let failed = |error: std::io::Error| Stop(format!("cannot run {}: {error}", first.display()));
     let mut child = Command::new(first).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let said = child.stdout.take().map(BufReader::new);
     for line in said.into_iter().flat_map(BufRead::lines) {
         let line = line.map_err(failed)?;
-        writeln!(std::io::stdout(), "{line}").map_err(failed)?;
+        writeln!(shown, "{line}").map_err(failed)?;
         if line.starts_with("test ") && line.ends_with("FAILED") {
             child.kill().map_err(failed)?;
         }
@@ -335,7 +337,7 @@ mod tests {
         let run = |script: &str| {
             let begun = std::time::Instant::now();
             let command = ["sh", "-c", script].map(OsString::from).to_vec();
-            (until_failure(&Program { command }).unwrap(), begun.elapsed().as_secs() < 30)
+            (run_until_failure(&Program { command }, &mut Vec::new()).unwrap(), begun.elapsed().as_secs() < 30)
         };
         assert_eq!(run("echo 'test a ... ok'"), (true, true));
         assert_eq!(run("exit 1"), (false, true));
