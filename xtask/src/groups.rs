@@ -161,7 +161,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "coverage", about: "with --long: the lines that the tests run are counted", steps: &[Coverage] },
     Group {
         name: "release",
-        about: "with --long, or by its name: the release binary: size, libraries, no failpoints",
+        about: "with --long, or by its name: the release binary: size, libraries, no failpoints; the Debian package",
         steps: &[Release],
     },
 ];

@@ -46,6 +46,7 @@ pub fn run() -> Result<Tally, Stop> {
         println!("    holds {found:?}");
     }
     tally.add(Tally::check("release binary holds no failpoint", found.is_empty() && points.len() > 1));
+    tally.add(crate::deb::check()?);
     Ok(tally)
 }
 

