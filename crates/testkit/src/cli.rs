@@ -198,6 +198,9 @@ impl Cli {
             ("LC_ALL".into(), "C.UTF-8".into()),
             ("TZ".into(), "UTC".into()),
         ];
+        // Where a program that counts its lines leaves them (`cargo xtask coverage`); else they would lie in the home.
+        let counts = "LLVM_PROFILE_FILE";
+        variables.extend(std::env::var_os(counts).map(|path| (counts.into(), path)));
         variables.extend(self.environment.iter().cloned());
         variables
     }

@@ -4,6 +4,17 @@
 
 use std::collections::BTreeMap;
 
+/// What stands before a number that differs from run to run.
+const COUNTED: &[&str] = &[
+    "sequence ",
+    "sequence  ",
+    "sequence <n> to ",
+    "remembers ",
+    "audit     up to line ",
+    "rows      ",
+    "rows      <n>, ",
+];
+
 /// What was renamed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Redaction {
@@ -72,11 +83,7 @@ impl Redaction {
             "hex"
         } else if before.ends_with("127.0.0.1:") && token.chars().all(|c| c.is_ascii_digit()) {
             return "<port>".to_owned();
-        } else if ["sequence ", "sequence  ", "remembers ", "sequence <n> to "]
-            .iter()
-            .any(|words| before.ends_with(words))
-            && token.chars().all(|c| c.is_ascii_digit())
-        {
+        } else if COUNTED.iter().any(|words| before.ends_with(words)) && token.chars().all(|c| c.is_ascii_digit()) {
             // The cluster commits by itself too, when a minute ends.
             return "<n>".to_owned();
         } else if token.len() == 13 && token.chars().all(|c| c.is_ascii_digit()) {

@@ -89,13 +89,6 @@ impl<'a> Transcript<'a> {
         self
     }
 
-    /// Shows `value` as `name` in the output.
-    #[must_use]
-    pub fn redact(mut self, value: &str, name: &str) -> Self {
-        self.redaction.name(value, name);
-        self
-    }
-
     /// Runs every command of the file and compares, or blesses.
     ///
     /// # Panics
