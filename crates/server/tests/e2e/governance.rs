@@ -296,6 +296,9 @@ async fn audit_lines_are_found_by_name_and_by_id() {
     assert!(admin.audit(None, None, &of(&nobody)).await.unwrap().lines.is_empty());
     refused(admin.audit(None, None, &of("bo")).await, Code::NotFound);
     refused(admin.audit(None, None, &of("sha256:x")).await, Code::Malformed);
+    let about = AuditOf { resource: Some("secret/app".into()), ..AuditOf::default() };
+    let told = admin.audit(None, None, &about).await.unwrap_err().to_string();
+    assert!(told.contains("kv[/PATH], transit[/KEY]"), "{told}");
     finish(world).await;
 }
 

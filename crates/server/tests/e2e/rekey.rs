@@ -3,6 +3,8 @@
 use crate::support::{Caller, finish, lines, rows, unsealed, view};
 use bulla_client::{Admit, Client};
 use bulla_core::audit::Body;
+use bulla_core::engine::principal;
+use bulla_core::record::{Answer, Read, Table};
 use bulla_crypto::evidence::{self, DocumentDraft, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SystemRng;
@@ -169,12 +171,24 @@ async fn a_rekey_that_does_not_hold_changes_nothing() {
     finish(world).await;
 }
 
-/// The group of the admins follows them, and a body for the ingress key of before is still taken.
+/// The barrier term under which somebody's record lies.
+async fn term_of(world: &World, person: &Person) -> u64 {
+    let key = unsealed(world).keys.barrier.store_key(&principal::key(&person.name)).unwrap();
+    let row = world.server().node.parts.store.read(vec![Read::Get(Table::Data, key)]).await.unwrap().answers.pop();
+    let row = row.and_then(Answer::into_value).unwrap();
+    u32::from_be_bytes(row.as_bytes()[1..5].try_into().unwrap()).into()
+}
+
+/// The group of the admins follows them, and a body for the ingress key of before is still taken. The epoch has a
+/// barrier term of its own, and what was written before it is read under that of then.
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_and_keys_follow_the_document() {
     let world = World::new(TWO_OF_THREE).await;
     let [a, b, c] = [&world.admins[0], &world.admins[1], &world.admins[2]];
     let dan = world.admit("dan").await;
+    let erin = world.admit("erin").await;
+    let epoch = unsealed(&world).keys.epoch;
+    assert_eq!((term_of(&world, &dan).await, term_of(&world, &erin).await), (epoch, epoch));
     let groups = |person: &Person| {
         let client: Client = world.client(person);
         async move { client.whoami().await.unwrap() }
@@ -189,6 +203,9 @@ async fn roles_and_keys_follow_the_document() {
     })
     .await;
     world.client(a).document_put(envelope).await.unwrap();
+    assert_eq!((term_of(&world, &dan).await, term_of(&world, &erin).await), (epoch + 1, epoch));
+    assert_eq!(world.client(a).principal(&erin.name).await.unwrap().records, std::slice::from_ref(&erin.record));
+    assert_eq!(groups(&erin).await.principal.name, erin.name);
     let dan_now = groups(&dan).await;
     assert!(dan_now.admin && dan_now.enroller && dan_now.principal.groups.iter().any(|g| g.as_str() == "admins"));
     // Nobody but the document ever vouched for the former admin: it is void until an enroller admits it.
