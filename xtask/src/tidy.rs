@@ -86,8 +86,8 @@ const RULES: &[Rule] = &[
         check: pages::specification,
     },
     Rule {
-        name: "docs/coverage.md names every file of tests, and only such as exist",
-        why: "it is how one sees that a part is tested",
+        name: "docs/coverage.md names every file of tests; it and SECURITY.md name only such as exist",
+        why: "it is how one sees that a part is tested, and a promise held",
         check: pages::coverage,
     },
     Rule {

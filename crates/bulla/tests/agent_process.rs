@@ -438,6 +438,16 @@ fn a_child_that_does_not_end_is_killed_and_one_that_ends_ends_the_agent() {
     assert!(agent.text("log").contains("child.command"), "{}", agent.text("log"));
 }
 
+/// Nor does whatever the child starts: a program that is set-user-ID runs as who starts it.
+#[test]
+fn a_child_gains_no_privileges() {
+    let scene = scene();
+    let config = "[child]\ncommand = [\"sh\", \"-c\", \"grep NoNewPrivs /proc/self/status > privileges\"]\n";
+    let mut agent = Agent::start(&scene.app, &Agent::folder(&scene.app, "privileges", config), &[]);
+    assert_eq!(agent.ends(), Some(0), "{}", agent.text("log"));
+    assert_eq!(agent.text("privileges"), "NoNewPrivs:\t1\n");
+}
+
 #[test]
 fn as_the_first_process_of_a_container() {
     let scene = scene();

@@ -1,12 +1,15 @@
 //! What real processes keep: unique secrets through the real binary, and then a search of the server's memory, metrics
-//! and files, and of what the people's commands remember.
+//! and files, and of what the people's commands remember. And who else can look into a process.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use bulla_testkit::canary::{Canary, Sighting, assert_absent, scan_bytes, scan_memory};
-use bulla_testkit::{Cli, Options, Server, bulla};
+use bulla_testkit::{Cli, Options, Server, bulla, skip};
+use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 fn person(name: &str) -> Cli {
     let mut cli = Cli::new(bulla!());
@@ -122,4 +125,35 @@ fn no_process_keeps_a_secret() {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "a crash leaves no dump: {core}");
+}
+
+/// Who may not read a process' environment may not read its memory: the kernel asks the same, and with Yama more, of
+/// memory. So the environment is tried, which nothing but the process itself forbids.
+#[test]
+fn other_processes_of_the_user_cannot_look_in() {
+    // Whom root's capabilities let in nothing keeps out: without them root is a user like others.
+    let root = rustix::process::geteuid().is_root();
+    let words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
+    let bare: &[&str] = if root { &words[..] } else { &["env"] };
+    let run = |line: &[&str]| {
+        let mut words = bare.iter().chain(line);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).env("LC_ALL", "C").stdin(Stdio::null()).output().unwrap()
+    };
+    let binary = bulla!();
+    let binary = binary.to_str().unwrap();
+    if !run(&[binary, "version"]).status.success() {
+        skip!("other_processes_of_the_user_cannot_look_in", "root cannot run bulla here without its capabilities");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("bulla");
+    fs::write(&program, format!("#!/bin/sh\nexec {} '{binary}' \"$@\"\n", bare.join(" "))).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let server = Server::start(Options::durable(&program));
+    // First at the shell itself: a look into another process that forbids nothing.
+    let look = "cat /proc/$$/environ > /dev/null && echo seen; cat /proc/$1/environ";
+    let looked = run(&["sh", "-c", look, "sh", &server.ready().pid.to_string()]);
+    let errors = String::from_utf8_lossy(&looked.stderr);
+    assert_eq!(String::from_utf8_lossy(&looked.stdout), "seen\n", "{errors}");
+    assert!(errors.contains("Permission denied"), "{errors}");
 }

@@ -147,27 +147,38 @@ pub fn specification(tree: &Tree) -> Findings {
 pub fn coverage(tree: &Tree) -> Findings {
     const PAGE: &str = "docs/coverage.md";
     let Some(page) = tree.file(PAGE) else { return Ok(vec![format!("{PAGE} is missing")]) };
-    let mut findings = Vec::new();
+    let mut findings = gone(tree, page);
+    // It names those tests alone that hold what it promises.
+    match tree.file("SECURITY.md") {
+        Some(page) => findings.extend(gone(tree, page)),
+        None => findings.push("SECURITY.md is missing".to_owned()),
+    }
     let named = spans(&page.text);
-    for (number, span) in &named {
+    let unnamed = test_files(tree).into_iter().filter(|path| !named.iter().any(|(_, span)| covers(span, path)));
+    findings.extend(unnamed.map(|path| format!("{path} is not named in {PAGE}")));
+    Ok(findings)
+}
+
+/// The files and tests that a page names and that do not exist.
+fn gone(tree: &Tree, page: &File) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (number, span) in spans(&page.text) {
         let (path, test) = span.split_once("::").map_or((span.as_str(), None), |(path, test)| (path, Some(test)));
-        if !["crates/", "fuzz/", "xtask/", "spec/"].iter().any(|start| path.starts_with(start)) {
+        if !["crates/", "fuzz/", "xtask/", "spec/", "tests/"].iter().any(|start| path.starts_with(start)) {
             continue;
         }
         let within = format!("{}/", path.trim_end_matches('/'));
         let files: Vec<&File> =
             tree.files.iter().filter(|file| file.path == path || file.path.starts_with(&within)).collect();
         if files.is_empty() {
-            findings.push(format!("{PAGE}:{number}: {path} does not exist"));
+            findings.push(format!("{}:{number}: {path} does not exist", page.path));
         } else if let Some(test) = test
             && !files.iter().any(|file| file.text.contains(&format!("fn {test}(")))
         {
-            findings.push(format!("{PAGE}:{number}: {path} has no test {test}"));
+            findings.push(format!("{}:{number}: {path} has no test {test}", page.path));
         }
     }
-    let unnamed = test_files(tree).into_iter().filter(|path| !named.iter().any(|(_, span)| covers(span, path)));
-    findings.extend(unnamed.map(|path| format!("{path} is not named in {PAGE}")));
-    Ok(findings)
+    findings
 }
 
 fn covers(span: &str, path: &str) -> bool {
@@ -230,14 +241,25 @@ mod tests {
         let page = ("docs/coverage.md", "| keys | `crates/a/tests/x.rs::one`, `crates/a/tests/y/main.rs` |");
         let one = ("crates/a/tests/x.rs", "#[test]\nfn one() {}");
         let two = ("crates/a/tests/y/main.rs", "#[test]\nfn two() {}");
-        assert_eq!(coverage(&Tree::of(&[page, one, two])).unwrap(), Vec::<String>::new());
+        let promises = ("SECURITY.md", "| a thief | nothing | `crates/a/tests/x.rs` |");
+        assert_eq!(coverage(&Tree::of(&[page, promises, one, two])).unwrap(), Vec::<String>::new());
         let renamed = ("crates/a/tests/x.rs", "#[test]\nfn other() {}");
-        assert_eq!(coverage(&Tree::of(&[page, renamed, two])).unwrap().len(), 1);
-        assert_eq!(coverage(&Tree::of(&[page, one])).unwrap().len(), 1, "a file that is gone");
+        assert_eq!(coverage(&Tree::of(&[page, promises, renamed, two])).unwrap().len(), 1);
+        assert_eq!(coverage(&Tree::of(&[page, promises, one])).unwrap().len(), 1, "a file that is gone");
         let third = ("crates/a/tests/y/z.rs", "#[test]\nfn three() {}");
         assert_eq!(
-            coverage(&Tree::of(&[page, one, two, third])).unwrap(),
+            coverage(&Tree::of(&[page, promises, one, two, third])).unwrap(),
             ["crates/a/tests/y/z.rs is not named in docs/coverage.md"]
+        );
+        assert_eq!(coverage(&Tree::of(&[page, one, two])).unwrap(), ["SECURITY.md is missing"]);
+        let stale = ("SECURITY.md", "# A page\n`crates/a/tests/x.rs::two`, `crates/b` and `tests/c.go`");
+        assert_eq!(
+            coverage(&Tree::of(&[page, stale, one, two])).unwrap(),
+            [
+                "SECURITY.md:2: crates/a/tests/x.rs has no test two",
+                "SECURITY.md:2: crates/b does not exist",
+                "SECURITY.md:2: tests/c.go does not exist"
+            ]
         );
     }
 }

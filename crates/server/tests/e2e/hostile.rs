@@ -13,9 +13,10 @@
 use crate::cases::{claim, open_body};
 use crate::support::{Caller, finish, unsealed};
 use bulla_client::{Admit, Client, ClientError, MemoryOutput, Outgoing, content};
-use bulla_core::barrier::{Kind, Query};
+use bulla_core::barrier::{Kind, Query, RecordKey};
 use bulla_core::engine::chunk::Upload;
 use bulla_core::engine::due;
+use bulla_core::engine::lease::{Which, demands};
 use bulla_core::record::{
     Answer, BATCH_BYTES_MAX, Batch, HeadSource, Read, SCAN_ENTRIES_MAX, SEALED_VALUE_BYTES_MIN, SealedValue, Sequence,
     StoreKey, Table,
@@ -31,7 +32,7 @@ use bulla_testkit::world::{Person, Shape, World};
 use bulla_wire::api::{self, PutKv, PutPolicy, SlotState};
 use bulla_wire::dsse::Envelope;
 use bulla_wire::error::Code;
-use bulla_wire::id::{Digest, LeaseId};
+use bulla_wire::id::{Digest, LeaseId, PrincipalId};
 use bulla_wire::json::{self, StrictMap};
 use bulla_wire::name::{Name, SecretPath};
 use bulla_wire::wrap::{Mode, Slip};
@@ -127,7 +128,7 @@ impl Probe {
             Kind::LeaseOwner => matches!(self, Self::Leases),
             Kind::Database => matches!(self, Self::Database | Self::DeleteDatabase),
             Kind::DatabaseRole | Kind::StaticRole | Kind::DatabaseAuthority => matches!(self, Self::Database),
-            // It is worked off within a second, and nobody else reads it.
+            // It is worked off within a second, and nobody else reads it: [`an_altered_demand_ends_no_lease`].
             Kind::LeaseDemand => false,
         }
     }
@@ -914,7 +915,8 @@ async fn every_answer_is_right_or_an_alarm() {
     assert!(noticed > cases / 3, "only {noticed} of {cases} were noticed at all");
 }
 
-/// Every byte of one stored record of every kind, and of a nonce's row, flipped once.
+/// Every byte of one stored record of every kind, and of a nonce's row, flipped once; of a demand of leases, which does
+/// not stay, in [`an_altered_demand_ends_no_lease`].
 #[tokio::test(flavor = "multi_thread")]
 async fn every_byte_of_every_kind_counts() {
     count_panics();
@@ -944,6 +946,49 @@ async fn every_byte_of_every_kind_counts() {
     finish(stage.world).await;
 }
 
+/// A demand of leases is worked off within a second, so none lies among the things. With any byte flipped, another's
+/// value or another place it is refused, and the sweep ends no lease by it. By the right one it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_demand_ends_no_lease() {
+    count_panics();
+    let stage = Stage::new().await;
+    let [app, reader] = ["app", "reader"].map(|name| name.parse().unwrap());
+    let lease = stage.alice.database_issue(&app, &reader, None).await.unwrap().lease;
+    let looked = async || stage.look(&Probe::Lease(lease)).await;
+    let before = looked().await;
+    assert!(matches!(&before, Heard::Said(said) if !said.starts_with("refused")), "{before:?}");
+    let (unsealed, mut rng) = (unsealed(&stage.world), SeededRng::from_u64(1));
+    let mut row = |which: &Which| {
+        let barrier = &unsealed.keys.barrier;
+        let key = barrier.store_key(&RecordKey::hidden(Kind::LeaseDemand, "", json::to_vec(which))).unwrap();
+        let demand = json::to_vec(&serde_json::json!({ "which": which, "after": null }));
+        let value = barrier.seal(Table::Data, &key, Kind::LeaseDemand as u8, &demand, &mut rng).unwrap();
+        ((Table::Data, key), value)
+    };
+    let (place, right) = row(&Which::All);
+    let (_, another) = row(&Which::Principal(PrincipalId::new([7; 32])));
+    let beside = (Table::Data, StoreKey::new([&place.1.as_bytes()[..17], &[7; 16]].concat()).unwrap());
+    let flips = (0..right.as_bytes().len()).map(|byte| (place.clone(), flipped(&right, byte, byte)));
+    let moved = [(place.clone(), another.clone()), (beside.clone(), right.clone())];
+    for (at, value) in flips.chain(moved) {
+        put(&stage.store, vec![(at.clone(), Some(value))]).await;
+        let heard = stage.records(&demands(SCAN_ENTRIES_MAX)).await;
+        put(&stage.store, vec![(at.clone(), None)]).await;
+        assert!(matches!(heard, Heard::Alarmed(_)), "{at:?}: {}", heard.shown());
+    }
+    // The sweep itself looks once a second, by no clock that the test moves.
+    put(&stage.store, vec![(place.clone(), Some(another)), (beside.clone(), Some(right.clone()))]).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(looked().await, before, "a demand that nobody made");
+    put(&stage.store, vec![(beside, None), (place, Some(right))]).await;
+    let began = Instant::now();
+    while looked().await == before {
+        assert!(began.elapsed() < HANGS, "the right one ends nothing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    finish(stage.world).await;
+}
+
 impl Stage {
     /// The shortest record of a kind whose loss of sense some probe notices, and that probe.
     async fn telling(&self, kind: Kind) -> (usize, Place, usize) {
@@ -967,8 +1012,8 @@ impl Stage {
 }
 
 /// One row that is put back to a former writing, or dropped: what is *not* noticed, by kind. To be noticed it needs the
-/// index of a log in the head, and it stands in SECURITY.md. When one of these is held one day, this test fails, and the
-/// list and that page shrink.
+/// index of a log in the head. SECURITY.md has the same list for people. When one of these is held one day, the test of
+/// it fails, and both shrink.
 const NOT_HELD: &[(Kind, Loss)] = &[
     // Who was disabled is not, or is unknown.
     (Kind::Principal, Loss::Former),
@@ -1016,6 +1061,25 @@ const NOT_HELD: &[(Kind, Loss)] = &[
     // Another authority is made, which the database does not trust.
     (Kind::DatabaseAuthority, Loss::Gone),
 ];
+
+/// The table in SECURITY.md has these losses and no others, and calls the kinds what the specification calls them.
+#[test]
+fn security_lists_what_is_not_noticed_of_a_single_row() {
+    let (page, spec) = (include_str!("../../../../SECURITY.md"), include_str!("../../../../spec/barrier.md"));
+    let (_, page) = page.split_once("\n### A single row, put back or dropped\n").unwrap();
+    let rows = page.lines().skip_while(|line| !line.starts_with("| ---")).skip(1);
+    let mut listed = Vec::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, former, gone] = cells[..] else { panic!("{row}") };
+        assert!(spec.contains(&format!("\n| {name} |")), "{name}");
+        let number: u8 = name.split(' ').next().and_then(|number| number.parse().ok()).unwrap();
+        let kind = Kind::ALL.iter().copied().find(|kind| *kind as u8 == number).unwrap();
+        let lost = [(Loss::Former, former), (Loss::Gone, gone)].into_iter().filter(|(_, what)| *what != "–");
+        listed.extend(lost.map(|(loss, _)| (kind, loss)));
+    }
+    assert_eq!(listed, NOT_HELD);
+}
 
 /// What may be lost of a single row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -1200,22 +1264,29 @@ async fn a_store_that_hangs_keeps_no_keys() {
     node.parts.store.set_head(Some(Arc::new(Hangs { gate: Arc::clone(&gate), hung: AtomicBool::new(false) })));
     let (store, mut batch) = (node.parts.store.clone(), Batch::default());
     batch.put(Table::Plain, StoreKey::new("x").unwrap(), SealedValue::new([1; 64]).unwrap());
-    let hanging = tokio::spawn(async move { store.commit(batch).await });
+    // Neither this thread nor the wait below is the runtime's: a worker that waits for the store, as the one that seals does,
+    // may be the one that minds the runtime's timers.
+    let hanging = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.commit(batch))
+    });
     let pass = || {
         let gate = Arc::clone(&gate);
         tokio::task::spawn_blocking(move || gate.wait())
     };
     pass().await.unwrap();
     let sealing = tokio::spawn(async move { admin.seal().await });
-    let began = Instant::now();
-    let is_sealed = || matches!(node.phase(), Phase::Sealed(_));
-    while !is_sealed() && began.elapsed() < Duration::from_secs(15) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let sealed = is_sealed();
+    let sealed = tokio::task::spawn_blocking(move || {
+        let (began, is_sealed) = (Instant::now(), || matches!(node.phase(), Phase::Sealed(_)));
+        while !is_sealed() && began.elapsed() < Duration::from_secs(15) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        is_sealed()
+    });
+    let sealed = sealed.await.unwrap();
     // Before it is judged, or nothing here would ever end.
     pass().await.unwrap();
-    drop(hanging.await.unwrap());
+    drop(hanging.join().unwrap());
     sealing.await.unwrap().unwrap();
     assert!(sealed, "it waits for the store");
     finish(world).await;
