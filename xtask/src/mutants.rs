@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Seconds for one run of tests: many times what they take. A mutant that loops is noticed by that.
-const TIMEOUT: &str = "120";
+const TIMEOUT: &str = "60";
 /// The same for runs that leave out none of those that take long.
 const TIMEOUT_WHOLE: &str = "900";
 
@@ -206,8 +206,10 @@ impl Area {
         let status =
             command.current_dir(tree).status().map_err(|error| Stop(format!("cannot run cargo mutants: {error}")))?;
         match status.code() {
-            // Of some that loop nothing more is said: they end by the time, and are noticed by that.
-            Some(0 | 2 | 3) => missed(folder).map(|missed| missed == 0),
+            Some(0 | 2 | 3) => {
+                settle_loops(folder)?;
+                missed(folder).map(|missed| missed == 0)
+            }
             _ => Err(Stop(format!("cargo mutants of {} ended with {status}", self.name))),
         }
     }
@@ -224,6 +226,18 @@ fn missed(folder: &Path) -> Result<usize, Stop> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(Stop(format!("cannot read {}: {error}", list.display()))),
     }
+}
+
+/// Those that loop end by the time and are noticed by that, so nobody tries them again, which `cargo mutants` would.
+fn settle_loops(folder: &Path) -> Result<(), Stop> {
+    let failed = |error: std::io::Error| Stop(format!("cannot note below {} what loops: {error}", folder.display()));
+    let [looped, noticed] = ["timeout.txt", "caught.txt"].map(|name| folder.join("mutants.out").join(name));
+    if !looped.exists() {
+        return Ok(());
+    }
+    let looped = std::fs::read(looped).map_err(failed)?;
+    let list = std::fs::OpenOptions::new().create(true).append(true).open(noticed);
+    list.and_then(|mut list| list.write_all(&looped)).map_err(failed)
 }
 
 /// The files by the outermost module around each that has tests beside its code; those with few or none are left out.
