@@ -331,6 +331,11 @@ async fn enter_unsealed(
     let epoch = unsealed.keys.epoch;
     node.enter(Phase::Unsealed(Arc::new(unsealed)));
     tracing::info!(epoch, "unsealed");
+    if epoch >= seal::TERMS_MAX.into() {
+        tracing::warn!(
+            "the last barrier term is in use for ever: a rekey no longer keeps new records from former shares"
+        );
+    }
     Ok(())
 }
 
