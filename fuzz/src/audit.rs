@@ -1,7 +1,11 @@
-//! The audit log: its lines, and the verifier.
+//! The audit log: its lines, what they name, and the verifier.
 
-use bulla_core::action::Action;
-use bulla_core::audit::{Chain, Expectations, Filter, Line, ParseLineError, Quote, Report, RequestLine, Verifier};
+use crate::wire::one_spelling;
+use bulla_core::action::{Action, Resource, RoleName};
+use bulla_core::audit::{
+    Chain, Expectations, Filter, Label, Line, Names, ParseLineError, Quote, Report, RequestId, RequestLine,
+    ResourceText, Verifier,
+};
 
 /// A line has one spelling. What stands beside a nonce is the same content without its place in the log.
 pub fn line(bytes: &[u8]) {
@@ -27,6 +31,29 @@ pub fn line(bytes: &[u8]) {
     assert!(!chain.follows(&line), "a line follows itself");
     let _ = (Quote::of(&line.body), line.body.tells_loss(), Filter::default().action(Action::KvGet).matches(&line));
     assert!(Filter::default().matches(&line), "nothing was asked for, and it does not fit");
+}
+
+/// What requests, policies and lines of the log name has one spelling in all of them, and room in a line.
+pub fn resource(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    one_spelling::<RequestId>(text);
+    one_spelling::<Label>(text);
+    one_spelling::<ResourceText>(text);
+    if let Some(action) = one_spelling::<Action>(text) {
+        assert!(Action::ALL.contains(&action) && text.parse::<Label>().is_ok(), "an action that no line can tell");
+    }
+    if let Some(role) = one_spelling::<RoleName>(text) {
+        assert_eq!(RoleName::new(role.database(), role.role()), role);
+    }
+    if let Some(resource) = one_spelling::<Resource>(text) {
+        assert_eq!(Names::Clear.resource(&resource).as_str(), text);
+        for names in [Names::Clear, Names::Hidden] {
+            let told = names.resource(&resource);
+            assert!(told.as_str().parse::<ResourceText>() == Ok(told.clone()), "a resource that no line can tell");
+        }
+    }
+    let label = Label::lossy(text);
+    assert_eq!(label.as_str().parse().as_ref(), Ok(&label), "what was kept of a text does not fit");
 }
 
 /// Reads a log: its files are parted by empty lines.

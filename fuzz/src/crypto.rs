@@ -1,24 +1,29 @@
 //! What `bulla-crypto` reads besides evidence: age files, keys, shares, sealed bytes, snapshots.
 
 use bulla_crypto::digest::sha256;
-use bulla_crypto::envelope::{Decrypter, OpenError, Opened, Stanza, inspect, open, open_to};
+use bulla_crypto::envelope::{Decrypter, OpenError, Opened, Stanza, TransitStanza, inspect, open, open_to};
 use bulla_crypto::evidence::ClusterView;
 use bulla_crypto::identity::{Identity, IdentityError, IdentityKind, PluginIdentity};
-use bulla_crypto::openssh::agent::{self, AgentKey};
+use bulla_crypto::openssh::agent::{self, AgentKey, Fingerprint, fingerprint_of_line};
 use bulla_crypto::openssh::{SshPublicKey, without_comment};
+use bulla_crypto::random::SeededRng;
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::SecretKey;
 use bulla_crypto::shamir::{MAX_SHARES, Share, combine};
 use bulla_crypto::share::{MESSAGE_BYTES, ShareContext, ShareOf, context};
 use bulla_crypto::sign::{Algorithm, MAX_SPKI_BYTES, PublicKey, RsaMinimum, SigningKey};
 use bulla_crypto::snapshot::Reader;
+use bulla_crypto::transit::{Place, Signed, TransitError, TransitKey, Use};
 use bulla_crypto::{sealed as sealing, snapshot as snapshots};
+use bulla_wire::api::KeyKind;
 use bulla_wire::id::{ClusterId, PrincipalId};
 use bulla_wire::snapshot::Table;
 use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
+/// The longest stanza that is looked at alone.
+const STANZA_BYTES_MAX: usize = 4096;
 /// The most content that a target opens.
 const OPENED_BYTES_MAX: usize = 1024 * 1024;
 
@@ -67,7 +72,8 @@ pub(crate) fn opens(bytes: &[u8], decrypters: &[&dyn Decrypter]) {
     }
 }
 
-/// A recipient has one text, and an OpenSSH line is a recipient exactly if its key is one.
+/// A recipient has one text, and an OpenSSH line is a recipient exactly if its key is one. So has a fingerprint, which
+/// is that of the key in the line.
 pub fn recipient(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(recipient) = text.parse::<Recipient>() {
@@ -78,10 +84,18 @@ pub fn recipient(bytes: &[u8]) {
     }
     if let Ok(key) = SshPublicKey::parse(text) {
         assert_eq!(key.to_string(), text);
+        assert_eq!(fingerprint_of_line(text), Some(Fingerprint::of(&key.blob())), "the fingerprint of another key");
         assert_eq!(Recipient::from_ssh(&key).ok(), text.parse().ok(), "two roads to one recipient");
     }
     let words = without_comment(text);
     assert_eq!(without_comment(&words), words);
+    if let Ok(fingerprint) = text.parse::<Fingerprint>() {
+        assert_eq!(fingerprint.to_string(), text, "a second spelling");
+    }
+    if let Some(fingerprint) = fingerprint_of_line(text) {
+        assert_eq!(fingerprint_of_line(&format!("\n{text}\n")), Some(fingerprint), "empty lines name another key");
+        assert_eq!(fingerprint_of_line(&format!("{text}\n{text}")), None, "one of two keys");
+    }
 }
 
 /// A public key is the SPKI that it came from, and verifies nothing that was not signed.
@@ -158,7 +172,6 @@ const ED25519: [u8; 32] = {
 
 /// A file of a plugin signs nothing and names no path. A stanza has one spelling.
 pub fn age_plugin(bytes: &[u8]) {
-    const LIMIT: usize = 4096;
     if let Ok(Some(found)) = PluginIdentity::parse(bytes) {
         assert!(Identity::parse(bytes, RsaMinimum::Bits2048, &|| None).is_err(), "one file, two kinds of identities");
         assert!(!found.name().is_empty() && !found.name().contains(['/', '\\', '\0']));
@@ -166,7 +179,7 @@ pub fn age_plugin(bytes: &[u8]) {
         assert!(bytes.windows(line.len()).any(|part| part == line.as_slice()));
         assert_eq!(found.recipients().len(), 1);
     }
-    if let Ok(stanza) = Stanza::read(&mut &*bytes, LIMIT) {
+    if let Ok(stanza) = Stanza::read(&mut &*bytes, STANZA_BYTES_MAX) {
         assert!(bytes.starts_with(stanza.to_text().expose()), "a second spelling of a stanza");
     }
 }
@@ -216,6 +229,90 @@ pub fn sealed(bytes: &[u8]) {
         *last ^= 1;
     }
     assert!(sealing::open(&key, place, &altered).is_err());
+}
+
+/// The key and the place of the ciphertexts in the corpus of [`transit`], and what must be given again to open them.
+const TRANSIT_KEY: [u8; 32] = [0x42; 32];
+const ORDERS: Place<'static> = Place { name: "orders", version: 1 };
+const ROW: &[u8] = b"row 1";
+/// What is encrypted for a try: the shortest RSA takes as much.
+const TRIED_BYTES_MAX: usize = 64;
+
+/// The first byte picks the kind, counted from `a`. The rest is read as a key of it, as a ciphertext for a fixed one,
+/// and as the stanza of a file: a key that is taken does what its kind does, and what it made opens in its place only.
+pub fn transit(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let kinds = KeyKind::ALL;
+    let Some(&kind) = kinds.get(usize::from(first.wrapping_sub(b'a')) % kinds.len()) else { return };
+    if let Ok(stanza) = Stanza::read(&mut &*rest, STANZA_BYTES_MAX) {
+        let alone = TransitStanza::find(std::slice::from_ref(&stanza));
+        if let Ok(Some(found)) = alone {
+            assert_eq!(found.stanza(), stanza, "a second spelling of a stanza");
+            assert!(TransitStanza::find(&[stanza.clone(), stanza]).is_err(), "one of two keys");
+        }
+    }
+    if kind.is_symmetric()
+        && let Ok(key) = TransitKey::parse(kind, &TRANSIT_KEY)
+        && let Ok(plaintext) = key.decrypt(ORDERS, ROW, rest)
+    {
+        assert!(plaintext.expose().len() < rest.len());
+        opens_there(&key, rest);
+    }
+    let key = match TransitKey::parse(kind, rest) {
+        Ok(key) => key,
+        Err(error) => return assert_eq!(error, TransitError::NoKey),
+    };
+    for taken_for in [Use::Encrypt, Use::Sign] {
+        assert!(TransitKey::parse_for(taken_for, kind, rest).is_ok(), "a key for everything, and not for one thing");
+    }
+    assert!(TransitKey::parse(kind, &[rest, &[0]].concat()).is_err() || kind == KeyKind::HmacSha256, "a longer key");
+    let plaintext = rest.get(..rest.len().min(TRIED_BYTES_MAX)).unwrap_or_default();
+    match key.encrypt(ORDERS, ROW, plaintext, &mut SeededRng::from_u64(1)) {
+        Ok(made) => {
+            let opened = key.decrypt(ORDERS, ROW, &made);
+            assert!(kind.encrypts() && opened.is_ok_and(|opened| opened.expose() == plaintext), "it does not open");
+            opens_there(&key, &made);
+        }
+        Err(error) => assert!(!kind.encrypts() && error == TransitError::WrongKind, "{kind}: {error}"),
+    }
+    signs(kind, &key);
+}
+
+/// A ciphertext opens for its key's name and version, with its data and unaltered only.
+fn opens_there(key: &TransitKey, made: &[u8]) {
+    for place in [Place { name: "order", ..ORDERS }, Place { version: 2, ..ORDERS }] {
+        assert_eq!(key.decrypt(place, ROW, made).err(), Some(TransitError::OtherKey));
+    }
+    assert_eq!(key.decrypt(ORDERS, b"row 2", made).err(), Some(TransitError::Damaged));
+    for at in [0, made.len().saturating_sub(1)] {
+        let mut altered = made.to_vec();
+        if let Some(byte) = altered.get_mut(at) {
+            *byte ^= 1;
+        }
+        assert!(key.decrypt(ORDERS, ROW, &altered).is_err(), "byte {at} is altered, and it opens");
+    }
+}
+
+/// A signature or a MAC is that of its message alone, and comes from kinds that make one.
+fn signs(kind: KeyKind, key: &TransitKey) {
+    let (message, other) = (Signed::Message(b"message"), Signed::Message(b"another"));
+    match key.sign(message, None) {
+        Ok(signature) => {
+            let held = (key.verify(message, None, &signature), key.verify(other, None, &signature));
+            assert_eq!(held, (Ok(true), Ok(false)), "{kind}");
+        }
+        Err(error) => assert!(!kind.signs() && error == TransitError::WrongKind, "{kind}: {error}"),
+    }
+    assert_eq!(key.public_key().is_some(), kind.signs(), "{kind}");
+    if let Some(public) = key.public_key() {
+        assert_eq!(PublicKey::from_spki(public.spki(), RsaMinimum::Bits2048).as_ref(), Ok(public));
+    }
+    match key.hmac(b"message") {
+        Ok(mac) => {
+            assert_eq!((key.verify_hmac(b"message", &mac), key.verify_hmac(b"another", &mac)), (Ok(true), Ok(false)))
+        }
+        Err(error) => assert!(kind != KeyKind::HmacSha256 && error == TransitError::WrongKind, "{kind}: {error}"),
+    }
 }
 
 /// A snapshot read in pieces is the one read at once, row by row and to the same end.

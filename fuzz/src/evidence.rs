@@ -5,7 +5,7 @@ use bulla_core::founding::Bundle;
 use bulla_crypto::evidence::{
     AdminSet, BundleDraft, ClusterView, DocumentDraft, EvidenceError, PrincipalKey, Record, RecordChain,
     check_statement_times, genesis_payload, payload_digest, record_payload, verify_admission, verify_approvals,
-    verify_consent, verify_policy_recovery, verify_receipt, verify_statement,
+    verify_consent, verify_origin, verify_policy_recovery, verify_receipt, verify_sealed, verify_statement,
 };
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::sign::{Signer as _, SigningKey};
@@ -15,8 +15,10 @@ use bulla_wire::evidence::{
     ADMISSION_TYPE, BUNDLE_TYPE, CONSENT_TYPE, DOCUMENT_TYPE, GENESIS_TYPE, MinKem, POLICY_RECOVERY_TYPE,
     PRINCIPAL_TYPE, SealMode,
 };
-use bulla_wire::id::Digest;
-use bulla_wire::wrap::{RECEIPT_TYPE, STATEMENT_TYPE};
+use bulla_wire::id::{Digest, WrapId};
+use bulla_wire::json::{MAX_STATEMENT_BYTES, V1, parse};
+use bulla_wire::kv::SEALED_TYPE;
+use bulla_wire::wrap::{Addressee, Ciphertext, Mode, ORIGIN_TYPE, Origin, RECEIPT_TYPE, STATEMENT_TYPE, Statement};
 use std::sync::LazyLock;
 
 /// Statements that one input may hold, so that it stays fast.
@@ -110,7 +112,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The same envelope with other content under the old signatures.
-fn altered(envelope: &Envelope) -> Envelope {
+pub(crate) fn altered(envelope: &Envelope) -> Envelope {
     let mut envelope = envelope.clone();
     envelope.payload.push(b' ');
     envelope
@@ -182,6 +184,8 @@ pub const PAYLOADS: &[(u8, &str)] = &[
     (b'c', CONSENT_TYPE),
     (b'g', GENESIS_TYPE),
     (b'p', POLICY_RECOVERY_TYPE),
+    (b'k', SEALED_TYPE),
+    (b'o', ORIGIN_TYPE),
 ];
 
 /// The rest of the input is the payload, in a statement about the fixed cluster by those who may make one.
@@ -190,8 +194,8 @@ pub fn statement(bytes: &[u8]) {
     let Some((_, payload_type)) = PAYLOADS.iter().find(|(letter, _)| letter == first) else { return };
     let Keys { people, records, node, view } = Keys::get();
     let by: Vec<&Identity> = match first {
-        b'r' => vec![node],
-        b'a' | b's' | b'g' => people.iter().take(1).collect(),
+        b'r' | b'o' => vec![node],
+        b'a' | b's' | b'g' | b'k' => people.iter().take(1).collect(),
         _ => people.iter().take(2).collect(),
     };
     let envelope = sign(payload_type, payload, &by);
@@ -224,6 +228,14 @@ fn judge(kind: u8, envelope: &Envelope, view: &ClusterView, records: &[Record]) 
             assert_eq!(receipt.receipt.cluster, view.id());
         }
         b'c' => assert_eq!(verify_consent(view, envelope, 0)?.cluster, view.id()),
+        b'k' => {
+            let keys: Vec<_> = alice.public_keys().collect();
+            let sealed = verify_sealed(envelope, &view.id(), &alice.principal(), &keys)?;
+            assert_eq!((sealed.cluster, sealed.from), (view.id(), alice.principal()));
+            let other = verify_sealed(envelope, &view.id(), &erin.principal(), &keys);
+            assert!(sealed.version > 0 && !sealed.to.is_empty() && other.is_err(), "somebody else wrote it");
+        }
+        b'o' => origin(view, envelope)?,
         b'g' => {
             let approved = verify_approvals(view, std::slice::from_ref(envelope));
             if approved.is_empty() {
@@ -237,6 +249,42 @@ fn judge(kind: u8, envelope: &Envelope, view: &ClusterView, records: &[Record]) 
             assert_eq!(recovery.signers.len(), 2);
         }
     }
+    Ok(())
+}
+
+/// What a node says of where a wrap's content is from holds for that wrap alone.
+fn origin(view: &ClusterView, envelope: &Envelope) -> Result<(), EvidenceError> {
+    let stated: Origin = parse(&envelope.payload, MAX_STATEMENT_BYTES).map_err(EvidenceError::Payload)?;
+    let addressee = |principal| Addressee {
+        principal,
+        record_sha256: Digest::new([3; 32]),
+        recipients: vec![Digest::new([4; 32])],
+    };
+    let statement = Statement {
+        v: V1,
+        cluster: view.id(),
+        wrap: stated.wrap,
+        from: stated.from,
+        to: vec![addressee(stated.to)],
+        mode: Mode::First,
+        ct: stated.ct.clone(),
+        nbf_ms: 0,
+        exp_ms: NOW_MS,
+        ack_s: 600,
+        label: None,
+        origin: Some(envelope.clone()),
+    };
+    let Some(verified) = verify_origin(view, &statement)? else { unreachable!("a statement lost its origin") };
+    assert_eq!((&verified.origin, stated.cluster), (&stated, view.id()));
+    let other = WrapId::new(stated.wrap.as_bytes().map(|byte| !byte));
+    let elsewhere = [
+        Statement { wrap: other, ..statement.clone() },
+        Statement { to: vec![addressee(stated.to), addressee(stated.from)], ..statement.clone() },
+        Statement { to: Vec::new(), ..statement.clone() },
+        Statement { ct: Ciphertext { len: !stated.ct.len, ..stated.ct.clone() }, ..statement },
+    ];
+    let held = elsewhere.iter().filter(|statement| verify_origin(view, statement).is_ok());
+    assert_eq!(held.count(), 0, "it holds for something else");
     Ok(())
 }
 

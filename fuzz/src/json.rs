@@ -1,7 +1,7 @@
 //! JSON: the strict reader, and every document that it reads.
 
 use bulla_wire::json::{MAX_JSON_BYTES, StrictMap, parse, parse_secret, to_vec};
-use bulla_wire::{api, dsse, error, evidence, snapshot, webhook, wrap};
+use bulla_wire::{api, dsse, error, evidence, kv, snapshot, webhook, wrap};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -48,7 +48,10 @@ pub const BODIES: &[Body] = bodies! {
     api::Verify, api::TransitBackup, wrap::Origin, api::KvWatched, api::PutDatabase, api::Database,
     api::PutDatabaseRole, api::Credentials, api::Leases, api::RenewLease, api::RevokeLeases,
     api::PutStaticRole, api::StaticRole, api::StaticCredentials, api::CertifyCredentials, api::CertificateCredentials,
-    api::DatabaseAuthority,
+    api::DatabaseAuthority, api::CreateTransitKey, api::ImportTransitKey, api::TransitKeys, api::Plaintexts,
+    api::Signatures, api::Macs, api::Verdicts, api::NewDatakey, api::Datakey, api::WrappedDatakey, api::Sign, api::Hmac,
+    api::VerifyHmac, api::ExportTransitKey, api::ExportedKey, api::DatabaseNames, api::DatabaseRole,
+    api::IssueCredentials, api::Lease, kv::KvContent, kv::SealedKv, kv::SealedStatement,
 };
 
 /// One of [`BODIES`].

@@ -126,9 +126,15 @@ pub fn tag(bytes: &[u8]) {
     }
 }
 
+/// The last second of the year 9999, in Unix milliseconds.
+const LAST_MS: u64 = 253_402_300_799_000;
+
 /// The key of a client's certificate stands in one place, whoever issued it, and the certificate is valid for one stretch
-/// of time.
+/// of time. The input is also read as a server's, to be shown.
 pub fn certificate(bytes: &[u8]) {
+    if let Some(shown) = bulla_client::certificate::Certificate::of(bytes) {
+        assert!(shown.ends_ms.is_none_or(|end| end <= LAST_MS), "an end that no certificate can have");
+    }
     let Ok(found) = Certificate::parse(bytes) else { return };
     let spki = found.spki();
     assert_eq!(*found.key_id().as_bytes(), sha256(&[spki]));

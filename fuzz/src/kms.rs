@@ -1,15 +1,18 @@
 //! What the plugin for Kubernetes reads: ciphertexts, key files, configurations, what Kubernetes and backends say.
 
+use crate::wire::one_spelling;
 use bulla_crypto::envelope::seal;
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SeededRng;
 use bulla_crypto::sealed;
 use bulla_crypto::secret::{SecretBytes, SecretKey};
 use bulla_kms::bound::{BoundIdentity, MAX_BOUND_BYTES};
+use bulla_kms::checkup::loops::Cidr;
 use bulla_kms::combine::Combination;
 use bulla_kms::config::{Settled, Written};
 use bulla_kms::envelope::{self as envelopes, Envelope, EnvelopeError, MAX_CIPHERTEXT_BYTES, MAX_MEMBERS, Place};
 use bulla_kms::finding::Verdict;
+use bulla_kms::identity::KmsIdentity;
 use bulla_kms::key::KeyId;
 use bulla_kms::keyfile::{KeyFile, KeyFileError, MAX_KEYS, MAX_NODES};
 use bulla_kms::kubernetes::encryption::{Encryption, duration};
@@ -17,13 +20,17 @@ use bulla_kms::kubernetes::metrics::{Apiserver, is_hash};
 use bulla_kms::kubernetes::rotation::{Retired, Rotation};
 use bulla_kms::kubernetes::{judge, yaml};
 use bulla_kms::migrate::{Before, Migration, Target, kleidi, trousseau};
+use bulla_kms::promotion::MAX_PAST;
 use bulla_kms::provider::ProviderError;
 use bulla_kms::provider::http::Origin;
 use bulla_kms::provider::parsers;
 use bulla_kms::provider::vault::answer as vault;
+use bulla_kms::socket::Place as SocketPlace;
+use bulla_kms::state::StateFile;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -98,11 +105,16 @@ fn anew(read: &Envelope, bytes: &[u8], place: Place<'_>, key: &SecretKey) {
     altered(&made, at.checked_rem(made.len()).unwrap_or_default(), place, key);
 }
 
-/// The content of a key file, and an identity that is bound to a token: each has one spelling, and its limits.
+/// The content of a key file, and identities that are bound to a token or wrapped by members: each has one spelling,
+/// and its limits.
 pub fn key_file(bytes: &[u8]) {
     static OWN: LazyLock<Identity> = LazyLock::new(|| crate::identity(IdentityKind::Classical, 1));
     if let Ok(bound) = BoundIdentity::parse(bytes) {
         assert!(bound.to_text().as_bytes() == bytes && bytes.len() <= MAX_BOUND_BYTES, "a second spelling");
+    }
+    match KmsIdentity::parse(bytes) {
+        Ok(wrapped) => assert!(wrapped.to_text().as_bytes() == bytes, "a second spelling"),
+        Err(error) => told(&error.to_string()),
     }
     let file = match KeyFile::parse_content(bytes) {
         Ok(file) => file,
@@ -277,6 +289,32 @@ pub fn migrate(bytes: &[u8]) {
             .map(|read| read.plugins().map(|kms| (kms.name.as_str(), kms.endpoint.as_str())).collect());
         assert_eq!(plugins, Some(vec![("bulla", "unix:///run/bulla-kms/kms.sock"), ("old", "unix:///old/\"x.sock")]));
         assert!(!left.iter().chain(&steps).any(|line| line.contains(char::is_control)), "{left:?}");
+    }
+}
+
+/// What the plugin remembers of its members is read as it is written, in its own epoch alone; names have one spelling.
+pub fn state(bytes: &[u8]) {
+    let at = |epoch| StateFile::new(PathBuf::new(), epoch);
+    match at(3).parse(bytes) {
+        Ok(read) => {
+            assert!(read.values().all(|member| member.past.len() <= MAX_PAST), "more than is ever remembered");
+            let written = at(3).to_bytes(read.clone());
+            let written = written.unwrap_or_else(|error| unreachable!("read and not written: {error}"));
+            assert_eq!(at(3).parse(&written).ok(), Some(read), "not read as it is written");
+            assert!(at(4).parse(&written).is_ok_and(|read| read.is_empty()), "a new epoch remembers an old one");
+            assert!(at(2).parse(&written).is_err(), "an epoch fell");
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(id) = one_spelling::<KeyId>(text) {
+        assert!(id.hash().len() == 71 && id.hash().starts_with("sha256:"));
+    }
+    if let Some(SocketPlace::Path(path)) = one_spelling::<SocketPlace>(text) {
+        assert!(path.is_absolute());
+    }
+    if let Ok(range) = text.parse::<Cidr>() {
+        assert_eq!(range.to_string().parse(), Ok(range), "not read as it is written");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Every parser of Bulla as a target of a fuzzer. Development only; nothing of this is in the binary.
+//! The parsers of Bulla's libraries as targets of a fuzzer. Development only; nothing of this is in the binary.
 //!
 //! A target takes any bytes and asserts more than that nothing panics: what was read is written as the same bytes where
 //! there is one spelling, nothing that was said is left out of the value, two readers of one format agree, and what is
@@ -6,6 +6,7 @@
 //! `cargo xtask fuzz` runs the same functions under libFuzzer.
 
 mod audit;
+mod client;
 mod crypto;
 mod database;
 mod evidence;
@@ -13,6 +14,7 @@ mod json;
 mod keys;
 mod kms;
 mod mutation;
+mod programs;
 mod rows;
 mod server;
 mod wire;
@@ -50,9 +52,16 @@ pub const TARGETS: &[Target] = &[
     Target { name: "identity", about: "identity files and OpenSSH private keys", run: crypto::identity_file },
     Target { name: "ssh-agent", about: "answers of an SSH agent", run: crypto::ssh_agent },
     Target { name: "age-plugin", about: "files of age plugins, and what plugins say", run: crypto::age_plugin },
+    Target {
+        name: "transit",
+        about: "transit keys, their ciphertexts, stanzas of files under them",
+        run: crypto::transit,
+    },
     Target { name: "tag", about: "stanzas for keys in hardware, opened with fixed keys", run: keys::tag },
     Target { name: "certificate", about: "client certificates", run: keys::certificate },
     Target { name: "token-uri", about: "URIs of keys on tokens, and other names of keys", run: keys::token_uri },
+    Target { name: "pinentry", about: "what pinentry answers, and files with a PIN", run: programs::pinentry },
+    Target { name: "plugin", about: "conversations with age plugins", run: programs::plugin },
     Target { name: "share", about: "shares of the seal and the messages that carry them", run: crypto::share },
     Target { name: "sealed", about: "symmetric sealing", run: crypto::sealed },
     Target { name: "snapshot", about: "snapshots, whole and in pieces", run: crypto::snapshot },
@@ -60,6 +69,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "document", about: "chains of cluster documents, signed on the way", run: evidence::document },
     Target { name: "statement", about: "other statements, signed on the way", run: evidence::statement },
     Target { name: "bundle", about: "bundles, signed on the way", run: evidence::bundle },
+    Target { name: "proof", about: "proofs of a wrap's fate, signed on the way", run: client::proof },
+    Target { name: "remembered", about: "what a client remembers in files", run: client::remembered },
+    Target { name: "resource", about: "actions, resources, roles, ids of requests", run: audit::resource },
     Target { name: "policy", about: "policy texts, and decisions by them", run: rows::policy },
     Target { name: "template", about: "statements for databases, filled with anything", run: database::template },
     Target { name: "audit-line", about: "audit lines, and those beside a nonce", run: audit::line },
@@ -71,6 +83,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "journal", about: "what a crash left of the store's journal", run: rows::journal },
     Target { name: "config", about: "the server's configuration, from file and environment", run: server::config },
     Target { name: "route", about: "request lines: route, parameter, query", run: server::route },
+    Target { name: "dispatch", about: "requests with their bodies in clear", run: server::dispatch },
     Target { name: "tls", about: "certificate and key as PEM", run: server::tls },
     Target { name: "kms-envelope", about: "what kube-apiserver stores, opened with a fixed key", run: kms::envelope },
     Target { name: "kms-key-file", about: "key files within their encryption, bound identities", run: kms::key_file },
@@ -78,5 +91,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "kms-metrics", about: "metrics of a kube-apiserver, and proof from them", run: kms::metrics },
     Target { name: "kms-config", about: "the plugin's configuration, before it opens anything", run: kms::config },
     Target { name: "kms-migrate", about: "configurations of other plugins", run: kms::migrate },
+    Target { name: "kms-state", about: "what the plugin remembers; key ids, sockets, ranges", run: kms::state },
     Target { name: "kms-answer", about: "answers of Vault and clouds, files of credentials", run: kms::answer },
 ];

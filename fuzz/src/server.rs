@@ -1,10 +1,21 @@
-//! What `bulla-server` reads: its configuration, request lines, certificate and key.
+//! What `bulla-server` reads: its configuration, requests, certificate and key.
 
+use crate::evidence::{Keys, NOW_MS};
+use crate::kms::CANARY;
+use bulla_core::action::Resource;
+use bulla_core::directory::{Directory, Principal};
+use bulla_core::operation::{Context, Now};
+use bulla_crypto::sign::Signer as _;
 use bulla_server::config::{CertificateFiles, Tls as Settings, layer};
-use bulla_server::route::{MAX_REQUEST_PATH_BYTES, Param, Query, RouteError, find};
+use bulla_server::dispatch::{Op, parse_op};
+use bulla_server::route::{Effect, MAX_REQUEST_PATH_BYTES, Param, Query, RequestBody, RouteError, find};
 use bulla_server::tls::Tls;
+use bulla_wire::evidence::Actor;
+use bulla_wire::id::Lineage;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
+use std::mem::discriminant;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -73,6 +84,84 @@ pub fn route(bytes: &[u8]) {
         assert!((1..=bulla_wire::api::MAX_PAGE).contains(&limit));
     }
     let _ = (parsed.flag("all"), parsed.number("after", 0..=u64::MAX), parsed.number("page", 0..=9));
+}
+
+/// What is known to the node of [`dispatch`]: the fixed cluster and its admins, of whom the first asks.
+struct Node {
+    directory: Directory,
+    actor: Actor,
+}
+
+impl Node {
+    fn get() -> &'static Self {
+        static NODE: LazyLock<Node> = LazyLock::new(|| {
+            let Keys { people: [alice, ..], records, view, .. } = Keys::get();
+            let admins =
+                records.iter().take(3).map(|record| Principal::from_stored(&Principal::founder(record, vec![])));
+            let admins: Result<Vec<Principal>, _> = admins.collect();
+            let admins = admins.unwrap_or_else(|fault| unreachable!("the fixed keys have records: {fault}"));
+            let directory = Directory::new(view.clone(), admins, BTreeMap::new());
+            let directory = directory.unwrap_or_else(|error| unreachable!("there is no policy: {error}"));
+            let Some(record) = records.first() else { unreachable!("five people have records") };
+            let actor = Actor { principal: record.principal(), key: alice.public_key().key_id(), address: None };
+            Node { directory, actor }
+        });
+        &NODE
+    }
+}
+
+/// A request line as of [`route`], and behind its end a body in clear: what it asks for is about what the path says,
+/// only what is kept from repeats changes something, and a refusal repeats nothing of a body that travels encrypted.
+pub fn dispatch(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
+    let (line, body) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let Ok(line) = std::str::from_utf8(line) else { return };
+    let (method, target) = line.split_once(' ').unwrap_or(("GET", line));
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let Ok(matched) = find(method, path) else { return };
+    let Ok(query) = Query::parse(query, matched.route.query) else { return };
+    let (Keys { node, view, .. }, Node { directory, actor }) = (Keys::get(), Node::get());
+    let Some(node) = node.signing_key() else { unreachable!("keys in memory") };
+    let context = Context {
+        now: Now { unix_ms: NOW_MS, steady_ms: NOW_MS, active_ms: 0 },
+        cluster: view.id(),
+        epoch: 1,
+        lineage: Lineage::new([7; 16]),
+        doc: view.newest().number(),
+        node,
+        directory,
+        actor: Some(actor),
+        repeated: None,
+        webhook: false,
+        losses: 0,
+    };
+    let asked = || parse_op(matched.clone(), &query, body.to_vec(), &context);
+    let (op, resource) = match (asked(), asked()) {
+        (Ok((op, resource)), Ok((again, same))) => {
+            assert!(resource == same && discriminant(&op) == discriminant(&again), "one request, two operations");
+            (op, resource)
+        }
+        (Err(refusal), Err(again)) => {
+            assert!(refusal == again && !refusal.message.is_empty(), "{refusal:?} or {again:?}");
+            let encrypted = matches!(matched.route.request, RequestBody::Age { .. });
+            let repeated = format!("{refusal:?}").contains(CANARY) && !line.contains(CANARY);
+            return assert!(!encrypted || !repeated, "a secret in a refusal: {refusal:?}");
+        }
+        _ => unreachable!("taken once, and once not"),
+    };
+    match &op {
+        Op::WrapCreate(draft, file) => {
+            let statement = draft.statement();
+            assert_eq!((&resource, statement.from), (&Resource::Wrap(statement.wrap), actor.principal));
+            assert!(body.ends_with(file), "a ciphertext from elsewhere");
+        }
+        _ => assert_eq!(resource, matched.resource(), "it is about something else than the path says"),
+    }
+    if let Some(path) = op.changes_secret() {
+        assert_eq!(resource, Resource::Kv(path.clone()), "another secret is changed");
+    }
+    let changes = op.changes_secret().is_some() || op.changes_directory();
+    assert!(!changes || matched.route.effect == Effect::Mutation, "a read that changes something");
 }
 
 /// Certificate and key in one file: what is taken once is taken again, and what is not is refused in words.

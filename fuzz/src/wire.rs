@@ -1,13 +1,14 @@
 //! What `bulla-wire` reads besides JSON documents.
 
 use crate::json::document;
-use bulla_wire::api::Versioned;
+use bulla_wire::api::{DigestAlgorithm, KeyKind, Versioned};
 use bulla_wire::challenge::Challenge;
 use bulla_wire::dsse::{Envelope, MAX_SIGNATURES, pae};
 use bulla_wire::encoding::{base32, base32_decode, base64, base64_decode, base64url, base64url_decode};
 use bulla_wire::evidence::{Bytes, Scope};
-use bulla_wire::id::{ClusterId, Digest, KeyId, Lineage, Nonce, PrincipalId, WrapId};
+use bulla_wire::id::{ClusterId, Digest, KeyId, LeaseId, Lineage, Nonce, PrincipalId, WrapId};
 use bulla_wire::json::{MAX_JSON_BYTES, parse};
+use bulla_wire::kv::{FieldName, MAX_FIELD_NAME_BYTES};
 use bulla_wire::name::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS, Name, SecretPath};
 use bulla_wire::signature::{
     Answered, Audience, RequestParameters, RequestParts, ResponseParameters, content_digest, parse_content_digest,
@@ -20,7 +21,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 /// What is read from a text is written as that text.
-fn one_spelling<T: FromStr + Display>(text: &str) -> Option<T> {
+pub(crate) fn one_spelling<T: FromStr + Display>(text: &str) -> Option<T> {
     let value = text.parse::<T>().ok()?;
     assert_eq!(value.to_string(), text, "a second spelling");
     Some(value)
@@ -123,11 +124,18 @@ pub fn name(bytes: &[u8]) {
     one_spelling::<Digest>(text);
     one_spelling::<WrapId>(text);
     one_spelling::<Lineage>(text);
+    one_spelling::<LeaseId>(text);
+    one_spelling::<KeyKind>(text);
+    one_spelling::<DigestAlgorithm>(text);
     one_spelling::<Scope>(text);
     one_spelling::<Slip>(text);
     one_spelling::<Bytes>(text);
     if let Some(nonce) = one_spelling::<Nonce>(text) {
         assert_eq!(Nonce::new(nonce.minute(), *nonce.as_bytes().last_chunk().unwrap_or(&[0; 12])), nonce);
+    }
+    if let Ok(field) = text.parse::<FieldName>() {
+        assert!(field.as_str() == text && (1..=MAX_FIELD_NAME_BYTES).contains(&text.len()));
+        assert!(!text.contains('=') && !text.contains(is_obeyed), "a field that ends early, or that a terminal obeys");
     }
     if is_label(text) {
         assert!(!text.contains(is_obeyed), "a label that a terminal obeys");

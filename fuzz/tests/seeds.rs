@@ -2,27 +2,32 @@
 //! `spec/vectors`.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+use bulla_client::{Proof, Remembered};
 use bulla_core::audit::AuditPosition;
 use bulla_core::head::Head;
 use bulla_core::record::{Revision, SealedValue, Sequence};
-use bulla_crypto::envelope::{Binding, seal};
+use bulla_crypto::envelope::{Binding, TransitStanza, seal};
 use bulla_crypto::evidence::{BundleDraft, DocumentDraft, Record};
 use bulla_crypto::identity::{Identity, IdentityKind};
 use bulla_crypto::random::SeededRng;
 use bulla_crypto::recipient::Recipient;
 use bulla_crypto::secret::{SecretBytes, SecretKey};
+use bulla_crypto::transit::TransitKey;
 use bulla_crypto::{evidence as made, sealed, shamir};
 use bulla_fuzz::{
     BODIES, CANARY, JOURNAL_OF, Keys, NOW_MS, identity, kms_place, record_of, sealed_place, share_context, sign,
     tag_keys,
 };
 use bulla_kms::envelope::{self as kms_envelope, MAX_CIPHERTEXT_BYTES, Mode, Part, Place};
+use bulla_kms::identity::KmsIdentity;
 use bulla_kms::key::{KeyTag, TAG_LEN};
 use bulla_kms::keyfile::{KeyFile, Node};
-use bulla_wire::encoding::{base64, base64_decode, base64url_decode};
+use bulla_wire::api::{KeyKind, Versioned};
+use bulla_wire::encoding::{base32, base64, base64_decode, base64url_decode};
 use bulla_wire::evidence::{ADMISSION_TYPE, MinKem, PRINCIPAL_TYPE, Scope, SealMode};
 use bulla_wire::id::{ClusterId, Digest, KeyId, LeaseId, Lineage, Nonce, WrapId};
-use bulla_wire::json::to_vec;
+use bulla_wire::json::{V1, to_vec};
+use bulla_wire::wrap::{Parcel, RECEIPT_TYPE, STATEMENT_TYPE};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,19 +60,26 @@ fn the_corpus_is_whole() {
     documents(&mut seeds);
     wire(&mut seeds);
     keys(&mut seeds);
+    transit(&mut seeds);
     age(&mut seeds);
     held(&mut seeds);
+    programs(&mut seeds);
     evidence(&mut seeds);
+    proofs(&mut seeds);
+    remembered(&mut seeds);
     rows(&mut seeds);
     policies(&mut seeds);
     audit(&mut seeds);
     databases(&mut seeds);
+    names(&mut seeds);
     server(&mut seeds);
+    requests(&mut seeds);
     kms(&mut seeds);
     key_files(&mut seeds);
     kubernetes(&mut seeds);
     configurations(&mut seeds);
     migrations(&mut seeds);
+    states(&mut seeds);
     answers(&mut seeds);
     for (target, name, input) in seeds {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -203,6 +215,32 @@ fn documents(seeds: &mut Seeds) {
         json!({"public_key": "MFkw", "ttl_s": 3600}),
         json!({"lease": lease, "user": "bulla_cert_x", "certificate": "-----BEGIN CERTIFICATE-----", "expires_ms": NOW_MS}),
         json!({"certificate": "-----BEGIN CERTIFICATE-----"}),
+        json!({"kind": "aes256-gcm", "exportable": true, "deletion_allowed": false}),
+        json!({"kind": "ed25519", "key": "MC4", "exportable": false, "deletion_allowed": true}),
+        json!({"names": ["orders"], "next": null}),
+        json!({"items": [{"plaintext": "AAEC"},
+            {"error": {"code": "ciphertext_damaged", "message": "no", "hint": "look"}}]}),
+        json!({"kind": "ed25519", "items": [{"signature": "bulla:v1:AAEC"}]}),
+        json!({"items": [{"mac": "bulla:v1:AAEC"}]}),
+        json!({"items": [{"valid": true}]}),
+        json!({"bytes": 32, "associated_data": "AA"}),
+        json!({"plaintext": "AAEC", "ciphertext": "bulla:v1:AAEC"}),
+        json!({"ciphertext": "bulla:v1:AAEC"}),
+        json!({"items": [{"message": "AAEC"}, {"digest": "AAEC"}], "version": 1, "digest_algorithm": "sha-512"}),
+        json!({"items": [{"message": "AAEC"}], "version": 2}),
+        json!({"items": [{"message": "AAEC", "mac": "bulla:v1:AAEC"}]}),
+        json!({"version": 1}),
+        json!({"name": "orders", "kind": "ed25519", "version": 1, "key": "MC4"}),
+        json!({"names": ["app", "reader"], "next": "AAEC"}),
+        json!({"database": "app", "role": "reader", "creation": ["CREATE USER {{name}}"], "revocation": [],
+            "renewal": [], "ttl_s": 3600, "max_ttl_s": 86400, "certificate": true}),
+        json!({"ttl_s": 3600}),
+        json!({"id": lease, "owner": id, "resource": "database/app/reader", "user": "bulla-app", "state": "active",
+            "issued_ms": NOW_MS, "expires_ms": NOW_MS, "max_ms": NOW_MS, "attempts": 0, "error": null,
+            "due_ms": NOW_MS}),
+        json!({"data": {"user": "app"}}),
+        json!({"statement": signed, "file": "AAEC"}),
+        sealed_statement(),
     ];
     assert_eq!(kept.len(), BODIES.len());
     for (at, (document, (name, check))) in kept.iter().zip(BODIES).enumerate() {
@@ -258,6 +296,20 @@ fn receipt() -> Value {
         "epoch": 1, "lineage": Lineage::new([7; 16]), "prev": null})
 }
 
+fn sealed_statement() -> Value {
+    let Keys { records, view, .. } = Keys::get();
+    json!({"v": 1, "cluster": view.id(), "path": "app/db", "version": 4, "id": WrapId::new([6; 16]),
+        "from": records[0].principal(), "to": statement()["to"], "ct": {"sha256": Digest::new([3; 32]), "len": 300}})
+}
+
+fn origin() -> Value {
+    let Keys { records, view, node, .. } = Keys::get();
+    let node = node.signing_key().unwrap().public_key().key_id();
+    json!({"v": 1, "cluster": view.id(), "node": node, "wrap": WrapId::new([6; 16]), "from": records[0].principal(),
+        "to": records[1].principal(), "action": "kv.get", "resource": "kv/app/db",
+        "ct": {"sha256": Digest::new([3; 32]), "len": 300}, "at_ms": NOW_MS, "doc": 1})
+}
+
 fn wire(seeds: &mut Seeds) {
     let exchanges = vector("exchange/exchange.json");
     let mut headers = Vec::new();
@@ -284,7 +336,20 @@ fn wire(seeds: &mut Seeds) {
     texts(
         seeds,
         "name",
-        &["alice", "a@b.example", "app/db", "a/b/c/d/e", "AAEC", "AAECAw==", "mfrgg", "a label", "bulla:v12:AAEC"],
+        &[
+            "alice",
+            "a@b.example",
+            "app/db",
+            "a/b/c/d/e",
+            "AAEC",
+            "AAECAw==",
+            "mfrgg",
+            "a label",
+            "bulla:v12:AAEC",
+            "größe",
+            "aes256-gcm",
+            "sha-384",
+        ],
     );
     seeds.extend(ids.into_iter().enumerate().map(|(at, id)| ("name", format!("id{at}"), id.into_bytes())));
     let parcel = [&bulla_wire::wrap::Parcel::head(br#"{"a":1}"#)[..], b"age-encryption.org/v1\n"].concat();
@@ -329,6 +394,8 @@ fn keys(seeds: &mut Seeds) {
             seeds.push(("public-key", name, found.signing_key().unwrap().public_key().spki().to_vec()));
         }
     }
+    let fingerprint = "SHA256:nThbg6kXUpJWGl7E1IGOCspRomTxdCARLviKw6E5SY8";
+    seeds.push(("recipient", "fingerprint".into(), fingerprint.as_bytes().to_vec()));
     let tag = "age1tag1qwe0kafsjrar4txm6heqnhpfuggzr0gvznz7fvygxrlq90u5mq2pysxtw6h";
     let file = format!("# recipient: {tag}\nAGE-PLUGIN-TAGTEST-1CXM4UC\n");
     texts(seeds, "age-plugin", &[&file, "-> file-key 0\nAAAAAAAAAAAAAAAAAAAAAA\n", "-> msg\ndG91Y2g\n", "-> done\n\n"]);
@@ -360,6 +427,37 @@ fn keys(seeds: &mut Seeds) {
         "shares".into(),
         shares.iter().flat_map(|share| share.to_bytes().expose().to_vec()).collect(),
     ));
+}
+
+/// Keys of each kind that the vectors have, and what they made.
+fn transit(seeds: &mut Seeds) {
+    let hex = |value: &Value| -> Vec<u8> {
+        let text = value.as_str().unwrap();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
+    for file in ["ciphertexts", "signatures", "rsa"] {
+        for case in vector(&format!("transit/{file}.json")).as_array().unwrap() {
+            let kind: KeyKind = case["kind"].as_str().unwrap().parse().unwrap();
+            let at = KeyKind::ALL.iter().position(|one| *one == kind).unwrap();
+            let first = b'a' + u8::try_from(at).unwrap();
+            let good = case["what"].as_str().unwrap().ends_with(": good");
+            if !good || seeds.iter().any(|(target, name, _)| *target == "transit" && *name == kind.to_string()) {
+                continue;
+            }
+            let key = hex(&case["key"]);
+            TransitKey::parse(kind, &key).unwrap();
+            seeds.push(("transit", kind.to_string(), [&[first][..], &key].concat()));
+            if kind.is_symmetric() {
+                let made: Versioned = case["ciphertext"].as_str().unwrap().parse().unwrap();
+                seeds.push(("transit", format!("{kind}-ciphertext"), [&[first][..], &made.bytes].concat()));
+            }
+        }
+    }
+    seeds.push(("transit", "hmac-sha256".into(), [&b"i"[..], &[7; 32]].concat()));
+    let stanza =
+        TransitStanza { key: "orders".parse().unwrap(), wrapped: Versioned { version: 12, bytes: vec![7; 96] } };
+    let text = stanza.stanza().to_text().expose().clone();
+    seeds.push(("transit", "stanza".into(), [&b"a"[..], &text].concat()));
 }
 
 /// Key pairs of ssh-keygen: the public line, then the private file. Without the program there are none.
@@ -462,6 +560,46 @@ fn held(seeds: &mut Seeds) {
     );
 }
 
+/// What programs say that ask a person for us.
+fn programs(seeds: &mut Seeds) {
+    let greeted = "OK Pleased to meet you\nOK\nOK\nOK\nOK\n";
+    let data = "D 12%2534%0a\nS hint\n# a comment\nD 5%\nOK closing\n";
+    texts(
+        seeds,
+        "pinentry",
+        &[
+            &format!("{greeted}{data}"),
+            &format!("ops 100%\0{greeted}D {CANARY}\nERR 83886179 Operation cancelled <Pinentry>\n"),
+            &format!("{greeted}D {CANARY}\nERR 83886142 Timeout <Pinentry>\n"),
+            &format!("OK\nERR 83886254 Unknown option <Pinentry>\nOK\nOK\nOK\nD {CANARY}\nERR 536870981 no\n"),
+            &format!("{greeted}OK\n"),
+            &format!("{greeted}{}", "S x\n".repeat(65)),
+            &format!("{greeted}D {}\nOK\n", "1".repeat(1000)),
+            "ERR 83886340 Invalid IPC response <Pinentry>\n",
+            "OK\r\nOK\r\n",
+            "1234\r\nmore\n",
+        ],
+    );
+    // The longest line of a file, cut at its return.
+    seeds.push(("pinentry", "file-of-a-longer-line".into(), [&[b'1'; 1024][..], b"\r2\n"].concat()));
+    let key = "-> file-key 0\nAAAAAAAAAAAAAAAAAAAAAA\n";
+    let secret = "-> request-secret\nUElOOg\n";
+    texts(
+        seeds,
+        "plugin",
+        &[
+            &format!("{key}-> done\n\n"),
+            &format!("-> msg\ndG91Y2g\n{secret}{key}-> done\n\n"),
+            "-> confirm eWVz bm8\ncmVhbGx5\n-> confirm eWVz\ncmVhbGx5\n-> done\n\n",
+            "-> request-public\nc2VyaWFs\n-> grease 1 2\n\n-> done\n\n",
+            &format!("{secret}-> error internal\nYmFkG1sySg\n"),
+            &format!("{key}{key}"),
+            "-> file-key 1\nAAAAAAAAAAAAAAAAAAAAAA\n",
+            &format!("{}-> done\n\n", "-> msg\n\n".repeat(64)),
+        ],
+    );
+}
+
 fn evidence(seeds: &mut Seeds) {
     let Keys { people, records, view, .. } = Keys::get();
     let [alice, bob, ..] = people;
@@ -507,6 +645,8 @@ fn evidence(seeds: &mut Seeds) {
         ("c", consent(view.id())),
         ("g", json!({"v": 1, "cluster": view.id()})),
         ("p", recovery),
+        ("k", sealed_statement()),
+        ("o", origin()),
     ] {
         seeds.push(("statement", letter.into(), [letter.as_bytes(), &to_vec(&value)].concat()));
     }
@@ -526,6 +666,67 @@ fn evidence(seeds: &mut Seeds) {
     let empty = json!({"v": 1, "admins": admins, "k": 1, "made_ms": NOW_MS, "exp_ms": NOW_MS + 1000, "principals": [],
         "policies": {}});
     seeds.push(("bundle", "empty".into(), to_vec(&empty)));
+}
+
+/// What proves a wrap's fate, as lines that the target signs.
+fn proofs(seeds: &mut Seeds) {
+    let Keys { people, records, node, view } = Keys::get();
+    let stated = to_vec(&statement());
+    let next = |kind: &str, prev: Option<&[u8]>| {
+        let mut next = receipt();
+        next["kind"] = json!(kind);
+        next["statement_sha256"] = json!(digest(&stated));
+        next["prev"] = json!(prev.map(digest));
+        to_vec(&next)
+    };
+    let created = next("created", None);
+    let opened = next("opened", Some(created.as_slice()));
+    let acked = next("acked", Some(opened.as_slice()));
+    seeds.push(("proof", "created".into(), [&stated[..], b"\n", &created].concat()));
+    let lines = [&stated[..], &created, &opened, &acked].join(&b'\n');
+    seeds.push(("proof", "acked".into(), lines.clone()));
+    let signed = |line: &[u8]| sign(RECEIPT_TYPE, line, &[node]);
+    let proof = Proof {
+        v: V1,
+        cluster: view.id(),
+        documents: view.documents().map(|document| document.envelope().clone()).collect(),
+        writer: vec![records[0].envelope().clone()],
+        statement: sign(STATEMENT_TYPE, &stated, &[&people[0]]),
+        created: signed(&created),
+        slots: vec![vec![signed(&opened), signed(&acked)]],
+    };
+    assert_eq!(proof.verify(None).map(|report| report.receipts.len()), Ok(3));
+    let expired = next("expired", Some(created.as_slice()));
+    seeds.push(("proof", "two-slots".into(), [&lines[..], b"\n\n", &expired].concat()));
+    // Whole, it is larger than what the corpus keeps.
+    let whole = Proof { documents: Vec::new(), ..proof };
+    seeds.push(("proof", "without-documents".into(), to_vec(&whole)));
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest::new(bulla_crypto::digest::sha256(&[bytes]))
+}
+
+/// Files of a client, each behind its letter.
+fn remembered(seeds: &mut Seeds) {
+    let Keys { records, view, .. } = Keys::get();
+    let seen = json!({"epoch": 3, "lineage": Lineage::new([7; 16]), "sequence": 9, "doc": 1, "at_ms": NOW_MS});
+    let known =
+        json!({"principal": records[1].principal(), "version": 1, "serial": 5, "record_sha256": records[1].digest()});
+    let documents: Vec<_> = view.documents().map(|document| document.envelope()).collect();
+    for (letter, name, value) in [
+        ("s", "state", seen),
+        ("e", "share", json!(3)),
+        ("k", "known", json!({"bob": known, "a@b.example": known})),
+        ("d", "documents", json!(documents)),
+        ("c", "consents", json!([Digest::new([4; 32]), Digest::new([3; 32])])),
+    ] {
+        let text = to_vec(&value);
+        assert!(Remembered::parse(&format!("{name}.json"), &text).unwrap().is_some());
+        seeds.push(("remembered", name.into(), [letter.as_bytes(), &text].concat()));
+    }
+    let array = format!("s[3,\"{}\",9,1,{NOW_MS}]", Lineage::new([7; 16]));
+    seeds.push(("remembered", "state-as-an-array".into(), array.into_bytes()));
 }
 
 fn rows(seeds: &mut Seeds) {
@@ -675,6 +876,81 @@ fn databases(seeds: &mut Seeds) {
     );
 }
 
+fn names(seeds: &mut Seeds) {
+    texts(
+        seeds,
+        "resource",
+        &[
+            "kv/app/db",
+            "kv",
+            "kv.get",
+            "database/app/reader",
+            "database/app",
+            "app/reader",
+            "wrap/aydambqgaydambqgaydambqgay",
+            "aaaqeayeaudaocajbifqydiob4",
+            "principal/a@b.example",
+            "seal",
+            "kv/hidden:",
+            "größe \"x\"",
+        ],
+    );
+}
+
+/// Requests with their bodies.
+fn requests(seeds: &mut Seeds) {
+    let Keys { people, records, view, .. } = Keys::get();
+    let wrap = WrapId::new([6; 16]);
+    let hybrid = identity(IdentityKind::Hybrid, 1).recipients()[0].to_string();
+    let opened = json!({"statement_sha256": Digest::new([3; 32]), "claim": hybrid});
+    texts(
+        seeds,
+        "dispatch",
+        &[
+            &format!("PUT /v1/kv/app/db\n{{\"data\":{{\"password\":\"{CANARY}\"}},\"cas\":3}}"),
+            &format!("PUT /v1/kv/app/db\n{{\"data\":{{\"password\":\"{CANARY}\",\"password\":7}}}}"),
+            "PATCH /v1/kv/app/db\n{\"data\":{\"old\":null},\"cas\":3}",
+            "GET /v1/kv/app/db?version=4",
+            "GET /v1/kv/app/db:watch?after=4-1-0&wait_s=30",
+            "GET /v1/kv/app:list?after=AAEC&limit=10",
+            "POST /v1/kv/app/db:destroy\n{\"versions\":[1]}",
+            "PUT /v1/kv/app/db:metadata\n{\"max_versions\":10}",
+            "PUT /v1/transit/orders\n{\"kind\":\"aes256-gcm\"}",
+            &format!("POST /v1/transit/orders:import\n{{\"kind\":\"ed25519\",\"key\":\"{CANARY}\"}}"),
+            &format!("POST /v1/transit/orders:encrypt\n{{\"items\":[{{\"plaintext\":\"{CANARY}\"}}]}}"),
+            "POST /v1/transit/orders:datakey\n{\"bytes\":32}",
+            &format!(
+                "PUT /v1/database/app\n{{\"engine\":\"postgres\",\"host\":\"db\",\"port\":5432,\"database\":\"app\",\"user\":\"bulla\",\"password\":\"{CANARY}\",\"tls\":\"verify\"}}"
+            ),
+            "PUT /v1/database/app/reader\n{\"creation\":[\"CREATE ROLE {{name}}\"],\"ttl_s\":3600,\"max_ttl_s\":86400,\"certificate\":true}",
+            "POST /v1/database/app/reader:issue\n{\"ttl_s\":3600}",
+            "PUT /v1/database/app/billing:static\n{\"user\":\"billing\",\"rotate_every_s\":86400}",
+            "GET /v1/lease:all?resource=database/app&stuck=true",
+            "POST /v1/lease:revoke\n{\"resource\":\"database/app\"}",
+            "GET /v1/audit?after=7&limit=10&resource=kv/app/db&principal=alice&action=kv.get",
+            "GET /v1/alarms?all=true",
+            "POST /v1/alarms:seen\n{\"up_to\":\"AAEC\"}",
+            "PUT /v1/policy/team\n{\"text\":\"permit(principal, action, resource);\"}",
+            "POST /v1/policy:check\n{\"principal\":\"alice\",\"action\":\"kv.get\",\"resource\":\"kv/app/db\"}",
+            "POST /v1/policy:explain\n{\"id\":\"aaaqeayeaudaocajbifqydiob4\"}",
+            "DELETE /v1/principal/alice",
+            "GET /v1/whoami",
+            &format!("POST /v1/wrap/{wrap}:open\n{opened}"),
+            &format!(
+                "POST /v1/wrap/{wrap}:ack\n{{\"statement_sha256\":\"{0}\",\"claim_sha256\":\"{0}\"}}",
+                Digest::new([3; 32])
+            ),
+        ],
+    );
+    let document = json!({"envelope": view.newest().envelope()});
+    seeds.push(("dispatch", "document".into(), [&b"POST /v1/document\n"[..], &to_vec(&document)].concat()));
+    let record = json!({"record": records[4].envelope()});
+    seeds.push(("dispatch", "record".into(), [&b"PUT /v1/principal/erin\n"[..], &to_vec(&record)].concat()));
+    let stated = to_vec(&sign(STATEMENT_TYPE, &to_vec(&statement()), &[&people[0]]));
+    let parcel = [&b"POST /v1/wrap\n"[..], &Parcel::head(&stated), b"age-encryption.org/v1\n"].concat();
+    seeds.push(("dispatch", "wrap".into(), parcel));
+}
+
 fn server(seeds: &mut Seeds) {
     seeds.push(("config", "sample".into(), bulla_server::config::sample().into_bytes()));
     texts(
@@ -779,6 +1055,16 @@ fn key_files(seeds: &mut Seeds) {
             "# bulla bound identity v1\nrecipient: {recipient}\nkey: {key}\nwrapped: {wrapped}\nsealed: {sealed}\n"
         );
         seeds.push(("kms-key-file", format!("bound-{name}"), bound.into_bytes()));
+        let (key, key_id) = kms_place();
+        let place = Place { cluster: "fuzz", key_id: &key_id };
+        let part = Part { tag: KeyTag([1; TAG_LEN]), wrapped: vec![1; 60] };
+        let seed = SecretBytes::new(vec![5; 32]);
+        let made = kms_envelope::seal(place, Mode::Any, &[part], &key, &seed, &mut SeededRng::from_u64(1)).unwrap();
+        let ciphertext = base64(&made);
+        let wrapped =
+            format!("# bulla kms identity v1\nrecipient: {recipient}\nkey-id: {key_id}\nciphertext: {ciphertext}\n");
+        KmsIdentity::parse(wrapped.as_bytes()).unwrap();
+        seeds.push(("kms-key-file", format!("wrapped-{name}"), wrapped.into_bytes()));
     }
 }
 
@@ -885,6 +1171,30 @@ fn migrations(seeds: &mut Seeds) {
                 "keyArn: arn:aws:kms:eu-west-1:000000000000:key/af05ccec\nprofile: p\nassumeRoleMFAToken: {CANARY}\n"
             ),
             "configFilePath: /etc/azure.json\nkeyVaultName: v\nkeyName: k\nkeyVersion: '1'\nmanagedHSM: true\n",
+        ],
+    );
+}
+
+/// What the plugin remembers, and its names.
+fn states(seeds: &mut Seeds) {
+    let [one, other] = [1, 2].map(|byte| base32(&[byte; 32]));
+    let (_, key_id) = kms_place();
+    texts(
+        seeds,
+        "kms-state",
+        &[
+            &format!(
+                r#"{{"version":1,"epoch":3,"members":{{"central":{{"current":"{one}","past":["{other}"]}},"hsm":{{"past":[]}}}}}}"#
+            ),
+            r#"{"version":1,"epoch":2,"members":{}}"#,
+            r#"{"version":1,"epoch":4,"members":{}}"#,
+            r#"{"version":1,"epoch":3,"members":{"a":{"current":"x","past":[]}}}"#,
+            key_id.as_str(),
+            &format!("{key_id}.7"),
+            "/run/bulla-kms/kms.sock",
+            "@bulla-kms",
+            "10.96.0.0/12",
+            "fd00::/8",
         ],
     );
 }

@@ -58,6 +58,7 @@ pub use database::LeasesOf;
 pub use error::{ClientError, Untrusted, io_hint, snapshot_hint};
 pub use known::{Known, KnownError};
 pub use kv::{OpenedKv, SealTerms};
+pub use memory::Remembered;
 pub use open::{Opened, OpenedAs};
 pub use output::{FileOutput, MemoryOutput, Output};
 pub use principal::Admit;

@@ -24,6 +24,52 @@ const CONSENTS_FILE: &str = "consents.json";
 /// How often a busy client writes its position at most: an older one on disk is only a weaker memory.
 const STATE_EVERY: Duration = Duration::from_secs(1);
 
+/// What one of these files holds, from its bytes alone. Claims are besides, each an identity file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remembered {
+    /// `state.json`: the highest position that was seen.
+    State(Seen),
+    /// `share.json`: the highest epoch of which a share of the owner knows.
+    Share(u64),
+    /// `known.json`: names and the keys that they stood for.
+    Known(BTreeMap<Name, Known>),
+    /// `documents.json`: the cluster's documents, genesis first. They are verified again wherever they are used.
+    Documents(Vec<Envelope>),
+    /// `consents.json`: digests of the consents that were shown when the documents were learnt.
+    Consents(BTreeSet<Digest>),
+}
+
+impl Remembered {
+    /// Reads the file of this name; `None` if no such file has that name.
+    ///
+    /// # Errors
+    /// [`io::Error`] with what is wrong with it.
+    pub fn parse(name: &str, bytes: &[u8]) -> io::Result<Option<Self>> {
+        Ok(Some(match name {
+            STATE_FILE => Self::State(parsed(bytes)?),
+            SHARE_FILE => Self::Share(parsed(bytes)?),
+            KNOWN_FILE => Self::Known(parsed(bytes)?),
+            DOCUMENTS_FILE => Self::Documents(parsed(bytes)?),
+            CONSENTS_FILE => Self::Consents(parsed(bytes)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The file as it is written.
+    ///
+    /// # Errors
+    /// [`io::Error`], which does not happen.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::State(seen) => written(seen),
+            Self::Share(epoch) => written(epoch),
+            Self::Known(known) => written(known),
+            Self::Documents(documents) => written(documents),
+            Self::Consents(consents) => written(consents),
+        }
+    }
+}
+
 /// One cluster's memory.
 pub(crate) struct Memory {
     directory: Option<Directory>,
@@ -314,14 +360,21 @@ fn after_loss(there: Option<Seen>, told: Seen, lost: Option<&Seen>) -> Seen {
 fn read_json<T: serde::de::DeserializeOwned>(directory: &Directory, name: &str) -> Result<Option<T>, ClientError> {
     let failed = |error| ClientError::io("cannot read", directory.path(name), error);
     let Some(bytes) = directory.read(name).map_err(failed)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(io::Error::other(error)))
+    parsed(&bytes).map(Some).map_err(failed)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(bytes).map_err(io::Error::other)
+}
+
+fn written<T: serde::Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(io::Error::other)
 }
 
 /// An epoch that a share was given to is on the disk when this returns; the rest may lose its last moments.
 fn write_json<T: serde::Serialize>(directory: &Directory, name: &str, value: &T) -> Result<(), ClientError> {
-    let written = serde_json::to_vec(value).map_err(io::Error::other);
-    let written = written.and_then(|bytes| directory.replace(name, &bytes, name == SHARE_FILE));
-    written.map_err(|error| wrote(directory, name, error))
+    let replaced = written(value).and_then(|bytes| directory.replace(name, &bytes, name == SHARE_FILE));
+    replaced.map_err(|error| wrote(directory, name, error))
 }
 
 fn wrote(directory: &Directory, name: &str, error: io::Error) -> ClientError {

@@ -4,7 +4,7 @@ use bulla_crypto::secret::SecretBytes;
 use bulla_crypto::secret::file::{Exposed, judge};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -122,16 +122,30 @@ pub fn read(path: &Path) -> Result<SecretBytes, PinError> {
     let found = file.metadata().map_err(failed)?;
     judge(found.uid(), found.mode(), rustix::process::geteuid().as_raw())
         .map_err(|exposed| PinError::Mode { path: path.into(), exposed })?;
+    first_line(file).map_err(failed)?.ok_or_else(|| PinError::NoPin { path: path.into() })
+}
+
+/// The first line of what such a file holds; `None` if it is empty or too long.
+///
+/// # Errors
+/// That of the reader.
+pub fn first_line(file: impl Read) -> io::Result<Option<SecretBytes>> {
     // Room for all of it from the start: a growing buffer would leave copies behind.
     let mut bytes = SecretBytes::new(Vec::with_capacity(2 * MAX_PIN_BYTES as usize));
-    file.take(MAX_PIN_BYTES + 1).read_to_end(bytes.expose_mut()).map_err(failed)?;
-    let end = bytes.expose().iter().position(|byte| *byte == b'\n').unwrap_or(bytes.expose().len());
-    bytes.expose_mut().truncate(end);
+    // The longest PIN, and the end of its line.
+    file.take(MAX_PIN_BYTES + 2).read_to_end(bytes.expose_mut())?;
+    let read = bytes.expose().len() as u64;
+    let end = bytes.expose().iter().position(|byte| *byte == b'\n');
+    // Else the return that happens to stand last would be taken off a longer line, and the rest of it for the PIN.
+    if end.is_none() && read > MAX_PIN_BYTES + 1 {
+        return Ok(None);
+    }
+    bytes.expose_mut().truncate(end.unwrap_or(usize::MAX));
     if bytes.expose().ends_with(b"\r") {
-        bytes.expose_mut().truncate(end.saturating_sub(1));
+        bytes.expose_mut().pop();
     }
     let length = bytes.expose().len() as u64;
-    if length == 0 || length > MAX_PIN_BYTES { Err(PinError::NoPin { path: path.into() }) } else { Ok(bytes) }
+    Ok((1..=MAX_PIN_BYTES).contains(&length).then_some(bytes))
 }
 
 #[cfg(test)]
@@ -160,5 +174,18 @@ mod tests {
             assert!(matches!(with(none, 0o600), Err(PinError::NoPin { .. })));
         }
         assert!(matches!(read(&folder.path().join("none")), Err(PinError::File { .. })));
+    }
+
+    /// Where a line is longer than any PIN, no part of it is one: the token would count it as a try.
+    #[test]
+    fn a_line_that_is_too_long_is_no_pin_wherever_it_is_cut() {
+        let longest = [b'1'; MAX_PIN_BYTES as usize];
+        let with = |rest: &[u8]| first_line([&longest[..], rest].concat().as_slice()).unwrap();
+        for end in [&b""[..], b"\r", b"\n", b"\r\n", b"\nmore", b"\r\nmore"] {
+            assert_eq!(with(end).map(|pin| pin.expose().clone()), Some(longest.to_vec()), "{end:?}");
+        }
+        for more in [&b"1"[..], b"\r1", b"\r\r\n", b"1\r\n", b"\r1\n", b"1\n"] {
+            assert!(with(more).is_none(), "{more:?}");
+        }
     }
 }

@@ -33,14 +33,32 @@ pub fn ask(program: &OsStr, token: &str, terminal: Option<&Path>, limit: Duratio
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let mut running = Running(child);
     let (Some(input), Some(output)) = (input, output) else { return Err(PinError::Cancelled) };
-    let (program, output) = (program.display().to_string(), BufReader::new(output));
-    let (token, terminal) = (token.to_owned(), terminal.map(Path::to_path_buf));
-    let conversation = Conversation { input, output, program: program.clone(), limit };
-    let asked = within(limit.saturating_add(GRACE), move || conversation.pin(&token, terminal.as_deref()));
+    let program = program.display().to_string();
+    let (token, terminal, named) = (token.to_owned(), terminal.map(Path::to_path_buf), program.clone());
+    let conversation = move || converse(input, output, &token, terminal.as_deref(), &named, limit);
+    let asked = within(limit.saturating_add(GRACE), conversation);
     if asked.is_some() {
         running.farewell();
     }
     asked.unwrap_or(Err(PinError::TimedOut { program, limit }))
+}
+
+/// What [`ask`] says to the program and makes of its answers, whatever stands at the other end: `input` takes what is
+/// said, `output` gives the answers, and nothing here waits by itself. Errors tell of `program` by this name, and of
+/// `limit`.
+///
+/// # Errors
+/// As [`ask`].
+pub fn converse(
+    input: impl Write,
+    output: impl Read,
+    token: &str,
+    terminal: Option<&Path>,
+    program: &str,
+    limit: Duration,
+) -> Result<SecretBytes, PinError> {
+    let (output, program) = (BufReader::new(output), program.to_owned());
+    Conversation { input, output, program, limit }.pin(token, terminal)
 }
 
 struct Conversation<I, O> {

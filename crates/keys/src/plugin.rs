@@ -8,7 +8,7 @@ mod error;
 mod talk;
 
 pub use error::PluginError;
-pub use talk::Dialogue;
+pub use talk::{Dialogue, file_key};
 
 use crate::wait::{Running, beside, within};
 use bulla_crypto::BoxFuture;

@@ -61,11 +61,19 @@ impl StateFile {
         };
         let mut text = Vec::new();
         file.take(MAX_FILE_BYTES.saturating_add(1)).read_to_end(&mut text)?;
+        self.parse(&text)
+    }
+
+    /// What these bytes remember, as [`Self::load`] reads them from the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(&self, text: &[u8]) -> io::Result<BTreeMap<String, Remembered>> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE_BYTES) {
             return Err(bad("it is larger than any that this program writes"));
         }
-        let written: Written = serde_json::from_slice(&text).map_err(|error| bad(&error.to_string()))?;
+        let written: Written = serde_json::from_slice(text).map_err(|error| bad(&error.to_string()))?;
         if written.version != 1 {
             return Err(bad("it was written by a newer program"));
         }
@@ -94,16 +102,24 @@ impl StateFile {
     /// # Errors
     /// [`io::Error`].
     pub fn save(&self, members: BTreeMap<String, Remembered>) -> io::Result<()> {
+        let bytes = self.to_bytes(members)?;
+        let mut file = FileOutput::replacing(&self.path)?;
+        file.write_all(&bytes)?;
+        file.commit()
+    }
+
+    /// The file as it is written.
+    ///
+    /// # Errors
+    /// [`io::Error`], which does not happen.
+    pub fn to_bytes(&self, members: BTreeMap<String, Remembered>) -> io::Result<Vec<u8>> {
         let text = |digest: &KeyDigest| base32(&digest.0);
         let members = members.into_iter().map(|(name, remembered)| {
             let past = remembered.past.iter().map(text).collect();
             (name, WrittenMember { current: remembered.current.as_ref().map(text), past })
         });
         let written = Written { version: 1, epoch: self.epoch, members: members.collect() };
-        let bytes = serde_json::to_vec(&written).map_err(io::Error::other)?;
-        let mut file = FileOutput::replacing(&self.path)?;
-        file.write_all(&bytes)?;
-        file.commit()
+        serde_json::to_vec(&written).map_err(io::Error::other)
     }
 }
 

@@ -23,8 +23,13 @@ pub trait Dialogue: Send + Sync {
     fn confirm(&self, question: &str, yes: &str, no: Option<&str>) -> Option<bool>;
 }
 
-/// The file key, or `None` if no stanza is for the plugin's key.
-pub(super) fn file_key(
+/// What is said to a plugin, and what comes of its answers, whatever stands at the other end: `input` takes what it is
+/// told, `output` gives what it says. The file key, or `None` if no stanza is for the plugin's key.
+/// [`Plugin`](super::Plugin) has this conversation with a program.
+///
+/// # Errors
+/// [`PluginError`].
+pub fn file_key(
     mut input: impl Write,
     output: impl Read,
     identity: &PluginIdentity,
