@@ -470,6 +470,8 @@ fn a_rotation_survives_a_configuration() {
     let mut scene = Scene::new(7);
     let begun: Connection = secret(&scene.run(BeginRotation { name: app() }, Some("alice"))).unwrap();
     let next = begun.next.unwrap();
+    let older = EndRotation { name: app(), password: Password::new("older".into()) };
+    assert_eq!(scene.run(older, Some("alice")).code(), Some(Code::VersionMismatch));
     let anew = configured(|put| put.password = "typed".into());
     scene.run(Configure { connection: anew, moved: false }, Some("alice")).result.unwrap();
     let again: Connection = secret(&scene.run(BeginRotation { name: app() }, Some("alice"))).unwrap();

@@ -12,7 +12,7 @@ use bulla_core::engine::database::static_role::{
     Ask, Asked, DeleteStatic, DueRotation, Held, MAX_EVERY_S, Missed, PutStatic, ReadPassword, ReadStatic, StaticRole,
     Stored, Withdraw,
 };
-use bulla_core::engine::database::{Configure, Connection, Delete, PutRole, Release, connection_key};
+use bulla_core::engine::database::{Configure, Connection, Delete, Password, PutRole, Release, connection_key};
 use bulla_core::engine::lease::{self, Mark, PENDING_MS, Take, demands};
 use bulla_core::operation::{Operation, Replay, Reply};
 use bulla_core::record::{SealedValue, StoreKey};
@@ -270,6 +270,10 @@ fn a_third_password_waits_for_what_was_not_answered() {
     assert!(view.rotating && view.attempts == 1 && view.error.as_deref() == Some("silent"));
     let again = asked(&mut scene);
     assert_eq!(again.next, first.next, "the same password is asked for");
+    let older = Held { role: role(), id: again.id, password: Password::new("older".into()) };
+    scene.run(older, None).result.unwrap();
+    let told = scene.run(ReadPassword { role: role() }, Some("bob"));
+    assert_eq!(told.code(), Some(Code::DatabaseFailed), "not the password that is asked for");
     let held = Held { role: role(), id: again.id, password: again.next.unwrap() };
     scene.run(held, None).result.unwrap();
     scene.has = Some(first.next.unwrap().expose().to_owned());
