@@ -62,7 +62,7 @@ const SLOW: &[&str] = &[
 const AREAS: &[Area] = &[
     Area { name: "wire", package: "bulla-wire", begins: &["crates/wire/src/"], nearest: &[] },
     Area { name: "crypto", package: "bulla-crypto", begins: &["crates/crypto/src/"], nearest: &["envelopes"] },
-    Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["people"] },
+    Area { name: "core", package: "bulla-core", begins: &["crates/core/src/"], nearest: &["people", "wrap"] },
     Area { name: "audit", package: "bulla-core", begins: &["crates/core/src/audit"], nearest: &["audit"] },
     Area {
         name: "barrier",
