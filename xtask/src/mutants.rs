@@ -9,7 +9,7 @@
 use crate::setup::{Tools, done};
 use crate::tally::Tally;
 use crate::workspace::{Stop, root, target};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -208,7 +208,7 @@ impl Area {
         match status.code() {
             Some(0 | 2 | 3) => {
                 settle_loops(folder)?;
-                missed(folder).map(|missed| missed == 0)
+                listed(folder, "missed.txt").map(|missed| missed.is_empty())
             }
             _ => Err(Stop(format!("cargo mutants of {} ended with {status}", self.name))),
         }
@@ -218,26 +218,25 @@ impl Area {
 /// Tests of a module, below which asking them first costs more than it spares.
 const WORTH_ASKING: usize = 3;
 
-/// How many of those that were tried last no test noticed. Where there was none to try, nothing is written.
-fn missed(folder: &Path) -> Result<usize, Stop> {
-    let list = folder.join("mutants.out/missed.txt");
+/// A list of those that were tried last, a line each. Where there was none to try, nothing is written.
+fn listed(folder: &Path, name: &str) -> Result<String, Stop> {
+    let list = folder.join("mutants.out").join(name);
     match std::fs::read_to_string(&list) {
-        Ok(text) => Ok(text.lines().count()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(Stop(format!("cannot read {}: {error}", list.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| Stop(format!("cannot read {}: {error}", list.display()))),
     }
 }
 
 /// Those that loop end by the time and are noticed by that, so nobody tries them again, which `cargo mutants` would.
 fn settle_loops(folder: &Path) -> Result<(), Stop> {
-    let failed = |error: std::io::Error| Stop(format!("cannot note below {} what loops: {error}", folder.display()));
-    let [looped, noticed] = ["timeout.txt", "caught.txt"].map(|name| folder.join("mutants.out").join(name));
-    if !looped.exists() {
+    let looped = listed(folder, "timeout.txt")?;
+    if looped.is_empty() {
         return Ok(());
     }
-    let looped = std::fs::read(looped).map_err(failed)?;
-    let list = std::fs::OpenOptions::new().create(true).append(true).open(noticed);
-    list.and_then(|mut list| list.write_all(&looped)).map_err(failed)
+    let noticed = folder.join("mutants.out/caught.txt");
+    let list = std::fs::OpenOptions::new().create(true).append(true).open(&noticed);
+    list.and_then(|mut list| list.write_all(looped.as_bytes()))
+        .map_err(|error| Stop(format!("cannot write {}: {error}", noticed.display())))
 }
 
 /// The files by the outermost module around each that has tests beside its code; those with few or none are left out.
@@ -245,13 +244,12 @@ fn by_tested_module<'a>(tree: &Path, files: &[&'a str]) -> BTreeMap<String, Vec<
     let text = |file: &str| std::fs::read_to_string(tree.join(file)).unwrap_or_default();
     let read: Vec<(&str, String, String)> =
         files.iter().filter_map(|&file| Some((file, module_of(file)?, text(file)))).collect();
-    let is_tested = |wanted: &str| {
-        read.iter().any(|(_, module, text)| module == wanted && text.contains("#[cfg(test)]\nmod tests"))
-    };
+    let with_tests = read.iter().filter(|(_, _, text)| text.contains("#[cfg(test)]\nmod tests"));
+    let tested: BTreeSet<&str> = with_tests.map(|(_, module, _)| module.as_str()).collect();
     let mut groups: BTreeMap<&str, (Vec<&str>, usize)> = BTreeMap::new();
     for (file, module, text) in &read {
         let mut around = module.match_indices("::").map(|(at, _)| &module[..at]).chain([module.as_str()]);
-        if let Some(module) = around.find(|module| is_tested(module)) {
+        if let Some(module) = around.find(|module| tested.contains(module)) {
             let (files, tests) = groups.entry(module).or_default();
             files.push(file);
             *tests += text.matches("#[test]").count();
