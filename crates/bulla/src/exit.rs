@@ -2,7 +2,7 @@
 //!
 //! The table below is the reference too. Numbers are never used again for something else.
 
-use bulla_client::{ClientError, Untrusted, io_hint};
+use bulla_client::{ClientError, Untrusted, io_hint, port_hint};
 use bulla_crypto::envelope::OpenError;
 use bulla_crypto::sign::SignError;
 use bulla_crypto::snapshot::SnapshotError;
@@ -149,8 +149,8 @@ impl From<ClientError> for Failure {
             (ClientError::NoPin, _) => {
                 "give --cluster ID, which the admins can tell you, or keep it with `bulla context add`".to_owned()
             }
-            (ClientError::Unreachable { .. }, _) => {
-                "check --addr and that the server runs; --timeout gives more time".to_owned()
+            (ClientError::Unreachable { address, .. }, _) => {
+                format!("check --addr and that the server runs; --timeout gives more time{}", port_hint(address))
             }
             (ClientError::Refused { .. }, Some(Advice::Better(ours))) => ours.to_owned(),
             (ClientError::Refused { .. }, Some(Advice::Otherwise(ours))) if theirs.is_empty() => ours.to_owned(),
@@ -419,6 +419,16 @@ mod tests {
         let exits: BTreeSet<u8> = codes.iter().map(|code| end_of(*code).number()).collect();
         assert_eq!(exits.len(), codes.len());
         assert_eq!(end_of(AlreadyOpened).number(), 3);
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_told_which_one_was_tried() {
+        let hints = |address: &str| {
+            Failure::from(ClientError::Unreachable { address: address.into(), cause: String::new() }).hints.join("; ")
+        };
+        let told = hints("https://bulla.example");
+        assert!(told.contains("--addr") && told.contains("443") && told.contains("8250"), "{told}");
+        assert!(!hints("https://bulla.example:8250").contains("443"));
     }
 
     #[test]

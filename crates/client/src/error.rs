@@ -169,11 +169,9 @@ impl ClientError {
     pub fn hint(&self) -> String {
         match self {
             Self::Refused { errors, .. } => errors.iter().find_map(|entry| entry.hint.clone()).unwrap_or_default(),
-            Self::Unreachable { address, .. } if !names_port(address) => {
-                "check the address and that the server runs; without a port it is 443, and a server listens on 8250 unless \
-                 it was told another".into()
+            Self::Unreachable { address, .. } => {
+                format!("check the address and that the server runs{}", port_hint(address))
             }
-            Self::Unreachable { .. } => "check the address and that the server runs".into(),
             Self::Untrusted(Untrusted::Signature(ResponseError::UnknownNode(_))) => {
                 "the answer is from another cluster, or from a node that no document names, which was removed or has a new \
                  key: compare the pinned cluster id".into()
@@ -242,9 +240,14 @@ impl ClientError {
     }
 }
 
-/// Whether an address says where on its host; a socket's path does.
-fn names_port(address: &str) -> bool {
-    address.starts_with("unix:") || address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+/// What else to know where nothing answers at an address that names no port, to go on with a hint; else nothing.
+pub fn port_hint(address: &str) -> &'static str {
+    let names_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if names_port || address.starts_with("unix:") {
+        ""
+    } else {
+        "; without a port it is 443, and a server listens on 8250 unless it was told another"
+    }
 }
 
 /// What to do about a local file that cannot be used.

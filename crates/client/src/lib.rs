@@ -55,7 +55,7 @@ mod wrap;
 pub use api::AuditOf;
 pub use builder::{Builder, Client, Key, Pin, State};
 pub use database::LeasesOf;
-pub use error::{ClientError, Untrusted, io_hint, snapshot_hint};
+pub use error::{ClientError, Untrusted, io_hint, port_hint, snapshot_hint};
 pub use known::{Known, KnownError};
 pub use kv::{OpenedKv, SealTerms};
 pub use memory::Remembered;
